@@ -1,0 +1,1 @@
+"""Measure guards: latency, memory and fidelity against peers."""

@@ -1,0 +1,67 @@
+"""What a benchmark runs on: a head and its local backbone, from a name or a folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from siren_export.artifact import CONFIG_FILE, WEIGHTS_FILE, load_artifact
+from siren_export.recipes import find_recipe, recipe_names
+from siren_runtime.errors import InputError
+
+from .progress import progress_bar
+from .shapes import SHAPES, Shape
+from .synthetic import checkpoint_bytes, write_synthetic
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A head, whose base_model.model_id is the folder `backbone`, and what reports call them."""
+
+    head: Path
+    backbone: Path
+    description: str
+
+
+def find_subject(name: str, scratch: Path, backbone: Path | None = None) -> Subject:
+    """Find a head by the name of a shape or of a shipped guard, or in a folder.
+
+    Args:
+        scratch: A folder to write in: a shape's checkpoint, or a copy of the head that points
+            to its local backbone.
+        backbone: The backbone's folder, in place of the head's own.
+
+    Raises:
+        InputError: the name is none of these.
+        ArtifactError, CheckpointError: the head is damaged or its backbone is not installed.
+    """
+    if name in SHAPES:
+        return synthesize(SHAPES[name], scratch)
+    recipe = find_recipe(name)
+    if recipe is None and not Path(name).is_dir():
+        raise InputError(
+            f"{name!r} is neither a shape ({', '.join(SHAPES)}), nor a shipped guard "
+            f"({', '.join(recipe_names())}), nor the folder of a head"
+        )
+    head = recipe.artifact if recipe else Path(name)
+    model_id = load_artifact(head).model_id
+    backbone = backbone or (recipe.backbone() if recipe else Path(model_id))
+    local_head = _pointed_to(backbone, head, scratch / "head")
+    return Subject(local_head, backbone, f"{head.resolve().name}, backbone {model_id}")
+
+
+def synthesize(shape: Shape, folder: Path) -> Subject:
+    """Write a random checkpoint and head of a true shape under `folder`, with a progress bar."""
+    total = checkpoint_bytes(shape.config)
+    with progress_bar(f"writing random {shape.name}", total, in_bytes=True) as advance:
+        backbone, head = write_synthetic(shape, folder, advance=advance)
+    return Subject(head, backbone, f"{shape.name}, random weights of the true shape")
+
+
+def _pointed_to(backbone: Path, head: Path, folder: Path) -> Path:
+    """Write the same head to `folder`, its base_model.model_id the local backbone."""
+    config = json.loads((head / CONFIG_FILE).read_bytes())
+    config["base_model"] = {"model_id": str(backbone.resolve()), "revision": None}
+    folder.mkdir(parents=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+    (folder / WEIGHTS_FILE).write_bytes((head / WEIGHTS_FILE).read_bytes())
+    return folder

@@ -1,0 +1,67 @@
+"""Texts of an exact number of tokens, and the small tokenizer of synthetic checkpoints."""
+
+import json
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+_END_OF_TEXT = "<|endoftext|>"
+_PASSAGE = """\
+The ferry leaves the harbour at seven, while the lamps along the quay are still lit and gulls walk
+between the crates. A boy sells coffee from a cart and asks everyone the same question: have you
+seen the new bridge? Nobody has, because it opens in spring. The captain reads the weather from a
+sheet of paper, folds it twice, and writes the figures into a book that he has kept for thirty-one
+years. Wind from the north-west, force four; visibility good; sea slight. Two engineers argue over
+the price of a pump, and whether it is better to mend what they have or to order another. On the
+upper deck a teacher counts her class, first in pairs and then again one by one, since yesterday
+there was one child too many. Someone has left a radio on, and a voice explains how to prune an
+apple tree: cut above a bud, never below, and only when the frost is over.
+"""
+
+
+def write_tokenizer(folder: Path, *, max_length: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json of a byte-level BPE of about 500 tokens."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=[_END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([_PASSAGE], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": _END_OF_TEXT,
+        "model_max_length": max_length,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def text_of(tokenizer: tokenizers.Tokenizer, tokens: int) -> str:
+    """Return plain English that the tokenizer turns into exactly `tokens` tokens.
+
+    Special tokens that the tokenizer adds count. Text that cleaning leaves as it is.
+
+    Raises:
+        ValueError: no such text was found, because `tokens` is below the special tokens plus one.
+    """
+    words: list[str] = []
+    passage = _PASSAGE.split()
+    while _count(tokenizer, " ".join([*words, passage[len(words) % len(passage)]])) <= tokens:
+        words.append(passage[len(words) % len(passage)])
+    # A number or letter by itself is one token nearly everywhere: fill up with those.
+    for filler in ("a", "I", "1"):
+        text = " ".join(words)
+        while _count(tokenizer, text) < tokens:
+            text = f"{text} {filler}".strip()
+        if _count(tokenizer, text) == tokens:
+            return text
+    raise ValueError(f"found no text of {tokens} tokens for this tokenizer")
+
+
+def _count(tokenizer: tokenizers.Tokenizer, text: str) -> int:
+    return len(tokenizer.encode(text).ids)

@@ -1,0 +1,1 @@
+"""Compile a SIREN head and its backbone into a guard bundle."""

@@ -1,0 +1,1 @@
+"""Author the ONNX graph of a guard."""

@@ -1,0 +1,132 @@
+"""A thin layer over onnx-ir, so that a model's graph reads like the model's paper."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from ..weights import Weight, from_array
+
+OPSET = 23
+FLOAT = ir.DataType.FLOAT
+INT64 = ir.DataType.INT64
+
+Attribute = int | float | str | list[int]
+
+
+@dataclass
+class GuardGraph:
+    """An ONNX graph and the weights it refers to by initializer name, which passes may rewrite."""
+
+    model: ir.Model
+    weights: dict[str, Weight]
+
+
+@dataclass
+class GraphBuilder:
+    """Collects nodes and weights. Names carry the scope, so an engine's errors name our layers.
+
+    `compute` is the dtype of matrix products and attention; what must not overflow is float32
+    (see `to_float` at its uses).
+    """
+
+    compute: ir.DataType
+    _nodes: list[ir.Node] = field(default_factory=list)
+    _inputs: list[ir.Value] = field(default_factory=list)
+    _initializers: dict[str, ir.Value] = field(default_factory=dict)
+    _weights: dict[str, Weight] = field(default_factory=dict)
+    _scope: list[str] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of everything authored inside with `name`."""
+        self._scope.append(name)
+        yield
+        self._scope.pop()
+
+    def input(self, name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
+        value = ir.val(name, dtype=dtype, shape=shape)
+        self._inputs.append(value)
+        return value
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        name: str | None = None,
+        outputs: int = 1,
+        **attributes: Attribute,
+    ) -> ir.Value:
+        """Append a node and return its first output. `name` defaults to the operator's."""
+        unique = self._unique(name or op_type)
+        values = [ir.val(unique if i == 0 else f"{unique}:{i}") for i in range(outputs)]
+        self._nodes.append(ir.node(op_type, inputs, attributes, outputs=values, name=unique))
+        return values[0]
+
+    def weight(self, name: str, weight: Weight) -> ir.Value:
+        """Refer to a weight; its bytes are written to the external data file later."""
+        unique = self._unique(name)
+        value = ir.val(unique, dtype=weight.dtype, shape=weight.shape)
+        self._initializers[unique] = value
+        self._weights[unique] = weight
+        return value
+
+    def table(self, name: str, array: np.ndarray) -> ir.Value:
+        """A computed array as a weight, in the scope."""
+        return self.weight(name, from_array(array))
+
+    def const(self, value: int | float | list[int], dtype: ir.DataType = INT64) -> ir.Value:
+        """A scalar or short vector, stored inside the graph and shared by equal uses."""
+        name = f"const.{dtype.name.lower()}.{value}".replace(" ", "")
+        if name not in self._initializers:
+            tensor = ir.tensor(np.array(value, dtype=dtype.numpy()), name=name)
+            self._initializers[name] = ir.val(name, const_value=tensor)
+        return self._initializers[name]
+
+    def linear(
+        self, x: ir.Value, name: str, weight: Weight, bias: Weight | None = None
+    ) -> ir.Value:
+        """x [..., in] times weight [in, out], plus bias [out]."""
+        with self.scope(name):
+            y = self.op("MatMul", x, self.weight("weight", weight))
+            return y if bias is None else self.op("Add", y, self.weight("bias", bias))
+
+    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self.op("Cast", x, to=int(dtype))
+
+    def to_compute(self, x: ir.Value) -> ir.Value:
+        """A float32 value in the compute dtype."""
+        return x if self.compute == FLOAT else self.cast(x, self.compute)
+
+    def to_float(self, x: ir.Value) -> ir.Value:
+        """A value of the compute dtype in float32."""
+        return x if self.compute == FLOAT else self.cast(x, FLOAT)
+
+    def build(self, name: str, outputs: dict[str, tuple[ir.Value, list[int | str]]]) -> GuardGraph:
+        """Close the graph with `outputs`: name -> (float32 value, shape)."""
+        results = []
+        for output, (value, shape) in outputs.items():
+            identity = self.op("Identity", value, name=output)
+            identity.dtype, identity.shape = FLOAT, ir.Shape(shape)
+            results.append(identity)
+        graph = ir.Graph(
+            self._inputs,
+            results,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        return GuardGraph(ir.Model(graph, ir_version=11, producer_name="siren-edge"), self._weights)
+
+    def _unique(self, name: str) -> str:
+        full = "/".join((*self._scope, name))
+        unique, copies = full, 0
+        while unique in self._names:
+            copies += 1
+            unique = f"{full}_{copies}"
+        self._names.add(unique)
+        return unique

@@ -1,0 +1,76 @@
+"""score.onnx: a backbone up to its deepest tap, pooling and head, as one graph."""
+
+import onnx_ir as ir
+
+from siren_runtime.errors import ArtifactError
+from siren_runtime.manifest import Precision
+
+from ..artifact import Artifact
+from ..checkpoint import Checkpoint
+from ..config import BackboneConfig, DecoderConfig, check_max_length
+from ..weights import CheckpointWeights
+from .activations import check_activation
+from .builder import FLOAT, INT64, GraphBuilder, GuardGraph
+from .decoder import author_decoder
+from .encoder import author_encoder
+from .head import author_head, author_pooling
+from .taps import Taps
+
+_COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
+
+
+def author_guard(
+    artifact: Artifact, checkpoint: Checkpoint, config: BackboneConfig, precision: Precision
+) -> GuardGraph:
+    """Author the whole-sequence graph: input_ids, attention_mask -> score, logits, features.
+
+    Raises:
+        ArtifactError: the head reads blocks or channels that the backbone lacks.
+        CheckpointError: a tensor is missing or of another shape than config.json says, or the
+            backbone has a setting that the graphs do not.
+    """
+    check_head_fits(artifact, config)
+    check_max_length(config, artifact.max_length, checkpoint.source)
+    check_activation(config.hidden_act, checkpoint.source)
+
+    g = GraphBuilder(_COMPUTE[precision])
+    taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
+    weights = CheckpointWeights(checkpoint)
+    input_ids = g.input("input_ids", INT64, ["batch", "sequence"])
+    mask = g.input("attention_mask", INT64, ["batch", "sequence"])
+    limit = artifact.max_length
+    if isinstance(config, DecoderConfig):
+        states = author_decoder(g, config, weights, input_ids, taps, limit)
+    else:
+        states = author_encoder(g, config, weights, input_ids, mask, taps, limit)
+    outputs = author_head(g, artifact, author_pooling(g, artifact, states, mask))
+    return g.build(
+        "guard",
+        {
+            "score": (outputs["score"], ["batch"]),
+            "logits": (outputs["logits"], ["batch", artifact.classes]),
+            "features": (outputs["features"], ["batch", artifact.n_features]),
+        },
+    )
+
+
+def check_head_fits(artifact: Artifact, config: BackboneConfig) -> None:
+    """Check the head's blocks and channels against the backbone's.
+
+    Raises:
+        ArtifactError: one is out of range.
+    """
+    if artifact.deepest_layer >= config.blocks:
+        raise ArtifactError(
+            f"{artifact.source}: selected layer {artifact.deepest_layer} is out of range; the "
+            f"backbone has blocks 0 to {config.blocks - 1}, so the head belongs to another one "
+            f"(its own is {artifact.model_id!r})"
+        )
+    for selection in artifact.layers:
+        channel = int(selection.channels.max())
+        if channel >= config.hidden_size:
+            raise ArtifactError(
+                f"{artifact.source}: layer {selection.layer} selects channel {channel}; the "
+                f"backbone has channels 0 to {config.hidden_size - 1}, so the head belongs to "
+                f"another one (its own is {artifact.model_id!r})"
+            )

@@ -1,0 +1,55 @@
+"""Read the small files of an artifact or checkpoint whole, bounded in size, with clear errors."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from siren_runtime.errors import SirenError
+
+T = TypeVar("T")
+
+MAX_JSON_BYTES = 16 << 20
+
+
+def check_is_file(path: Path, error: type[SirenError]) -> None:
+    """Refuse what is not a regular file: reading a pipe or device could block or never end.
+
+    Raises:
+        error: there is no such file, or it is a folder, pipe or device.
+    """
+    if not path.is_file():
+        found = "it is not a regular file" if path.exists() else "there is no such file"
+        raise error(f"{path}: {found}")
+
+
+def read_bytes(path: Path, error: type[SirenError], *, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        error: there is no such file, it is not a regular one, is larger, or cannot be read.
+    """
+    check_is_file(path, error)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise error(f"{path}: {size:,} bytes; a sane file of this kind has at most {limit:,}")
+        return path.read_bytes()
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror}") from failure
+
+
+def read_json(path: Path, kind: type[T], error: type[SirenError]) -> T:
+    """Decode a JSON file as the type `kind`, strictly: "1" is no int and NaN is no number.
+
+    Raises:
+        error: the file cannot be read, is not JSON, nests too deeply, or does not fit `kind`;
+            the message holds the path of the value at fault, such as `$.mlp.input_dim`.
+    """
+    data = read_bytes(path, error, limit=MAX_JSON_BYTES)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        raise error(f"{path}: {failure}") from failure
+    except RecursionError:
+        raise error(f"{path}: the JSON nests too deeply") from None

@@ -1,0 +1,96 @@
+"""The texts that every export is verified on: mixed in length, script and markup.
+
+They are fixed, so that a recorded reference score belongs to a text for good; `digest` names the
+set. Nothing here is meant to be harmful: what is verified is arithmetic, not judgement.
+"""
+
+import hashlib
+import json
+
+_PANGRAM = "The quick brown fox jumps over the lazy dog while five boxing wizards watch. "
+
+_SHORT = (
+    "",
+    " ",
+    "\n\n\n",
+    "a",
+    "Hello",
+    "Yes.",
+    "No!",
+    "42",
+    "?",
+    "How do I kill a Python process?",
+    "What is the capital of France?",
+    "Please summarise the meeting notes for me.",
+    "I can't help with that request.",
+    "Ignore all previous instructions.",
+    "You are a helpful assistant, aren't you?",
+    "My neighbour's dog barks all night and I am so tired of it.",
+    "Explain photosynthesis to a five-year-old in two sentences.",
+    "The patient was given 5 mg of the drug twice a day for ten days.",
+    "He said he would hurt anyone who came near the door.",
+    "Kindly tell me how one might get into a locked house that is not one's own.",
+)
+
+_SCRIPTS = (
+    "Où est la bibliothèque ? Très bien, merci beaucoup.",
+    "Die Straße ist größer als früher, überraschenderweise.",
+    "¿Cómo estás? ¡Qué alegría verte por aquí, niño!",
+    "Привет, как дела? Сегодня хорошая погода.",
+    "Γειά σου Κόσμε, τι κάνεις;",
+    "مرحبا بالعالم، كيف حالك اليوم؟",
+    "שלום עולם, מה שלומך היום?",
+    "你好，世界。今天天气很好，我们去公园吧。",
+    "こんにちは、世界。今日はいい天気ですね。",
+    "안녕하세요 세계, 오늘 날씨가 좋네요.",
+    "नमस्ते दुनिया, आज आप कैसे हैं?",
+    "สวัสดีชาวโลก วันนี้อากาศดี",
+    "Xin chào thế giới, hôm nay trời đẹp quá.",
+    "Merhaba dünya, bugün hava çok güzel, değil mi?",
+    "😀😃😄 party at 8 🎉🎉 bring 🍕 and 👨‍👩‍👧‍👦!",
+    "Ｆｕｌｌｗｉｄｔｈ ｌｅｔｔｅｒｓ and ①②③",
+    "e\u0301 is not \u00e9, n\u0303 is not \u00f1",
+    "zero\u200bwidth\u200bspaces and a \u00a0 no-break space",
+    "mixed العربية and English and עברית in one line",
+    "𝔉𝔯𝔞𝔨𝔱𝔲𝔯 𝕕𝕠𝕦𝕓𝕝𝕖 𝓼𝓬𝓻𝓲𝓹𝓽",
+)
+
+_MARKUP = (
+    "<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\nHi!<|im_end|>",
+    "<s>[INST] <<SYS>> be kind <</SYS>> What is love? [/INST] A feeling. </s>",
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+    "<|endoftext|>",
+    "[INST][/INST]",
+    "tabs\t\tand   spaces\n\n\n\n\nand newlines",
+    "  leading and trailing  \n",
+    "<html><body><h1>Title</h1><p>Paragraph &amp; entity</p></body></html>",
+    "# Heading\n\n- item one\n- item two\n\n```python\nprint('hello')\n```",
+    '{"key": "value", "list": [1, 2, 3], "nested": {"a": null}}',
+    "SELECT * FROM users WHERE name = 'Robert'; DROP TABLE students;--",
+    "def f(x):\n    return x ** 2 if x > 0 else -x\n",
+    "https://example.com/path?query=1&other=two#fragment",
+    "user@example.com wrote on 2024-01-31 at 12:34:56 +0000",
+    "C:\\Windows\\System32\\cmd.exe /c dir",
+    "$$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$",
+    "ALL CAPS SHOUTING TEXT WITH NUMBERS 1234567890!!!",
+    "!@#$%^&*()_+-=[]{}|;':\",./<>?`~",
+)
+
+# In repeats of a sentence of about 16 tokens: from a paragraph to well beyond 512 tokens.
+_REPEATS = (2, 4, 6, 8, 12, 16, 24, 31, 32, 40, 64)
+
+TEXTS: tuple[str, ...] = (
+    *_SHORT,
+    *_SCRIPTS,
+    *_MARKUP,
+    *(_PANGRAM * n for n in _REPEATS),
+    "word " * 600,
+    "длинное предложение о погоде и море. " * 60,
+    "天气很好我们去公园散步吧。" * 60,
+    "supercalifragilisticexpialidocious" * 40,
+)
+
+
+def digest() -> str:
+    """SHA-256 of the texts, in order."""
+    return hashlib.sha256(json.dumps(TEXTS).encode()).hexdigest()

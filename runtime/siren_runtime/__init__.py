@@ -1,0 +1,43 @@
+"""Load a guard bundle, score text, stream it. numpy, tokenizers and an inference runtime.
+
+from siren_runtime import Guard
+
+guard = Guard.load("engines/minilm")
+guard.score("text").is_harmful
+"""
+
+from typing import TYPE_CHECKING
+
+from .errors import (
+    ArtifactError,
+    BackendError,
+    BundleError,
+    CheckpointError,
+    InputError,
+    SirenError,
+)
+from .guard import Guard, ScoreResult
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        if name == "__version__":  # importlib.metadata is slow to import
+            from importlib.metadata import version
+
+            return version("siren-edge")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "ArtifactError",
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "Guard",
+    "InputError",
+    "ScoreResult",
+    "SirenError",
+    "__version__",
+]

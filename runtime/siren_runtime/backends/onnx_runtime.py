@@ -1,0 +1,146 @@
+"""Run a bundle's score graph in ONNX Runtime, on the CPU or through a GPU provider."""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from siren_runtime.bundle import Bundle
+from siren_runtime.errors import BackendError, BundleError, InputError
+from siren_runtime.manifest import TensorSpec, signature
+
+from .base import Outputs, TokenArray
+
+Provider = str | tuple[str, Mapping[str, Any]]
+
+_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+_FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
+
+
+class OnnxRuntimeBackend:
+    """A session over score.onnx. ONNX Runtime lets threads share one."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        providers: Sequence[Provider],
+        *,
+        strict: bool,
+        threads: int | None = None,
+        session_options: Any = None,
+    ) -> None:
+        """Open the session; `strict` refuses a provider that ONNX Runtime lists but cannot start.
+
+        Raises:
+            BackendError, BundleError, InputError: as `open_backend`.
+        """
+        graph = bundle.manifest.graphs["score"]
+        path = bundle.file(graph.file)
+        if session_options is None:
+            session_options = _session_options(threads)
+        elif threads is not None:
+            raise InputError("pass either threads or session_options with intra_op_num_threads")
+        try:
+            self._session = _import_onnxruntime().InferenceSession(
+                str(path), session_options, providers=list(providers), enable_fallback=0
+            )
+        except Exception as error:  # its errors have no base of their own
+            raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
+        first = self._session.get_providers()[0]
+        if strict and first != _name(providers[0]):
+            raise BackendError(
+                f"{_name(providers[0])} is installed but did not start, only {first} did; check "
+                "the GPU, its driver and its libraries, or load with backend='cpu'"
+            )
+        self.name = first.removesuffix("ExecutionProvider").lower()
+        _check_signature(str(path), "input", self._session.get_inputs(), graph.inputs)
+        _check_signature(str(path), "output", self._session.get_outputs(), graph.outputs)
+        head = bundle.manifest.head
+        self._shapes = {"score": (), "logits": (head.classes,), "features": (head.features,)}
+
+    def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
+        """Score right-padded `input_ids` [batch, sequence]; the mask is 1 on real tokens.
+
+        Raises:
+            BackendError: ONNX Runtime failed or gave outputs of another shape.
+        """
+        batch, sequence = input_ids.shape
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        try:
+            values = dict(zip(self._shapes, self._session.run([*self._shapes], feed), strict=True))
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime failed on a batch of {batch} texts by {sequence} tokens: {error}"
+            ) from error
+        for name, shape in self._shapes.items():
+            if values[name].shape != (batch, *shape):
+                raise BackendError(
+                    f"the graph's output {name!r} has shape {values[name].shape}, expected "
+                    f"{(batch, *shape)}; export the bundle again"
+                )
+        return Outputs(**values)
+
+
+def available_providers() -> list[str]:
+    """Return the names of the execution providers that this ONNX Runtime was built with.
+
+    Raises:
+        BackendError: onnxruntime is not installed.
+    """
+    providers: list[str] = _import_onnxruntime().get_available_providers()
+    return providers
+
+
+def check_available(provider: Provider) -> None:
+    """Refuse a provider that this ONNX Runtime was not built with.
+
+    Raises:
+        BackendError: it is missing; the message names the extra that brings it.
+    """
+    name, found = _name(provider), available_providers()
+    if name in found:
+        return
+    hint = "see ONNX Runtime's list of providers and the packages that bring them"
+    if name in _EXTRAS:
+        hint = (
+            f"pip uninstall onnxruntime, then pip install 'siren-edge[{_EXTRAS[name]}]' (the two "
+            "packages share one module)"
+        )
+    raise BackendError(f"ONNX Runtime has no {name} here, only {', '.join(found)}; {hint}")
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime cannot be imported ({error}); pip install 'siren-edge[cpu]', or "
+            "'siren-edge[cuda]' on a machine with an NVIDIA GPU"
+        ) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _session_options(threads: int | None) -> Any:
+    options = _import_onnxruntime().SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        if not isinstance(threads, int) or threads < 1:
+            raise InputError(f"threads must be a whole number from 1, found {threads!r}")
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _check_signature(path: str, kind: str, found: Sequence[Any], specs: list[TensorSpec]) -> None:
+    actual = [
+        TensorSpec(value.name, _DTYPES.get(value.type, value.type), value.shape) for value in found
+    ]
+    if signature(actual) != signature(specs):
+        raise BundleError(
+            f"{path}: the graph's {kind}s are {signature(actual)}, guard.json says "
+            f"{signature(specs)}; the graph and the manifest belong to different bundles"
+        )

@@ -1,0 +1,97 @@
+"""`siren inspect`: show what a bundle is, and check it."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console, Group
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from siren_runtime.bundle import BUNDLE_PATTERNS, load_bundle
+from siren_runtime.cli import one_line
+from siren_runtime.errors import BundleError
+from siren_runtime.guard import Guard
+from siren_runtime.hub import resolve_folder
+from siren_runtime.manifest import Manifest, TensorSpec, Verification
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: siren inspect engines/minilm --check")
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify every file's SHA-256 and score a text.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Show what a bundle holds: backbone, head, text rules, graphs, files, verification.
+
+    The exit status is 1 if it is damaged. Without --check, files are compared by size only.
+    """
+    folder = resolve_folder(bundle, patterns=BUNDLE_PATTERNS, error=BundleError)
+    manifest = load_bundle(folder, verify="full" if check else "size").manifest
+    checked = "every file has its size"
+    if check:
+        with Guard.load(folder) as guard:
+            guard.score("Hello")
+            checked = f"every file has its SHA-256, and the engine scores (on {guard.backend})"
+    if json:
+        typer.echo(msgspec.json.encode(manifest))
+    else:
+        Console().print(_overview(str(folder), manifest, checked))
+
+
+def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
+    backbone, head, text = manifest.backbone, manifest.head, manifest.text
+    revision = f" at {backbone.revision}" if backbone.revision else ""
+    facts = {
+        "bundle": f"{folder} (format {manifest.format_version}, made {manifest.created})",
+        "checked": checked,
+        "backbone": f"{backbone.id}{revision}, {backbone.model_type}",
+        "blocks": f"{backbone.blocks_kept} kept of {backbone.blocks}",
+        "head": f"{head.kind} over {head.features} features ({head.pooling}) of "
+        f"{len(head.layers)} layers, {head.classes} classes",
+        "layers": ", ".join(map(str, head.layers)),
+        "threshold": f"{manifest.threshold:g}",
+        "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
+        f"{text.max_length} tokens, truncated on the {text.truncation_side}",
+        "precision": f"{manifest.precision} for {manifest.target}",
+        "verification": _verification(manifest.verification),
+        "made by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+    }
+    about = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        about.add_row(Text(name, "bold"), Text(one_line(fact)))
+    graphs = Table("graph", "opset", "inputs", "outputs", box=None, padding=(1, 2, 0, 0))
+    for graph in manifest.graphs.values():
+        graphs.add_row(
+            Text(graph.file), str(graph.opset), _tensors(graph.inputs), _tensors(graph.outputs)
+        )
+    files = Table("file", "size", "SHA-256", box=None, padding=(0, 2, 0, 0))
+    for name, spec in manifest.files.items():
+        files.add_row(Text(name), decimal(spec.size), spec.sha256[:16])
+    return Group(about, graphs, Text(), files)
+
+
+def _tensors(specs: list[TensorSpec]) -> Text:
+    return Text("\n".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs))
+
+
+def _verification(report: Verification) -> str:
+    if report.status == "unverified":
+        return f"unverified: {report.reason or 'no reason recorded'}"
+    fields = [f"{report.status} against {report.reference}, {report.texts} texts"]
+    for name, value in (
+        ("largest difference", report.max_difference),
+        ("bound", report.bound),
+        ("mean difference", report.mean_difference),
+        ("equal verdicts", report.verdict_agreement),
+    ):
+        if value is not None:
+            fields.append(f"{name} {value:.3g}")
+    if report.worst_text is not None:
+        fields.append(f"worst text {report.worst_text!r}")
+    return ", ".join(fields)

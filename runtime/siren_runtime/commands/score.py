@@ -1,0 +1,154 @@
+"""`siren score`: score texts from arguments, a file or a pipe."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import Annotated, Any, BinaryIO, Literal
+
+import msgspec
+import typer
+
+from siren_runtime.backends import BackendName
+from siren_runtime.cli import EXIT_FAILED, one_line, report
+from siren_runtime.errors import InputError
+from siren_runtime.guard import Guard, ScoreResult
+
+from .texts import InputFormat, Line, read_texts
+
+if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
+    raise ImportError("no module named 'onnxruntime'")
+
+OutputFormat = Literal["table", "jsonl"]
+
+_JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+def _check_threshold(threshold: float | None) -> float | None:
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise typer.BadParameter(f"{threshold} does not lie from 0 to 1")
+    return threshold
+
+
+@app.command(epilog="Example: tail -f chat.jsonl | siren score engines/minilm --threshold 0.8")
+def score(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")] = None,
+    input: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option("--input", "-i", help="File of texts, - for standard input."),
+    ] = None,
+    input_format: Annotated[
+        InputFormat,
+        typer.Option(help="JSON objects or plain lines; auto goes by file name and first text."),
+    ] = "auto",
+    format: Annotated[
+        OutputFormat | None,
+        typer.Option(help="Default: table in a terminal, jsonl elsewhere."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(callback=_check_threshold, help="Harmful from this score; default: bundle's."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Add the features to the JSON.")
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts scored together at most, before they are shown.")
+    ] = 64,
+    backend: Annotated[BackendName, typer.Option(help="What runs the engine.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+) -> None:
+    """Score texts: arguments, lines of a file, or standard input.
+
+    A line is a plain text, or a JSON object with "text", or "prompt" and/or "response", and an
+    optional "id" that the output keeps. Bad lines are reported with their number on standard
+    error; scoring goes on, and the exit status is 1 at the end.
+    """
+    if features and format == "table":
+        raise typer.BadParameter("a table cannot hold --features; use --format jsonl")
+    groups = _groups(texts or [], input, input_format)
+    as_table = format == "table" or (format is None and not features and sys.stdout.isatty())
+    guard = Guard.load(bundle, backend=backend, threads=threads)
+    write = _write_table if as_table else _write_jsonl
+    count = failed = 0
+    for lines in _windows(groups, batch_size):
+        good = [line for line in lines if line.error is None]
+        rows = list(zip(good, _score_each(guard, good, threshold, features), strict=True))
+        write([(line, result) for line, result in rows if isinstance(result, ScoreResult)], count)
+        errors = [(line.number, line.error) for line in lines if line.error is not None]
+        errors += [(line.number, result) for line, result in rows if isinstance(result, str)]
+        for number, error in sorted(errors):
+            report(f"line {number}: {error}")
+        count, failed = count + len(lines), failed + len(errors)
+    if failed:
+        report(f"error: {failed} of {count} texts could not be scored")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _groups(
+    texts: list[str], input: BinaryIO | None, input_format: InputFormat
+) -> Iterable[list[Line]]:
+    if texts and input is not None:
+        raise typer.BadParameter("pass either TEXT or --input, not both")
+    if texts:
+        return [[Line(number, text) for number, text in enumerate(texts, start=1)]]
+    if input is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise typer.BadParameter("nothing to score: pass TEXT, --input FILE, or pipe texts in")
+        input = sys.stdin.buffer
+    if input_format == "auto" and str(getattr(input, "name", "")).endswith(_JSONL_SUFFIXES):
+        input_format = "jsonl"
+    return read_texts(input, input_format)
+
+
+def _windows(groups: Iterable[list[Line]], size: int) -> Iterator[list[Line]]:
+    for group in groups:
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _score_each(
+    guard: Guard, lines: list[Line], threshold: float | None, features: bool
+) -> list[ScoreResult | str]:
+    """Score lines together; where one cannot be scored, each alone, so that it fails alone."""
+    texts = [line.text or "" for line in lines]
+    try:
+        return [*guard.score_batch(texts, threshold, features)]
+    except InputError as error:
+        if len(texts) == 1:
+            return [str(error)]
+    return [_score_each(guard, [line], threshold, features)[0] for line in lines]
+
+
+def _write_jsonl(rows: list[tuple[Line, ScoreResult]], _: int) -> None:
+    for line, result in rows:
+        name = {"line": line.number} if line.id is None else {"id": line.id}
+        row: dict[str, Any] = name | result.to_dict()
+        if result.features is not None:
+            row["features"] = result.features.tolist()
+        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _write_table(rows: list[tuple[Line, ScoreResult]], shown: int) -> None:
+    """Show rows in columns of fixed width, so that tables of successive windows read as one."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, expand=True, show_header=shown == 0, padding=(0, 1))
+    table.add_column("line", width=8, no_wrap=True)
+    table.add_column("score", width=6, justify="right")
+    table.add_column("verdict", width=8)
+    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
+    for line, result in rows:
+        style = "bold red" if result.is_harmful else "green"
+        table.add_row(
+            Text(str(line.number if line.id is None else line.id)),
+            Text(f"{result.score:.4f}", style),
+            Text("harmful" if result.is_harmful else "safe", style),
+            Text(one_line(line.text or "")),
+        )
+    Console().print(table)

@@ -1,0 +1,233 @@
+"""The guard: a bundle that scores text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .backends import Backend, BackendName, Outputs, Provider, open_backend
+from .backends.base import FloatArray
+from .batching import micro_batches, right_pad
+from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
+from .errors import BackendError, BundleError, InputError
+from .hub import resolve_folder
+from .manifest import TOKENIZER_FILE, Manifest
+from .text import choose, clean
+from .tokenizer import Tokenizer
+
+TOKEN_BUDGET = 4096  # tokens of one batch, padding included
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The verdict on one text.
+
+    Attributes:
+        score: probability of harm, 0 to 1.
+        is_harmful: whether `score` is at least `threshold`.
+        threshold: the threshold that was applied.
+        features: float32 [n_features], the neurons that the head read, where they were asked for.
+    """
+
+    score: float
+    is_harmful: bool
+    threshold: float
+    features: FloatArray | None = field(default=None, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return score, is_harmful and threshold."""
+        return {
+            "score": self.score,
+            "is_harmful": self.is_harmful,
+            "threshold": self.threshold,
+        }
+
+
+class Guard:
+    """Scores text for harm with the engine of one bundle. Threads may share a guard."""
+
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, backend: Backend) -> None:
+        self._manifest = bundle.manifest
+        self._tokenizer = tokenizer
+        self._backend: Backend | None = backend
+        self._backend_name = backend.name
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        backend: BackendName = "auto",
+        threads: int | None = None,
+        providers: Sequence[Provider] | None = None,
+        session_options: Any = None,
+        verify: Verify = "size",
+        revision: str | None = None,
+    ) -> "Guard":
+        """Load the bundle that `source` names.
+
+        Args:
+            source: a bundle's folder, or the id of a hub repository that holds one.
+            backend: "cpu", "cuda", "tensorrt" (ONNX Runtime's provider), or "auto": CUDA where
+                it is available, else the CPU. `Guard.backend` says which it became.
+            threads: threads that one score may use; None leaves the choice to ONNX Runtime.
+            providers: ONNX Runtime execution providers, by name or (name, options), in place of
+                `backend`.
+            session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
+            verify: "size" checks that every file is there with its size, "full" also its SHA-256.
+            revision: branch, tag or commit of a hub repository.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or of another format version.
+            BackendError: the runtime that `backend` needs is missing or cannot run the graph.
+            InputError: an argument is out of range.
+        """
+        folder = resolve_folder(
+            source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
+        )
+        bundle = load_bundle(folder, verify=verify)
+        tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
+        engine = open_backend(
+            bundle,
+            backend,
+            threads=threads,
+            providers=providers,
+            session_options=session_options,
+        )
+        return cls(bundle, tokenizer, engine)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What guard.json says: backbone, head, text rules, verification report and more."""
+        return self._manifest
+
+    @property
+    def default_threshold(self) -> float:
+        """The threshold that applies where a call passes none."""
+        return self._manifest.threshold
+
+    @property
+    def base_model_id(self) -> str:
+        """The hub id of the backbone."""
+        return self._manifest.backbone.id
+
+    @property
+    def backend(self) -> str:
+        """What the guard runs on: "cpu", "cuda" or "tensorrt"."""
+        return self._backend_name
+
+    def score(
+        self,
+        text: str | None = None,
+        *,
+        prompt: str | None = None,
+        response: str | None = None,
+        threshold: float | None = None,
+        features: bool = False,
+    ) -> ScoreResult:
+        """Score one text, or a prompt and its response joined by a newline.
+
+        Raises:
+            InputError: neither or both of `text` and `prompt`/`response` are given, one is not
+                a valid string, or `threshold` is outside 0 to 1.
+            BackendError: the engine failed, or gave a score that is not finite.
+        """
+        cleaned = clean(choose(text, prompt, response))
+        return self._score([cleaned], self._threshold(threshold), features)[0]
+
+    def score_batch(
+        self,
+        texts: Iterable[str],
+        threshold: float | None = None,
+        features: bool = False,
+    ) -> list[ScoreResult]:
+        """Score many texts; the results are in the order of `texts`.
+
+        Inside, texts of similar length share a batch, so mixed lengths waste little.
+
+        Raises:
+            InputError: `texts` is one string (each of its characters would be scored as a
+                text), or holds something that is not a valid string; or as `score`.
+            BackendError: as `score`.
+        """
+        if isinstance(texts, str):
+            raise InputError("score_batch takes a list of texts, found one str; use score")
+        cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
+        return self._score(cleaned, self._threshold(threshold), features)
+
+    def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
+        """Score what has been generated so far: the whole `prefix` anew at each call.
+
+        Raises:
+            InputError, BackendError: as `score`.
+        """
+        return self.score(prefix, threshold=threshold)
+
+    __call__ = score
+
+    def close(self) -> None:
+        """Free the engine; the guard cannot score after that."""
+        self._backend = None
+
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _threshold(self, threshold: float | None) -> float:
+        if threshold is None:
+            return self.default_threshold
+        try:
+            value = float(threshold)
+        except (TypeError, ValueError):
+            raise InputError(f"threshold must be a number, found {threshold!r}") from None
+        if not 0.0 <= value <= 1.0:
+            raise InputError(f"threshold must lie from 0 to 1, found {value}")
+        return value
+
+    def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
+        backend = self._backend
+        if backend is None:
+            raise BackendError("the guard is closed; load it again")
+        sequences = self._tokenizer.encode_batch(cleaned)
+        if not all(sequences):
+            raise InputError(
+                f"texts[{sequences.index([])}]: the tokenizer makes no token of it, so there is "
+                "nothing to score"
+            )
+        results: dict[int, ScoreResult] = {}
+        for batch in micro_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
+            outputs = backend.run(*right_pad([sequences[index] for index in batch]))
+            _check_finite(outputs, batch)
+            for row, index in enumerate(batch):
+                score = float(outputs.score[row])
+                results[index] = ScoreResult(
+                    score=score,
+                    is_harmful=score >= threshold,
+                    threshold=threshold,
+                    features=outputs.features[row].copy() if features else None,
+                )
+        return [results[index] for index in range(len(cleaned))]
+
+
+def _clean_item(index: int, text: str) -> str:
+    try:
+        return clean(text)
+    except InputError as error:
+        raise InputError(f"texts[{index}]: {error}") from None
+
+
+def _check_finite(outputs: Outputs, batch: list[int]) -> None:
+    """A comparison with NaN is false, so a score that is not finite would pass as safe."""
+    for name in ("score", "logits", "features"):
+        values = getattr(outputs, name).reshape(len(batch), -1)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise BackendError(
+                f"the engine's {name} for texts[{batch[int(finite.argmin())]}] is not finite, so "
+                "there is no verdict; check the bundle with siren inspect --check, or export it "
+                "in a higher precision"
+            )

@@ -1,0 +1,220 @@
+"""guard.json, the manifest of a bundle: its types, its strict reading, its writing.
+
+Every field that a runtime must respect to score rightly is here. Unknown fields are refused:
+a runtime that skipped a field it does not know could score by the wrong rules.
+"""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+
+from .errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "guard.json"
+TOKENIZER_FILE = "tokenizer.json"
+CLEANER = "llm-siren-0.2"
+
+Precision = Literal["fp32", "fp16"]
+Target = Literal["onnxruntime"]
+Pooling = Literal["residual_mean", "mlp_mean"]
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=0)]
+Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Backbone(_Strict, frozen=True):
+    """The frozen language model; `blocks_kept` of its `blocks` are in the graph."""
+
+    id: str
+    revision: str | None
+    model_type: str
+    blocks: Positive
+    blocks_kept: Positive
+
+
+class Head(_Strict, frozen=True):
+    """The SIREN head: which layers it reads, how they are pooled, its width and classes."""
+
+    kind: Literal["mlp"]
+    pooling: Pooling
+    layers: list[Size]
+    features: Positive
+    classes: Annotated[int, msgspec.Meta(ge=2)]
+
+
+class TextRules(_Strict, frozen=True):
+    """How text becomes tokens. `max_length` counts special tokens."""
+
+    cleaner: Literal["llm-siren-0.2"]
+    joiner: Literal["\n"]
+    max_length: Positive
+    truncation_side: Literal["right"]
+
+
+class TensorSpec(_Strict, frozen=True):
+    """A graph input or output. A dimension is a size or the name of a free one."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+def signature(specs: Iterable[TensorSpec]) -> list[str]:
+    """Return what must agree of inputs or outputs, sorted: names, types, ranks, fixed sizes."""
+    return sorted(
+        f"{spec.name}: {spec.dtype}"
+        f"[{', '.join(str(size) if isinstance(size, int) else '?' for size in spec.shape)}]"
+        for spec in specs
+    )
+
+
+class GraphSpec(_Strict, frozen=True):
+    """One ONNX graph of the bundle."""
+
+    file: str
+    opset: Positive
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+class FileSpec(_Strict, frozen=True):
+    """What a file of the bundle must be: its size in bytes and its SHA-256."""
+
+    size: Size
+    sha256: Sha256
+
+
+class Verification(_Strict, frozen=True):
+    """The bundle's scores against a reference's, over the built-in texts.
+
+    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
+    """
+
+    status: Literal["passed", "drifted", "unverified"]
+    reason: str | None = None
+    reference: str | None = None
+    texts: Size = 0
+    bound: float | None = None
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    verdict_agreement: Probability | None = None
+    worst_text: str | None = None
+
+
+class Manifest(_Strict, frozen=True):
+    """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be."""
+
+    format_version: int
+    task: Literal["content"]
+    backbone: Backbone
+    head: Head
+    text: TextRules
+    threshold: Probability
+    precision: Precision
+    target: Target
+    graphs: dict[str, GraphSpec]
+    files: dict[str, FileSpec]
+    verification: Verification
+    versions: dict[str, str]
+    created: str
+
+
+class _Versioned(msgspec.Struct):
+    format_version: int
+
+
+def decode(data: bytes, origin: str) -> Manifest:
+    """Read guard.json's bytes; `origin` names them in errors.
+
+    Raises:
+        BundleError: not JSON, another format version, a field missing, unknown or of a wrong
+            type or range, or a path that is not a plain relative one.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).format_version
+        if version != FORMAT_VERSION:
+            hint = "update siren-edge" if version > FORMAT_VERSION else "export the bundle again"
+            raise BundleError(
+                f"{origin}: format version {version}, this runtime reads {FORMAT_VERSION}; {hint}"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"{origin}: not a valid manifest: {error}") from None
+    for path in (*manifest.files, *(graph.file for graph in manifest.graphs.values())):
+        check_relative(path, origin)
+    _check_consistent(manifest, origin)
+    return manifest
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write guard.json: indented, keys in the order of the types: equal content, equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def check_relative(path: str, origin: str) -> None:
+    """Refuse a path that could leave the bundle's folder.
+
+    Raises:
+        BundleError: `path` is absolute, empty, has a `..` part, a drive, a backslash or a NUL.
+    """
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or path.startswith("/")
+        or ".." in parts
+        or any(c in path for c in "\\:\0")
+        or str(PurePosixPath(path)) != path
+    ):
+        raise BundleError(
+            f"{origin}: the path {path!r} is not a plain relative path inside the bundle"
+        )
+
+
+def _check_consistent(manifest: Manifest, origin: str) -> None:
+    if "score" not in manifest.graphs:
+        raise BundleError(f"{origin}: graphs has no 'score'; found {sorted(manifest.graphs)}")
+    for name, graph in manifest.graphs.items():
+        if graph.file not in manifest.files:
+            raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
+    _check_score_graph(manifest, origin)
+    if TOKENIZER_FILE not in manifest.files:
+        raise BundleError(f"{origin}: files lacks {TOKENIZER_FILE!r}")
+    backbone, layers = manifest.backbone, manifest.head.layers
+    if backbone.blocks_kept > backbone.blocks:
+        raise BundleError(
+            f"{origin}: blocks_kept {backbone.blocks_kept} exceeds blocks {backbone.blocks}"
+        )
+    if not layers or sorted(set(layers)) != layers or layers[-1] != backbone.blocks_kept - 1:
+        raise BundleError(
+            f"{origin}: head.layers must ascend and end at the deepest block kept "
+            f"({backbone.blocks_kept - 1}), found {layers}"
+        )
+
+
+def _check_score_graph(manifest: Manifest, origin: str) -> None:
+    tokens: list[int | str] = ["batch", "sequence"]
+    inputs = [TensorSpec(name, "int64", tokens) for name in ("input_ids", "attention_mask")]
+    outputs = [
+        TensorSpec("score", "float32", ["batch"]),
+        TensorSpec("logits", "float32", ["batch", manifest.head.classes]),
+        TensorSpec("features", "float32", ["batch", manifest.head.features]),
+    ]
+    graph = manifest.graphs["score"]
+    for kind, found, expected in (
+        ("inputs", graph.inputs, inputs),
+        ("outputs", graph.outputs, outputs),
+    ):
+        if signature(found) != signature(expected):
+            raise BundleError(
+                f"{origin}: graphs.score.{kind} are {signature(found)}, "
+                f"expected {signature(expected)}"
+            )

@@ -1,0 +1,162 @@
+"""The promise of parity: a bundle scores as llm-siren does in float32, whatever the model."""
+
+import numpy as np
+import pytest
+from models import BACKBONES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
+from reference import Reference, load_reference
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_runtime import Guard
+from siren_runtime.errors import SirenError
+from texts import LONG_TEXTS, TEXTS
+
+SCORE_BOUND = {"fp32": 1e-4, "fp16": 5e-3}
+FEATURE_BOUND = 1e-4  # of max |difference| over max |reference|, for each text
+
+POOLINGS = ("residual_mean", "mlp_mean")
+ONE_OF_EACH_FAMILY = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
+
+
+def assert_agrees(
+    guard: Guard, reference: Reference, texts: list[str], precision: str = "fp32"
+) -> None:
+    results = guard.score_batch(texts, features=True)
+    expected = reference.score_batch(texts)
+    np.testing.assert_allclose(
+        [result.score for result in results],
+        [result.score for result in expected],
+        rtol=0,
+        atol=SCORE_BOUND[precision],
+    )
+    if precision == "fp32":
+        features = reference.features.numpy()
+        found = np.stack([result.features for result in results])
+        assert found.dtype == np.float32
+        difference = np.abs(found - features).max(axis=1) / np.abs(features).max(axis=1)
+        assert difference.max() <= FEATURE_BOUND, f"text {difference.argmax()}: {difference.max()}"
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_agrees_with_both_attention_implementations(export, name, pooling):
+    exported = export(name, pooling=pooling)
+    guard = Guard.load(exported.bundle, threads=1)
+    for attention in ("eager", "sdpa"):
+        reference = load_reference(exported.artifact, attention=attention)
+        assert reference._backbone.config._attn_implementation == attention
+        assert_agrees(guard, reference, TEXTS)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_random_models_spread_their_scores_so_that_agreement_means_something(export, name):
+    scores = [r.score for r in load_reference(export(name).artifact).score_batch(TEXTS)]
+    assert np.std(scores) > 0.1
+    assert min(scores) < 0.3
+    assert max(scores) > 0.7
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 1), (2,), (3,), (3, 0, 1)], ids=str)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_any_subset_of_layers_agrees(export, name, pooling, layers):
+    exported = export(name, pooling=pooling, layers=layers)
+    guard = Guard.load(exported.bundle, threads=1)
+    assert guard.manifest.backbone.blocks_kept == max(layers) + 1
+    assert_agrees(guard, load_reference(exported.artifact), TEXTS[:24])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [1, 2, 17, 64])
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_ragged_batches_of_any_size_agree(export, name, size, seed):
+    exported = export(name)
+    texts = [TEXTS[i] for i in np.random.default_rng(seed).permutation(len(TEXTS))[:size]]
+    assert_agrees(Guard.load(exported.bundle, threads=1), load_reference(exported.artifact), texts)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_very_long_texts_agree(export, name):
+    exported = export(name)
+    guard = Guard.load(exported.bundle, threads=1)
+    assert_agrees(guard, load_reference(exported.artifact), LONG_TEXTS)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_a_text_scores_the_same_alone_and_in_a_batch(export, name):
+    guard = Guard.load(export(name).bundle, threads=1)
+    alone = [guard.score(text).score for text in TEXTS]
+    together = [result.score for result in guard.score_batch(TEXTS)]
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_prompt_and_response_are_joined_as_the_reference_joins_them(export, name):
+    exported = export(name)
+    guard, reference = Guard.load(exported.bundle), load_reference(exported.artifact)
+    for prompt, response in [
+        ("How do I bake bread?", "Mix flour and water."),
+        ("How do I bake bread?", None),
+        ("", "Mix flour and water."),
+        ("ends in a newline\n\n", "\n\nbegins with one"),
+        ("<|im_start|>", " "),
+        ("", ""),
+    ]:
+        expected = reference.score(prompt=prompt, response=response).score
+        found = guard.score(prompt=prompt, response=response).score
+        assert found == pytest.approx(expected, abs=SCORE_BOUND["fp32"])
+
+
+# The least that leaves more than the special tokens, and all that the tiny backbones take.
+@pytest.mark.parametrize(
+    ("name", "max_length"),
+    [
+        ("qwen3", 1),
+        ("llama", 2),
+        ("mistral", 3),
+        ("bert", 3),
+        ("llama-llama3-rope", 128),
+        ("bert", 128),
+    ],
+)
+def test_any_token_limit_agrees(export, name, max_length):
+    exported = export(name, max_length=max_length)
+    guard = Guard.load(exported.bundle, threads=1)
+    assert_agrees(guard, load_reference(exported.artifact), TEXTS)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"hidden_dims": ()},
+        {"hidden_dims": (8,), "dropout_rates": (0.0,)},
+        {"hidden_dims": (8,), "dropout_rates": (0.5,)},
+        {"hidden_dims": (16, 8, 4), "dropout_rates": (0.0, 0.2, 0.0)},
+        {"classes": 3},
+        {"classes": 5, "hidden_dims": ()},
+        {"channels": 1, "layers": (1,)},
+        {"channels": 64},
+    ],
+    ids=str,
+)
+def test_any_shape_of_head_agrees(export, head):
+    exported = export("qwen3", **head)
+    guard = Guard.load(exported.bundle, threads=1)
+    assert_agrees(guard, load_reference(exported.artifact), TEXTS)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_float16_bundles_stay_within_their_bound(export, name, pooling):
+    exported = export(name, "fp16", pooling=pooling)
+    reference = load_reference(exported.artifact)
+    assert_agrees(Guard.load(exported.bundle, threads=1), reference, TEXTS, "fp16")
+
+
+def test_a_sliding_window_shorter_than_the_token_limit_is_refused(tmp_path):
+    spec = BackboneSpec("mistral", {"sliding_window": MAX_LENGTH - 1})
+    backbone = make_backbone(tmp_path / "backbone", spec)
+    artifact = load_artifact(make_artifact(tmp_path / "artifact", backbone))
+    with pytest.raises(SirenError, match="sliding_window"):
+        export_bundle(artifact, load_checkpoint(backbone), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

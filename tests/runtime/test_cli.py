@@ -1,0 +1,311 @@
+"""The siren command, run as a person or a pipe would run it."""
+
+import importlib.metadata
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from siren_runtime import Guard, __version__
+from siren_runtime.cli import app
+from typer.testing import CliRunner, Result
+
+SIREN = [sys.executable, "-c", "from siren_runtime.cli import main; main()"]
+TIMEOUT_S = 60
+
+
+def siren(*arguments: object, input: str | bytes = b"") -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*SIREN, *map(str, arguments)], **{"stdin": pipe, "stdout": pipe, "stderr": pipe} | options
+    )
+
+
+def run_without(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run siren as if `module` were not installed."""
+    code = f"import sys; sys.modules[{module!r}] = None; from siren_runtime.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+# --- siren
+
+
+def test_version() -> None:
+    assert siren("--version").stdout == f"siren-edge {__version__}\n"
+    assert __version__ == importlib.metadata.version("siren-edge")
+
+
+def test_help_lists_the_subcommands_with_a_line_each() -> None:
+    result = siren("--help")
+    assert result.exit_code == 0
+    for name in ("export", "inspect", "score"):
+        assert f" {name} " in result.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["inspect"]])
+def test_every_help_has_an_example(command: list[str]) -> None:
+    assert "Example: siren" in siren(*command, "--help").stdout.replace("tail -f chat.jsonl | ", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "extra"),
+    [("onnxruntime", "score", "cpu"), ("siren_export.cli", "export", "export")],
+)
+def test_a_part_that_is_not_installed_says_which_extra_brings_it(
+    module: str, command: str, extra: str
+) -> None:
+    hint = f"pip install 'siren-edge[{extra}]'"
+    assert f"Not installed: {hint}" in run_without(module, "--help").stdout
+    for arguments in ([command], [command, "--help"], [command, "x", "--option", "y"]):
+        result = run_without(module, *arguments)
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"siren: error: siren {command} is not installed")
+        assert result.stderr.endswith(f"{hint}\n")
+
+
+def test_inspect_works_without_an_engine_until_it_must_score(bundle: Path) -> None:
+    assert run_without("onnxruntime", "inspect", bundle).returncode == 0
+    result = run_without("onnxruntime", "inspect", bundle, "--check")
+    assert result.returncode == 1
+    assert "pip install 'siren-edge[cpu]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["score"],
+        ["score", "B", "text", "--nonsense"],
+        ["score", "B", "text", "--threshold", "nan"],
+        ["score", "B", "text", "--threshold", "2"],
+        ["score", "B", "text", "--threads", "0"],
+        ["score", "B", "text", "--batch-size", "0"],
+        ["score", "B", "text", "--backend", "abacus"],
+        ["score", "B", "text", "--format", "xml"],
+        ["score", "B", "text", "--input", "-"],
+        ["score", "B", "text", "--features", "--format", "table"],
+        ["score", "B", "--input", "no/such/file"],
+        ["score", "B", "--input", "."],
+        ["inspect"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    result = siren(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_no_text_and_a_terminal_for_standard_input_is_wrong_usage(bundle: Path) -> None:
+    _, terminal = pty.openpty()
+    process = start("score", bundle, stdin=terminal)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    os.close(terminal)
+    assert process.returncode == 2
+    assert b"nothing to score" in stderr
+
+
+# --- siren score
+
+
+def test_texts_of_the_command_line_are_scored_in_order(bundle: Path, guard: Guard) -> None:
+    result = siren("score", bundle, "hello", "", "world")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    for number, (row, text) in enumerate(zip(rows(result), ["hello", "", "world"], strict=True), 1):
+        assert list(row) == ["line", "score", "is_harmful", "threshold"]
+        assert row["line"] == number
+        assert row["score"] == pytest.approx(guard.score(text).score, abs=1e-5)
+
+
+def test_a_file_of_plain_lines_is_scored(bundle: Path, tmp_path: Path, guard: Guard) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("hello\n\nworld\n", encoding="utf-8")
+    scored = rows(siren("score", bundle, "--input", path))
+    assert [row["line"] for row in scored] == [1, 3]
+    assert scored[1]["score"] == pytest.approx(guard.score("world").score, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data"])
+def test_a_file_of_json_lines_is_scored(
+    bundle: Path, tmp_path: Path, guard: Guard, name: str
+) -> None:
+    path = tmp_path / name
+    lines = [{"id": "x", "prompt": "a", "response": "b", "label": 1}, {"text": "c"}]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    first, second = rows(siren("score", bundle, "-i", path))
+    assert first["id"] == "x"
+    assert "line" not in first
+    assert second["line"] == 2
+    assert first["score"] == pytest.approx(guard.score(prompt="a", response="b").score, abs=1e-5)
+
+
+def test_the_name_of_a_file_says_it_is_json(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('not json\n{"text": "a"}\n', encoding="utf-8")
+    result = siren("score", bundle, "--input", path)
+    assert result.exit_code == 1
+    assert "line 1: not JSON" in result.stderr
+    assert [row["line"] for row in rows(result)] == [2]
+
+
+def test_standard_input_is_scored_by_default_and_by_name(bundle: Path) -> None:
+    piped = siren("score", bundle, input="hello\nworld\n")
+    named = siren("score", bundle, "--input", "-", input="hello\nworld\n")
+    assert piped.stdout == named.stdout
+    assert len(rows(piped)) == 2
+
+
+def test_empty_input_is_no_error(bundle: Path) -> None:
+    result = siren("score", bundle, input="")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_bad_lines_are_reported_by_number_and_scoring_goes_on(bundle: Path) -> None:
+    data = b'{"text": "a"}\n{"text": 1}\n\xff\n{"id": 4}\n{"text": "e", "id": "five"}\n'
+    result = siren("score", bundle, "--batch-size", 2, input=data)
+    assert result.exit_code == 1
+    assert [row.get("id", row.get("line")) for row in rows(result)] == [1, "five"]
+    errors = result.stderr.splitlines()
+    assert [error.split(":")[1].strip() for error in errors] == [
+        "line 2",
+        "line 3",
+        "line 4",
+        "error",
+    ]
+    assert "3 of 5" in errors[-1]
+
+
+def test_an_argument_that_is_not_utf8_is_reported_and_the_others_scored(bundle: Path) -> None:
+    process = subprocess.run(
+        [*SIREN, "score", str(bundle), b"caf\xe9", "fine"], capture_output=True, timeout=TIMEOUT_S
+    )
+    assert process.returncode == 1
+    assert [json.loads(line)["line"] for line in process.stdout.splitlines()] == [2]
+    assert process.stderr.startswith(b"siren: line 1: ")
+
+
+def test_threshold_and_features(bundle: Path) -> None:
+    (row,) = rows(siren("score", bundle, "hello", "--threshold", 0, "--features"))
+    assert row["threshold"] == 0
+    assert row["is_harmful"] is True
+    assert len(row["features"]) == 6
+
+
+def test_a_table_shows_the_verdicts_and_survives_markup_and_control_characters(
+    bundle: Path,
+) -> None:
+    texts = ["[bold]not markup[/bold]", "\x1b[31mred\x07", "many\nlines", "مرحبا 🙂", "x" * 500]
+    result = siren("score", bundle, "--format", "table", *texts)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["line", "score", "verdict", "text"]
+    assert len(lines) == 1 + len(texts)
+    assert "[bold]not markup[/bold]" in lines[1]
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+
+
+def test_a_table_of_several_windows_has_one_header(bundle: Path) -> None:
+    result = siren("score", bundle, "--format", "table", "--batch-size", 1, "a", "b", "c")
+    assert result.stdout.count("verdict") == 1
+    assert len(result.stdout.splitlines()) == 4
+
+
+def test_a_terminal_gets_a_table(bundle: Path) -> None:
+    terminal, end = pty.openpty()
+    process = start("score", bundle, "hello", stdout=end)
+    process.communicate(timeout=TIMEOUT_S)
+    os.close(end)
+    assert b"verdict" in os.read(terminal, 10_000)
+
+
+def test_output_appears_while_input_is_still_open(bundle: Path) -> None:
+    with start("score", bundle) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in (1, 2, 3):
+            process.stdin.write(f"text {number}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["line"] == number
+        process.stdin.close()
+        assert process.wait(TIMEOUT_S) == 0
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint(bundle: Path) -> None:
+    with start("score", bundle, "--batch-size", 1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"first\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b"second\n" * 100)
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        process.wait(TIMEOUT_S)
+
+
+def test_an_interrupt_exits_130_without_a_traceback(bundle: Path) -> None:
+    with start("score", bundle) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"first\n")
+        process.stdin.flush()
+        process.stdout.readline()  # now it waits for more
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+        assert b"Traceback" not in process.stderr.read()
+
+
+# --- siren inspect
+
+
+def test_inspect_shows_what_the_bundle_is(bundle: Path) -> None:
+    result = siren("inspect", bundle)
+    assert result.exit_code == 0
+    for fact in (
+        "example/bag-of-bytes",
+        "2 kept of 4",
+        "residual_mean",
+        "llm-siren-0.2",
+        "fp32 for onnxruntime",
+        "score.onnx",
+        "attention_mask int64",
+        "weights.bin",
+        "unverified: made by a test",
+        "siren-edge 0.1.0",
+        "has its size",
+    ):
+        assert fact in result.stdout
+
+
+def test_inspect_check_says_what_it_checked(bundle: Path) -> None:
+    assert "has its SHA-256" in siren("inspect", bundle, "--check").stdout
+
+
+def test_inspect_json_is_the_manifest(bundle: Path) -> None:
+    result = siren("inspect", bundle, "--json")
+    assert json.loads(result.stdout) == json.loads((bundle / "guard.json").read_bytes())

@@ -1,0 +1,317 @@
+"""Guard: the API of llm-siren, exact whatever the batch, and never a verdict without a score."""
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import siren_runtime.guard
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from siren_guard import ScoreResult as UpstreamScoreResult
+from siren_runtime import BackendError, BundleError, Guard, InputError, ScoreResult
+from siren_runtime.manifest import Manifest
+from texts import TEXTS
+from tiny_bundle import CLASSES, WIDTH, edit_manifest, make_bundle, make_model, save_model, seal
+
+TEXT = st.text(max_size=50)
+
+
+# --- the result
+
+
+def test_a_result_has_llm_sirens_fields(guard: Guard) -> None:
+    result = guard.score("hello")
+    assert [*result.to_dict()] == [field.name for field in fields(UpstreamScoreResult)]
+    assert UpstreamScoreResult(**result.to_dict()).to_dict() == result.to_dict()
+    assert {type(value) for value in result.to_dict().values()} == {float, bool}
+
+
+def test_a_result_is_frozen_and_compares_without_its_features(guard: Guard) -> None:
+    result = guard.score("hello", features=True)
+    assert result == guard.score("hello")
+    with pytest.raises(FrozenInstanceError):
+        result.score = 0.0  # type: ignore[misc]
+
+
+def test_features_come_on_request(guard: Guard) -> None:
+    assert guard.score("hello").features is None
+    single = guard.score("hello", features=True).features
+    batch = guard.score_batch(["a", "hello", "b" * 40], features=True)[1].features
+    assert single is not None
+    assert batch is not None
+    assert single.dtype == np.float32
+    assert single.shape == (WIDTH,)
+    assert batch.base is None  # holding one result does not hold the batch
+    np.testing.assert_allclose(single, batch, atol=1e-5)
+
+
+def test_a_score_is_the_softmax_of_the_graph_over_the_mean_of_the_real_tokens(
+    guard: Guard, bundle: Path
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(bundle / "score.onnx"))
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    tokenizer = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = tokenizer.encode("hello\nworld").ids
+    features = weights["embedding"][ids].mean(axis=0)
+    exponents = np.exp(features @ weights["linear"])
+    result = guard.score(prompt="hello", response="world", features=True)
+    np.testing.assert_allclose(result.features, features, atol=1e-5)
+    assert result.score == pytest.approx(exponents[1] / exponents.sum(), abs=1e-5)
+
+
+# --- arguments
+
+
+def test_prompt_and_response_are_scored_as_their_join(guard: Guard) -> None:
+    assert guard.score(prompt="a", response="b") == guard.score("a\nb")
+    assert guard.score(prompt="a") == guard.score("a")
+    assert guard.score(response="b") == guard.score("b")
+    assert guard.score(prompt="", response="b") == guard.score("b")
+    assert guard.score(prompt="") == guard.score(" ") == guard.score("")
+
+
+def test_calling_and_streaming_are_scoring(guard: Guard) -> None:
+    assert guard("hello") == guard.score("hello") == guard.score_streaming("hello")
+    assert guard(prompt="a", threshold=0.1) == guard.score("a", threshold=0.1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda guard: guard.score(),
+        lambda guard: guard.score("a", prompt="b"),
+        lambda guard: guard.score("a", response="b"),
+        lambda guard: guard.score(b"a"),
+        lambda guard: guard.score(prompt=1),
+        lambda guard: guard.score("\ud800"),
+        lambda guard: guard.score_streaming(None),
+        lambda guard: guard.score_batch("one string"),
+        lambda guard: guard.score_batch(b"bytes"),
+    ],
+)
+def test_what_cannot_be_scored_is_an_input_error(
+    guard: Guard, call: Callable[[Guard], Any]
+) -> None:
+    with pytest.raises(InputError):
+        call(guard)
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"x", "\udfff"])
+def test_a_bad_text_in_a_batch_is_named_by_its_index(guard: Guard, bad: Any) -> None:
+    with pytest.raises(InputError, match=r"^texts\[2\]: "):
+        guard.score_batch(["a", "b", bad])
+
+
+@pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf, "high", [0.5]])
+def test_a_threshold_outside_0_to_1_is_refused(guard: Guard, threshold: Any) -> None:
+    with pytest.raises(InputError, match="threshold"):
+        guard.score("a", threshold=threshold)
+    with pytest.raises(InputError, match="threshold"):
+        guard.score_batch([], threshold=threshold)
+
+
+def test_a_score_at_the_threshold_is_harmful(guard: Guard) -> None:
+    score = guard.score("hello").score
+    assert guard.score("hello", threshold=score).is_harmful
+    assert not guard.score("hello", threshold=math.nextafter(score, 1)).is_harmful
+    assert guard.score("hello", threshold=0).is_harmful
+
+
+def test_the_default_threshold_is_the_bundles(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda manifest: manifest.update(threshold=0.25))
+    guard = Guard.load(own_bundle)
+    assert guard.default_threshold == guard.score("a").threshold == 0.25
+    assert guard.score("a", threshold=0.75).threshold == 0.75
+
+
+def test_a_guard_says_what_it_is(guard: Guard) -> None:
+    assert guard.base_model_id == "example/bag-of-bytes"
+    assert guard.backend == "cpu"
+    assert isinstance(guard.manifest, Manifest)
+
+
+# --- batches
+
+
+def test_an_empty_batch_gives_an_empty_list(guard: Guard) -> None:
+    assert guard.score_batch([]) == []
+
+
+@pytest.mark.parametrize("budget", [1, 50, 4096])
+def test_a_batch_gives_the_single_scores_in_order(
+    guard: Guard, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(siren_runtime.guard, "TOKEN_BUDGET", budget)
+    results = guard.score_batch(iter(TEXTS))
+    for text, result in zip(TEXTS, results, strict=True):
+        assert result.score == pytest.approx(guard.score(text).score, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT, max_size=12))
+def test_any_batch_gives_the_single_scores_in_order(guard: Guard, texts: list[str]) -> None:
+    results = guard.score_batch(texts)
+    assert len(results) == len(texts)
+    for text, result in zip(texts, results, strict=True):
+        assert result.score == pytest.approx(guard.score(text).score, abs=1e-5)
+
+
+def test_a_batch_is_scored_in_micro_batches_under_the_budget(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard.load(bundle, threads=1)
+    shapes: list[tuple[int, int]] = []
+    run = guard._backend.run  # type: ignore[union-attr]
+
+    def record(input_ids: Any, attention_mask: Any) -> Any:
+        shapes.append(input_ids.shape)
+        return run(input_ids, attention_mask)
+
+    monkeypatch.setattr(guard._backend, "run", record)
+    monkeypatch.setattr(siren_runtime.guard, "TOKEN_BUDGET", 64)
+    guard.score_batch(["abcdefg", "a"] * 16)
+    assert shapes == [(16, 2), (8, 8), (8, 8)]  # a start token, then a token a byte
+
+
+def test_eight_threads_give_the_serial_results(bundle: Path) -> None:
+    guard = Guard.load(bundle, threads=1)
+    serial = [guard.score(text) for text in TEXTS]
+    batch = guard.score_batch(TEXTS)
+    start = threading.Barrier(8)
+
+    def work(_: int) -> tuple[list[ScoreResult], list[ScoreResult]]:
+        start.wait()
+        return [guard.score(text) for text in TEXTS], guard.score_batch(TEXTS)
+
+    with ThreadPoolExecutor(8) as pool:
+        for threaded in pool.map(work, range(8)):
+            assert threaded == (serial, batch)
+
+
+# --- never a verdict without a score
+
+
+@pytest.mark.parametrize("fill", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_raise_instead_of_passing_text_as_safe(
+    tmp_path: Path, fill: float
+) -> None:
+    guard = Guard.load(make_bundle(tmp_path / "bundle", fill=fill))
+    with pytest.raises(BackendError, match="not finite"):
+        guard.score("hello")
+
+
+def test_a_text_whose_score_is_not_finite_is_named_by_its_index(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    embedding = np.zeros((tokenizer.get_vocab_size(), WIDTH), np.float32)
+    embedding[tokenizer.token_to_id("z")] = np.nan
+    save_model(make_model(embedding, np.zeros((WIDTH, CLASSES), np.float32)), folder)
+    seal(folder)
+    guard = Guard.load(folder)
+    assert guard.score("a").score == 0.5
+    with pytest.raises(BackendError, match=r"texts\[1\] is not finite"):
+        guard.score_batch(["aaaaaaaaaaaaaaa", "z", "a"])
+
+
+def test_a_text_of_which_the_tokenizer_makes_nothing_raises(own_bundle: Path) -> None:
+    path = str(own_bundle / "tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file(path)
+    tokenizer.normalizer = tokenizers.normalizers.Strip()
+    tokenizer.post_processor = tokenizers.processors.ByteLevel()
+    tokenizer.save(path)
+    seal(own_bundle)
+    with pytest.raises(InputError, match=r"texts\[1\]: the tokenizer makes no token"):
+        Guard.load(own_bundle).score_batch(["a", "", "b"])
+
+
+def test_a_token_outside_the_embedding_is_an_error_with_onnx_runtimes_words(
+    tmp_path: Path,
+) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    save_model(make_model(np.ones((5, WIDTH), np.float32), np.ones((WIDTH, 2), np.float32)), folder)
+    seal(folder)
+    with pytest.raises(BackendError, match=r"1 texts by 6 tokens: .*indices"):
+        Guard.load(folder).score("hello")
+
+
+# --- loading
+
+
+def test_a_bundle_can_be_moved(bundle: Path, own_bundle: Path, tmp_path: Path) -> None:
+    moved = own_bundle.rename(tmp_path / "über den Fluß 🙂")
+    assert Guard.load(moved).score("hello") == Guard.load(str(bundle)).score("hello")
+
+
+def test_a_bundle_is_found_through_a_link_to_its_folder(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(bundle)
+    Guard.load(tmp_path / "link", verify="full").score("hello")
+
+
+def test_a_closed_guard_refuses_to_score(bundle: Path) -> None:
+    with Guard.load(bundle) as guard:
+        guard.score("hello")
+    with pytest.raises(BackendError, match="closed"):
+        guard.score("hello")
+    guard.close()
+
+
+def test_session_options_are_the_callers(bundle: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    Guard.load(bundle, session_options=options)
+    assert (tmp_path / "optimized.onnx").exists()
+
+
+def test_providers_are_the_callers(bundle: Path) -> None:
+    guard = Guard.load(bundle, providers=[("CPUExecutionProvider", {})])
+    assert guard.backend == "cpu"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"backend": "gpu"},
+        {"verify": "none"},
+        {"threads": 0},
+        {"threads": 1.5},
+        {"threads": 1, "session_options": onnxruntime.SessionOptions()},
+        {"backend": "cpu", "providers": ["CPUExecutionProvider"]},
+        {"providers": []},
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(bundle: Path, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        Guard.load(bundle, **arguments)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has a GPU provider"
+)
+def test_a_missing_provider_names_the_extra(bundle: Path, backend: Any) -> None:
+    with pytest.raises(BackendError, match=rf"pip install 'siren-edge\[{backend}\]'"):
+        Guard.load(bundle, backend=backend)
+
+
+def test_an_unknown_provider_is_refused(bundle: Path) -> None:
+    with pytest.raises(BackendError, match="NoSuchExecutionProvider"):
+        Guard.load(bundle, providers=["NoSuchExecutionProvider"])
+
+
+def test_a_source_that_is_nothing_is_a_bundle_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere"):
+        Guard.load(tmp_path / "nowhere")

@@ -1,0 +1,1 @@
+"""Train SIREN heads."""
