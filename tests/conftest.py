@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from models import BACKBONES, make_backbone
 
 torch.set_num_threads(1)  # for tiny models, a second thread only costs

@@ -17,12 +17,12 @@ import numpy as np
 import tokenizers
 import torch
 from safetensors.numpy import load_file, save_file
-from siren_bench.synthetic import write_artifact
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE, WordPiece
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from reference import Pooling, load_reference
+from siren_bench.synthetic import write_artifact
 from texts import CORPUS, TEXTS
 
 MAX_LENGTH = 48  # of make_artifact, in tokens; well below what every tiny backbone takes

@@ -41,13 +41,16 @@ _HOSTILE = (
 def _plain(count: int) -> list[str]:
     """Cut the corpus into texts of one to some fifty words."""
     words = " ".join(CORPUS).split(" ")
-    return [
-        " ".join(words[(7 * i) % 60 : (7 * i) % 60 + 1 + (5 * i) % 53]) for i in range(count)
-    ]
+    return [" ".join(words[(7 * i) % 60 : (7 * i) % 60 + 1 + (5 * i) % 53]) for i in range(count)]
 
 
 TEXTS: list[str] = [*_HOSTILE, *_plain(64 - len(_HOSTILE))]
 """64 texts from nothing to 100 kB, of many scripts and with markup."""
 
-LONG_TEXTS: list[str] = ["a" * 100_000, "\U0001f600" * 25_000, "\n" * 99_999 + "a", "a\n\n" * 33_333]
+LONG_TEXTS: list[str] = [
+    "a" * 100_000,
+    "\U0001f600" * 25_000,
+    "\n" * 99_999 + "a",
+    "a\n\n" * 33_333,
+]
 """Texts of 100 kB that tokenizers and patterns find harder than prose."""

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
+
 from siren_runtime import manifest as m
 
 WIDTH, CLASSES, MAX_LENGTH, OPSET = 6, 2, 32, 20

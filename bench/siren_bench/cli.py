@@ -1,11 +1,9 @@
 """`siren bench`: measure guards, and make what they are measured on."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
-import tokenizers
 import typer
 
 from siren_export.artifact import load_artifact
@@ -21,7 +19,7 @@ from .progress import console, progress_bar
 from .record import write_record
 from .shapes import SHAPES, Shape
 from .subject import find_subject, synthesize
-from .texts import text_of
+from .texts import texts_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."
@@ -79,7 +77,7 @@ def export_memory(
             with console.status(f"exporting {shape.name}"):
                 bundle = Path(scratch) / "bundle"
                 results.append(
-                    measure_export(shape, backbone, head, bundle, cast(Precision, precision))
+                    measure_export(shape, backbone, head, bundle, cast("Precision", precision))
                 )
     table = export_table(results)
     write_record(output, "export-memory", {"precision": precision}, results, table)
@@ -124,11 +122,10 @@ def latency(
             raise InputError(
                 f"--tokens {lengths[-1]} is more than the head's max_length {artifact.max_length}"
             )
+        texts = texts_of(checkpoint.tokenizer_json, lengths)
         bundle = scratch / "bundle"
         with console.status("exporting"):
             export_bundle(artifact, checkpoint, bundle)
-        tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.tokenizer_json)
-        texts = {length: text_of(tokenizer, length) for length in lengths}
         engines: list[Engine] = [
             SirenEdge(bundle, "float32", threads),
             LlmSiren(subject.head, "float32", threads),

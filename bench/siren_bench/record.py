@@ -32,19 +32,20 @@ def write_record(
         results: One entry a case, with raw samples and the units in the keys.
         table: The results as a Markdown table.
     """
+    made_by, on = command(), machine()
     record = {
         "bench": bench,
-        "command": command(),
+        "command": made_by,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": on,
         "versions": versions(),
         "settings": dict(settings),
         "results": list(results),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    made_by = f"Made by `{record['command']}` on {record['machine']['cpu']}"
-    path.with_suffix(".md").write_text(f"{table}\n{made_by}.\n", encoding="utf-8")
+    note = f"Made by `{made_by}` on {on['cpu']}, {on['logical_cores']} cores."
+    path.with_suffix(".md").write_text(f"{table}\n{note}\n", encoding="utf-8")
 
 
 def command() -> str:
@@ -69,13 +70,9 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for distribution in _DISTRIBUTIONS:
-        try:
-            found[distribution] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {d.name: d.version for d in metadata.distributions()}
+    found = {name: installed[name] for name in _DISTRIBUTIONS if name in installed}
+    return {"python": platform.python_version(), **found}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ that number. Every layer is selected, as in the released heads.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -41,7 +42,7 @@ class Shape:
     def head_parameters(self) -> int:
         """Weights and biases of the head, two classes."""
         widths = (self.features, *self.hidden_dims, 2)
-        return sum(i * o + o for i, o in zip(widths[:-1], widths[1:], strict=True))
+        return sum(i * o + o for i, o in pairwise(widths))
 
 
 def _qwen3(hidden_size: int, intermediate_size: int, layers: int, heads: int) -> dict[str, Any]:

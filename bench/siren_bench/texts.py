@@ -1,10 +1,13 @@
 """Texts of an exact number of tokens, and the small tokenizer of synthetic checkpoints."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from siren_runtime.errors import InputError
 
 _END_OF_TEXT = "<|endoftext|>"
 _PASSAGE = """\
@@ -41,27 +44,36 @@ def write_tokenizer(folder: Path, *, max_length: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def text_of(tokenizer: tokenizers.Tokenizer, tokens: int) -> str:
-    """Return plain English that the tokenizer turns into exactly `tokens` tokens.
+def texts_of(tokenizer_json: bytes, lengths: Iterable[int]) -> dict[int, str]:
+    """Return plain English of each length in tokens, special tokens included.
 
-    Special tokens that the tokenizer adds count. Text that cleaning leaves as it is.
+    Cleaning leaves the texts as they are.
+
+    Args:
+        tokenizer_json: A tokenizer's file; its padding and truncation do not count.
 
     Raises:
-        ValueError: no such text was found, because `tokens` is below the special tokens plus one.
+        InputError: a length is below the special tokens plus one.
     """
-    words: list[str] = []
+    tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return {length: _text_of(tokenizer, length) for length in lengths}
+
+
+def _text_of(tokenizer: tokenizers.Tokenizer, length: int) -> str:
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text).ids)
+
     passage = _PASSAGE.split()
-    while _count(tokenizer, " ".join([*words, passage[len(words) % len(passage)]])) <= tokens:
-        words.append(passage[len(words) % len(passage)])
-    # A number or letter by itself is one token nearly everywhere: fill up with those.
+    words: list[str] = []
+    while count(" ".join([*words, word := passage[len(words) % len(passage)]])) <= length:
+        words.append(word)
+    # A word may be several tokens; a single letter is one nearly everywhere.
     for filler in ("a", "I", "1"):
         text = " ".join(words)
-        while _count(tokenizer, text) < tokens:
+        while count(text) < length:
             text = f"{text} {filler}".strip()
-        if _count(tokenizer, text) == tokens:
+        if count(text) == length:
             return text
-    raise ValueError(f"found no text of {tokens} tokens for this tokenizer")
-
-
-def _count(tokenizer: tokenizers.Tokenizer, text: str) -> int:
-    return len(tokenizer.encode(text).ids)
+    raise InputError(f"found no text of {length} tokens for this tokenizer; try more tokens")

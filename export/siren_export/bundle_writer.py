@@ -17,28 +17,29 @@ WEIGHTS_FILE = "weights.bin"
 def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes `output` when the block ends without an error.
 
-    The folder is renamed into place only if the block wrote guard.json, which a bundle gets
-    last; what an earlier, killed export left behind is removed first.
+    The block writes guard.json last, so that a folder left behind by a killed export is no
+    bundle; the next export to the same place removes it.
 
     Raises:
         BundleError: `output` exists and is not to be, or cannot be, replaced.
     """
     check_output(output, overwrite=overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.parent.glob(f".{output.name}.partial-*"):
-        if not _is_running(int(leftover.name.rpartition("-")[2])):
-            shutil.rmtree(leftover)
     folder = output.parent / f".{output.name}.partial-{os.getpid()}"
+    replaced = output.parent / f".{output.name}.replaced-{os.getpid()}"
+    for leftover in output.parent.glob(f".{output.name}.*-*"):
+        pid = leftover.name.rpartition("-")[2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            shutil.rmtree(leftover)
     folder.mkdir()
     try:
         yield folder
-        replaced = output.parent / f".{output.name}.partial-{os.getpid()}-old"
         if output.exists():
             output.rename(replaced)
         folder.rename(output)
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

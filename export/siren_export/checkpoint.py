@@ -20,6 +20,7 @@ from siren_runtime.errors import CheckpointError
 from siren_runtime.hub import resolve_folder
 from siren_runtime.manifest import TOKENIZER_FILE
 
+from .finite import all_finite
 from .local_file import read_bytes, read_json
 from .safetensors_file import Array, SafetensorsFile, TensorInfo
 
@@ -36,7 +37,6 @@ _WEIGHT_DTYPES = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16
 _SHARD_NAME = re.compile(r"[\w.+-]{1,200}\.safetensors", re.ASCII)
 _PREFIX = re.compile(r"^(model|bert)\.")
 _LEGACY_NORM = {"gamma": "weight", "beta": "bias"}
-_FINITE_CHECK_VALUES = 1 << 18  # small enough for the cache: 8 GB/s of bfloat16 on one core
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +78,11 @@ class Checkpoint:
         file = self._files[name]
         _check_weight_dtype(info, file.path)
         values = file.read(info.name, rows)
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, _FINITE_CHECK_VALUES):
-            block = flat[start : start + _FINITE_CHECK_VALUES].astype(np.float32, copy=False)
-            if not np.isfinite(block).all():
-                raise CheckpointError(
-                    f"{file.path}: tensor {info.name!r} holds NaN or infinite values; "
-                    "the checkpoint is damaged"
-                )
+        if not all_finite(values):
+            raise CheckpointError(
+                f"{file.path}: tensor {info.name!r} holds NaN or infinite values; the checkpoint "
+                "is damaged"
+            )
         return values
 
 
@@ -116,7 +113,7 @@ def load_checkpoint(source: str | PathLike[str], *, revision: str | None = None)
         if name in tensors:
             raise CheckpointError(
                 f"{folder}: the weights hold both {tensors[name].name!r} and {info.name!r}, "
-                f"two forms of one name; keep the one that belongs to the model"
+                "two forms of one name; keep the one that belongs to the model"
             )
         tensors[name] = info
         files[name] = file
@@ -160,7 +157,10 @@ def _read_tokenizer(path: Path) -> bytes:
     data = read_bytes(path, CheckpointError, limit=_MAX_TOKENIZER_BYTES)
     try:
         Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as failure:  # what tokenizers raises is Exception itself
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
+    except BaseException as failure:
         raise CheckpointError(f"{path}: not a tokenizer that can be loaded: {failure}") from failure
     return data
 
@@ -179,7 +179,10 @@ def _open_weights(folder: Path) -> list[tuple[TensorInfo, SafetensorsFile]]:
             f"read; convert them to {WEIGHTS_FILE}. Where transformers is installed and you trust "
             "the file: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
         )
-    raise CheckpointError(f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}")
+    raise CheckpointError(
+        f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}; weights in another format "
+        "must be converted to safetensors first"
+    )
 
 
 class _Index(msgspec.Struct):

@@ -117,7 +117,7 @@ def export(
             artifact,
             checkpoint,
             output,
-            precision=cast(Precision, precision),
+            precision=cast("Precision", precision),
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,

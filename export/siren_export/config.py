@@ -82,13 +82,13 @@ class _HfDecoder(msgspec.Struct):
     intermediate_size: _Size
     num_hidden_layers: _Size
     num_attention_heads: _Size
-    num_key_value_heads: _Size | None | msgspec.UnsetType = msgspec.UNSET
+    num_key_value_heads: _Size | msgspec.UnsetType | None = msgspec.UNSET
     head_dim: _Size | None = None
     hidden_act: str = "silu"
     rms_norm_eps: _Positive = 1e-6
     attention_bias: bool = False
     mlp_bias: bool = False
-    sliding_window: _Size | None | msgspec.UnsetType = msgspec.UNSET
+    sliding_window: _Size | msgspec.UnsetType | None = msgspec.UNSET
     use_sliding_window: bool = False
     max_window_layers: int = 28
     layer_types: list[str] | None = None

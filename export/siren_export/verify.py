@@ -1,6 +1,7 @@
 """Compare a bundle's scores with a reference's, in float32, over the built-in texts."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class LlmSiren:
             return
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         available = int(fields["MemAvailable"].split()[0]) * 1024
-        needed = 4 * sum(tensor.size for tensor in self.checkpoint.tensors.values())
+        needed = 4 * sum(math.prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
         if needed > available:
             raise ReferenceUnavailable(
                 f"llm-siren in float32 needs {needed / 1e9:.1f} GB of memory, "

@@ -6,7 +6,7 @@ a runtime that skipped a field it does not know could score by the wrong rules.
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -15,7 +15,7 @@ from .errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
-CLEANER = "llm-siren-0.2"
+CLEANER: Final = "llm-siren-0.2"
 
 Precision = Literal["fp32", "fp16"]
 Target = Literal["onnxruntime"]

@@ -5,10 +5,11 @@ very string that the head's own runtime would score.
 """
 
 import re
+from typing import Final
 
 from .errors import InputError
 
-JOINER = "\n"
+JOINER: Final = "\n"
 
 _CHAT_MARKERS = (
     "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|system|>", "<|user|>", "<|assistant|>",

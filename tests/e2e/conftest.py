@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from models import make_artifact
 from siren_export.artifact import load_artifact
 from siren_export.checkpoint import load_checkpoint

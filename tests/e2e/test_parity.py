@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from models import BACKBONES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
 from reference import Reference, load_reference
 from siren_export.artifact import load_artifact

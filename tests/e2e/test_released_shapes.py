@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from reference import load_reference
 from siren_bench.shapes import SHAPES
 from siren_bench.synthetic import write_synthetic

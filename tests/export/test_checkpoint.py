@@ -229,6 +229,16 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
         put("tokenizer.json", TOKENIZER.replace("WordLevel", "Oracle")),
         "tokenizer.json: not a tokenizer",
     ),
+    "tokenizer-that-panics": (
+        put(
+            "tokenizer.json",
+            TOKENIZER.replace(
+                '"normalizer":null',
+                '"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}',
+            ),
+        ),
+        "tokenizer.json: not a tokenizer",
+    ),
     "tokenizer-deep": (
         put("tokenizer.json", '{"model":' * 50_000 + "1" + "}" * 50_000),
         "tokenizer.json: not a tokenizer",

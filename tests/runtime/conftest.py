@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from siren_runtime import Guard
 from tiny_bundle import make_bundle
 

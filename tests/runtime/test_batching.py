@@ -1,8 +1,11 @@
 """Micro-batches: every text once, within the budget, little padding."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from siren_runtime.batching import micro_batches, right_pad
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
@@ -29,7 +32,7 @@ def test_a_padded_batch_stays_within_the_budget_unless_one_text_exceeds_it(
 @given(LENGTHS, st.integers(1, 4096))
 def test_no_batch_could_have_taken_the_next_text(lengths: list[int], budget: int) -> None:
     batches = [*micro_batches(lengths, budget)]
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert (len(batch) + 1) * lengths[following[0]] > budget
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
+
 from siren_runtime import Guard, __version__
 from siren_runtime.cli import app
-from typer.testing import CliRunner, Result
 
 SIREN = [sys.executable, "-c", "from siren_runtime.cli import main; main()"]
 TIMEOUT_S = 60

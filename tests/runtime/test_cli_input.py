@@ -8,6 +8,7 @@ from typing import BinaryIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from siren_runtime.commands.texts import MAX_LINE_BYTES, InputFormat, Line, read_texts
 
 TEXT_LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=9)

@@ -10,10 +10,11 @@ import msgspec
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
 from siren_runtime import BackendError, BundleError, Guard
 from siren_runtime.cli import app
 from tiny_bundle import edit_manifest, edit_model, make_bundle, seal
-from typer.testing import CliRunner
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {}
 """Found by every load."""

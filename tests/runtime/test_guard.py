@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import siren_runtime.guard
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from siren_guard import ScoreResult as UpstreamScoreResult
+
+import siren_runtime.guard
 from siren_runtime import BackendError, BundleError, Guard, InputError, ScoreResult
 from siren_runtime.manifest import Manifest
 from texts import TEXTS

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from siren_runtime import BundleError
 from siren_runtime.manifest import check_relative, decode, encode
 
@@ -27,7 +28,7 @@ def manifest(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / "guard.json").read_bytes())
 
 
-def _refuse(value: Any, match: str = "guard.json") -> None:
+def _refuse(value: Any, match: str = "guard") -> None:
     with pytest.raises(BundleError, match=match):
         decode(json.dumps(value).encode(), "guard.json")
 
@@ -47,7 +48,7 @@ def test_a_manifest_survives_writing_and_reading(bundle: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(BundleError, match="x/guard.json"):
+    with pytest.raises(BundleError, match=r"x/guard\.json"):
         decode(data, "x/guard.json")
 
 
@@ -146,8 +147,10 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "/", "/etc/passwd", "..", "../a", "a/../b", "a/..", "./a", "a/", "a//b", "a\\b"]
-    + ["C:a", "C:\\a", "a\0b", "//host/share"],
+    [
+        *("", ".", "/", "/etc/passwd", "..", "../a", "a/../b", "a/..", "./a", "a/", "a//b"),
+        *("a\\b", "C:a", "C:\\a", "a\0b", "//host/share"),
+    ],
 )
 def test_a_path_that_could_leave_the_folder_is_refused(path: str) -> None:
     with pytest.raises(BundleError, match="plain relative path"):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from siren_guard.siren_guard import _join_prompt_response, _to_raw_text
+
 from siren_runtime import InputError
 from siren_runtime.text import _CHAT_MARKERS, choose, clean, join
 from texts import TEXTS

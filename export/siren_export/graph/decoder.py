@@ -88,15 +88,15 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     divides the low ones only and blends in between, as Llama 3.1 was trained.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
+    frequencies = np.asarray(1.0 / np.float32(rope.theta) ** exponents, np.float32)
     if rope.kind == "linear":
-        return frequencies / np.float32(rope.factor)
-    if rope.kind == "llama3":
+        frequencies = frequencies / np.float32(rope.factor)
+    elif rope.kind == "llama3":
         turns = rope.original_max_position_embeddings * frequencies / (2 * np.pi)
         span = rope.high_freq_factor - rope.low_freq_factor
         keep = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
-        return (keep * frequencies + (1 - keep) * frequencies / rope.factor).astype(np.float32)
-    return frequencies
+        frequencies = keep * frequencies + (1 - keep) * frequencies / rope.factor
+    return np.asarray(frequencies, np.float32)
 
 
 def _rotary(
@@ -153,7 +153,6 @@ def _attention(
             is_causal=1,
             q_num_heads=config.attention_heads,
             kv_num_heads=config.kv_heads,
-            softmax_precision=int(FLOAT),
         )
         name = f"{prefix}.o_proj"
         shape = (config.hidden_size, config.attention_heads * config.head_dim)

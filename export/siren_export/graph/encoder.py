@@ -137,7 +137,6 @@ def _attention(
             visible,
             q_num_heads=heads,
             kv_num_heads=heads,
-            softmax_precision=int(FLOAT),
         )
         return _linear(g, weights, y, f"{prefix}.output.dense", (width, width))
 

@@ -1,8 +1,8 @@
 """Pooling and the SIREN head (arXiv 2604.18519), in float32 at every precision.
 
-    pooled[l]  = mean over real tokens of states[l], the selected channels
-    features   = concat over l of layer_weight[l] * pooled[l]
-    score      = softmax(mlp(features))[harmful]
+pooled[l]  = mean over real tokens of states[l], the selected channels
+features   = concat over l of layer_weight[l] * pooled[l]
+score      = softmax(mlp(features))[harmful]
 """
 
 from collections.abc import Mapping

@@ -34,7 +34,9 @@ def _check_threshold(threshold: float | None) -> float | None:
 @app.command(epilog="Example: tail -f chat.jsonl | siren score engines/minilm --threshold 0.8")
 def score(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")
+    ] = None,
     input: Annotated[
         typer.FileBinaryRead | None,
         typer.Option("--input", "-i", help="File of texts, - for standard input."),

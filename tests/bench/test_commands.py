@@ -1,0 +1,108 @@
+"""The commands of siren bench, on tiny models: what they write and what they refuse."""
+
+import json
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models import make_artifact
+from siren_bench.cli import app
+from siren_bench.process import in_fresh_process, peak_memory
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def read(path):
+    record = json.loads(path.read_text())
+    assert {"cpu", "logical_cores", "memory_bytes", "system"} <= record["machine"].keys()
+    assert {"siren-edge", "onnxruntime", "torch", "llm-siren"} <= record["versions"].keys()
+    assert record["command"]
+    return record
+
+
+def test_the_siren_command_finds_bench():
+    (entry_point,) = entry_points(group="siren.commands", name="bench")
+    assert entry_point.load() is app
+
+
+def test_synthesize_writes_a_backbone_and_a_head(tmp_path, tiny_name):
+    result = run("synthesize", tiny_name, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "backbone" / "model.safetensors").is_file()
+    assert (tmp_path / "head" / "siren.safetensors").is_file()
+
+
+def test_export_memory_records_peak_time_and_sizes(tmp_path, tiny_name):
+    output = tmp_path / "results" / "memory.json"
+    result = run("export-memory", tiny_name, "--keep", tmp_path / "kept", "-o", output)
+    assert result.exit_code == 0, result.output
+    (entry,) = read(output)["results"]
+    assert entry["shape"] == tiny_name
+    assert entry["precision"] == "fp16"
+    assert 20e6 < entry["peak_bytes"] < 500e6
+    assert 0 < entry["seconds"] < 60
+    assert 0 < entry["bundle_bytes"] < 2 * entry["checkpoint_bytes"]
+    assert f"| {tiny_name} | fp16 |" in result.stdout
+    assert output.with_suffix(".md").read_text().startswith(result.stdout.rstrip("\n"))
+    assert (tmp_path / "kept" / tiny_name / "backbone" / "config.json").is_file()
+
+
+def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, backbone_folder):
+    output = tmp_path / "latency.json"
+    head = make_artifact(tmp_path / "head", backbone_folder("bert"))
+    result = run("latency", head, "--tokens", "8,4", "--rounds", 3, "--threads", 1, "-o", output)
+    assert result.exit_code == 0, result.output
+    record = read(output)
+    assert record["settings"]["threads"] == 1
+    entries = record["results"]
+    assert [(e["tokens"], e["engine"]) for e in entries] == [
+        (tokens, engine)
+        for tokens in (4, 8)
+        for engine in ("siren-edge float32", "llm-siren float32", "llm-siren bfloat16")
+    ]
+    for ours, float32, bfloat16 in (entries[:3], entries[3:]):
+        assert ours["ratio"] == 1.0
+        assert ours["score"] == pytest.approx(float32["score"], abs=1e-4)
+        assert ours["score"] == pytest.approx(bfloat16["score"], abs=0.1)
+        for entry in (ours, float32, bfloat16):
+            assert len(entry["samples_s"]) == 3
+            assert entry["median_s"] == np.median(entry["samples_s"])
+            assert entry["median_s"] <= entry["p95_s"] <= max(entry["samples_s"])
+            ratios = np.divide(entry["samples_s"], ours["samples_s"])
+            assert entry["ratio"] == pytest.approx(np.median(ratios))
+    assert result.stdout.splitlines()[2].startswith("| 4 | ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("synthesize", "qwen9", "-o", "x"), "not one of qwen3-0.6b"),
+        (("export-memory", "qwen9"), "not one of qwen3-0.6b"),
+        (("export-memory", "qwen3-0.6b", "--precision", "fp64"), "not one of fp32"),
+        (("latency", "minilm", "--tokens", "8,many"), "--tokens must be like"),
+        (("latency", "minilm", "--tokens", "0"), "--tokens must be from 1"),
+    ],
+)
+def test_wrong_use_is_refused_before_any_work(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("head", "tokens", "message"),
+    [("no-such-head", "8", "neither a shape"), ("tiny", "9999", "max_length 512")],
+)
+def test_a_head_that_cannot_be_measured_is_refused(tiny_name, head, tokens, message):
+    result = run("latency", tiny_name if head == "tiny" else head, "--tokens", tokens)
+    assert message in str(result.exception)
+
+
+def test_a_fresh_process_does_not_inherit_its_parents_peak():
+    ballast = np.ones(300_000_000, dtype=np.uint8)
+    assert peak_memory() > ballast.nbytes
+    assert in_fresh_process(peak_memory) < 200_000_000

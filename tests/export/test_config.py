@@ -1,0 +1,195 @@
+"""config.json in both forms becomes what the authors need; what they lack is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from siren_export.config import (
+    SUPPORTED,
+    DecoderConfig,
+    EncoderConfig,
+    Rope,
+    check_max_length,
+    parse_config,
+)
+from siren_export.graph.decoder import inverse_frequencies
+from siren_runtime.errors import CheckpointError, SirenError
+
+DECODER = {
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+ENCODER = {"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 4}
+
+
+def decoder(**keys) -> DecoderConfig:
+    config = parse_config({**DECODER, **keys}, "config.json")
+    assert isinstance(config, DecoderConfig)
+    return config
+
+
+def test_both_forms_of_rope_read_alike():
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    form_4 = decoder(rope_theta=500.0, rope_scaling=llama3)
+    form_5 = decoder(rope_parameters={"rope_theta": 500.0, **llama3})
+    assert form_4.rope == form_5.rope == Rope(500.0, "llama3", 8.0, 1.0, 4.0, 32)
+
+
+def test_rope_scaling_was_once_called_type():
+    assert decoder(rope_scaling={"type": "linear", "factor": 2.0}).rope.kind == "linear"
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3"])
+def test_scaled_frequencies_are_those_of_transformers(kind):
+    scaling = {
+        "rope_type": kind,
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    }
+    if kind == "linear":
+        scaling = {k: scaling[k] for k in ("rope_type", "rope_theta", "factor")}
+    config = LlamaConfig(
+        hidden_size=256,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        rope_parameters=scaling,
+    )
+    expected, _ = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    ours = inverse_frequencies(decoder(rope_parameters=scaling).rope, 128)
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "qkv", "output", "mlp", "norm"),
+    [
+        ("llama", True, True, True, False),
+        ("qwen3", True, True, False, True),
+        ("qwen2", True, False, False, False),
+        ("mistral", False, False, False, False),
+    ],
+)
+def test_bias_flags_count_only_where_the_model_has_them(model_type, qkv, output, mlp, norm):
+    config = decoder(
+        model_type=model_type, attention_bias=True, mlp_bias=True, num_key_value_heads=2
+    )
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias, config.qk_norm) == (
+        qkv,
+        output,
+        mlp,
+        norm,
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "window"),
+    [
+        ({"model_type": "llama", "sliding_window": 8}, None),
+        ({"model_type": "mistral", "sliding_window": 8}, 8),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+        ({"model_type": "mistral"}, 4096),
+        ({"model_type": "qwen2", "sliding_window": 8}, None),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, None),
+        (
+            {
+                "model_type": "qwen2",
+                "sliding_window": 8,
+                "use_sliding_window": True,
+                "max_window_layers": 2,
+            },
+            8,
+        ),
+        (
+            {
+                "model_type": "qwen3",
+                "sliding_window": 8,
+                "use_sliding_window": True,
+                "layer_types": ["full_attention", "sliding_attention"] * 2,
+            },
+            8,
+        ),
+    ],
+)
+def test_a_sliding_window_counts_where_a_block_slides(keys, window):
+    config = decoder(num_key_value_heads=2, **keys)
+    assert config.sliding_window == window
+
+
+def test_a_window_shorter_than_the_text_is_refused_and_a_longer_one_is_exact():
+    config = decoder(model_type="mistral", num_key_value_heads=2, sliding_window=512)
+    check_max_length(config, 512, "config.json")
+    with pytest.raises(CheckpointError, match=r"slides over 512 tokens.*up to 513"):
+        check_max_length(config, 513, "config.json")
+
+
+def test_an_encoder_reads_no_further_than_its_positions():
+    config = parse_config(ENCODER, "config.json")
+    assert isinstance(config, EncoderConfig)
+    check_max_length(config, 512, "config.json")
+    with pytest.raises(CheckpointError, match="max_position_embeddings 512"):
+        check_max_length(config, 513, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2"}, "supported: " + ", ".join(SUPPORTED)),
+        ({**DECODER, "hidden_size": "64"}, "hidden_size"),
+        ({**DECODER, "hidden_size": 0}, "hidden_size"),
+        ({**DECODER, "num_hidden_layers": -1}, "num_hidden_layers"),
+        ({k: v for k, v in DECODER.items() if k != "vocab_size"}, "vocab_size"),
+        ({**DECODER, "num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
+        ({**DECODER, "head_dim": 15}, "head_dim 15 is odd"),
+        ({**DECODER, "rms_norm_eps": 0}, "rms_norm_eps"),
+        ({**DECODER, "rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({**DECODER, "rope_parameters": {"factor": "big"}}, "rope parameters"),
+        ({**DECODER, "rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({**ENCODER, "position_embedding_type": "relative_key"}, "relative_key"),
+        ({**ENCODER, "is_decoder": True}, "is_decoder"),
+        ({**ENCODER, "num_attention_heads": 5}, "not a multiple of num_attention_heads 5"),
+    ],
+)
+def test_what_the_graphs_lack_is_refused_by_name(config, message):
+    with pytest.raises(CheckpointError, match=r"config\.json") as caught:
+        parse_config(config, "config.json")
+    assert message in str(caught.value)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    model_type=st.sampled_from(SUPPORTED),
+    changes=st.dictionaries(
+        st.sampled_from([*DECODER, "rope_scaling", "rope_parameters", "head_dim", "layer_types"]),
+        _JSON,
+        max_size=4,
+    ),
+)
+def test_any_config_is_read_or_refused_with_an_error_of_ours(model_type, changes):
+    try:
+        parse_config({**DECODER, **changes, "model_type": model_type}, "config.json")
+    except SirenError as error:
+        assert "config.json" in str(error)  # noqa: PT017

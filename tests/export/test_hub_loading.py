@@ -1,0 +1,192 @@
+"""Heads and backbones by hub repository id: pinned, minimal, refused with one clear error."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from hub_server import HubServer
+
+# Run in a process of its own, since huggingface_hub reads the environment when it is imported.
+_LOAD = """
+import json, sys
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_runtime.errors import SirenError
+
+kind, source, revision = json.loads(sys.argv[1])
+try:
+    if kind == "artifact":
+        artifact = load_artifact(source, revision=revision)
+        answer = {"source": artifact.source, "bias": artifact.head[0].bias.tolist()}
+    else:
+        checkpoint = load_checkpoint(source, revision=revision)
+        answer = {
+            "source": checkpoint.source,
+            "revision": checkpoint.revision,
+            "norm": checkpoint.read("norm.weight").tolist(),
+        }
+except SirenError as error:
+    answer = {"error": type(error).__name__, "message": str(error)}
+print(json.dumps(answer))
+"""
+
+
+def write_artifact(folder: Path, bias: float) -> Path:
+    folder.mkdir()
+    config = {
+        "base_model": {"model_id": "org/backbone", "revision": "v1"},
+        "siren_module": {
+            "pooling_type": "mlp_mean",
+            "selected_layers": [2],
+            "selected_neurons_dict": {"layer2_mlp_mean": [3]},
+        },
+        "mlp": {"input_dim": 1, "layer_dims": [], "dropout_rates": []},
+        "inference": {"max_length": 8, "default_threshold": 0.5},
+    }
+    (folder / "siren_config.json").write_text(json.dumps(config))
+    weights = {
+        "network.0.weight": np.ones((2, 1), np.float32),
+        "network.0.bias": np.full(2, bias, np.float32),
+    }
+    save_file(weights, folder / "siren.safetensors")
+    (folder / "README.md").write_text("a head")
+    return folder
+
+
+def write_backbone(folder: Path, norm: float, *, sharded: bool = False) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    tensors = {"model.norm.weight": np.full(2, norm, np.float32)}
+    if sharded:
+        shard = "model-00001-of-00001.safetensors"
+        save_file(tensors, folder / shard)
+        index = {"weight_map": {"model.norm.weight": shard}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(tensors, folder / "model.safetensors")
+    for name in ("pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors"):
+        (folder / name).write_bytes(b"not to be fetched")
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    pickled = write_backbone(tmp_path / "pickled", 9.0)
+    (pickled / "model.safetensors").unlink()
+    repositories = {
+        "org/head": {
+            "main": write_artifact(tmp_path / "head", 2.0),
+            "v1": write_artifact(tmp_path / "head-v1", 1.0),
+        },
+        "org/backbone": {
+            "main": write_backbone(tmp_path / "backbone", 2.0),
+            "v1": write_backbone(tmp_path / "backbone-v1", 1.0, sharded=True),
+        },
+        "org/pickled": {"main": pickled},
+        "org/gated": {"main": tmp_path / "backbone"},
+    }
+    with HubServer(repositories, gated={"org/gated": "hf_open_sesame"}) as server:
+        yield server
+
+
+def load(
+    hub: HubServer,
+    home: Path,
+    kind: Literal["artifact", "checkpoint"],
+    source: str,
+    revision: str | None = None,
+    **environment: str,
+) -> dict[str, Any]:
+    """What load_artifact or load_checkpoint gives, with `home` as the hub's cache."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD, json.dumps([kind, source, revision])],
+        env=hub.environment(home, **environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_head_is_loaded_at_its_revision_with_its_two_files(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    main = load(hub, tmp_path / "home", "artifact", "org/head")
+    assert main == {"source": "org/head", "bias": [2.0, 2.0]}
+    pinned = load(hub, tmp_path / "home", "artifact", "org/head", "v1")
+    assert pinned["bias"] == [1.0, 1.0]
+    assert not any("README" in request for request in hub.requests)
+
+
+def test_a_backbone_is_loaded_at_its_revision_and_says_its_commit(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    main = load(hub, tmp_path / "home", "checkpoint", "org/backbone")
+    commit = hub.commit("org/backbone")
+    assert main == {"source": "org/backbone", "revision": commit, "norm": [2.0, 2.0]}
+    commit = hub.commit("org/backbone", "v1")
+    for revision in ("v1", commit):
+        pinned = load(hub, tmp_path / "home", "checkpoint", "org/backbone", revision)
+        assert pinned == {"source": "org/backbone", "revision": commit, "norm": [1.0, 1.0]}
+
+
+def test_pickles_code_and_second_copies_are_never_fetched(hub: HubServer, tmp_path: Path) -> None:
+    load(hub, tmp_path / "home", "checkpoint", "org/backbone")
+    fetched = " ".join(hub.requests)
+    assert "model.safetensors" in fetched
+    for name in ("pytorch_model.bin", ".py", "consolidated"):
+        assert name not in fetched
+
+
+def test_a_repository_with_pickles_only_has_no_weights(hub: HubServer, tmp_path: Path) -> None:
+    answer = load(hub, tmp_path / "home", "checkpoint", "org/pickled")
+    assert answer["error"] == "CheckpointError"
+    assert "neither model.safetensors" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("artifact", "ArtifactError"), ("checkpoint", "CheckpointError")]
+)
+def test_hub_failures_are_errors_of_the_loader(
+    kind: Literal["artifact", "checkpoint"], error: str, hub: HubServer, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with HubServer({}) as down:
+        pass  # its port is closed again
+    answers = {
+        "no such repository": load(hub, home, kind, "org/nothing"),
+        "no such revision": load(hub, home, kind, "org/backbone", "v9"),
+        "gated": load(hub, home, kind, "org/gated"),
+        "cannot be reached": load(down, home, kind, "org/backbone"),
+        "HF_HUB_OFFLINE": load(hub, home, kind, "org/backbone", HF_HUB_OFFLINE="1"),
+        "(org/name)": load(hub, home, kind, "no-such-folder"),
+    }
+    for reason, answer in answers.items():
+        assert answer["error"] == error
+        assert reason in answer["message"]
+
+
+def test_the_token_of_the_environment_opens_a_gated_backbone(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    answer = load(hub, tmp_path / "home", "checkpoint", "org/gated", HF_TOKEN="hf_open_sesame")
+    assert answer["norm"] == [2.0, 2.0]
+
+
+def test_a_cached_backbone_loads_offline(hub: HubServer, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    online = load(hub, home, "checkpoint", "org/backbone", "v1")
+    assert load(hub, home, "checkpoint", "org/backbone", "v1", HF_HUB_OFFLINE="1") == online
