@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,10 +12,13 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Manifest, Precision
@@ -27,7 +30,7 @@ from .export import Stage, export_bundle
 from .recipes import find_recipe, recipe_names
 from .verify import LlmSiren, Reference, ReferenceUnavailable, read_reference, write_reference
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 _EPILOG = """
 Examples:
@@ -64,9 +67,7 @@ def export(
         str | None,
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help=f"One of {', '.join(get_args(Precision))}.")
-    ] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Of weights and matrix products.")] = "fp32",
     verify: Annotated[
         bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
     ] = True,
@@ -87,8 +88,6 @@ def export(
     weights are streamed, so a large backbone needs little memory. With the reference extra
     installed, the bundle's scores are compared with llm-siren's, and the report kept in it.
     """
-    if precision not in get_args(Precision):
-        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(get_args(Precision))}")
     recipe = find_recipe(head)
     if output is None:
         if recipe is None:
@@ -117,7 +116,7 @@ def export(
             artifact,
             checkpoint,
             output,
-            precision=cast("Precision", precision),
+            precision=precision,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
@@ -139,34 +138,43 @@ def _existing(head: str) -> str:
 class _Bars:
     """A progress bar a stage, on standard error."""
 
-    def __enter__(self) -> "_Bars":
-        console = Console(stderr=True)
-        text = TextColumn("{task.description:<24}")
-        self._bytes = Progress(
-            text, BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console
-        )
-        self._texts = Progress(
-            text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            _Amount(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
         )
         self._tasks: dict[Stage, TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
         return self
 
     def update(self, stage: Stage, done: int, total: int) -> None:
-        bar = self._bytes if stage == "write" else self._texts
         if stage not in self._tasks:
-            for other in (self._bytes, self._texts):
-                other.stop()
-            bar.start()
-            self._tasks[stage] = bar.add_task(_STAGES[stage], total=total)
-        bar.update(self._tasks[stage], completed=done)
+            self._tasks[stage] = self._progress.add_task(
+                _STAGES[stage], total=total, bytes=stage == "write"
+            )
+        self._progress.update(self._tasks[stage], completed=done)
 
-    def __exit__(self, *exc: object) -> None:
-        self._bytes.stop()
-        self._texts.stop()
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+
+class _Amount(ProgressColumn):
+    """Bytes written of all, or texts done of all."""
+
+    _texts = MofNCompleteColumn()
+    _bytes = DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        return (self._bytes if task.fields["bytes"] else self._texts).render(task)
 
 
 def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     size = sum(file.size for file in manifest.files.values()) / 1e6
     backbone, report = manifest.backbone, manifest.verification
     console.print(

@@ -14,6 +14,7 @@ from siren_runtime.errors import CheckpointError
 from siren_runtime.manifest import FileSpec
 
 from .checkpoint import Checkpoint
+from .finite import all_finite
 
 # ONNX recommends page-aligned offsets, so that a runtime can map each tensor by itself.
 ALIGNMENT = 4096
@@ -102,7 +103,7 @@ class CheckpointWeights:
             if scale != 1.0:
                 values = values.astype(np.float32) * np.float32(scale)
             cast = values.astype(dtype.numpy(), copy=False)
-        if dtype != ir.DataType.FLOAT and not np.isfinite(cast).all():
+        if dtype != ir.DataType.FLOAT and not all_finite(cast):
             raise CheckpointError(
                 f"{self.checkpoint.source}: tensor {name!r} holds values that {dtype.name} "
                 "cannot represent; export with --precision fp32"

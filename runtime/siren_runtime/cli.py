@@ -31,9 +31,11 @@ class SirenGroup(TyperGroup):
         if entry_point is None:
             return None
         try:
-            return get_command(entry_point.load())
+            command = get_command(entry_point.load())
         except ImportError as error:
-            return _unavailable(cmd_name, entry_point, error)
+            command = _unavailable(entry_point, error)
+        command.name = cmd_name  # what help shows
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand. Its SirenError becomes one line on standard error, exit 1."""
@@ -85,7 +87,7 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="siren.commands")}
 
 
-def _unavailable(name: str, entry_point: EntryPoint, cause: ImportError) -> Any:
+def _unavailable(entry_point: EntryPoint, cause: ImportError) -> Any:
     extra = ",".join(entry_point.extras)
     hint = f"pip install 'siren-edge[{extra}]'" if extra else "reinstall siren-edge"
     placeholder = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -96,7 +98,7 @@ def _unavailable(name: str, entry_point: EntryPoint, cause: ImportError) -> Any:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def refuse(context: typer.Context) -> None:
-        report(f"error: siren {name} is not installed ({cause}); {hint}")
+        report(f"error: siren {entry_point.name} is not installed ({cause}); {hint}")
         raise typer.Exit(EXIT_USAGE)
 
     return get_command(placeholder)

@@ -17,8 +17,6 @@ from .manifest import TOKENIZER_FILE, Manifest
 from .text import choose, clean
 from .tokenizer import Tokenizer
 
-TOKEN_BUDGET = 4096  # tokens of one batch, padding included
-
 
 @dataclass(frozen=True)
 class ScoreResult:
@@ -199,7 +197,7 @@ class Guard:
                 "nothing to score"
             )
         results: dict[int, ScoreResult] = {}
-        for batch in micro_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
+        for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
             _check_finite(outputs, batch)
             for row, index in enumerate(batch):

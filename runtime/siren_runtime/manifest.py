@@ -183,6 +183,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     if "score" not in manifest.graphs:
         raise BundleError(f"{origin}: graphs has no 'score'; found {sorted(manifest.graphs)}")
     for name, graph in manifest.graphs.items():
+        if not graph.file.endswith(".onnx"):  # ONNX Runtime goes by the suffix; we read ONNX only
+            raise BundleError(f"{origin}: graph {name!r} is {graph.file!r}, expected an .onnx file")
         if graph.file not in manifest.files:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
     _check_score_graph(manifest, origin)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -75,7 +76,8 @@ def test_a_part_that_is_not_installed_says_which_extra_brings_it(
     module: str, command: str, extra: str
 ) -> None:
     hint = f"pip install 'siren-edge[{extra}]'"
-    assert f"Not installed: {hint}" in run_without(module, "--help").stdout
+    help_text = run_without(module, "--help").stdout
+    assert re.search(rf" {command} +Not installed: {re.escape(hint)} ", help_text)
     for arguments in ([command], [command, "--help"], [command, "x", "--option", "y"]):
         result = run_without(module, *arguments)
         assert result.returncode == 2

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from siren_guard import ScoreResult as UpstreamScoreResult
 
-import siren_runtime.guard
 from siren_runtime import BackendError, BundleError, Guard, InputError, ScoreResult
 from siren_runtime.manifest import Manifest
 from texts import TEXTS
@@ -155,7 +154,7 @@ def test_an_empty_batch_gives_an_empty_list(guard: Guard) -> None:
 def test_a_batch_gives_the_single_scores_in_order(
     guard: Guard, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(siren_runtime.guard, "TOKEN_BUDGET", budget)
+    monkeypatch.setattr(guard._backend, "token_budget", budget)
     results = guard.score_batch(iter(TEXTS))
     for text, result in zip(TEXTS, results, strict=True):
         assert result.score == pytest.approx(guard.score(text).score, abs=1e-5)
@@ -182,7 +181,7 @@ def test_a_batch_is_scored_in_micro_batches_under_the_budget(
         return run(input_ids, attention_mask)
 
     monkeypatch.setattr(guard._backend, "run", record)
-    monkeypatch.setattr(siren_runtime.guard, "TOKEN_BUDGET", 64)
+    monkeypatch.setattr(guard._backend, "token_budget", 64)
     guard.score_batch(["abcdefg", "a"] * 16)
     assert shapes == [(16, 2), (8, 8), (8, 8)]  # a start token, then a token a byte
 

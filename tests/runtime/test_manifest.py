@@ -118,6 +118,7 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("graphs", to={}), "no 'score'"),
         (_set("files", to={}), "files lacks"),
         (_set("graphs", "score", "file", to="other.onnx"), "other.onnx"),
+        (_set("graphs", "score", "file", to="weights.bin"), "expected an .onnx file"),
         (_set("graphs", "score", "inputs", to=[]), "graphs.score.inputs"),
         (_set("graphs", "score", "inputs", 0, "dtype", to="int32"), "int32"),
         (_set("graphs", "score", "outputs", 2, "shape", to=["batch", 9]), "features: float32"),

@@ -26,6 +26,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """What the graph runs on: "cpu", "cuda" or "tensorrt"."""
 
+    @property
+    def token_budget(self) -> int:
+        """How many tokens a batch should hold at most, padding included, to be quick."""
+
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded `input_ids` [batch, sequence]; the mask is 1 on real tokens.
 

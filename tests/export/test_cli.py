@@ -1,0 +1,126 @@
+"""`siren export` on the command line: what it makes, says, and refuses without a traceback."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from models import make_artifact
+from siren_export import recipes
+from siren_runtime import Guard
+from siren_runtime.cli import app
+from siren_runtime.errors import CheckpointError
+
+
+@pytest.fixture
+def siren():
+    """Return a function that runs `siren` with arguments: exit status, output, error output."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def head(tmp_path, backbone_folder):
+    return make_artifact(tmp_path / "head", backbone_folder("qwen3"))
+
+
+def test_an_export_is_verified_by_default_and_says_how_it_went(siren, head, tmp_path):
+    status, out, err = siren("export", head, "-o", tmp_path / "bundle")
+    assert (status, out) == (0, "")
+    assert "fp32, 4 of 4 blocks" in err
+    assert "passed: |score difference| at most" in err
+    assert Guard.load(tmp_path / "bundle").manifest.verification.status == "passed"
+
+
+def test_an_export_without_verification_says_that_it_is_unverified(siren, head, tmp_path):
+    status, _, err = siren("export", head, "-o", tmp_path / "bundle", "--no-verify")
+    assert status == 0
+    assert "unverified" in err
+
+
+def test_another_backbone_may_be_named(siren, tmp_path, backbone_folder):
+    head = make_artifact(tmp_path / "head", backbone_folder("qwen3"))
+    config = json.loads((head / "siren_config.json").read_text())
+    config["base_model"]["model_id"] = "someone/qwen"
+    (head / "siren_config.json").write_text(json.dumps(config))
+    status, _, _ = siren(
+        "export", head, "-o", tmp_path / "bundle", "--backbone", backbone_folder("qwen3")
+    )
+    assert status == 0
+    assert Guard.load(tmp_path / "bundle").base_model_id == "someone/qwen"
+
+
+def test_a_second_export_needs_overwrite(siren, head, tmp_path):
+    bundle = tmp_path / "bundle"
+    assert siren("export", head, "-o", bundle, "--no-verify")[0] == 0
+    status, _, err = siren("export", head, "-o", bundle, "--no-verify")
+    assert status == 1
+    assert "--overwrite" in err
+    assert siren("export", head, "-o", bundle, "--no-verify", "--overwrite")[0] == 0
+
+
+def test_reference_scores_are_recorded_on_request(siren, head, tmp_path):
+    recorded = tmp_path / "reference.json"
+    status, _, _ = siren("export", head, "-o", tmp_path / "bundle", "--record-reference", recorded)
+    assert status == 0
+    assert json.loads(recorded.read_text())["name"].startswith("llm-siren")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-head", "-o", "bundle"], "nor a shipped guard"),
+        (["./no/such/head", "-o", "bundle"], "no/such/head"),
+        ([".", "-o", "bundle"], "siren_config.json"),
+    ],
+)
+def test_what_is_no_head_is_an_error_in_one_line(siren, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, out, err = siren("export", *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("siren: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_unknown_precision_is_wrong_use(siren, head, tmp_path):
+    status, _, err = siren("export", head, "-o", tmp_path / "bundle", "--precision", "fp12")
+    assert status == 2
+    assert "fp12" in err
+
+
+def test_a_head_without_a_place_to_go_is_wrong_use(siren, head):
+    status, _, err = siren("export", head)
+    assert status == 2
+    assert "--output" in err
+
+
+def test_a_missing_backbone_package_says_what_to_install(siren, monkeypatch, tmp_path):
+    engines = tmp_path / "engines"
+    (engines / "tiny").mkdir(parents=True)
+    (engines / "tiny" / "recipe.json").write_text(
+        json.dumps(
+            {
+                "backbone": {
+                    "package": "no_such_backbone",
+                    "folder": "model",
+                    "requirement": "no-such-backbone==1.0",
+                },
+                "reference": "reference.json",
+            }
+        )
+    )
+    monkeypatch.setattr(recipes, "ENGINES", engines)
+    recipe = recipes.find_recipe("tiny")
+    assert recipe is not None
+    with pytest.raises(CheckpointError, match=r"pip install --no-deps no-such-backbone==1\.0"):
+        recipe.backbone()
+    assert recipes.find_recipe("../tiny") is None
