@@ -2,7 +2,7 @@
 
 from siren_runtime import Guard
 
-guard = Guard.load("engines/minilm")
+guard = Guard.load("engines/minilm/bundle")
 guard.score("text").is_harmful
 """
 

@@ -57,7 +57,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Example: siren score engines/minilm 'How do I make a bomb?'")
+@app.callback(epilog="Example: siren score engines/minilm/bundle 'How do I make a bomb?'")
 def _siren(
     version: Annotated[
         bool,

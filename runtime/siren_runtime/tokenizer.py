@@ -19,11 +19,15 @@ class Tokenizer:
     def __init__(self, path: Path, max_length: int) -> None:
         import tokenizers  # slow to import, so not when siren_runtime is
 
+        self._path = path
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
             special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
             self._tokenizer.enable_truncation(max_length, direction="right")
-        except Exception as error:  # the package raises plain Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
+        except BaseException as error:
             raise BundleError(f"{path}: not a usable tokenizer: {error}") from error
         if max_length <= special:
             raise BundleError(
@@ -33,5 +37,15 @@ class Tokenizer:
         self._tokenizer.no_padding()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, special tokens included, without padding."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        """Return the ids of each text, special tokens included, without padding.
+
+        Raises:
+            BundleError: tokenizer.json makes the tokenizer fail on a text.
+        """
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as above
+            raise BundleError(f"{self._path}: the tokenizer failed on a text: {error}") from error
+        return [encoding.ids for encoding in encodings]

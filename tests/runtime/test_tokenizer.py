@@ -1,5 +1,6 @@
 """The tokenizer gives the ids that transformers gives for the same tokenizer.json."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(content: bytes, tmp_path
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         Tokenizer(path, 32)
+
+
+def test_a_panic_of_the_tokenizers_library_is_refused_too(bundle: Path, tmp_path: Path) -> None:
+    content = json.loads((bundle / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
+        Tokenizer(path, 32).encode_batch(["text"])
 
 
 @pytest.mark.parametrize("max_length", [0, 1])

@@ -19,7 +19,7 @@ from siren_runtime.manifest import Manifest, TensorSpec, Verification
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
-@app.command(epilog="Example: siren inspect engines/minilm --check")
+@app.command(epilog="Example: siren inspect engines/minilm/bundle --check")
 def inspect(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
     check: Annotated[

@@ -31,7 +31,9 @@ def _check_threshold(threshold: float | None) -> float | None:
     return threshold
 
 
-@app.command(epilog="Example: tail -f chat.jsonl | siren score engines/minilm --threshold 0.8")
+@app.command(
+    epilog="Example: tail -f chat.jsonl | siren score engines/minilm/bundle --threshold 0.8"
+)
 def score(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
     texts: Annotated[

@@ -1,0 +1,1 @@
+"""The subcommands of `siren` that need the train extra."""

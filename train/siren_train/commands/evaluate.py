@@ -1,0 +1,88 @@
+"""`siren evaluate`: measure a guard, or an ensemble of guards, on labelled text."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from siren_export.recipes import find_recipe
+from siren_runtime import Guard
+from siren_runtime.cli import report
+from siren_runtime.errors import InputError
+from siren_train.data import parse_source
+from siren_train.evaluate import evaluation_markdown, measure, score_rows
+from siren_train.files import write_atomically
+from siren_train.plots import plot_evaluation
+
+from . import options
+
+app = typer.Typer(add_completion=False)
+
+_EPILOG = "Example: siren evaluate my-guard data/*.jsonl -o evaluation --by category"
+
+
+@app.command(epilog=_EPILOG)
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    data: options.Data,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, tables and plots.")
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A further bundle, whose scores are averaged in; repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which rows to score.")] = "test",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Harmful from this score; default: the bundle's."),
+    ] = None,
+    by: Annotated[
+        Literal["dataset", "category"], typer.Option(help="How finely to report.")
+    ] = "dataset",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    text: options.TextColumns = "",
+    label: options.LabelColumn = "label",
+    split_column: options.SplitColumn = "split",
+    id_column: options.IdColumn = "id",
+    category: options.CategoryColumn = "category",
+    classes: options.Classes = "safe,harmful",
+) -> None:
+    """Measure a guard on labelled text: macro-F1 per data set and their mean, and much else.
+
+    The Markdown report goes to standard output; --output keeps it with JSON and plots.
+    """
+    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    sources = [parse_source(argument) for argument in data]
+    bundles = [bundle, *(ensemble or [])]
+    guards = [Guard.load(_folder(name), threads=threads) for name in bundles]
+    thresholds = {guard.default_threshold for guard in guards}
+    if threshold is None:
+        if len(thresholds) > 1:
+            raise InputError(f"the bundles' thresholds differ ({thresholds}); give --threshold")
+        threshold = thresholds.pop()
+    scores = score_rows(guards, sources, columns, split)
+    evaluation = measure(
+        scores,
+        bundles=bundles,
+        sources=[source.location for source in sources],
+        split=split,
+        threshold=threshold,
+        by_category=by == "category",
+    )
+    markdown = evaluation_markdown(evaluation)
+    typer.echo(markdown, nl=False)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
+        write_atomically(output / "evaluation.json", data_json)
+        write_atomically(output / "evaluation.md", markdown.encode())
+        plot_evaluation(scores, evaluation, output)
+        report(f"{output}: evaluation.json, evaluation.md and plots")
+
+
+def _folder(name: str) -> str:
+    """A shipped guard's name stands for its bundle."""
+    recipe = find_recipe(name)
+    return str(recipe.bundle) if recipe else name

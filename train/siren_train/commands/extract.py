@@ -1,0 +1,80 @@
+"""`siren extract`: pool labelled text into a feature store."""
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import typer
+
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.recipes import find_recipe
+from siren_runtime.cli import report
+from siren_runtime.manifest import Pooling, Precision
+from siren_train.data import parse_source
+from siren_train.extract import extract as extract_features
+from siren_train.store import DType
+
+from . import options
+from .bars import Bars
+
+app = typer.Typer(add_completion=False)
+
+_EPILOG = "Example: siren extract minilm data/*.jsonl -o features"
+
+
+@app.command(epilog=_EPILOG)
+def extract(
+    backbone: Annotated[
+        str,
+        typer.Argument(
+            help="The backbone's folder or repo id, or a shipped guard's name (minilm)."
+        ),
+    ],
+    data: options.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The feature store to make.")],
+    pooling: Annotated[
+        Literal["residual_mean", "mlp_mean", "both"], typer.Option(help="What to pool.")
+    ] = "residual_mean",
+    dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
+    precision: Annotated[Precision, typer.Option(help="Of the engine that pools.")] = "fp32",
+    max_length: Annotated[int, typer.Option(min=1, help="Token limit of a text.")] = 512,
+    model_id: Annotated[
+        str | None,
+        typer.Option(help="What heads shall call the backbone, if not by what BACKBONE says."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the backbone's repository.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    text: options.TextColumns = "",
+    label: options.LabelColumn = "label",
+    split_column: options.SplitColumn = "split",
+    id_column: options.IdColumn = "id",
+    category: options.CategoryColumn = "category",
+    classes: options.Classes = "safe,harmful",
+) -> None:
+    """Pool every layer's neurons over labelled text, with the engine that will serve the head.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    sources = [parse_source(argument) for argument in data]
+    recipe = find_recipe(backbone)
+    checkpoint = load_checkpoint(str(recipe.backbone()) if recipe else backbone, revision=revision)
+    if model_id is None:
+        model_id = load_artifact(recipe.artifact).model_id if recipe else backbone
+    with Bars() as bars:
+        store = extract_features(
+            sources,
+            columns,
+            checkpoint,
+            output,
+            model_id=model_id,
+            model_revision=revision,
+            poolings=get_args(Pooling) if pooling == "both" else (pooling,),
+            dtype=dtype,
+            max_length=max_length,
+            precision=precision,
+            threads=threads,
+            progress=bars.update,
+        )
+    splits = ", ".join(f"{rows:,} {split}" for split, rows in store.manifest.splits.items())
+    report(f"{output}: {splits} rows of {store.manifest.layers} x {store.manifest.channels}")

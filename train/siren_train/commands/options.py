@@ -1,0 +1,52 @@
+"""Options that the commands that read labelled text share."""
+
+from typing import Annotated
+
+import typer
+
+from siren_train.data import Columns
+
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SPLIT=]DATA...",
+        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME for a hub data set.",
+    ),
+]
+TextColumns = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        help="Text column, or several joined by newlines: prompt,response. "
+        "[default: text, else prompt and response]",
+    ),
+]
+LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+SplitColumn = Annotated[
+    str, typer.Option("--split-column", help="Column of the split, where DATA names none.")
+]
+IdColumn = Annotated[str, typer.Option("--id", help="Column of the id, if there is one.")]
+CategoryColumn = Annotated[
+    str, typer.Option("--category", help="Column of the category, if there is one.")
+]
+Classes = Annotated[
+    str,
+    typer.Option(help="Class names by index; a label is a name or an index. Class 1 is harm."),
+]
+
+
+def make_columns(
+    text: str, label: str, split: str, id_: str, category: str, classes: str
+) -> Columns:
+    """Read the options above."""
+    names = tuple(name.strip() for name in classes.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")
+    return Columns(
+        text=tuple(name.strip() for name in text.split(",") if name.strip()),
+        label=label,
+        split=split,
+        id=id_,
+        category=category,
+        classes=names,
+    )

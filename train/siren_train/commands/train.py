@@ -1,0 +1,87 @@
+"""`siren train`: a head from a feature store."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_runtime.cli import report as say
+from siren_runtime.manifest import Pooling
+from siren_train.pipeline import Settings
+from siren_train.pipeline import train as train_pipeline
+from siren_train.plots import plot_layers
+from siren_train.report import write_report
+from siren_train.selection import LayerWeighting
+from siren_train.store import FeatureStore
+
+from .bars import Bars
+
+app = typer.Typer(add_completion=False)
+
+_EPILOG = "Example: siren train features -o my-head --trials 24"
+
+
+@app.command(epilog=_EPILOG)
+def train(
+    store: Annotated[Path, typer.Argument(help="A feature store made by siren extract.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The head's folder.")],
+    pooling: Annotated[Pooling, typer.Option(help="Which of the store's features.")] = (
+        "residual_mean"
+    ),
+    share: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of a probe's |weight| to select; repeat it to let the search choose. "
+            "[default: 0.6, 0.8, 0.9, 1]"
+        ),
+    ] = None,
+    layer_weights: Annotated[
+        LayerWeighting, typer.Option(help="By each layer's probe, or all alike.")
+    ] = "adaptive",
+    max_layer: Annotated[
+        int | None, typer.Option(min=1, help="Read only the first so many layers: faster.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Of the head's search.")] = 16,
+    members: Annotated[int, typer.Option(min=1, help="MLPs that the head averages.")] = 4,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The head's default.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, search and head.")] = 0,
+    half: Annotated[bool, typer.Option(help="Store the head in float16.")] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; the head does not depend on it.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where finished stages are kept. [default: .work in the head's folder]"),
+    ] = None,
+) -> None:
+    """Train a SIREN head: probes, selection, search, final fit on train and validation rows.
+
+    A run that was stopped goes on where it was when the same command is given again. The test
+    rows are not read; score them with siren evaluate.
+    """
+    if share and not all(0 < value <= 1 for value in share):
+        raise typer.BadParameter("--share must lie above 0, and at most 1")
+    settings = Settings(
+        pooling=pooling,
+        shares=tuple(share) if share else Settings().shares,
+        weighting=layer_weights,
+        max_layer=max_layer,
+        trials=trials,
+        members=members,
+        seed=seed,
+        threshold=threshold,
+        half=half,
+    )
+    with Bars() as bars:
+        report = train_pipeline(
+            FeatureStore.open(store),
+            output,
+            work or output / ".work",
+            settings,
+            workers=workers or os.cpu_count() or 1,
+            progress=bars.update,
+        )
+    write_report(report, output)
+    plot_layers(report, output / "layers.png")
+    say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")

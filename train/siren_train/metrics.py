@@ -1,0 +1,142 @@
+"""Classification metrics. macro-F1 is taken per data set, then averaged over data sets.
+
+That is the metric of the SIREN paper (arXiv 2604.18519): a data set counts the same whatever its
+size, and so does a class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """`mean` over data sets, and the macro-F1 of each by name."""
+
+    mean: float
+    by_dataset: dict[str, float]
+
+
+def macro_f1(labels: IntArray, predictions: IntArray, classes: int) -> float:
+    """Return the mean F1 over the classes that occur in [rows] `labels` or `predictions`."""
+    confusion = confusion_matrix(labels, predictions, classes)
+    hits = np.diag(confusion)
+    total = confusion.sum(axis=0) + confusion.sum(axis=1)
+    present = total > 0
+    return float(np.mean(2 * hits[present] / total[present]))
+
+
+def macro_f1_by_dataset(
+    labels: IntArray,
+    predictions: IntArray,
+    datasets: IntArray,
+    names: Sequence[str],
+    classes: int,
+) -> MacroF1:
+    """Return the macro-F1 of each data set that has rows, and their plain mean.
+
+    Args:
+        labels, predictions: int64 [rows], class indices.
+        datasets: int64 [rows], indices into `names`.
+    """
+    by_dataset = {
+        names[index]: macro_f1(labels[datasets == index], predictions[datasets == index], classes)
+        for index in np.unique(datasets)
+    }
+    return MacroF1(float(np.mean(list(by_dataset.values()))), by_dataset)
+
+
+def confusion_matrix(labels: IntArray, predictions: IntArray, classes: int) -> IntArray:
+    """Return int64 [classes, classes]: rows are labels, columns predictions."""
+    pairs = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return pairs.reshape(classes, classes).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class BinaryMetrics:
+    """How scores of harm fare against labels. `auroc` and `average_precision` know no threshold.
+
+    `expected_calibration_error` is the mean distance of score and share of harm over ten bins of
+    equal width, weighted by rows. AUROC and average precision are None with rows of one label.
+    """
+
+    rows: int
+    harmful: int
+    accuracy: float
+    precision: float
+    recall: float
+    macro_f1: float
+    auroc: float | None
+    average_precision: float | None
+    expected_calibration_error: float
+
+
+CALIBRATION_BINS = 10
+
+
+def binary_metrics(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float
+) -> BinaryMetrics:
+    """Measure [rows] `scores` of harm against whether each row is `harmful`."""
+    verdicts = scores >= threshold
+    hits = int((verdicts & harmful).sum())
+    flagged, positives = int(verdicts.sum()), int(harmful.sum())
+    mixed = 0 < positives < len(harmful)
+    return BinaryMetrics(
+        rows=len(harmful),
+        harmful=positives,
+        accuracy=float((verdicts == harmful).mean()),
+        precision=hits / flagged if flagged else 0.0,
+        recall=hits / positives if positives else 0.0,
+        macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64), 2),
+        auroc=_auroc(harmful, scores) if mixed else None,
+        average_precision=_average_precision(harmful, scores) if mixed else None,
+        expected_calibration_error=calibration_error(harmful, scores),
+    )
+
+
+def precision_recall(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision, recall and threshold at each distinct score, thresholds falling."""
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(harmful[order])
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # ties stand together
+    return hits[last] / (last + 1), hits[last] / hits[-1], ranked[last]
+
+
+def calibration_bins(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], IntArray]:
+    """Return the mean score, share of harm, and rows of each bin that has rows."""
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = counts > 0
+    mean = np.bincount(bins, scores, CALIBRATION_BINS)[filled] / counts[filled]
+    share = np.bincount(bins, harmful, CALIBRATION_BINS)[filled] / counts[filled]
+    return mean, share, counts[filled].astype(np.int64)
+
+
+def calibration_error(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the expected calibration error, 0 to 1."""
+    mean, share, counts = calibration_bins(harmful, scores)
+    return float((np.abs(mean - share) * counts).sum() / counts.sum())
+
+
+def _auroc(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """The chance that a harmful row scores above a safe one; ties count half."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct score, from 1
+    positives = int(harmful.sum())
+    rank_sum = float(ranks[inverse][harmful].sum())
+    negatives = len(harmful) - positives
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def _average_precision(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    precision, recall, _ = precision_recall(harmful, scores)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())

@@ -1,0 +1,188 @@
+"""The feature store: pooled channels of labelled rows on disk, read as memory maps.
+
+store.json                     what the store is of: backbone, poolings, splits, data, classes
+extractor.POOLING/             the bundle that pooled them
+SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
+SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
+progress.json                  rows done of each pooling; extraction goes on from there
+"""
+
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime.errors import InputError
+from siren_runtime.manifest import Pooling, Precision
+
+from .features import FeatureSet
+from .files import write_atomically
+from .metrics import IntArray
+
+FORMAT_VERSION = 1
+STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
+
+DType = Literal["float16", "float32"]
+
+
+class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source as it was given; `sha256` is None for a hub data set."""
+
+    location: str
+    split: str | None
+    sha256: str | None
+
+
+class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """store.json. `splits` maps each split to its rows; labels index `classes`."""
+
+    format_version: int
+    model_id: str
+    model_revision: str | None
+    precision: Precision
+    max_length: int
+    poolings: list[Pooling]
+    dtype: DType
+    layers: int
+    channels: int
+    classes: list[str]
+    datasets: list[str]
+    splits: dict[str, int]
+    sources: list[DataFile]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.splits.values())
+
+
+class FeatureStore:
+    """A store on disk. Arrays are opened when asked for."""
+
+    def __init__(self, folder: Path, manifest: StoreManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        manifest: StoreManifest,
+        labels: dict[str, IntArray],
+        datasets: dict[str, IntArray],
+    ) -> "FeatureStore":
+        """Lay out the store in `folder`; or open the one that is there, if it is of the same.
+
+        Raises:
+            InputError: a store of something else is there.
+        """
+        path = folder / STORE_FILE
+        if path.exists():
+            store = cls._read(folder)
+            for field in manifest.__struct_fields__:
+                found, expected = getattr(store.manifest, field), getattr(manifest, field)
+                if found != expected:
+                    raise InputError(
+                        f"{path}: holds features for other settings: {field} is {found!r}, asked "
+                        f"for {expected!r}; choose another folder, or remove this one"
+                    )
+            return store
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, rows in manifest.splits.items():
+            np.save(folder / f"{split}.labels.npy", labels[split])
+            np.save(folder / f"{split}.datasets.npy", datasets[split])
+            for pooling in manifest.poolings:
+                np.lib.format.open_memmap(
+                    folder / f"{split}.{pooling}.npy",
+                    mode="w+",
+                    dtype=manifest.dtype,
+                    shape=(rows, manifest.layers, manifest.channels),
+                )
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> "FeatureStore":
+        """Open a complete store.
+
+        Raises:
+            InputError: no store is there, it is damaged, or its extraction has not ended.
+        """
+        store = cls._read(folder)
+        done = store.progress()
+        for pooling in store.manifest.poolings:
+            if done.get(pooling, 0) < store.manifest.rows:
+                raise InputError(
+                    f"{folder}: {pooling} has {done.get(pooling, 0):,} of "
+                    f"{store.manifest.rows:,} rows; run the same siren extract again to finish it"
+                )
+        return store
+
+    @classmethod
+    def _read(cls, folder: Path) -> "FeatureStore":
+        path = folder / STORE_FILE
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=StoreManifest)
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder}: not a feature store; make one with siren extract"
+            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a valid store: {error}") from None
+        if manifest.format_version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format version {manifest.format_version}, this release reads "
+                f"{FORMAT_VERSION}; extract again"
+            )
+        return cls(folder, manifest)
+
+    def progress(self) -> dict[str, int]:
+        """Return the rows done of each pooling."""
+        path = self.folder / PROGRESS_FILE
+        if not path.exists():
+            return {}
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+
+    def record(self, pooling: Pooling, rows: int) -> None:
+        """Say that the first `rows` rows, in the order of the sources, are on disk."""
+        done = {**self.progress(), pooling: rows}
+        write_atomically(self.folder / PROGRESS_FILE, msgspec.json.encode(done))
+
+    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap:
+        """Return the memory map [rows, layers, channels] of a split."""
+        path = self.folder / f"{split}.{pooling}.npy"
+        mode: Literal["r+", "r"] = "r+" if writable else "r"
+        array = cast("np.memmap", np.lib.format.open_memmap(path, mode=mode))
+        manifest = self.manifest
+        expected = (manifest.splits[split], manifest.layers, manifest.channels)
+        if array.shape != expected or array.dtype != manifest.dtype:
+            raise InputError(
+                f"{path}: is {array.dtype} {array.shape}, {STORE_FILE} says {manifest.dtype} "
+                f"{expected}; extract again"
+            )
+        return array
+
+    def features(self, split: str, pooling: Pooling) -> FeatureSet:
+        """Return the rows of a split.
+
+        Raises:
+            InputError: the store has no such split or pooling.
+        """
+        manifest = self.manifest
+        if split not in manifest.splits or pooling not in manifest.poolings:
+            raise InputError(
+                f"{self.folder}: has no {pooling} of {split!r}; it has "
+                f"{', '.join(manifest.poolings)} of {', '.join(manifest.splits)}"
+            )
+        return FeatureSet(
+            self.array(split, pooling),
+            self._column(split, "labels"),
+            self._column(split, "datasets"),
+            tuple(manifest.datasets),
+            tuple(manifest.classes),
+        )
+
+    def _column(self, split: str, name: str) -> NDArray[np.int64]:
+        column: NDArray[np.int64] = np.load(self.folder / f"{split}.{name}.npy")
+        return column
