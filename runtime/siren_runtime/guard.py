@@ -26,21 +26,25 @@ class ScoreResult:
         score: probability of harm, 0 to 1.
         is_harmful: whether `score` is at least `threshold`.
         threshold: the threshold that was applied.
+        tier: name of the bundle's tier that the score falls in; None below the lowest, and where
+            the bundle was not calibrated.
         features: float32 [n_features], the neurons that the head read, where they were asked for.
     """
 
     score: float
     is_harmful: bool
     threshold: float
+    tier: str | None = None
     features: FloatArray | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return score, is_harmful and threshold."""
-        return {
+        """Return score, is_harmful and threshold, and the tier where there is one."""
+        verdict = {
             "score": self.score,
             "is_harmful": self.is_harmful,
             "threshold": self.threshold,
         }
+        return verdict if self.tier is None else {**verdict, "tier": self.tier}
 
 
 class Guard:
@@ -186,6 +190,9 @@ class Guard:
             raise InputError(f"threshold must lie from 0 to 1, found {value}")
         return value
 
+    def _tier(self, score: float) -> str | None:
+        return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)
+
     def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
         backend = self._backend
         if backend is None:
@@ -200,12 +207,14 @@ class Guard:
         for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
             _check_finite(outputs, batch)
+            scores = _tempered(outputs, self._manifest.temperature)
             for row, index in enumerate(batch):
-                score = float(outputs.score[row])
+                score = float(scores[row])
                 results[index] = ScoreResult(
                     score=score,
                     is_harmful=score >= threshold,
                     threshold=threshold,
+                    tier=self._tier(score),
                     features=outputs.features[row].copy() if features else None,
                 )
         return [results[index] for index in range(len(cleaned))]
@@ -216,6 +225,16 @@ def _clean_item(index: int, text: str) -> str:
         return clean(text)
     except InputError as error:
         raise InputError(f"texts[{index}]: {error}") from None
+
+
+def _tempered(outputs: Outputs, temperature: float) -> FloatArray:
+    """The scores, float32 [batch], with the logits divided by a calibrated `temperature`."""
+    if temperature == 1.0:
+        return outputs.score
+    logits = outputs.logits / np.float32(temperature)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: FloatArray = shares[:, 1] / shares.sum(axis=1)
+    return scores
 
 
 def _check_finite(outputs: Outputs, batch: list[int]) -> None:

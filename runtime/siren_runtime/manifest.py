@@ -110,8 +110,19 @@ class Verification(_Strict, frozen=True):
     worst_text: str | None = None
 
 
+class Tier(_Strict, frozen=True):
+    """A named band of scores: from `threshold` up to the next tier's."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    threshold: Probability
+
+
 class Manifest(_Strict, frozen=True):
-    """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be."""
+    """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be.
+
+    `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
+    by the temperature before the softmax.
+    """
 
     format_version: int
     task: Literal["content"]
@@ -126,6 +137,8 @@ class Manifest(_Strict, frozen=True):
     verification: Verification
     versions: dict[str, str]
     created: str
+    tiers: list[Tier] = []
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
 
 
 class _Versioned(msgspec.Struct):
@@ -199,6 +212,24 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         raise BundleError(
             f"{origin}: head.layers must ascend and end at the deepest block kept "
             f"({backbone.blocks_kept - 1}), found {layers}"
+        )
+    check_tiers(manifest.tiers, origin)
+
+
+def check_tiers(tiers: list[Tier], origin: str) -> None:
+    """Refuse tiers that do not name each score's band uniquely.
+
+    Raises:
+        BundleError: two tiers share a name, or the thresholds do not fall.
+    """
+    names = [tier.name for tier in tiers]
+    if len(set(names)) < len(names):
+        raise BundleError(f"{origin}: each tier needs a name of its own, found {names}")
+    thresholds = [tier.threshold for tier in tiers]
+    if sorted(set(thresholds), reverse=True) != thresholds:
+        raise BundleError(
+            f"{origin}: the tiers' thresholds must fall from the first to the last, found "
+            f"{thresholds}"
         )
 
 
