@@ -24,6 +24,7 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: `output` exists and is not to be, or cannot be, replaced.
     """
     check_output(output, overwrite=overwrite)
+    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.partial-{os.getpid()}"
     replaced = output.parent / f".{output.name}.replaced-{os.getpid()}"

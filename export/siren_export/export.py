@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -170,6 +171,9 @@ def _graph_spec(graph: ir.Graph) -> GraphSpec:
 
 
 def _verified(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Verification:
+    if find_spec("onnxruntime") is None:
+        reason = "onnxruntime is not installed; pip install 'siren-edge[cpu]'"
+        return Verification(status="unverified", reason=reason)
     try:
         reference = source(lambda done, total: progress("reference", done, total))
     except ReferenceUnavailable as reason:

@@ -51,7 +51,7 @@ class LlmSiren:
         """Score the built-in texts one by one.
 
         Raises:
-            ReferenceUnavailable: llm-siren is not installed, cannot read this head, or would
+            ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
                 not fit in memory.
         """
         if self.artifact.pooling == "mlp_mean" and self.checkpoint.config["model_type"] == "bert":
@@ -69,9 +69,12 @@ class LlmSiren:
         transformers.logging.disable_progress_bar()
         with tempfile.TemporaryDirectory() as folder:
             self._write_local_artifact(Path(folder))
-            guard = SirenGuard.from_pretrained(
-                folder, device="cpu", dtype=torch.float32, trust_remote_code=False
-            )
+            try:
+                guard = SirenGuard.from_pretrained(
+                    folder, device="cpu", dtype=torch.float32, trust_remote_code=False
+                )
+            except Exception as error:  # whatever transformers raises at a model it cannot load
+                raise ReferenceUnavailable(f"llm-siren cannot load the guard: {error}") from error
         scores = []
         for done, text in enumerate(TEXTS, start=1):
             scores.append(guard.score(text).score)

@@ -113,6 +113,25 @@ def test_without_a_reference_the_bundle_says_that_it_is_unverified(tmp_path, inp
     assert manifest.verification.reason == "llm-siren is not installed"
 
 
+def test_without_onnxruntime_the_bundle_is_made_but_unverified(tmp_path, inputs, monkeypatch):
+    find_spec = export_module.find_spec
+    monkeypatch.setattr(
+        export_module, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+    )
+    manifest = export_bundle(*inputs, tmp_path / "bundle", reference=reference_of(*inputs))
+    assert manifest.verification.status == "unverified"
+    assert "siren-edge[cpu]" in manifest.verification.reason
+
+
+def test_a_guard_that_llm_siren_cannot_load_is_unverified(tmp_path, backbone_folder):
+    backbone = shutil.copytree(backbone_folder("qwen3"), tmp_path / "backbone")
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
+    checkpoint = load_checkpoint(backbone)
+    (backbone / "config.json").unlink()
+    with pytest.raises(ReferenceUnavailable, match="cannot load the guard"):
+        LlmSiren(artifact, checkpoint).scores(lambda *_: None)
+
+
 def test_recorded_scores_verify_only_the_head_and_texts_they_belong_to(tmp_path, inputs):
     artifact, _ = inputs
     recorded = tmp_path / "reference.json"
