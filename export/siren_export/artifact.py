@@ -61,6 +61,8 @@ class Linear:
 class Artifact:
     """A content head. `head` has ReLU between its layers; class 1 of `classes` is harm.
 
+    `labels` names the classes; it is empty where the artifact does not name them.
+
     `layers` ascend, and the features are their channels in that order. `max_length` counts
     special tokens. `path` is the folder that holds the files.
     """
@@ -73,6 +75,7 @@ class Artifact:
     layers: tuple[LayerSelection, ...]
     head: tuple[Linear, ...]
     classes: int
+    labels: tuple[str, ...]
     max_length: int
     threshold: float
 
@@ -108,6 +111,7 @@ class _Mlp(msgspec.Struct):
     layer_dims: list[_Size]
     dropout_rates: list[_DropoutRate]
     num_classes: _Classes = 2
+    class_names: list[str] = []
 
 
 class _Inference(msgspec.Struct):
@@ -162,6 +166,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         layers=layers,
         head=_read_head(folder / WEIGHTS_FILE, mlp, config_path),
         classes=mlp.num_classes,
+        labels=_class_names(mlp, config_path),
         max_length=config.inference.max_length,
         threshold=config.inference.default_threshold,
     )
@@ -182,6 +187,16 @@ def _check_pooling(found: str, path: Path) -> Pooling:
             f"{', '.join(get_args(Pooling))}"
         )
     return cast("Pooling", found)
+
+
+def _class_names(mlp: _Mlp, path: Path) -> tuple[str, ...]:
+    names = mlp.class_names
+    if names and (len(set(names)) != mlp.num_classes or len(names) != mlp.num_classes):
+        raise ArtifactError(
+            f"{path}: mlp.class_names is {names}; expected {mlp.num_classes} different names, one "
+            "for each class"
+        )
+    return tuple(names)
 
 
 def _key(layer: int, pooling: Pooling) -> str:

@@ -95,6 +95,7 @@ def export_bundle(
                 layers=[selection.layer for selection in artifact.layers],
                 features=artifact.n_features,
                 classes=artifact.classes,
+                labels=list(artifact.labels),
             ),
             text=TextRules(
                 cleaner=CLEANER,

@@ -42,13 +42,17 @@ class Backbone(_Strict, frozen=True):
 
 
 class Head(_Strict, frozen=True):
-    """The SIREN head: which layers it reads, how they are pooled, its width and classes."""
+    """The SIREN head: which layers it reads, how they are pooled, its width and classes.
+
+    `labels` names the classes by index, or is empty; class 1 is harm.
+    """
 
     kind: Literal["mlp"]
     pooling: Pooling
     layers: list[Size]
     features: Positive
     classes: Annotated[int, msgspec.Meta(ge=2)]
+    labels: list[str] = []
 
 
 class TextRules(_Strict, frozen=True):
@@ -212,6 +216,11 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         raise BundleError(
             f"{origin}: head.layers must ascend and end at the deepest block kept "
             f"({backbone.blocks_kept - 1}), found {layers}"
+        )
+    labels = manifest.head.labels
+    if labels and (len(labels), len(set(labels))) != (manifest.head.classes,) * 2:
+        raise BundleError(
+            f"{origin}: head.labels is {labels}; expected {manifest.head.classes} different names"
         )
     check_tiers(manifest.tiers, origin)
 

@@ -1,17 +1,23 @@
 """What is in the graph, and what never is."""
 
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from models import make_artifact
 from siren_export.artifact import load_artifact
 from siren_export.checkpoint import load_checkpoint
 from siren_export.config import parse_config
+from siren_export.export import export_bundle
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph.guard import author_guard
+from siren_runtime import Guard
 from siren_runtime.errors import ArtifactError, CheckpointError
 
 
@@ -27,6 +33,20 @@ def author(tmp_path, backbone_folder):
         return author_guard(artifact, checkpoint, config, precision)
 
     return run
+
+
+@pytest.fixture
+def changed_llama(tmp_path, backbone_folder):
+    """Return a function: a change of the tensors -> a copy of the tiny Llama so changed."""
+
+    def make(change) -> Path:
+        folder = shutil.copytree(backbone_folder("llama"), tmp_path / "changed")
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return make
 
 
 def names(graph: GuardGraph) -> set[str]:
@@ -92,31 +112,22 @@ def test_in_float16_the_stream_norms_pooling_and_head_stay_in_float32(author):
     assert not any(name.startswith("head/") for name in halves)
 
 
-def test_a_float16_mlp_does_not_overflow_where_its_product_would(tmp_path, backbone_folder):
+def test_a_float16_mlp_does_not_overflow_where_its_product_would(tmp_path, changed_llama):
     """down_proj's output beyond 65504, which a float16 MLP without headroom turns into inf."""
-    from safetensors.numpy import load_file, save_file
 
-    from siren_export.export import export_bundle
-    from siren_runtime import Guard
+    def enlarge(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"] *= np.float32(60)
+        tensors["model.layers.1.mlp.down_proj.weight"] *= np.float32(1000)
 
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    for file in backbone_folder("llama").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(folder / "model.safetensors")
-    for part, scale in (("up_proj", 60.0), ("down_proj", 1000.0)):
-        tensors[f"model.layers.1.mlp.{part}.weight"] *= np.float32(scale)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-    head = make_artifact(tmp_path / "head", folder)
-    scores, features = {}, {}
+    backbone = changed_llama(enlarge)
+    head = load_artifact(make_artifact(tmp_path / "head", backbone))
+    results = {}
     for precision in ("fp32", "fp16"):
         bundle = tmp_path / precision
-        export_bundle(load_artifact(head), load_checkpoint(folder), bundle, precision=precision)
-        result = Guard.load(bundle).score("How do I bake bread at home?", features=True)
-        scores[precision], features[precision] = result.score, result.features
-    assert np.abs(features["fp32"]).max() > 65504
-    assert scores["fp16"] == pytest.approx(scores["fp32"], abs=5e-3)
+        export_bundle(head, load_checkpoint(backbone), bundle, precision=precision)
+        results[precision] = Guard.load(bundle).score("How do I bake bread?", features=True)
+    assert np.abs(results["fp32"].features).max() > 65504
+    assert results["fp16"].score == pytest.approx(results["fp32"].score, abs=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -132,27 +143,16 @@ def test_a_float16_mlp_does_not_overflow_where_its_product_would(tmp_path, backb
     ],
 )
 def test_a_tensor_that_the_config_calls_for_is_checked(
-    tmp_path, backbone_folder, author, change, message
+    tmp_path, backbone_folder, changed_llama, change, message
 ):
-    from safetensors.numpy import load_file, save_file
-
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    for file in backbone_folder("llama").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone_folder("llama")))
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(changed_llama(change))
     config = parse_config(checkpoint.config, "config.json")
     with pytest.raises(CheckpointError, match=rf"layers\.2\.mlp\.up_proj\.weight' {message}"):
         author_guard(artifact, checkpoint, config, "fp32")
 
 
 def test_a_head_of_a_deeper_or_wider_backbone_is_refused(tmp_path, backbone_folder):
-    from dataclasses import replace
-
     backbone = backbone_folder("qwen3")
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
     checkpoint = load_checkpoint(backbone)
@@ -165,8 +165,6 @@ def test_a_head_of_a_deeper_or_wider_backbone_is_refused(tmp_path, backbone_fold
 
 
 def test_an_unknown_activation_is_refused(tmp_path, backbone_folder):
-    from dataclasses import replace
-
     backbone = backbone_folder("llama")
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
     checkpoint = load_checkpoint(backbone)
@@ -177,27 +175,18 @@ def test_an_unknown_activation_is_refused(tmp_path, backbone_folder):
         author_guard(artifact, checkpoint, config, "fp32")
 
 
-def test_weights_that_float16_cannot_hold_are_refused(tmp_path, backbone_folder):
-    from safetensors.numpy import load_file, save_file
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path, backbone_folder, changed_llama):
+    def enlarge(tensors):
+        tensors["model.layers.1.self_attn.o_proj.weight"][0, 0] = 1e6
 
-    from siren_export.export import export_bundle
-
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    for file in backbone_folder("llama").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.1.self_attn.o_proj.weight"][0, 0] = 1e6
-    save_file(tensors, folder / "model.safetensors")
     head = load_artifact(make_artifact(tmp_path / "head", backbone_folder("llama")))
+    checkpoint = load_checkpoint(changed_llama(enlarge))
     with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.o_proj.*FLOAT16"):
-        export_bundle(head, load_checkpoint(folder), tmp_path / "bundle", precision="fp16")
+        export_bundle(head, checkpoint, tmp_path / "bundle", precision="fp16")
     assert not (tmp_path / "bundle").exists()
 
 
 def test_the_exported_file_passes_the_onnx_checker(tmp_path, backbone_folder):
-    from siren_export.export import export_bundle
-
     backbone = backbone_folder("qwen3")
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     export_bundle(head, load_checkpoint(backbone), tmp_path / "bundle")

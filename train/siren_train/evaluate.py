@@ -137,8 +137,10 @@ def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
     )  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, m in metrics.items():
-        ranked = ["-" if v is None else f"{v:.3f}" for v in (m.auroc, m.average_precision)]
-        shares = [f"{v:.3f}" for v in (m.macro_f1, m.accuracy, m.precision, m.recall)]
-        cells = [name or "(none)", str(m.rows), str(m.harmful), *shares, *ranked]
-        lines.append(f"| {' | '.join(cells)} | {m.expected_calibration_error:.3f} |")
+        values = (
+            m.macro_f1, m.accuracy, m.precision, m.recall, m.auroc, m.average_precision,
+            m.expected_calibration_error,
+        )  # fmt: skip
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        lines.append(f"| {' | '.join([name or '(none)', str(m.rows), str(m.harmful), *shown])} |")
     return lines

@@ -1,7 +1,7 @@
 """Write a head in llm-siren's artifact format: siren_config.json and siren.safetensors."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ def write_head(
     head: Sequence[Linear],
     max_length: int,
     threshold: float,
+    class_names: Sequence[str] = (),
     half: bool = False,
-    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the two files into `folder`; each is replaced whole or left alone.
 
     Args:
         half: store float16, which llm-siren and siren-edge widen when they load.
-        training: notes for the reader, under the key `training`; no runtime reads them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -51,11 +50,10 @@ def write_head(
             # Scoring drops nothing, and a rate of 0 takes no place in the tensors' names.
             "dropout_rates": [0.0] * (len(head) - 1),
             "num_classes": len(head[-1].bias),
+            "class_names": list(class_names),
         },
         "inference": {"max_length": max_length, "default_threshold": threshold},
     }
-    if training is not None:
-        config["training"] = dict(training)
     dtype = np.float16 if half else np.float32
     tensors = {
         f"network.{2 * slot}.{part}": np.ascontiguousarray(value, dtype=dtype)

@@ -61,14 +61,15 @@ class BinaryMetrics:
     """How scores of harm fare against labels. `auroc` and `average_precision` know no threshold.
 
     `expected_calibration_error` is the mean distance of score and share of harm over ten bins of
-    equal width, weighted by rows. AUROC and average precision are None with rows of one label.
+    equal width, weighted by rows. What is undefined is None: precision where nothing is flagged,
+    recall without harm, AUROC and average precision with rows of one label.
     """
 
     rows: int
     harmful: int
     accuracy: float
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     macro_f1: float
     auroc: float | None
     average_precision: float | None
@@ -90,8 +91,8 @@ def binary_metrics(
         rows=len(harmful),
         harmful=positives,
         accuracy=float((verdicts == harmful).mean()),
-        precision=hits / flagged if flagged else 0.0,
-        recall=hits / positives if positives else 0.0,
+        precision=hits / flagged if flagged else None,
+        recall=hits / positives if positives else None,
         macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64), 2),
         auroc=_auroc(harmful, scores) if mixed else None,
         average_precision=_average_precision(harmful, scores) if mixed else None,

@@ -14,6 +14,8 @@ import numpy as np
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling
 
+from .ablate import AblationResult, ablation_variants
+from .ablate import ablate as measure_variants
 from .features import FeatureSet, balanced_weights
 from .files import write_atomically
 from .head import train_head
@@ -21,12 +23,12 @@ from .head_file import write_head
 from .metrics import MacroF1
 from .probe import STRENGTHS, Probe, fit_probe
 from .report import TrainingReport, layer_reports, trial_reports
-from .search import search_head
+from .search import best_trial, make_choice, read_history, search_head
 from .selection import LayerWeighting, gains, gather, select_layers
 from .store import STORE_FILE, FeatureStore
 from .workers import worker_pool
 
-SETTINGS_FILE, HISTORY_FILE = "settings.json", "trials.jsonl"
+SETTINGS_FILE, HISTORY_FILE, ABLATION_FILE = "settings.json", "trials.jsonl", "ablation.jsonl"
 
 Progress = Callable[[str, int, int], None]  # stage; done; in all
 
@@ -40,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         members: MLPs that the final head averages.
         threshold: written into the artifact.
         half: store the head in float16.
+        hold_out_validation: fit the final head on the train rows alone, so that the validation
+            rows can calibrate it.
     """
 
     pooling: Pooling = "residual_mean"
@@ -52,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     threshold: float = 0.5
     half: bool = True
+    hold_out_validation: bool = False
 
 
 def train(
@@ -92,12 +97,13 @@ def train(
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
     progress("final fit", 0, 1)
+    final = fitting if settings.hold_out_validation else everything
     head = train_head(
-        gather(everything, layers),
-        everything.labels,
-        balanced_weights(everything.datasets, config.balance),
+        gather(final, layers),
+        final.labels,
+        balanced_weights(final.datasets, config.balance),
         gains(layers),
-        len(everything.classes),
+        len(final.classes),
         config,
         seed=settings.seed,
         workers=workers,
@@ -110,7 +116,7 @@ def train(
         layers=layer_reports(probes, layers),
         share=choice.share,
         head=msgspec.to_builtins(config),
-        cross_validation=max(trial.score for trial in trials if not trial.pruned),
+        cross_validation=best_trial(trials).score,
         trials=trial_reports(trials),
     )
     write_head(
@@ -122,9 +128,49 @@ def train(
         head=head,
         max_length=store.manifest.max_length,
         threshold=settings.threshold,
+        class_names=everything.classes,
         half=settings.half,
     )
     return report
+
+
+def ablate(
+    store: FeatureStore,
+    work: Path,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[AblationResult]:
+    """Measure what each part of the trained head in `work` is worth.
+
+    Raises:
+        InputError: `work` does not hold a finished run of these settings.
+    """
+    fitting, validation = load_splits(store, settings)
+    _claim(work, store, settings)
+    trials = read_history(work / HISTORY_FILE)
+    if len(trials) < settings.trials:
+        raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
+    choice = make_choice(best_trial(trials).params)
+    return measure_variants(
+        fitting,
+        validation,
+        fit_probes(
+            fitting,
+            validation,
+            work,
+            strengths=settings.strengths,
+            workers=workers,
+            progress=progress,
+        ),
+        ablation_variants(fitting.layers, choice, settings.weighting, settings.shares),
+        choice.config,
+        work / ABLATION_FILE,
+        seed=settings.seed,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def load_splits(store: FeatureStore, settings: Settings) -> tuple[FeatureSet, FeatureSet]:

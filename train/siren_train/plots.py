@@ -1,5 +1,6 @@
 """Pictures of a training run and of an evaluation, written as PNG."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
+from .ablate import AblationResult
 from .evaluate import Evaluation, Scores
 from .metrics import calibration_bins, precision_recall
 from .report import TrainingReport
@@ -39,6 +41,26 @@ def plot_layers(report: TrainingReport, path: Path) -> None:
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.set_xticks(layers[:: max(1, len(layers) // 14)])
+    _save(figure, path)
+
+
+def plot_ablation(results: Sequence[AblationResult], path: Path) -> None:
+    """Draw each variant's mean macro-F1, grouped by the part that was changed."""
+    figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.28 * len(results)), layout="constrained")
+    colors = {group: f"C{i}" for i, group in enumerate(dict.fromkeys(r.group for r in results))}
+    rows = list(results)[::-1]
+    bars = axes.barh(
+        range(len(rows)), [r.macro_f1 for r in rows], color=[colors[r.group] for r in rows]
+    )
+    axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
+    axes.axvline(results[0].macro_f1, color="grey", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{r.group}: {r.name}" for r in rows], fontsize=8)
+    axes.margins(y=0.01)
+    axes.set(
+        xlim=(min(r.macro_f1 for r in rows) - 0.05, max(r.macro_f1 for r in rows) + 0.02),
+        xlabel="mean macro-F1 on the validation rows",
+        title="What each part is worth",
+    )
     _save(figure, path)
 
 
@@ -125,6 +147,7 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
         range(len(order)), [f"{names[i]} ({n})" for i, n in zip(order, totals, strict=True)]
     )
     axes.tick_params(axis="y", labelsize=8)
+    axes.margins(y=0.01)
     axes.set(xlim=(0, 1), xlabel="share of rows", title="Verdicts by category (rows)")
     axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.08))
     _save(figure, path)

@@ -79,7 +79,7 @@ def search_head(
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
     )
-    done = _read_history(history)
+    done = read_history(history)
     distributions = _distributions(shares)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))
@@ -94,8 +94,12 @@ def search_head(
             file.write(json.dumps(finished.__dict__) + "\n")
             file.flush()
             progress(len(done), trials)
-    best = max((trial for trial in done if not trial.pruned), key=lambda trial: trial.score)
-    return make_choice(best.params), done
+    return make_choice(best_trial(done).params), done
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the best score over all folds; the first of equals."""
+    return max((trial for trial in trials if not trial.pruned), key=lambda trial: trial.score)
 
 
 def make_choice(params: Mapping[str, Any]) -> Choice:
@@ -235,8 +239,12 @@ def _frozen(
     )
 
 
-def _read_history(path: Path) -> list[Trial]:
-    """Read the finished trials; a last line that a kill cut short is dropped from the file."""
+def read_history(path: Path) -> list[Trial]:
+    """Read the finished trials of a search; a last line that a kill cut short is dropped.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()

@@ -8,9 +8,11 @@ import typer
 
 from siren_runtime.cli import report as say
 from siren_runtime.manifest import Pooling
+from siren_train import pipeline
+from siren_train.ablate import ablation_markdown
+from siren_train.files import write_atomically
 from siren_train.pipeline import Settings
-from siren_train.pipeline import train as train_pipeline
-from siren_train.plots import plot_layers
+from siren_train.plots import plot_ablation, plot_layers
 from siren_train.report import write_report
 from siren_train.selection import LayerWeighting
 from siren_train.store import FeatureStore
@@ -46,7 +48,20 @@ def train(
     members: Annotated[int, typer.Option(min=1, help="MLPs that the head averages.")] = 4,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The head's default.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, search and head.")] = 0,
+    hold_out_validation: Annotated[
+        bool,
+        typer.Option(
+            "--hold-out-validation", help="Fit the head on train rows alone, to calibrate it later."
+        ),
+    ] = False,
     half: Annotated[bool, typer.Option(help="Store the head in float16.")] = True,
+    ablate: Annotated[
+        bool,
+        typer.Option(
+            "--ablate",
+            help="Also measure single layers, layer weights, shares and depths, in one table.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads; the head does not depend on it.")
     ] = None,
@@ -72,16 +87,20 @@ def train(
         seed=seed,
         threshold=threshold,
         half=half,
+        hold_out_validation=hold_out_validation,
     )
+    features, work = FeatureStore.open(store), work or output / ".work"
+    workers = workers or os.cpu_count() or 1
     with Bars() as bars:
-        report = train_pipeline(
-            FeatureStore.open(store),
-            output,
-            work or output / ".work",
-            settings,
-            workers=workers or os.cpu_count() or 1,
-            progress=bars.update,
+        report = pipeline.train(
+            features, output, work, settings, workers=workers, progress=bars.update
         )
-    write_report(report, output)
-    plot_layers(report, output / "layers.png")
+        write_report(report, output)
+        plot_layers(report, output / "layers.png")
+        if ablate:
+            results = pipeline.ablate(
+                features, work, settings, workers=workers, progress=bars.update
+            )
+            write_atomically(output / "ablation.md", ablation_markdown(results).encode())
+            plot_ablation(results, output / "ablation.png")
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
