@@ -67,6 +67,9 @@ def export(
     precision: Annotated[
         str, typer.Option(help=f"One of {', '.join(get_args(Precision))}.")
     ] = "fp32",
+    stream: Annotated[
+        bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
+    ] = True,
     verify: Annotated[
         bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
     ] = True,
@@ -118,6 +121,7 @@ def export(
             checkpoint,
             output,
             precision=cast("Precision", precision),
+            stream=stream,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
