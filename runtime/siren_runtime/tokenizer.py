@@ -1,15 +1,25 @@
 """The backbone's tokenizer, as a bundle holds it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BundleError
 
 
-class Tokenizer:
-    """Turns cleaned texts into token ids, truncated on the right to `max_length`.
+@dataclass(frozen=True)
+class Encoded:
+    """A text's token ids, and where each token stands in it: characters from start to end.
 
-    Safe to share between threads.
+    A special token that the text does not hold stands at (0, 0).
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """Turns cleaned texts into token ids. Safe to share between threads.
 
     Raises:
         BundleError: tokenizer.json is not one, or `max_length` leaves no room for a text beside
@@ -22,7 +32,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
             special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-            self._tokenizer.enable_truncation(max_length, direction="right")
+            self._tokenizer.no_truncation()
         except Exception as error:  # the package raises plain Exception
             raise BundleError(f"{path}: not a usable tokenizer: {error}") from error
         if max_length <= special:
@@ -31,7 +41,20 @@ class Tokenizer:
                 "none for the text"
             )
         self._tokenizer.no_padding()
+        self._room = max_length - special
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, special tokens included, without padding."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        """Return the ids of each text, special tokens included, without padding.
+
+        Each is truncated on the right to `max_length`.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        for encoding in encodings:
+            if len(encoding) > self._room:
+                encoding.truncate(self._room)
+        return [self._tokenizer.post_process(encoding).ids for encoding in encodings]
+
+    def encode(self, text: str) -> Encoded:
+        """Return all of a text's tokens, special ones included, however many they are."""
+        encoding = self._tokenizer.encode(text)
+        return Encoded(encoding.ids, encoding.offsets)
