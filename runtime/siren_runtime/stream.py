@@ -62,12 +62,14 @@ class TokenScore:
         start, end: where it stands in the cleaned text, in characters from the beginning of the
             stream; both 0 for special tokens and where ids were fed.
         score: probability of harm up to here.
+        text: the cleaned text from start to end.
     """
 
     token: int
     start: int
     end: int
     score: float
+    text: str
 
 
 class Stream:
@@ -131,15 +133,12 @@ class Stream:
             BackendError: the stream is closed or failed.
         """
         self.check_usable()
-        state = self.state
+        state, text, shift = self.state, self._tokens.text, self._tokens.start
         return [
-            TokenScore(token, *offsets, score)
-            for token, offsets, score in zip(
-                state.ids[state.context :],
-                state.offsets[state.context :],
-                state.scores[state.context :],
-                strict=False,
-            )
+            TokenScore(token, start, end, score, text[start - shift : end - shift])
+            for token, (start, end), score in list(
+                zip(state.ids, state.offsets, state.scores, strict=False)
+            )[state.context :]
         ]
 
     @property

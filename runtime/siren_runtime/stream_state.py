@@ -73,6 +73,8 @@ class StreamState:
         read = len(self.ids)
         if read == self.context:
             return self.base, self.base_count
+        if read == 0:
+            return np.zeros_like(self.base), 0
         count = read if read < self.context else read - self.context + self.base_count
         return self._rows[read - 1], count
 

@@ -20,11 +20,14 @@ class Tokens:
         ids: special tokens included.
         offsets: where each stands in the cleaned text, in characters; (0, 0) where it does not.
         context: how many of them, from the front, are read but not counted in the mean.
+        text: the cleaned text that they are of, from character `start` on.
     """
 
     ids: list[int]
     offsets: list[Offsets]
     context: int = 0
+    text: str = ""
+    start: int = 0
 
 
 class StreamText:
@@ -63,7 +66,8 @@ class StreamText:
         if not encoded.ids:
             raise InputError("the tokenizer makes no token of the text, so there is no score yet")
         offsets = [(start + self._dropped, end + self._dropped) for start, end in encoded.offsets]
-        return Tokens(encoded.ids, offsets, self._context(cleaned, encoded.offsets))
+        context = self._context(cleaned, encoded.offsets)
+        return Tokens(encoded.ids, offsets, context, cleaned, self._dropped)
 
     def drop(self, count: int, tokens: Tokens) -> None:
         """Forget the text of the first `count` of `tokens`, which `append` returned last."""

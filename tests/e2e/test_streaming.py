@@ -194,6 +194,8 @@ def test_response_only_keeps_the_prompt_in_the_cache_and_out_of_the_mean(guards,
             result = stream.feed(piece)
         assert result.score == pytest.approx(expected, abs=BOUND)
         assert result.tokens == len(encoded.ids) - context == len(stream.scores)
+        stream.reset()
+        assert stream.feed(f" {response}").score == pytest.approx(expected, abs=BOUND)
 
 
 def test_beyond_max_length_the_mean_runs_on_as_over_a_text_that_is_not_truncated(guards):
