@@ -64,7 +64,7 @@ def test_color_shows_the_text_once_and_escapes_what_could_control_a_terminal(bun
     with start(bundle, "--format", "color", "--prompt", "Say it", "--response-only") as process:
         output, errors = process.communicate(b"  bread\n\x1b[31m and   water  ")
         assert process.returncode == 0
-    assert output.decode().split("\n") == ["bread", "\\x1b[31m and water", ""]
+    assert output.decode().strip().split("\n") == ["bread", "\\x1b[31m and water"]
     assert b"safe: score" in errors or b"harmful: score" in errors
 
 
