@@ -27,6 +27,10 @@ class StreamEngine(Protocol):
     def max_tokens(self) -> int:
         """The tokens that a stream may hold."""
 
+    @property
+    def bytes_per_token(self) -> int:
+        """The memory that a token takes, in bytes."""
+
     def add(self, state: StreamState) -> None:
         """Take a stream in."""
 
@@ -49,6 +53,7 @@ class IncrementalEngine:
 
     def __init__(self, backend: StreamBackend, max_tokens: int) -> None:
         self.max_tokens = max_tokens
+        self.bytes_per_token = backend.layout.bytes_per_token + 4 * backend.features
         self._backend = backend
         self._cache = KeyValueCache(backend.layout, max_tokens)
         self._slots: list[StreamState] = []
@@ -147,6 +152,7 @@ class ReencodingEngine:
 
     def __init__(self, backend: Backend, max_tokens: int) -> None:
         self.max_tokens = max_tokens
+        self.bytes_per_token = 0
         self._backend = backend
 
     def add(self, state: StreamState) -> None:

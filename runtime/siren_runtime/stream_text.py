@@ -43,9 +43,7 @@ class StreamText:
         self._prompt, self._text = prompt, ""
         self._dropped = 0  # characters of cleaned text
         # Tokens count if they reach beyond this character; None: all count.
-        self._boundary = len(clean(prompt)) if response_only and prompt else None
-        if self._boundary is not None and not clean(prompt or "").strip():
-            self._boundary = 0
+        self._boundary = len(clean(prompt).strip()) if response_only and prompt else None
 
     def append(self, piece: str) -> Tokens:
         """Add `piece` and return the tokens of the whole.

@@ -20,9 +20,9 @@ class Streams:
             chat = streams.open(prompt="How do I bake bread?")
             results = streams.feed([(chat, "Mix flour"), (other, "...")])
 
-    `Guard.streams` makes it. A stream takes up to `max_tokens` times `bytes_per_token` bytes;
-    room for it grows with the longest stream. Threads may share it and its streams; they take
-    turns.
+    `Guard.streams` makes it. A stream takes up to `max_tokens` times `bytes_per_token` bytes, and
+    a quarter more; room for each grows with the longest. Threads may share it and its streams;
+    they take turns.
     """
 
     def __init__(
@@ -116,6 +116,11 @@ class Streams:
     def max_tokens(self) -> int:
         """The tokens that a stream may hold before text slides out of it."""
         return self._usable().max_tokens
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that each token held takes, in bytes: its keys, values and neurons."""
+        return self._usable().bytes_per_token
 
     @property
     def memory_bytes(self) -> int:

@@ -301,6 +301,7 @@ def test_many_streams_in_one_batch_join_leave_and_stay_exact(guards, name):
         assert len(streams) == len(texts)
         if name != "bert":
             assert streams.memory_bytes == sum(stream.memory_bytes for stream in texts) > 0
+            assert streams.memory_bytes <= 8 * streams.max_tokens * streams.bytes_per_token * 1.25
 
 
 @pytest.fixture
