@@ -163,7 +163,7 @@ class ReencodingEngine:
 
     def read(self, states: Sequence[StreamState]) -> Failures:
         """Score the streams together."""
-        busy = [state for state in states if state.pending or len(state.scores) < len(state.ids)]
+        busy = [state for state in states if state.changed]
         sequences = [state.ids + state.pending for state in busy]
         failures: Failures = {}
         for batch in micro_batches([len(ids) for ids in sequences], _TOKEN_BUDGET):

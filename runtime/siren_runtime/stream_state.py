@@ -29,6 +29,7 @@ class StreamState:
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
         self.pending: list[int] = []
+        self.changed = False  # since the last tokens were taken over
         self.context = 0
         self.scores: list[float] = []
         self.verdicts: list[Verdicts] = []
@@ -61,6 +62,7 @@ class StreamState:
         self.context = tokens.context
         self.offsets = tokens.offsets[:limit]
         self.pending = tokens.ids[common:limit]
+        self.changed = taken_back > 0 or bool(self.pending)
         return taken_back
 
     def next_chunk(self, most: int) -> int:

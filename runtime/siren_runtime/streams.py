@@ -104,11 +104,10 @@ class Streams:
             while busy:
                 failures = engine.read([stream.state for stream in busy])
                 for stream in busy:
-                    if stream.state in failures:
-                        results[stream] = stream.error = failures[stream.state]
-                    elif not stream.slide():
-                        results[stream] = stream.conclude()
-                        stream.error = None
+                    error = failures.get(stream.state)
+                    if (outcome := error or self._conclude(stream)) is not None:
+                        results[stream] = outcome
+                        stream.error = outcome if isinstance(outcome, SirenError) else None
                 busy = [stream for stream in busy if stream not in results]
         return [results[stream] for stream in streams]
 
@@ -182,6 +181,13 @@ class Streams:
             stream.error = error
             return error
         return None
+
+    def _conclude(self, stream: Stream) -> StreamResult | SirenError | None:
+        """Return the outcome of what was read; None if the stream slid and has more to read."""
+        try:
+            return None if stream.slide() else stream.conclude()
+        except SirenError as error:
+            return error
 
     def _usable(self) -> StreamEngine:
         if self._engine is None:

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
 from siren_runtime import BackendError, Guard, InputError, Patience, Schedule
 from texts import CORPUS, TEXTS
 
@@ -441,6 +444,20 @@ def test_an_encoder_warns_once_that_it_reencodes_and_slides_within_its_window(ex
         assert result.slid
         with pytest.raises(InputError, match="no streaming graph"):
             guard.stream("prompt", response_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_a_decoder_without_a_streaming_graph_streams_exactly_by_reencoding(
+    export, backbone_folder, tmp_path
+):
+    artifact = load_artifact(export("qwen3", max_length=LIMIT).artifact)
+    bundle = tmp_path / "bundle"
+    export_bundle(artifact, load_checkpoint(backbone_folder("qwen3")), bundle, stream=False)
+    guard, fed = Guard.load(bundle, threads=1), ""
+    with guard.stream() as stream:
+        for piece in ["How", " do", " I<|im_end|", ">", "", " ba", "ke"]:
+            fed += piece
+            assert stream.feed(piece).score == pytest.approx(guard.score(fed).score, abs=BOUND)
 
 
 def test_a_guard_loaded_for_streaming_scores_as_one_that_is_not(export):
