@@ -18,12 +18,15 @@ from .latency import latency_table, measure_latency, rounds_in_all
 from .progress import console, progress_bar
 from .record import write_record
 from .shapes import SHAPES, Shape
+from .stream_command import stream
 from .subject import find_subject, synthesize
 from .texts import texts_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."
 )
+
+app.command(epilog="Example: siren bench stream qwen3-0.6b")(stream)
 
 _RESULTS = Path("bench/results")
 _SHAPE_NAMES = ", ".join(SHAPES)

@@ -68,6 +68,9 @@ def export(
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of weights and matrix products.")] = "fp32",
+    stream: Annotated[
+        bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
+    ] = True,
     verify: Annotated[
         bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
     ] = True,
@@ -117,6 +120,7 @@ def export(
             checkpoint,
             output,
             precision=precision,
+            stream=stream,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,

@@ -4,6 +4,7 @@ Both the transformers 4 form (`rope_theta`, `rope_scaling`) and the 5 form (`rop
 are read. Defaults for absent keys are those of the transformers configuration classes.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -49,6 +50,12 @@ class DecoderConfig:
     mlp_bias: bool
     qk_norm: bool
     sliding_window: int | None
+    max_position_embeddings: int
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence, in tokens, over which full attention is what the model does."""
+        return min(self.max_position_embeddings, self.sliding_window or sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,7 @@ def _decoder(raw: _HfDecoder, origin: str) -> DecoderConfig:
         mlp_bias=raw.mlp_bias and raw.model_type == "llama",
         qk_norm=raw.model_type == "qwen3",
         sliding_window=_sliding_window(raw),
+        max_position_embeddings=raw.max_position_embeddings,
     )
 
 

@@ -1,6 +1,6 @@
 """Artifact + checkpoint -> bundle: author the graph, stream the weights, verify, publish."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
@@ -34,13 +34,13 @@ from siren_runtime.tokenizer import Tokenizer
 from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
 from .checkpoint import Checkpoint
-from .config import parse_config
+from .config import DecoderConfig, parse_config
 from .graph.builder import OPSET, GuardGraph
 from .graph.guard import author_guard
+from .graph.stream import author_head_alone, author_stream, context_length
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
-from .weights import write_weights
+from .weights import Weight, write_weights
 
-SCORE_FILE = "score.onnx"
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
 
 Stage = Literal["write", "reference", "verify"]
@@ -54,6 +54,7 @@ def export_bundle(
     output: Path,
     *,
     precision: Precision = "fp32",
+    stream: bool = True,
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -62,6 +63,7 @@ def export_bundle(
     """Compile a head and its backbone into the bundle folder `output`.
 
     Args:
+        stream: also write the streaming graph, where the backbone is a decoder.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -75,9 +77,14 @@ def export_bundle(
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     config = parse_config(checkpoint.config, checkpoint.source)
-    graph = author_guard(artifact, checkpoint, config, precision)
+    graphs = {"score": author_guard(artifact, checkpoint, config, precision)}
+    context: int | None = None
+    if stream and isinstance(config, DecoderConfig):
+        context = context_length(artifact, config)
+        graphs["stream"] = author_stream(artifact, checkpoint, config, precision)
+        graphs["head"] = author_head_alone(artifact)
     with staging(output, overwrite=overwrite) as folder:
-        files = _write_graph(graph, folder, progress)
+        files = _write_graphs(graphs, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -88,6 +95,7 @@ def export_bundle(
                 model_type=config.model_type,
                 blocks=config.blocks,
                 blocks_kept=artifact.deepest_layer + 1,
+                context_length=context,
             ),
             head=Head(
                 kind="mlp",
@@ -106,7 +114,7 @@ def export_bundle(
             threshold=artifact.threshold,
             precision=precision,
             target="onnxruntime",
-            graphs={"score": _graph_spec(graph.model.graph)},
+            graphs={name: _graph_spec(name, graph.model.graph) for name, graph in graphs.items()},
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
             versions={p: metadata.version(p) for p in _MADE_BY},
@@ -126,9 +134,17 @@ def export_bundle(
     return manifest
 
 
-def _write_graph(graph: GuardGraph, folder: Path, progress: Progress) -> dict[str, FileSpec]:
-    """Write weights.bin, then the graph that points into it."""
-    total = sum(weight.nbytes for weight in graph.weights.values())
+def graph_file(name: str) -> str:
+    """The file of the graph that the manifest calls `name`."""
+    return f"{name}.onnx"
+
+
+def _write_graphs(
+    graphs: Mapping[str, GuardGraph], folder: Path, progress: Progress
+) -> dict[str, FileSpec]:
+    """Write weights.bin, each weight once, then the graphs that point into it."""
+    weights = _union(graphs)
+    total = sum(weight.nbytes for weight in weights.values())
     done = 0
 
     def advance(size: int) -> None:
@@ -136,25 +152,35 @@ def _write_graph(graph: GuardGraph, folder: Path, progress: Progress) -> dict[st
         done += size
         progress("write", min(done, total), total)
 
-    offsets, weights_spec = write_weights(graph.weights, folder / WEIGHTS_FILE, advance)
-    for name, offset in offsets.items():
-        weight = graph.weights[name]
-        graph.model.graph.initializers[name].const_value = ir.ExternalTensor(
-            WEIGHTS_FILE,
-            offset,
-            weight.nbytes,
-            weight.dtype,
-            shape=ir.Shape(weight.shape),
-            name=name,
-        )
-    proto = ir.to_proto(graph.model).SerializeToString(deterministic=True)
-    return {
-        SCORE_FILE: write_file(folder / SCORE_FILE, proto),
-        WEIGHTS_FILE: weights_spec,
-    }
+    offsets, weights_spec = write_weights(weights, folder / WEIGHTS_FILE, advance)
+    files = {WEIGHTS_FILE: weights_spec}
+    for name, graph in graphs.items():
+        for weight_name, weight in graph.weights.items():
+            graph.model.graph.initializers[weight_name].const_value = ir.ExternalTensor(
+                WEIGHTS_FILE,
+                offsets[weight_name],
+                weight.nbytes,
+                weight.dtype,
+                shape=ir.Shape(weight.shape),
+                name=weight_name,
+            )
+        proto = ir.to_proto(graph.model).SerializeToString(deterministic=True)
+        files[graph_file(name)] = write_file(folder / graph_file(name), proto)
+    return files
 
 
-def _graph_spec(graph: ir.Graph) -> GraphSpec:
+def _union(graphs: Mapping[str, GuardGraph]) -> dict[str, Weight]:
+    """The weights of all graphs; those of one name are one weight."""
+    union: dict[str, Weight] = {}
+    for graph in graphs.values():
+        for name, weight in graph.weights.items():
+            first = union.setdefault(name, weight)
+            if (first.dtype, first.shape) != (weight.dtype, weight.shape):
+                raise AssertionError(f"two graphs have different weights {name!r}")
+    return union
+
+
+def _graph_spec(name: str, graph: ir.Graph) -> GraphSpec:
     def specs(values: Sequence[ir.Value]) -> list[TensorSpec]:
         return [
             TensorSpec(
@@ -167,7 +193,10 @@ def _graph_spec(graph: ir.Graph) -> GraphSpec:
         ]
 
     return GraphSpec(
-        file=SCORE_FILE, opset=OPSET, inputs=specs(graph.inputs), outputs=specs(graph.outputs)
+        file=graph_file(name),
+        opset=OPSET,
+        inputs=specs(graph.inputs),
+        outputs=specs(graph.outputs),
     )
 
 

@@ -8,6 +8,7 @@ guard.score("text").is_harmful
 
 from typing import TYPE_CHECKING
 
+from .decision import Decision, Hysteresis, Patience, Schedule
 from .errors import (
     ArtifactError,
     BackendError,
@@ -17,6 +18,8 @@ from .errors import (
     SirenError,
 )
 from .guard import Guard, ScoreResult
+from .stream import Stream, StreamResult, TokenScore
+from .streams import Streams
 
 if TYPE_CHECKING:
     __version__: str
@@ -35,9 +38,17 @@ __all__ = [
     "BackendError",
     "BundleError",
     "CheckpointError",
+    "Decision",
     "Guard",
+    "Hysteresis",
     "InputError",
+    "Patience",
+    "Schedule",
     "ScoreResult",
     "SirenError",
+    "Stream",
+    "StreamResult",
+    "Streams",
+    "TokenScore",
     "__version__",
 ]

@@ -1,21 +1,41 @@
 """The guard: a bundle that scores text."""
 
 import os
-from collections.abc import Iterable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .backends import Backend, BackendName, Outputs, Provider, open_backend
+from .aggregation import AggregationName
+from .backends import (
+    Backend,
+    BackendName,
+    Outputs,
+    Provider,
+    StreamBackend,
+    open_backend,
+    open_stream_backend,
+)
 from .backends.base import FloatArray
+from .backends.score_by_stream import ScoreByStream
 from .batching import micro_batches, right_pad
 from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
+from .decision import Rule
 from .errors import BackendError, BundleError, InputError
 from .hub import resolve_folder
 from .manifest import TOKENIZER_FILE, Manifest
+from .stream import Stream
+from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
+from .streams import Streams
 from .text import choose, clean
 from .tokenizer import Tokenizer
+
+_LEAST_TOKENS = 8  # that a stream may hold
+
+_Engine = TypeVar("_Engine")
 
 
 @dataclass(frozen=True)
@@ -50,9 +70,27 @@ class ScoreResult:
 class Guard:
     """Scores text for harm with the engine of one bundle. Threads may share a guard."""
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, backend: Backend) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer,
+        backend: Backend | None,
+        open_stream: Callable[[], StreamBackend] | None = None,
+    ) -> None:
+        """Wrap an open engine; `Guard.load` is the usual way to make a guard.
+
+        Args:
+            backend: runs the score graph; None scores with the streaming graph.
+            open_stream: opens the streaming graph; None re-encodes streams.
+        """
         self._manifest = bundle.manifest
         self._tokenizer = tokenizer
+        self._open_stream = open_stream
+        self._stream_backend: StreamBackend | None = None
+        self._lock = threading.Lock()
+        self._warned = False
+        if backend is None:
+            backend = self._switch_to_streaming()
         self._backend: Backend | None = backend
         self._backend_name = backend.name
 
@@ -67,6 +105,7 @@ class Guard:
         session_options: Any = None,
         verify: Verify = "size",
         revision: str | None = None,
+        streaming: bool = False,
     ) -> "Guard":
         """Load the bundle that `source` names.
 
@@ -80,6 +119,9 @@ class Guard:
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
+            streaming: open the streaming graph at once, where there is one, and score with it
+                too. Without it the first stream does that, and for that moment the weights are
+                in memory twice.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
@@ -91,14 +133,23 @@ class Guard:
         )
         bundle = load_bundle(folder, verify=verify)
         tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-        engine = open_backend(
+
+        def engine(opener: Callable[..., _Engine]) -> _Engine:
+            return opener(
+                bundle,
+                backend,
+                threads=threads,
+                providers=providers,
+                session_options=session_options,
+            )
+
+        streams = "stream" in bundle.manifest.graphs
+        return cls(
             bundle,
-            backend,
-            threads=threads,
-            providers=providers,
-            session_options=session_options,
+            tokenizer,
+            None if streaming and streams else engine(open_backend),
+            (lambda: engine(open_stream_backend)) if streams else None,
         )
-        return cls(bundle, tokenizer, engine)
 
     @property
     def manifest(self) -> Manifest:
@@ -169,9 +220,109 @@ class Guard:
 
     __call__ = score
 
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        response_only: bool = False,
+        aggregation: AggregationName = "mean",
+        span: int = 64,
+        threshold: float | None = None,
+        rules: Sequence[Rule] = (),
+        max_tokens: int | None = None,
+    ) -> Stream:
+        """Open a session over one growing text, which pays only for new tokens.
+
+        The first one opens the bundle's streaming graph, and scoring goes through it from then
+        on, so that the weights are held once. A bundle without one (an encoder) re-encodes the
+        text at each feed, and warns of it once.
+
+        Args:
+            prompt: what the text answers; the score is that of `score(prompt=, response=)`.
+            response_only: read the prompt, and keep it out of the mean; the tokens that count
+                are those that reach beyond it. Until there is one, the score is the prompt's.
+            aggregation: "mean" over all tokens, as `score` has it; "window", over the last
+                `span`; or "ema", exponential with that span.
+            span: tokens of the window or the moving average.
+            threshold: harmful from this score; None is the bundle's.
+            rules: decision rules (`siren_runtime.decision`) that `StreamResult.decisions` reports.
+            max_tokens: tokens that the stream may hold, at most the backbone's context, which is
+                the default. Once full, it lets the older half go (docs/streaming.md).
+
+        Raises:
+            InputError: an argument is out of range, or not possible without a streaming graph.
+            BackendError: the guard is closed, or the streaming graph cannot be opened.
+        """
+        streams = self.streams(max_streams=1, max_tokens=max_tokens)
+        return streams.open(
+            prompt,
+            response_only=response_only,
+            aggregation=aggregation,
+            span=span,
+            threshold=threshold,
+            rules=rules,
+        )
+
+    def streams(self, *, max_streams: int | None = None, max_tokens: int | None = None) -> Streams:
+        """Open streams that are read in one batch.
+
+        Args:
+            max_streams: how many may be open at once; None sets no limit.
+            max_tokens: as `stream`, for each.
+
+        Raises:
+            InputError, BackendError: as `stream`.
+        """
+        if max_streams is not None and (not isinstance(max_streams, int) or max_streams < 1):
+            raise InputError(f"max_streams must be a whole number from 1, found {max_streams!r}")
+        backend = self._streaming()
+        engine: StreamEngine
+        if backend is None:
+            limit = self._manifest.text.max_length
+            engine = ReencodingEngine(self._usable(), _checked_tokens(max_tokens, limit))
+        else:
+            limit = self._manifest.backbone.context_length or 0
+            engine = IncrementalEngine(backend, _checked_tokens(max_tokens, limit))
+        return Streams(
+            engine,
+            self._tokenizer,
+            self._manifest.head.features,
+            self.default_threshold,
+            max_streams,
+            reencodes=backend is None,
+        )
+
     def close(self) -> None:
-        """Free the engine; the guard cannot score after that."""
-        self._backend = None
+        """Free the engine; the guard cannot score after that. Open streams keep it until closed."""
+        self._backend = self._stream_backend = None
+
+    def _usable(self) -> Backend:
+        backend = self._backend
+        if backend is None:
+            raise BackendError("the guard is closed; load it again")
+        return backend
+
+    def _streaming(self) -> StreamBackend | None:
+        """The streaming graph, opened at first; None, with one warning, where there is none."""
+        self._usable()
+        with self._lock:
+            if self._open_stream is not None:
+                if self._stream_backend is None:
+                    self._backend = self._switch_to_streaming()
+                return self._stream_backend
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.base_model_id}: the bundle has no streaming graph, so each feed of a "
+                    "stream re-encodes its text",
+                    stacklevel=4,
+                )
+            return None
+
+    def _switch_to_streaming(self) -> Backend:
+        assert self._open_stream is not None
+        self._stream_backend = self._open_stream()
+        return ScoreByStream(self._stream_backend)
 
     def __enter__(self) -> "Guard":
         return self
@@ -194,9 +345,7 @@ class Guard:
         return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)
 
     def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
-        backend = self._backend
-        if backend is None:
-            raise BackendError("the guard is closed; load it again")
+        backend = self._usable()
         sequences = self._tokenizer.encode_batch(cleaned)
         if not all(sequences):
             raise InputError(
@@ -218,6 +367,17 @@ class Guard:
                     features=outputs.features[row].copy() if features else None,
                 )
         return [results[index] for index in range(len(cleaned))]
+
+
+def _checked_tokens(max_tokens: int | None, limit: int) -> int:
+    if max_tokens is None:
+        return limit
+    if not isinstance(max_tokens, int) or not _LEAST_TOKENS <= max_tokens <= limit:
+        raise InputError(
+            f"max_tokens must be a whole number from {_LEAST_TOKENS} to {limit}, which is what "
+            f"this backbone can hold; found {max_tokens!r}"
+        )
+    return max_tokens
 
 
 def _clean_item(index: int, text: str) -> str:

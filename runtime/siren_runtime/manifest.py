@@ -32,13 +32,17 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Backbone(_Strict, frozen=True):
-    """The frozen language model; `blocks_kept` of its `blocks` are in the graph."""
+    """The frozen language model; `blocks_kept` of its `blocks` are in the graph.
+
+    `context_length` is the longest sequence in tokens that the streaming graph can hold.
+    """
 
     id: str
     revision: str | None
     model_type: str
     blocks: Positive
     blocks_kept: Positive
+    context_length: Positive | None = None
 
 
 class Head(_Strict, frozen=True):
@@ -205,6 +209,7 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         if graph.file not in manifest.files:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
     _check_score_graph(manifest, origin)
+    _check_stream_graphs(manifest, origin)
     if TOKENIZER_FILE not in manifest.files:
         raise BundleError(f"{origin}: files lacks {TOKENIZER_FILE!r}")
     backbone, layers = manifest.backbone, manifest.head.layers
@@ -245,18 +250,62 @@ def check_tiers(tiers: list[Tier], origin: str) -> None:
 def _check_score_graph(manifest: Manifest, origin: str) -> None:
     tokens: list[int | str] = ["batch", "sequence"]
     inputs = [TensorSpec(name, "int64", tokens) for name in ("input_ids", "attention_mask")]
-    outputs = [
+    _check_graph(manifest, "score", inputs, _head_outputs(manifest), origin)
+
+
+def _head_outputs(manifest: Manifest) -> list[TensorSpec]:
+    return [
         TensorSpec("score", "float32", ["batch"]),
         TensorSpec("logits", "float32", ["batch", manifest.head.classes]),
         TensorSpec("features", "float32", ["batch", manifest.head.features]),
     ]
-    graph = manifest.graphs["score"]
+
+
+def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
+    """The streaming graph of a decoder comes with a graph of the head alone."""
+    if "stream" not in manifest.graphs:
+        return
+    if "head" not in manifest.graphs or manifest.backbone.context_length is None:
+        raise BundleError(
+            f"{origin}: a 'stream' graph needs a 'head' graph and backbone.context_length"
+        )
+    features = manifest.head.features
+    past = next((s for s in manifest.graphs["stream"].inputs if s.name == "past.0.key"), None)
+    if past is None or past.dtype not in ("float32", "float16") or len(past.shape) != 4:
+        raise BundleError(f"{origin}: graphs.stream lacks a usable input 'past.0.key'")
+    blocks = range(manifest.backbone.blocks_kept)
+    names = [f"{block}.{part}" for block in blocks for part in ("key", "value")]
+    inputs = [
+        TensorSpec("input_ids", "int64", ["batch", "chunk"]),
+        TensorSpec("past_lengths", "int64", ["batch"]),
+        TensorSpec("feature_sum", "float32", ["batch", features]),
+        TensorSpec("feature_count", "int64", ["batch"]),
+        *(TensorSpec(f"past.{name}", past.dtype, past.shape) for name in names),
+    ]
+    outputs = [
+        TensorSpec("score", "float32", ["batch", "chunk"]),
+        TensorSpec("feature_sums", "float32", ["batch", "chunk", features]),
+        *(TensorSpec(f"present.{name}", past.dtype, past.shape) for name in names),
+    ]
+    _check_graph(manifest, "stream", inputs, outputs, origin)
+    pooled = [TensorSpec("pooled", "float32", ["batch", features])]
+    _check_graph(manifest, "head", pooled, _head_outputs(manifest), origin)
+
+
+def _check_graph(
+    manifest: Manifest,
+    name: str,
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    origin: str,
+) -> None:
+    graph = manifest.graphs[name]
     for kind, found, expected in (
         ("inputs", graph.inputs, inputs),
         ("outputs", graph.outputs, outputs),
     ):
         if signature(found) != signature(expected):
             raise BundleError(
-                f"{origin}: graphs.score.{kind} are {signature(found)}, "
+                f"{origin}: graphs.{name}.{kind} are {signature(found)}, "
                 f"expected {signature(expected)}"
             )

@@ -24,6 +24,15 @@ class GuardGraph:
     weights: dict[str, Weight]
 
 
+@dataclass(frozen=True)
+class Output:
+    """A graph output."""
+
+    value: ir.Value
+    shape: list[int | str]
+    dtype: ir.DataType = FLOAT
+
+
 @dataclass
 class GraphBuilder:
     """Collects nodes and weights. Names carry the scope, so an engine's errors name our layers.
@@ -66,6 +75,11 @@ class GraphBuilder:
         self._nodes.append(ir.node(op_type, inputs, attributes, outputs=values, name=unique))
         return values[0]
 
+    def split(self, x: ir.Value, sizes: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
+        """Cut `x` in two along `axis`, `sizes` int64 [2]."""
+        first = self.op("Split", x, sizes, outputs=2, axis=axis)
+        return first, self._nodes[-1].outputs[1]
+
     def weight(self, name: str, weight: Weight) -> ir.Value:
         """Refer to a weight; its bytes are written to the external data file later."""
         unique = self._unique(name)
@@ -105,12 +119,12 @@ class GraphBuilder:
         """A value of the compute dtype in float32."""
         return x if self.compute == FLOAT else self.cast(x, FLOAT)
 
-    def build(self, name: str, outputs: dict[str, tuple[ir.Value, list[int | str]]]) -> GuardGraph:
-        """Close the graph with `outputs`: name -> (float32 value, shape)."""
+    def build(self, name: str, outputs: dict[str, Output]) -> GuardGraph:
+        """Close the graph with `outputs` by name."""
         results = []
-        for output, (value, shape) in outputs.items():
-            identity = self.op("Identity", value, name=output)
-            identity.dtype, identity.shape = FLOAT, ir.Shape(shape)
+        for name_of_output, output in outputs.items():
+            identity = self.op("Identity", output.value, name=name_of_output)
+            identity.dtype, identity.shape = output.dtype, ir.Shape(output.shape)
             results.append(identity)
         graph = ir.Graph(
             self._inputs,

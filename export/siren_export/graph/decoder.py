@@ -6,8 +6,10 @@
         hidden += down_proj(act(gate) * up)                 on post_attention_layernorm(hidden)
 
 Right padding plus causal attention needs no attention mask: a real token never sees a trailing
-pad. In float16 these stay in float32: the residual stream, whose massive activations
-(arXiv 2402.17762) exceed 65504 in some models; the norms, which square it; and the rotary tables'
+pad. With a cache, the same blocks read a chunk of new tokens after those that the cache holds.
+
+In float16 these stay in float32: the residual stream, whose massive activations (arXiv
+2402.17762) exceed 65504 in some models; the norms, which square it; and the rotary tables'
 making. The MLP's product is kept from overflowing by a power of two instead (see `_mlp`).
 """
 
@@ -20,6 +22,7 @@ from ..config import DecoderConfig, Rope
 from ..weights import CheckpointWeights
 from .activations import activation
 from .builder import FLOAT, GraphBuilder
+from .cache import KeyValueCache
 from .taps import Taps
 
 # The largest |activation| a float16 MLP can hold is raised 16-fold by scaling up_proj down.
@@ -29,7 +32,7 @@ _FLOAT16_HEADROOM = 2.0**-4
 
 @dataclass(frozen=True)
 class _Rotary:
-    """The rotary tables [max_length, head_dim / 2] and each token's position [batch, sequence]."""
+    """The rotary tables [positions, head_dim / 2] and each token's position [batch, sequence]."""
 
     cos: ir.Value
     sin: ir.Value
@@ -43,13 +46,15 @@ def author_decoder(
     input_ids: ir.Value,
     taps: Taps,
     max_length: int,
+    cache: KeyValueCache | None = None,
 ) -> dict[int, ir.Value]:
     """Author the blocks up to the deepest tap.
 
     Args:
         input_ids: int64 [batch, sequence].
         taps: which blocks are read, and what of them.
-        max_length: the longest sequence, in tokens.
+        max_length: the longest sequence, in tokens, those in the cache included.
+        cache: what the tokens before `input_ids` left, where there are some.
 
     Returns:
         block -> tapped float32 states [batch, sequence, hidden].
@@ -59,13 +64,13 @@ def author_decoder(
     )
     hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)
     hidden = g.to_float(hidden)
-    rotary = _rotary(g, config, input_ids, max_length)
+    rotary = _rotary(g, config, input_ids, max_length, cache)
 
     states: dict[int, ir.Value] = {}
     for block in range(taps.deepest + 1):
         with g.scope(f"layers.{block}"):
             x = _rms_norm(g, config, weights, hidden, f"layers.{block}.input_layernorm")
-            x = _attention(g, config, weights, g.to_compute(x), block, rotary)
+            x = _attention(g, config, weights, g.to_compute(x), block, rotary, cache)
             hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
 
             x = _rms_norm(g, config, weights, hidden, f"layers.{block}.post_attention_layernorm")
@@ -100,19 +105,29 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 
 
 def _rotary(
-    g: GraphBuilder, config: DecoderConfig, input_ids: ir.Value, max_length: int
+    g: GraphBuilder,
+    config: DecoderConfig,
+    input_ids: ir.Value,
+    max_length: int,
+    cache: KeyValueCache | None,
 ) -> _Rotary:
+    # Tables of another length are other weights of the bundle.
+    scope = "rotary" if cache is None else "rotary_context"
     frequencies = inverse_frequencies(config.rope, config.head_dim)
     angles = np.outer(np.arange(max_length, dtype=np.float32), frequencies)
     dtype = g.compute.numpy()
-    with g.scope("rotary"):
-        shape = g.op("Shape", input_ids)
-        length = g.op("Gather", shape, g.const(1))
-        positions = g.op("Range", g.const(0), length, g.const(1))
+    with g.scope(scope):
+        if cache is None:
+            shape = g.op("Shape", input_ids)
+            length = g.op("Gather", shape, g.const(1))
+            positions = g.op("Range", g.const(0), length, g.const(1))
+            positions = g.op("Expand", positions, shape, name="positions")
+        else:
+            positions = cache.positions(g, input_ids, max_length)
         return _Rotary(
             cos=g.table("cos", np.cos(angles).astype(dtype)),
             sin=g.table("sin", np.sin(angles).astype(dtype)),
-            positions=g.op("Expand", positions, shape, name="positions"),
+            positions=positions,
         )
 
 
@@ -123,6 +138,7 @@ def _attention(
     x: ir.Value,
     block: int,
     rotary: _Rotary,
+    cache: KeyValueCache | None,
 ) -> ir.Value:
     """Grouped-query causal attention: x [batch, sequence, hidden] to the same shape."""
     prefix = f"layers.{block}.self_attn"
@@ -145,15 +161,19 @@ def _attention(
         )
 
     with g.scope("self_attn"):
-        y = g.op(
-            "Attention",
-            rotate("q", project("q")),
-            rotate("k", project("k")),
-            project("v"),
-            is_causal=1,
-            q_num_heads=config.attention_heads,
-            kv_num_heads=config.kv_heads,
-        )
+        q, k, v = rotate("q", project("q")), rotate("k", project("k")), project("v")
+        if cache is None:
+            y = g.op(
+                "Attention",
+                q,
+                k,
+                v,
+                is_causal=1,
+                q_num_heads=config.attention_heads,
+                kv_num_heads=config.kv_heads,
+            )
+        else:
+            y = cache.attend(g, block, q, k, v)
         name = f"{prefix}.o_proj"
         shape = (config.hidden_size, config.attention_heads * config.head_dim)
         bias = (

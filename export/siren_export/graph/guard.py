@@ -10,13 +10,13 @@ from ..checkpoint import Checkpoint
 from ..config import BackboneConfig, DecoderConfig, check_max_length
 from ..weights import CheckpointWeights
 from .activations import check_activation
-from .builder import FLOAT, INT64, GraphBuilder, GuardGraph
+from .builder import FLOAT, INT64, GraphBuilder, GuardGraph, Output
 from .decoder import author_decoder
 from .encoder import author_encoder
-from .head import author_head, author_pooling
+from .head import author_features, author_head, author_pooling
 from .taps import Taps
 
-_COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
+COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
 def author_guard(
@@ -33,7 +33,7 @@ def author_guard(
     check_max_length(config, artifact.max_length, checkpoint.source)
     check_activation(config.hidden_act, checkpoint.source)
 
-    g = GraphBuilder(_COMPUTE[precision])
+    g = GraphBuilder(COMPUTE[precision])
     taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
     weights = CheckpointWeights(checkpoint)
     input_ids = g.input("input_ids", INT64, ["batch", "sequence"])
@@ -43,15 +43,19 @@ def author_guard(
         states = author_decoder(g, config, weights, input_ids, taps, limit)
     else:
         states = author_encoder(g, config, weights, input_ids, mask, taps, limit)
-    outputs = author_head(g, artifact, author_pooling(g, artifact, states, mask))
-    return g.build(
-        "guard",
-        {
-            "score": (outputs["score"], ["batch"]),
-            "logits": (outputs["logits"], ["batch", artifact.classes]),
-            "features": (outputs["features"], ["batch", artifact.n_features]),
-        },
-    )
+    pooled = author_pooling(g, artifact, states, mask)
+    return g.build("guard", head_outputs(g, artifact, pooled))
+
+
+def head_outputs(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> dict[str, Output]:
+    """Author the head over pooled float32 [batch, n_features]: score, logits, features."""
+    features = author_features(g, artifact, pooled)
+    score, logits = author_head(g, artifact, pooled)
+    return {
+        "score": Output(score, ["batch"]),
+        "logits": Output(logits, ["batch", artifact.classes]),
+        "features": Output(features, ["batch", artifact.n_features]),
+    }
 
 
 def check_head_fits(artifact: Artifact, config: BackboneConfig) -> None:

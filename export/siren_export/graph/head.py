@@ -43,23 +43,57 @@ def author_pooling(
         return g.op("Div", features, tokens, name="mean")
 
 
-def author_head(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> dict[str, ir.Value]:
+def author_running_pooling(
+    g: GraphBuilder,
+    artifact: Artifact,
+    states: Mapping[int, ir.Value],
+    feature_sum: ir.Value,
+    feature_count: ir.Value,
+) -> tuple[ir.Value, ir.Value]:
+    """The mean over each prefix of a chunk, what was summed before it included.
+
+    Args:
+        states: block -> float32 [batch, chunk, hidden].
+        feature_sum: float32 [batch, n_features], over the tokens before the chunk.
+        feature_count: int64 [batch], how many tokens those are.
+
+    Returns:
+        The sums and the means, float32 [batch, chunk, n_features], not yet weighted by layer.
+    """
+    with g.scope("pooling"):
+        chosen = []
+        for selection in artifact.layers:
+            with g.scope(f"layers.{selection.layer}"):
+                channels = g.table("channels", selection.channels)
+                chosen.append(g.op("Gather", states[selection.layer], channels, axis=2))
+        features = g.op("Concat", *chosen, axis=2)
+        before = g.op("Unsqueeze", feature_sum, g.const([1]))
+        sums = g.op("Add", g.op("CumSum", features, g.const(1)), before, name="sums")
+        length = g.op("Gather", g.op("Shape", features), g.const(1))
+        counts = g.op("Range", g.const(1), g.op("Add", length, g.const(1)), g.const(1))
+        counts = g.op("Add", g.op("Unsqueeze", feature_count, g.const([1])), counts)
+        counts = g.op("Unsqueeze", g.cast(counts, FLOAT), g.const([2]))  # [batch, chunk, 1]
+        return sums, g.op("Div", sums, counts, name="means")
+
+
+def author_features(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> ir.Value:
+    """The pooled channels as the head's own runtime has them: layer-weighted, of their shape."""
+    with g.scope("head"):
+        return g.op("Mul", pooled, g.table("layer_weights", _layer_weights(artifact)))
+
+
+def author_head(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
     """The MLP over the pooled channels, the layer weights folded into its first matrix.
 
     Returns:
-        "score" float32 [batch], "logits" float32 [batch, classes], and "features" float32
-        [batch, n_features], which are layer-weighted as the head's own runtime has them.
+        score float32 [batch] and logits float32 [batch, classes].
     """
-    scale = np.concatenate(
-        [np.full(len(s.channels), s.weight, dtype=np.float32) for s in artifact.layers]
-    )
     with g.scope("head"):
-        features = g.op("Mul", pooled, g.table("layer_weights", scale))
         x = pooled
         for i, linear in enumerate(artifact.head):
             if i > 0:
                 x = g.op("Relu", x)
-            matrix = linear.weight * scale if i == 0 else linear.weight
+            matrix = linear.weight * _layer_weights(artifact) if i == 0 else linear.weight
             with g.scope(f"linear.{i}"):
                 x = g.op(
                     "Gemm",
@@ -68,5 +102,11 @@ def author_head(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> dict[s
                     g.table("bias", linear.bias),
                 )
         probabilities = g.op("Softmax", x, axis=-1)
-        score = g.op("Gather", probabilities, g.const(HARMFUL), axis=1)
-    return {"score": score, "logits": x, "features": features}
+        return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
+
+
+def _layer_weights(artifact: Artifact) -> np.ndarray:
+    """The weight of each feature's layer, float32 [n_features]."""
+    return np.concatenate(
+        [np.full(len(s.channels), s.weight, dtype=np.float32) for s in artifact.layers]
+    )

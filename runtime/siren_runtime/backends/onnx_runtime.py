@@ -13,10 +13,10 @@ from .base import Outputs, TokenArray
 Provider = str | tuple[str, Mapping[str, Any]]
 
 _EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
 # Measured with MiniLM over mixed texts: one CPU thread takes 1.6 times as long at 4,096 tokens as
 # at 256 to 512, where activations stay in its cache. A GPU wants more work at once; not measured.
 _CPU_TOKEN_BUDGET, _GPU_TOKEN_BUDGET = 512, 8192
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
@@ -37,28 +37,15 @@ class OnnxRuntimeBackend:
         Raises:
             BackendError, BundleError, InputError: as `open_backend`.
         """
-        graph = bundle.manifest.graphs["score"]
-        path = bundle.file(graph.file)
-        if session_options is None:
-            session_options = _session_options(threads)
-        elif threads is not None:
-            raise InputError("pass either threads or session_options with intra_op_num_threads")
-        try:
-            self._session = _import_onnxruntime().InferenceSession(
-                str(path), session_options, providers=list(providers), enable_fallback=0
-            )
-        except Exception as error:  # its errors have no base of their own
-            raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
-        first = self._session.get_providers()[0]
-        if strict and first != _name(providers[0]):
-            raise BackendError(
-                f"{_name(providers[0])} is installed but did not start, only {first} did; check "
-                "the GPU, its driver and its libraries, or load with backend='cpu'"
-            )
-        self.name = first.removesuffix("ExecutionProvider").lower()
-        self.token_budget = _CPU_TOKEN_BUDGET if self.name == "cpu" else _GPU_TOKEN_BUDGET
-        _check_signature(str(path), "input", self._session.get_inputs(), graph.inputs)
-        _check_signature(str(path), "output", self._session.get_outputs(), graph.outputs)
+        self._session, self.name = open_session(
+            bundle,
+            "score",
+            providers,
+            strict=strict,
+            threads=threads,
+            session_options=session_options,
+        )
+        self.token_budget = token_budget(self.name)
         head = bundle.manifest.head
         self._shapes = {"score": (), "logits": (head.classes,), "features": (head.features,)}
 
@@ -83,6 +70,51 @@ class OnnxRuntimeBackend:
                     f"{(batch, *shape)}; export the bundle again"
                 )
         return Outputs(**values)
+
+
+def open_session(
+    bundle: Bundle,
+    graph_name: str,
+    providers: Sequence[Provider],
+    *,
+    strict: bool,
+    threads: int | None = None,
+    session_options: Any = None,
+) -> tuple[Any, str]:
+    """Open a graph of the bundle and check it against the manifest.
+
+    Returns:
+        The `onnxruntime.InferenceSession` and what it runs on: "cpu", "cuda" or "tensorrt".
+
+    Raises:
+        BackendError, BundleError, InputError: as `open_backend`.
+    """
+    graph = bundle.manifest.graphs[graph_name]
+    path = bundle.file(graph.file)
+    if session_options is None:
+        session_options = _session_options(threads)
+    elif threads is not None:
+        raise InputError("pass either threads or session_options with intra_op_num_threads")
+    try:
+        session = _import_onnxruntime().InferenceSession(
+            str(path), session_options, providers=list(providers), enable_fallback=0
+        )
+    except Exception as error:  # its errors have no base of their own
+        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
+    first = session.get_providers()[0]
+    if strict and first != _name(providers[0]):
+        raise BackendError(
+            f"{_name(providers[0])} is installed but did not start, only {first} did; check "
+            "the GPU, its driver and its libraries, or load with backend='cpu'"
+        )
+    _check_signature(str(path), "input", session.get_inputs(), graph.inputs)
+    _check_signature(str(path), "output", session.get_outputs(), graph.outputs)
+    return session, first.removesuffix("ExecutionProvider").lower()
+
+
+def token_budget(backend: str) -> int:
+    """Tokens, padding included, that run best in one batch on what `backend` names."""
+    return _CPU_TOKEN_BUDGET if backend == "cpu" else _GPU_TOKEN_BUDGET
 
 
 def available_providers() -> list[str]:

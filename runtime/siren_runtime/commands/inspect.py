@@ -1,5 +1,6 @@
 """`siren inspect`: show what a bundle is, and check it."""
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,8 @@ from siren_runtime.errors import BundleError
 from siren_runtime.guard import Guard
 from siren_runtime.hub import resolve_folder
 from siren_runtime.manifest import Manifest, TensorSpec, Verification
+
+_BLOCK = re.compile(r"\.(\d+)\.")
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -77,7 +80,19 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
 
 
 def _tensors(specs: list[TensorSpec]) -> Text:
-    return Text("\n".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs))
+    """One line a tensor; those of every block in one."""
+    blocks: dict[str, list[str]] = {}
+    for spec in specs:
+        line = f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+        block = _BLOCK.search(spec.name)
+        key = _BLOCK.sub(".{}.", line, count=1) if block else line
+        blocks.setdefault(key, []).append(block[1] if block else "")
+    return Text(
+        "\n".join(
+            key.replace("{}", found[0] if len(found) == 1 else f"{found[0]}..{found[-1]}", 1)
+            for key, found in blocks.items()
+        )
+    )
 
 
 def _verification(report: Verification) -> str:

@@ -1,0 +1,95 @@
+"""`siren bench stream`."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_runtime.errors import InputError
+from siren_runtime.manifest import Precision
+
+from .progress import console
+from .record import write_record
+from .shapes import SHAPES
+from .stream import Plan, measure_stream, stream_table
+from .stream_plot import plot_long_stream
+from .subject import find_subject
+from .texts import texts_of
+
+_DEFAULTS = Plan()
+
+
+def stream(
+    head: Annotated[
+        str,
+        typer.Argument(
+            help=f"A head's folder, or a shape to fill with random weights ({', '.join(SHAPES)})."
+        ),
+    ],
+    backbone: Annotated[
+        Path | None, typer.Option(help="The backbone's folder, in place of the head's own.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help=f"One of {', '.join(get_args(Precision))}.")
+    ] = "fp32",
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle of this head, in place of exporting one.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=32, help="Of the stream.")] = _DEFAULTS.tokens,
+    long_tokens: Annotated[
+        int, typer.Option(min=32, help="Of the long stream.")
+    ] = _DEFAULTS.long_tokens,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The JSON file to write. [default: bench/results/stream-HEAD]"
+        ),
+    ] = None,
+) -> None:
+    """Time streams of a decoder guard against llm-siren's score_streaming.
+
+    A token alone and in chunks, early and late, many streams in a batch, and a long stream, whose
+    time and memory are also drawn. llm-siren is timed at a few prefixes and extrapolated.
+    """
+    if precision not in get_args(Precision):
+        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(get_args(Precision))}")
+    plan = Plan(
+        threads=threads,
+        tokens=tokens,
+        late=min(_DEFAULTS.late, tokens - 12),
+        sampled=(*(n for n in _DEFAULTS.sampled if n < tokens), tokens),
+        long_tokens=long_tokens,
+    )
+    output = output or Path(f"bench/results/stream-{Path(head).name}-{precision}.json")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        subject = find_subject(head, scratch, backbone)
+        checkpoint = load_checkpoint(subject.backbone)
+        texts = texts_of(checkpoint.tokenizer_json, plan.sampled)
+        if bundle is None:
+            bundle = scratch / "bundle"
+            with console.status("exporting"):
+                manifest = export_bundle(
+                    load_artifact(subject.head),
+                    checkpoint,
+                    bundle,
+                    precision=cast("Precision", precision),
+                )
+            if "stream" not in manifest.graphs:
+                raise InputError(f"{head}: not a decoder, so there is no streaming graph to time")
+        with console.status("starting") as status:
+            results = measure_stream(
+                bundle, subject.head, texts, plan, lambda stage: status.update(f"timing {stage}")
+            )
+    settings = {"head": subject.description, "precision": precision, "plan": vars(plan)}
+    table = stream_table(results["summary"], plan)
+    write_record(output, "stream", settings, [results], table)
+    plot_long_stream(
+        results["long"], f"{subject.description}, {precision}", output.with_suffix(".png")
+    )
+    typer.echo(table)

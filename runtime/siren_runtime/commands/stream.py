@@ -1,0 +1,144 @@
+"""`siren stream`: score standard input while it grows."""
+
+import codecs
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Annotated, BinaryIO, Literal
+
+import msgspec
+import typer
+
+from siren_runtime.aggregation import AggregationName
+from siren_runtime.backends import BackendName
+from siren_runtime.cli import one_line, report
+from siren_runtime.decision import Schedule
+from siren_runtime.guard import Guard
+from siren_runtime.stream import Stream, StreamResult
+
+if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
+    raise ImportError("no module named 'onnxruntime'")
+
+OutputFormat = Literal["color", "jsonl"]
+
+EXIT_STOPPED = 3
+_READ_BYTES = 1 << 16
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: ollama run qwen3 'Tell me a story' | siren stream guards/qwen3")
+def stream(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="What the text answers; it is scored with it.")
+    ] = None,
+    response_only: Annotated[
+        bool, typer.Option("--response-only", help="Read the prompt, but keep it out of the mean.")
+    ] = False,
+    aggregation: Annotated[
+        AggregationName, typer.Option(help="Mean over all tokens, the last ones, or moving.")
+    ] = "mean",
+    span: Annotated[int, typer.Option(min=1, help="Tokens of window and ema.")] = 64,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Harmful from this score; default: bundle's.")
+    ] = None,
+    stop_at: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit with status 3 once a token's score reaches this."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens held before text slides out; default: the context.")
+    ] = None,
+    format: Annotated[
+        OutputFormat | None, typer.Option(help="Default: color in a terminal, jsonl elsewhere.")
+    ] = None,
+    backend: Annotated[BackendName, typer.Option(help="What runs the engine.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+) -> None:
+    """Score standard input as it comes: the text so far, at each piece that arrives.
+
+    In a terminal the text is shown coloured by the score at each token, from green to red;
+    elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        report("reading from the terminal; end with Ctrl-D")
+    guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True)
+    colored = format == "color" or (format is None and sys.stdout.isatty())
+    rules = () if stop_at is None else (Schedule(((0, stop_at),)),)
+    with guard.stream(
+        prompt,
+        response_only=response_only,
+        aggregation=aggregation,
+        span=span,
+        threshold=threshold,
+        rules=rules,
+        max_tokens=max_tokens,
+    ) as session:
+        show = _Colored(session) if colored else _write_json
+        result: StreamResult | None = None
+        for piece in _pieces(sys.stdin.buffer):
+            result = session.feed(piece)
+            show(result)
+            if result.decisions:
+                break
+    if colored and result is not None:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        verdict = "harmful" if result.is_harmful else "safe"
+        report(f"{verdict}: score {result.score:.4f} after {result.tokens} tokens")
+    if result is not None and result.decisions:
+        decision = result.decisions[0]
+        report(f"stopped: score {decision.score:.4f} at token {decision.token}")
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _pieces(source: BinaryIO) -> Iterator[str]:
+    """Yield text as it arrives; a character that is cut waits for its rest."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    while data := source.read1(_READ_BYTES):  # type: ignore[attr-defined]  # buffered readers have it
+        if text := decoder.decode(data):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def _write_json(result: StreamResult) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(result.to_dict()) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+class _Colored:
+    """Shows the text of each token once, in the colour of its score when it was read."""
+
+    def __init__(self, session: Stream) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self._session = session
+        self._shown = 0  # characters of cleaned text
+
+    def __call__(self, result: StreamResult) -> None:
+        from rich.text import Text
+
+        line = Text()
+        for token in self._session.scores:
+            if token.end <= self._shown:
+                continue
+            if token.start > self._shown > 0:  # white space that is in no token
+                line.append(" ")
+            text = token.text[max(self._shown - token.start, 0) :]
+            line.append("\n".join(map(_printable, text.split("\n"))), _color(token.score))
+            self._shown = token.end
+        self._console.print(line, end="", soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Escape control characters; keep blanks as they are."""
+    return "".join(c if c.isprintable() else one_line(c) for c in text)
+
+
+def _color(score: float) -> str:
+    """Green at 0, yellow at one half, red at 1."""
+    red, green = min(1.0, 2 * score), min(1.0, 2 - 2 * score)
+    return f"rgb({round(40 + 190 * red)},{round(40 + 160 * green)},60)"

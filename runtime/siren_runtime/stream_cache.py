@@ -1,0 +1,67 @@
+"""The keys and values of streams, in buffers that grow in steps and are never copied in a step."""
+
+import numpy as np
+
+from .backends.base import CacheArray, CacheLayout
+
+_GRANULE = 64  # tokens
+_GROWTH = 1.25
+
+
+class KeyValueCache:
+    """Buffers [slots, heads, capacity, dim] of every block; each stream has a slot.
+
+    Capacity grows by a quarter at least, block by block, so that copying costs a few tokens'
+    worth a token and never more than one block's memory beside the cache.
+    """
+
+    def __init__(self, layout: CacheLayout, max_tokens: int) -> None:
+        self._layout = layout
+        self._max_tokens = max_tokens
+        self._slots = self._capacity = 0
+        self._buffers: list[CacheArray] = [self._make(0, 0)] * layout.buffers
+
+    @property
+    def bytes_per_stream(self) -> int:
+        """What one slot takes now, in bytes."""
+        return self._capacity * self._layout.bytes_per_token
+
+    def reserve(self, slots: int, tokens: int) -> None:
+        """Make room for `tokens` in each of `slots`, keeping what is there."""
+        if slots <= self._slots and tokens <= self._capacity:
+            return
+        if tokens > self._capacity:
+            wanted = -(-max(tokens, int(self._capacity * _GROWTH)) // _GRANULE) * _GRANULE
+            capacity = max(tokens, min(wanted, self._max_tokens))
+        else:
+            capacity = self._capacity
+        slots = max(slots, self._slots)
+        for index, old in enumerate(self._buffers):
+            new = self._make(slots, capacity)
+            new[: self._slots, :, : self._capacity] = old
+            self._buffers[index] = new
+        self._slots, self._capacity = slots, capacity
+
+    def rows(self, start: int, stop: int) -> list[CacheArray]:
+        """Views of the slots from `start` to `stop`."""
+        return [buffer[start:stop] for buffer in self._buffers]
+
+    def write(
+        self, slot: int, position: int, present: list[CacheArray], row: int, tokens: int
+    ) -> None:
+        """Keep the first `tokens` of `present`'s row from `position` on."""
+        for buffer, new in zip(self._buffers, present, strict=True):
+            buffer[slot, :, position : position + tokens] = new[row, :, :tokens]
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a slot over another."""
+        for buffer in self._buffers:
+            buffer[target] = buffer[source]
+
+    def release(self) -> None:
+        """Free the buffers; `reserve` makes new ones."""
+        self._slots = self._capacity = 0
+        self._buffers = [self._make(0, 0)] * self._layout.buffers
+
+    def _make(self, slots: int, tokens: int) -> CacheArray:
+        return np.zeros((slots, self._layout.heads, tokens, self._layout.dim), self._layout.dtype)

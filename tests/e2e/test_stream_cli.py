@@ -1,0 +1,79 @@
+"""`siren stream`, run as people run it: text comes in piece by piece, verdicts go out."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from siren_runtime import Guard
+from texts import CORPUS
+
+SIREN = (sys.executable, "-c", "from siren_runtime.cli import main; main()")
+
+
+@pytest.fixture
+def bundle(export):
+    return export("qwen3", max_length=128).bundle
+
+
+def start(bundle, *options):
+    command = [*SIREN, "stream", str(bundle), "--threads", "1", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def test_each_piece_is_answered_while_the_input_is_still_open(bundle):
+    guard, text = Guard.load(bundle, threads=1), ""
+    with start(bundle) as process:
+        for piece in ("How do I ", "bake bread, ", "na\u0301", "ïve 🙂?"):
+            text += piece
+            process.stdin.write(piece.encode())
+            process.stdin.flush()
+            update = json.loads(process.stdout.readline())
+            assert update["score"] == pytest.approx(guard.score(text).score, abs=1e-5)
+            assert update["tokens"] > 0
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_character_that_is_cut_waits_for_its_rest(bundle):
+    guard = Guard.load(bundle, threads=1)
+    with start(bundle) as process:
+        process.stdin.write("a🙂".encode()[:3])
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        assert first["score"] == pytest.approx(guard.score("a").score, abs=1e-5)
+        output, _ = process.communicate("a🙂".encode()[3:])
+    assert json.loads(output)["score"] == pytest.approx(guard.score("a🙂").score, abs=1e-5)
+
+
+def test_stop_at_exits_with_a_status_of_its_own(bundle):
+    with start(bundle, "--stop-at", "0") as process:
+        output, errors = process.communicate(CORPUS[2].encode())
+        assert process.returncode == 3
+    assert json.loads(output)["decisions"][0]["token"] == 0
+    assert b"stopped: score" in errors
+    with start(bundle, "--stop-at", "1") as process:
+        process.communicate(CORPUS[2].encode())
+        assert process.returncode == 0
+
+
+def test_color_shows_the_text_once_and_escapes_what_could_control_a_terminal(bundle):
+    with start(bundle, "--format", "color", "--prompt", "Say it", "--response-only") as process:
+        output, errors = process.communicate(b"  bread\n\x1b[31m and   water  ")
+        assert process.returncode == 0
+    assert output.decode().strip().split("\n") == ["bread", "\\x1b[31m and water"]
+    assert b"safe: score" in errors or b"harmful: score" in errors
+
+
+def test_wrong_use_and_damaged_bundles_are_refused(bundle, tmp_path):
+    with start(bundle, "--stop-at", "2") as process:
+        process.communicate(b"")
+        assert process.returncode == 2
+    with start(tmp_path) as process:
+        _, errors = process.communicate(b"text")
+        assert process.returncode == 1
+    assert b"error" in errors
+    assert b"Traceback" not in errors

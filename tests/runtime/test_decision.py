@@ -1,0 +1,66 @@
+"""Decision rules over the scores of a stream."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siren_runtime import Hysteresis, InputError, Patience, Schedule
+from siren_runtime.decision import start, step
+
+
+def in_force(rule, scores):
+    """Where the rule is in force."""
+    verdicts, found = start([rule]), []
+    for position, score in enumerate(scores):
+        verdicts = step([rule], verdicts, position, score)
+        found.append(verdicts[0][1] is not None)
+    return found
+
+
+def test_a_schedule_applies_the_threshold_of_the_position():
+    rule = Schedule(((0, 0.9), (2, 0.5)))
+    assert in_force(rule, [0.8, 0.9, 0.5, 0.4]) == [False, True, True, False]
+    assert str(rule) == "schedule(0: 0.9, 2: 0.5)"
+
+
+@given(st.lists(st.floats(0, 1)), st.integers(1, 5), st.integers(0, 4))
+def test_patience_counts_hits_among_the_last_n(scores, k, more):
+    n = k + more
+    expected = [
+        sum(s >= 0.5 for s in scores[max(0, i + 1 - n) : i + 1]) >= k for i in range(len(scores))
+    ]
+    assert in_force(Patience(k, n, 0.5), scores) == expected
+
+
+def test_hysteresis_holds_between_its_two_thresholds():
+    scores = [0.6, 0.8, 0.6, 0.5, 0.49, 0.6]
+    assert in_force(Hysteresis(on=0.8, off=0.5), scores) == [False, True, True, True, False, False]
+
+
+def test_a_decision_names_the_rule_and_the_token_where_it_came_into_force():
+    rules = (Patience(2, 3, 0.5), Hysteresis(0.9, 0.2))
+    verdicts = start(rules)
+    for position, score in enumerate([0.6, 0.95, 0.6]):
+        verdicts = step(rules, verdicts, position, score)
+    patience, hysteresis = (decision for _, decision in verdicts)
+    assert patience.to_dict() == {"rule": "patience(2 of 3, 0.5)", "token": 1, "score": 0.95}
+    assert (hysteresis.rule, hysteresis.token) == ("hysteresis(on 0.9, off 0.2)", 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schedule(()), "ascend from 0"),
+        (lambda: Schedule(((1, 0.5),)), "ascend from 0"),
+        (lambda: Schedule(((0, 0.5), (0, 0.6))), "ascend from 0"),
+        (lambda: Schedule(((0, 1.5),)), "0 to 1"),
+        (lambda: Patience(3, 2, 0.5), "1 <= k <= n"),
+        (lambda: Patience(0, 2, 0.5), "1 <= k <= n"),
+        (lambda: Patience(1, 2, -0.1), "0 to 1"),
+        (lambda: Hysteresis(0.5, 0.6), "off <= on"),
+        (lambda: Hysteresis(float("nan"), 0.5), "0 to 1"),
+    ],
+)
+def test_rules_out_of_range_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

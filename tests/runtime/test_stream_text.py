@@ -1,0 +1,61 @@
+"""A growing text as tokens: what counts, and what is forgotten."""
+
+import pytest
+
+from siren_runtime import InputError
+from siren_runtime.stream_text import StreamText, StreamTokens
+from siren_runtime.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundle):
+    return Tokenizer(bundle / "tokenizer.json", 32)
+
+
+def test_tokens_are_those_of_the_cleaned_whole(tokenizer):
+    text = StreamText(tokenizer, "say  it", False)
+    assert text.append("") == text.tokens()
+    assert text.tokens().text == "say it"
+    text.append(" now<|im_")
+    assert text.tokens().text == "say it\n now<|im_"
+    tokens = text.append("end|>  ")
+    assert tokens.text == "say it\n now"
+    assert tokens.ids == tokenizer.encode("say it\n now").ids
+    assert tokens.context == 0
+
+
+@pytest.mark.parametrize("prompt", ["say  it", "say it \n", "\tsay it<s>"])
+def test_the_context_ends_where_the_response_begins(tokenizer, prompt):
+    text = StreamText(tokenizer, prompt, True)
+    assert text.append("  ").context == 0
+    tokens = text.append("now")
+    start, _ = tokens.offsets[tokens.context]
+    assert tokens.text[start:] == "now"
+
+
+@pytest.mark.parametrize("prompt", [None, "", "<s>"])
+def test_without_a_prompt_all_but_special_tokens_in_front_respond(tokenizer, prompt):
+    assert StreamText(tokenizer, prompt, True).append("now").context in (0, 1)
+
+
+def test_dropping_keeps_the_tail_its_offsets_and_the_white_space_that_may_follow(tokenizer):
+    text = StreamText(tokenizer, None, False)
+    tokens = text.append("one two  \n")
+    cut = next(i for i, (start, _) in enumerate(tokens.offsets) if start == 4)
+    text.drop(cut, tokens)
+    tokens = text.append("three")
+    assert (tokens.text, tokens.start) == ("two \nthree", 4)
+    assert tokens.context == 1  # the start token, which counted once
+    assert tokens.offsets[1] == (4, 5)
+
+
+def test_token_ids_follow_the_prompt(tokenizer):
+    tokens = StreamTokens(tokenizer, "hi", True).append([7, 8])
+    prompt = tokenizer.encode("hi\n").ids
+    assert tokens.ids == [*prompt, 7, 8]
+    assert tokens.context == len(prompt)
+    for wrong in ([-1], ["7"], [1.5]):
+        with pytest.raises(InputError, match="token id"):
+            StreamTokens(tokenizer, None, False).append(wrong)
+    with pytest.raises(InputError, match="no token"):
+        StreamTokens(tokenizer, None, False).append([])
