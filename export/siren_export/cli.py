@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Manifest, Precision
+from siren_runtime.manifest import Manifest, Precision, Target
 
 from .artifact import load_artifact
 from .bundle_writer import check_output
@@ -68,6 +68,13 @@ def export(
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of weights and matrix products.")] = "fp32",
+    target: Annotated[
+        Target,
+        typer.Option(
+            help="What runs or compiles the graph; tensorrt10 is JetPack 6's TensorRT 10.3. "
+            "ONNX Runtime runs the graphs of all of them."
+        ),
+    ] = "onnxruntime",
     verify: Annotated[
         bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
     ] = True,
@@ -117,6 +124,7 @@ def export(
             checkpoint,
             output,
             precision=precision,
+            target=target,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
@@ -178,8 +186,8 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
     size = sum(file.size for file in manifest.files.values()) / 1e6
     backbone, report = manifest.backbone, manifest.verification
     console.print(
-        f"{output}: {manifest.precision}, {backbone.blocks_kept} of {backbone.blocks} blocks, "
-        f"{size:,.1f} MB in {seconds:.1f} s"
+        f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
+        f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
     if report.status == "unverified":
         console.print(f"[yellow]unverified[/]: {report.reason}")

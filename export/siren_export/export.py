@@ -23,6 +23,7 @@ from siren_runtime.manifest import (
     Head,
     Manifest,
     Precision,
+    Target,
     TensorSpec,
     TextRules,
     Verification,
@@ -34,8 +35,9 @@ from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
 from .checkpoint import Checkpoint
 from .config import parse_config
-from .graph.builder import OPSET, GuardGraph
-from .graph.guard import author_guard
+from .graph.builder import GuardGraph
+from .graph.guard import COMPUTE, author_guard
+from .passes.targets import lower
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import write_weights
 
@@ -53,6 +55,7 @@ def export_bundle(
     output: Path,
     *,
     precision: Precision = "fp32",
+    target: Target = "onnxruntime",
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -61,6 +64,8 @@ def export_bundle(
     """Compile a head and its backbone into the bundle folder `output`.
 
     Args:
+        precision: of weights and matrix products.
+        target: what will run or compile the graph, and so which operators it may hold.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -75,6 +80,7 @@ def export_bundle(
     """
     config = parse_config(checkpoint.config, checkpoint.source)
     graph = author_guard(artifact, checkpoint, config, precision)
+    lower(graph, target, COMPUTE[precision])
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graph(graph, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -103,7 +109,7 @@ def export_bundle(
             ),
             threshold=artifact.threshold,
             precision=precision,
-            target="onnxruntime",
+            target=target,
             graphs={"score": _graph_spec(graph.model.graph)},
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
@@ -165,7 +171,10 @@ def _graph_spec(graph: ir.Graph) -> GraphSpec:
         ]
 
     return GraphSpec(
-        file=SCORE_FILE, opset=OPSET, inputs=specs(graph.inputs), outputs=specs(graph.outputs)
+        file=SCORE_FILE,
+        opset=graph.opset_imports[""],
+        inputs=specs(graph.inputs),
+        outputs=specs(graph.outputs),
     )
 
 

@@ -151,6 +151,7 @@ def _attention(
             rotate("k", project("k")),
             project("v"),
             is_causal=1,
+            scale=config.head_dim**-0.5,
             q_num_heads=config.attention_heads,
             kv_num_heads=config.kv_heads,
         )

@@ -16,7 +16,7 @@ from .encoder import author_encoder
 from .head import author_head, author_pooling
 from .taps import Taps
 
-_COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
+COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
 def author_guard(
@@ -33,7 +33,7 @@ def author_guard(
     check_max_length(config, artifact.max_length, checkpoint.source)
     check_activation(config.hidden_act, checkpoint.source)
 
-    g = GraphBuilder(_COMPUTE[precision])
+    g = GraphBuilder(COMPUTE[precision])
     taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
     weights = CheckpointWeights(checkpoint)
     input_ids = g.input("input_ids", INT64, ["batch", "sequence"])
