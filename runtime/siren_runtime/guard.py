@@ -65,6 +65,7 @@ class Guard:
         threads: int | None = None,
         providers: Sequence[Provider] | None = None,
         session_options: Any = None,
+        buckets: Sequence[int] | None = None,
         verify: Verify = "size",
         revision: str | None = None,
     ) -> "Guard":
@@ -72,12 +73,15 @@ class Guard:
 
         Args:
             source: a bundle's folder, or the id of a hub repository that holds one.
-            backend: "cpu", "cuda", "tensorrt" (ONNX Runtime's provider), or "auto": CUDA where
-                it is available, else the CPU. `Guard.backend` says which it became.
-            threads: threads that one score may use; None leaves the choice to ONNX Runtime.
+            backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
+                siren build compiled; or "auto": a plan that runs here, else CUDA where it is
+                available, else the CPU. `Guard.backend` says which it became.
+            threads: CPU threads that one score may use; None leaves it to ONNX Runtime.
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
+            buckets: lengths in tokens that TensorRT pads texts to, each kept as a CUDA graph; by
+                default powers of two and their midpoints.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
 
@@ -97,6 +101,7 @@ class Guard:
             threads=threads,
             providers=providers,
             session_options=session_options,
+            buckets=buckets,
         )
         return cls(bundle, tokenizer, engine)
 
@@ -117,7 +122,7 @@ class Guard:
 
     @property
     def backend(self) -> str:
-        """What the guard runs on: "cpu", "cuda" or "tensorrt"."""
+        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"."""
         return self._backend_name
 
     def score(

@@ -1,22 +1,32 @@
 """Inference runtimes that a bundle's graph runs on, chosen by name."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import InputError
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.tensorrt.library import Flavor
+from siren_runtime.tensorrt.plan import PLANS_FOLDER
 
 from .base import Backend, Outputs
-from .onnx_runtime import OnnxRuntimeBackend, Provider, available_providers, check_available
+from .onnx_runtime import (
+    OnnxRuntimeBackend,
+    Provider,
+    available_providers,
+    check_available,
+    with_caches,
+)
 
-BackendName = Literal["auto", "cpu", "cuda", "tensorrt"]
+BackendName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 # Each provider takes the nodes it can and leaves the rest to the next.
 _PROVIDERS: Mapping[BackendName, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+_FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
+_log = logging.getLogger(__name__)
 
 __all__ = ["Backend", "BackendName", "Outputs", "Provider", "open_backend"]
 
@@ -28,14 +38,17 @@ def open_backend(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
+    buckets: Sequence[int] | None = None,
 ) -> Backend:
-    """Open the score graph of `bundle` in ONNX Runtime.
+    """Open the score graph of `bundle`: a plan in TensorRT, else score.onnx in ONNX Runtime.
 
-    "auto" takes CUDA where it is available and starts, else the CPU. Any other name, and
-    `providers`, which stands in for a name, gets what it asks for or an error.
+    "auto" takes a plan that runs here, else CUDA where it is available and starts, else the CPU;
+    it logs why a plan was passed over. Any other name, and `providers`, which stands in for a
+    name, gets what it asks for or an error. `threads` and `session_options` are ONNX Runtime's,
+    `buckets` TensorRT's.
 
     Raises:
-        BackendError: ONNX Runtime or the provider is missing, or cannot run the graph.
+        BackendError: the library or the provider is missing, or cannot run the graph.
         BundleError: the graph's inputs or outputs are not those of guard.json.
         InputError: the arguments contradict each other or are out of range.
     """
@@ -44,8 +57,16 @@ def open_backend(
     if providers is not None:
         if backend != "auto" or not providers:
             raise InputError("pass either backend or a list of providers, which stands in for it")
-        chosen, strict = tuple(providers), True
+        chosen, strict = with_caches(bundle, providers), True
+    elif backend in _FLAVORS:
+        if session_options is not None:
+            raise InputError(f"session_options are ONNX Runtime's; the backend is {backend!r}")
+        from .tensorrt import open_plan
+
+        return open_plan(bundle, backend, buckets)
     elif backend == "auto":
+        if session_options is None and (plan := _matching_plan(bundle, buckets)) is not None:
+            return plan
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False
     else:
@@ -54,3 +75,19 @@ def open_backend(
     return OnnxRuntimeBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
+
+
+def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
+    """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
+    if not any((bundle.path / PLANS_FOLDER).glob("*.json")):
+        return None
+    from .tensorrt import open_plan
+
+    reasons = []
+    for flavor in _FLAVORS:
+        try:
+            return open_plan(bundle, flavor, buckets)
+        except BackendError as error:  # noqa: PERF203 - there are two
+            reasons.append(str(error))
+    _log.warning("no plan of %s is used: %s", bundle.path, " | ".join(reasons))
+    return None

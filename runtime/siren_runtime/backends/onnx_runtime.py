@@ -7,12 +7,19 @@ from typing import Any
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 from siren_runtime.manifest import TensorSpec, signature
+from siren_runtime.tensorrt.plan import PLANS_FOLDER
 
 from .base import Outputs, TokenArray
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
-_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
+_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+_NAMES = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "onnxruntime-tensorrt",
+    "NvTensorRTRTXExecutionProvider": "onnxruntime-tensorrt-rtx",
+}
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
 # Measured with MiniLM over mixed texts: one CPU thread takes 1.6 times as long at 4,096 tokens as
 # at 256 to 512, where activations stay in its cache. A GPU wants more work at once; not measured.
@@ -55,7 +62,7 @@ class OnnxRuntimeBackend:
                 f"{_name(providers[0])} is installed but did not start, only {first} did; check "
                 "the GPU, its driver and its libraries, or load with backend='cpu'"
             )
-        self.name = first.removesuffix("ExecutionProvider").lower()
+        self.name = _NAMES.get(first, first)
         self.token_budget = _CPU_TOKEN_BUDGET if self.name == "cpu" else _GPU_TOKEN_BUDGET
         _check_signature(str(path), "input", self._session.get_inputs(), graph.inputs)
         _check_signature(str(path), "output", self._session.get_outputs(), graph.outputs)
@@ -83,6 +90,29 @@ class OnnxRuntimeBackend:
                     f"{(batch, *shape)}; export the bundle again"
                 )
         return Outputs(**values)
+
+
+def with_caches(bundle: Bundle, providers: Sequence[Provider]) -> tuple[Provider, ...]:
+    """Give TensorRT's providers, where they are named without options, caches in the bundle.
+
+    They compile at the first start, for minutes with TensorRT. Not run on a GPU.
+    """
+    folder = str(bundle.path / PLANS_FOLDER / "onnxruntime")
+    options: dict[str, Mapping[str, Any]] = {
+        "TensorrtExecutionProvider": {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        },
+        "NvTensorRTRTXExecutionProvider": {"nv_runtime_cache_path": folder},
+    }
+    return tuple(
+        (provider, options[provider])
+        if isinstance(provider, str) and provider in options
+        else provider
+        for provider in providers
+    )
 
 
 def available_providers() -> list[str]:
