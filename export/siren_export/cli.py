@@ -71,8 +71,8 @@ def export(
     target: Annotated[
         Target,
         typer.Option(
-            help="What runs or compiles the graph; tensorrt10 is JetPack 6's TensorRT 10.3. "
-            "ONNX Runtime runs the graphs of all of them."
+            help="What runs or compiles the graph; tensorrt10 is any TensorRT 10, "
+            "JetPack's included. ONNX Runtime runs the graphs of all of them."
         ),
     ] = "onnxruntime",
     verify: Annotated[
