@@ -67,7 +67,12 @@ def export(
         str | None,
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Of weights and matrix products.")] = "fp32",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Of weights and matrix products; int8 and int4 are weights only, for tensorrt-rtx."
+        ),
+    ] = "fp32",
     target: Annotated[
         Target,
         typer.Option(

@@ -36,8 +36,8 @@ from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
 from .checkpoint import Checkpoint
 from .config import parse_config
 from .graph.builder import GuardGraph
-from .graph.guard import COMPUTE, author_guard
-from .passes.targets import lower
+from .graph.guard import author_guard
+from .passes.targets import check_supported, lower
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import write_weights
 
@@ -79,8 +79,9 @@ def export_bundle(
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     config = parse_config(checkpoint.config, checkpoint.source)
-    graph = author_guard(artifact, checkpoint, config, precision)
-    lower(graph, target, COMPUTE[precision])
+    check_supported(precision, target)
+    graph = author_guard(artifact, checkpoint, config, precision, target)
+    lower(graph, precision, target)
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graph(graph, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
