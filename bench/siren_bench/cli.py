@@ -11,10 +11,12 @@ from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision
+from siren_runtime.tensorrt.library import Flavor
 
 from .engines import Engine, LlmSiren, SirenEdge
 from .export_memory import export_table, measure_export
 from .latency import latency_table, measure_latency, rounds_in_all
+from .plan_build import measure_plan_build, plan_build_table
 from .progress import console, progress_bar
 from .record import write_record
 from .shapes import SHAPES, Shape
@@ -84,6 +86,35 @@ def export_memory(
                 )
     table = export_table(results)
     write_record(output, "export-memory", {"precision": precision}, results, table)
+    typer.echo(table)
+
+
+@app.command("plan-build", epilog="Example: siren bench plan-build qwen3-0.6b llama-3.2-1b")
+def plan_build(
+    shapes: Annotated[list[str], typer.Argument(help=f"Any of {_SHAPE_NAMES}.")],
+    flavor: Annotated[Flavor, typer.Option(help="The library to compile with.")] = "tensorrt-rtx",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The JSON file to write.")
+    ] = _RESULTS / "plan-build.json",
+) -> None:
+    """Compile float16 bundles of true shapes with random weights: seconds, plan size, peak memory.
+
+    Each is compiled in a fresh process with the default profiles. Needs disk for checkpoint,
+    bundle and plan at once: 6 GB for 0.6B.
+    """
+    results = []
+    for shape in [_shape(name) for name in shapes]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            subject = synthesize(shape, folder)
+            artifact, checkpoint = load_artifact(subject.head), load_checkpoint(subject.backbone)
+            bundle = folder / "bundle"
+            with console.status(f"exporting {shape.name}"):
+                export_bundle(artifact, checkpoint, bundle, precision="fp16", target=flavor)
+            with console.status(f"compiling {shape.name}"):
+                results.append(measure_plan_build(shape.name, bundle, flavor))
+    table = plan_build_table(results)
+    write_record(output, "plan-build", {"precision": "fp16"}, results, table)
     typer.echo(table)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 _DISTRIBUTIONS = (
     "siren-edge", "numpy", "onnx-ir", "onnxruntime", "tokenizers", "llm-siren", "torch",
-    "transformers",
+    "transformers", "tensorrt-rtx",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Manifest, Precision
+from siren_runtime.manifest import Manifest, Precision, Target
 
 from .artifact import load_artifact
 from .bundle_writer import check_output
@@ -67,7 +67,19 @@ def export(
         str | None,
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Of weights and matrix products.")] = "fp32",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Of weights and matrix products; int8 and int4 are weights only, for tensorrt-rtx."
+        ),
+    ] = "fp32",
+    target: Annotated[
+        Target,
+        typer.Option(
+            help="What runs or compiles the graph; tensorrt10 is any TensorRT 10, "
+            "JetPack's included. ONNX Runtime runs the graphs of all of them."
+        ),
+    ] = "onnxruntime",
     stream: Annotated[
         bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
     ] = True,
@@ -121,6 +133,7 @@ def export(
             output,
             precision=precision,
             stream=stream,
+            target=target,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
@@ -182,8 +195,8 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
     size = sum(file.size for file in manifest.files.values()) / 1e6
     backbone, report = manifest.backbone, manifest.verification
     console.print(
-        f"{output}: {manifest.precision}, {backbone.blocks_kept} of {backbone.blocks} blocks, "
-        f"{size:,.1f} MB in {seconds:.1f} s"
+        f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
+        f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
     if report.status == "unverified":
         console.print(f"[yellow]unverified[/]: {report.reason}")

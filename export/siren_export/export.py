@@ -24,6 +24,7 @@ from siren_runtime.manifest import (
     Head,
     Manifest,
     Precision,
+    Target,
     TensorSpec,
     TextRules,
     Verification,
@@ -35,9 +36,10 @@ from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
 from .checkpoint import Checkpoint
 from .config import DecoderConfig, parse_config
-from .graph.builder import OPSET, GuardGraph
+from .graph.builder import GuardGraph
 from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
+from .passes.targets import check_supported, lower
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import Weight, write_weights
 
@@ -54,6 +56,7 @@ def export_bundle(
     output: Path,
     *,
     precision: Precision = "fp32",
+    target: Target = "onnxruntime",
     stream: bool = True,
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
@@ -63,7 +66,10 @@ def export_bundle(
     """Compile a head and its backbone into the bundle folder `output`.
 
     Args:
-        stream: also write the streaming graph, where the backbone is a decoder.
+        precision: of weights and matrix products.
+        target: what will run or compile the graph, and so which operators it may hold.
+        stream: also write the streaming graph, where the backbone is a decoder and ONNX Runtime
+            the target.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -77,12 +83,15 @@ def export_bundle(
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     config = parse_config(checkpoint.config, checkpoint.source)
-    graphs = {"score": author_guard(artifact, checkpoint, config, precision)}
+    check_supported(precision, target)
+    graphs = {"score": author_guard(artifact, checkpoint, config, precision, target)}
     context: int | None = None
-    if stream and isinstance(config, DecoderConfig):
+    if stream and target == "onnxruntime" and isinstance(config, DecoderConfig):
         context = context_length(artifact, config)
         graphs["stream"] = author_stream(artifact, checkpoint, config, precision)
         graphs["head"] = author_head_alone(artifact)
+    for graph in graphs.values():
+        lower(graph, precision, target)
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graphs(graphs, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -113,7 +122,7 @@ def export_bundle(
             ),
             threshold=artifact.threshold,
             precision=precision,
-            target="onnxruntime",
+            target=target,
             graphs={name: _graph_spec(name, graph.model.graph) for name, graph in graphs.items()},
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
@@ -194,7 +203,7 @@ def _graph_spec(name: str, graph: ir.Graph) -> GraphSpec:
 
     return GraphSpec(
         file=graph_file(name),
-        opset=OPSET,
+        opset=graph.opset_imports[""],
         inputs=specs(graph.inputs),
         outputs=specs(graph.outputs),
     )

@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint
 from .verification_texts import TEXTS, digest
 from .weights import sha256_of
 
-BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
+BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "int8": 5e-2, "int4": 2e-1}
 
 Advance = Callable[[int, int], None]
 

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .backends import (
     Outputs,
     Provider,
     StreamBackend,
+    is_compiled,
     open_backend,
     open_stream_backend,
 )
@@ -34,8 +35,6 @@ from .text import choose, clean
 from .tokenizer import Tokenizer
 
 _LEAST_TOKENS = 8  # that a stream may hold
-
-_Engine = TypeVar("_Engine")
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ class Guard:
         threads: int | None = None,
         providers: Sequence[Provider] | None = None,
         session_options: Any = None,
+        buckets: Sequence[int] | None = None,
         verify: Verify = "size",
         revision: str | None = None,
         streaming: bool = False,
@@ -111,12 +111,15 @@ class Guard:
 
         Args:
             source: a bundle's folder, or the id of a hub repository that holds one.
-            backend: "cpu", "cuda", "tensorrt" (ONNX Runtime's provider), or "auto": CUDA where
-                it is available, else the CPU. `Guard.backend` says which it became.
-            threads: threads that one score may use; None leaves the choice to ONNX Runtime.
+            backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
+                siren build compiled; or "auto": a plan that runs here, else CUDA where it is
+                available, else the CPU. `Guard.backend` says which it became.
+            threads: CPU threads that one score may use; None leaves it to ONNX Runtime.
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
+            buckets: lengths in tokens that TensorRT pads texts to, each kept as a CUDA graph; by
+                default powers of two and their midpoints.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
@@ -134,21 +137,21 @@ class Guard:
         bundle = load_bundle(folder, verify=verify)
         tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
 
-        def engine(opener: Callable[..., _Engine]) -> _Engine:
-            return opener(
-                bundle,
-                backend,
-                threads=threads,
-                providers=providers,
-                session_options=session_options,
-            )
-
-        streams = "stream" in bundle.manifest.graphs
+        options: dict[str, Any] = {
+            "threads": threads,
+            "providers": providers,
+            "session_options": session_options,
+        }
+        streams = "stream" in bundle.manifest.graphs and not is_compiled(backend)
+        engine: Backend | None = None
+        if not (streaming and streams):
+            engine = open_backend(bundle, backend, buckets=buckets, **options)
+            streams = streams and not is_compiled(engine.name)
         return cls(
             bundle,
             tokenizer,
-            None if streaming and streams else engine(open_backend),
-            (lambda: engine(open_stream_backend)) if streams else None,
+            engine,
+            (lambda: open_stream_backend(bundle, backend, **options)) if streams else None,
         )
 
     @property
@@ -168,7 +171,7 @@ class Guard:
 
     @property
     def backend(self) -> str:
-        """What the guard runs on: "cpu", "cuda" or "tensorrt"."""
+        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"."""
         return self._backend_name
 
     def score(

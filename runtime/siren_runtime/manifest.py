@@ -17,8 +17,8 @@ MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
 CLEANER: Final = "llm-siren-0.2"
 
-Precision = Literal["fp32", "fp16"]
-Target = Literal["onnxruntime"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10"]
 Pooling = Literal["residual_mean", "mlp_mean"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

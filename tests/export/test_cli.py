@@ -33,7 +33,7 @@ def head(tmp_path, backbone_folder):
 def test_an_export_is_verified_by_default_and_says_how_it_went(siren, head, tmp_path):
     status, out, err = siren("export", head, "-o", tmp_path / "bundle")
     assert (status, out) == (0, "")
-    assert "fp32, 4 of 4 blocks" in err
+    assert "fp32 for onnxruntime, 4 of 4 blocks" in err
     assert "passed: |score difference| at most" in err
     assert Guard.load(tmp_path / "bundle").manifest.verification.status == "passed"
 

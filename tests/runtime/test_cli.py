@@ -36,9 +36,12 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def run_without(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run siren as if `module` were not installed."""
-    code = f"import sys; sys.modules[{module!r}] = None; from siren_runtime.cli import main; main()"
+def run_without(modules: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run siren as if `modules`, separated by spaces, were not installed."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules.split()}))\n"
+        "from siren_runtime.cli import main; main()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -69,17 +72,20 @@ def test_every_help_has_an_example(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "command", "extra"),
-    [("onnxruntime", "score", "cpu"), ("siren_export.cli", "export", "export")],
+    ("modules", "command", "extra"),
+    [
+        ("onnxruntime tensorrt tensorrt_rtx", "score", "cpu"),
+        ("siren_export.cli", "export", "export"),
+    ],
 )
 def test_a_part_that_is_not_installed_says_which_extra_brings_it(
-    module: str, command: str, extra: str
+    modules: str, command: str, extra: str
 ) -> None:
     hint = f"pip install 'siren-edge[{extra}]'"
-    help_text = run_without(module, "--help").stdout
+    help_text = run_without(modules, "--help").stdout
     assert re.search(rf" {command} +Not installed: {re.escape(hint)} ", help_text)
     for arguments in ([command], [command, "--help"], [command, "x", "--option", "y"]):
-        result = run_without(module, *arguments)
+        result = run_without(modules, *arguments)
         assert result.returncode == 2
         assert result.stdout == ""
         assert result.stderr.startswith(f"siren: error: siren {command} is not installed")

@@ -298,7 +298,7 @@ def test_arguments_that_make_no_sense_are_refused(bundle: Path, arguments: dict[
         Guard.load(bundle, **arguments)
 
 
-@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("backend", ["cuda"])
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has a GPU provider"
 )

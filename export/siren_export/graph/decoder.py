@@ -169,6 +169,7 @@ def _attention(
                 k,
                 v,
                 is_causal=1,
+                scale=config.head_dim**-0.5,
                 q_num_heads=config.attention_heads,
                 kv_num_heads=config.kv_heads,
             )

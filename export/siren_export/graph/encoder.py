@@ -76,7 +76,7 @@ def _embeddings(
         words = weights.table("embeddings.word_embeddings.weight", shape, g.compute)
         hidden = g.to_float(g.op("Gather", g.weight("word_embeddings", words), input_ids))
         positions = g.weight("position_embeddings", _positions(config, weights, max_length))
-        length = g.op("Shape", input_ids, start=1, end=2)
+        length = g.op("Gather", g.op("Shape", input_ids), g.const([1]))
         seen = g.op("Slice", positions, g.const([0]), length, g.const([0]))
         hidden = g.op("Add", hidden, seen)
         return _layer_norm(g, config, weights, hidden, "embeddings.LayerNorm")
@@ -135,6 +135,7 @@ def _attention(
             k,
             v,
             visible,
+            scale=(width // heads) ** -0.5,
             q_num_heads=heads,
             kv_num_heads=heads,
         )

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from siren_runtime.errors import ArtifactError
-from siren_runtime.manifest import Precision
+from siren_runtime.manifest import Precision, Target
 
 from ..artifact import Artifact
 from ..checkpoint import Checkpoint
@@ -16,11 +16,22 @@ from .encoder import author_encoder
 from .head import author_features, author_head, author_pooling
 from .taps import Taps
 
-COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
+
+def compute_dtype(precision: Precision, target: Target) -> ir.DataType:
+    """The dtype of matrix products and attention that the graph is authored in.
+
+    float32 for int8 and int4 too, but for TensorRT-RTX, which restores weights to float16.
+    """
+    half = precision == "fp16" or (target == "tensorrt-rtx" and precision in ("int8", "int4"))
+    return ir.DataType.FLOAT16 if half else FLOAT
 
 
 def author_guard(
-    artifact: Artifact, checkpoint: Checkpoint, config: BackboneConfig, precision: Precision
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    config: BackboneConfig,
+    precision: Precision,
+    target: Target = "onnxruntime",
 ) -> GuardGraph:
     """Author the whole-sequence graph: input_ids, attention_mask -> score, logits, features.
 
@@ -33,7 +44,7 @@ def author_guard(
     check_max_length(config, artifact.max_length, checkpoint.source)
     check_activation(config.hidden_act, checkpoint.source)
 
-    g = GraphBuilder(COMPUTE[precision])
+    g = GraphBuilder(compute_dtype(precision, target))
     taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
     weights = CheckpointWeights(checkpoint)
     input_ids = g.input("input_ids", INT64, ["batch", "sequence"])

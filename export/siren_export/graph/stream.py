@@ -12,7 +12,7 @@ from ..weights import CheckpointWeights
 from .builder import FLOAT, INT64, GraphBuilder, GuardGraph, Output
 from .cache import CHUNK, PAST, KeyValueCache
 from .decoder import author_decoder
-from .guard import COMPUTE, head_outputs
+from .guard import compute_dtype, head_outputs
 from .head import author_head, author_running_pooling
 from .taps import Taps
 
@@ -39,7 +39,7 @@ def author_stream(
     Raises:
         CheckpointError: a tensor is missing or of another shape than config.json says.
     """
-    g = GraphBuilder(COMPUTE[precision])
+    g = GraphBuilder(compute_dtype(precision, "onnxruntime"))
     taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
     input_ids = g.input("input_ids", INT64, ["batch", CHUNK])
     cache = KeyValueCache(config, g.input("past_lengths", INT64, ["batch"]))

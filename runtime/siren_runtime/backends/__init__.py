@@ -1,23 +1,33 @@
 """Inference runtimes that a bundle's graph runs on, chosen by name."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import InputError
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.tensorrt.library import Flavor
+from siren_runtime.tensorrt.plan import PLANS_FOLDER
 
 from .base import Backend, Outputs, StreamBackend
-from .onnx_runtime import OnnxRuntimeBackend, Provider, available_providers, check_available
+from .onnx_runtime import (
+    OnnxRuntimeBackend,
+    Provider,
+    available_providers,
+    check_available,
+    with_caches,
+)
 from .onnx_stream import OnnxRuntimeStreamBackend
 
-BackendName = Literal["auto", "cpu", "cuda", "tensorrt"]
+BackendName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 # Each provider takes the nodes it can and leaves the rest to the next.
 _PROVIDERS: Mapping[BackendName, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+_FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "Backend",
@@ -25,6 +35,7 @@ __all__ = [
     "Outputs",
     "Provider",
     "StreamBackend",
+    "is_compiled",
     "open_backend",
     "open_stream_backend",
 ]
@@ -37,18 +48,31 @@ def open_backend(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
+    buckets: Sequence[int] | None = None,
 ) -> Backend:
-    """Open the score graph of `bundle` in ONNX Runtime.
+    """Open the score graph of `bundle`: a plan in TensorRT, else score.onnx in ONNX Runtime.
 
-    "auto" takes CUDA where it is available and starts, else the CPU. Any other name, and
-    `providers`, which stands in for a name, gets what it asks for or an error.
+    "auto" takes a plan that runs here, else CUDA where it is available and starts, else the CPU;
+    it logs why a plan was passed over. Any other name, and `providers`, which stands in for a
+    name, gets what it asks for or an error. `threads` and `session_options` are ONNX Runtime's,
+    `buckets` TensorRT's.
 
     Raises:
-        BackendError: ONNX Runtime or the provider is missing, or cannot run the graph.
+        BackendError: the library or the provider is missing, or cannot run the graph.
         BundleError: the graph's inputs or outputs are not those of guard.json.
         InputError: the arguments contradict each other or are out of range.
     """
-    chosen, strict = _choose(backend, providers)
+    if backend in _FLAVORS:
+        if session_options is not None:
+            raise InputError(f"session_options are ONNX Runtime's; the backend is {backend!r}")
+        from .tensorrt import open_plan
+
+        return open_plan(bundle, backend, buckets)
+    if backend == "auto" and providers is None and session_options is None:
+        plan = _matching_plan(bundle, buckets)
+        if plan is not None:
+            return plan
+    chosen, strict = _choose(bundle, backend, providers)
     return OnnxRuntimeBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
@@ -62,24 +86,29 @@ def open_stream_backend(
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
 ) -> StreamBackend:
-    """Open the streaming graph of `bundle` and its head; arguments and errors as `open_backend`."""
-    chosen, strict = _choose(backend, providers)
+    """Open the streaming graph of `bundle` and its head in ONNX Runtime; as `open_backend`."""
+    chosen, strict = _choose(bundle, backend, providers)
     return OnnxRuntimeStreamBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
 
 
+def is_compiled(backend: str) -> bool:
+    """Whether `backend` names a TensorRT plan, which scores whole texts only."""
+    return backend in _FLAVORS
+
+
 def _choose(
-    backend: BackendName, providers: Sequence[Provider] | None
+    bundle: Bundle, backend: BackendName, providers: Sequence[Provider] | None
 ) -> tuple[tuple[Provider, ...], bool]:
-    """Return the providers to ask for, and whether the first must start."""
+    """Return ONNX Runtime's providers to ask for, and whether the first must start."""
     if backend not in get_args(BackendName):
         raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
     chosen: tuple[Provider, ...]
     if providers is not None:
         if backend != "auto" or not providers:
             raise InputError("pass either backend or a list of providers, which stands in for it")
-        chosen, strict = tuple(providers), True
+        chosen, strict = with_caches(bundle, providers), True
     elif backend == "auto":
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False
@@ -87,3 +116,19 @@ def _choose(
         chosen, strict = _PROVIDERS[backend], True
     check_available(chosen[0])
     return chosen, strict
+
+
+def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
+    """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
+    if not any((bundle.path / PLANS_FOLDER).glob("*.json")):
+        return None
+    from .tensorrt import open_plan
+
+    reasons = []
+    for flavor in _FLAVORS:
+        try:
+            return open_plan(bundle, flavor, buckets)
+        except BackendError as error:  # noqa: PERF203 - there are two
+            reasons.append(str(error))
+    _log.warning("no plan of %s is used: %s", bundle.path, " | ".join(reasons))
+    return None

@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What the graph runs on: "cpu", "cuda" or "tensorrt"."""
+        """What the graph runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"."""
 
     @property
     def token_budget(self) -> int:

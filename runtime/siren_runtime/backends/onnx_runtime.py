@@ -7,12 +7,19 @@ from typing import Any
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 from siren_runtime.manifest import TensorSpec, signature
+from siren_runtime.tensorrt.plan import PLANS_FOLDER
 
 from .base import Outputs, TokenArray
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
-_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
+_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+_NAMES = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "onnxruntime-tensorrt",
+    "NvTensorRTRTXExecutionProvider": "onnxruntime-tensorrt-rtx",
+}
 # Measured with MiniLM over mixed texts: one CPU thread takes 1.6 times as long at 4,096 tokens as
 # at 256 to 512, where activations stay in its cache. A GPU wants more work at once; not measured.
 _CPU_TOKEN_BUDGET, _GPU_TOKEN_BUDGET = 512, 8192
@@ -109,12 +116,35 @@ def open_session(
         )
     _check_signature(str(path), "input", session.get_inputs(), graph.inputs)
     _check_signature(str(path), "output", session.get_outputs(), graph.outputs)
-    return session, first.removesuffix("ExecutionProvider").lower()
+    return session, _NAMES.get(first, first)
 
 
 def token_budget(backend: str) -> int:
     """Tokens, padding included, that run best in one batch on what `backend` names."""
     return _CPU_TOKEN_BUDGET if backend == "cpu" else _GPU_TOKEN_BUDGET
+
+
+def with_caches(bundle: Bundle, providers: Sequence[Provider]) -> tuple[Provider, ...]:
+    """Give TensorRT's providers, where they are named without options, caches in the bundle.
+
+    They compile at the first start, for minutes with TensorRT. Not run on a GPU.
+    """
+    folder = str(bundle.path / PLANS_FOLDER / "onnxruntime")
+    options: dict[str, Mapping[str, Any]] = {
+        "TensorrtExecutionProvider": {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        },
+        "NvTensorRTRTXExecutionProvider": {"nv_runtime_cache_path": folder},
+    }
+    return tuple(
+        (provider, options[provider])
+        if isinstance(provider, str) and provider in options
+        else provider
+        for provider in providers
+    )
 
 
 def available_providers() -> list[str]:

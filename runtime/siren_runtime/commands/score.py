@@ -15,7 +15,8 @@ from siren_runtime.guard import Guard, ScoreResult
 
 from .texts import InputFormat, Line, read_texts
 
-if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
+_RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+if not any(map(find_spec, _RUNTIMES)):  # found here, so that `siren --help` names the extra
     raise ImportError("no module named 'onnxruntime'")
 
 OutputFormat = Literal["table", "jsonl"]

@@ -1,0 +1,1 @@
+"""What a target cannot take, rewritten over the authored graph: one job a file."""

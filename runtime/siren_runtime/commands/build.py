@@ -1,0 +1,109 @@
+"""`siren build`: compile a bundle into a TensorRT plan on the machine that will run it."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from siren_runtime.bundle import load_bundle
+from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.library import Flavor, LogLevel, load_library
+from siren_runtime.tensorrt.profiles import parse_profile
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+_EPILOG = """
+Examples:
+
+siren build guards/qwen3 --flavor tensorrt-rtx
+
+siren build guards/qwen3 --flavor tensorrt --profile 1x1:1x64:1x512 --workspace 2
+"""
+
+
+@app.command(epilog=_EPILOG)
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    flavor: Annotated[
+        Flavor, typer.Option(help="The library to compile with, which must run the plan too.")
+    ],
+    graph: Annotated[str, typer.Option(help="The bundle's graph to compile.")] = "score",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shapes as min:opt:max, each BATCHxLENGTH; may be given several times. Default: "
+            "batch 1, and batch 1 to 32, both up to max_length."
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GPUs to compile for, such as 8.6; tensorrt-rtx only. Default: its portable range."
+        ),
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(min=0.001, help="GPU memory a layer may use, GiB.")
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="Of the library's own messages.")] = "error",
+) -> None:
+    """Compile a bundle's graph into a plan under its plans/ folder.
+
+    tensorrt compiles for the GPU of this machine; tensorrt-rtx needs no GPU. A plan runs with
+    the very version of the library that compiled it.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    library = load_library(flavor)
+    opened = load_bundle(bundle, verify="full")
+    max_length = opened.manifest.text.max_length
+    started = time.perf_counter()
+    with _Phases(console) as phases:
+        plan = build_plan(
+            opened,
+            library,
+            graph=graph,
+            profiles=[parse_profile(text, max_length) for text in profile or ()],
+            workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
+            compute_capabilities=compute_capability or (),
+            log_level=log_level,
+            log=lambda line: console.print(line, markup=False),
+            progress=phases.step,
+        )
+    record = plan.record
+    targets = f"compute capability {', '.join(record.compute_capabilities)}"
+    if not record.compute_capabilities:
+        targets = "its default range of GPUs"
+    console.print(
+        f"{plan.path}: {decimal(record.size)} in {time.perf_counter() - started:.1f} s; "
+        f"{flavor} {library.version}, for {targets}, "
+        f"profiles {', '.join(map(str, record.profiles))}",
+        markup=False,
+    )
+
+
+class _Phases:
+    """A progress bar for each outermost phase that TensorRT reports."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Phases":
+        self._progress.start()
+        return self
+
+    def step(self, phase: str, done: int, total: int) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total)
+        self._progress.update(self._tasks[phase], completed=done, total=total)
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,152 @@
+"""The two TensorRT libraries, and all in which they and their versions differ.
+
+The Python API of `tensorrt` (10.3 to 11) and `tensorrt_rtx` is the same but for what this file
+asks of the module that is there. TensorRT-RTX 1.7 was run; `tensorrt` was not.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from siren_runtime.errors import BackendError, InputError
+
+Flavor = Literal["tensorrt", "tensorrt-rtx"]
+LogLevel = Literal["error", "warning", "info", "verbose"]
+
+_MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_OLDEST_TENSORRT = (10, 3)
+
+
+@dataclass(frozen=True)
+class Library:
+    """An imported TensorRT. `trt` is its module, `version` the module's own."""
+
+    flavor: Flavor
+    trt: Any
+    version: str
+
+    @property
+    def is_rtx(self) -> bool:
+        return self.flavor == "tensorrt-rtx"
+
+    def network_flags(self) -> int:
+        """Flags of a strongly typed network, which TensorRT 11 makes without being asked."""
+        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return 0 if flag is None else 1 << int(flag)
+
+    def target(self, config: Any, capabilities: Sequence[str]) -> None:
+        """Compile for GPUs of these compute capabilities, such as "8.6"; none: the default.
+
+        Raises:
+            InputError: this library compiles for the GPU it runs on, or knows no such capability.
+        """
+        if not capabilities:
+            return
+        if not self.is_rtx:
+            raise InputError(
+                "tensorrt compiles for the GPU of the machine it runs on; only tensorrt-rtx takes "
+                "compute capabilities"
+            )
+        known = {
+            name.removeprefix("SM"): member
+            for name, member in self.trt.ComputeCapability.__members__.items()
+            if name.startswith("SM")
+        }
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            member = known.get(capability.replace(".", ""))
+            if member is None or not config.set_compute_capability(member, index):
+                names = ", ".join(f"{name[:-1]}.{name[-1]}" for name in known)
+                raise InputError(
+                    f"compute capability {capability!r} is not one that tensorrt-rtx "
+                    f"{self.version} compiles for: {names}"
+                )
+
+    def runtime_config(self, engine: Any, cache: Path, *, cuda_graphs: bool) -> Any:
+        """TensorRT-RTX's runtime settings with its kernel cache read; None for TensorRT."""
+        if not self.is_rtx:
+            return None
+        settings = engine.create_runtime_config()
+        if cuda_graphs:
+            settings.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        kernels = settings.create_runtime_cache()
+        if cache.is_file():
+            kernels.deserialize(cache.read_bytes())  # refused, and made anew, if out of date
+        settings.set_runtime_cache(kernels)
+        return settings
+
+
+def load_library(flavor: Flavor) -> Library:
+    """Import TensorRT or TensorRT-RTX.
+
+    Raises:
+        BackendError: it is not installed, cannot be imported, or is older than supported.
+    """
+    try:
+        trt = importlib.import_module(_MODULES[flavor])
+        version = str(trt.__version__)
+    except (ImportError, OSError, AttributeError) as error:
+        raise BackendError(
+            f"{flavor} cannot be imported ({error}); pip install 'siren-edge[{flavor}]', or on "
+            "Jetson use the TensorRT that JetPack brings"
+        ) from error
+    if flavor == "tensorrt" and _release(version) < _OLDEST_TENSORRT:
+        raise BackendError(f"tensorrt {version} is installed; this needs 10.3 or later")
+    return Library(flavor, trt, version)
+
+
+def make_logger(library: Library, level: LogLevel, write: Callable[[str], None]) -> Any:
+    """A TensorRT logger: errors gather in its `errors`, to be raised; other lines at `level` or
+    worse go to `write`.
+    """
+    base: Any = library.trt.ILogger
+    severities = base.Severity
+    limit = int(getattr(severities, level.upper()))
+
+    class Logger(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(severities.ERROR):
+                self.errors.append(message)
+            elif int(severity) <= limit:
+                write(message)
+
+    return Logger()
+
+
+def make_progress_monitor(library: Library, step: Callable[[str, int, int], None]) -> Any:
+    """A TensorRT progress monitor that calls `step(phase, done, total)` for outermost phases."""
+    base: Any = library.trt.IProgressMonitor
+
+    class ProgressMonitor(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self._totals: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self._totals[phase_name] = num_steps
+                step(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step_number: int) -> bool:
+            if phase_name in self._totals:
+                step(phase_name, step_number + 1, self._totals[phase_name])
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            total = self._totals.pop(phase_name, None)
+            if total is not None:
+                step(phase_name, total, total)
+
+    return ProgressMonitor()
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, _, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    return int(major), int(minor) if minor.isdecimal() else 0

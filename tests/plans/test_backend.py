@@ -1,0 +1,167 @@
+"""All of the TensorRT backend but the GPU: which plan, which profile, what padding, which error.
+
+ONNX Runtime stands where the GPU would, so that what is padded and split is really computed.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from siren_runtime import Guard
+from siren_runtime.backends import open_backend
+from siren_runtime.backends.base import Outputs
+from siren_runtime.backends.tensorrt import TensorRTBackend, open_plan
+from siren_runtime.bundle import Bundle
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.tensorrt import gpu
+from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.library import Library
+from siren_runtime.tensorrt.profiles import Extent, Profile
+from siren_runtime.tokenizer import Tokenizer
+from texts import TEXTS
+
+PROFILES = [
+    Profile(Extent(1, 1), Extent(1, 16), Extent(1, 48)),
+    Profile(Extent(2, 4), Extent(4, 16), Extent(6, 48)),
+]
+
+
+def has_gpu() -> bool:
+    try:
+        gpu.runtime()
+    except BackendError:
+        return False
+    return True
+
+
+no_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+
+
+class OnnxRunner:
+    """Runs what a profile may be given, in ONNX Runtime, and keeps the shapes it was given."""
+
+    def __init__(self, bundle: Bundle, profile: Profile, shapes: list[Extent]) -> None:
+        self._backend = open_backend(bundle, "cpu", threads=1)
+        self._profile, self._shapes = profile, shapes
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Outputs:
+        extent = Extent(*input_ids.shape)
+        assert input_ids.dtype == attention_mask.dtype == np.int64
+        for low, size, high in zip(self._profile.min, extent, self._profile.max, strict=True):
+            assert low <= size <= high
+        self._shapes.append(extent)
+        outputs = self._backend.run(input_ids, attention_mask)
+        assert np.isfinite(outputs.score).all()  # rows of padding too
+        return outputs
+
+
+def backend_over(
+    bundle: Bundle, shapes: list[Extent], opened: Callable[[int], object] = lambda profile: None
+) -> TensorRTBackend:
+    def open_runner(profile: int) -> OnnxRunner:
+        opened(profile)
+        return OnnxRunner(bundle, PROFILES[profile], shapes)
+
+    return TensorRTBackend("tensorrt", PROFILES, open_runner)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_padding_to_profiles_and_buckets_changes_no_score(export, name):
+    bundle = export(name)
+    shapes: list[Extent] = []
+    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
+    padded = Guard(bundle, tokenizer, backend_over(bundle, shapes))
+    plain = Guard.load(bundle.path, backend="cpu", threads=1)
+    expected = [(r.score, r.features) for r in plain.score_batch(TEXTS, features=True)]
+    found = [(r.score, r.features) for r in padded.score_batch(TEXTS, features=True)]
+    for values, others in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(values, others, rtol=1e-4, atol=1e-5)
+    assert padded.score(TEXTS[0]).score == pytest.approx(expected[0][0], abs=1e-5)
+    assert len(set(shapes)) <= 20  # few shapes, each of which can be kept as a CUDA graph
+
+
+def test_a_batch_beyond_the_plans_largest_runs_in_parts(tiny):
+    shapes: list[Extent] = []
+    ids = np.arange(13 * 5).reshape(13, 5) % 200 + 2
+    outputs = backend_over(tiny, shapes).run(ids, np.ones_like(ids))
+    expected = open_backend(tiny, "cpu").run(ids, np.ones_like(ids))
+    np.testing.assert_allclose(outputs.score, expected.score, atol=1e-6)
+    assert outputs.logits.shape == expected.logits.shape
+    assert [shape.batch for shape in shapes] == [6, 6, 1]
+
+
+def test_a_text_longer_than_the_plan_takes_is_an_error(tiny):
+    ids = np.ones((1, 49), np.int64)
+    with pytest.raises(BackendError, match="49 tokens, the plan takes 48 at most"):
+        backend_over(tiny, []).run(ids, ids)
+
+
+def test_each_thread_has_runners_of_its_own_and_keeps_them(tiny):
+    opened: list[tuple[int, int]] = []
+    backend = backend_over(tiny, [], lambda p: opened.append((threading.get_ident(), p)))
+    ids = np.ones((1, 4), np.int64)
+
+    def use() -> None:
+        for rows in (1, 3, 1, 3):
+            backend.run(np.repeat(ids, rows, 0), np.repeat(ids, rows, 0))
+
+    use()
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert [profile for _, profile in opened] == [0, 1, 0, 1]
+    assert len({ident for ident, _ in opened}) == 2
+
+
+@pytest.mark.parametrize("buckets", [[8, 8], [16, 8], [0, 8]], ids=str)
+def test_buckets_must_ascend(tiny, buckets):
+    with pytest.raises(InputError, match="buckets"):
+        TensorRTBackend("tensorrt", PROFILES, lambda profile: None, buckets)
+
+
+@no_gpu
+def test_without_a_gpu_the_error_says_so_and_what_to_do(tiny, rtx):
+    build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
+    with pytest.raises(BackendError, match=r"no CUDA GPU.*backend='cpu'|cuda-python"):
+        Guard.load(tiny.path, backend="tensorrt-rtx")
+
+
+@no_gpu
+def test_auto_passes_over_a_plan_that_cannot_run_and_says_why(tiny, rtx, caplog):
+    build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
+    with caplog.at_level(logging.WARNING):
+        guard = Guard.load(tiny.path)
+    assert guard.backend == "cpu"
+    assert "no plan of" in caplog.text
+    assert "no CUDA GPU" in caplog.text or "cuda-python" in caplog.text
+
+
+def test_auto_says_nothing_where_there_is_no_plan(tiny, caplog):
+    with caplog.at_level(logging.WARNING):
+        Guard.load(tiny.path)
+    assert caplog.text == ""
+
+
+def test_session_options_belong_to_onnx_runtime(tiny):
+    with pytest.raises(InputError, match="session_options"):
+        Guard.load(tiny.path, backend="tensorrt", session_options=object())
+
+
+@no_gpu
+def test_tensorrt_needs_a_gpu_to_compile_and_says_so(tiny, rtx):
+    with pytest.raises(BackendError, match=r"no CUDA GPU|cuda-python"):
+        build_plan(tiny, Library("tensorrt", rtx.trt, "10.3.0"))
+
+
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU, cuda-python and TensorRT-RTX")
+def test_a_plan_scores_on_the_gpu_as_the_cpu_does(export, rtx):
+    bundle = export("qwen3", precision="fp16", target="tensorrt-rtx")
+    build_plan(bundle, rtx)
+    assert open_plan(bundle, "tensorrt-rtx").name == "tensorrt-rtx"
+    with Guard.load(bundle.path, backend="tensorrt-rtx") as guard:
+        found = [result.score for result in guard.score_batch(TEXTS * 2)]
+    expected = [r.score for r in Guard.load(bundle.path, backend="cpu").score_batch(TEXTS * 2)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)

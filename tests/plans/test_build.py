@@ -1,0 +1,86 @@
+"""`siren build` compiles on a machine without a GPU; what it writes says what it is."""
+
+import hashlib
+
+import pytest
+from typer.testing import CliRunner
+
+from siren_runtime.bundle import load_bundle
+from siren_runtime.commands.build import app
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.plan import find_plan
+from siren_runtime.tensorrt.profiles import default_profiles, parse_profile
+from tiny_bundle import edit_model
+
+
+def test_a_plan_is_compiled_recorded_and_found(tiny, rtx):
+    steps = []
+    plan = build_plan(tiny, rtx, progress=lambda *step: steps.append(step))
+    data = plan.read()
+    record = find_plan(tiny, "score", rtx, None).record
+    assert record == plan.record
+    assert record.flavor == "tensorrt-rtx"
+    assert record.library_version == rtx.version
+    assert record.profiles == default_profiles(tiny.manifest.text.max_length)
+    assert record.sources == {
+        name: hashlib.sha256((tiny.path / name).read_bytes()).hexdigest()
+        for name in ("score.onnx", "weights.bin")
+    }
+    assert (record.size, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert steps[-1][1] == steps[-1][2]
+
+
+def test_the_bundle_stays_as_it_was_exported(tiny, rtx):
+    before = (tiny.path / "guard.json").read_bytes()
+    build_plan(tiny, rtx)
+    assert (tiny.path / "guard.json").read_bytes() == before
+    assert load_bundle(tiny.path, verify="full").manifest == tiny.manifest
+
+
+def test_options_reach_the_library_and_the_record(tiny, rtx):
+    shape = parse_profile("1x1:2x8:4x16", tiny.manifest.text.max_length)
+    plan = build_plan(
+        tiny, rtx, profiles=[shape], compute_capabilities=["8.6", "8.9"], workspace_bytes=1 << 26
+    )
+    assert plan.record.profiles == [shape]
+    assert plan.record.compute_capabilities == ["8.6", "8.9"]
+    assert plan.path.name.endswith("-sm86-sm89.plan")
+
+
+def test_the_timing_cache_is_kept_and_used_again(tiny, rtx):
+    build_plan(tiny, rtx)
+    (cache,) = (tiny.path / "plans").glob("*.timing-cache")
+    assert cache.stat().st_size > 0
+    build_plan(tiny, rtx)
+    assert list((tiny.path / "plans").glob("*.timing-cache")) == [cache]
+
+
+def test_an_unknown_compute_capability_is_refused_with_the_known_ones(tiny, rtx):
+    with pytest.raises(InputError, match=r"'8\.7' is not one .*8\.6"):
+        build_plan(tiny, rtx, compute_capabilities=["8.7"])
+
+
+def test_an_unknown_graph_is_refused(tiny, rtx):
+    with pytest.raises(InputError, match=r"no graph 'stream'.*score"):
+        build_plan(tiny, rtx, graph="stream")
+
+
+def test_a_node_that_the_parser_does_not_know_is_named(tiny, rtx):
+    def rename(model):
+        model.graph.node[8].op_type = "MatMulInteger"
+        model.graph.node[8].name = "layers.3/mlp/down_proj/MatMul"
+
+    edit_model(tiny.path, rename)
+    with pytest.raises(BackendError, match=r"layers\.3/mlp/down_proj/MatMul.*MatMulInteger"):
+        build_plan(load_bundle(tiny.path), rtx)
+    assert not list((tiny.path / "plans").glob("*.plan"))
+
+
+def test_the_command_compiles_and_says_where(tiny, rtx):
+    result = CliRunner().invoke(
+        app, [str(tiny.path), "--flavor", "tensorrt-rtx", "--profile", "1x1:1x8:2x16"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "1x1:1x8:2x16" in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,53 @@
+"""Every family, both poolings and the default guard parse and compile in TensorRT-RTX."""
+
+import pytest
+
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_export.recipes import find_recipe
+from siren_runtime.bundle import load_bundle
+from siren_runtime.errors import BackendError, CheckpointError
+from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.profiles import Extent, Profile
+
+FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
+SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
+
+
+@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float16_compiles_as_it_is_authored(export, rtx, name, pooling):
+    bundle = export(name, pooling=pooling, precision="fp16", target="tensorrt-rtx")
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_float32_compiles_for_the_target(export, rtx, name):
+    assert build_plan(export(name, target="tensorrt-rtx"), rtx, profiles=SHAPES).read()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tensorrt10_compiles(export, rtx, name):
+    bundle = export(name, precision="fp16", target="tensorrt10")
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+
+
+def test_float32_for_another_target_is_refused_with_the_target_to_export_for(export, rtx):
+    with pytest.raises(BackendError, match=r"Attention.*siren export --target tensorrt-rtx"):
+        build_plan(export("qwen3"), rtx, profiles=SHAPES)
+
+
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])
+def test_the_default_guard_compiles(tmp_path, rtx, target):
+    recipe = find_recipe("minilm")
+    try:
+        checkpoint = load_checkpoint(str(recipe.backbone()))
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    export_bundle(
+        load_artifact(recipe.artifact), checkpoint, tmp_path / "b", precision="fp16", target=target
+    )
+    plan = build_plan(load_bundle(tmp_path / "b"), rtx)
+    assert len(plan.record.profiles) == 2
+    assert plan.read()

@@ -1,0 +1,69 @@
+"""Each target's graph holds what the target takes, and scores as the float32 bundle does."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from siren_runtime import Guard
+from siren_runtime.bundle import Bundle
+from texts import TEXTS
+
+FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert", "bert-gelu-new")
+BOUND = {"fp32": 1e-4, "fp16": 5e-3}
+
+
+def scores(bundle: Bundle) -> np.ndarray:
+    with Guard.load(bundle.path, backend="cpu", threads=1) as guard:
+        return np.array([result.score for result in guard.score_batch(TEXTS)])
+
+
+def model(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(str(bundle.path / "score.onnx"), load_external_data=False)
+
+
+def published_operators() -> set[str]:
+    lines = (Path(__file__).parent / "tensorrt_10_3_operators.txt").read_text().splitlines()
+    return {name for line in lines if not line.startswith("#") for name in line.split()}
+
+
+@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tensorrt10_scores_as_float32_with_operators_of_its_published_list(export, name, pooling):
+    expected = scores(export(name, pooling=pooling))
+    bundle = export(name, pooling=pooling, target="tensorrt10")
+    graph = model(bundle)
+    assert {node.op_type for node in graph.graph.node} <= published_operators()
+    assert [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
+    assert bundle.manifest.graphs["score"].opset == 20
+    onnx.checker.check_model(str(bundle.path / "score.onnx"), full_check=True)
+    np.testing.assert_allclose(scores(bundle), expected, rtol=0, atol=BOUND["fp32"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx", "tensorrt10"])
+@pytest.mark.parametrize("name", ["llama-multi-head", "qwen3-attention-bias", "bert"])
+def test_every_target_scores_within_its_precisions_bound(export, name, target, precision):
+    expected = scores(export(name))
+    found = scores(export(name, target=target, precision=precision))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND[precision])
+
+
+def test_float16_keeps_attention_for_tensorrts_own_kernel_and_float32_has_none(export):
+    def operators(precision):
+        bundle = export("qwen3", target="tensorrt", precision=precision)
+        return {node.op_type for node in model(bundle).graph.node}
+
+    assert "Attention" in operators("fp16")
+    assert "Attention" not in operators("fp32")
+
+
+def test_nodes_of_a_decomposed_operator_still_name_their_layer(export):
+    names = [node.name for node in model(export("qwen3", target="tensorrt10")).graph.node]
+    assert "layers.3/self_attn/Attention/Softmax" in names
+    assert len(set(names)) == len(names)
+
+
+def test_a_target_is_recorded_in_the_manifest(export):
+    assert export("bert", target="tensorrt10").manifest.target == "tensorrt10"

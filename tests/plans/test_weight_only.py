@@ -1,0 +1,82 @@
+"""Weight-only int8 and int4 for TensorRT-RTX: smaller, close to float32, and they compile."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_export.recipes import find_recipe
+from siren_runtime import Guard
+from siren_runtime.errors import CheckpointError, InputError
+from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.profiles import Extent, Profile
+from texts import TEXTS
+
+SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
+FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
+# Random weights amplify what rounding does to them, far more than trained ones.
+LARGEST, MEAN = {"int8": 0.1, "int4": 0.6}, {"int8": 0.02, "int4": 0.2}
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def scores(folder, texts=TEXTS):
+    with Guard.load(folder, backend="cpu", threads=1) as guard:
+        return np.array([result.score for result in guard.score_batch(texts)])
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_stays_close_to_float32_and_compiles(export, rtx, name, precision):
+    expected = scores(export(name).path)
+    bundle = export(name, precision=precision, target="tensorrt-rtx")
+    difference = np.abs(scores(bundle.path) - expected)
+    assert difference.max() <= LARGEST[precision]
+    assert difference.mean() <= MEAN[precision]
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("int8", "INT8"), ("int4", "INT4")])
+def test_every_linear_layer_is_quantized_and_its_matrix_gone(export, precision, dtype):
+    bundle = export("qwen3", precision=precision, target="tensorrt-rtx")
+    graph = onnx.load(str(bundle.path / "score.onnx"), load_external_data=False).graph
+    layers = bundle.manifest.backbone.blocks_kept
+    assert Counter(node.op_type for node in graph.node)["DequantizeLinear"] == 7 * layers
+    kinds = {i.name: onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            assert kinds[node.input[0]] == dtype
+            assert kinds[node.input[1]] == "FLOAT16"
+            assert node.input[0].removesuffix(f".{precision}") not in kinds
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "tensorrt10"])
+def test_another_target_is_refused_with_what_it_takes(export, target):
+    with pytest.raises(InputError, match=r"int8.*only for tensorrt-rtx.*fp16"):
+        export("qwen3", precision="int8", target=target)
+
+
+def test_int8_of_the_default_guard_gives_float32s_verdicts(tmp_path):
+    recipe = find_recipe("minilm")
+    try:
+        inputs = load_artifact(recipe.artifact), load_checkpoint(str(recipe.backbone()))
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is not there")
+    texts = []
+    for file in sorted(DATA.glob("*.jsonl")):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        texts += [row["prompt"] for row in rows if row["split"] == "test" and row["prompt"]][:70]
+    found = []
+    for precision, target in (("fp32", "onnxruntime"), ("int8", "tensorrt-rtx")):
+        folder = tmp_path / precision
+        export_bundle(*inputs, folder, precision=precision, target=target)
+        found.append(scores(folder, texts) >= inputs[0].threshold)
+    assert len(texts) == 210
+    assert np.mean(found[0] == found[1]) >= 0.99
