@@ -2,10 +2,14 @@
 
 import typer
 
+from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
+from .commands.fidelity import fidelity
 from .commands.latency import latency
+from .commands.scaling import scaling
 from .commands.setup_optimum import setup_optimum
 from .commands.synthesize import synthesize
+from .commands.throughput import throughput
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."
@@ -13,6 +17,11 @@ app = typer.Typer(
 
 for _command, _example in (
     (latency, "latency minilm --tokens 8,32,128"),
+    (throughput, "throughput minilm chats.jsonl --batches 1,32"),
+    (memory, "memory minilm --tokens 32,512"),
+    (cold_start, "cold-start minilm"),
+    (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
+    (fidelity, "fidelity minilm chats.jsonl --split test"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),
     (synthesize, "synthesize qwen3-0.6b -o random-0.6b"),
     (setup_optimum, "setup-optimum"),

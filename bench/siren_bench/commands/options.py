@@ -13,6 +13,7 @@ from ..shapes import SHAPES, Shape
 RESULTS = Path("bench/results")
 SHAPE_NAMES = ", ".join(SHAPES)
 PRECISIONS = get_args(Precision)
+ALL_PRECISIONS = ",".join(PRECISIONS)
 LLM_SIREN = "llm-siren-float32,llm-siren-bfloat16"
 
 Head = Annotated[

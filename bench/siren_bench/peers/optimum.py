@@ -63,7 +63,7 @@ class Optimum:
         }
 
     def load(self) -> Any:
-        arguments = [self.python, _WORKER, "serve", self.model, str(self.threads)]
+        arguments = [self.python, "-I", _WORKER, "serve", self.model, str(self.threads)]
         worker = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -118,7 +118,7 @@ def export_with_optimum(backbone: Path, folder: Path) -> tuple[Path, Path]:
     if not model.exists():
         unfinished = folder / "optimum.unfinished"
         done = subprocess.run(
-            [python, _WORKER, "export", backbone, unfinished], capture_output=True, text=True
+            [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True, text=True
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines()
