@@ -7,7 +7,7 @@ dtype, and the weights, each read once, at its memory bandwidth (Williams et al.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from .cost import ModelSize, passes
@@ -39,6 +39,11 @@ class Ceilings:
     int8_ops: float
     read_bytes: float
     copy_bytes: float
+
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """Return the higher of each of two measurements, one before and one after a benchmark."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Ceilings(*(max(pair) for pair in pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

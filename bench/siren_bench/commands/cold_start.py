@@ -8,10 +8,10 @@ from siren_runtime.errors import InputError
 
 from ..cold_start import cold_start_table, measure_cold_starts, measure_memory, memory_table
 from ..progress import progress_bar
-from ..record import write_record
 from ..texts import texts_of
 from ..workbench import engine_settings, open_workbench
 from . import options
+from .finish import finish
 
 
 def cold_start(
@@ -40,10 +40,7 @@ def cold_start(
             **engine_settings(made, {**missing, **failed}),
         }
     table = cold_start_table(results)
-    write_record(
-        options.result_path(output, "cold-start", head), "cold-start", settings, results, table
-    )
-    typer.echo(table)
+    finish(options.result_path(output, "cold-start", head), "cold-start", settings, results, table)
 
 
 def memory(
@@ -78,5 +75,4 @@ def memory(
             **engine_settings(made, {**missing, **failed}),
         }
     table = memory_table(results)
-    write_record(options.result_path(output, "memory", head), "memory", settings, results, table)
-    typer.echo(table)
+    finish(options.result_path(output, "memory", head), "memory", settings, results, table)

@@ -10,9 +10,9 @@ from ..corpus import load_corpus
 from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
 from ..process import load_engines
 from ..progress import console, progress_bar
-from ..record import write_record
 from ..workbench import engine_settings, open_workbench
 from . import options
+from .finish import finish
 
 _BATCH = 64
 
@@ -77,7 +77,4 @@ def fidelity(
             **engine_settings(made, {**missing, **failed}),
         }
     table = fidelity_table(results)
-    write_record(
-        options.result_path(output, "fidelity", head), "fidelity", settings, results, table
-    )
-    typer.echo(table)
+    finish(options.result_path(output, "fidelity", head), "fidelity", settings, results, table)

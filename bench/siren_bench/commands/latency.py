@@ -10,11 +10,11 @@ from siren_runtime.errors import InputError
 from ..latency import add_shares, latency_table, measure_latency
 from ..process import load_engines
 from ..progress import console, progress_bar
-from ..record import write_record
 from ..roofline import ceilings_line, measure_ceilings
 from ..texts import texts_of
 from ..workbench import engine_settings, open_workbench
 from . import options
+from .finish import finish
 
 
 def latency(
@@ -62,6 +62,8 @@ def latency(
                 loaded, texts, rounds, warm_up=warm_up, budget=budget, advance=lambda: advance(1)
             )
         if ceilings:
+            with console.status("measuring the machine again"):
+                ceilings = ceilings.or_better(measure_ceilings(threads))
             add_shares(results, loaded, bench.size, ceilings)
         settings = {
             "head": bench.subject.description,
@@ -74,5 +76,4 @@ def latency(
     table = latency_table(results)
     if ceilings:
         table += f"\n{ceilings_line(ceilings)}\n"
-    write_record(options.result_path(output, "latency", head), "latency", settings, results, table)
-    typer.echo(table)
+    finish(options.result_path(output, "latency", head), "latency", settings, results, table)

@@ -7,7 +7,6 @@ import typer
 
 from ..process import load_engines
 from ..progress import console
-from ..record import write_record
 from ..scaling import (
     TEXT_TOKENS,
     Point,
@@ -19,6 +18,7 @@ from ..scaling import (
 from ..texts import texts_of
 from ..workbench import engine_settings, open_workbench
 from . import options
+from .finish import finish
 
 
 def scaling(
@@ -68,5 +68,4 @@ def scaling(
     settings["fits"] = fits(results)
     table = scaling_table(results)
     path = options.result_path(output, "scaling", heads[0])
-    write_record(path, "scaling", settings, results, table)
-    typer.echo(table)
+    finish(path, "scaling", settings, results, table)

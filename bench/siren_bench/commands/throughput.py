@@ -13,10 +13,10 @@ from siren_runtime.tokenizer import Tokenizer
 from ..corpus import load_corpus
 from ..process import load_engines
 from ..progress import console, progress_bar
-from ..record import write_record
 from ..throughput import measure_throughput, sweep, throughput_table
 from ..workbench import engine_settings, open_workbench
 from . import options
+from .finish import finish
 
 
 def throughput(
@@ -72,7 +72,4 @@ def throughput(
             **engine_settings(made, {**missing, **failed}),
         }
     table = throughput_table(results)
-    write_record(
-        options.result_path(output, "throughput", head), "throughput", settings, results, table
-    )
-    typer.echo(table)
+    finish(options.result_path(output, "throughput", head), "throughput", settings, results, table)

@@ -20,7 +20,7 @@ from ..engines import Work
 from .generate import generation
 from .missing import PeerMissing
 
-REQUIREMENTS = ("optimum-onnx[onnxruntime]==0.1.0", "torch==2.13.0")
+REQUIREMENTS = ("optimum-onnx[onnxruntime]==0.1.0", "accelerate>=1", "torch==2.13.0")
 _WORKER = Path(__file__).with_name("optimum_worker.py")
 
 

@@ -29,6 +29,8 @@ def serve(folder: str, threads: str) -> None:
     options.intra_op_num_threads = int(threads)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = ORTModelForCausalLM.from_pretrained(folder, session_options=options)
+    # Optimum 0.1.0 takes hidden_size / heads for Qwen3 (huggingface/optimum issue 2379).
+    model.embed_size_per_head = getattr(model.config, "head_dim", model.embed_size_per_head)
     answers = sys.stdout
     sys.stdout = sys.stderr
     print("{}", file=answers, flush=True)
