@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from .cost import ModelSize
-from .engines import Engine
+from .engines import Engine, SirenEdge
 from .process import EngineProcess
 from .record import markdown_table
 from .roofline import Ceilings, floor_seconds
@@ -24,6 +24,7 @@ def measure_latency(
     *,
     warm_up: int = 2,
     budget: float = float("inf"),
+    slowest: float = float("inf"),
     advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Time every engine on every text, one after the other in each round.
@@ -37,28 +38,37 @@ def measure_latency(
         rounds: Samples of each engine and length.
         warm_up: Rounds before these that do not count.
         budget: Seconds at each length after which no further round starts, once there are three.
+        slowest: An engine, but for the first, whose median is above this many seconds is left
+            out at the lengths that follow.
         advance: Called after each length.
 
     Returns:
         One entry for each length and engine: raw samples, median and 95th percentile in
-        seconds, the score, and the median ratio of its time to the first engine's.
+        seconds, the score, the median ratio of its time to the first engine's, and such ratios
+        to each of our engines by name.
     """
     results = []
+    able = list(engines)
     for tokens, text in texts.items():
-        samples: list[list[float]] = [[] for _ in engines]
-        scores: list[float | None] = [None] * len(engines)
+        samples: list[list[float]] = [[] for _ in able]
+        scores: list[float | None] = [None] * len(able)
         start = time.monotonic()
         for round_number in range(-warm_up, rounds):
             if round_number >= min(3, rounds) and time.monotonic() - start > budget:
                 break
-            order = range(len(engines))
+            order = range(len(able))
             for i in order if round_number % 2 == 0 else reversed(order):
-                engine, process = engines[i]
+                engine, process = able[i]
                 time.sleep(_SETTLE)
                 seconds, scores[i] = process.score(engine, text)
                 if round_number >= 0:
                     samples[i].append(seconds)
-        for (engine, _), times, score in zip(engines, samples, scores, strict=True):
+        ours = {
+            engine.name: times
+            for (engine, _), times in zip(able, samples, strict=True)
+            if isinstance(engine, SirenEdge)
+        }
+        for (engine, _), times, score in zip(able, samples, scores, strict=True):
             results.append(
                 {
                     "tokens": tokens,
@@ -66,10 +76,12 @@ def measure_latency(
                     "median_s": median(times),
                     "p95_s": p95(times),
                     "ratio": paired_ratio(times, samples[0]),
+                    "ratios": {name: paired_ratio(times, our) for name, our in ours.items()},
                     "score": score,
                     "samples_s": times,
                 }
             )
+        able = [able[i] for i in range(len(able)) if i == 0 or median(samples[i]) <= slowest]
         advance()
     return results
 
@@ -97,8 +109,20 @@ def latency_table(results: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for name in dict.fromkeys(entry["engine"] for entry in results):
         entries = {e["tokens"]: e for e in results if e["engine"] == name}
-        rows.append([name, *(_cell(entries[n]) for n in lengths)])
+        rows.append([name, *(_cell(entries.get(n)) for n in lengths)])
     return markdown_table(header, rows)
+
+
+def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out how many times as long every engine takes as each of ours, pair by pair."""
+    lengths = list(dict.fromkeys(entry["tokens"] for entry in results))
+    rows = []
+    for name in dict.fromkeys(entry["engine"] for entry in results):
+        entries = {e["tokens"]: e["ratios"] for e in results if e["engine"] == name}
+        for ours in next(iter(entries.values())):
+            cells = [f"{entries[n][ours]:.2f}x" if n in entries else "" for n in lengths]
+            rows.append([name, ours, *cells])
+    return markdown_table(["time of", "over that of", *(f"{n} tokens" for n in lengths)], rows)
 
 
 def milliseconds(seconds: float) -> str:
@@ -107,7 +131,9 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
     parts = [f"{milliseconds(entry['median_s'])} ({milliseconds(entry['p95_s'])})"]
     parts.append(f"{entry['ratio']:.2f}x")
     if "roofline_share" in entry:

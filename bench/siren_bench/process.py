@@ -85,7 +85,9 @@ class EngineProcess:
 def load_engines(
     stack: ExitStack, engines: Sequence[Engine]
 ) -> tuple[list[tuple[Engine, EngineProcess]], dict[str, str]]:
-    """Load engines, those of one model in one process; `stack` ends the processes.
+    """Load engines, those of one model in one process, which scores a word to show that it can.
+
+    `stack` ends the processes.
 
     Returns:
         The engines that loaded, each with its process, and for each of the others why not.
@@ -100,6 +102,7 @@ def load_engines(
         if engine.model_key not in processes:
             try:
                 process = stack.enter_context(EngineProcess(engine))
+                process.score(engine, "a")
             except Exception as error:  # whatever a peer's libraries raise
                 if not loaded:
                     raise

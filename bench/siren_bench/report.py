@@ -11,7 +11,7 @@ from .record import markdown_table, read_record
 from .throughput import best_ratios
 
 START, END = "<!-- siren bench report -->", "<!-- end of siren bench report -->"
-_BENCHES = ("latency", "throughput", "cold-start", "memory")
+_OTHER_BENCHES = ("throughput", "cold-start", "memory")
 
 Record = Mapping[str, Any]
 
@@ -20,16 +20,18 @@ def head_section(head: str, results: Path, relative_to: Path) -> str:
     """Write a head's table, chart and what they come from, as Markdown.
 
     Args:
-        head: As in the names of the files: latency-HEAD.json, and throughput, cold-start and
-            memory where they are there.
+        head: As in the names of the files: latency-HEAD.json, and where they are there
+            throughput, cold-start and memory, and latency-HEAD+NAME.json with further peers.
         results: The folder of the files.
         relative_to: The folder that links start from.
 
     Raises:
         InputError: there is no latency-HEAD.json, or a file is not a record.
     """
-    paths = {bench: results / f"{bench}-{head}.json" for bench in _BENCHES}
-    records = {b: read_record(p) for b, p in paths.items() if p.exists() or b == "latency"}
+    records = {"latency": read_record(results / f"latency-{head}.json")}
+    paths = {bench: results / f"{bench}-{head}.json" for bench in _OTHER_BENCHES}
+    paths |= {p.stem: p for p in sorted(results.glob(f"latency-{head}+*.json"))}
+    records |= {name: read_record(path) for name, path in paths.items() if path.exists()}
     latency = records["latency"]
     link = _relative(results, relative_to)
     chart = f"![Latency of {head}]({link}latency-{head}.png)\n\n"
@@ -46,7 +48,8 @@ def head_section(head: str, results: Path, relative_to: Path) -> str:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
         parts.append(f"Not measured: {reasons}.\n\n")
     made_by = "\n".join(record["command"] for record in records.values())
-    names = ", ".join(f"[{bench}]({link}{bench}-{head}.json)" for bench in records)
+    files = [paths.get(name, results / f"latency-{head}.json").name for name in records]
+    names = ", ".join(f"[{name}]({link}{name})" for name in files)
     parts.append(f"Made by these commands, raw samples in {names}:\n```\n{made_by}\n```\n")
     return "\n".join(parts[:2]) + "\n" + "".join(parts[2:])
 
@@ -58,7 +61,7 @@ def comparison_table(records: Mapping[str, Record]) -> str:
         for record in records.values()
         for engine in record["settings"]["engines"]
     }
-    latency = records["latency"]["results"]
+    latency = _latency_results(records)
     lengths = list(dict.fromkeys(entry["tokens"] for entry in latency))
     columns = {f"{n} tokens": _latency_cells(latency, n) for n in lengths}
     if "throughput" in records:
@@ -95,6 +98,19 @@ def insert_report(document: Path, report: str) -> None:
     if not start or not end:
         raise InputError(f"{document} has no {START} followed by {END}; put both where it belongs")
     document.write_text(f"{before}{start}\n{report}{end}{after}", encoding="utf-8")
+
+
+def _latency_results(records: Mapping[str, Record]) -> list[Any]:
+    """The entries of every run; of an engine and length in several runs, the first run's.
+
+    A ratio holds within its run, and every run has the same first engine.
+    """
+    found: dict[tuple[str, int], Any] = {}
+    for record in records.values():
+        if record["bench"] == "latency":
+            for entry in record["results"]:
+                found.setdefault((entry["engine"], entry["tokens"]), entry)
+    return sorted(found.values(), key=lambda entry: entry["tokens"])
 
 
 def _latency_cells(results: Any, tokens: int) -> dict[str, str]:

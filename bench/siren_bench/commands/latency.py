@@ -7,7 +7,7 @@ import typer
 
 from siren_runtime.errors import InputError
 
-from ..latency import add_shares, latency_table, measure_latency
+from ..latency import add_shares, latency_table, measure_latency, ratio_table
 from ..process import load_engines
 from ..progress import console, progress_bar
 from ..roofline import ceilings_line, measure_ceilings
@@ -31,6 +31,9 @@ def latency(
         float,
         typer.Option(help="Seconds at each length after which no further round starts; 3 are run."),
     ] = 600.0,
+    slowest: Annotated[
+        float, typer.Option(help="Seconds a text from which a peer is left out at longer lengths.")
+    ] = 60.0,
     threads: options.Threads = 2,
     roofline: Annotated[bool, typer.Option(help="Measure the machine's ceilings too.")] = True,
     keep: options.Keep = None,
@@ -59,7 +62,13 @@ def latency(
             loaded, failed = load_engines(stack, made)
         with progress_bar("timing", len(texts)) as advance:
             results = measure_latency(
-                loaded, texts, rounds, warm_up=warm_up, budget=budget, advance=lambda: advance(1)
+                loaded,
+                texts,
+                rounds,
+                warm_up=warm_up,
+                budget=budget,
+                slowest=slowest,
+                advance=lambda: advance(1),
             )
         if ceilings:
             with console.status("measuring the machine again"):
@@ -68,12 +77,16 @@ def latency(
         settings = {
             "head": bench.subject.description,
             "rounds": rounds,
+            "budget_s": budget,
+            "slowest_s": slowest,
             "threads": threads,
             "batch": 1,
             "ceilings": ceilings and ceilings.to_dict(),
             **engine_settings(made, {**missing, **failed}),
         }
     table = latency_table(results)
+    if len(precisions) > 1:
+        table += f"\n{ratio_table(results)}"
     if ceilings:
         table += f"\n{ceilings_line(ceilings)}\n"
     finish(options.result_path(output, "latency", head), "latency", settings, results, table)
