@@ -6,6 +6,7 @@ from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
 from .commands.fidelity import fidelity
 from .commands.latency import latency
+from .commands.profile import profile
 from .commands.report import report
 from .commands.scaling import scaling
 from .commands.setup_optimum import setup_optimum
@@ -23,6 +24,7 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
+    (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --readme README.md"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),
     (synthesize, "synthesize qwen3-0.6b -o random-0.6b"),

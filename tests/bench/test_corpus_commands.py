@@ -23,7 +23,8 @@ def run(tmp_path_factory, backbone_folder):
 
     def run(command, *arguments, peers="", corpora=()):
         output = folder / "results" / f"{command}-tiny-guard.json"
-        words = [command, head, *corpora, *arguments, "--peers", peers]
+        words = [command, head, *corpora, *arguments]
+        words += [] if peers is None else ["--peers", peers]
         words += ["--keep", folder / "kept", "-o", output]
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
@@ -66,6 +67,14 @@ def test_memory_is_that_of_a_process_with_nothing_but_the_engine(run):
     assert [entry["tokens"] for entry in record["results"]] == [4, 16]
     for entry in record["results"]:
         assert 30e6 < entry["resident_bytes"] <= entry["peak_bytes"] < 200e6  # no torch in it
+
+
+def test_the_profile_shares_the_time_out_to_operators(run):
+    record = run("profile", "--tokens", "8,32", "--runs", 2, peers=None)
+    assert [entry["tokens"] for entry in record["results"]] == [8, 32]
+    for entry in record["results"]:
+        assert {"MatMul", "Attention"} & entry["operators_s"].keys()
+        assert 0 < sum(entry["operators_s"].values()) < 1
 
 
 def test_scaling_fits_an_exponent_on_every_axis(run):

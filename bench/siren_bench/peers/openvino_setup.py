@@ -1,5 +1,7 @@
 """Prepare OpenVINO as a peer: what it needs here, and weights compressed to int8."""
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -43,6 +45,9 @@ def _compress(graph: Path, target: Path) -> None:
     import nncf
     import openvino
 
-    model = nncf.compress_weights(openvino.Core().read_model(graph))
-    target.parent.mkdir(parents=True)
-    openvino.save_model(model, target, compress_to_fp16=False)
+    with redirect_stdout(sys.stderr):  # where progress belongs
+        model = nncf.compress_weights(openvino.Core().read_model(graph))
+    unfinished = target.parent.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, unfinished / target.name, compress_to_fp16=False)
+    unfinished.rename(target.parent)
