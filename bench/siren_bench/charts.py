@@ -159,7 +159,7 @@ def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def _finish(figure: Any, axes: Any, record: Record, title: str) -> None:

@@ -120,7 +120,8 @@ def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
     for name in dict.fromkeys(entry["engine"] for entry in results):
         entries = {e["tokens"]: e["ratios"] for e in results if e["engine"] == name}
         for ours in next(iter(entries.values())):
-            cells = [f"{entries[n][ours]:.2f}x" if n in entries else "" for n in lengths]
+            found = [entries.get(n, {}).get(ours) for n in lengths]
+            cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in found]
             rows.append([name, ours, *cells])
     return markdown_table(["time of", "over that of", *(f"{n} tokens" for n in lengths)], rows)
 

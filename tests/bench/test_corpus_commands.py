@@ -97,6 +97,17 @@ def test_fidelity_compares_precisions_on_labelled_text(run):
     assert len(fp16["scores"]) == len(TEXTS)
 
 
+def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
+    options = ("--tokens", "8,16", "--rounds", 2, "--no-roofline", "--slowest", 0)
+    record = run("latency", "--engines", "fp32,fp16", *options)
+    fp32, fp16, longer = record["results"]
+    assert (fp32["tokens"], fp16["tokens"], longer["tokens"]) == (8, 8, 16)
+    assert longer["engine"] == "siren-edge fp32"
+    assert fp16["ratios"].keys() == {"siren-edge fp32", "siren-edge fp16"}
+    assert fp16["ratios"]["siren-edge fp16"] == 1.0
+    assert fp16["ratios"]["siren-edge fp32"] == fp16["ratio"]
+
+
 def test_the_report_names_every_implementation_with_its_version(run):
     run("latency", "--tokens", "8,16", "--rounds", 1, "--no-roofline", peers="llm-siren-float32")
     readme = run.folder / "README.md"
