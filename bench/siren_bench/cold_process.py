@@ -31,7 +31,7 @@ def main() -> None:
         "first_score_s": first - loaded,
         "ready_at": ready_at,
         "resident_bytes": resident,
-        "peak_bytes": peak_memory(),
+        "peak_bytes": max(peak_memory(), *resident),  # an engine may be a child process
     }
     print(json.dumps(answer), flush=True)
 
