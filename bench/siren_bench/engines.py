@@ -1,11 +1,32 @@
-"""The engines that are compared: how each is loaded and how it scores one text."""
+"""What an engine is, ours and llm-siren: how each is loaded, and how it scores.
 
-from collections.abc import Callable
+Only the standard library is imported before an engine is loaded, so that loading it from a cold
+start is timed with all of its imports.
+"""
+
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-Scorer = Callable[[str], float]
+from .record import installed_versions
+
+ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine does with a text: one pass and the head, or the generation of tokens.
+
+    Attributes:
+        dtype: Of the weights as stored and, but for int4 and float16, of the products.
+        template_tokens: Tokens that a generative guard's prompt adds to the text.
+        new_tokens: Tokens that it generates; 0 for a SIREN guard.
+    """
+
+    dtype: ComputeDtype
+    template_tokens: int = 0
+    new_tokens: int = 0
 
 
 class Engine(Protocol):
@@ -15,27 +36,84 @@ class Engine(Protocol):
     def name(self) -> str:
         """What tables call it."""
 
-    def load(self) -> Scorer:
-        """Load it and return the function that scores one text."""
+    @property
+    def model_key(self) -> Hashable:
+        """Engines of equal keys score with one loaded model, in one process."""
+
+    @property
+    def work(self) -> Work:
+        """What it computes for one text."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the distributions that it is made of."""
+
+    def load(self) -> Any:
+        """Load the model and return it."""
+
+    def score(self, model: Any, text: str) -> float | None:
+        """Score one text; None where the engine answers in words."""
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        """Score texts handed over together.
+
+        Raises:
+            NotImplementedError: it takes one text at a time.
+        """
 
 
 @dataclass(frozen=True)
 class SirenEdge:
-    """A bundle in this project's runtime, on ONNX Runtime's CPU provider."""
+    """A bundle in this project's runtime, on ONNX Runtime's CPU provider.
+
+    Attributes:
+        token_budget: Tokens of a micro-batch at most, padding included; None for the runtime's.
+    """
 
     bundle: Path
     precision: str
     threads: int
+    token_budget: int | None = None
 
     @property
     def name(self) -> str:
-        return f"siren-edge {self.precision}"
+        budget = "" if self.token_budget is None else f", {self.token_budget} tokens"
+        return f"siren-edge {self.precision}{budget}"
 
-    def load(self) -> Scorer:
+    @property
+    def model_key(self) -> Hashable:
+        return self.bundle, self.threads
+
+    @property
+    def work(self) -> Work:
+        return Work(_DTYPES[self.precision])
+
+    def versions(self) -> dict[str, str]:
+        return installed_versions("siren-edge", "onnxruntime")
+
+    def load(self) -> Any:
         from siren_runtime import Guard
 
-        guard = Guard.load(self.bundle, backend="cpu", threads=self.threads)
-        return lambda text: guard.score(text).score
+        return Guard.load(self.bundle, backend="cpu", threads=self.threads)
+
+    def score(self, model: Any, text: str) -> float:
+        return float(model.score(text).score)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        backend = model._backend
+        default = backend.token_budget
+        backend.token_budget = self.token_budget or default
+        try:
+            return [result.score for result in model.score_batch(texts)]
+        finally:
+            backend.token_budget = default
+
+
+_DTYPES: dict[str, ComputeDtype] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+    "int4": "int4",
+}
 
 
 @dataclass(frozen=True)
@@ -44,17 +122,30 @@ class LlmSiren:
 
     Attributes:
         artifact: A head whose base_model.model_id is a local folder.
+        compiled: Its backbone goes through torch.compile, with free shapes.
     """
 
     artifact: Path
     dtype: Literal["float32", "bfloat16"]
     threads: int
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        return f"llm-siren {self.dtype}"
+        return f"llm-siren {self.dtype}{', torch.compile' if self.compiled else ''}"
 
-    def load(self) -> Scorer:
+    @property
+    def model_key(self) -> Hashable:
+        return self
+
+    @property
+    def work(self) -> Work:
+        return Work(self.dtype)
+
+    def versions(self) -> dict[str, str]:
+        return installed_versions("llm-siren", "transformers", "torch")
+
+    def load(self) -> Any:
         import torch
         import transformers
         from siren_guard import SirenGuard
@@ -68,4 +159,12 @@ class LlmSiren:
             dtype=getattr(torch, self.dtype),
             trust_remote_code=False,
         )
-        return lambda text: guard.score(text).score
+        if self.compiled:
+            guard._backbone = torch.compile(guard._backbone, dynamic=True)
+        return guard
+
+    def score(self, model: Any, text: str) -> float:
+        return float(model.score(text).score)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        return [result.score for result in model.score_batch(texts)]

@@ -2,22 +2,29 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
-from .engines import Engine
+from .cost import ModelSize
+from .engines import Engine, SirenEdge
 from .process import EngineProcess
 from .record import markdown_table
+from .roofline import Ceilings, floor_seconds
+from .samples import p95, paired_ratio
 
-_WARM_UP = 2  # scores of each engine and length that are thrown away
 _SETTLE = 0.01  # seconds between two samples, for the last engine's threads to go to sleep
+
+Loaded = Sequence[tuple[Engine, EngineProcess]]
 
 
 def measure_latency(
-    engines: Sequence[Engine],
+    engines: Loaded,
     texts: Mapping[int, str],
     rounds: int,
+    *,
+    warm_up: int = 2,
+    budget: float = float("inf"),
+    slowest: float = float("inf"),
     advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Time every engine on every text, one after the other in each round.
@@ -28,67 +35,108 @@ def measure_latency(
     Args:
         engines: The first is the one that the others are compared with.
         texts: Number of tokens to the text of that length.
-        advance: Called after each round.
+        rounds: Samples of each engine and length.
+        warm_up: Rounds before these that do not count.
+        budget: Seconds at each length after which no further round starts, once there are three.
+        slowest: An engine, but for the first, whose median is above this many seconds is left
+            out at the lengths that follow.
+        advance: Called after each length.
 
     Returns:
         One entry for each length and engine: raw samples, median and 95th percentile in
-        seconds, the score, and the median ratio of its time to the first engine's.
+        seconds, the score, the median ratio of its time to the first engine's, and such ratios
+        to each of our engines by name.
     """
     results = []
-    with ExitStack() as stack:
-        processes = [stack.enter_context(EngineProcess(engine)) for engine in engines]
-        for tokens, text in texts.items():
-            samples: list[list[float]] = [[] for _ in engines]
-            scores = [0.0] * len(engines)
-            for round_number in range(-_WARM_UP, rounds):
-                order = range(len(engines))
-                for i in order if round_number % 2 == 0 else reversed(order):
-                    time.sleep(_SETTLE)
-                    seconds, scores[i] = processes[i].score(text)
-                    if round_number >= 0:
-                        samples[i].append(seconds)
-                advance()
-            for i, engine in enumerate(engines):
-                results.append(
-                    {
-                        "tokens": tokens,
-                        "engine": engine.name,
-                        "median_s": median(samples[i]),
-                        "p95_s": _p95(samples[i]),
-                        "ratio": median(
-                            theirs / ours
-                            for theirs, ours in zip(samples[i], samples[0], strict=True)
-                        ),
-                        "score": scores[i],
-                        "samples_s": samples[i],
-                    }
-                )
+    able = list(engines)
+    for tokens, text in texts.items():
+        samples: list[list[float]] = [[] for _ in able]
+        scores: list[float | None] = [None] * len(able)
+        start = time.monotonic()
+        for round_number in range(-warm_up, rounds):
+            if round_number >= min(3, rounds) and time.monotonic() - start > budget:
+                break
+            order = range(len(able))
+            for i in order if round_number % 2 == 0 else reversed(order):
+                engine, process = able[i]
+                time.sleep(_SETTLE)
+                seconds, scores[i] = process.score(engine, text)
+                if round_number >= 0:
+                    samples[i].append(seconds)
+        ours = {
+            engine.name: times
+            for (engine, _), times in zip(able, samples, strict=True)
+            if isinstance(engine, SirenEdge)
+        }
+        for (engine, _), times, score in zip(able, samples, scores, strict=True):
+            results.append(
+                {
+                    "tokens": tokens,
+                    "engine": engine.name,
+                    "median_s": median(times),
+                    "p95_s": p95(times),
+                    "ratio": paired_ratio(times, samples[0]),
+                    "ratios": {name: paired_ratio(times, our) for name, our in ours.items()},
+                    "score": score,
+                    "samples_s": times,
+                }
+            )
+        able = [able[i] for i in range(len(able)) if i == 0 or median(samples[i]) <= slowest]
+        advance()
     return results
 
 
-def rounds_in_all(texts: Mapping[int, str], rounds: int) -> int:
-    """Return how often measure_latency calls `advance`."""
-    return len(texts) * (rounds + _WARM_UP)
+def add_shares(
+    results: Sequence[dict[str, Any]],
+    engines: Loaded,
+    size: ModelSize,
+    ceilings: Ceilings,
+) -> None:
+    """Add to each entry the machine's floor in seconds and the share of it that was reached."""
+    works = {engine.name: engine.work for engine, _ in engines}
+    for entry in results:
+        entry["floor_s"] = floor_seconds(works[entry["engine"]], size, entry["tokens"], ceilings)
+        entry["roofline_share"] = entry["floor_s"] / entry["median_s"]
 
 
 def latency_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out median (95th percentile) in milliseconds and the ratio to the first engine."""
-    names = list(dict.fromkeys(result["engine"] for result in results))
-    header = ["tokens", f"{names[0]}, ms"]
-    for name in names[1:]:
-        header += [f"{name}, ms", "ratio"]
+    """Lay out a row for each engine: median (95th percentile) in milliseconds at each length.
+
+    With it the ratio to the first engine, and the share of the roofline where there is one.
+    """
+    lengths = list(dict.fromkeys(entry["tokens"] for entry in results))
+    header = ["ms: median (p95), ratio, share of roofline", *(f"{n} tokens" for n in lengths)]
     rows = []
-    for tokens in dict.fromkeys(result["tokens"] for result in results):
-        row = [str(tokens)]
-        for result in (r for r in results if r["tokens"] == tokens):
-            row.append(f"{1e3 * result['median_s']:.1f} ({1e3 * result['p95_s']:.1f})")
-            if result["engine"] != names[0]:
-                row.append(f"{result['ratio']:.2f}x")
-        rows.append(row)
+    for name in dict.fromkeys(entry["engine"] for entry in results):
+        entries = {e["tokens"]: e for e in results if e["engine"] == name}
+        rows.append([name, *(_cell(entries.get(n)) for n in lengths)])
     return markdown_table(header, rows)
 
 
-def _p95(samples: Sequence[float]) -> float:
-    if len(samples) == 1:
-        return samples[0]
-    return quantiles(samples, n=20, method="inclusive")[-1]
+def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out how many times as long every engine takes as each of ours, pair by pair."""
+    lengths = list(dict.fromkeys(entry["tokens"] for entry in results))
+    rows = []
+    for name in dict.fromkeys(entry["engine"] for entry in results):
+        entries = {e["tokens"]: e["ratios"] for e in results if e["engine"] == name}
+        for ours in next(iter(entries.values())):
+            found = [entries.get(n, {}).get(ours) for n in lengths]
+            cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in found]
+            rows.append([name, ours, *cells])
+    return markdown_table(["time of", "over that of", *(f"{n} tokens" for n in lengths)], rows)
+
+
+def milliseconds(seconds: float) -> str:
+    """Write seconds as milliseconds with three digits or so."""
+    value = 1e3 * seconds
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    parts = [f"{milliseconds(entry['median_s'])} ({milliseconds(entry['p95_s'])})"]
+    parts.append(f"{entry['ratio']:.2f}x")
+    if "roofline_share" in entry:
+        parts.append(f"{entry['roofline_share']:.0%}")
+    return ", ".join(parts)

@@ -13,7 +13,7 @@ from typing import Any
 
 _DISTRIBUTIONS = (
     "siren-edge", "numpy", "onnx-ir", "onnxruntime", "tokenizers", "llm-siren", "torch",
-    "transformers", "tensorrt-rtx",
+    "transformers", "tensorrt-rtx", "openvino", "nncf", "matplotlib",
 )  # fmt: skip
 
 
@@ -70,9 +70,29 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **installed_versions(*_DISTRIBUTIONS)}
+
+
+def installed_versions(*names: str) -> dict[str, str]:
+    """Return the versions of those of the distributions that are installed."""
     installed = {d.name: d.version for d in metadata.distributions()}
-    found = {name: installed[name] for name in _DISTRIBUTIONS if name in installed}
-    return {"python": platform.python_version(), **found}
+    return {name: installed[name] for name in names if name in installed}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is not a record.
+    """
+    from siren_runtime.errors import InputError  # here, since engines import this module
+
+    try:
+        record = json.loads(path.read_bytes())
+        record["bench"], record["results"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a result of siren bench: {error!r}") from None
+    return dict(record)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

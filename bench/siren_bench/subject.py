@@ -10,32 +10,42 @@ from siren_runtime.errors import InputError
 
 from .progress import progress_bar
 from .shapes import SHAPES, Shape
-from .synthetic import checkpoint_bytes, write_synthetic
+from .synthetic import checkpoint_bytes, write_checkpoint, write_head
+
+MAX_LENGTH = 512  # tokens, as in the released heads
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A head, whose base_model.model_id is the folder `backbone`, and what reports call them."""
+    """A head, whose base_model.model_id is the folder `backbone`, and what reports call them.
+
+    Attributes:
+        random: The weights are random, so scores mean nothing.
+    """
 
     head: Path
     backbone: Path
     description: str
+    random: bool
 
 
-def find_subject(name: str, scratch: Path, backbone: Path | None = None) -> Subject:
+def find_subject(
+    name: str, folder: Path, backbone: Path | None = None, max_length: int = MAX_LENGTH
+) -> Subject:
     """Find a head by the name of a shape or of a shipped guard, or in a folder.
 
     Args:
-        scratch: A folder to write in: a shape's checkpoint, or a copy of the head that points
-            to its local backbone.
+        folder: A folder to write in: a shape's checkpoint and head, which are used again where
+            they are there already, or a copy of the head that points to its local backbone.
         backbone: The backbone's folder, in place of the head's own.
+        max_length: Of a shape's head, in tokens.
 
     Raises:
         InputError: the name is none of these.
         ArtifactError, CheckpointError: the head is damaged or its backbone is not installed.
     """
     if name in SHAPES:
-        return synthesize(SHAPES[name], scratch)
+        return synthesize(SHAPES[name], folder, f"head-{max_length}", max_length)
     recipe = find_recipe(name)
     if recipe is None and not Path(name).is_dir():
         raise InputError(
@@ -45,23 +55,35 @@ def find_subject(name: str, scratch: Path, backbone: Path | None = None) -> Subj
     head = recipe.artifact if recipe else Path(name)
     model_id = load_artifact(head).model_id
     backbone = backbone or (recipe.backbone() if recipe else Path(model_id))
-    local_head = _pointed_to(backbone, head, scratch / "head")
-    return Subject(local_head, backbone, f"{head.resolve().name}, backbone {model_id}")
+    local_head = _pointed_to(backbone, head, folder / "head")
+    description = f"{head.resolve().name}, backbone {model_id}"
+    return Subject(local_head, backbone, description, random=False)
 
 
-def synthesize(shape: Shape, folder: Path) -> Subject:
-    """Write a random checkpoint and head of a true shape under `folder`, with a progress bar."""
-    total = checkpoint_bytes(shape.config)
-    with progress_bar(f"writing random {shape.name}", total, in_bytes=True) as advance:
-        backbone, head = write_synthetic(shape, folder, advance=advance)
-    return Subject(head, backbone, f"{shape.name}, random weights of the true shape")
+def synthesize(
+    shape: Shape, folder: Path, head_name: str = "head", max_length: int = MAX_LENGTH
+) -> Subject:
+    """Write a random checkpoint and head of a true shape under `folder`, with a progress bar.
+
+    What is there already, finished, is left as it is.
+    """
+    backbone, head = folder / "backbone", folder / head_name
+    if not backbone.exists():
+        unfinished = folder / "backbone.unfinished"
+        total = checkpoint_bytes(shape.config)
+        with progress_bar(f"writing random {shape.name}", total, in_bytes=True) as advance:
+            write_checkpoint(unfinished, shape.config, advance=advance)
+        unfinished.rename(backbone)
+    if not (head / WEIGHTS_FILE).exists():
+        write_head(head, shape, backbone, max_length=max_length)
+    return Subject(head, backbone, f"{shape.name}, random weights of the true shape", random=True)
 
 
 def _pointed_to(backbone: Path, head: Path, folder: Path) -> Path:
     """Write the same head to `folder`, its base_model.model_id the local backbone."""
     config = json.loads((head / CONFIG_FILE).read_bytes())
     config["base_model"] = {"model_id": str(backbone.resolve()), "revision": None}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     (folder / WEIGHTS_FILE).write_bytes((head / WEIGHTS_FILE).read_bytes())
     return folder

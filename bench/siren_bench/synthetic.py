@@ -45,13 +45,21 @@ def write_synthetic(
     """
     backbone, head = folder / "backbone", folder / "head"
     write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, advance=advance)
+    write_head(head, shape, backbone, seed=seed)
+    return backbone, head
+
+
+def write_head(
+    folder: Path, shape: Shape, backbone: Path, *, max_length: int = 512, seed: int = 0
+) -> None:
+    """Write a random head of `shape` that reads every layer of the checkpoint in `backbone`."""
     rng = np.random.default_rng(seed)
     channels = {
         layer: rng.choice(shape.hidden_size, shape.channels_per_layer, replace=False)
         for layer in range(shape.layers)
     }
-    write_artifact(head, str(backbone.resolve()), channels, shape.hidden_dims, seed=seed)
-    return backbone, head
+    model_id = str(backbone.resolve())
+    write_artifact(folder, model_id, channels, shape.hidden_dims, max_length=max_length, seed=seed)
 
 
 def checkpoint_bytes(config: Mapping[str, Any]) -> int:

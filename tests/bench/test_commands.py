@@ -16,6 +16,9 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+ENGINES = ["siren-edge fp32", "llm-siren float32", "llm-siren bfloat16"]
+
+
 def read(path):
     record = json.loads(path.read_text())
     assert {"cpu", "logical_cores", "memory_bytes", "system"} <= record["machine"].keys()
@@ -54,15 +57,17 @@ def test_export_memory_records_peak_time_and_sizes(tmp_path, tiny_name):
 def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, backbone_folder):
     output = tmp_path / "latency.json"
     head = make_artifact(tmp_path / "head", backbone_folder("bert"))
-    result = run("latency", head, "--tokens", "8,4", "--rounds", 3, "--threads", 1, "-o", output)
+    arguments = ("--tokens", "8,4", "--rounds", 3, "--threads", 1, "--no-roofline", "-o", output)
+    result = run("latency", head, *arguments)
     assert result.exit_code == 0, result.output
     record = read(output)
     assert record["settings"]["threads"] == 1
+    assert record["settings"]["missing"] == {}
+    assert [engine["name"] for engine in record["settings"]["engines"]] == ENGINES
+    assert "llm-siren" in record["settings"]["engines"][1]["versions"]
     entries = record["results"]
     assert [(e["tokens"], e["engine"]) for e in entries] == [
-        (tokens, engine)
-        for tokens in (4, 8)
-        for engine in ("siren-edge float32", "llm-siren float32", "llm-siren bfloat16")
+        (tokens, engine) for tokens in (4, 8) for engine in ENGINES
     ]
     for ours, float32, bfloat16 in (entries[:3], entries[3:]):
         assert ours["ratio"] == 1.0
@@ -74,7 +79,7 @@ def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, back
             assert entry["median_s"] <= entry["p95_s"] <= max(entry["samples_s"])
             ratios = np.divide(entry["samples_s"], ours["samples_s"])
             assert entry["ratio"] == pytest.approx(np.median(ratios))
-    assert result.stdout.splitlines()[2].startswith("| 4 | ")
+    assert result.stdout.splitlines()[2].startswith("| siren-edge fp32 | ")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,9 @@ def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, back
         (("export-memory", "qwen3-0.6b", "--precision", "fp64"), "not one of fp32"),
         (("latency", "minilm", "--tokens", "8,many"), "--tokens must be like"),
         (("latency", "minilm", "--tokens", "0"), "--tokens must be from 1"),
+        (("latency", "minilm", "--engines", "fp64"), "not one of fp32"),
+        (("latency", "minilm", "--peers", "llama.cpp"), "is no peer"),
+        (("latency", "minilm", "--peers", "optimum-0"), "is no peer"),
     ],
 )
 def test_wrong_use_is_refused_before_any_work(arguments, message):
@@ -95,10 +103,14 @@ def test_wrong_use_is_refused_before_any_work(arguments, message):
 
 @pytest.mark.parametrize(
     ("head", "tokens", "message"),
-    [("no-such-head", "8", "neither a shape"), ("tiny", "9999", "max_length 512")],
+    [("no-such-head", "8", "neither a shape"), ("bert", "9999", "max_length 48")],
 )
-def test_a_head_that_cannot_be_measured_is_refused(tiny_name, head, tokens, message):
-    result = run("latency", tiny_name if head == "tiny" else head, "--tokens", tokens)
+def test_a_head_that_cannot_be_measured_is_refused(
+    tmp_path, backbone_folder, head, tokens, message
+):
+    if head == "bert":
+        head = make_artifact(tmp_path / "head", backbone_folder("bert"))
+    result = run("latency", head, "--tokens", tokens)
     assert message in str(result.exception)
 
 

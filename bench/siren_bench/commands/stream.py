@@ -12,13 +12,13 @@ from siren_export.export import export_bundle
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision
 
-from .progress import console
-from .record import write_record
-from .shapes import SHAPES
-from .stream import Plan, measure_stream, stream_table
-from .stream_plot import plot_long_stream
-from .subject import find_subject
-from .texts import texts_of
+from ..progress import console
+from ..record import write_record
+from ..shapes import SHAPES
+from ..stream import Plan, measure_stream, stream_table
+from ..stream_plot import plot_long_stream
+from ..subject import find_subject
+from ..texts import texts_of
 
 _DEFAULTS = Plan()
 

@@ -1,0 +1,197 @@
+"""Charts of results, one PNG a benchmark, drawn from what is recorded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .scaling import AXES
+
+Record = Mapping[str, Any]
+
+# One colour a family of implementations; within a family, markers and line styles differ.
+_FAMILIES = {
+    "torch.compile": "#8c6d1f",
+    "siren-edge": "#0b63c4",
+    "llm-siren": "#d9730d",
+    "OpenVINO": "#2e8b57",
+    "transformers": "#b3261e",
+    "Optimum": "#7b4fb0",
+}
+_OTHER = "#555555"
+_MARKERS = "osD^vPX*"
+_LINES = ("-", "--", ":", "-.")
+
+
+def draw_chart(record: Record, path: Path) -> Path | None:
+    """Draw the chart of a record to `path`, a PNG.
+
+    Returns:
+        The path; None where there is nothing to draw or matplotlib is not installed.
+    """
+    draw = _CHARTS.get(record["bench"])
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    if draw is None or not record["results"]:
+        return None
+    matplotlib.use("Agg")
+    figure = draw(record)
+    if figure is None:
+        return None
+    figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+    matplotlib.pyplot.close(figure)
+    return path
+
+
+def _latency(record: Record) -> Any:
+    figure, axes = _figure(9, 5.2)
+    results = record["results"]
+    for name, style in _styles(_names(results)).items():
+        entries = [entry for entry in results if entry["engine"] == name]
+        values = [entry["tokens"] for entry in entries]
+        axes.plot(values, [1e3 * entry["median_s"] for entry in entries], label=name, **style)
+    _logarithmic(axes, sorted({entry["tokens"] for entry in results}))
+    axes.set(xlabel="tokens of one text", ylabel="median milliseconds")
+    _finish(figure, axes, record, "Latency of one text")
+    return figure
+
+
+def _throughput(record: Record) -> Any:
+    best: dict[str, float] = {}
+    for entry in record["results"]:
+        name = entry["engine"].partition(", ")[0] if "siren-edge" in entry["engine"] else None
+        name = name or entry["engine"]
+        best[name] = max(best.get(name, 0.0), entry["texts_per_s"])
+    return _bars(record, best, "texts a second, best setting", "Throughput over a corpus")
+
+
+def _memory(record: Record) -> Any:
+    longest = {e["engine"]: e["resident_bytes"] / 1e9 for e in record["results"]}
+    return _bars(record, longest, "GB resident after the longest text", "Memory")
+
+
+def _cold_start(record: Record) -> Any:
+    seconds = {e["engine"]: e["start_to_score_s"] for e in record["results"]}
+    return _bars(record, seconds, "seconds from process start to the first score", "Cold start")
+
+
+def _scaling(record: Record) -> Any:
+    results = record["results"]
+    found = [axis for axis in AXES if len({e["value"] for e in results if e["axis"] == axis}) > 1]
+    figure, grid = _figure(4.2 * max(len(found), 1), 4.2, columns=max(len(found), 1))
+    exponents = {
+        (fit["axis"], fit["engine"]): fit["exponent"] for fit in record["settings"]["fits"]
+    }
+    for axes, axis in zip(grid if len(found) > 1 else [grid], found, strict=True):
+        for name, style in _styles(_names(results)).items():
+            entries = [e for e in results if (e["axis"], e["engine"]) == (axis, name)]
+            if (axis, name) in exponents:
+                label = f"{name}: exponent {exponents[axis, name]:.2f}"
+                values = [entry["value"] for entry in entries]
+                times = [1e3 * entry["median_s"] for entry in entries]
+                axes.plot(values, times, label=label, **style)
+        _logarithmic(axes, sorted({e["value"] for e in results if e["axis"] == axis}))
+        axes.set(xlabel=AXES[axis], ylabel="median milliseconds")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False)
+    figure.suptitle(f"Cost against size: {', '.join(record['settings']['heads'].values())}")
+    figure.tight_layout()
+    return figure
+
+
+def _fidelity(record: Record) -> Any:
+    reference, *others = record["results"]
+    if not others:
+        return None
+    figure, axes = _figure(8, 4.5)
+    for name, style in _styles([entry["engine"] for entry in others]).items():
+        scores = next(entry["scores"] for entry in others if entry["engine"] == name)
+        pairs = zip(scores, reference["scores"], strict=True)
+        differences = sorted(max(abs(a - b), 1e-8) for a, b in pairs)
+        shares = [(i + 1) / len(differences) for i in range(len(differences))]
+        axes.plot(differences, shares, label=name, **{**style, "marker": ""})
+    axes.set_xscale("log")
+    axes.set(xlabel=f"difference in score from {reference['engine']}", ylabel="share of texts")
+    _finish(figure, axes, record, "Fidelity")
+    return figure
+
+
+_CHARTS: dict[str, Callable[[Record], Any]] = {
+    "latency": _latency,
+    "throughput": _throughput,
+    "memory": _memory,
+    "cold-start": _cold_start,
+    "scaling": _scaling,
+    "fidelity": _fidelity,
+}
+
+
+def _bars(record: Record, values: Mapping[str, float], label: str, title: str) -> Any:
+    figure, axes = _figure(8, 1.2 + 0.42 * len(values))
+    names = list(values)
+    bars = axes.barh(names, list(values.values()), color=[_colour(name) for name in names])
+    axes.bar_label(bars, fmt="{:.3g}", padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    axes.set_title(_title(record, title), fontsize=10, loc="left")
+    return figure
+
+
+def _figure(width: float, height: float, columns: int = 1) -> Any:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height))
+    for one in axes if columns > 1 else [axes]:
+        one.grid(visible=True, which="major", color="#dddddd", linewidth=0.7)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(ticks, [f"{n / 1e6:,.0f}M" if n >= 1e6 else f"{n:,}" for n in ticks])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+
+
+def _finish(figure: Any, axes: Any, record: Record, title: str) -> None:
+    axes.set_title(_title(record, title), fontsize=10, loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+
+
+def _title(record: Record, title: str) -> str:
+    threads = record["settings"].get("threads")
+    on = record["machine"]["cpu"] + (f", threads: {threads}" if isinstance(threads, int) else "")
+    return f"{title}: {record['settings']['head']}\n{on}"
+
+
+def _names(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(entry["engine"] for entry in results))
+
+
+def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    seen: dict[str, int] = {}
+    styles = {}
+    for name in names:
+        colour = _colour(name)
+        number = seen[colour] = seen.get(colour, -1) + 1
+        styles[name] = {
+            "color": colour,
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "linestyle": _LINES[number % len(_LINES)],
+            "linewidth": 2.2 if name.startswith("siren-edge") else 1.4,
+            "markersize": 5,
+        }
+    return styles
+
+
+def _colour(name: str) -> str:
+    return next((colour for family, colour in _FAMILIES.items() if family in name), _OTHER)

@@ -1,0 +1,1 @@
+"""The commands of siren bench, one file each."""

@@ -1,0 +1,47 @@
+"""`siren bench export-memory`."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from siren_runtime.manifest import Precision
+
+from ..export_memory import export_table, measure_export
+from ..progress import console
+from ..record import write_record
+from ..subject import synthesize
+from . import options
+
+
+def export_memory(
+    shapes: Annotated[list[str], typer.Argument(help=f"Any of {options.SHAPE_NAMES}.")],
+    precision: Annotated[
+        str, typer.Option(help=f"One of {', '.join(options.PRECISIONS)}.")
+    ] = "fp16",
+    keep: options.Keep = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The JSON file to write.")
+    ] = options.RESULTS / "export-memory.json",
+) -> None:
+    """Export random checkpoints of true shapes: peak memory, seconds, sizes.
+
+    Every export runs in a fresh process, whose largest resident memory, file-backed pages
+    included, is the peak. Needs disk for the checkpoint and its bundle: 32 GB for 8B.
+    """
+    chosen = [options.shape_of(name) for name in shapes]
+    (wanted,) = options.precisions_of(precision)
+    results = []
+    for shape in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            subject = synthesize(shape, (keep or Path(scratch)) / shape.name)
+            with console.status(f"exporting {shape.name}"):
+                bundle = Path(scratch) / "bundle"
+                entry = measure_export(
+                    shape, subject.backbone, subject.head, bundle, cast("Precision", wanted)
+                )
+                results.append(entry)
+    table = export_table(results)
+    write_record(output, "export-memory", {"precision": wanted}, results, table)
+    typer.echo(table)

@@ -1,0 +1,80 @@
+"""`siren bench fidelity`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..corpus import load_corpus
+from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
+from ..process import load_engines
+from ..progress import console, progress_bar
+from ..workbench import engine_settings, open_workbench
+from . import options
+from .finish import finish
+
+_BATCH = 64
+
+
+def fidelity(
+    head: options.Head,
+    corpus: Annotated[
+        list[Path],
+        typer.Argument(help="JSON lines, as siren score reads them; label 0 or 1.", exists=True),
+    ],
+    backbone: options.Backbone = None,
+    engines: options.Engines = options.ALL_PRECISIONS,
+    peers: options.Peers = "",
+    split: Annotated[
+        str | None, typer.Option(help='Only rows of this "split"; a head knows its train rows.')
+    ] = None,
+    texts: Annotated[
+        int | None, typer.Option(min=1, help="So many, evenly spaced over the corpus; default all.")
+    ] = None,
+    threads: options.Threads = 2,
+    keep: options.Keep = None,
+    output: options.Output = None,
+) -> None:
+    """Compare the scores of each precision with the first one's on real text.
+
+    Largest and mean difference, share of equal verdicts at the head's threshold, and, where rows
+    have labels and the weights are not random, macro-F1 of each file.
+    """
+    precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
+    if any(name.startswith(("generate", "optimum")) for name in peer_list):
+        raise typer.BadParameter("--peers: generative guards give no score")
+    rows = load_corpus(corpus, split=split, limit=texts)
+    batches = [[row.text for row in rows[k : k + _BATCH]] for k in range(0, len(rows), _BATCH)]
+    with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
+        made, missing = bench.engines(precisions, peer_list, threads)
+        with console.status("loading engines"):
+            loaded, failed = load_engines(stack, made)
+        scores: dict[str, list[float]] = {engine.name: [] for engine, _ in loaded}
+        with progress_bar("scoring", len(rows) * len(loaded)) as advance:
+            for engine, process in loaded:
+                for batch in batches:
+                    scores[engine.name] += process.score_batches(engine, [batch])[1]
+                    advance(len(batch))
+        threshold = bench.artifact.threshold
+        reference = next(iter(scores.values()))
+        results = [
+            {
+                **compare_scores(name, values, reference, threshold),
+                "macro_f1": {}
+                if bench.subject.random
+                else macro_f1_by_dataset(rows, values, threshold),
+                "scores": values,
+            }
+            for name, values in scores.items()
+        ]
+        settings = {
+            "head": bench.subject.description,
+            "corpus": [file.name for file in corpus],
+            "split": split,
+            "texts": len(rows),
+            "threshold": threshold,
+            **engine_settings(made, {**missing, **failed}),
+        }
+    table = fidelity_table(results)
+    finish(options.result_path(output, "fidelity", head), "fidelity", settings, results, table)

@@ -1,0 +1,32 @@
+"""What every benchmark ends with: its record, its table and its chart."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..charts import draw_chart
+from ..progress import console
+from ..record import read_record, write_record
+
+
+def finish(
+    path: Path,
+    bench: str,
+    settings: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    table: str,
+) -> None:
+    """Write `path` (JSON) and beside it the table (.md) and the chart (.png); print the table.
+
+    What could not be measured is named below the table with the reason.
+    """
+    missing = settings.get("missing", {})
+    if missing:
+        reasons = "".join(f"- {name}: {reason}\n" for name, reason in missing.items())
+        table = f"{table}\nNot measured:\n\n{reasons}"
+    write_record(path, bench, settings, results, table)
+    chart = draw_chart(read_record(path), path.with_suffix(".png"))
+    typer.echo(table)
+    console.print(f"{path}, {path.with_suffix('.md')}" + (f", {chart}" if chart else ""))

@@ -1,0 +1,92 @@
+"""`siren bench latency`."""
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from siren_runtime.errors import InputError
+
+from ..latency import add_shares, latency_table, measure_latency, ratio_table
+from ..process import load_engines
+from ..progress import console, progress_bar
+from ..roofline import ceilings_line, measure_ceilings
+from ..texts import texts_of
+from ..workbench import engine_settings, open_workbench
+from . import options
+from .finish import finish
+
+
+def latency(
+    head: options.Head,
+    backbone: options.Backbone = None,
+    engines: options.Engines = "fp32",
+    peers: options.Peers = options.LLM_SIREN,
+    tokens: Annotated[
+        str, typer.Option(help="Lengths in tokens, special tokens included.")
+    ] = "8,32,128,512",
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each engine and length.")] = 20,
+    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before these.")] = 2,
+    budget: Annotated[
+        float,
+        typer.Option(help="Seconds at each length after which no further round starts; 3 are run."),
+    ] = 600.0,
+    slowest: Annotated[
+        float, typer.Option(help="Seconds a text from which a peer is left out at longer lengths.")
+    ] = 60.0,
+    threads: options.Threads = 2,
+    roofline: Annotated[bool, typer.Option(help="Measure the machine's ceilings too.")] = True,
+    keep: options.Keep = None,
+    output: options.Output = None,
+) -> None:
+    """Time one text at a time: our engines against their peers.
+
+    Each model has a process of its own; every round times each engine once, and the ratio is
+    the median over rounds. A peer that cannot run here is reported with what it needs.
+    """
+    lengths = options.numbers_of("--tokens", tokens)
+    precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
+    with open_workbench(head, backbone, keep, lengths[-1]) as bench, ExitStack() as stack:
+        if lengths[-1] > bench.artifact.max_length:
+            raise InputError(
+                f"--tokens {lengths[-1]} is more than the head's max_length "
+                f"{bench.artifact.max_length}"
+            )
+        texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
+        made, missing = bench.engines(precisions, peer_list, threads)
+        ceilings = None
+        if roofline:
+            with console.status("measuring the machine"):
+                ceilings = measure_ceilings(threads)
+        with console.status("loading engines"):
+            loaded, failed = load_engines(stack, made)
+        with progress_bar("timing", len(texts)) as advance:
+            results = measure_latency(
+                loaded,
+                texts,
+                rounds,
+                warm_up=warm_up,
+                budget=budget,
+                slowest=slowest,
+                advance=lambda: advance(1),
+            )
+        if ceilings:
+            with console.status("measuring the machine again"):
+                ceilings = ceilings.or_better(measure_ceilings(threads))
+            add_shares(results, loaded, bench.size, ceilings)
+        settings = {
+            "head": bench.subject.description,
+            "rounds": rounds,
+            "budget_s": budget,
+            "slowest_s": slowest,
+            "threads": threads,
+            "batch": 1,
+            "ceilings": ceilings and ceilings.to_dict(),
+            **engine_settings(made, {**missing, **failed}),
+        }
+    table = latency_table(results)
+    if len(precisions) > 1:
+        table += f"\n{ratio_table(results)}"
+    if ceilings:
+        table += f"\n{ceilings_line(ceilings)}\n"
+    finish(options.result_path(output, "latency", head), "latency", settings, results, table)

@@ -1,0 +1,89 @@
+"""The options that several commands share, and how their lists are read."""
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from siren_runtime.manifest import Precision
+
+from ..peers.registry import PEERS, peer_names
+from ..shapes import SHAPES, Shape
+
+RESULTS = Path("bench/results")
+SHAPE_NAMES = ", ".join(SHAPES)
+PRECISIONS = get_args(Precision)
+ALL_PRECISIONS = ",".join(PRECISIONS)
+LLM_SIREN = "llm-siren-float32,llm-siren-bfloat16"
+
+Head = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped guard (minilm), a head's folder, or a shape to fill with random "
+        f"weights ({SHAPE_NAMES})."
+    ),
+]
+Backbone = Annotated[
+    Path | None, typer.Option(help="The backbone's folder, in place of the head's own.")
+]
+Engines = Annotated[
+    str,
+    typer.Option(
+        help=f"Our precisions, of {', '.join(PRECISIONS)}; ratios are taken to the first."
+    ),
+]
+Peers = Annotated[str, typer.Option(help=f"Any of {', '.join(PEERS)}; empty for none.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each engine.")]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep random checkpoints, bundles and exports of peers in this folder, and use "
+        "those already there; remove it to have them made again. Default: a temporary folder."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="The JSON file to write. [default: bench/results/COMMAND-HEAD]"
+    ),
+]
+
+
+def shape_of(name: str) -> Shape:
+    """Return the shape of that name, or refuse it."""
+    if name not in SHAPES:
+        raise typer.BadParameter(f"{name!r} is not one of {SHAPE_NAMES}")
+    return SHAPES[name]
+
+
+def precisions_of(engines: str) -> list[str]:
+    """Read --engines: one precision at least, each known."""
+    names = [name.strip() for name in engines.split(",") if name.strip()]
+    for name in names or [""]:
+        if name not in PRECISIONS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
+    return list(dict.fromkeys(names))
+
+
+def peers_of(peers: str) -> list[str]:
+    """Read --peers, or refuse a name."""
+    try:
+        return list(dict.fromkeys(peer_names(peers)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def numbers_of(option: str, values: str) -> list[int]:
+    """Read a list of whole numbers from 1, like 8,32,128; they come back sorted."""
+    try:
+        numbers = sorted({int(value) for value in values.split(",")})
+    except ValueError:
+        raise typer.BadParameter(f"{option} must be like 8,32,128, found {values!r}") from None
+    if numbers[0] < 1:
+        raise typer.BadParameter(f"{option} must be from 1, found {numbers[0]}")
+    return numbers
+
+
+def result_path(output: Path | None, command: str, head: str) -> Path:
+    """Return --output, or its default."""
+    return output or RESULTS / f"{command}-{Path(head).name}.json"

@@ -1,0 +1,46 @@
+"""`siren bench plan-build`."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_runtime.tensorrt.library import Flavor
+
+from ..plan_build import measure_plan_build, plan_build_table
+from ..progress import console
+from ..record import write_record
+from ..subject import synthesize
+from . import options
+
+
+def plan_build(
+    shapes: Annotated[list[str], typer.Argument(help=f"Any of {options.SHAPE_NAMES}.")],
+    flavor: Annotated[Flavor, typer.Option(help="The library to compile with.")] = "tensorrt-rtx",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The JSON file to write.")
+    ] = options.RESULTS / "plan-build.json",
+) -> None:
+    """Compile float16 bundles of true shapes with random weights: seconds, plan size, peak memory.
+
+    Each is compiled in a fresh process with the default profiles. Needs disk for checkpoint,
+    bundle and plan at once: 6 GB for 0.6B.
+    """
+    results = []
+    for shape in [options.shape_of(name) for name in shapes]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            subject = synthesize(shape, folder)
+            artifact, checkpoint = load_artifact(subject.head), load_checkpoint(subject.backbone)
+            bundle = folder / "bundle"
+            with console.status(f"exporting {shape.name}"):
+                export_bundle(artifact, checkpoint, bundle, precision="fp16", target=flavor)
+            with console.status(f"compiling {shape.name}"):
+                results.append(measure_plan_build(shape.name, bundle, flavor))
+    table = plan_build_table(results)
+    write_record(output, "plan-build", {"precision": "fp16"}, results, table)
+    typer.echo(table)

@@ -1,0 +1,22 @@
+"""`siren bench synthesize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import subject
+from ..progress import console
+from . import options
+
+
+def synthesize(
+    shape: Annotated[str, typer.Argument(help=f"One of {options.SHAPE_NAMES}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")],
+) -> None:
+    """Write a checkpoint of a true shape with random weights, and a head for it.
+
+    The backbone lands in OUTPUT/backbone, the head in OUTPUT/head, ready for siren export.
+    """
+    made = subject.synthesize(options.shape_of(shape), output)
+    console.print(f"{made.backbone} and {made.head}: {made.description}")

@@ -1,0 +1,75 @@
+"""`siren bench throughput`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_runtime.manifest import TOKENIZER_FILE
+from siren_runtime.text import clean
+from siren_runtime.tokenizer import Tokenizer
+
+from ..corpus import load_corpus
+from ..process import load_engines
+from ..progress import console, progress_bar
+from ..throughput import measure_throughput, sweep, throughput_table
+from ..workbench import engine_settings, open_workbench
+from . import options
+from .finish import finish
+
+
+def throughput(
+    head: options.Head,
+    corpus: Annotated[
+        list[Path], typer.Argument(help="JSON lines, as siren score reads them.", exists=True)
+    ],
+    backbone: options.Backbone = None,
+    engines: options.Engines = "fp32",
+    peers: options.Peers = options.LLM_SIREN,
+    texts: Annotated[
+        int | None, typer.Option(min=1, help="So many, evenly spaced over the corpus; default all.")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Texts handed over in one call.")] = "1,8,32",
+    token_budgets: Annotated[
+        str, typer.Option(help="Of our micro-batches, at the largest batch; empty for none.")
+    ] = "256,1024,4096",
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 3,
+    threads: options.Threads = 2,
+    keep: options.Keep = None,
+    output: options.Output = None,
+) -> None:
+    """Score a corpus as it comes: texts and tokens a second against llm-siren's score_batch.
+
+    Every engine is swept over batch sizes, ours over token budgets too; ratios compare each
+    engine's best setting. Generative peers take one text at a time and are left out.
+    """
+    sizes = options.numbers_of("--batches", batches)
+    budgets = options.numbers_of("--token-budgets", token_budgets) if token_budgets else []
+    precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
+    if any(name.startswith(("generate", "optimum")) for name in peer_list):
+        raise typer.BadParameter("--peers: generative guards take one text at a time")
+    rows = load_corpus(corpus, limit=texts)
+    with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
+        made, missing = bench.engines(precisions, peer_list, threads)
+        tokenizer_file = bench.bundle(precisions[0]) / TOKENIZER_FILE
+        tokenizer = Tokenizer(tokenizer_file, bench.artifact.max_length)
+        lengths = [len(ids) for ids in tokenizer.encode_batch([clean(row.text) for row in rows])]
+        with console.status("loading engines"):
+            loaded, failed = load_engines(stack, made)
+        cases = sweep(loaded, sizes, budgets)
+        with progress_bar("scoring", rounds * len(cases)) as advance:
+            results = measure_throughput(
+                cases, [row.text for row in rows], sum(lengths), rounds, lambda: advance(1)
+            )
+        settings = {
+            "head": bench.subject.description,
+            "corpus": [file.name for file in corpus],
+            "texts": len(rows),
+            "tokens_of_texts": lengths,
+            "rounds": rounds,
+            "threads": threads,
+            **engine_settings(made, {**missing, **failed}),
+        }
+    table = throughput_table(results)
+    finish(options.result_path(output, "throughput", head), "throughput", settings, results, table)

@@ -1,0 +1,78 @@
+"""Fidelity: what a precision does to scores, verdicts and quality on real text."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from .corpus import Row
+from .record import markdown_table
+
+
+def compare_scores(
+    name: str, scores: Sequence[float], reference: Sequence[float], threshold: float
+) -> dict[str, Any]:
+    """Compare an engine's scores with the reference's on the same texts.
+
+    Returns:
+        The largest, mean and 99th percentile of |difference|, and the share of equal verdicts.
+    """
+    ours, theirs = np.asarray(scores), np.asarray(reference)
+    differences = np.abs(ours - theirs)
+    return {
+        "engine": name,
+        "texts": len(ours),
+        "max_difference": float(differences.max()),
+        "p99_difference": float(np.quantile(differences, 0.99)),
+        "mean_difference": float(differences.mean()),
+        "verdict_agreement": float(((ours >= threshold) == (theirs >= threshold)).mean()),
+    }
+
+
+def macro_f1_by_dataset(
+    rows: Sequence[Row], scores: Sequence[float], threshold: float
+) -> dict[str, float]:
+    """Return the macro-F1 of each data set, over its labelled rows; sets without any are left out.
+
+    Args:
+        rows: Those of one data set together.
+    """
+    found = {}
+    pairs = zip(rows, scores, strict=True)
+    for dataset, group in groupby(pairs, key=lambda pair: pair[0].dataset):
+        labelled = [(r.label, s >= threshold) for r, s in group if r.label is not None]
+        if labelled:
+            labels, verdicts = map(np.asarray, zip(*labelled, strict=True))
+            found[dataset] = macro_f1(labels == 1, verdicts)
+    return found
+
+
+def macro_f1(labels: np.ndarray, verdicts: np.ndarray) -> float:
+    """Return the mean of the F1 of both classes; a class that nobody names counts 0.
+
+    Args:
+        labels, verdicts: bool [rows], true for harmful.
+    """
+    scores = []
+    for harmful in (True, False):
+        hits = np.sum((labels == harmful) & (verdicts == harmful))
+        named = np.sum(labels == harmful) + np.sum(verdicts == harmful)
+        scores.append(2 * hits / named if named else 0.0)
+    return float(np.mean(scores))
+
+
+def fidelity_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out differences, agreement and macro-F1 of each engine."""
+    datasets = list(results[0]["macro_f1"])
+    header = ["engine", "max", "p99", "mean difference", "equal verdicts"]
+    header += [f"F1 {name}" for name in datasets] + (["F1 mean"] if datasets else [])
+    rows = []
+    for entry in results:
+        keys = ("max_difference", "p99_difference", "mean_difference")
+        row = [entry["engine"], *(f"{entry[key]:.1e}" for key in keys)]
+        row.append(f"{entry['verdict_agreement']:.2%}")
+        values = [entry["macro_f1"][name] for name in datasets]
+        row += [f"{value:.4f}" for value in values]
+        rows.append([*row, f"{np.mean(values):.4f}"] if values else row)
+    return markdown_table(header, rows)

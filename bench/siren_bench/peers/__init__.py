@@ -1,0 +1,1 @@
+"""The peers that our engines are measured against; `registry` makes them by name."""

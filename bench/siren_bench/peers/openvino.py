@@ -1,0 +1,79 @@
+"""Our own float32 graph in OpenVINO, its weights compressed to int8 by NNCF where asked for."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..engines import Work
+from ..record import installed_versions
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """score.onnx of a float32 bundle as OpenVINO's CPU plugin runs it.
+
+    Attributes:
+        bundle: Whose tokenizer and manifest are used.
+        graph: What is loaded: the bundle's score.onnx, or OpenVINO's form of it.
+    """
+
+    bundle: Path
+    graph: Path
+    dtype: Literal["float32", "bfloat16", "int8"]
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"OpenVINO {self.dtype}{' weights' if self.dtype == 'int8' else ''}"
+
+    @property
+    def model_key(self) -> Hashable:
+        return self
+
+    @property
+    def work(self) -> Work:
+        return Work(self.dtype)
+
+    def versions(self) -> dict[str, str]:
+        return installed_versions("openvino", *(["nncf"] if self.dtype == "int8" else []))
+
+    def load(self) -> Any:
+        from siren_runtime import Guard
+        from siren_runtime.bundle import load_bundle
+        from siren_runtime.manifest import TOKENIZER_FILE
+        from siren_runtime.tokenizer import Tokenizer
+
+        bundle = load_bundle(self.bundle)
+        tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
+        return Guard(bundle, tokenizer, _Backend(self.graph, self.dtype, self.threads))
+
+    def score(self, model: Any, text: str) -> float:
+        return float(model.score(text).score)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        return [result.score for result in model.score_batch(texts)]
+
+
+class _Backend:
+    """siren_runtime's backend protocol on an OpenVINO compiled model."""
+
+    name = "openvino"
+    token_budget = 512  # as the runtime's on a CPU
+
+    def __init__(self, graph: Path, dtype: str, threads: int) -> None:
+        import openvino
+
+        hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[dtype]
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request = openvino.Core().compile_model(graph, "CPU", settings)
+
+    def run(self, input_ids: Any, attention_mask: Any) -> Any:
+        from siren_runtime.backends.base import Outputs
+
+        values = self._request({"input_ids": input_ids, "attention_mask": attention_mask})
+        return Outputs(*(values[name] for name in ("score", "logits", "features")))

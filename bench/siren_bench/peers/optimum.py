@@ -1,0 +1,132 @@
+"""The same generative guard exported to ONNX by Optimum, in a Python environment of its own.
+
+optimum-onnx 0.1 wants an older transformers than the rest of the bench, so `siren bench
+setup-optimum` makes an environment beside it, and an engine talks to a worker there over pipes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from siren_runtime.errors import SirenError
+
+from ..engines import Work
+from .generate import generation
+from .missing import PeerMissing
+
+REQUIREMENTS = ("optimum-onnx[onnxruntime]==0.1.0", "accelerate>=1", "torch==2.13.0")
+_WORKER = Path(__file__).with_name("optimum_worker.py")
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """ORTModelForCausalLM.generate on ONNX Runtime: greedy, an exact number of tokens.
+
+    Attributes:
+        model: The folder that Optimum exported to, float32.
+        python: The interpreter of Optimum's environment.
+        template: A text before the one that is judged.
+    """
+
+    model: Path
+    python: Path
+    threads: int
+    new_tokens: int
+    template_tokens: int = 0
+    template: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"Optimum ONNX generate float32, {generation(self)}"
+
+    @property
+    def model_key(self) -> Hashable:
+        return "optimum", self.model, self.threads
+
+    @property
+    def work(self) -> Work:
+        return Work("float32", self.template_tokens, self.new_tokens)
+
+    def versions(self) -> dict[str, str]:
+        packages = [str(path) for path in self.python.parents[1].glob("lib/python*/site-packages")]
+        installed = {d.name: d.version for d in metadata.distributions(path=packages)}
+        return {
+            name: installed[name]
+            for name in ("optimum-onnx", "onnxruntime", "transformers")
+            if name in installed
+        }
+
+    def load(self) -> Any:
+        arguments = [self.python, "-I", _WORKER, "serve", self.model, str(self.threads)]
+        worker = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        _receive(worker)
+        return worker
+
+    def score(self, model: Any, text: str) -> None:
+        request = {"template": self.template, "text": text, "new_tokens": self.new_tokens}
+        model.stdin.write(json.dumps(request).encode() + b"\n")
+        model.stdin.flush()
+        _receive(model)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        raise NotImplementedError(f"{self.name} takes one text at a time")
+
+
+def optimum_environment() -> Path:
+    """Where Optimum's environment lies: under XDG_CACHE_HOME, or ~/.cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "siren-edge" / "bench" / "optimum-onnx-0.1.0"
+
+
+def set_up_optimum() -> Path:
+    """Make Optimum's environment with this Python's venv and pip; return its folder.
+
+    Raises:
+        SirenError: one of them failed.
+    """
+    folder = optimum_environment()
+    for command in (
+        [sys.executable, "-m", "venv", folder],
+        [folder / "bin" / "python", "-m", "pip", "install", *REQUIREMENTS],
+    ):
+        if subprocess.run(command, stdout=sys.stderr).returncode:
+            raise SirenError(f"{' '.join(map(str, command))} failed; its output is above")
+    return folder
+
+
+def export_with_optimum(backbone: Path, folder: Path) -> tuple[Path, Path]:
+    """Export a language model with its key/value cache, once.
+
+    Returns:
+        The exported folder and the interpreter that runs it.
+
+    Raises:
+        PeerMissing: the environment is not set up, or Optimum cannot export the model.
+    """
+    python = optimum_environment() / "bin" / "python"
+    if not python.exists():
+        raise PeerMissing("its environment is not set up; run siren bench setup-optimum")
+    model = folder / "optimum"
+    if not model.exists():
+        unfinished = folder / "optimum.unfinished"
+        done = subprocess.run(
+            [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True, text=True
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise PeerMissing(f"Optimum cannot export {backbone}: {lines[-1] if lines else '?'}")
+        unfinished.rename(model)
+    return model, python
+
+
+def _receive(worker: Any) -> None:
+    if not worker.stdout.readline():
+        raise SirenError(f"Optimum's worker ended with status {worker.wait()}")

@@ -1,0 +1,56 @@
+"""Runs in Optimum's own environment, so it imports nothing of this project.
+
+optimum_worker.py export BACKBONE FOLDER
+optimum_worker.py serve FOLDER THREADS     one JSON request a line on stdin, one answer each
+"""
+
+import json
+import sys
+
+
+def export(backbone: str, folder: str) -> None:
+    """Export a language model to ONNX in float32, with its key/value cache."""
+    from optimum.exporters.onnx import main_export
+
+    main_export(
+        backbone, folder, task="text-generation-with-past", dtype="fp32", do_validation=False
+    )
+
+
+def serve(folder: str, threads: str) -> None:
+    """Generate for each request: template, text, new_tokens."""
+    import onnxruntime
+    import torch
+    from optimum.onnxruntime import ORTModelForCausalLM
+    from transformers import AutoTokenizer
+
+    torch.set_num_threads(int(threads))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(threads)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = ORTModelForCausalLM.from_pretrained(folder, session_options=options)
+    # Optimum 0.1.0 takes hidden_size / heads for Qwen3 (huggingface/optimum issue 2379).
+    model.embed_size_per_head = getattr(model.config, "head_dim", model.embed_size_per_head)
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        new_tokens = request["new_tokens"]
+        template = tokenizer(request["template"])["input_ids"] if request["template"] else []
+        ids = torch.tensor([template + tokenizer(request["text"])["input_ids"]])
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        if output.shape[1] != ids.shape[1] + new_tokens:
+            raise RuntimeError(f"generate made {output.shape[1] - ids.shape[1]} tokens")
+        print("{}", file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    {"export": export, "serve": serve}[sys.argv[1]](*sys.argv[2:])

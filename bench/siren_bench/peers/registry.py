@@ -1,0 +1,108 @@
+"""From a peer's name on the command line to its engine."""
+
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from typing import Any, Literal, Protocol, cast
+
+from siren_export.checkpoint import Checkpoint
+from siren_export.config import ENCODERS
+
+from ..engines import Engine, LlmSiren
+from ..texts import texts_of
+from .generate import Generate
+from .missing import PeerMissing
+from .openvino_setup import make_openvino
+from .optimum import Optimum, export_with_optimum
+
+TorchDtype = Literal["float32", "bfloat16"]
+
+PEERS = {
+    "llm-siren-float32": "the head's official runtime",
+    "llm-siren-bfloat16": "the same in bfloat16",
+    "torch-compile-float32": "llm-siren with its backbone through torch.compile",
+    "torch-compile-bfloat16": "the same in bfloat16",
+    "openvino-float32": "our graph in OpenVINO",
+    "openvino-bfloat16": "the same computed in bfloat16, on CPUs that have it",
+    "openvino-int8": "the same with int8 weights, compressed by NNCF",
+    "generate-float32-N[+T]": "a generative guard: N new tokens after a template of T tokens",
+    "generate-bfloat16-N[+T]": "the same in bfloat16",
+    "optimum-N[+T]": "the same exported to ONNX by Optimum, float32",
+}
+
+_FIXED = {name for name in PEERS if "-N" not in name}
+_GENERATIVE = re.compile(r"(generate-float32|generate-bfloat16|optimum)-(\d+)(?:\+(\d+))?")
+
+
+class Model(Protocol):
+    """What a peer is made from; a Workbench is one."""
+
+    @property
+    def subject(self) -> Any:
+        """A Subject: the head's folder and the backbone's."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The backbone."""
+
+    @property
+    def folder(self) -> Path:
+        """Where a peer may write what it makes of the model."""
+
+    bundle: Callable[[str], Path]
+
+
+def peer_names(names: str) -> list[str]:
+    """Split a list like "llm-siren-float32,generate-float32-4+200" and check each name.
+
+    Raises:
+        ValueError: a name is no peer's.
+    """
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    for name in found:
+        match = _GENERATIVE.fullmatch(name)
+        if name not in _FIXED and not (match and int(match[2]) > 0):
+            raise ValueError(f"{name!r} is no peer; there are {', '.join(PEERS)}")
+    return found
+
+
+def make_peer(name: str, model: Model, threads: int) -> Engine:
+    """Make the engine of a peer that `peer_names` accepts.
+
+    Raises:
+        PeerMissing: it cannot run here or on this model.
+    """
+    generative = _GENERATIVE.fullmatch(name)
+    if generative:
+        kind, new_tokens, template_tokens = generative.groups(default="0")
+        return _generative(model, threads, kind, int(new_tokens), int(template_tokens))
+    kind, _, dtype = name.rpartition("-")
+    if kind == "openvino":
+        bundle = model.bundle("fp32")
+        return make_openvino(bundle, cast("Any", dtype), threads, model.folder)
+    if find_spec("siren_guard") is None:
+        raise PeerMissing("llm-siren is not installed; pip install 'siren-edge[reference]'")
+    compiled = kind == "torch-compile"
+    if compiled and not (which("g++") or which("clang++")):
+        raise PeerMissing("torch.compile needs a C++ compiler; install g++")
+    return LlmSiren(model.subject.head, cast("TorchDtype", dtype), threads, compiled)
+
+
+def _generative(
+    model: Model, threads: int, kind: str, new_tokens: int, template_tokens: int
+) -> Engine:
+    model_type = model.checkpoint.config["model_type"]
+    if model_type in ENCODERS:
+        raise PeerMissing(f"{model_type} is an encoder, which generates nothing")
+    template = ""
+    if template_tokens:
+        tokenizer_json = model.checkpoint.tokenizer_json
+        template = texts_of(tokenizer_json, [template_tokens])[template_tokens]
+    if kind == "optimum":
+        exported, python = export_with_optimum(model.subject.backbone, model.folder)
+        return Optimum(exported, python, threads, new_tokens, template_tokens, template)
+    dtype = cast("TorchDtype", kind.removeprefix("generate-"))
+    backbone = model.subject.backbone
+    return Generate(backbone, dtype, threads, new_tokens, template_tokens, template)

@@ -1,0 +1,72 @@
+"""Where an engine's time goes: the share of every operator, by ONNX Runtime's profiler."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .engines import SirenEdge
+from .process import in_fresh_process
+from .record import markdown_table
+
+_WARM_UP = 2
+
+
+def measure_profile(engine: SirenEdge, texts: Mapping[int, str], runs: int) -> list[dict[str, Any]]:
+    """Score each text several times under the profiler, in a fresh process for each length.
+
+    Returns:
+        One entry a length: the mean seconds of each operator in one score, largest first. Time
+        outside operators, such as tokenizing, is not in it.
+    """
+    return [
+        {
+            "engine": engine.name,
+            "tokens": tokens,
+            "operators_s": in_fresh_process(_profile, engine, text, runs),
+        }
+        for tokens, text in texts.items()
+    ]
+
+
+def profile_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out the share of each operator that takes one percent or more somewhere."""
+    header = ["operator", *(f"{e['engine']}, {e['tokens']} tokens" for e in results)]
+    shares = [
+        {name: s / sum(e["operators_s"].values()) for name, s in e["operators_s"].items()}
+        for e in results
+    ]
+    names = {name for column in shares for name in column}
+    order = sorted(names, key=lambda name: -max(column.get(name, 0) for column in shares))
+    rows = [
+        [name, *(f"{column.get(name, 0):.1%}" for column in shares)]
+        for name in order
+        if max(column.get(name, 0) for column in shares) >= 0.01
+    ]
+    totals = [f"{1e3 * sum(e['operators_s'].values()):.1f} ms" for e in results]
+    return markdown_table(header, [*rows, ["all", *totals]])
+
+
+def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
+    import onnxruntime
+
+    from siren_runtime import Guard
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = engine.threads
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.log_severity_level = 3
+        guard = Guard.load(engine.bundle, backend="cpu", session_options=options)
+        for _ in range(_WARM_UP + runs):
+            guard.score(text)
+        events = json.loads(Path(guard._backend._session.end_profiling()).read_bytes())
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    seconds: Counter[str] = Counter()
+    for event in events:
+        if event["cat"] == "Node" and event["ts"] >= starts[_WARM_UP]:
+            seconds[event["args"]["op_name"]] += event["dur"] / 1e6 / runs
+    return dict(seconds.most_common())

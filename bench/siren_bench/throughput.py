@@ -1,0 +1,117 @@
+"""Throughput over a real corpus, as it comes: texts and tokens a second."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from .engines import Engine, SirenEdge
+from .process import EngineProcess
+from .record import markdown_table
+from .samples import paired_ratio
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine that gets `batch` texts a call."""
+
+    engine: Engine
+    process: EngineProcess
+    batch: int
+
+
+def sweep(
+    engines: Sequence[tuple[Engine, EngineProcess]],
+    batches: Sequence[int],
+    token_budgets: Sequence[int] = (),
+) -> list[Case]:
+    """List every engine at every batch size, and ours with token budgets at the largest one."""
+    cases = []
+    for engine, process in engines:
+        cases += [Case(engine, process, batch) for batch in batches]
+        if isinstance(engine, SirenEdge):
+            cases += [
+                Case(replace(engine, token_budget=budget), process, batches[-1])
+                for budget in token_budgets
+            ]
+    return cases
+
+
+def measure_throughput(
+    cases: Sequence[Case],
+    texts: Sequence[str],
+    tokens: int,
+    rounds: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Score the corpus with every case, one after the other in each round.
+
+    Args:
+        texts: In the order in which they come; a call gets the next `batch` of them.
+        tokens: Of all texts, after truncation.
+        advance: Called after each pass over the corpus.
+
+    Returns:
+        One entry a case: seconds of each pass, texts and tokens a second by the median.
+    """
+    samples: list[list[float]] = [[] for _ in cases]
+    for case in cases:  # the first call of a model is slower; the longest text, so that it is over
+        case.process.score_batches(case.engine, [[max(texts, key=len)]])
+    for round_number in range(rounds):
+        order = range(len(cases))
+        for i in order if round_number % 2 == 0 else reversed(order):
+            case = cases[i]
+            calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
+            time.sleep(0.05)
+            samples[i].append(case.process.score_batches(case.engine, calls)[0])
+            advance()
+    return [
+        {
+            "engine": case.engine.name,
+            "batch": case.batch,
+            "texts": len(texts),
+            "tokens": tokens,
+            "texts_per_s": len(texts) / median(times),
+            "tokens_per_s": tokens / median(times),
+            "samples_s": times,
+        }
+        for case, times in zip(cases, samples, strict=True)
+    ]
+
+
+def best_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how much longer each engine takes than the first, each at its best setting."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for entry in results:
+        name = _base(entry["engine"])
+        if name not in best or entry["texts_per_s"] > best[name]["texts_per_s"]:
+            best[name] = entry
+    first = next(iter(best.values()))
+    return {
+        name: paired_ratio(entry["samples_s"], first["samples_s"]) for name, entry in best.items()
+    }
+
+
+def throughput_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out texts (tokens) a second, a row for each engine and token budget."""
+    batches = sorted({entry["batch"] for entry in results})
+    header = ["texts/s (tokens/s)", *(f"batch {batch}" for batch in batches), "ratio at best"]
+    ratios = best_ratios(results)
+    rows = []
+    for name in dict.fromkeys(entry["engine"] for entry in results):
+        entries = {e["batch"]: e for e in results if e["engine"] == name}
+        row = [name, *(_cell(entries.get(batch)) for batch in batches)]
+        rows.append([*row, f"{ratios[name]:.2f}x" if name in ratios else ""])
+    return markdown_table(header, rows)
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    return f"{entry['texts_per_s']:.1f} ({entry['tokens_per_s']:,.0f})"
+
+
+def _base(name: str) -> str:
+    """An engine's name without its token budget."""
+    return name.partition(",")[0] if name.startswith("siren-edge") else name

@@ -1,0 +1,135 @@
+"""Throughput, memory, cold-start, scaling, fidelity and report, on tiny models."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from models import make_artifact
+from siren_bench.cli import app
+from siren_bench.report import END, START
+from siren_runtime import InputError
+from texts import TEXTS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, backbone_folder):
+    """Run a command on one tiny guard, whose bundle is kept, and return its record."""
+    folder = tmp_path_factory.mktemp("bench")
+    head = make_artifact(folder / "tiny-guard", backbone_folder("qwen3"))
+    corpus = folder / "chats.jsonl"
+    rows = [{"text": text or " ", "label": i % 2} for i, text in enumerate(TEXTS)]
+    corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def run(command, *arguments, peers="", corpora=()):
+        output = folder / "results" / f"{command}-tiny-guard.json"
+        words = [command, head, *corpora, *arguments]
+        words += [] if peers is None else ["--peers", peers]
+        words += ["--keep", folder / "kept", "-o", output]
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        assert output.with_suffix(".md").read_text().startswith(result.stdout.rstrip("\n"))
+        return json.loads(output.read_text())
+
+    run.folder, run.corpus = folder, corpus
+    return run
+
+
+def test_throughput_sweeps_batches_and_token_budgets(run):
+    options = ("--texts", 20, "--batches", "1,4", "--token-budgets", "64", "--rounds", 2)
+    peers = "llm-siren-float32"
+    record = run("throughput", *options, "--threads", 1, peers=peers, corpora=[run.corpus])
+    found = [(entry["engine"], entry["batch"]) for entry in record["results"]]
+    assert found == [
+        ("siren-edge fp32", 1),
+        ("siren-edge fp32", 4),
+        ("siren-edge fp32, 64 tokens", 4),
+        ("llm-siren float32", 1),
+        ("llm-siren float32", 4),
+    ]
+    for entry in record["results"]:
+        assert len(entry["samples_s"]) == 2
+        assert entry["texts"] == 20
+        assert entry["tokens"] == sum(record["settings"]["tokens_of_texts"])
+        assert entry["tokens_per_s"] > entry["texts_per_s"] > 0
+    assert (run.folder / "results" / "throughput-tiny-guard.png").stat().st_size > 5000
+
+
+def test_cold_start_times_load_and_first_score_in_fresh_processes(run):
+    record = run("cold-start", "--rounds", 2, "--tokens", 8)
+    (entry,) = record["results"]
+    assert len(entry["samples"]) == 2
+    assert entry["start_to_score_s"] > entry["load_s"] + entry["first_score_s"] > 0
+
+
+def test_memory_is_that_of_a_process_with_nothing_but_the_engine(run):
+    record = run("memory", "--tokens", "4,16")
+    assert [entry["tokens"] for entry in record["results"]] == [4, 16]
+    for entry in record["results"]:
+        assert 30e6 < entry["resident_bytes"] <= entry["peak_bytes"] < 200e6  # no torch in it
+
+
+def test_the_profile_shares_the_time_out_to_operators(run):
+    record = run("profile", "--tokens", "8,32", "--runs", 2, peers=None)
+    assert [entry["tokens"] for entry in record["results"]] == [8, 32]
+    for entry in record["results"]:
+        assert {"MatMul", "Attention"} & entry["operators_s"].keys()
+        assert 0 < sum(entry["operators_s"].values()) < 1
+
+
+def test_scaling_fits_an_exponent_on_every_axis(run):
+    options = ("--tokens", "8,32", "--batches", "1,4", "--threads", "1", "--rounds", 1)
+    record = run("scaling", *options, peers="generate-float32-1")
+    axes = {(entry["axis"], entry["engine"]) for entry in record["results"]}
+    assert {("tokens", "siren-edge fp32"), ("batch", "siren-edge fp32")} <= axes
+    fits = {(fit["axis"], fit["engine"]): fit for fit in record["settings"]["fits"]}
+    assert ("tokens", "siren-edge fp32") in fits
+    assert ("batch", "transformers generate float32, 1 new token") not in fits
+
+
+def test_fidelity_compares_precisions_on_labelled_text(run):
+    record = run("fidelity", "--engines", "fp32,fp16", corpora=[run.corpus])
+    fp32, fp16 = record["results"]
+    assert fp32["max_difference"] == 0
+    assert 0 < fp16["max_difference"] < 5e-3
+    assert fp16["verdict_agreement"] > 0.9
+    assert 0 <= fp16["macro_f1"]["chats"] <= 1
+    assert len(fp16["scores"]) == len(TEXTS)
+
+
+def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
+    options = ("--tokens", "8,16", "--rounds", 2, "--no-roofline", "--slowest", 0)
+    record = run("latency", "--engines", "fp32,fp16", *options)
+    fp32, fp16, longer = record["results"]
+    assert (fp32["tokens"], fp16["tokens"], longer["tokens"]) == (8, 8, 16)
+    assert longer["engine"] == "siren-edge fp32"
+    assert fp16["ratios"].keys() == {"siren-edge fp32", "siren-edge fp16"}
+    assert fp16["ratios"]["siren-edge fp16"] == 1.0
+    assert fp16["ratios"]["siren-edge fp32"] == fp16["ratio"]
+
+
+def test_the_report_names_every_implementation_with_its_version(run):
+    run("latency", "--tokens", "8,16", "--rounds", 1, "--no-roofline", peers="llm-siren-float32")
+    readme = run.folder / "README.md"
+    readme.write_text(f"# Guard\n{START}\nold\n{END}\nrest\n")
+    words = ["report", "tiny-guard", "--results", run.folder / "results", "--readme", readme]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    text = readme.read_text()
+    assert text.startswith(f"# Guard\n{START}\n")
+    assert text.endswith(f"{END}\nrest\n")
+    assert "\nold\n" not in text
+    assert "siren-edge fp32<br><sub>siren-edge 0." in text
+    assert "(results/latency-tiny-guard.png)" in text
+    readme.write_text("# No marks\n")
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, InputError)
+    assert "has no" in str(result.exception)
+
+
+def test_generative_peers_are_refused_where_scores_are_needed(run):
+    for command in ("throughput", "fidelity"):
+        words = [command, "minilm", str(run.corpus), "--peers", "generate-float32-4"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2
+        assert "--peers" in result.stderr

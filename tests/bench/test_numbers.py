@@ -1,0 +1,136 @@
+"""What the benchmarks compute from their samples, and from a model's shape."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from transformers import AutoConfig, AutoModel
+
+from siren_bench.corpus import Row, load_corpus
+from siren_bench.cost import model_size, passes
+from siren_bench.engines import Work
+from siren_bench.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
+from siren_bench.roofline import Ceilings, floor_seconds, measure_ceilings
+from siren_bench.samples import p95, paired_ratio
+from siren_bench.scaling import fit_exponent
+from siren_bench.synthetic import write_synthetic
+from siren_bench.throughput import best_ratios
+from siren_export.artifact import load_artifact
+from siren_runtime import InputError
+
+
+@pytest.fixture
+def size(tmp_path, tiny_shape):
+    _, head = write_synthetic(tiny_shape, tmp_path)
+    return model_size(load_artifact(head), tiny_shape.config)
+
+
+def test_block_parameters_are_those_of_transformers_linear_layers(size, tiny_shape):
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(**tiny_shape.config))
+    linear = [m for m in model.layers.modules() if isinstance(m, torch.nn.Linear)]
+    assert size.all_block_parameters == sum(m.weight.numel() for m in linear)
+    assert size.block_parameters == size.all_block_parameters
+    assert size.causal
+
+
+def test_a_guard_is_one_pass_and_a_generative_guard_one_for_each_new_token(size):
+    (guard,) = passes(Work("float32"), size, 32)
+    assert guard.weight_bytes == 4 * (size.block_parameters + size.head_parameters)
+    assert guard.operations > 2 * 32 * size.block_parameters
+    prefill, *steps = passes(Work("bfloat16", template_tokens=200, new_tokens=4), size, 32)
+    assert len(steps) == 3
+    assert prefill.operations > 2 * 232 * size.block_parameters
+    assert all(step.operations < prefill.operations / 50 for step in steps)
+    assert prefill.weight_bytes == 2 * (size.all_block_parameters + size.vocabulary_parameters)
+
+
+def test_the_floor_is_the_slower_of_arithmetic_and_memory(size):
+    fast_memory = Ceilings(1, 1e9, 1e9, 1e9, 1e15, 1e15)
+    fast_products = Ceilings(1, 1e15, 1e15, 1e15, 1e9, 1e9)
+    (guard,) = passes(Work("float32"), size, 8)
+    assert floor_seconds(Work("float32"), size, 8, fast_memory) == guard.operations / 1e9
+    assert floor_seconds(Work("float32"), size, 8, fast_products) == guard.weight_bytes / 1e9
+
+
+def test_the_ceilings_are_measured():
+    found = measure_ceilings(1, size=64, copy_bytes=1 << 16, rounds=1)
+    assert all(value > 1e3 for value in (found.float32_ops, found.int8_ops, found.read_bytes))
+    assert found.or_better(found) == found
+
+
+def test_a_power_law_has_its_exponent_fitted():
+    values = [8, 32, 128, 512]
+    fit = fit_exponent(values, [3e-3 * value**1.5 for value in values])
+    assert fit["exponent"] == pytest.approx(1.5)
+    assert fit["c_s"] == pytest.approx(3e-3)
+    assert fit["r2"] == pytest.approx(1.0)
+    assert fit_exponent([8], [1.0]) is None
+
+
+def test_ratios_are_taken_within_a_round():
+    assert paired_ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]) == 2.0
+    assert p95([1.0]) == 1.0
+
+
+def test_throughput_compares_every_engine_at_its_best():
+    def entry(engine, seconds):
+        return {"engine": engine, "texts_per_s": 1 / np.median(seconds), "samples_s": seconds}
+
+    results = [
+        entry("siren-edge fp32", [1.0, 1.0]),
+        entry("siren-edge fp32, 256 tokens", [0.5, 0.5]),
+        entry("llm-siren float32", [4.0, 4.0]),
+        entry("llm-siren float32, torch.compile", [2.0, 2.0]),
+    ]
+    assert best_ratios(results) == {
+        "siren-edge fp32": 1.0,
+        "llm-siren float32": 8.0,
+        "llm-siren float32, torch.compile": 4.0,
+    }
+
+
+def test_macro_f1_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels, verdicts = rng.random(50) < 0.3, rng.random(50) < 0.5
+    expected = f1_score(labels, verdicts, average="macro")
+    assert macro_f1(labels, verdicts) == pytest.approx(expected)
+
+
+def test_rows_without_a_label_have_no_part_in_f1():
+    rows = [Row("a", "one", 1), Row("b", "one", 0), Row("c", "one", None), Row("d", "two", None)]
+    assert macro_f1_by_dataset(rows, [0.9, 0.1, 0.9, 0.9], 0.5) == {"one": 1.0}
+
+
+def test_differences_and_verdicts_are_compared_text_by_text():
+    found = compare_scores("ours", [0.1, 0.6], [0.2, 0.4], 0.5)
+    assert found["max_difference"] == pytest.approx(0.2)
+    assert found["mean_difference"] == pytest.approx(0.15)
+    assert found["verdict_agreement"] == 0.5
+
+
+def test_a_corpus_is_read_in_order_by_split_and_evenly_thinned(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    lines = [
+        {"prompt": f"p{i}", "response": None if i % 2 else "r", "label": i % 2, "split": s}
+        for i, s in enumerate(["train", "test"] * 5)
+    ]
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    rows = load_corpus([file])
+    assert rows[0] == Row("p0\nr", "chats", 0)
+    assert len(rows) == 10
+    assert {row.label for row in load_corpus([file], split="test")} == {1}
+    assert [row.text for row in load_corpus([file], limit=2)] == ["p0\nr", "p5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "no rows"), ('{"text": "a"}\n{"label": 1}\n', "line 2"), ("not json\n", "line 1")],
+)
+def test_a_corpus_that_cannot_be_read_is_refused_by_file_and_line(tmp_path, content, message):
+    file = tmp_path / "chats.jsonl"
+    file.write_text(content)
+    with pytest.raises(InputError, match=rf"chats\.jsonl.*{message}"):
+        load_corpus([file])
