@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from siren_runtime.errors import InputError
-from siren_runtime.text import choose, clean
+from siren_runtime.text import JOINER, choose, clean
 
 HUB_PREFIX = "hub:"
-SPLITS = ("train", "validation", "test")
 _SPLIT_PREFIX = re.compile("([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 _SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 _PARQUET_ROWS = 1024  # rows decoded at once
@@ -153,14 +152,12 @@ def _parse(
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
     try:
         if not columns.text:
-            parts = [fields.get(name) or None for name in ("text", "prompt", "response")]
-            return clean(choose(*parts))
+            text, prompt, response = (fields.get(name) for name in ("text", "prompt", "response"))
+            return clean(choose(text or None, prompt or None, response or None))
         for name in columns.text:
             _require(fields, name, origin)
-        parts = [fields[name] for name in columns.text if fields[name] not in (None, "")]
-        if not all(isinstance(part, str) for part in parts):
-            raise InputError("the text columns must hold strings")
-        return clean("\n".join(parts))
+        parts = [str(fields[name]) for name in columns.text if fields[name] not in (None, "")]
+        return clean(JOINER.join(parts))
     except InputError as error:
         if str(error).startswith(origin):
             raise

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from .metrics import IntArray
 
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,9 @@ def balanced_weights(datasets: IntArray, balance: float) -> FloatArray:
 
     With a balance of 0 every row counts the same, with 1 every data set.
     """
-    weights = np.bincount(datasets)[datasets].astype(np.float64) ** -balance
-    return (weights / weights.mean()).astype(np.float32)
+    weights: DoubleArray = np.bincount(datasets)[datasets].astype(np.float64) ** -balance
+    normalized: FloatArray = (weights / weights.mean()).astype(np.float32)
+    return normalized
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,4 +89,4 @@ class Standardizer:
 
     def apply(self, features: NDArray[np.floating]) -> FloatArray:
         """Return float32 [rows, channels] of mean 0 and deviation 1."""
-        return ((features.astype(np.float32) - self.mean) / self.scale).astype(np.float32)
+        return (features.astype(np.float32) - self.mean) / self.scale

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from joblib import Parallel, delayed
 
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling
@@ -26,7 +27,6 @@ from .report import TrainingReport, layer_reports, trial_reports
 from .search import best_trial, make_choice, read_history, search_head
 from .selection import LayerWeighting, gains, gather, select_layers
 from .store import STORE_FILE, FeatureStore
-from .workers import worker_pool
 
 SETTINGS_FILE, HISTORY_FILE, ABLATION_FILE = "settings.json", "trials.jsonl", "ablation.jsonl"
 
@@ -210,10 +210,11 @@ def fit_probes(
         return _read_probe(path)
 
     probes = []
-    with worker_pool(workers) as pool:
-        for fitted in pool.map(probe, range(train_rows.layers)):
-            probes.append(fitted)
-            progress("probes", len(probes), train_rows.layers)
+    # Processes, not threads: liblinear draws from a generator that is global to its process.
+    parallel = Parallel(n_jobs=min(workers, train_rows.layers), return_as="generator")
+    for fitted in parallel(delayed(probe)(layer) for layer in range(train_rows.layers)):
+        probes.append(fitted)
+        progress("probes", len(probes), train_rows.layers)
     return probes
 
 

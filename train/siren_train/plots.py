@@ -80,7 +80,8 @@ def _plot_precision_recall(scores: Scores, evaluation: Evaluation, path: Path) -
             continue
         precision, recall, _ = precision_recall(scores.harmful[rows], scores.scores[rows])
         (line,) = axes.plot(recall, precision, label=f"{name} ({metrics.average_precision:.3f})")
-        axes.plot(metrics.recall, metrics.precision, "o", color=line.get_color())
+        if metrics.precision is not None and metrics.recall is not None:
+            axes.plot([metrics.recall], [metrics.precision], "o", color=line.get_color())
     axes.set(
         xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01),
         title=f"Precision and recall; dots at threshold {evaluation.threshold:g}",

@@ -192,7 +192,7 @@ def _run(
     def proceed(scores: Sequence[float]) -> bool:
         nonlocal pruned
         trial.report(float(np.mean(scores)), len(scores) - 1)
-        pruned = len(scores) < FOLDS and trial.should_prune()
+        pruned = len(scores) < FOLDS and bool(trial.should_prune())
         return not pruned
 
     scores = cross_validate(

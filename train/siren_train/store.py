@@ -8,7 +8,7 @@ progress.json                  rows done of each pooling; extraction goes on fro
 """
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -149,11 +149,11 @@ class FeatureStore:
         done = {**self.progress(), pooling: rows}
         write_atomically(self.folder / PROGRESS_FILE, msgspec.json.encode(done))
 
-    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap:
+    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
         """Return the memory map [rows, layers, channels] of a split."""
         path = self.folder / f"{split}.{pooling}.npy"
         mode: Literal["r+", "r"] = "r+" if writable else "r"
-        array = cast("np.memmap", np.lib.format.open_memmap(path, mode=mode))
+        array = np.lib.format.open_memmap(path, mode=mode)
         manifest = self.manifest
         expected = (manifest.splits[split], manifest.layers, manifest.channels)
         if array.shape != expected or array.dtype != manifest.dtype:

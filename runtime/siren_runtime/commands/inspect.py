@@ -58,7 +58,9 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "head": f"{head.kind} over {head.features} features ({head.pooling}) of "
         f"{len(head.layers)} layers, {head.classes} classes",
         "layers": ", ".join(map(str, head.layers)),
+        "classes": ", ".join(head.labels) or "not named",
         "threshold": f"{manifest.threshold:g}",
+        "calibration": _calibration(manifest),
         "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
         f"{text.max_length} tokens, truncated on the {text.truncation_side}",
         "precision": f"{manifest.precision} for {manifest.target}",
@@ -77,6 +79,11 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     for name, spec in manifest.files.items():
         files.add_row(Text(name), decimal(spec.size), spec.sha256[:16])
     return Group(about, graphs, Text(), files)
+
+
+def _calibration(manifest: Manifest) -> str:
+    tiers = ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in manifest.tiers)
+    return f"temperature {manifest.temperature:g}, {tiers or 'no tiers'}"
 
 
 def _tensors(specs: list[TensorSpec]) -> Text:

@@ -1,0 +1,45 @@
+"""A tiny feature store, made by the real engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labelled import make_rows, write_jsonl
+from siren_export.checkpoint import load_checkpoint
+from siren_train.data import Columns, parse_source
+from siren_train.extract import extract
+from siren_train.store import FeatureStore
+
+
+@pytest.fixture(scope="session")
+def make_store(
+    tmp_path_factory: pytest.TempPathFactory, backbone_folder: Callable[[str], Path]
+) -> Callable[..., FeatureStore]:
+    """Return a function that extracts a small store of two data sets; do not change it."""
+
+    def make(*, classes: int = 2, rows: int = 240, backbone: str = "bert") -> FeatureStore:
+        folder = tmp_path_factory.mktemp("store")
+        names = ("safe", "harmful", "odd")[:classes]
+        paths = [
+            write_jsonl(folder / f"{name}.jsonl", make_rows(rows, classes=classes, name=name))
+            for name in ("first", "second")
+        ]
+        source = backbone_folder(backbone)
+        return extract(
+            [parse_source(str(path)) for path in paths],
+            Columns(classes=names),
+            load_checkpoint(str(source)),
+            folder / "store",
+            model_id=str(source),
+            max_length=48,
+            threads=1,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def store(make_store: Callable[..., FeatureStore]) -> FeatureStore:
+    """A store of two classes and two data sets, 480 rows."""
+    return make_store()

@@ -1,0 +1,160 @@
+"""Thresholds meet their targets, temperature makes scores honest, and the guard obeys both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siren_runtime import Guard
+from siren_runtime.errors import BundleError, InputError
+from siren_train.calibrate import (
+    apply_temperature,
+    choose_threshold,
+    fit_temperature,
+    make_tiers,
+    read_tiers,
+    write_calibration,
+)
+from siren_train.evaluate import Scores
+from siren_train.metrics import binary_metrics, calibration_error, precision_recall
+from tiny_bundle import make_bundle
+
+
+def make_scores(values: list[float], harmful: list[bool]) -> Scores:
+    names = np.array(["data"] * len(values))
+    return Scores(np.array(values, np.float64), np.array(harmful), names, names)
+
+
+def noisy_scores(rows: int = 2000, *, sharpness: float = 1.0) -> Scores:
+    """Scores whose log-odds are `sharpness` times the honest ones."""
+    rng = np.random.default_rng(0)
+    log_odds = rng.normal(0, 2, rows)
+    harmful = rng.random(rows) < 1 / (1 + np.exp(-log_odds))
+    names = np.array(["data"] * rows)
+    return Scores(1 / (1 + np.exp(-sharpness * log_odds)), harmful, names, names)
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 99).map(lambda n: n / 100), st.booleans()), min_size=2, max_size=80
+).filter(lambda pairs: {True, False} == {harmful for _, harmful in pairs})
+
+
+@given(rows, st.floats(0.0, 1.0))
+def test_thresholds_meet_their_targets(pairs: list[tuple[float, bool]], target: float) -> None:
+    scores = make_scores([p[0] for p in pairs], [p[1] for p in pairs])
+    threshold = choose_threshold(scores, f"fpr:{target}")
+    assert (scores.scores[~scores.harmful] >= threshold).mean() <= target
+    recall = binary_metrics(
+        scores.harmful, scores.scores, choose_threshold(scores, f"recall:{target}")
+    ).recall
+    assert recall is not None
+    assert recall >= target
+    reachable = max(precision_recall(scores.harmful, scores.scores)[0])
+    if reachable < target:
+        with pytest.raises(InputError, match="the best is"):
+            choose_threshold(scores, f"precision:{target}")
+        return
+    threshold = choose_threshold(scores, f"precision:{target}")
+    precision = binary_metrics(scores.harmful, scores.scores, threshold).precision
+    assert precision is not None
+    assert precision >= target
+
+
+def test_the_best_threshold_is_the_middle_of_the_best() -> None:
+    scores = make_scores([0.1, 0.2, 0.6, 0.9], [False, False, True, True])
+    assert choose_threshold(scores, "best") == pytest.approx(0.4, abs=0.02)
+    assert choose_threshold(scores, "0.75") == 0.75
+
+
+@pytest.mark.parametrize("rule", ["", "fpr", "fpr:", "fpr:2", "best:1", "1.5", "-0.1", "nan", "f1"])
+def test_a_rule_that_is_none_is_refused(rule: str) -> None:
+    with pytest.raises(InputError, match="is no rule for a threshold"):
+        choose_threshold(noisy_scores(10), rule)
+
+
+def test_no_threshold_can_pass_a_safe_score_of_one() -> None:
+    with pytest.raises(InputError, match="1 of them score 1"):
+        choose_threshold(make_scores([1.0, 0.9], [False, True]), "fpr:0.1")
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
+def test_temperature_undoes_overconfidence(sharpness: float) -> None:
+    scores = noisy_scores(20_000, sharpness=sharpness)
+    temperature = fit_temperature(scores)
+    assert temperature == pytest.approx(sharpness, rel=0.05)
+    tempered = apply_temperature(scores, temperature)
+    assert calibration_error(tempered.harmful, tempered.scores) < 0.02
+
+
+def test_calibration_changes_what_the_guard_says(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    texts = ["a", "hello", "zzzz", "how do I bake bread?"]
+    before = [result.score for result in Guard.load(bundle).score_batch(texts)]
+    assert Guard.load(bundle).score("a").tier is None
+    middle = float(np.median(before))
+    tiers = make_tiers({"review": 0.0, "block": middle}, "test")
+    write_calibration(bundle, threshold=middle, tiers=tiers, temperature=2.0)
+    guard = Guard.load(bundle, verify="full")
+    assert guard.default_threshold == middle
+    for result, score in zip(guard.score_batch(texts), before, strict=True):
+        expected = 1 / (1 + ((1 - score) / score) ** 0.5)
+        assert result.score == pytest.approx(expected, abs=1e-6)
+        assert result.tier == ("block" if result.score >= middle else "review")
+        assert result.to_dict()["tier"] == result.tier
+
+
+def test_calibration_keeps_what_it_does_not_set(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    write_calibration(bundle, tiers=make_tiers({"block": 0.9}, "test"))
+    manifest = write_calibration(bundle, threshold=0.25)
+    assert [tier.name for tier in manifest.tiers] == ["block"]
+    assert (manifest.threshold, manifest.temperature) == (0.25, 1.0)
+
+
+def test_a_tier_file_is_read_by_falling_threshold(tmp_path: Path) -> None:
+    path = tmp_path / "tiers.json"
+    path.write_text('{"log": 0.2, "block": 0.9, "review": 0.5}')
+    assert [tier.name for tier in read_tiers(path)] == ["block", "review", "log"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected an object of tier names"),
+        ("{", "expected an object of tier names"),
+        ('{"block": "high"}', "expected an object of tier names"),
+        ("{}", "no tiers"),
+        ('{"block": 1.5}', "tier 'block' is 1.5"),
+        ('{"": 0.5}', "tier '' is 0.5"),
+        ('{"block": 0.5, "review": 0.5}', "thresholds must fall"),
+    ],
+)
+def test_a_bad_tier_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "tiers.json"
+    path.write_text(content)
+    with pytest.raises((InputError, BundleError), match=message) as error:
+        read_tiers(path)
+    assert "tiers.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tiers": [{"name": "a", "threshold": 0.1}, {"name": "b", "threshold": 0.9}]},
+        {"tiers": [{"name": "a", "threshold": 0.9}, {"name": "a", "threshold": 0.1}]},
+        {"tiers": [{"name": "a", "threshold": 2}]},
+        {"temperature": 0},
+        {"temperature": -1.0},
+    ],
+)
+def test_a_manifest_edited_into_nonsense_is_refused(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    path = bundle / "guard.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(BundleError, match=r"guard\.json"):
+        Guard.load(bundle)

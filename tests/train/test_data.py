@@ -1,0 +1,151 @@
+"""Labelled text is read from every format alike, and bad data is named by file and row."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from labelled import make_rows, write_jsonl
+from siren_runtime.errors import InputError
+from siren_train.data import Columns, Row, Source, parse_source, read_all
+
+ROWS = make_rows(30)
+
+
+def read(*arguments: str, columns: Columns | None = None) -> list[Row]:
+    return list(read_all([parse_source(a) for a in arguments], columns or Columns()))
+
+
+def contents(rows: list[Row]) -> list[tuple[Any, ...]]:
+    return [(r.split, r.text, r.label, r.category, r.id) for r in rows]
+
+
+def test_prompt_and_response_are_joined_and_cleaned(tmp_path: Path) -> None:
+    row = {"prompt": "a  b", "response": "<|eot_id|>c", "label": 1, "split": "test"}
+    safe = {"text": "d", "label": "safe", "split": "test"}
+    first, second = read(str(write_jsonl(tmp_path / "data.jsonl", [row, safe])))
+    assert (first.text, first.label, first.dataset) == ("a b\n c", 1, "data")
+    assert (second.text, second.label) == ("d", 0)
+
+
+def test_csv_gives_the_rows_of_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]))
+        writer.writeheader()
+        writer.writerows(ROWS)
+    expected = read(str(write_jsonl(tmp_path / "data.jsonl", ROWS)))
+    assert contents(read(str(path))) == contents(expected)
+
+
+def test_parquet_gives_the_rows_of_jsonl(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "data.parquet")
+    expected = read(str(write_jsonl(tmp_path / "data.jsonl", ROWS)))
+    assert contents(read(str(tmp_path / "data.parquet"))) == contents(expected)
+
+
+def test_a_hub_data_set_brings_its_own_splits(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "toxic-chat"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        write_jsonl(folder / f"{split}.jsonl", [r for r in ROWS if r["split"] == split])
+    rows = read(f"hub:{folder}")
+    expected = read(str(write_jsonl(tmp_path / "data.jsonl", ROWS)))
+    assert sorted(contents(rows)) == sorted(contents(expected))
+    assert {row.dataset for row in rows} == {"toxic-chat"}
+
+
+def test_a_split_before_the_path_overrides_the_column(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", ROWS)
+    assert {row.split for row in read(f"held-out={path}")} == {"held-out"}
+
+
+def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
+    rows = [
+        {"q": "a", "a": "b", "verdict": "bad", "part": "test"},
+        {"q": "c", "a": "", "verdict": "good", "part": "test"},
+    ]
+    path = write_jsonl(tmp_path / "data.jsonl", rows)
+    columns = Columns(text=("q", "a"), label="verdict", split="part", classes=("good", "bad"))
+    assert [(r.text, r.label) for r in read(str(path), columns=columns)] == [("a\nb", 1), ("c", 0)]
+
+
+GOOD = {"id": "g", "text": "x", "label": 0, "split": "train"}
+BAD_ROWS: dict[str, tuple[Any, str]] = {
+    "no label column": ({"text": "x", "split": "train"}, "no column 'label'; found text, split"),
+    "no text column": ({"label": 1, "split": "train"}, "nothing to score"),
+    "no split column": ({"text": "x", "label": 1}, "no column 'split'"),
+    "empty split": ({"text": "x", "label": 1, "split": ""}, "column 'split' is empty"),
+    "label out of range": ({**GOOD, "label": 2}, "is 2; expected one of safe, harmful"),
+    "negative label": ({**GOOD, "label": -1}, "is -1"),
+    "unknown label": ({**GOOD, "label": "awful"}, "is 'awful'"),
+    "fractional label": ({**GOOD, "label": 0.5}, "is 0.5"),
+    "null label": ({**GOOD, "label": None}, "is None"),
+    "duplicate id": (GOOD, "id 'g' is already that of"),
+    "text is a number": ({**GOOD, "id": "n", "text": 5}, "text must be a str"),
+    "lone surrogate": ({**GOOD, "id": "n", "text": "\ud800"}, "lone surrogate"),
+    "not an object": ([1], "expected a JSON object"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", [GOOD, row])
+    with pytest.raises(InputError, match=r"data\.jsonl, row 2: ") as error:
+        read(str(path))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (json.dumps(GOOD).encode() + b'\n{"text": "\xff"}\n', "row 2: not UTF-8: byte 10 is 0xff"),
+        (b'{"text": \n', "row 1: not JSON"),
+        (b"", "no rows"),
+        (json.dumps(GOOD).encode(), "the train split has 1 rows, none of class 'harmful'"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        read(str(path))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("data.csv", b"text,label,split\nx,1\n", "row 1: has another number of columns"),
+        ("data.csv", b"text,label,split\nx\xff,1,test\n", "line 2: not UTF-8"),
+        ("data.parquet", b"PAR1 and then nothing", "after row 0: not readable parquet"),
+    ],
+)
+def test_damaged_tables_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as error:
+        read(str(tmp_path / name))
+    assert name in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("argument", ["missing.jsonl", "train=missing.csv"])
+def test_a_missing_file_is_named(argument: str) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        parse_source(argument)
+
+
+def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.xlsx").touch()
+    with pytest.raises(InputError, match="expected one of"):
+        parse_source(str(tmp_path / "data.xlsx"))
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a=b.jsonl", ROWS)
+    assert parse_source(str(path)) == Source(str(path))

@@ -1,0 +1,99 @@
+"""An evaluation measures what the guards say about the rows of one split."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from labelled import make_rows, write_jsonl
+from siren_runtime import Guard
+from siren_runtime.errors import InputError
+from siren_runtime.text import join
+from siren_train.commands import calibrate, evaluate
+from siren_train.data import Columns, parse_source
+from siren_train.evaluate import measure, score_rows
+from tiny_bundle import make_bundle
+
+ROWS = make_rows(60)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with a random head."""
+    return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """60 labelled rows, 12 of them in the test split."""
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+def test_the_rows_of_the_split_are_scored(bundle: Path, data: Path) -> None:
+    guard = Guard.load(bundle)
+    scores = score_rows([guard], [parse_source(str(data))], Columns(), "test")
+    rows = [row for row in ROWS if row["split"] == "test"]
+    texts = [join(row["prompt"], row["response"]) for row in rows]
+    expected = [result.score for result in guard.score_batch(texts)]
+    np.testing.assert_allclose(scores.scores, expected, atol=1e-6)
+    assert scores.harmful.tolist() == [row["label"] == 1 for row in rows]
+
+
+def test_an_ensemble_scores_by_the_mean(bundle: Path, data: Path, tmp_path: Path) -> None:
+    guards = [Guard.load(bundle), Guard.load(make_bundle(tmp_path / "other", scale=2.0))]
+    sources = [parse_source(str(data))]
+    one, two, both = (score_rows(g, sources, Columns(), "test") for g in (*zip(guards), guards))
+    np.testing.assert_allclose(both.scores, (one.scores + two.scores) / 2, atol=1e-7)
+
+
+def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:
+    with pytest.raises(InputError, match=r"no rows of the 'dev' split .* found test, train"):
+        score_rows([Guard.load(bundle)], [parse_source(str(data))], Columns(), "dev")
+
+
+def test_categories_add_up_to_their_data_set(bundle: Path, data: Path) -> None:
+    scores = score_rows([Guard.load(bundle)], [parse_source(str(data))], Columns(), "train")
+    evaluation = measure(
+        scores, bundles=["b"], sources=["d"], split="train", threshold=0.5, by_category=True
+    )
+    categories = evaluation.by_category["data"].values()
+    assert sum(m.rows for m in categories) == evaluation.by_dataset["data"].rows == 36
+    assert evaluation.mean_macro_f1 == evaluation.by_dataset["data"].macro_f1
+
+
+def test_the_evaluate_command_writes_its_report(bundle: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    arguments = [str(bundle), str(data), "-o", str(output), "--by", "category"]
+    result = CliRunner().invoke(evaluate.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "| data | 12 | 6 |" in result.stdout
+    report = json.loads((output / "evaluation.json").read_text())
+    assert report["by_dataset"]["data"]["rows"] == 12
+    assert (output / "evaluation.md").read_text() == result.stdout
+    for name in ("precision_recall", "scores", "reliability", "verdicts"):
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_calibrate_command_writes_tiers(bundle: Path, data: Path) -> None:
+    arguments = [str(bundle), str(data), "--split", "train", "--threshold", "best"]
+    arguments += ["--temperature", "--tier", "block=fpr:0.1", "--tier", "log=recall:1"]
+    result = CliRunner().invoke(calibrate.app, arguments)
+    assert result.exit_code == 0, result.output
+    manifest = Guard.load(bundle).manifest
+    assert [tier.name for tier in manifest.tiers] == ["block", "log"]
+    assert manifest.temperature != 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--tier", "block"],
+        ["--tiers", "x.json", "--tier", "block=0.5"],
+        ["--threshold", "best"],
+    ],
+)
+def test_wrong_use_of_calibrate_exits_2(bundle: Path, arguments: list[str]) -> None:
+    assert CliRunner().invoke(calibrate.app, [str(bundle), *arguments]).exit_code == 2

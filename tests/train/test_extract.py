@@ -1,0 +1,170 @@
+"""Features come from the engine, equal transformers', and survive any interruption."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from labelled import make_rows, write_jsonl
+from models import MAX_LENGTH
+from reference import load_reference
+from siren_export.artifact import LayerSelection, Linear
+from siren_export.checkpoint import load_checkpoint
+from siren_runtime.errors import InputError
+from siren_runtime.manifest import Pooling
+from siren_runtime.text import join
+from siren_train import extract as module
+from siren_train.data import Columns, parse_source
+from siren_train.extract import extract
+from siren_train.head_file import write_head
+from siren_train.store import FeatureStore
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, backbone_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., FeatureStore]:
+    """Extract 60 rows in chunks of 8."""
+    monkeypatch.setattr(module, "CHUNK_ROWS", 8)
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(60))
+
+    def extract_to(folder: Path, backbone: str = "bert", **options: Any) -> FeatureStore:
+        source = backbone_folder(backbone)
+        return extract(
+            [parse_source(str(data))],
+            Columns(),
+            load_checkpoint(str(source)),
+            folder,
+            **{"model_id": str(source), "max_length": MAX_LENGTH, "threads": 1, **options},
+        )
+
+    return extract_to
+
+
+@pytest.mark.parametrize("backbone", ["bert", "qwen3"])
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_features_are_those_of_transformers(
+    run: Callable[..., FeatureStore],
+    tmp_path: Path,
+    backbone_folder: Callable[[str], Path],
+    backbone: str,
+    pooling: Pooling,
+) -> None:
+    store = run(tmp_path / "store", backbone, poolings=[pooling])
+    layers, channels = store.manifest.layers, store.manifest.channels
+    write_head(
+        tmp_path / "everything",
+        model_id=str(backbone_folder(backbone)),
+        model_revision=None,
+        pooling=pooling,
+        layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
+        head=[Linear(np.zeros((2, layers * channels)), np.zeros(2))],
+        max_length=MAX_LENGTH,
+        threshold=0.5,
+    )
+    reference = load_reference(tmp_path / "everything")
+    rows = [row for row in make_rows(60) if row["split"] == "test"]
+    reference.score_batch([join(row["prompt"], row["response"]) for row in rows])
+    found = store.features("test", pooling)
+    expected = reference.features.numpy().reshape(found.features.shape)
+    np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-5)
+    assert found.labels.tolist() == [row["label"] for row in rows]
+
+
+def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole")
+    for stop in range(1, 8):
+        folder = tmp_path / f"stopped-{stop}"
+        calls: list[int] = []
+
+        def kill(pooling: str, done: int, total: int, stop: int = stop) -> None:
+            calls.append(done)  # noqa: B023
+            if len(calls) > stop:  # noqa: B023
+                raise Killed
+
+        with pytest.raises(Killed):
+            run(folder, progress=kill)
+        with pytest.raises(InputError, match="run the same siren extract again"):
+            FeatureStore.open(folder)
+        resumed: list[int] = []
+        store = run(folder, progress=lambda pooling, done, total: resumed.append(done))  # noqa: B023
+        assert resumed[0] == calls[-1]  # nothing is done twice
+        for split in whole.manifest.splits:
+            np.testing.assert_array_equal(
+                store.array(split, "residual_mean"), whole.array(split, "residual_mean")
+            )
+
+
+def test_an_interruption_while_the_store_is_laid_out_is_survived(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "store")
+    folder = tmp_path / "half"
+    shutil.copytree(whole.folder, folder)
+    (folder / "store.json").unlink()
+    (folder / "progress.json").unlink()
+    (folder / "train.residual_mean.npy").write_bytes(b"half")
+    store = run(folder)
+    np.testing.assert_array_equal(
+        store.array("train", "residual_mean"), whole.array("train", "residual_mean")
+    )
+
+
+def test_float16_halves_the_store(run: Callable[..., FeatureStore], tmp_path: Path) -> None:
+    single, half = run(tmp_path / "single"), run(tmp_path / "half", dtype="float16")
+    values = half.array("train", "residual_mean")
+    assert values.dtype == np.float16
+    np.testing.assert_allclose(values, single.array("train", "residual_mean"), rtol=2e-3, atol=1e-3)
+
+
+def test_both_poolings_stand_side_by_side(run: Callable[..., FeatureStore], tmp_path: Path) -> None:
+    store = run(tmp_path / "store", poolings=get_args(Pooling))
+    residual, mlp = (store.features("train", pooling) for pooling in get_args(Pooling))
+    assert residual.features.shape == mlp.features.shape
+    assert not np.allclose(residual.features, mlp.features)
+
+
+def test_a_store_of_other_settings_is_not_overwritten(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    run(tmp_path / "store")
+    with pytest.raises(InputError, match=r"dtype is 'float32', asked for 'float16'"):
+        run(tmp_path / "store", dtype="float16")
+
+
+def test_changed_data_is_not_mixed_with_old_features(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    run(tmp_path / "store")
+    write_jsonl(tmp_path / "data.jsonl", make_rows(60, seed=1))
+    with pytest.raises(InputError, match="sources"):
+        run(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "not a feature store"),
+        (lambda f: (f / "store.json").write_text("{"), "not a valid store"),
+        (lambda f: (f / "progress.json").unlink(), "has 0 of 60 rows"),
+    ],
+)
+def test_a_damaged_store_is_named(
+    run: Callable[..., FeatureStore],
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    run(tmp_path / "store")
+    damage(tmp_path / "store")
+    with pytest.raises(InputError, match=message):
+        FeatureStore.open(tmp_path / "store")

@@ -1,0 +1,154 @@
+"""A head trained from a store: repeatable, resumable, and an artifact that every runtime reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from labelled import make_rows
+from reference import load_reference
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_runtime import Guard
+from siren_runtime.errors import InputError
+from siren_runtime.text import join
+from siren_train import pipeline
+from siren_train.ablate import ablation_markdown
+from siren_train.pipeline import Settings
+from siren_train.plots import plot_ablation, plot_layers
+from siren_train.report import TrainingReport, write_report
+from siren_train.store import FeatureStore
+
+SETTINGS = Settings(trials=3, members=2, half=False, strengths=(0.1, 0.01))
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def trained(
+    store: FeatureStore, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainingReport]:
+    """A head of the shared store, and its report."""
+    folder = tmp_path_factory.mktemp("head")
+    return folder, pipeline.train(store, folder, folder / ".work", SETTINGS, workers=2)
+
+
+def head_bytes(folder: Path) -> bytes:
+    return b"".join((folder / n).read_bytes() for n in ("siren_config.json", "siren.safetensors"))
+
+
+def test_the_head_has_learned(trained: tuple[Path, TrainingReport]) -> None:
+    assert trained[1].cross_validation > 0.75
+
+
+def test_a_seed_gives_the_same_head_whatever_the_threads(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=1)
+    assert head_bytes(tmp_path) == head_bytes(trained[0])
+
+
+@pytest.mark.parametrize("stop", range(1, 11))
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, stop: int
+) -> None:
+    calls: list[str] = []
+
+    def kill(stage: str, done: int, total: int) -> None:
+        calls.append(stage)
+        if len(calls) == stop:
+            raise Killed
+
+    with pytest.raises(Killed):
+        pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=2, progress=kill)
+    assert not (tmp_path / "siren_config.json").exists()
+    history = tmp_path / ".work" / "trials.jsonl"
+    if history.exists():  # a kill may also cut the line that is being written
+        history.write_bytes(history.read_bytes() + b'{"number": ')
+    report = pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=2)
+    assert head_bytes(tmp_path) == head_bytes(trained[0])
+    assert report == trained[1]
+
+
+def test_a_search_that_is_asked_for_more_trials_goes_on(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(SETTINGS, trials=9)
+    whole = pipeline.train(store, tmp_path / "whole", tmp_path / "whole" / "work", settings)
+    for trials in (4, 7, 9):  # asking for more trials goes on with the same search
+        settings = msgspec.structs.replace(SETTINGS, trials=trials)
+        resumed = pipeline.train(store, tmp_path / "more", tmp_path / "work", settings)
+    assert resumed.trials == whole.trials
+    assert head_bytes(tmp_path / "more") == head_bytes(tmp_path / "whole")
+
+
+def test_the_artifact_scores_alike_in_llm_siren_and_in_the_engine(
+    trained: tuple[Path, TrainingReport], store: FeatureStore, tmp_path: Path
+) -> None:
+    artifact = load_artifact(trained[0])
+    assert artifact.labels == ("safe", "harmful")
+    manifest = export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
+    assert manifest.head.labels == ["safe", "harmful"]
+    texts = [join(row["prompt"], row["response"]) for row in make_rows(40, seed=9)]
+    expected = [result.score for result in load_reference(trained[0]).score_batch(texts)]
+    found = [r.score for r in Guard.load(tmp_path / "bundle", backend="cpu").score_batch(texts)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_three_classes_go_from_store_to_verdict(
+    make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    store = make_store(classes=3, rows=300)
+    pipeline.train(store, tmp_path / "head", tmp_path / "work", SETTINGS, workers=2)
+    artifact = load_artifact(tmp_path / "head")
+    assert artifact.labels == ("safe", "harmful", "odd")
+    export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
+    guard = Guard.load(tmp_path / "bundle", backend="cpu")
+    rows = [r for r in make_rows(300, classes=3, name="first") if r["split"] == "test"]
+    scores = np.array(
+        [r.score for r in guard.score_batch(join(r["prompt"], r["response"]) for r in rows)]
+    )
+    harmful = np.array([row["label"] == 1 for row in rows])
+    assert scores[harmful].mean() > scores[~harmful].mean() + 0.3
+
+
+def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
+    pipeline.train(store, tmp_path, tmp_path / ".work", settings)
+    assert load_artifact(tmp_path).deepest_layer == 0
+
+
+def test_a_layer_that_the_backbone_lacks_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(SETTINGS, max_layer=99)
+    with pytest.raises(InputError, match="max_layer is 99"):
+        pipeline.train(store, tmp_path, tmp_path / ".work", settings)
+
+
+def test_the_work_of_another_run_is_not_taken_over(
+    store: FeatureStore, trained: tuple[Path, TrainingReport]
+) -> None:
+    settings = msgspec.structs.replace(SETTINGS, seed=1)
+    with pytest.raises(InputError, match="the work of a run with other settings"):
+        pipeline.train(store, trained[0], trained[0] / ".work", settings)
+
+
+def test_reports_and_pictures_are_written(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    folder, report = trained
+    write_report(report, tmp_path)
+    plot_layers(report, tmp_path / "layers.png")
+    results = pipeline.ablate(store, folder / ".work", SETTINGS, workers=2)
+    plot_ablation(results, tmp_path / "ablation.png")
+    groups = {result.group for result in results}
+    assert groups == {"chosen", "layer weights", "share", "depth", "single layer"}
+    assert len(ablation_markdown(results).splitlines()) == len(results) + 6
+    assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 0
+    for name in ("layers.png", "ablation.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

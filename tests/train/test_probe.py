@@ -1,0 +1,67 @@
+"""The L1 probe is the optimum of its objective, and finds the channels that matter."""
+
+import numpy as np
+import pytest
+import torch
+
+from siren_train.features import FeatureSet, Standardizer, balanced_weights
+from siren_train.probe import fit_probe
+
+
+def make_features(rows: int, seed: int, classes: int = 2) -> FeatureSet:
+    """Two layers of 12 channels; in the second, channels 3 and 7 tell the classes apart."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    features = rng.normal(2.0, 3.0, (rows, 2, 12)).astype(np.float32)
+    features[:, 1, 3] += 6 * (labels == 1)
+    features[:, 1, 7] += 6 * (labels == classes - 1)
+    names = tuple(f"class {index}" for index in range(classes))
+    return FeatureSet(features, labels, rng.integers(0, 2, rows), ("first", "second"), names)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_channels_that_matter_get_the_weight(classes: int) -> None:
+    probe = fit_probe(make_features(600, 0, classes), make_features(300, 1, classes), 1)
+    assert set(np.argsort(-probe.weights)[:2]) == {3, 7}
+    assert probe.validation.mean > 0.75
+    assert set(probe.validation.by_dataset) == {"first", "second"}
+
+
+def test_a_layer_without_signal_scores_like_chance() -> None:
+    probe = fit_probe(make_features(600, 0), make_features(300, 1), 0)
+    assert probe.validation.mean < 0.6
+
+
+def test_a_strength_of_one_silences_every_channel() -> None:
+    probe = fit_probe(make_features(300, 0), make_features(100, 1), 1, strengths=[1.0])
+    assert probe.weights.max() < 1e-4
+
+
+def test_the_probe_is_the_optimum_of_its_objective() -> None:
+    train = make_features(400, 0)
+    probe = fit_probe(train, make_features(100, 1), 1, strengths=[0.1], balance=0.0)
+    standardized = Standardizer.fit(train.features[:, 1]).apply(train.features[:, 1])
+    inputs, labels = torch.from_numpy(standardized).double(), torch.from_numpy(train.labels)
+    weights = torch.zeros(12, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    targets = labels.double()
+    silent = (inputs.T @ (targets - targets.mean()) / len(labels)).abs().max()
+    optimizer = torch.optim.Adam([weights, bias])
+    for rate in (1e-2, 1e-3, 1e-4):
+        optimizer.param_groups[0]["lr"] = rate
+        for _ in range(800):
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                inputs @ weights + bias, targets
+            )
+            optimizer.zero_grad()
+            (loss + 0.1 * silent * weights.abs().sum()).backward()
+            optimizer.step()
+    np.testing.assert_allclose(probe.weights, weights.detach().abs().numpy(), atol=0.01)
+
+
+def test_balance_gives_small_data_sets_their_say() -> None:
+    datasets = np.array([0] * 90 + [1] * 10)
+    assert balanced_weights(datasets, 0.0).tolist() == [1.0] * 100
+    full = balanced_weights(datasets, 1.0)
+    assert full[:90].sum() == pytest.approx(full[90:].sum(), rel=1e-5)
+    assert full.mean() == pytest.approx(1.0, rel=1e-5)

@@ -1,0 +1,52 @@
+"""siren extract and siren train, from labelled text to a head, as a person would run them."""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from labelled import make_rows, write_jsonl
+from siren_export.artifact import load_artifact
+from siren_train.commands import extract, train
+
+
+def run(app: object, *arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", ["extract", "train", "evaluate", "calibrate"])
+def test_the_siren_command_finds_it_and_its_help_has_an_example(name: str) -> None:
+    (entry_point,) = entry_points(group="siren.commands", name=name)
+    assert entry_point.extras == ["train"]
+    result = CliRunner().invoke(entry_point.load(), ["--help"])
+    assert result.exit_code == 0
+    assert f"siren {name}" in result.output
+
+
+def test_labelled_text_becomes_a_head(
+    tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(120))
+    backbone, store, head = backbone_folder("bert"), tmp_path / "store", tmp_path / "head"
+    arguments = (backbone, data, "-o", store, "--max-length", 48, "--threads", 1)
+    result = run(extract.app, *arguments)
+    assert result.exit_code == 0, result.output
+    arguments = (store, "-o", head, "--trials", 1, "--members", 2, "--share", 0.9, "--ablate")
+    result = run(train.app, *arguments)
+    assert result.exit_code == 0, result.output
+    assert load_artifact(head).model_id == str(backbone)
+    written = {path.name for path in head.iterdir()}
+    assert written >= {"training.json", "training.md", "layers.png", "ablation.md", "ablation.png"}
+
+
+@pytest.mark.parametrize("classes", ["safe", "safe,safe", "safe,,harmful"])
+def test_classes_need_different_names(tmp_path: Path, classes: str) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    result = run(extract.app, tmp_path, data, "-o", tmp_path / "s", "--classes", classes)
+    assert result.exit_code == 2
+
+
+def test_a_share_beyond_one_is_refused(tmp_path: Path) -> None:
+    assert run(train.app, tmp_path, "-o", tmp_path, "--share", 1.5).exit_code == 2

@@ -1,0 +1,136 @@
+"""`siren calibrate`: choose thresholds on labelled text and write them into a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_export.recipes import find_recipe
+from siren_runtime import Guard
+from siren_runtime.cli import report
+from siren_runtime.errors import InputError
+from siren_train.calibrate import (
+    apply_temperature,
+    choose_threshold,
+    fit_temperature,
+    make_tiers,
+    read_tiers,
+    write_calibration,
+)
+from siren_train.data import parse_source
+from siren_train.evaluate import score_rows
+from siren_train.metrics import binary_metrics
+
+from . import options
+
+app = typer.Typer(add_completion=False)
+
+_EPILOG = """
+Examples:
+
+siren calibrate my-guard data.jsonl --threshold fpr:0.02
+
+siren calibrate my-guard data.jsonl --temperature --tier block=fpr:0.01 --tier review=recall:0.95
+
+siren calibrate my-guard --tiers tiers.json
+"""
+
+
+@app.command(epilog=_EPILOG)
+def calibrate(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle; its manifest is changed.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPLIT=]DATA...", help="Labelled text that the head was not trained on."
+        ),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="The default threshold: best (macro-F1), fpr:RATE, precision:TARGET, "
+            "recall:TARGET or a number."
+        ),
+    ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=RULE, a tier whose threshold is chosen like that; repeatable."),
+    ] = None,
+    tiers: Annotated[
+        Path | None,
+        typer.Option(help='A file of tiers written by hand: {"block": 0.9, "review": 0.5}.'),
+    ] = None,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Scale the scores to be honest probabilities.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    text: options.TextColumns = "",
+    label: options.LabelColumn = "label",
+    split_column: options.SplitColumn = "split",
+    id_column: options.IdColumn = "id",
+    category: options.CategoryColumn = "category",
+    classes: options.Classes = "safe,harmful",
+) -> None:
+    """Choose a threshold, named tiers and a temperature, and write them into the bundle.
+
+    `Guard.score(...).tier` then names the tier of a score. Calibrate on rows that the head has
+    not seen: siren train fits train and validation rows, unless told --hold-out-validation.
+    """
+    if tiers is not None and tier:
+        raise typer.BadParameter("give either --tier or --tiers")
+    if not (threshold or tier or tiers or temperature):
+        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
+    recipe = find_recipe(bundle)
+    folder = recipe.bundle if recipe else Path(bundle)
+    if tiers is not None and not (threshold or temperature):
+        write_calibration(folder, tiers=read_tiers(tiers))
+        report(f"{folder}: tiers written")
+        return
+    if not data:
+        raise typer.BadParameter("labelled text is needed to choose by")
+
+    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    guard = Guard.load(folder, threads=threads)
+    scores = score_rows([guard], [parse_source(argument) for argument in data], columns, split)
+    new_temperature = None
+    if temperature:
+        if guard.manifest.head.classes != 2:
+            raise InputError(f"{folder}: temperature scaling is for heads of two classes")
+        scale = fit_temperature(scores)
+        new_temperature = guard.manifest.temperature * scale
+        scores = apply_temperature(scores, scale)
+    named = dict(_rule(argument) for argument in tier or [])
+    new_tiers = None
+    if tiers is not None:
+        new_tiers = read_tiers(tiers)
+    elif named:
+        chosen = {name: choose_threshold(scores, rule) for name, rule in named.items()}
+        new_tiers = make_tiers(chosen, "--tier")
+    manifest = write_calibration(
+        folder,
+        threshold=choose_threshold(scores, threshold) if threshold else None,
+        tiers=new_tiers,
+        temperature=new_temperature,
+    )
+    lines = [("threshold", manifest.threshold)]
+    lines += [(t.name, t.threshold) for t in manifest.tiers]
+    for name, value in lines:
+        m = binary_metrics(scores.harmful, scores.scores, value)
+        typer.echo(
+            f"{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
+            f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
+        )
+    if new_temperature is not None:
+        typer.echo(f"temperature: {new_temperature:.3f}")
+
+
+def _rule(argument: str) -> tuple[str, str]:
+    name, equals, rule = argument.partition("=")
+    if not (name and equals and rule):
+        raise typer.BadParameter(f"--tier is NAME=RULE, found {argument!r}")
+    return name, rule
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
