@@ -36,6 +36,7 @@ from .checkpoint import Checkpoint
 from .config import parse_config
 from .graph.builder import OPSET, GuardGraph
 from .graph.guard import author_guard
+from .passes import apply_passes
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import write_weights
 
@@ -75,6 +76,7 @@ def export_bundle(
     """
     config = parse_config(checkpoint.config, checkpoint.source)
     graph = author_guard(artifact, checkpoint, config, precision)
+    apply_passes(graph, precision)
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graph(graph, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -115,8 +117,9 @@ def export_bundle(
             if report.status == "drifted" and not allow_drift:
                 raise BundleError(
                     f"{output}: scores drift from {report.reference} by up to "
-                    f"{report.max_difference:.2e}, beyond the {precision} bound of "
-                    f"{report.bound:.0e} (worst text {report.worst_text!r}); "
+                    f"{report.max_difference:.2e}, {report.mean_difference:.2e} in the mean, "
+                    f"beyond the {precision} bound of {report.bound:.0e} for the "
+                    f"{report.bounded} (worst text {report.worst_text!r}); "
                     "give --allow-drift to keep the bundle all the same"
                 )
             manifest = msgspec.structs.replace(manifest, verification=report)

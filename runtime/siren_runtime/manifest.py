@@ -17,7 +17,7 @@ MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
 CLEANER: Final = "llm-siren-0.2"
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 Target = Literal["onnxruntime"]
 Pooling = Literal["residual_mean", "mlp_mean"]
 
@@ -97,6 +97,7 @@ class Verification(_Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
     `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
+    `bound` is for the difference that `bounded` names, over the texts.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -104,6 +105,7 @@ class Verification(_Strict, frozen=True):
     reference: str | None = None
     texts: Size = 0
     bound: float | None = None
+    bounded: Literal["max", "mean"] = "max"
     max_difference: float | None = None
     mean_difference: float | None = None
     verdict_agreement: Probability | None = None

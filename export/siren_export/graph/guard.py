@@ -16,7 +16,8 @@ from .encoder import author_encoder
 from .head import author_head, author_pooling
 from .taps import Taps
 
-_COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16}
+# Quantized precisions are authored in float32; passes rewrite what they quantize.
+_COMPUTE = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "int8": FLOAT, "int4": FLOAT}
 
 
 def author_guard(
