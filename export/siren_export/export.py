@@ -134,8 +134,9 @@ def export_bundle(
             if report.status == "drifted" and not allow_drift:
                 raise BundleError(
                     f"{output}: scores drift from {report.reference} by up to "
-                    f"{report.max_difference:.2e}, beyond the {precision} bound of "
-                    f"{report.bound:.0e} (worst text {report.worst_text!r}); "
+                    f"{report.max_difference:.2e}, {report.mean_difference:.2e} in the mean, "
+                    f"beyond the {precision} bound of {report.bound:.0e} for the "
+                    f"{report.bounded} (worst text {report.worst_text!r}); "
                     "give --allow-drift to keep the bundle all the same"
                 )
             manifest = msgspec.structs.replace(manifest, verification=report)

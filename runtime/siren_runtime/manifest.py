@@ -105,6 +105,7 @@ class Verification(_Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
     `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
+    `bound` is for the difference that `bounded` names, over the texts.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -112,6 +113,7 @@ class Verification(_Strict, frozen=True):
     reference: str | None = None
     texts: Size = 0
     bound: float | None = None
+    bounded: Literal["max", "mean"] = "max"
     max_difference: float | None = None
     mean_difference: float | None = None
     verdict_agreement: Probability | None = None

@@ -1,1 +1,6 @@
-"""What a target cannot take, rewritten over the authored graph: one job a file."""
+"""Passes over an authored graph: what a precision quantizes, what a target cannot take.
+
+A pass finds what it rewrites by operators and weights, never by name, so it applies to any
+authored graph. It replaces entries of `GuardGraph.weights` by weights that are computed when they
+are written, so a matrix is in memory only while its bytes are made.
+"""

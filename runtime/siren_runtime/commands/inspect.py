@@ -108,8 +108,8 @@ def _verification(report: Verification) -> str:
     fields = [f"{report.status} against {report.reference}, {report.texts} texts"]
     for name, value in (
         ("largest difference", report.max_difference),
-        ("bound", report.bound),
         ("mean difference", report.mean_difference),
+        (f"bound of the {report.bounded}", report.bound),
         ("equal verdicts", report.verdict_agreement),
     ):
         if value is not None:
