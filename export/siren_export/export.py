@@ -1,5 +1,6 @@
 """Artifact + checkpoint -> bundle: author the graph, stream the weights, verify, publish."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, InputError
 from siren_runtime.manifest import (
     CLEANER,
     FORMAT_VERSION,
@@ -33,11 +34,12 @@ from siren_runtime.tokenizer import Tokenizer
 
 from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
+from .calibration import Ranges, measure_ranges
 from .checkpoint import Checkpoint
 from .config import parse_config
 from .graph.builder import GuardGraph
 from .graph.guard import author_guard
-from .passes.targets import check_supported, lower
+from .passes.targets import check_supported, lower, needs_calibration
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import write_weights
 
@@ -56,6 +58,7 @@ def export_bundle(
     *,
     precision: Precision = "fp32",
     target: Target = "onnxruntime",
+    calibration: Sequence[str] = (),
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -66,6 +69,7 @@ def export_bundle(
     Args:
         precision: of weights and matrix products.
         target: what will run or compile the graph, and so which operators it may hold.
+        calibration: example texts, for a target that quantizes activations.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -81,7 +85,10 @@ def export_bundle(
     config = parse_config(checkpoint.config, checkpoint.source)
     check_supported(precision, target)
     graph = author_guard(artifact, checkpoint, config, precision, target)
-    lower(graph, precision, target)
+    ranges = None
+    if needs_calibration(precision, target):
+        ranges = _calibrated(graph, checkpoint, artifact.max_length, calibration)
+    lower(graph, precision, target, ranges)
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graph(graph, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -157,6 +164,22 @@ def _write_graph(graph: GuardGraph, folder: Path, progress: Progress) -> dict[st
         SCORE_FILE: write_file(folder / SCORE_FILE, proto),
         WEIGHTS_FILE: weights_spec,
     }
+
+
+def _calibrated(
+    graph: GuardGraph, checkpoint: Checkpoint, max_length: int, texts: Sequence[str]
+) -> Ranges:
+    if not texts:
+        raise InputError(
+            "this target quantizes activations, whose scales example texts give; name a file of "
+            "them, one a line, with --calibration"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _write_graph(graph, folder, lambda stage, done, total: None)
+        write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
+        tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
+        return measure_ranges(folder / SCORE_FILE, tokenizer, texts)
 
 
 def _graph_spec(graph: ir.Graph) -> GraphSpec:
