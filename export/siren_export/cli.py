@@ -25,6 +25,7 @@ from siren_runtime.manifest import Manifest, Precision, Target
 
 from .artifact import load_artifact
 from .bundle_writer import check_output
+from .calibration import read_calibration
 from .checkpoint import load_checkpoint
 from .export import Stage, export_bundle
 from .recipes import find_recipe, recipe_names
@@ -70,7 +71,7 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of weights and matrix products; int8 and int4 are weights only, for tensorrt-rtx."
+            help="Of weights and matrix products; int8 and int4 are for TensorRT targets."
         ),
     ] = "fp32",
     target: Annotated[
@@ -83,6 +84,13 @@ def export(
     stream: Annotated[
         bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
     ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Example texts, one a line: int8 for tensorrt and tensorrt10 takes its scales "
+            "from them."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
     ] = True,
@@ -134,6 +142,7 @@ def export(
             precision=precision,
             stream=stream,
             target=target,
+            calibration=read_calibration(calibration) if calibration else (),
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,

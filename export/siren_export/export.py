@@ -1,5 +1,6 @@
 """Artifact + checkpoint -> bundle: author the graph, stream the weights, verify, publish."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, InputError
 from siren_runtime.manifest import (
     CLEANER,
     FORMAT_VERSION,
@@ -34,12 +35,13 @@ from siren_runtime.tokenizer import Tokenizer
 
 from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
+from .calibration import Ranges, measure_ranges
 from .checkpoint import Checkpoint
 from .config import DecoderConfig, parse_config
 from .graph.builder import GuardGraph
 from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
-from .passes.targets import check_supported, lower
+from .passes.targets import check_supported, lower, needs_calibration
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import Weight, write_weights
 
@@ -58,6 +60,7 @@ def export_bundle(
     precision: Precision = "fp32",
     target: Target = "onnxruntime",
     stream: bool = True,
+    calibration: Sequence[str] = (),
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -70,6 +73,7 @@ def export_bundle(
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder and ONNX Runtime
             the target.
+        calibration: example texts, for a target that quantizes activations.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -90,8 +94,11 @@ def export_bundle(
         context = context_length(artifact, config)
         graphs["stream"] = author_stream(artifact, checkpoint, config, precision)
         graphs["head"] = author_head_alone(artifact)
+    ranges = None
+    if needs_calibration(precision, target):
+        ranges = _calibrated(graphs["score"], checkpoint, artifact.max_length, calibration)
     for graph in graphs.values():
-        lower(graph, precision, target)
+        lower(graph, precision, target, ranges)
     with staging(output, overwrite=overwrite) as folder:
         files = _write_graphs(graphs, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -188,6 +195,22 @@ def _union(graphs: Mapping[str, GuardGraph]) -> dict[str, Weight]:
             if (first.dtype, first.shape) != (weight.dtype, weight.shape):
                 raise AssertionError(f"two graphs have different weights {name!r}")
     return union
+
+
+def _calibrated(
+    graph: GuardGraph, checkpoint: Checkpoint, max_length: int, texts: Sequence[str]
+) -> Ranges:
+    if not texts:
+        raise InputError(
+            "this target quantizes activations, whose scales example texts give; name a file of "
+            "them, one a line, with --calibration"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _write_graphs({"score": graph}, folder, lambda stage, done, total: None)
+        write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
+        tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
+        return measure_ranges(folder / graph_file("score"), tokenizer, texts)
 
 
 def _graph_spec(name: str, graph: ir.Graph) -> GraphSpec:

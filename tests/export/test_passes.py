@@ -9,7 +9,7 @@ from siren_export.checkpoint import load_checkpoint
 from siren_export.config import parse_config
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph.guard import author_guard
-from siren_export.passes import apply_passes
+from siren_export.passes.targets import lower
 
 FAMILIES = ("qwen3", "qwen2", "llama-mlp-bias", "mistral", "bert")
 
@@ -45,7 +45,7 @@ def matrices(graph: GuardGraph) -> list[str]:
 def test_float_precisions_keep_the_authored_graph(author, precision):
     graph = author("qwen3", precision)
     before = [node.name for node in graph.model.graph]
-    apply_passes(graph, precision)
+    lower(graph, precision, "onnxruntime")
     assert [node.name for node in graph.model.graph] == before
     assert graph.model.opset_imports == {"": 23}
 
@@ -60,7 +60,7 @@ def test_every_matrix_of_the_backbone_is_quantized_and_the_head_is_not(
     graph = author(name, precision)
     before = matrices(graph)
     head = {n: w for n, w in graph.weights.items() if n.startswith("head/")}
-    apply_passes(graph, precision)
+    lower(graph, precision, "onnxruntime")
     assert [n.op_type for n in graph.model.graph].count(operator) == len(before) > 0
     assert not matrices(graph)
     assert {n: w for n, w in graph.weights.items() if n.startswith("head/")} == head
@@ -71,7 +71,7 @@ def test_every_matrix_of_the_backbone_is_quantized_and_the_head_is_not(
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_weight_is_as_large_as_it_says_and_is_read_by_a_node(author, precision):
     graph = author("llama-mlp-bias", precision)
-    apply_passes(graph, precision)
+    lower(graph, precision, "onnxruntime")
     for name, weight in graph.weights.items():
         assert graph.model.graph.initializers[name].uses(), name
         blocks = list(weight.blocks())
@@ -83,7 +83,7 @@ def test_scales_are_the_same_whether_or_not_the_values_were_written_first(author
     for precision in ("int8", "int4"):
         graphs = [author("qwen2", precision) for _ in range(2)]
         for graph in graphs:
-            apply_passes(graph, precision)
+            lower(graph, precision, "onnxruntime")
         name = next(n for n in graphs[0].weights if n.endswith(f".{precision}") and "/" in n)
         scale = name.removesuffix(precision) + "scale"
         values_of(graphs[0], name)
@@ -92,7 +92,7 @@ def test_scales_are_the_same_whether_or_not_the_values_were_written_first(author
 
 def test_int8_weights_are_within_half_a_step_of_the_matrix(author):
     source, graph = author("qwen3", "int8"), author("qwen3", "int8")
-    apply_passes(graph, "int8")
+    lower(graph, "int8", "onnxruntime")
     name = "layers.1/mlp/down_proj/weight"
     matrix = values_of(source, name)
     values, scale = values_of(graph, f"{name}.int8"), values_of(graph, f"{name}.scale")
@@ -103,7 +103,7 @@ def test_int8_weights_are_within_half_a_step_of_the_matrix(author):
 
 def test_int4_weights_are_within_a_step_of_the_matrix(author):
     source, graph = author("qwen3", "int4"), author("qwen3", "int4")
-    apply_passes(graph, "int4")
+    lower(graph, "int4", "onnxruntime")
     name = "layers.1/mlp/down_proj/weight"  # 96 inputs, three blocks
     matrix = values_of(source, name)
     packed, scale = values_of(graph, f"{name}.int4"), values_of(graph, f"{name}.scale")
@@ -115,7 +115,7 @@ def test_int4_weights_are_within_a_step_of_the_matrix(author):
 
 def test_embedding_rows_are_within_half_a_step_of_the_table(author):
     source, graph = author("bert", "int8"), author("bert", "int8")
-    apply_passes(graph, "int8")
+    lower(graph, "int8", "onnxruntime")
     name = "embeddings/word_embeddings"
     table = values_of(source, name)
     values, scale = values_of(graph, f"{name}.int8"), values_of(graph, f"{name}.scale")
@@ -124,7 +124,7 @@ def test_embedding_rows_are_within_half_a_step_of_the_table(author):
 
 def test_products_of_one_input_share_its_quantization(author):
     graph = author("qwen3", "int8")
-    apply_passes(graph, "int8")
+    lower(graph, "int8", "onnxruntime")
     operators = [node.op_type for node in graph.model.graph]
     # q/k/v, o, gate/up and down: four inputs and seven products in each of the four blocks
     assert operators.count("QuantizeLinear") == 4 * 4

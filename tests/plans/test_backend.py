@@ -137,6 +137,7 @@ def test_auto_passes_over_a_plan_that_cannot_run_and_says_why(tiny, rtx, caplog)
     assert guard.backend == "cpu"
     assert "no plan of" in caplog.text
     assert "no CUDA GPU" in caplog.text or "cuda-python" in caplog.text
+    assert "tensorrt cannot be imported" not in caplog.text  # no plan is for it
 
 
 def test_auto_says_nothing_where_there_is_no_plan(tiny, caplog):

@@ -20,9 +20,9 @@ from .taps import Taps
 def compute_dtype(precision: Precision, target: Target) -> ir.DataType:
     """The dtype of matrix products and attention that the graph is authored in.
 
-    float32 for int8 and int4 too, but for TensorRT-RTX, which restores weights to float16.
+    float32 for int8 and int4 too, but for TensorRT, which keeps the rest in float16.
     """
-    half = precision == "fp16" or (target == "tensorrt-rtx" and precision in ("int8", "int4"))
+    half = precision == "fp16" or (target != "onnxruntime" and precision in ("int8", "int4"))
     return ir.DataType.FLOAT16 if half else FLOAT
 
 

@@ -11,14 +11,24 @@ def nodes_of(graph: ir.Graph, op_type: str) -> list[ir.Node]:
     return [node for node in graph if node.op_type == op_type and not node.domain]
 
 
+def linear_nodes(graph: ir.Graph) -> list[ir.Node]:
+    """The MatMuls by a matrix of weights [in, out], in order: the backbone's linear layers."""
+    return [
+        node
+        for node in nodes_of(graph, "MatMul")
+        if node.inputs[1] is not None and node.inputs[1].name in graph.initializers
+    ]
+
+
 class Replacement:
     """Nodes that take the place of `node`; their names lie under its name, so errors still say
     which layer they belong to.
     """
 
-    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
+    def __init__(self, graph: ir.Graph, node: ir.Node, part: str | None = None) -> None:
+        """`part` tells apart what several replacements put before one node."""
         self._graph, self._node = graph, node
-        self._scope = str(node.name)
+        self._scope = str(node.name) if part is None else f"{node.name}/{part}"
         self._taken: dict[str, int] = {}
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:

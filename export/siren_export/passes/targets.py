@@ -3,11 +3,16 @@
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision, Target
 
+from ..calibration import Ranges
 from ..graph.builder import FLOAT, GuardGraph
 from ..graph.guard import compute_dtype
+from . import int4, int8
 from .decompose_attention import decompose_attention
 from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
+from .edit import CONTRIB
+from .embedding import quantize_embedding
+from .quantize_linears import quantize_linears
 from .weight_only import quantize_weights
 
 # The ONNX that TensorRT 10.3, JetPack 6's, was released for: opset 20, IR version 10.
@@ -18,23 +23,41 @@ def check_supported(precision: Precision, target: Target) -> None:
     """Refuse a precision that a target has no passes for.
 
     Raises:
-        InputError: int8 or int4 for another target than tensorrt-rtx.
+        InputError: int4 for tensorrt or tensorrt10.
     """
-    if precision in ("int8", "int4") and target != "tensorrt-rtx":
+    if precision == "int4" and target in ("tensorrt", "tensorrt10"):
         raise InputError(
-            f"precision {precision} is not made for target {target}, only for tensorrt-rtx; "
-            "export with fp16 or fp32"
+            f"precision int4 is not made for target {target}, only for onnxruntime and "
+            "tensorrt-rtx; export with int8, fp16 or fp32"
         )
 
 
-def lower(graph: GuardGraph, precision: Precision, target: Target) -> None:
+def needs_calibration(precision: Precision, target: Target) -> bool:
+    """Whether activations are quantized, with scales that example texts give."""
+    return precision == "int8" and target in ("tensorrt", "tensorrt10")
+
+
+def lower(
+    graph: GuardGraph, precision: Precision, target: Target, ranges: Ranges | None = None
+) -> None:
     """Rewrite the authored graph in place for a precision and a target.
 
-    - onnxruntime takes it as it is;
+    - onnxruntime takes it as it is, and weights and activations in 8 bits or weights in 4;
     - tensorrt and tensorrt-rtx compile Attention in float16 and bfloat16 only;
     - tensorrt10 knows no operator that is younger than opset 20;
-    - tensorrt-rtx takes weights in 8 and 4 bits, its products stay in float16.
+    - tensorrt-rtx takes weights in 8 and 4 bits, its products stay in float16;
+    - tensorrt and tensorrt10 take weights and activations in 8 bits.
+
+    Args:
+        ranges: of the linear layers' inputs, where `needs_calibration`.
     """
+    if target == "onnxruntime" and precision in ("int8", "int4"):
+        quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
+        quantize(graph)
+        quantize_embedding(graph)
+        graph.model.graph.opset_imports[CONTRIB] = 1
+    if ranges is not None:
+        quantize_linears(graph, ranges)
     compute = compute_dtype(precision, target)
     if target == "tensorrt-rtx" and precision in ("int8", "int4"):
         quantize_weights(graph, 8 if precision == "int8" else 4)

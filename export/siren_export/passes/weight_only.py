@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ..graph.builder import GuardGraph
 from ..weights import Weight
-from .rewrite import nodes_of
+from .rewrite import linear_nodes
 
 _BLOCKS = (32, 16)  # inputs that share an int4 scale; the first that divides them all
 _LEVELS = {8: 127, 4: 7}
@@ -27,11 +27,11 @@ def quantize_weights(graph: GuardGraph, bits: Literal[8, 4]) -> None:
         bits: of a weight. In 4, a matrix whose inputs no block divides, or with an odd number of
             outputs, stays as it is.
     """
-    for node in nodes_of(graph.model.graph, "MatMul"):
+    for node in linear_nodes(graph.model.graph):
         matrix = node.inputs[1]
-        if matrix is None or matrix.name not in graph.weights:
-            continue
-        source = graph.weights[matrix.name]
+        if matrix is None:
+            raise AssertionError(f"{node.name} has no matrix")
+        source = graph.weights[str(matrix.name)]
         rows, columns = source.shape
         block = next((size for size in _BLOCKS if rows % size == 0), 0) if bits == 4 else rows
         if block == 0 or (bits == 4 and columns % 2):

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.tensorrt.library import Flavor
-from siren_runtime.tensorrt.plan import PLANS_FOLDER
+from siren_runtime.tensorrt.plan import recorded_flavors
 
 from .base import Backend, Outputs, StreamBackend
 from .onnx_runtime import (
@@ -120,12 +120,13 @@ def _choose(
 
 def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
     """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
-    if not any((bundle.path / PLANS_FOLDER).glob("*.json")):
+    flavors = [flavor for flavor in _FLAVORS if flavor in recorded_flavors(bundle)]
+    if not flavors:
         return None
     from .tensorrt import open_plan
 
     reasons = []
-    for flavor in _FLAVORS:
+    for flavor in flavors:
         try:
             return open_plan(bundle, flavor, buckets)
         except BackendError as error:  # noqa: PERF203 - there are two

@@ -31,7 +31,6 @@ def build(
     flavor: Annotated[
         Flavor, typer.Option(help="The library to compile with, which must run the plan too.")
     ],
-    graph: Annotated[str, typer.Option(help="The bundle's graph to compile.")] = "score",
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +49,7 @@ def build(
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="Of the library's own messages.")] = "error",
 ) -> None:
-    """Compile a bundle's graph into a plan under its plans/ folder.
+    """Compile a bundle's score graph into a plan under its plans/ folder.
 
     tensorrt compiles for the GPU of this machine; tensorrt-rtx needs no GPU. A plan runs with
     the very version of the library that compiled it.
@@ -64,7 +63,6 @@ def build(
         plan = build_plan(
             opened,
             library,
-            graph=graph,
             profiles=[parse_profile(text, max_length) for text in profile or ()],
             workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
             compute_capabilities=compute_capability or (),

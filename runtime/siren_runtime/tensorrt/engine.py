@@ -108,6 +108,9 @@ class Runner:
         for name, values in zip(_INPUTS, (input_ids, attention_mask), strict=True):
             self._buffers[name].host(extent)[...] = values
             self._buffers[name].upload(extent, self._stream)
+        # What the engine does not write stays NaN, which the guard refuses: it never fails open.
+        self._buffers["score"].host((extent.batch,)).fill(np.nan)
+        self._buffers["score"].upload((extent.batch,), self._stream)
         self._execute(extent)
         shapes = {name: (extent.batch, *width) for name, width in self._engine.widths.items()}
         for name, shape in shapes.items():

@@ -5,6 +5,7 @@ verified, and each machine adds the plans that it compiled. A plan holds native 
 SHA-256 is checked at every load, and plans are never fetched from a hub.
 """
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -146,6 +147,15 @@ def find_plan(bundle: Bundle, graph: str, library: Library, capability: str | No
         f"{bundle.path}: no {library.flavor} {library.version} plan of the {graph} graph fits "
         f"here{found}; {build}"
     )
+
+
+def recorded_flavors(bundle: Bundle) -> set[Flavor]:
+    """The libraries that the bundle has plans for; damaged records are left out."""
+    flavors: set[Flavor] = set()
+    for path in (bundle.path / PLANS_FOLDER).glob("*.json"):
+        with contextlib.suppress(BackendError):
+            flavors.add(read_record(path).flavor)
+    return flavors
 
 
 def read_record(path: Path) -> PlanRecord:

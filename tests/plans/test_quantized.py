@@ -1,4 +1,4 @@
-"""Weight-only int8 and int4 for TensorRT-RTX: smaller, close to float32, and they compile."""
+"""int8 and int4 for TensorRT: weight-only for TensorRT-RTX, calibrated for the others."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from siren_export.artifact import load_artifact
+from siren_export.calibration import read_calibration
 from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
 from siren_export.recipes import find_recipe
@@ -55,13 +56,43 @@ def test_every_linear_layer_is_quantized_and_its_matrix_gone(export, precision, 
             assert node.input[0].removesuffix(f".{precision}") not in kinds
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "tensorrt10"])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
 def test_another_target_is_refused_with_what_it_takes(export, target):
-    with pytest.raises(InputError, match=r"int8.*only for tensorrt-rtx.*fp16"):
+    with pytest.raises(InputError, match=r"int4.*only for onnxruntime and tensorrt-rtx.*fp16"):
+        export("qwen3", precision="int4", target=target)
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_calibrated_int8_stays_close_to_float32(export, name, target):
+    expected = scores(export(name).path)
+    bundle = export(name, precision="int8", target=target, calibration=TEXTS[:24])
+    difference = np.abs(scores(bundle.path) - expected)
+    assert difference.max() <= 0.2
+    assert difference.mean() <= 0.05
+    graph = onnx.load(str(bundle.path / "score.onnx"), load_external_data=False).graph
+    operators = Counter(node.op_type for node in graph.node)
+    layers = bundle.manifest.backbone.blocks_kept
+    matrices, inputs = (6, 3) if name == "qwen3" else (5, 3)
+    assert operators["QuantizeLinear"] == inputs * layers
+    assert operators["DequantizeLinear"] == (matrices + inputs) * layers
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
+def test_int8_without_calibration_texts_is_refused(export, target):
+    with pytest.raises(InputError, match="--calibration"):
         export("qwen3", precision="int8", target=target)
 
 
-def test_int8_of_the_default_guard_gives_float32s_verdicts(tmp_path):
+def test_a_calibration_file_without_a_text_is_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    for file in ("empty.txt", "missing.txt"):
+        with pytest.raises(InputError, match=file):
+            read_calibration(tmp_path / file)
+
+
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt"])
+def test_int8_of_the_default_guard_gives_float32s_verdicts(tmp_path, target):
     recipe = find_recipe("minilm")
     try:
         inputs = load_artifact(recipe.artifact), load_checkpoint(str(recipe.backbone()))
@@ -69,14 +100,18 @@ def test_int8_of_the_default_guard_gives_float32s_verdicts(tmp_path):
         pytest.skip(str(error))
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not there")
-    texts = []
+    texts, calibration = [], []
     for file in sorted(DATA.glob("*.jsonl")):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        texts += [row["prompt"] for row in rows if row["split"] == "test" and row["prompt"]][:70]
+        rows = [row for row in rows if row["prompt"]]
+        texts += [row["prompt"] for row in rows if row["split"] == "test"][:50]
+        calibration += [row["prompt"] for row in rows if row["split"] == "train"][:20]
     found = []
-    for precision, target in (("fp32", "onnxruntime"), ("int8", "tensorrt-rtx")):
+    for precision, made_for in (("fp32", "onnxruntime"), ("int8", target)):
         folder = tmp_path / precision
-        export_bundle(*inputs, folder, precision=precision, target=target)
+        export_bundle(
+            *inputs, folder, precision=precision, target=made_for, calibration=calibration
+        )
         found.append(scores(folder, texts) >= inputs[0].threshold)
-    assert len(texts) == 210
+    assert len(texts) == 150
     assert np.mean(found[0] == found[1]) >= 0.99
