@@ -48,7 +48,8 @@ def test_export_memory_records_peak_time_and_sizes(tmp_path, tiny_name):
     assert entry["precision"] == "fp16"
     assert 20e6 < entry["peak_bytes"] < 500e6
     assert 0 < entry["seconds"] < 60
-    assert 0 < entry["bundle_bytes"] < 2 * entry["checkpoint_bytes"]
+    rotary_tables = 4e6  # of the streaming graph, for the shape's whole context
+    assert 0 < entry["bundle_bytes"] < 2 * entry["checkpoint_bytes"] + rotary_tables
     assert f"| {tiny_name} | fp16 |" in result.stdout
     assert output.with_suffix(".md").read_text().startswith(result.stdout.rstrip("\n"))
     assert (tmp_path / "kept" / tiny_name / "backbone" / "config.json").is_file()

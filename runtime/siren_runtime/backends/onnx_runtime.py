@@ -25,7 +25,8 @@ _NAMES = {
 _CPU_TOKEN_BUDGET, _GPU_TOKEN_BUDGET = 512, 8192
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
 # Without it, 8-bit products saturate on CPUs that have AVX2 or AVX-512 but no VNNI, and scores
-# are wrong. With it, they are exact everywhere; VNNI machines ignore it.
+# are wrong. With it, they are exact everywhere; VNNI machines ignore it. Graphs for TensorRT have
+# no such products, and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
@@ -105,7 +106,8 @@ def open_session(
         session_options = _session_options(threads)
     elif threads is not None:
         raise InputError("pass either threads or session_options with intra_op_num_threads")
-    session_options.add_session_config_entry(*_EXACT_PRODUCTS)
+    if bundle.manifest.target == "onnxruntime":
+        session_options.add_session_config_entry(*_EXACT_PRODUCTS)
     try:
         session = _import_onnxruntime().InferenceSession(
             str(path), session_options, providers=list(providers), enable_fallback=0
