@@ -31,6 +31,7 @@ from .manifest import TOKENIZER_FILE, Manifest
 from .stream import Stream
 from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
 from .streams import Streams
+from .tempering import tempered_scores
 from .text import choose, clean
 from .tokenizer import Tokenizer
 
@@ -282,10 +283,14 @@ class Guard:
         engine: StreamEngine
         if backend is None:
             limit = self._manifest.text.max_length
-            engine = ReencodingEngine(self._usable(), _checked_tokens(max_tokens, limit))
+            engine = ReencodingEngine(
+                self._usable(), _checked_tokens(max_tokens, limit), self._manifest.temperature
+            )
         else:
             limit = self._manifest.backbone.context_length or 0
-            engine = IncrementalEngine(backend, _checked_tokens(max_tokens, limit))
+            engine = IncrementalEngine(
+                backend, _checked_tokens(max_tokens, limit), self._manifest.temperature
+            )
         return Streams(
             engine,
             self._tokenizer,
@@ -358,8 +363,8 @@ class Guard:
         results: dict[int, ScoreResult] = {}
         for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
-            _check_finite(outputs, batch)
-            scores = _tempered(outputs, self._manifest.temperature)
+            scores = tempered_scores(outputs, self._manifest.temperature)
+            _check_finite(scores, outputs, batch)
             for row, index in enumerate(batch):
                 score = float(scores[row])
                 results[index] = ScoreResult(
@@ -390,21 +395,11 @@ def _clean_item(index: int, text: str) -> str:
         raise InputError(f"texts[{index}]: {error}") from None
 
 
-def _tempered(outputs: Outputs, temperature: float) -> FloatArray:
-    """The scores, float32 [batch], with the logits divided by a calibrated `temperature`."""
-    if temperature == 1.0:
-        return outputs.score
-    logits = outputs.logits / np.float32(temperature)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores: FloatArray = shares[:, 1] / shares.sum(axis=1)
-    return scores
-
-
-def _check_finite(outputs: Outputs, batch: list[int]) -> None:
+def _check_finite(scores: FloatArray, outputs: Outputs, batch: list[int]) -> None:
     """A comparison with NaN is false, so a score that is not finite would pass as safe."""
-    for name in ("score", "logits", "features"):
-        values = getattr(outputs, name).reshape(len(batch), -1)
-        finite = np.isfinite(values).all(axis=1)
+    checked = {"score": scores, "logits": outputs.logits, "features": outputs.features}
+    for name, values in checked.items():
+        finite = np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
         if not finite.all():
             raise BackendError(
                 f"the engine's {name} for texts[{batch[int(finite.argmin())]}] is not finite, so "

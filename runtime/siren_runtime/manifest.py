@@ -15,6 +15,7 @@ from .errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
+HARMFUL: Final = 1  # the class whose probability is the score
 CLEANER: Final = "llm-siren-0.2"
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -148,7 +149,7 @@ class Manifest(_Strict, frozen=True):
     versions: dict[str, str]
     created: str
     tiers: list[Tier] = []
-    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
 
 
 class _Versioned(msgspec.Struct):
@@ -286,6 +287,7 @@ def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     ]
     outputs = [
         TensorSpec("score", "float32", ["batch", "chunk"]),
+        TensorSpec("logits", "float32", ["batch", "chunk", manifest.head.classes]),
         TensorSpec("feature_sums", "float32", ["batch", "chunk", features]),
         *(TensorSpec(f"present.{name}", past.dtype, past.shape) for name in names),
     ]

@@ -10,6 +10,7 @@ from .batching import micro_batches, right_pad
 from .errors import BackendError, SirenError
 from .stream_cache import KeyValueCache
 from .stream_state import StreamState
+from .tempering import tempered_scores
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
 _CHUNK = 256
@@ -50,8 +51,9 @@ class StreamEngine(Protocol):
 class IncrementalEngine:
     """Pays for new tokens only. Streams next to each other in the cache share a batch."""
 
-    def __init__(self, backend: StreamBackend, max_tokens: int) -> None:
+    def __init__(self, backend: StreamBackend, max_tokens: int, temperature: float) -> None:
         self.max_tokens = max_tokens
+        self._temperature = temperature
         self.bytes_per_token = backend.layout.bytes_per_token + 4 * backend.features
         self._backend = backend
         self._cache = KeyValueCache(backend.layout, max_tokens)
@@ -127,14 +129,15 @@ class IncrementalEngine:
             input_ids, lengths, self._cache.rows(first, stop), sums, counts
         )
 
+        streamed = tempered_scores(outputs, self._temperature)
         rows, scores = [], []
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             summed = outputs.feature_sums[slot - first, :chunk]
-            score = outputs.score[slot - first, :chunk]
+            score = streamed[slot - first, :chunk]
             if state.aggregation is not None:
                 neurons = np.diff(summed, axis=0, prepend=np.float32(0))
                 summed, pooled = state.folded(neurons)
-                score = self._backend.head(pooled).score
+                score = tempered_scores(self._backend.head(pooled), self._temperature)
             _check_finite(summed, score)
             rows.append(summed)
             scores.append(score)
@@ -149,8 +152,9 @@ class ReencodingEngine:
     All tokens of a feed get the score after its last.
     """
 
-    def __init__(self, backend: Backend, max_tokens: int) -> None:
+    def __init__(self, backend: Backend, max_tokens: int, temperature: float) -> None:
         self.max_tokens = max_tokens
+        self._temperature = temperature
         self.bytes_per_token = 0
         self._backend = backend
 
@@ -175,7 +179,7 @@ class ReencodingEngine:
 
     def _score(self, states: list[StreamState], sequences: list[list[int]]) -> Failures:
         try:
-            score = self._backend.run(*right_pad(sequences)).score
+            score = tempered_scores(self._backend.run(*right_pad(sequences)), self._temperature)
             _check_finite(score, score)
         except SirenError as error:
             if len(states) == 1:

@@ -1,5 +1,6 @@
 """The promise of streaming: however a text is cut, each feed scores as the whole text does."""
 
+import json
 import shutil
 import warnings
 
@@ -112,6 +113,25 @@ def test_heads_that_read_few_layers_stream_exactly(guards, pooling, layers):
         for piece in cut(CORPUS[2], np.random.default_rng(1)):
             fed += piece
             assert stream.feed(piece).score == pytest.approx(guard.score(fed).score, abs=BOUND)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_a_calibrated_guard_streams_at_its_temperature(export, tmp_path, name, classes):
+    bundle = tmp_path / "calibrated"
+    plain = export(name, max_length=LIMIT, classes=classes).bundle
+    shutil.copytree(plain, bundle)
+    manifest = json.loads((bundle / "guard.json").read_text())
+    (bundle / "guard.json").write_text(json.dumps({**manifest, "temperature": 2.5}))
+
+    guard, text = Guard.load(bundle, threads=1), CORPUS[2]
+    whole = guard.score(text).score
+    assert whole != pytest.approx(Guard.load(plain, threads=1).score(text).score, abs=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Guard.load(bundle, threads=1).stream() as stream:
+            stream.feed(text[:20])
+            assert stream.feed(text[20:]).score == pytest.approx(whole, abs=BOUND)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

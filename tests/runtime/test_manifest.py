@@ -118,6 +118,8 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_set("graphs", to={}), "no 'score'"),
         (_set("files", to={}), "files lacks"),
+        (_set("temperature", to=1e-60), "temperature"),  # 0 in float32: every score would be NaN
+        (_set("temperature", to=1e9), "temperature"),
         (_set("graphs", "score", "file", to="other.onnx"), "other.onnx"),
         (_set("graphs", "score", "file", to="weights.bin"), "expected an .onnx file"),
         (_set("graphs", "score", "inputs", to=[]), "graphs.score.inputs"),

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from siren_runtime.manifest import HARMFUL
+
 from ..artifact import Artifact
 from .builder import FLOAT, GraphBuilder
-
-HARMFUL = 1  # the class whose probability is the score
 
 
 def author_pooling(

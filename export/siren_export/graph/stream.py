@@ -30,9 +30,10 @@ def author_stream(
     Inputs: input_ids int64 [batch, chunk]; past_lengths int64 [batch], the tokens that count of
     past.{l}.key/value [batch, kv_heads, past, head_dim]; feature_sum float32 [batch, n_features],
     the sums of the selected neurons over feature_count int64 [batch] tokens. Outputs, for each
-    prefix that ends in the chunk: score float32 [batch, chunk], feature_sums float32 [batch,
-    chunk, n_features]; and the chunk's own present.{l}.key/value [batch, kv_heads, chunk,
-    head_dim], to be written behind the past. The cache has the compute dtype.
+    prefix that ends in the chunk: score float32 [batch, chunk], logits float32 [batch, chunk,
+    classes], feature_sums float32 [batch, chunk, n_features]; and the chunk's own
+    present.{l}.key/value [batch, kv_heads, chunk, head_dim], to be written behind the past. The
+    cache has the compute dtype.
 
     `author_guard` has checked that head and backbone fit.
 
@@ -50,14 +51,17 @@ def author_stream(
     states = author_decoder(g, config, weights, input_ids, taps, limit, cache)
     sums, means = author_running_pooling(g, artifact, states, feature_sum, feature_count)
     rows = g.op("Reshape", means, g.const([-1, artifact.n_features]))
-    score, _ = author_head(g, artifact, rows)
-    score = g.op("Reshape", score, g.op("Shape", input_ids))
+    score, logits = author_head(g, artifact, rows)
+    shape = g.op("Shape", input_ids)
+    score = g.op("Reshape", score, shape)
+    logits = g.op("Reshape", logits, g.op("Concat", shape, g.const([artifact.classes]), axis=0))
 
     present: list[int | str] = [CHUNK if size == PAST else size for size in cache.shape]
     return g.build(
         "stream",
         {
             "score": Output(score, ["batch", CHUNK]),
+            "logits": Output(logits, ["batch", CHUNK, artifact.classes]),
             "feature_sums": Output(sums, ["batch", CHUNK, artifact.n_features]),
             **{name: Output(value, present, g.compute) for name, value in cache.present.items()},
         },

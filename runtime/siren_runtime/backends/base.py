@@ -59,6 +59,7 @@ class StreamOutputs:
     """What the streaming graph gives for one chunk of each row."""
 
     score: FloatArray  # [batch, chunk], of the prefix that ends in each token
+    logits: FloatArray  # [batch, chunk, classes]
     feature_sums: FloatArray  # [batch, chunk, n_features], not weighted by layer
     present: list[CacheArray]  # the chunk's keys and values, in the order of the past
 

@@ -33,7 +33,7 @@ class OnnxRuntimeStreamBackend:
         past = [spec for spec in graph.inputs if spec.name.startswith("past.")]
         _, heads, _, dim = past[0].shape
         self._past = [spec.name for spec in past]
-        self._outputs = ["score", "feature_sums"]
+        self._outputs = ["score", "logits", "feature_sums"]
         self._present = [name.replace("past.", "present.", 1) for name in self._past]
         self.layout = CacheLayout(len(past), int(heads), int(dim), np.dtype(past[0].dtype))
         self.features = bundle.manifest.head.features
@@ -59,12 +59,12 @@ class OnnxRuntimeStreamBackend:
         }
         names = [*self._outputs, *(self._present if present else ())]
         try:
-            score, sums, *new = self._session.run(names, feed)
+            score, logits, sums, *new = self._session.run(names, feed)
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
             ) from error
-        return StreamOutputs(score, sums, new)
+        return StreamOutputs(score, logits, sums, new)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""

@@ -1,0 +1,19 @@
+"""Temperature scaling (Guo et al. 2017, arXiv 1706.04599) of an engine's scores."""
+
+import numpy as np
+
+from .backends.base import FloatArray, Outputs, StreamOutputs
+from .manifest import HARMFUL
+
+
+def tempered_scores(outputs: Outputs | StreamOutputs, temperature: float) -> FloatArray:
+    """Return the scores, float32 of the shape of `outputs.score`, at a calibrated temperature.
+
+    The logits are divided by it before the softmax; at 1 the engine's own scores are returned.
+    """
+    if temperature == 1.0:
+        return outputs.score
+    logits = outputs.logits / np.float32(temperature)
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: FloatArray = shares[..., HARMFUL] / shares.sum(axis=-1)
+    return scores
