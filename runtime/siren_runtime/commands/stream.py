@@ -11,8 +11,8 @@ import typer
 
 from siren_runtime.aggregation import AggregationName
 from siren_runtime.backends import BackendName
-from siren_runtime.cli import one_line, report
-from siren_runtime.decision import Schedule
+from siren_runtime.cli import one_line, report, warnings_reported
+from siren_runtime.decision import Decision, Schedule
 from siren_runtime.guard import Guard
 from siren_runtime.stream import Stream, StreamResult
 
@@ -65,31 +65,35 @@ def stream(
         report("reading from the terminal; end with Ctrl-D")
     guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True)
     colored = format == "color" or (format is None and sys.stdout.isatty())
-    rules = () if stop_at is None else (Schedule(((0, stop_at),)),)
-    with guard.stream(
-        prompt,
-        response_only=response_only,
-        aggregation=aggregation,
-        span=span,
-        threshold=threshold,
-        rules=rules,
-        max_tokens=max_tokens,
-    ) as session:
+    stop = () if stop_at is None else (Schedule(((0, stop_at),)),)
+    with warnings_reported():
+        session = guard.stream(
+            prompt,
+            response_only=response_only,
+            aggregation=aggregation,
+            span=span,
+            threshold=threshold,
+            rules=(*stop, *guard.tiers),
+            max_tokens=max_tokens,
+        )
+    result: StreamResult | None = None
+    stopped: Decision | None = None
+    with session:
         show = _Colored(session) if colored else _write_json
-        result: StreamResult | None = None
         for piece in _pieces(sys.stdin.buffer):
             result = session.feed(piece)
             show(result)
-            if result.decisions:
+            stopped = next((d for d in result.decisions if d.rule in map(str, stop)), None)
+            if stopped is not None:
                 break
     if colored and result is not None:
         sys.stdout.write("\n")
         sys.stdout.flush()
         verdict = "harmful" if result.is_harmful else "safe"
-        report(f"{verdict}: score {result.score:.4f} after {result.tokens} tokens")
-    if result is not None and result.decisions:
-        decision = result.decisions[0]
-        report(f"stopped: score {decision.score:.4f} at token {decision.token}")
+        tier = "" if result.tier is None else f", tier {result.tier}"
+        report(f"{verdict}: score {result.score:.4f}{tier} after {result.tokens} tokens")
+    if stopped is not None:
+        report(f"stopped: score {stopped.score:.4f} at token {stopped.token}")
         raise typer.Exit(EXIT_STOPPED)
 
 
