@@ -68,6 +68,7 @@ class TokenScore:
             stream; both 0 for special tokens and where ids were fed.
         score: probability of harm up to here.
         text: the cleaned text from start to end.
+        space: the cleaned text, of no token, between the token before and this one.
     """
 
     token: int
@@ -75,6 +76,7 @@ class TokenScore:
     end: int
     score: float
     text: str
+    space: str = ""
 
 
 class Stream:
@@ -139,12 +141,14 @@ class Stream:
         """
         self.check_usable()
         state, text, shift = self.state, self._tokens.text, self._tokens.start
-        return [
-            TokenScore(token, start, end, score, text[start - shift : end - shift])
-            for token, (start, end), score in list(
-                zip(state.ids, state.offsets, state.scores, strict=False)
-            )[state.context :]
-        ]
+        scores, before = [], shift
+        for token, (start, end), score in zip(
+            state.ids, state.offsets, state.scores, strict=False
+        ):
+            piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
+            scores.append(TokenScore(token, start, end, score, piece, space))
+            before = max(before, end)
+        return scores[state.context :]
 
     @property
     def memory_bytes(self) -> int:

@@ -23,6 +23,7 @@ OutputFormat = Literal["color", "jsonl"]
 
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 16
+_HARMLESS = "\n\u200c\u200d"  # and what is printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -129,17 +130,17 @@ class _Colored:
         for token in self._session.scores:
             if token.end <= self._shown:
                 continue
-            if token.start > self._shown > 0:  # white space that is in no token
-                line.append(" ")
+            if self._shown > 0:
+                line.append(_printable(token.space))
             text = token.text[max(self._shown - token.start, 0) :]
-            line.append("\n".join(map(_printable, text.split("\n"))), _color(token.score))
+            line.append(_printable(text), _color(token.score))
             self._shown = token.end
         self._console.print(line, end="", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
-    """Escape control characters; keep blanks as they are."""
-    return "".join(c if c.isprintable() else one_line(c) for c in text)
+    """Escape control characters; keep blanks, newlines and joiners of emoji as they are."""
+    return "".join(c if c.isprintable() or c in _HARMLESS else one_line(c) for c in text)
 
 
 def _color(score: float) -> str:
