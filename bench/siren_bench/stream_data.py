@@ -3,10 +3,11 @@
     benign passage, harmful text, benign passage        a harmful stream, with the span of its harm
     benign passage, benign text, benign passage         a safe one
 
-Passages are whole benign texts, joined by blank lines until they have their words.
+Passages are benign texts, joined by blank lines and cut after so many words.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -15,6 +16,7 @@ from siren_runtime.errors import InputError
 from .corpus import Row
 
 _PARAGRAPH = "\n\n"
+_WORD = re.compile(r"\S+")
 _PROMPT_CHARACTERS = 200  # of a prompt at most
 
 
@@ -48,8 +50,8 @@ def make_streams(
 
     Args:
         rows: labelled; each harmful one is used once at most.
-        lead_words, tail_words: of the passage before, at least half of them and at random, and of
-            the one after.
+        lead_words, tail_words: of the passage before, of which it has from half to all, at random,
+            and of the one after.
         split: what the rows say they are of.
 
     Raises:
@@ -83,10 +85,10 @@ def make_streams(
 
 
 def _passage(rng: random.Random, texts: Sequence[str], words: int) -> str:
-    chosen: list[str] = []
-    while sum(len(text.split()) for text in chosen) < words:
-        chosen.append(rng.choice(texts))
-    return _PARAGRAPH.join(chosen)
+    passage = rng.choice(texts)
+    while len(found := list(_WORD.finditer(passage))) < words:
+        passage += _PARAGRAPH + rng.choice(texts)
+    return passage[: found[words - 1].end()]
 
 
 def _prompt(rng: random.Random, texts: Sequence[str]) -> str:

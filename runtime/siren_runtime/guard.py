@@ -26,6 +26,7 @@ from .batching import micro_batches, right_pad
 from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
 from .decision import AtTier, Rule
 from .errors import BackendError, BundleError, InputError
+from .freed_memory import release_freed_memory
 from .hub import resolve_folder
 from .manifest import TOKENIZER_FILE, Manifest
 from .stream import Stream
@@ -92,6 +93,7 @@ class Guard:
         self._warned = False
         if backend is None:
             backend = self._switch_to_streaming()
+            release_freed_memory()
         self._backend: Backend | None = backend
         self._backend_name = backend.name
 
@@ -324,6 +326,7 @@ class Guard:
             if self._open_stream is not None:
                 if self._stream_backend is None:
                     self._backend = self._switch_to_streaming()
+                    release_freed_memory()
                 return self._stream_backend
             if not self._warned:
                 self._warned = True

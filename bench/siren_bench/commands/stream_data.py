@@ -22,7 +22,7 @@ def stream_data(
         int, typer.Option(min=1, help="Harmful streams; there are as many safe ones.")
     ] = 64,
     lead_words: Annotated[int, typer.Option(min=2, help="Before harm, at most.")] = 80,
-    tail_words: Annotated[int, typer.Option(min=1, help="After harm, at least.")] = 220,
+    tail_words: Annotated[int, typer.Option(min=1, help="After harm.")] = 220,
     seed: Annotated[int, typer.Option(help="Another one makes other streams.")] = 0,
 ) -> None:
     """Make responses that turn harmful and back, for siren evaluate --streaming."""
