@@ -128,8 +128,15 @@ def test_the_report_names_every_implementation_with_its_version(run):
 
 
 def test_generative_peers_are_refused_where_scores_are_needed(run):
-    for command in ("throughput", "fidelity"):
-        words = [command, "minilm", str(run.corpus), "--peers", "generate-float32-4"]
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 2
-        assert "--peers" in result.stderr
+    words = ["fidelity", "minilm", str(run.corpus), "--peers", "generate-float32-4"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--peers" in result.stderr
+
+
+def test_throughput_goes_on_without_generative_peers_and_says_so(run):
+    options = ("--texts", 4, "--batches", "2", "--token-budgets", "", "--rounds", 1)
+    peers = "generate-float32-4,optimum-1"
+    record = run("throughput", *options, peers=peers, corpora=[run.corpus])
+    assert [entry["engine"] for entry in record["results"]] == ["siren-edge fp32"]
+    assert record["settings"]["missing"].keys() == set(peers.split(","))
