@@ -1,6 +1,6 @@
 """How much quantizing one layer's products moves the scores, for every layer of a backbone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.bundle import Bundle
-from siren_runtime.manifest import Manifest, Precision
+from siren_runtime.manifest import TOKENIZER_FILE, Precision
 from siren_runtime.tokenizer import Tokenizer
 
 from .artifact import Artifact
@@ -32,24 +32,29 @@ class Layer:
     Attributes:
         matrices: the names of their weights.
         elements: of their weights, which their time goes by.
-        effect: mean square of how far the log-odds move when only these are quantized.
+        scores: [texts], where only these are quantized.
+        expected: [texts], where no product is.
     """
 
-    matrices: frozenset[str]
+    matrices: tuple[str, ...]
     elements: int
-    effect: float
+    scores: np.ndarray
+    expected: np.ndarray
+
+    @property
+    def effect(self) -> float:
+        """The mean square of how far quantizing these moves the log-odds."""
+        return float(np.square(_log_odds(self.scores) - _log_odds(self.expected)).mean())
 
 
 def measure_layers(
     artifact: Artifact,
     checkpoint: Checkpoint,
-    manifest: Manifest,
-    tokenizer_file: Path,
+    bundle: Bundle,
     folder: Path,
     precision: Precision,
     texts: Sequence[str],
-    progress: Progress,
-    probed: Callable[[int, int], None],
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Layer]:
     """Quantize one layer at a time and score `texts`; the layers come most harmful first.
 
@@ -58,9 +63,8 @@ def measure_layers(
     at a time.
 
     Args:
-        manifest: of the float32 bundle of the same guard.
+        bundle: of the same guard in float32.
         folder: an empty folder to write to, as large as both bundles.
-        probed: called with layers done and in all.
     """
     config = parse_config(checkpoint.config, checkpoint.source)
 
@@ -80,23 +84,26 @@ def measure_layers(
         lower(graph, precision, "onnxruntime", keep_float=keep_float)
     write_graphs(graphs, folder, progress)
 
-    tokenizer = Tokenizer(tokenizer_file, manifest.text.max_length)
-
-    def log_odds(name: str) -> np.ndarray:
-        score_graph = msgspec.structs.replace(manifest.graphs["score"], file=graph_file(name))
-        probe = msgspec.structs.replace(manifest, graphs={"score": score_graph})
-        bundle = Bundle(folder, probe)
-        with Guard(bundle, tokenizer, open_backend(bundle, "cpu")) as guard:
-            found = np.array([result.score for result in guard.score_batch(texts)])
-        found = found.clip(_UNCERTAIN, 1 - _UNCERTAIN)
-        odds: np.ndarray = np.log(found / (1 - found))
-        return odds
-
     names = iter(graphs)
-    expected = log_odds(next(names))
+    expected = _scores(bundle, folder, next(names), texts)
     layers = []
     for done, (name, group) in enumerate(zip(names, groups.values(), strict=True), start=1):
-        effect = float(np.square(log_odds(name) - expected).mean())
-        layers.append(Layer(frozenset(group), sum(group.values()), effect))
-        probed(done, len(groups))
+        scores = _scores(bundle, folder, name, texts)
+        layers.append(Layer(tuple(group), sum(group.values()), scores, expected))
+        progress("probe", done, len(groups))
     return sorted(layers, key=lambda layer: layer.effect / layer.elements, reverse=True)
+
+
+def _scores(bundle: Bundle, folder: Path, name: str, texts: Sequence[str]) -> np.ndarray:
+    """Score with a graph of `folder` in place of the bundle's."""
+    score_graph = msgspec.structs.replace(bundle.manifest.graphs["score"], file=graph_file(name))
+    probe = Bundle(folder, msgspec.structs.replace(bundle.manifest, graphs={"score": score_graph}))
+    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), probe.manifest.text.max_length)
+    with Guard(probe, tokenizer, open_backend(probe, "cpu")) as guard:
+        return np.array([result.score for result in guard.score_batch(texts)])
+
+
+def _log_odds(scores: np.ndarray) -> np.ndarray:
+    scores = scores.clip(_UNCERTAIN, 1 - _UNCERTAIN)
+    odds: np.ndarray = np.log(scores / (1 - scores))
+    return odds

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from siren_runtime import Guard
+from siren_runtime.bundle import Bundle
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import TOKENIZER_FILE, Manifest, Precision, Trial, Tuning
+from siren_runtime.manifest import Manifest, Precision, Trial, Tuning
 
 from .artifact import Artifact
 from .bundle_writer import scratch
@@ -140,13 +141,11 @@ class _Workshop:
         layers = measure_layers(
             self.artifact,
             self.checkpoint,
-            self.float_manifest,
-            self._float_bundle / TOKENIZER_FILE,
+            Bundle(self._float_bundle, self.float_manifest),
             probes,
             uniform.precision,
             [text[:_PROBE_CHARACTERS] for text in _evenly(self.texts, _PROBE_TEXTS)],
             self.progress,
-            lambda done, total: self.progress("probe", done, total),
         )
         shutil.rmtree(probes)
         too_few, enough = 0, len(layers)

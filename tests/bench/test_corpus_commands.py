@@ -97,6 +97,19 @@ def test_fidelity_compares_precisions_on_labelled_text(run):
     assert len(fp16["scores"]) == len(TEXTS)
 
 
+def test_each_layer_is_quantized_alone(run):
+    options = ("--precision", "int4", "--texts", 12)
+    record = run("layers", *options, peers=None, corpora=[run.corpus])
+    names = [entry["layer"] for entry in record["results"]]
+    assert len(names) == 4 * 4  # inputs of a block's products, blocks
+    assert "layers.3/mlp/down_proj" in names
+    assert "layers.0/self_attn/q_proj+k_proj+v_proj" in names
+    assert all(entry["effect"] > 0 for entry in record["results"])
+    harm = [entry["effect"] / entry["elements"] for entry in record["results"]]
+    assert harm == sorted(harm, reverse=True)
+    assert (run.folder / "results" / "layers-tiny-guard.md").read_text().count("| all ") == 4
+
+
 def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
     options = ("--tokens", "8,16", "--rounds", 2, "--no-roofline", "--slowest", 0)
     record = run("latency", "--engines", "fp32,fp16", *options)
