@@ -54,6 +54,9 @@ def test_the_timing_cache_is_kept_and_used_again(tiny, rtx):
     assert cache.stat().st_size > 0
     build_plan(tiny, rtx)
     assert list((tiny.path / "plans").glob("*.timing-cache")) == [cache]
+    cache.write_bytes(b"damaged")
+    build_plan(tiny, rtx)
+    assert cache.read_bytes() != b"damaged"
 
 
 def test_an_unknown_compute_capability_is_refused_with_the_known_ones(tiny, rtx):

@@ -11,7 +11,7 @@ from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
 
 from .gpu import compute_capability
-from .library import Library, LogLevel, make_logger, make_progress_monitor
+from .library import Library, LogLevel, make_logger, make_progress_monitor, open_interface
 from .plan import (
     RECORD_VERSION,
     Plan,
@@ -69,7 +69,7 @@ def build_plan(
     folder = plans_folder(bundle)
     started = time.perf_counter()
     logger = make_logger(library, log_level, log)
-    builder = library.trt.Builder(logger)
+    builder = open_interface(library, "Builder", logger)
     network = builder.create_network(library.network_flags())
     _parse(library, logger, network, bundle.file(bundle.manifest.graphs[graph].file))
     config = builder.create_builder_config()
@@ -81,8 +81,7 @@ def build_plan(
     if progress is not None:
         config.progress_monitor = make_progress_monitor(library, progress)
     timing = folder / f"{library.flavor}-{library.version}.timing-cache"
-    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    _use_timing_cache(config, timing)
 
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
@@ -137,6 +136,15 @@ def _describe(error: Any) -> str:
     name, operator = str(error.node_name()), str(error.node_operator())
     node = f"node {name!r} ({operator}): " if name or operator else ""
     return f"{node}{error.desc()}"
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """Start from the timings at `path`; from none where they are damaged or of another GPU."""
+    kept = path.read_bytes() if path.is_file() else b""
+    for data in (kept, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _add_profiles(builder: Any, config: Any, inputs: list[str], shapes: list[Profile]) -> None:

@@ -8,6 +8,7 @@ SHA-256 is checked at every load, and plans are never fetched from a hub.
 import contextlib
 import hashlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -196,7 +197,7 @@ def replace_file(path: Path, data: memoryview) -> None:
     Raises:
         BackendError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with partial.open("wb") as file:
             file.write(data)
