@@ -70,9 +70,7 @@ def export(
     ] = None,
     precision: Annotated[
         Precision,
-        typer.Option(
-            help="Of weights and matrix products; int8 and int4 are for TensorRT targets."
-        ),
+        typer.Option(help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets."),
     ] = "fp32",
     target: Annotated[
         Target,
@@ -87,8 +85,8 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Example texts, one a line: int8 for tensorrt and tensorrt10 takes its scales "
-            "from them."
+            help="Example texts, one a line: fp8, and int8 for tensorrt and tensorrt10, take their "
+            "scales from them."
         ),
     ] = None,
     verify: Annotated[

@@ -22,6 +22,13 @@ def test_float16_compiles_as_it_is_authored(export, rtx, name, pooling):
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
 
 
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_bfloat16_compiles(export, rtx, name, target):
+    bundle = export(name, precision="bf16", target=target)
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+
+
 @pytest.mark.parametrize("name", ["qwen3", "bert"])
 def test_float32_compiles_for_the_target(export, rtx, name):
     assert build_plan(export(name, target="tensorrt-rtx"), rtx, profiles=SHAPES).read()

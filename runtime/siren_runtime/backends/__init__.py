@@ -120,13 +120,17 @@ def _choose(
 
 def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
     """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
-    flavors = [flavor for flavor in _FLAVORS if flavor in recorded_flavors(bundle)]
-    if not flavors:
+    try:
+        recorded = recorded_flavors(bundle)
+    except BackendError as error:
+        _log.warning("no plan of %s is used: %s", bundle.path, error)
+        return None
+    if not recorded:
         return None
     from .tensorrt import open_plan
 
     reasons = []
-    for flavor in flavors:
+    for flavor in sorted(recorded):
         try:
             return open_plan(bundle, flavor, buckets)
         except BackendError as error:  # noqa: PERF203 - there are two
