@@ -13,7 +13,8 @@ import pytest
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.backends.base import Outputs
-from siren_runtime.backends.tensorrt import TensorRTBackend, open_plan
+from siren_runtime.backends.padded import PaddedBackend
+from siren_runtime.backends.tensorrt import open_plan
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.tensorrt import gpu
@@ -60,12 +61,12 @@ class OnnxRunner:
 
 def backend_over(
     bundle: Bundle, shapes: list[Extent], opened: Callable[[int], object] = lambda profile: None
-) -> TensorRTBackend:
+) -> PaddedBackend:
     def open_runner(profile: int) -> OnnxRunner:
         opened(profile)
         return OnnxRunner(bundle, PROFILES[profile], shapes)
 
-    return TensorRTBackend("tensorrt", PROFILES, open_runner)
+    return PaddedBackend("tensorrt", PROFILES, open_runner)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
@@ -119,7 +120,7 @@ def test_each_thread_has_runners_of_its_own_and_keeps_them(tiny):
 @pytest.mark.parametrize("buckets", [[8, 8], [16, 8], [0, 8]], ids=str)
 def test_buckets_must_ascend(tiny, buckets):
     with pytest.raises(InputError, match="buckets"):
-        TensorRTBackend("tensorrt", PROFILES, lambda profile: None, buckets)
+        PaddedBackend("tensorrt", PROFILES, lambda profile: None, buckets)
 
 
 @no_gpu

@@ -55,7 +55,8 @@ def open_backend(
     "auto" takes a plan that runs here, else CUDA where it is available and starts, else the CPU;
     it logs why a plan was passed over. Any other name, and `providers`, which stands in for a
     name, gets what it asks for or an error. `threads` and `session_options` are ONNX Runtime's,
-    `buckets` TensorRT's.
+    `buckets` a GPU's. CUDA by name has bound buffers and CUDA graphs; named in `providers` it has
+    neither.
 
     Raises:
         BackendError: the library or the provider is missing, or cannot run the graph.
@@ -73,6 +74,12 @@ def open_backend(
         if plan is not None:
             return plan
     chosen, strict = _choose(bundle, backend, providers)
+    if chosen is _PROVIDERS["cuda"]:
+        from .onnx_gpu import open_cuda
+
+        return open_cuda(
+            bundle, strict=strict, threads=threads, session_options=session_options, buckets=buckets
+        )
     return OnnxRuntimeBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
