@@ -320,9 +320,14 @@ class Guard:
                 return self._stream_backend
             if not self._warned:
                 self._warned = True
+                why = "the bundle has no streaming graph"
+                if is_compiled(self._backend_name):
+                    why = (
+                        "a TensorRT plan scores whole texts (backend='cuda' or 'cpu' reads only "
+                        "new tokens, from a bundle exported for onnxruntime)"
+                    )
                 warnings.warn(
-                    f"{self.base_model_id}: the bundle has no streaming graph, so each feed of a "
-                    "stream re-encodes its text",
+                    f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
                     stacklevel=4,
                 )
             return None

@@ -117,6 +117,16 @@ def test_each_thread_has_runners_of_its_own_and_keeps_them(tiny):
     assert len({ident for ident, _ in opened}) == 2
 
 
+def test_a_stream_over_a_plan_reads_its_text_anew_and_says_so(export):
+    bundle = export("qwen3")
+    assert "stream" in bundle.manifest.graphs
+    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
+    guard = Guard(bundle, tokenizer, backend_over(bundle, []))
+    with pytest.warns(UserWarning, match=r"TensorRT plan scores whole texts.*backend='cuda'"):
+        stream = guard.stream()
+    assert stream.feed("how are you").score == pytest.approx(guard.score("how are you").score)
+
+
 @pytest.mark.parametrize("buckets", [[8, 8], [16, 8], [0, 8]], ids=str)
 def test_buckets_must_ascend(tiny, buckets):
     with pytest.raises(InputError, match="buckets"):

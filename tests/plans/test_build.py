@@ -64,11 +64,6 @@ def test_an_unknown_compute_capability_is_refused_with_the_known_ones(tiny, rtx)
         build_plan(tiny, rtx, compute_capabilities=["8.7"])
 
 
-def test_an_unknown_graph_is_refused(tiny, rtx):
-    with pytest.raises(InputError, match=r"no graph 'stream'.*score"):
-        build_plan(tiny, rtx, graph="stream")
-
-
 def test_a_node_that_the_parser_does_not_know_is_named(tiny, rtx):
     def rename(model):
         model.graph.node[8].op_type = "MatMulInteger"

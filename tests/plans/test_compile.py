@@ -22,8 +22,7 @@ def test_float16_compiles_as_it_is_authored(export, rtx, name, pooling):
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
 
 
-@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])
-@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize(("name", "target"), [("qwen3", "tensorrt-rtx"), ("bert", "tensorrt10")])
 def test_bfloat16_compiles(export, rtx, name, target):
     bundle = export(name, precision="bf16", target=target)
     assert build_plan(bundle, rtx, profiles=SHAPES).read()

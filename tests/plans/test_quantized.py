@@ -91,8 +91,10 @@ def test_a_calibration_file_without_a_text_is_refused(tmp_path):
             read_calibration(tmp_path / file)
 
 
-@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt", "tensorrt10"])
-@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("qwen3", "tensorrt-rtx"), ("qwen3", "tensorrt10"), ("bert", "tensorrt")],
+)
 def test_float8_compiles_for_gpus_that_have_it_and_stays_close_to_float32(
     export, rtx, name, target
 ):

@@ -52,11 +52,11 @@ def test_every_target_scores_within_its_precisions_bound(export, name, target, p
     np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND[precision])
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
-@pytest.mark.parametrize("name", ["qwen3", "llama-llama3-rope", "bert"])
+@pytest.mark.parametrize(("name", "target"), [("qwen3", "tensorrt"), ("bert", "tensorrt10")])
 def test_bfloat16_is_verified_with_every_result_rounded(export, name, target):
     float32 = export(name)
-    expected = [Guard.load(float32.path, backend="cpu").score(text).score for text in VERIFIED]
+    guard = Guard.load(float32.path, backend="cpu", threads=1)
+    expected = [guard.score(text).score for text in VERIFIED]
     reference = Reference("float32", head="", texts="", scores=expected)
 
     def report(precision):

@@ -18,6 +18,7 @@ class Generate:
         new_tokens: Tokens generated, neither more nor fewer.
         template: A text before the one that is judged, as a guard's policy prompt.
         template_tokens: Its tokens.
+        device: "cpu" or "cuda".
     """
 
     backbone: Path
@@ -26,6 +27,7 @@ class Generate:
     new_tokens: int
     template_tokens: int = 0
     template: str = field(default="", repr=False)
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -33,7 +35,7 @@ class Generate:
 
     @property
     def model_key(self) -> Hashable:
-        return "generate", self.backbone, self.dtype, self.threads
+        return "generate", self.backbone, self.dtype, self.threads, self.device
 
     @property
     def work(self) -> Work:
@@ -53,14 +55,14 @@ class Generate:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             self.backbone, dtype=getattr(torch, self.dtype)
         )
-        return tokenizer, model.eval()
+        return tokenizer, model.to(self.device).eval()
 
     def score(self, model: Any, text: str) -> None:
         import torch
 
         tokenizer, language_model = model
         template = tokenizer(self.template)["input_ids"] if self.template else []
-        ids = torch.tensor([template + tokenizer(text)["input_ids"]])
+        ids = torch.tensor([template + tokenizer(text)["input_ids"]], device=self.device)
         with torch.inference_mode():
             output = language_model.generate(
                 input_ids=ids,
@@ -70,7 +72,7 @@ class Generate:
                 do_sample=False,
                 use_cache=True,
                 pad_token_id=0,
-            )
+            ).cpu()  # which waits until a GPU is done
         if output.shape[1] != ids.shape[1] + self.new_tokens:
             raise RuntimeError(f"generate made {output.shape[1] - ids.shape[1]} tokens")
 
