@@ -70,7 +70,10 @@ def export(
     ] = None,
     precision: Annotated[
         Precision,
-        typer.Option(help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets."),
+        typer.Option(
+            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is not "
+            "for tensorrt and tensorrt10."
+        ),
     ] = "fp32",
     target: Annotated[
         Target,
