@@ -71,8 +71,8 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is not "
-            "for tensorrt and tensorrt10."
+            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is "
+            "not for tensorrt and tensorrt10."
         ),
     ] = "fp32",
     target: Annotated[
