@@ -18,7 +18,7 @@ TOKENIZER_FILE = "tokenizer.json"
 HARMFUL: Final = 1  # the class whose probability is the score
 CLEANER: Final = "llm-siren-0.2"
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10"]
 Pooling = Literal["residual_mean", "mlp_mean"]
 
@@ -105,7 +105,8 @@ class FileSpec(_Strict, frozen=True):
 class Verification(_Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
-    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
+    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
+    in what other form than its own the graph was run.
     `bound` is for the difference that `bounded` names, over the texts.
     """
 
