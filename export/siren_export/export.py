@@ -133,6 +133,7 @@ def export_bundle(
             graphs={name: _graph_spec(name, graph.model.graph) for name, graph in graphs.items()},
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
+            saturation_free=target == "onnxruntime",
             versions={p: metadata.version(p) for p in _MADE_BY},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )

@@ -132,7 +132,8 @@ class Manifest(_Strict, frozen=True):
     """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be.
 
     `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
-    by the temperature before the softmax.
+    by the temperature before the softmax. `saturation_free` says that no integer product of the
+    graphs can saturate on any CPU; bundles that do not say so are run with wider ones.
     """
 
     format_version: int
@@ -150,6 +151,7 @@ class Manifest(_Strict, frozen=True):
     created: str
     tiers: list[Tier] = []
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
+    saturation_free: bool = False
 
 
 class _Versioned(msgspec.Struct):
