@@ -7,6 +7,7 @@ from .commands.export_memory import export_memory
 from .commands.fidelity import fidelity
 from .commands.gpu import gpu
 from .commands.latency import latency
+from .commands.layers import layers
 from .commands.plan_build import plan_build
 from .commands.profile import profile
 from .commands.report import report
@@ -29,6 +30,7 @@ for _command, _example in (
     (stream, "stream qwen3-0.6b"),
     (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
+    (layers, "layers minilm chats.jsonl --precision int8"),
     (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --readme README.md"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),

@@ -61,8 +61,20 @@ class Engine(Protocol):
         """
 
 
+class GuardEngine:
+    """What engines have in common whose model is a guard, ours or llm-siren's."""
+
+    def score(self, model: Any, text: str) -> float:
+        """Score one text."""
+        return float(model.score(text).score)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        """Score texts handed over together."""
+        return [result.score for result in model.score_batch(texts)]
+
+
 @dataclass(frozen=True)
-class SirenEdge:
+class SirenEdge(GuardEngine):
     """A bundle in this project's runtime.
 
     Attributes:
@@ -102,17 +114,9 @@ class SirenEdge:
         backend: Any = self.backend
         return Guard.load(self.bundle, backend=backend, threads=self.threads)
 
-    def score(self, model: Any, text: str) -> float:
-        return float(model.score(text).score)
-
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        backend = model._backend
-        default = backend.token_budget
-        backend.token_budget = self.token_budget or default
-        try:
-            return [result.score for result in model.score_batch(texts)]
-        finally:
-            backend.token_budget = default
+        results = model.score_batch(texts, token_budget=self.token_budget)
+        return [result.score for result in results]
 
 
 _DTYPES: dict[str, ComputeDtype] = {
@@ -125,7 +129,7 @@ _DTYPES: dict[str, ComputeDtype] = {
 
 
 @dataclass(frozen=True)
-class LlmSiren:
+class LlmSiren(GuardEngine):
     """The head's official runtime, on PyTorch.
 
     Attributes:
@@ -172,9 +176,3 @@ class LlmSiren:
         if self.compiled:
             guard._backbone = torch.compile(guard._backbone, dynamic=True)
         return guard
-
-    def score(self, model: Any, text: str) -> float:
-        return float(model.score(text).score)
-
-    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        return [result.score for result in model.score_batch(texts)]

@@ -199,20 +199,29 @@ class Guard:
         texts: Iterable[str],
         threshold: float | None = None,
         features: bool = False,
+        *,
+        token_budget: int | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
         Inside, texts of similar length share a batch, so mixed lengths waste little.
 
+        Args:
+            token_budget: tokens that such a batch holds at most, padding included, but for one
+                text alone; None is what runs best on the backend.
+
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
-                text), or holds something that is not a valid string; or as `score`.
+                text), or holds something that is not a valid string; `token_budget` is not a
+                whole number from 1; or as `score`.
             BackendError: as `score`.
         """
         if isinstance(texts, str):
             raise InputError("score_batch takes a list of texts, found one str; use score")
+        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
+            raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
         cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
-        return self._score(cleaned, self._threshold(threshold), features)
+        return self._score(cleaned, self._threshold(threshold), features, token_budget)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
         """Score what has been generated so far: the whole `prefix` anew at each call.
@@ -357,7 +366,13 @@ class Guard:
     def _tier(self, score: float) -> str | None:
         return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)
 
-    def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
+    def _score(
+        self,
+        cleaned: list[str],
+        threshold: float,
+        features: bool,
+        token_budget: int | None = None,
+    ) -> list[ScoreResult]:
         backend = self._usable()
         sequences = self._tokenizer.encode_batch(cleaned)
         if not all(sequences):
@@ -366,7 +381,8 @@ class Guard:
                 "nothing to score"
             )
         results: dict[int, ScoreResult] = {}
-        for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
+        lengths, limit = [len(ids) for ids in sequences], token_budget or backend.token_budget
+        for batch in micro_batches(lengths, limit):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
             scores = tempered_scores(outputs, self._manifest.temperature)
             _check_finite(scores, outputs, batch)

@@ -122,6 +122,46 @@ class Verification(_Strict, frozen=True):
     worst_text: str | None = None
 
 
+class Trial(_Strict, frozen=True):
+    """One setting that was tried: a precision, and the matrices left in float32.
+
+    `bytes` are those of the bundle's whole-sequence graph and its weights. `milliseconds` is the
+    mean over texts of each text's median, one text at a time, and `speed` how many times
+    float32's, timed in turns with it. Score differences are to float32's; `changed_verdicts` of
+    the texts fall on the other side of the threshold. `outcome` says why it was not kept.
+    """
+
+    precision: Precision
+    keep_float: list[str]
+    bytes: Size
+    milliseconds: float
+    speed: float
+    mean_difference: float
+    p99_difference: float
+    max_difference: float
+    changed_verdicts: Size
+    outcome: str
+    kept: bool = False
+
+    @property
+    def setting(self) -> str:
+        """What was tried, in a few words."""
+        kept = len(self.keep_float)
+        return f"{self.precision}, {kept} matrices float32" if kept else self.precision
+
+
+class Tuning(_Strict, frozen=True):
+    """How the precision was chosen: the fastest of `trials` within `budget` on `texts` texts.
+
+    Within it, the mean |score difference| to float32 and the share of changed verdicts are each
+    at most `budget`.
+    """
+
+    budget: Probability
+    texts: Positive
+    trials: list[Trial]
+
+
 class Tier(_Strict, frozen=True):
     """A named band of scores: from `threshold` up to the next tier's."""
 
@@ -133,7 +173,7 @@ class Manifest(_Strict, frozen=True):
     """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be.
 
     `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
-    by the temperature before the softmax.
+    by the temperature before the softmax. `tuning` is there where the precision was measured.
     """
 
     format_version: int
@@ -151,6 +191,7 @@ class Manifest(_Strict, frozen=True):
     created: str
     tiers: list[Tier] = []
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
+    tuning: Tuning | None = None
 
 
 class _Versioned(msgspec.Struct):

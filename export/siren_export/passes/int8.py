@@ -14,7 +14,7 @@ not saturate where the CPU's 8-bit instructions would. The head (Gemm) and pooli
 operands are both computed, stay in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +37,14 @@ class _Activation:
     largest: ir.Value
 
 
-def quantize_linears(graph: GuardGraph) -> None:
-    """Rewrite every product with a constant matrix. Products of one input share its 8 bits."""
+def quantize_linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> None:
+    """Rewrite every product with a constant matrix. Products of one input share its 8 bits.
+
+    Args:
+        keep_float: names of the matrices that stay as they are.
+    """
     quantized: dict[ir.Value, _Activation] = {}
-    for linear in linears(graph):
+    for linear in linears(graph, keep_float):
         if linear.x not in quantized:
             quantized[linear.x] = _quantize(graph, linear.x, f"{linear.name}/quantize")
         _replace(graph, linear, quantized[linear.x])

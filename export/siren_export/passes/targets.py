@@ -1,5 +1,7 @@
 """Which passes make the authored graph one that a target takes."""
 
+from collections.abc import Set
+
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision, Target
 
@@ -43,7 +45,11 @@ def needs_calibration(precision: Precision, target: Target) -> bool:
 
 
 def lower(
-    graph: GuardGraph, precision: Precision, target: Target, ranges: Ranges | None = None
+    graph: GuardGraph,
+    precision: Precision,
+    target: Target,
+    ranges: Ranges | None = None,
+    keep_float: Set[str] = frozenset(),
 ) -> None:
     """Rewrite the authored graph in place for a precision and a target.
 
@@ -56,10 +62,12 @@ def lower(
 
     Args:
         ranges: of the linear layers' inputs, where `needs_calibration`.
+        keep_float: names of the matrices that onnxruntime's int8 and int4 leave in float32;
+            one that a graph does not have is ignored there.
     """
     if target == "onnxruntime" and precision in ("int8", "int4"):
         quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
-        quantize(graph)
+        quantize(graph, keep_float)
         quantize_embedding(graph)
         graph.model.graph.opset_imports[CONTRIB] = 1
     if ranges is not None:

@@ -17,7 +17,7 @@ from siren_runtime.cli import one_line
 from siren_runtime.errors import BackendError, BundleError
 from siren_runtime.guard import Guard
 from siren_runtime.hub import resolve_folder
-from siren_runtime.manifest import Manifest, TensorSpec, Verification
+from siren_runtime.manifest import Manifest, TensorSpec, Tuning, Verification
 from siren_runtime.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
 
 _BLOCK = re.compile(r"\.(\d+)\.")
@@ -86,7 +86,8 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     files = Table("file", "size", "SHA-256", box=None, padding=(0, 2, 0, 0))
     for name, spec in manifest.files.items():
         files.add_row(Text(name), decimal(spec.size), spec.sha256[:16])
-    return Group(about, graphs, Text(), files)
+    shown = Group(about, graphs, Text(), files)
+    return Group(shown, Text(), _tuning(manifest.tuning)) if manifest.tuning else shown
 
 
 def _plan_table(
@@ -128,6 +129,26 @@ def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
 def _calibration(manifest: Manifest) -> str:
     tiers = ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in manifest.tiers)
     return f"temperature {manifest.temperature:g}, {tiers or 'no tiers'}"
+
+
+def _tuning(tuning: Tuning) -> Group:
+    """What was tried before the precision was chosen, and what is float32 in it."""
+    columns = ("tried", "size", "ms a text", "speed", "mean difference", "p99", "largest")
+    trials = Table(*columns, "verdicts changed", "outcome", box=None, padding=(0, 2, 0, 0))
+    for trial in tuning.trials:
+        differences = (trial.mean_difference, trial.p99_difference, trial.max_difference)
+        trials.add_row(
+            trial.setting,
+            decimal(trial.bytes),
+            f"{trial.milliseconds:.3g}",
+            f"{trial.speed:.2f}x",
+            *(f"{difference:.2g}" for difference in differences),
+            f"{trial.changed_verdicts} of {tuning.texts}",
+            Text(one_line(trial.outcome)),
+        )
+    names = [name for trial in tuning.trials if trial.kept for name in trial.keep_float]
+    kept = Text(f"float32: {one_line(', '.join(names)) or 'nothing more'}")
+    return Group(Text(f"budget {tuning.budget:g} of mean difference and of verdicts"), trials, kept)
 
 
 def _tensors(specs: list[TensorSpec]) -> Text:
