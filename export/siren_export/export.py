@@ -148,6 +148,7 @@ def export_bundle(
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
             tuning=tuning,
+            saturation_free=target == "onnxruntime",
             versions={p: metadata.version(p) for p in _MADE_BY},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )

@@ -174,6 +174,8 @@ class Manifest(_Strict, frozen=True):
 
     `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
     by the temperature before the softmax. `tuning` is there where the precision was measured.
+    `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
+    that do not say so are run with wider ones.
     """
 
     format_version: int
@@ -192,6 +194,7 @@ class Manifest(_Strict, frozen=True):
     tiers: list[Tier] = []
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
     tuning: Tuning | None = None
+    saturation_free: bool = False
 
 
 class _Versioned(msgspec.Struct):
