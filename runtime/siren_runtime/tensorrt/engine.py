@@ -96,8 +96,9 @@ class Engine:
                 "build again"
             )
         for name, width in self.widths.items():
-            shape = tuple(engine.get_tensor_shape(name))
-            if shape[1:] != width:
+            shape = tuple(engine.get_tensor_shape(name))  # -1 where it is free
+            sizes = zip(shape[1:], width, strict=False)
+            if len(shape) != 1 + len(width) or any(have not in (-1, size) for have, size in sizes):
                 raise BackendError(
                     f"{self.plan.path}: the plan's {name} has shape {shape}, expected "
                     f"{('batch', *width)}; run siren build again"
