@@ -142,9 +142,7 @@ class Stream:
         self.check_usable()
         state, text, shift = self.state, self._tokens.text, self._tokens.start
         scores, before = [], shift
-        for token, (start, end), score in zip(
-            state.ids, state.offsets, state.scores, strict=False
-        ):
+        for token, (start, end), score in zip(state.ids, state.offsets, state.scores, strict=False):
             piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
             scores.append(TokenScore(token, start, end, score, piece, space))
             before = max(before, end)
