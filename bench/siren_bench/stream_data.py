@@ -1,9 +1,10 @@
 """Responses that turn harmful and back, made from labelled text: data for streaming evaluation.
 
-    benign passage, harmful text, benign passage        a harmful stream, with the span of its harm
-    benign passage, benign text, benign passage         a safe one
+    benign passage, harmful passage, benign passage     a harmful stream, with the span of its harm
+    benign passage, benign passage, benign passage      a safe one
 
-Passages are benign texts, joined by blank lines and cut after so many words.
+Passages are texts joined by blank lines; benign ones are cut after so many words, harmful ones are
+whole texts of at least so many.
 """
 
 import random
@@ -42,6 +43,7 @@ def make_streams(
     *,
     count: int,
     lead_words: int,
+    harm_words: int,
     tail_words: int,
     split: str,
     seed: int = 0,
@@ -49,9 +51,10 @@ def make_streams(
     """Make `count` harmful streams and as many safe ones, in turn.
 
     Args:
-        rows: labelled; each harmful one is used once at most.
+        rows: labelled; each harmful passage begins with another harmful text.
         lead_words, tail_words: of the passage before, of which it has from half to all, at random,
             and of the one after.
+        harm_words: of the harmful passage, at least.
         split: what the rows say they are of.
 
     Raises:
@@ -67,7 +70,11 @@ def make_streams(
     rng = random.Random(seed)
     examples = []
     for index, text in enumerate(rng.sample(harmful, count)):
-        for label, middle in ((1, text), (0, rng.choice(benign))):
+        harm = text
+        while len(harm.split()) < harm_words:
+            harm += _PARAGRAPH + rng.choice(harmful)
+        calm = _passage(rng, benign, len(harm.split()))
+        for label, middle in ((1, harm), (0, calm)):
             lead = _passage(rng, benign, rng.randint(lead_words // 2, lead_words))
             start = len(lead) + len(_PARAGRAPH)
             examples.append(

@@ -22,13 +22,20 @@ def stream_data(
         int, typer.Option(min=1, help="Harmful streams; there are as many safe ones.")
     ] = 64,
     lead_words: Annotated[int, typer.Option(min=2, help="Before harm, at most.")] = 80,
+    harm_words: Annotated[int, typer.Option(min=1, help="Of the harmful passage, at least.")] = 40,
     tail_words: Annotated[int, typer.Option(min=1, help="After harm.")] = 220,
     seed: Annotated[int, typer.Option(help="Another one makes other streams.")] = 0,
 ) -> None:
     """Make responses that turn harmful and back, for siren evaluate --streaming."""
     rows = load_corpus(corpus, split=split)
     examples = make_streams(
-        rows, count=streams, lead_words=lead_words, tail_words=tail_words, split=split, seed=seed
+        rows,
+        count=streams,
+        lead_words=lead_words,
+        harm_words=harm_words,
+        tail_words=tail_words,
+        split=split,
+        seed=seed,
     )
     lines = [json.dumps(example.to_dict(), ensure_ascii=False) + "\n" for example in examples]
     output.parent.mkdir(parents=True, exist_ok=True)
