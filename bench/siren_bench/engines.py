@@ -75,37 +75,44 @@ class GuardEngine:
 
 @dataclass(frozen=True)
 class SirenEdge(GuardEngine):
-    """A bundle in this project's runtime, on ONNX Runtime's CPU provider.
+    """A bundle in this project's runtime.
 
     Attributes:
         token_budget: Tokens of a micro-batch at most, padding included; None for the runtime's.
+        backend: What `Guard.load` calls it.
     """
 
     bundle: Path
     precision: str
     threads: int
     token_budget: int | None = None
+    backend: str = "cpu"
 
     @property
     def name(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget} tokens"
-        return f"siren-edge {self.precision}{budget}"
+        backend = "" if self.backend == "cpu" else f" {self.backend}"
+        return f"siren-edge{backend} {self.precision}{budget}"
 
     @property
     def model_key(self) -> Hashable:
-        return self.bundle, self.threads
+        return self.bundle, self.threads, self.backend
 
     @property
     def work(self) -> Work:
         return Work(_DTYPES[self.precision])
 
     def versions(self) -> dict[str, str]:
-        return installed_versions("siren-edge", "onnxruntime")
+        library = self.backend
+        if self.backend in ("cpu", "cuda"):
+            library = "onnxruntime" if self.backend == "cpu" else "onnxruntime-gpu"
+        return installed_versions("siren-edge", library)
 
     def load(self) -> Any:
         from siren_runtime import Guard
 
-        return Guard.load(self.bundle, backend="cpu", threads=self.threads)
+        backend: Any = self.backend
+        return Guard.load(self.bundle, backend=backend, threads=self.threads)
 
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
         results = model.score_batch(texts, token_budget=self.token_budget)
@@ -115,6 +122,7 @@ class SirenEdge(GuardEngine):
 _DTYPES: dict[str, ComputeDtype] = {
     "fp32": "float32",
     "fp16": "float16",
+    "bf16": "bfloat16",
     "int8": "int8",
     "int4": "int4",
 }
@@ -127,12 +135,14 @@ class LlmSiren(GuardEngine):
     Attributes:
         artifact: A head whose base_model.model_id is a local folder.
         compiled: Its backbone goes through torch.compile, with free shapes.
+        device: "cpu" or "cuda".
     """
 
     artifact: Path
     dtype: Literal["float32", "bfloat16"]
     threads: int
     compiled: bool = False
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -159,7 +169,7 @@ class LlmSiren(GuardEngine):
         torch.set_num_threads(self.threads)
         guard = SirenGuard.from_pretrained(
             str(self.artifact),
-            device="cpu",
+            device=self.device,
             dtype=getattr(torch, self.dtype),
             trust_remote_code=False,
         )

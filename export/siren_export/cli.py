@@ -78,9 +78,9 @@ def export(
     precision: Annotated[
         Literal[Precision, "auto"],
         typer.Option(
-            help="Of weights and matrix products; int4 is not for tensorrt and tensorrt10. "
-            "auto measures float32, int8, int4 (and float16 "
-            "on Arm), the latter also with their most sensitive layers in float32, and keeps the "
+            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is "
+            "not for tensorrt and tensorrt10. auto measures float32, int8, int4 (and float16 on "
+            "Arm), the latter also with their most sensitive layers in float32, and keeps the "
             "fastest within --budget; for onnxruntime on a CPU."
         ),
     ] = "fp32",
@@ -106,9 +106,9 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Example texts, plain or JSON lines as siren score reads them: int8 for tensorrt "
-            "and tensorrt10 takes its scales from them; auto measures on them, by default on "
-            "built-in ones."
+            help="Example texts, plain or JSON lines as siren score reads them: fp8, and int8 for "
+            "tensorrt and tensorrt10, take their scales from them; auto measures on them, by "
+            "default on built-in ones."
         ),
     ] = None,
     verify: Annotated[

@@ -1,7 +1,8 @@
 """Artifact + checkpoint -> bundle: author the graph, stream the weights, verify, publish."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
@@ -44,10 +45,13 @@ from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
 from .passes.edit import linears
 from .passes.targets import check_supported, lower, needs_calibration
+from .passes.widen_bfloat16 import widen_bfloat16
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .weights import Weight, write_weights
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
+_WIDENED = "widened.onnx"
+_WIDENED_NOTE = "run in float32 with every result rounded to bfloat16; no engine was run"
 
 Stage = Literal["write", "compare", "time", "probe", "reference", "verify"]
 Progress = Callable[[Stage, int, int], None]  # stage; bytes, texts or layers done; in all
@@ -144,6 +148,7 @@ def export_bundle(
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
             tuning=tuning,
+            saturation_free=target == "onnxruntime",
             versions={p: metadata.version(p) for p in _MADE_BY},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
@@ -269,5 +274,28 @@ def _verified(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Ve
         return Verification(status="unverified", reason=str(reason))
     bound = BOUNDS[bundle.manifest.precision]
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-    guard = Guard(bundle, tokenizer, open_backend(bundle, "cpu"))
-    return verify(guard, reference, bound, lambda done, total: progress("verify", done, total))
+    with _run_on_cpu(bundle) as (runnable, note):
+        guard = Guard(runnable, tokenizer, open_backend(runnable, "cpu"))
+        report = verify(
+            guard, reference, bound, lambda done, total: progress("verify", done, total)
+        )
+    return msgspec.structs.replace(report, reason=note)
+
+
+@contextmanager
+def _run_on_cpu(bundle: Bundle) -> Iterator[tuple[Bundle, str | None]]:
+    """The bundle in a form that ONNX Runtime's CPU runs, and what there is to know of that form."""
+    if bundle.manifest.precision != "bf16":
+        yield bundle, None
+        return
+    graph = bundle.manifest.graphs["score"]
+    model = ir.load(bundle.file(graph.file))
+    widen_bfloat16(model)
+    widened = bundle.path / _WIDENED
+    try:
+        ir.save(model, widened)
+        spec = msgspec.structs.replace(graph, file=_WIDENED)
+        manifest = msgspec.structs.replace(bundle.manifest, graphs={"score": spec})
+        yield Bundle(bundle.path, manifest), _WIDENED_NOTE
+    finally:
+        widened.unlink(missing_ok=True)

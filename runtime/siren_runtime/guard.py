@@ -119,8 +119,8 @@ class Guard:
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
-            buckets: lengths in tokens that TensorRT pads texts to, each kept as a CUDA graph; by
-                default powers of two and their midpoints.
+            buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
+                graph; by default powers of two and their midpoints.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
@@ -329,9 +329,14 @@ class Guard:
                 return self._stream_backend
             if not self._warned:
                 self._warned = True
+                why = "the bundle has no streaming graph"
+                if is_compiled(self._backend_name):
+                    why = (
+                        "a TensorRT plan scores whole texts (backend='cuda' or 'cpu' reads only "
+                        "new tokens, from a bundle exported for onnxruntime)"
+                    )
                 warnings.warn(
-                    f"{self.base_model_id}: the bundle has no streaming graph, so each feed of a "
-                    "stream re-encodes its text",
+                    f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
                     stacklevel=4,
                 )
             return None

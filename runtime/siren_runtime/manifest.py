@@ -18,7 +18,7 @@ TOKENIZER_FILE = "tokenizer.json"
 HARMFUL: Final = 1  # the class whose probability is the score
 CLEANER: Final = "llm-siren-0.2"
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10"]
 Pooling = Literal["residual_mean", "mlp_mean"]
 
@@ -105,7 +105,8 @@ class FileSpec(_Strict, frozen=True):
 class Verification(_Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
-    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
+    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
+    in what other form than its own the graph was run.
     `bound` is for the difference that `bounded` names, over the texts.
     """
 
@@ -173,6 +174,8 @@ class Manifest(_Strict, frozen=True):
 
     `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
     by the temperature before the softmax. `tuning` is there where the precision was measured.
+    `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
+    that do not say so are run with wider ones.
     """
 
     format_version: int
@@ -191,6 +194,7 @@ class Manifest(_Strict, frozen=True):
     tiers: list[Tier] = []
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
     tuning: Tuning | None = None
+    saturation_free: bool = False
 
 
 class _Versioned(msgspec.Struct):

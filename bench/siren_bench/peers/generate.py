@@ -17,12 +17,14 @@ class Generate(OneAtATime):
 
     Attributes:
         backbone: The folder of the language model.
+        device: "cpu" or "cuda".
     """
 
     backbone: Path
     dtype: Literal["float32", "bfloat16"]
     threads: int
     generation: Generation
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -30,7 +32,7 @@ class Generate(OneAtATime):
 
     @property
     def model_key(self) -> Hashable:
-        return "generate", self.backbone, self.dtype, self.threads
+        return "generate", self.backbone, self.dtype, self.threads, self.device
 
     @property
     def work(self) -> Work:
@@ -50,7 +52,7 @@ class Generate(OneAtATime):
         model = transformers.AutoModelForCausalLM.from_pretrained(
             self.backbone, dtype=getattr(torch, self.dtype)
         )
-        return tokenizer, model.eval()
+        return tokenizer, model.to(self.device).eval()
 
     def score(self, model: Any, text: str) -> None:
         tokenizer, language_model = model

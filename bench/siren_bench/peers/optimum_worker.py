@@ -48,7 +48,7 @@ def generate(model: Any, tokenizer: Any, template: str, text: str, new_tokens: i
     import torch
 
     prompt = tokenizer(template)["input_ids"] if template else []
-    ids = torch.tensor([prompt + tokenizer(text)["input_ids"]])
+    ids = torch.tensor([prompt + tokenizer(text)["input_ids"]], device=model.device)
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids,
@@ -58,7 +58,7 @@ def generate(model: Any, tokenizer: Any, template: str, text: str, new_tokens: i
             do_sample=False,
             use_cache=True,
             pad_token_id=0,
-        )
+        ).cpu()  # which waits until a GPU is done
     if output.shape[1] != ids.shape[1] + new_tokens:
         raise RuntimeError(f"generate made {output.shape[1] - ids.shape[1]} tokens")
 

@@ -9,9 +9,15 @@ and would make a text's score depend on the texts beside it. It also loses accur
 a massive activation (arXiv 2402.17762) costs the others theirs. On MiniLM it doubled the mean
 score difference, 0.0090 against 0.0044.
 
-The integer sums are exact on every machine: the runtime asks ONNX Runtime for products that do
-not saturate where the CPU's 8-bit instructions would. The head (Gemm) and pooling, whose
-operands are both computed, stay in float32.
+The integer sums are exact on every machine. CPUs with AVX2 or AVX-512 but no VNNI add the products
+of two neighbouring inputs in 16 bits, which saturate: 255 (w_0 + w_1) > 32767. So each channel's
+scale keeps the weights of a pair from adding up to more than 128. That makes steps a third wider
+than the largest weight alone would, and weights round far better than activations anyway: on
+MiniLM the features' relative error went from 0.0391 to 0.0401 (0.0569 with weights of 7 bits), and
+scores moved no more. Asking ONNX Runtime for wide products instead (session.x64quantprecision)
+took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to load and 170 MB more.
+
+The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
 from collections.abc import Iterator, Set
@@ -90,14 +96,17 @@ def _replace(graph: GuardGraph, linear: Linear, x: _Activation) -> None:
 
 @dataclass
 class _PerChannel:
-    """A matrix [in, out] in 8 bits, symmetric, with one scale for each output channel."""
+    """A matrix [in, out] in 8 bits, symmetric, with one scale for each output channel.
+
+    The inputs 2i and 2i + 1 are a pair, whose weights of one sign add up to 128 at most.
+    """
 
     source: Weight
     _scales: np.ndarray | None = None  # left by writing the values, so as not to read twice
 
     def values(self) -> Iterator[np.ndarray]:
         matrix = np.concatenate(list(self.source.blocks()))
-        largest = np.abs(matrix).max(axis=0)
+        largest = np.maximum(_largest_pair(matrix), _largest_pair(-matrix))
         self._scales = np.where(largest > 0, largest / np.float32(_LEVELS), np.float32(1))
         yield np.rint(matrix / self._scales).astype(np.int8)
 
@@ -106,3 +115,10 @@ class _PerChannel:
             next(self.values())
         assert self._scales is not None
         yield self._scales
+
+
+def _largest_pair(matrix: np.ndarray) -> np.ndarray:
+    """The largest sum of the positive weights of a pair, for each output channel."""
+    positive = np.maximum(matrix, 0)
+    largest: np.ndarray = np.add.reduceat(positive, range(0, len(matrix), 2), axis=0).max(axis=0)
+    return largest
