@@ -12,6 +12,7 @@ from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
 from .edit import CONTRIB
 from .embedding import quantize_embedding
+from .long_attention import fuse_long_attention
 from .quantize_linears import quantize_linears
 from .weight_only import quantize_weights
 
@@ -55,6 +56,7 @@ def lower(
         quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
         quantize(graph)
         quantize_embedding(graph)
+        fuse_long_attention(graph)
         graph.model.graph.opset_imports[CONTRIB] = 1
     if ranges is not None:
         quantize_linears(graph, ranges)
