@@ -5,7 +5,9 @@ import typer
 from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
 from .commands.fidelity import fidelity
+from .commands.gpu import gpu
 from .commands.latency import latency
+from .commands.layers import layers
 from .commands.plan_build import plan_build
 from .commands.profile import profile
 from .commands.report import report
@@ -26,7 +28,9 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (stream, "stream qwen3-0.6b"),
+    (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
+    (layers, "layers minilm chats.jsonl --precision int8"),
     (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --readme README.md"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),

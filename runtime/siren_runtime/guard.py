@@ -119,8 +119,8 @@ class Guard:
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
-            buckets: lengths in tokens that TensorRT pads texts to, each kept as a CUDA graph; by
-                default powers of two and their midpoints.
+            buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
+                graph; by default powers of two and their midpoints.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
@@ -199,20 +199,29 @@ class Guard:
         texts: Iterable[str],
         threshold: float | None = None,
         features: bool = False,
+        *,
+        token_budget: int | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
         Inside, texts of similar length share a batch, so mixed lengths waste little.
 
+        Args:
+            token_budget: tokens that such a batch holds at most, padding included, but for one
+                text alone; None is what runs best on the backend.
+
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
-                text), or holds something that is not a valid string; or as `score`.
+                text), or holds something that is not a valid string; `token_budget` is not a
+                whole number from 1; or as `score`.
             BackendError: as `score`.
         """
         if isinstance(texts, str):
             raise InputError("score_batch takes a list of texts, found one str; use score")
+        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
+            raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
         cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
-        return self._score(cleaned, self._threshold(threshold), features)
+        return self._score(cleaned, self._threshold(threshold), features, token_budget)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
         """Score what has been generated so far: the whole `prefix` anew at each call.
@@ -320,9 +329,14 @@ class Guard:
                 return self._stream_backend
             if not self._warned:
                 self._warned = True
+                why = "the bundle has no streaming graph"
+                if is_compiled(self._backend_name):
+                    why = (
+                        "a TensorRT plan scores whole texts (backend='cuda' or 'cpu' reads only "
+                        "new tokens, from a bundle exported for onnxruntime)"
+                    )
                 warnings.warn(
-                    f"{self.base_model_id}: the bundle has no streaming graph, so each feed of a "
-                    "stream re-encodes its text",
+                    f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
                     stacklevel=4,
                 )
             return None
@@ -352,7 +366,13 @@ class Guard:
     def _tier(self, score: float) -> str | None:
         return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)
 
-    def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
+    def _score(
+        self,
+        cleaned: list[str],
+        threshold: float,
+        features: bool,
+        token_budget: int | None = None,
+    ) -> list[ScoreResult]:
         backend = self._usable()
         sequences = self._tokenizer.encode_batch(cleaned)
         if not all(sequences):
@@ -361,7 +381,8 @@ class Guard:
                 "nothing to score"
             )
         results: dict[int, ScoreResult] = {}
-        for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
+        lengths, limit = [len(ids) for ids in sequences], token_budget or backend.token_budget
+        for batch in micro_batches(lengths, limit):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
             scores = tempered_scores(outputs, self._manifest.temperature)
             _check_finite(scores, outputs, batch)

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from ..stream import Plan, measure_stream, stream_table
 from ..stream_plot import plot_long_stream
 from ..subject import find_subject
 from ..texts import texts_of
+from . import options
 
 _DEFAULTS = Plan()
 
@@ -34,7 +35,7 @@ def stream(
         Path | None, typer.Option(help="The backbone's folder, in place of the head's own.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help=f"One of {', '.join(get_args(Precision))}.")
+        str, typer.Option(help=f"One of {', '.join(options.PRECISIONS)}.")
     ] = "fp32",
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle of this head, in place of exporting one.")
@@ -56,8 +57,8 @@ def stream(
     A token alone and in chunks, early and late, many streams in a batch, and a long stream, whose
     time and memory are also drawn. llm-siren is timed at a few prefixes and extrapolated.
     """
-    if precision not in get_args(Precision):
-        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(get_args(Precision))}")
+    if precision not in options.PRECISIONS:
+        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(options.PRECISIONS)}")
     plan = Plan(
         threads=threads,
         tokens=tokens,

@@ -28,7 +28,7 @@ took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to l
 The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,13 +57,16 @@ class _Activation:
     shift: float
 
 
-def quantize_linears(graph: GuardGraph) -> None:
+def quantize_linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> None:
     """Rewrite every product with a constant matrix. Products of one input share its 8 bits.
 
     The inputs of all agree in every dimension but the channels.
+
+    Args:
+        keep_float: names of the matrices that stay as they are.
     """
     quantizer = _Quantizer(graph)
-    for linear in linears(graph):
+    for linear in linears(graph, keep_float):
         _replace(graph, linear, quantizer.activation(linear))
 
 

@@ -114,7 +114,10 @@ def open_session(
             str(path), session_options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # its errors have no base of their own
-        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
+        hint = ""
+        if bundle.manifest.precision == "bf16":
+            hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
+        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}{hint}") from error
     first = session.get_providers()[0]
     if strict and first != _name(providers[0]):
         raise BackendError(
