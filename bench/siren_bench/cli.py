@@ -14,6 +14,7 @@ from .commands.report import report
 from .commands.scaling import scaling
 from .commands.setup_optimum import setup_optimum
 from .commands.stream import stream
+from .commands.stream_data import stream_data
 from .commands.synthesize import synthesize
 from .commands.throughput import throughput
 
@@ -28,6 +29,7 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (stream, "stream qwen3-0.6b"),
+    (stream_data, "stream-data chats.jsonl -o streams.jsonl"),
     (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
     (layers, "layers minilm chats.jsonl --precision int8"),

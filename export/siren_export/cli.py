@@ -270,3 +270,8 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
             f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
             f"{report.texts} texts against {report.reference}"
         )
+    if report.stream_max_difference is not None:
+        console.print(
+            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
+            f"{report.stream_texts} texts read in chunks, against whole texts"
+        )

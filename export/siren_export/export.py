@@ -47,6 +47,7 @@ from .passes.edit import linears
 from .passes.targets import check_supported, lower, needs_calibration
 from .passes.widen_bfloat16 import widen_bfloat16
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
+from .verify_stream import with_stream_verification
 from .weights import Weight, write_weights
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
@@ -162,6 +163,15 @@ def export_bundle(
                     f"{report.bounded} (worst text {report.worst_text!r}); "
                     "give --allow-drift to keep the bundle all the same"
                 )
+            if "stream" in graphs and find_spec("onnxruntime") is not None:
+                report = with_stream_verification(Bundle(folder, manifest), report)
+                if report.stream_drifted and not allow_drift:
+                    raise BundleError(
+                        f"{output}: scores of stream.onnx, fed in chunks, are up to "
+                        f"{report.stream_max_difference:.2e} from those of score.onnx, beyond the "
+                        f"{precision} bound of {report.stream_bound:.0e}; give --no-stream, or "
+                        "--allow-drift to keep the bundle all the same"
+                    )
             manifest = msgspec.structs.replace(manifest, verification=report)
         write_manifest(folder, manifest)
     return manifest

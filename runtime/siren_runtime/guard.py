@@ -24,8 +24,9 @@ from .backends.base import FloatArray
 from .backends.score_by_stream import ScoreByStream
 from .batching import micro_batches, right_pad
 from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
-from .decision import Rule
+from .decision import AtTier, Rule
 from .errors import BackendError, BundleError, InputError
+from .freed_memory import release_freed_memory
 from .hub import resolve_folder
 from .manifest import TOKENIZER_FILE, Manifest
 from .stream import Stream
@@ -33,6 +34,7 @@ from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
 from .streams import Streams
 from .tempering import tempered_scores
 from .text import choose, clean
+from .threshold import checked_threshold
 from .tokenizer import Tokenizer
 
 _LEAST_TOKENS = 8  # that a stream may hold
@@ -91,6 +93,7 @@ class Guard:
         self._warned = False
         if backend is None:
             backend = self._switch_to_streaming()
+            release_freed_memory()
         self._backend: Backend | None = backend
         self._backend_name = backend.name
 
@@ -164,6 +167,11 @@ class Guard:
     def default_threshold(self) -> float:
         """The threshold that applies where a call passes none."""
         return self._manifest.threshold
+
+    @property
+    def tiers(self) -> tuple[AtTier, ...]:
+        """The tiers of calibration as decision rules for streams; empty if there are none."""
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self._manifest.tiers)
 
     @property
     def base_model_id(self) -> str:
@@ -305,6 +313,7 @@ class Guard:
             self._tokenizer,
             self._manifest.head.features,
             self.default_threshold,
+            self._tier,
             max_streams,
             reencodes=backend is None,
         )
@@ -326,6 +335,7 @@ class Guard:
             if self._open_stream is not None:
                 if self._stream_backend is None:
                     self._backend = self._switch_to_streaming()
+                    release_freed_memory()
                 return self._stream_backend
             if not self._warned:
                 self._warned = True
@@ -353,15 +363,7 @@ class Guard:
         self.close()
 
     def _threshold(self, threshold: float | None) -> float:
-        if threshold is None:
-            return self.default_threshold
-        try:
-            value = float(threshold)
-        except (TypeError, ValueError):
-            raise InputError(f"threshold must be a number, found {threshold!r}") from None
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"threshold must lie from 0 to 1, found {value}")
-        return value
+        return self.default_threshold if threshold is None else checked_threshold(threshold)
 
     def _tier(self, score: float) -> str | None:
         return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)

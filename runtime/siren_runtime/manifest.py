@@ -107,7 +107,8 @@ class Verification(_Strict, frozen=True):
 
     `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
     in what other form than its own the graph was run.
-    `bound` is for the difference that `bounded` names, over the texts.
+    `bound` is for the difference that `bounded` names, over the texts. What begins with
+    `stream` is of the streaming graph, read in chunks, against the whole-sequence graph.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -120,6 +121,18 @@ class Verification(_Strict, frozen=True):
     mean_difference: float | None = None
     verdict_agreement: Probability | None = None
     worst_text: str | None = None
+    stream_texts: Size = 0
+    stream_bound: float | None = None
+    stream_max_difference: float | None = None
+
+    @property
+    def stream_drifted(self) -> bool:
+        """Whether the streaming graph misses its bound."""
+        return (
+            self.stream_bound is not None
+            and self.stream_max_difference is not None
+            and not self.stream_max_difference <= self.stream_bound
+        )
 
 
 class Trial(_Strict, frozen=True):

@@ -15,7 +15,7 @@ from siren_runtime.manifest import Precision
 from ..progress import console
 from ..record import write_record
 from ..shapes import SHAPES
-from ..stream import Plan, measure_stream, stream_table
+from ..stream import PEERS, Plan, measure_stream, stream_table
 from ..stream_plot import plot_long_stream
 from ..subject import find_subject
 from ..texts import texts_of
@@ -44,6 +44,9 @@ def stream(
     long_tokens: Annotated[
         int, typer.Option(min=32, help="Of the long stream.")
     ] = _DEFAULTS.long_tokens,
+    peers: Annotated[
+        str, typer.Option(help=f"Of llm-siren, any of {', '.join(PEERS)}; empty for none.")
+    ] = ",".join(PEERS),
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
     output: Annotated[
         Path | None,
@@ -59,12 +62,17 @@ def stream(
     """
     if precision not in options.PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is not one of {', '.join(options.PRECISIONS)}")
+    dtypes = tuple(dict.fromkeys(name.strip() for name in peers.split(",") if name.strip()))
+    for name in dtypes:
+        if name not in PEERS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PEERS)}")
     plan = Plan(
         threads=threads,
         tokens=tokens,
         late=min(_DEFAULTS.late, tokens - 12),
         sampled=(*(n for n in _DEFAULTS.sampled if n < tokens), tokens),
         long_tokens=long_tokens,
+        peers=dtypes,
     )
     output = output or Path(f"bench/results/stream-{Path(head).name}-{precision}.json")
     with tempfile.TemporaryDirectory() as folder:

@@ -168,8 +168,14 @@ def _tensors(specs: list[TensorSpec]) -> Text:
 
 
 def _verification(report: Verification) -> str:
+    stream = (
+        f"; streaming in chunks within {report.stream_max_difference:.3g} of whole texts "
+        f"(bound {report.stream_bound:.3g}, {report.stream_texts} texts)"
+        if report.stream_max_difference is not None
+        else ""
+    )
     if report.status == "unverified":
-        return f"unverified: {report.reason or 'no reason recorded'}"
+        return f"unverified: {report.reason or 'no reason recorded'}{stream}"
     fields = [f"{report.status} against {report.reference}, {report.texts} texts"]
     for name, value in (
         ("largest difference", report.max_difference),
@@ -183,4 +189,4 @@ def _verification(report: Verification) -> str:
         fields.append(report.reason)
     if report.worst_text is not None:
         fields.append(f"worst text {report.worst_text!r}")
-    return ", ".join(fields)
+    return ", ".join(fields) + stream
