@@ -249,8 +249,8 @@ class _Amount(ProgressColumn):
 def _tried(trial: Trial) -> str:
     return (
         f"{trial.setting}: {trial.milliseconds:.3g} ms a text, {trial.speed:.2f}x float32, "
-        f"|score difference| {trial.mean_difference:.2g} in the mean, {trial.changed_verdicts} "
-        f"verdicts changed, {trial.outcome}"
+        f"|score difference| {trial.mean_difference:.2g} in the mean, verdicts changed: "
+        f"{trial.changed_verdicts}, {trial.outcome}"
     )
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from models import BackboneSpec, make_artifact, make_backbone
 from siren_export import tune as tune_module
 from siren_export.artifact import load_artifact
+from siren_export.calibration import read_calibration
 from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
 from siren_export.tune import kept_trial, tune
@@ -165,3 +166,15 @@ def test_the_command_tunes_on_the_calibration_file_and_keeps_the_table(sensitive
     assert (tuning.budget, tuning.texts) == (1.0, 8)
     assert f"kept: {kept_trial(tuning).setting}" in result.stderr
     assert load_bundle(bundle).manifest.precision == kept_trial(tuning).precision
+
+
+def test_a_calibration_file_may_be_plain_or_json_lines_and_its_bad_lines_are_named(tmp_path):
+    file = tmp_path / "texts"
+    file.write_text("one\n\ntwo\n", encoding="utf-8")
+    assert read_calibration(file) == ["one", "two"]
+    file.write_text('{"text": "one"}\n{"prompt": "two", "response": "three"}\n', encoding="utf-8")
+    assert read_calibration(file) == ["one", "two\nthree"]
+    for bad in (b'{"text": "one"}\n{"label": 1}\n', b"one\n\xff\n"):
+        file.write_bytes(bad)
+        with pytest.raises(InputError, match="line 2"):
+            read_calibration(file)

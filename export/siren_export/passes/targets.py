@@ -14,6 +14,7 @@ from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
 from .edit import CONTRIB
 from .embedding import quantize_embedding
+from .long_attention import fuse_long_attention
 from .quantize_linears import FLOAT8, INT8, quantize_linears
 from .weight_only import quantize_weights
 
@@ -69,6 +70,7 @@ def lower(
         quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
         quantize(graph, keep_float)
         quantize_embedding(graph)
+        fuse_long_attention(graph)
         graph.model.graph.opset_imports[CONTRIB] = 1
     if ranges is not None:
         quantize_linears(graph, ranges, FLOAT8 if precision == "fp8" else INT8)
