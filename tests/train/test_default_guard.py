@@ -93,7 +93,7 @@ def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard) -> None:
     record = json.loads(RECORD.read_text())["by_dataset"]
     names = ("instructions", "openai_moderation")  # the two small ones
     sources = [parse_source(str(DATA / f"{name}.jsonl")) for name in names]
-    scores = score_rows([guard], sources, Columns(), "test")
+    scores = score_rows(guard, sources, Columns(), "test")
     found = measure(scores, bundles=[], sources=[], split="test", threshold=0.5).by_dataset
     for name in names:
         assert found[name].macro_f1 == pytest.approx(record[name]["macro_f1"], abs=5e-3)

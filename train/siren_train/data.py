@@ -52,6 +52,11 @@ class Source:
         return self.location.startswith(HUB_PREFIX)
 
     @property
+    def name(self) -> str:
+        """The file's name, or the hub data set as it was written."""
+        return self.location if self.is_hub else Path(self.location).name
+
+    @property
     def dataset(self) -> str:
         """The name of the data set: the file's without suffix, or the repository's."""
         if self.is_hub:
@@ -61,7 +66,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled text. `label` indexes the classes; `origin` names the file and row in errors."""
+    """One labelled text. `label` indexes the classes; `origin` names the file and row in errors.
+
+    `is_copy` marks a changed copy of the last row before it that is none.
+    """
 
     origin: str
     dataset: str
@@ -70,6 +78,7 @@ class Row:
     label: int
     category: str
     id: str | None
+    is_copy: bool = False
 
 
 def parse_source(argument: str) -> Source:

@@ -19,6 +19,7 @@ class FeatureSet:
         features: float16 or float32 [rows, layers, channels]; may be memory-mapped.
         labels: int64 [rows], class indices.
         datasets: int64 [rows], indices into `names`.
+        originals: int64 [rows], the row that a row is a changed copy of, or itself.
         names: of the data sets.
         classes: names of the classes, by index.
     """
@@ -26,6 +27,7 @@ class FeatureSet:
     features: NDArray[np.floating]
     labels: IntArray
     datasets: IntArray
+    originals: IntArray
     names: tuple[str, ...]
     classes: tuple[str, ...]
 
@@ -34,17 +36,13 @@ class FeatureSet:
         return len(self.labels)
 
     @property
+    def is_copy(self) -> NDArray[np.bool_]:
+        """Bool [rows]: whether a row is a changed copy of another."""
+        return self.originals != np.arange(self.rows)
+
+    @property
     def layers(self) -> int:
         return int(self.features.shape[1])
-
-    def take(self, rows: NDArray[np.bool_]) -> "FeatureSet":
-        """Return the rows of a mask, bool [rows]."""
-        return replace(
-            self,
-            features=self.features[rows],
-            labels=self.labels[rows],
-            datasets=self.datasets[rows],
-        )
 
     def first_layers(self, count: int) -> "FeatureSet":
         """Return the first `count` layers of every row."""
@@ -58,6 +56,7 @@ class FeatureSet:
             features=np.concatenate([first.features, second.features]),
             labels=np.concatenate([first.labels, second.labels]),
             datasets=np.concatenate([first.datasets, second.datasets]),
+            originals=np.concatenate([first.originals, second.originals + first.rows]),
         )
 
 

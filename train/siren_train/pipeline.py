@@ -90,6 +90,7 @@ def train(
         trials=settings.trials,
         seed=settings.seed,
         shares=settings.shares,
+        measured=np.unique(validation.datasets),
         weighting=settings.weighting,
         workers=workers,
         progress=lambda done, total: progress("search", done, total),

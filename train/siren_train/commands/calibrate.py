@@ -92,7 +92,7 @@ def calibrate(
 
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     guard = Guard.load(folder, threads=threads)
-    scores = score_rows([guard], [parse_source(argument) for argument in data], columns, split)
+    scores = score_rows(guard, [parse_source(argument) for argument in data], columns, split)
     new_temperature = None
     if temperature:
         if guard.manifest.head.classes != 2:

@@ -9,7 +9,6 @@ import typer
 from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_runtime.cli import report
-from siren_runtime.errors import InputError
 from siren_train.data import parse_source
 from siren_train.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.files import write_atomically
@@ -56,17 +55,14 @@ def evaluate(
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
     bundles = [bundle, *(ensemble or [])]
-    guards = [Guard.load(_folder(name), threads=threads) for name in bundles]
-    thresholds = {guard.default_threshold for guard in guards}
-    if threshold is None:
-        if len(thresholds) > 1:
-            raise InputError(f"the bundles' thresholds differ ({thresholds}); give --threshold")
-        threshold = thresholds.pop()
-    scores = score_rows(guards, sources, columns, split)
+    folders = [_folder(name) for name in bundles]
+    guard = Guard.load(folders if ensemble else folders[0], threads=threads)
+    threshold = guard.default_threshold if threshold is None else threshold
+    scores = score_rows(guard, sources, columns, split)
     evaluation = measure(
         scores,
         bundles=bundles,
-        sources=[source.location for source in sources],
+        sources=[source.name for source in sources],
         split=split,
         threshold=threshold,
         by_category=by == "category",

@@ -13,6 +13,7 @@ from siren_runtime.manifest import Pooling, Precision
 from siren_train.data import parse_source
 from siren_train.extract import extract as extract_features
 from siren_train.store import DType
+from siren_train.wrapping import read_wrapping
 
 from . import options
 from .bars import Bars
@@ -38,6 +39,13 @@ def extract(
     dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
     precision: Annotated[Precision, typer.Option(help="Of the engine that pools.")] = "fp32",
     max_length: Annotated[int, typer.Option(min=1, help="Token limit of a text.")] = 512,
+    wrap: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON file of harmless sentences; train rows are pooled again with some of "
+            "them around, so that the head does not go by such."
+        ),
+    ] = None,
     model_id: Annotated[
         str | None,
         typer.Option(help="What heads shall call the backbone, if not by what BACKBONE says."),
@@ -73,6 +81,7 @@ def extract(
             dtype=dtype,
             max_length=max_length,
             precision=precision,
+            wrapping=read_wrapping(wrap) if wrap else None,
             threads=threads,
             progress=bars.update,
         )
