@@ -4,6 +4,7 @@ import typer
 
 from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
+from .commands.extraction import extraction
 from .commands.fidelity import fidelity
 from .commands.latency import latency
 from .commands.plan_build import plan_build
@@ -26,6 +27,7 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (stream, "stream qwen3-0.6b"),
+    (extraction, "extraction minilm chats.jsonl"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
     (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --readme README.md"),

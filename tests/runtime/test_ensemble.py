@@ -62,7 +62,9 @@ def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
 
 
 def test_its_features_are_the_members_one_after_another(folder: Path) -> None:
-    parts = [Guard.load(folder / name).score("a", features=True).features for name in ("one", "two")]
+    parts = [
+        Guard.load(folder / name).score("a", features=True).features for name in ("one", "two")
+    ]
     whole = Guard.load(folder).score("a", features=True).features
     assert whole is not None
     np.testing.assert_array_equal(whole, np.concatenate([p for p in parts if p is not None]))

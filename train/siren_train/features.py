@@ -48,6 +48,27 @@ class FeatureSet:
         """Return the first `count` layers of every row."""
         return replace(self, features=self.features[:, :count])
 
+    def with_copies(self, other: "FeatureSet") -> "FeatureSet":
+        """Return these rows, and after them the same rows as `other` has them, as their copies."""
+        return replace(
+            self,
+            features=np.concatenate([self.features, other.features]),
+            labels=np.concatenate([self.labels, other.labels]),
+            datasets=np.concatenate([self.datasets, other.datasets]),
+            originals=np.concatenate([self.originals, other.originals]),
+        )
+
+    def without_copies(self) -> "FeatureSet":
+        """Return the rows that are no copies."""
+        rows = ~self.is_copy
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            datasets=self.datasets[rows],
+            originals=np.arange(np.count_nonzero(rows)),
+        )
+
     @staticmethod
     def concatenate(first: "FeatureSet", second: "FeatureSet") -> "FeatureSet":
         """Return the rows of two sets of the same data sets and classes."""

@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 
 from siren_runtime.errors import InputError
 
-from .features import FeatureSet, balanced_weights
-from .head import HeadConfig, head_logits, train_head
+from .features import FeatureSet
+from .head import HeadConfig, fit_head, head_logits
 from .metrics import IntArray, macro_f1_by_dataset
 from .probe import Probe
-from .selection import LayerWeighting, gains, gather, select_layers
+from .selection import gather, select_layers
+from .settings import LayerWeighting
 from .workers import worker_pool
 
 FOLDS = 5
@@ -151,22 +152,13 @@ def cross_validate(
     Copies train with their originals, and are not measured.
     """
     layers = select_layers(probes, share=choice.share, weighting=weighting)
-    inputs = gather(features, layers)
 
     def score(fold: int) -> float:
         fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
-        head = train_head(
-            inputs[fitting],
-            features.labels[fitting],
-            balanced_weights(features.datasets[fitting], choice.config.balance),
-            gains(layers),
-            len(features.classes),
-            choice.config,
-            seed=seed,
-        )
+        head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
         return macro_f1_by_dataset(
             features.labels[held_out],
-            head_logits(head, inputs[held_out]).argmax(axis=1),
+            head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
             features.datasets[held_out],
             features.names,
             len(features.classes),
@@ -231,7 +223,7 @@ def _distributions(
         "dropout": d.FloatDistribution(0.2, 0.6, step=0.1),
         "input_dropout": d.FloatDistribution(0.0, 0.3, step=0.1),
         "learning_rate": d.FloatDistribution(3e-4, 3e-3, log=True),
-        "epochs": d.IntDistribution(10, 40, step=10),
+        "epochs": d.IntDistribution(5, 20, step=5),
         "balance": d.FloatDistribution(0.0, 1.0, step=0.25),
     }
 

@@ -12,7 +12,6 @@ from siren_runtime.cli import report
 from siren_train.data import parse_source
 from siren_train.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.files import write_atomically
-from siren_train.plots import plot_evaluation
 
 from . import options
 
@@ -70,6 +69,8 @@ def evaluate(
     markdown = evaluation_markdown(evaluation)
     typer.echo(markdown, nl=False)
     if output is not None:
+        from siren_train.plots import plot_evaluation  # matplotlib takes a second
+
         output.mkdir(parents=True, exist_ok=True)
         data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
         write_atomically(output / "evaluation.json", data_json)
