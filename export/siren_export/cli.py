@@ -71,7 +71,7 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of weights and matrix products; int8 and int4 are for TensorRT targets."
+            help="Of weights and matrix products; int4 is not for tensorrt and tensorrt10."
         ),
     ] = "fp32",
     target: Annotated[

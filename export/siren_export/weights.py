@@ -36,8 +36,13 @@ class Weight:
 
 
 def from_array(array: np.ndarray) -> Weight:
-    """A weight that is held in memory: head matrices, rotary tables, channel indices."""
+    """A weight that is held in memory: channel indices, biases."""
     return Weight(ir.DataType.from_numpy(array.dtype), array.shape, lambda: iter([array]))
+
+
+def computed(dtype: ir.DataType, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Weight:
+    """A weight that `make` computes each time it is read: head matrices, rotary tables."""
+    return Weight(dtype, shape, lambda: iter([make()]))
 
 
 @dataclass(frozen=True)

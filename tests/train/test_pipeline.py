@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from labelled import make_rows
 from reference import load_reference
@@ -115,7 +116,7 @@ def test_three_classes_go_from_store_to_verdict(
         [r.score for r in guard.score_batch(join(r["prompt"], r["response"]) for r in rows)]
     )
     harmful = np.array([row["label"] == 1 for row in rows])
-    assert scores[harmful].mean() > scores[~harmful].mean() + 0.3
+    assert roc_auc_score(harmful, scores) > 0.8
 
 
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:

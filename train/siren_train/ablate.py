@@ -95,7 +95,6 @@ def ablate(
             head_logits(head, gather(validation, layers)).argmax(axis=1),
             validation.datasets,
             validation.names,
-            len(validation.classes),
         )
         width = head[0].weight.shape[1]
         return AblationResult(variant.group, variant.name, width, score.mean, score.by_dataset)

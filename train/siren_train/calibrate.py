@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from siren_runtime.bundle import load_bundle
 from siren_runtime.errors import InputError
@@ -17,7 +18,6 @@ from .evaluate import Scores
 from .files import write_atomically
 from .metrics import macro_f1, precision_recall
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _MAX_LOG_TEMPERATURE = math.log(20.0)
 _SMALLEST = 2.0**-24
 
@@ -78,7 +78,7 @@ def best_threshold(scores: Scores) -> float:
         means.append(
             np.mean(
                 [
-                    macro_f1(scores.harmful[rows].astype(np.int64), verdicts[rows], 2)
+                    macro_f1(scores.harmful[rows].astype(np.int64), verdicts[rows])
                     for rows in (scores.datasets == name for name in np.unique(scores.datasets))
                 ]
             )
@@ -98,14 +98,8 @@ def fit_temperature(scores: Scores) -> float:
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0.0, -signs * log_odds / math.exp(log_temperature)).mean())
 
-    low, high = -_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE  # golden section; convex in 1 / T
-    while high - low > 1e-4:
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
+    bounds = (-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE)
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:

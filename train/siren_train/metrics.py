@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -21,13 +27,9 @@ class MacroF1:
     by_dataset: dict[str, float]
 
 
-def macro_f1(labels: IntArray, predictions: IntArray, classes: int) -> float:
+def macro_f1(labels: IntArray, predictions: IntArray) -> float:
     """Return the mean F1 over the classes that occur in [rows] `labels` or `predictions`."""
-    confusion = confusion_matrix(labels, predictions, classes)
-    hits = np.diag(confusion)
-    total = confusion.sum(axis=0) + confusion.sum(axis=1)
-    present = total > 0
-    return float(np.mean(2 * hits[present] / total[present]))
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
 def macro_f1_by_dataset(
@@ -35,7 +37,6 @@ def macro_f1_by_dataset(
     predictions: IntArray,
     datasets: IntArray,
     names: Sequence[str],
-    classes: int,
 ) -> MacroF1:
     """Return the macro-F1 of each data set that has rows, and their plain mean.
 
@@ -44,16 +45,10 @@ def macro_f1_by_dataset(
         datasets: int64 [rows], indices into `names`.
     """
     by_dataset = {
-        names[index]: macro_f1(labels[datasets == index], predictions[datasets == index], classes)
+        names[index]: macro_f1(labels[datasets == index], predictions[datasets == index])
         for index in np.unique(datasets)
     }
     return MacroF1(float(np.mean(list(by_dataset.values()))), by_dataset)
-
-
-def confusion_matrix(labels: IntArray, predictions: IntArray, classes: int) -> IntArray:
-    """Return int64 [classes, classes]: rows are labels, columns predictions."""
-    pairs = np.bincount(labels * classes + predictions, minlength=classes * classes)
-    return pairs.reshape(classes, classes).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -93,9 +88,9 @@ def binary_metrics(
         accuracy=float((verdicts == harmful).mean()),
         precision=hits / flagged if flagged else None,
         recall=hits / positives if positives else None,
-        macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64), 2),
-        auroc=_auroc(harmful, scores) if mixed else None,
-        average_precision=_average_precision(harmful, scores) if mixed else None,
+        macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
+        auroc=float(roc_auc_score(harmful, scores)) if mixed else None,
+        average_precision=float(average_precision_score(harmful, scores)) if mixed else None,
         expected_calibration_error=calibration_error(harmful, scores),
     )
 
@@ -104,10 +99,8 @@ def precision_recall(
     harmful: NDArray[np.bool_], scores: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return precision, recall and threshold at each distinct score, thresholds falling."""
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(harmful[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # ties stand together
-    return hits[last] / (last + 1), hits[last] / hits[-1], ranked[last]
+    precision, recall, thresholds = precision_recall_curve(harmful, scores)
+    return precision[-2::-1], recall[-2::-1], thresholds[::-1]
 
 
 def calibration_bins(
@@ -126,18 +119,3 @@ def calibration_error(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -
     """Return the expected calibration error, 0 to 1."""
     mean, share, counts = calibration_bins(harmful, scores)
     return float((np.abs(mean - share) * counts).sum() / counts.sum())
-
-
-def _auroc(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """The chance that a harmful row scores above a safe one; ties count half."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct score, from 1
-    positives = int(harmful.sum())
-    rank_sum = float(ranks[inverse][harmful].sum())
-    negatives = len(harmful) - positives
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def _average_precision(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    precision, recall, _ = precision_recall(harmful, scores)
-    return float((np.diff(recall, prepend=0.0) * precision).sum())

@@ -69,7 +69,6 @@ def fit_probe(
             (held_out @ weights.T + bias).argmax(axis=1),
             validation.datasets,
             validation.names,
-            classes,
         )
         if best is None or score.mean > best.validation.mean:
             largest = np.abs(weights).max(axis=0).astype(np.float32)

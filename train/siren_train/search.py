@@ -161,7 +161,6 @@ def cross_validate(
             head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
             features.datasets[held_out],
             features.names,
-            len(features.classes),
         ).mean
 
     scores: list[float] = []

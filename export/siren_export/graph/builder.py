@@ -89,7 +89,7 @@ class GraphBuilder:
         return value
 
     def table(self, name: str, array: np.ndarray) -> ir.Value:
-        """A computed array as a weight, in the scope."""
+        """A small array as a weight, in the scope."""
         return self.weight(name, from_array(array))
 
     def const(self, value: int | float | list[int], dtype: ir.DataType = INT64) -> ir.Value:

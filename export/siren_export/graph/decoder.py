@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..config import DecoderConfig, Rope
-from ..weights import CheckpointWeights
+from ..weights import CheckpointWeights, Weight, computed
 from .activations import activation
 from .builder import FLOAT, GraphBuilder
 from .cache import KeyValueCache
@@ -114,8 +114,14 @@ def _rotary(
     # Tables of another length are other weights of the bundle.
     scope = "rotary" if cache is None else "rotary_context"
     frequencies = inverse_frequencies(config.rope, config.head_dim)
-    angles = np.outer(np.arange(max_length, dtype=np.float32), frequencies)
-    dtype = g.compute.numpy()
+
+    def table(function: np.ufunc) -> Weight:
+        def make() -> np.ndarray:
+            angles = np.outer(np.arange(max_length, dtype=np.float32), frequencies)
+            return np.asarray(function(angles).astype(g.compute.numpy()))
+
+        return computed(g.compute, (max_length, len(frequencies)), make)
+
     with g.scope(scope):
         if cache is None:
             shape = g.op("Shape", input_ids)
@@ -125,8 +131,8 @@ def _rotary(
         else:
             positions = cache.positions(g, input_ids, max_length)
         return _Rotary(
-            cos=g.table("cos", np.cos(angles).astype(dtype)),
-            sin=g.table("sin", np.sin(angles).astype(dtype)),
+            cos=g.weight("cos", table(np.cos)),
+            sin=g.weight("sin", table(np.sin)),
             positions=positions,
         )
 

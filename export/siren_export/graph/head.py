@@ -6,13 +6,15 @@ score      = softmax(mlp(features))[harmful]
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from siren_runtime.manifest import HARMFUL
 
-from ..artifact import Artifact
+from ..artifact import Artifact, Linear
+from ..weights import computed
 from .builder import FLOAT, GraphBuilder
 
 
@@ -93,16 +95,17 @@ def author_head(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> tuple[
         for i, linear in enumerate(artifact.head):
             if i > 0:
                 x = g.op("Relu", x)
-            matrix = linear.weight * _layer_weights(artifact) if i == 0 else linear.weight
+            scale = _layer_weights(artifact) if i == 0 else np.float32(1)
+            matrix = computed(FLOAT, linear.weight.shape[::-1], partial(_scaled, linear, scale))
             with g.scope(f"linear.{i}"):
-                x = g.op(
-                    "Gemm",
-                    x,
-                    g.table("weight", np.ascontiguousarray(matrix.T)),
-                    g.table("bias", linear.bias),
-                )
+                x = g.op("Gemm", x, g.weight("weight", matrix), g.table("bias", linear.bias))
         probabilities = g.op("Softmax", x, axis=-1)
         return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
+
+
+def _scaled(linear: Linear, scale: np.ndarray | np.float32) -> np.ndarray:
+    """The matrix of a layer times the scale of each input, float32 [in, out]."""
+    return np.ascontiguousarray((linear.weight * scale).T)
 
 
 def _layer_weights(artifact: Artifact) -> np.ndarray:
