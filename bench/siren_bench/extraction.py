@@ -28,14 +28,15 @@ BATCH = 16  # texts that transformers takes at once, padded to the longest
 _SETTLE = 0.05  # seconds between two samples, for the last engine's threads to go to sleep
 
 
-def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path) -> Path:
+def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path, max_length: int) -> Path:
     """Return the bundle whose features are every channel of every layer, made the first time."""
-    bundle = folder / "extractor"
+    bundle = folder / f"extractor-{max_length}"
     if not (bundle / MANIFEST_FILE).exists():
         config = parse_config(checkpoint.config, checkpoint.source)
         channels = {layer: np.arange(config.hidden_size) for layer in range(config.blocks)}
-        write_artifact(folder / "extractor-head", str(backbone.resolve()), channels, ())
-        export_bundle(load_artifact(folder / "extractor-head"), checkpoint, bundle)
+        head = folder / "extractor-head"
+        write_artifact(head, str(backbone.resolve()), channels, (), max_length=max_length)
+        export_bundle(load_artifact(head), checkpoint, bundle)
     return bundle
 
 

@@ -1,6 +1,7 @@
 """A head trained from a store: repeatable, resumable, and an artifact that every runtime reads."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +154,28 @@ def test_reports_and_pictures_are_written(
     assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 0
     for name in ("layers.png", "ablation.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_head_is_trained_on_every_precision_and_measured_on_the_first(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "int8")
+    manifest = json.loads((tmp_path / "int8" / "store.json").read_text())
+    (tmp_path / "int8" / "store.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    other = FeatureStore.open(tmp_path / "int8")
+    settings = msgspec.structs.replace(SETTINGS, trials=1)
+    report = pipeline.train([store, other], tmp_path / "head", tmp_path / "work", settings)
+    assert report.precisions == ["fp32", "int8"]
+    once = store.manifest.splits["train"] + store.manifest.splits["validation"]
+    assert (sum(report.rows.values()), report.copies) == (2 * once, once)
+    alone = pipeline.train([store], tmp_path / "alone", tmp_path / "work-alone", settings)
+    # Rows that stand there twice change neither means nor what a probe fits.
+    for both, single in zip(report.layers, alone.layers, strict=True):
+        assert both.macro_f1 == pytest.approx(single.macro_f1, abs=0.05)
+
+
+def test_stores_of_other_rows_are_not_mixed(
+    store: FeatureStore, make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="hold the same rows, but splits is"):
+        pipeline.train([store, make_store(rows=60)], tmp_path, tmp_path / "work", SETTINGS)

@@ -16,7 +16,7 @@ from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int | None], None]  # stage; rows done; in all, if known
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def score_rows(
     sources: Sequence[Source],
     columns: Columns,
     split: str,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Scores:
     """Score the rows of a split.
 
@@ -68,7 +68,7 @@ def score_rows(
         results = guard.score_batch([row.text for row in chunk])
         scores.append(np.array([result.score for result in results], np.float64))
         rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
-        progress(len(rows))
+        progress("scoring", len(rows), None)
     if not rows:
         raise InputError(
             f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "

@@ -20,7 +20,7 @@ from siren_runtime.manifest import Pooling, Precision
 
 from .data import Columns, Row, Source, read_all, read_rows
 from .extractor import build_extractor, extractor_shape
-from .metrics import IntArray
+from .features import IntArray
 from .store import FORMAT_VERSION, Column, DataFile, DType, FeatureStore, StoreManifest
 from .wrapping import Wrapping, digest, wrap_rows
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from siren_export.artifact import LayerSelection, Linear
 
-from .features import FeatureSet, FloatArray, Standardizer, balanced_weights
-from .metrics import IntArray
+from .features import FeatureSet, FloatArray, IntArray, Standardizer, balanced_weights
 from .selection import gains, gather
 from .workers import worker_pool
 

@@ -13,8 +13,8 @@ import numpy as np
 import sklearn
 from sklearn.linear_model import LogisticRegression
 
-from .features import DoubleArray, FeatureSet, FloatArray, Standardizer, balanced_weights
-from .metrics import IntArray, MacroF1, macro_f1_by_dataset
+from .features import DoubleArray, FeatureSet, FloatArray, IntArray, Standardizer, balanced_weights
+from .metrics import MacroF1, macro_f1_by_dataset
 from .settings import STRENGTHS
 
 # scikit-learn 1.8, which needs Python 3.11, renamed the argument.

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from siren_runtime.errors import InputError
 
-from .features import FeatureSet
+from .features import FeatureSet, IntArray
 from .head import HeadConfig, fit_head, head_logits
-from .metrics import IntArray, macro_f1_by_dataset
+from .metrics import macro_f1_by_dataset
 from .probe import Probe
 from .selection import gather, select_layers
 from .settings import LayerWeighting

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling, Precision
 
-from .features import FeatureSet
+from .features import FeatureSet, IntArray
 from .files import write_atomically
-from .metrics import IntArray
 
 FORMAT_VERSION = 2
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"

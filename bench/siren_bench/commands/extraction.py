@@ -42,13 +42,12 @@ def extraction(
     """
     rows = load_corpus(corpus, limit=texts)
     with open_workbench(head, backbone, keep) as bench:
+        source, max_length = bench.subject.backbone, bench.artifact.max_length
         with console.status("exporting and loading"):
-            bundle = extractor_bundle(bench.checkpoint, bench.subject.backbone, bench.folder)
+            bundle = extractor_bundle(bench.checkpoint, source, bench.folder, max_length)
             extractors = {
                 "siren-edge fp32": our_extractor(bundle, threads),
-                "transformers float32": transformers_extractor(
-                    bench.subject.backbone, threads, bench.artifact.max_length
-                ),
+                "transformers float32": transformers_extractor(source, threads, max_length),
             }
         with progress_bar("timing", rounds + 1) as advance:
             results = measure_extraction(
@@ -58,7 +57,7 @@ def extraction(
             "head": bench.subject.description,
             "corpus": [file.name for file in corpus],
             "texts": len(rows),
-            "max_length": bench.artifact.max_length,
+            "max_length": max_length,
             "transformers_batch": BATCH,
             "rounds": rounds,
             "threads": threads,

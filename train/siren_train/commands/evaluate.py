@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_runtime.cli import report
 from siren_train.data import parse_source
-from siren_train.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.files import write_atomically
 
 from . import options
+from .bars import Bars
 
 app = typer.Typer(add_completion=False)
 
@@ -51,13 +50,18 @@ def evaluate(
 
     The Markdown report goes to standard output; --output keeps it with JSON and plots.
     """
+    # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
+    from siren_train.evaluate import evaluation_markdown, measure, score_rows
+    from siren_train.plots import plot_evaluation
+
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
     bundles = [bundle, *(ensemble or [])]
-    folders = [_folder(name) for name in bundles]
+    folders = [options.bundle_folder(name) for name in bundles]
     guard = Guard.load(folders if ensemble else folders[0], threads=threads)
     threshold = guard.default_threshold if threshold is None else threshold
-    scores = score_rows(guard, sources, columns, split)
+    with Bars() as bars:
+        scores = score_rows(guard, sources, columns, split, bars.update)
     evaluation = measure(
         scores,
         bundles=bundles,
@@ -69,17 +73,9 @@ def evaluate(
     markdown = evaluation_markdown(evaluation)
     typer.echo(markdown, nl=False)
     if output is not None:
-        from siren_train.plots import plot_evaluation  # matplotlib takes a second
-
         output.mkdir(parents=True, exist_ok=True)
         data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
         write_atomically(output / "evaluation.json", data_json)
         write_atomically(output / "evaluation.md", markdown.encode())
         plot_evaluation(scores, evaluation, output)
         report(f"{output}: evaluation.json, evaluation.md and plots")
-
-
-def _folder(name: str) -> str:
-    """A shipped guard's name stands for its bundle."""
-    recipe = find_recipe(name)
-    return str(recipe.bundle) if recipe else name
