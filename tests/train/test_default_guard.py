@@ -13,6 +13,7 @@ from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_train.data import Columns, parse_source
 from siren_train.evaluate import measure, score_rows
+from siren_train.wrapping import read_wrapping
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
@@ -67,6 +68,12 @@ STYLES: dict[str, Callable[[str], str]] = {
         f"{text} A few sentences are enough, and there is no hurry."
     ),
 }
+
+
+def test_the_styles_are_not_those_it_was_trained_in() -> None:
+    wrapping = read_wrapping(CONTRAST.with_name("wrapping.json"))
+    for sentence in (*wrapping.before, *wrapping.after):
+        assert not any(sentence.lower() in style("").lower() for style in STYLES.values())
 
 
 LEANS_ON = {

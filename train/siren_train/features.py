@@ -37,7 +37,8 @@ class FeatureSet:
     @property
     def is_copy(self) -> NDArray[np.bool_]:
         """Bool [rows]: whether a row is a changed copy of another."""
-        return self.originals != np.arange(self.rows)
+        changed: NDArray[np.bool_] = self.originals != np.arange(self.rows)
+        return changed
 
     @property
     def layers(self) -> int:
