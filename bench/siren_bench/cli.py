@@ -6,13 +6,16 @@ from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
 from .commands.extraction import extraction
 from .commands.fidelity import fidelity
+from .commands.gpu import gpu
 from .commands.latency import latency
+from .commands.layers import layers
 from .commands.plan_build import plan_build
 from .commands.profile import profile
 from .commands.report import report
 from .commands.scaling import scaling
 from .commands.setup_optimum import setup_optimum
 from .commands.stream import stream
+from .commands.stream_data import stream_data
 from .commands.synthesize import synthesize
 from .commands.throughput import throughput
 
@@ -28,7 +31,10 @@ for _command, _example in (
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),
+    (stream_data, "stream-data chats.jsonl -o streams.jsonl"),
+    (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
+    (layers, "layers minilm chats.jsonl --precision int8"),
     (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --readme README.md"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),

@@ -61,74 +61,88 @@ class Engine(Protocol):
         """
 
 
+class GuardEngine:
+    """What engines have in common whose model is a guard, ours or llm-siren's."""
+
+    def score(self, model: Any, text: str) -> float:
+        """Score one text."""
+        return float(model.score(text).score)
+
+    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
+        """Score texts handed over together."""
+        return [result.score for result in model.score_batch(texts)]
+
+
 @dataclass(frozen=True)
-class SirenEdge:
-    """A bundle in this project's runtime, on ONNX Runtime's CPU provider.
+class SirenEdge(GuardEngine):
+    """A bundle in this project's runtime.
 
     Attributes:
         token_budget: Tokens of a micro-batch at most, padding included; None for the runtime's.
+        backend: What `Guard.load` calls it.
     """
 
     bundle: Path
     precision: str
     threads: int
     token_budget: int | None = None
+    backend: str = "cpu"
 
     @property
     def name(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget} tokens"
-        return f"siren-edge {self.precision}{budget}"
+        backend = "" if self.backend == "cpu" else f" {self.backend}"
+        return f"siren-edge{backend} {self.precision}{budget}"
 
     @property
     def model_key(self) -> Hashable:
-        return self.bundle, self.threads
+        return self.bundle, self.threads, self.backend
 
     @property
     def work(self) -> Work:
         return Work(_DTYPES[self.precision])
 
     def versions(self) -> dict[str, str]:
-        return installed_versions("siren-edge", "onnxruntime")
+        library = self.backend
+        if self.backend in ("cpu", "cuda"):
+            library = "onnxruntime" if self.backend == "cpu" else "onnxruntime-gpu"
+        return installed_versions("siren-edge", library)
 
     def load(self) -> Any:
         from siren_runtime import Guard
 
-        return Guard.load(self.bundle, backend="cpu", threads=self.threads)
-
-    def score(self, model: Any, text: str) -> float:
-        return float(model.score(text).score)
+        backend: Any = self.backend
+        return Guard.load(self.bundle, backend=backend, threads=self.threads)
 
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        backend = model._backend
-        default = backend.token_budget
-        backend.token_budget = self.token_budget or default
-        try:
-            return [result.score for result in model.score_batch(texts)]
-        finally:
-            backend.token_budget = default
+        results = model.score_batch(texts, token_budget=self.token_budget)
+        return [result.score for result in results]
 
 
 _DTYPES: dict[str, ComputeDtype] = {
     "fp32": "float32",
     "fp16": "float16",
+    "bf16": "bfloat16",
     "int8": "int8",
     "int4": "int4",
 }
 
 
 @dataclass(frozen=True)
-class LlmSiren:
+class LlmSiren(GuardEngine):
     """The head's official runtime, on PyTorch.
 
     Attributes:
         artifact: A head whose base_model.model_id is a local folder.
         compiled: Its backbone goes through torch.compile, with free shapes.
+        device: "cpu" or "cuda".
     """
 
     artifact: Path
     dtype: Literal["float32", "bfloat16"]
     threads: int
     compiled: bool = False
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -155,16 +169,10 @@ class LlmSiren:
         torch.set_num_threads(self.threads)
         guard = SirenGuard.from_pretrained(
             str(self.artifact),
-            device="cpu",
+            device=self.device,
             dtype=getattr(torch, self.dtype),
             trust_remote_code=False,
         )
         if self.compiled:
             guard._backbone = torch.compile(guard._backbone, dynamic=True)
         return guard
-
-    def score(self, model: Any, text: str) -> float:
-        return float(model.score(text).score)
-
-    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        return [result.score for result in model.score_batch(texts)]

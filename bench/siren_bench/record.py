@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _DISTRIBUTIONS = (
-    "siren-edge", "numpy", "onnx-ir", "onnxruntime", "tokenizers", "llm-siren", "torch",
-    "transformers", "tensorrt-rtx", "openvino", "nncf", "matplotlib",
+    "siren-edge", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers", "llm-siren",
+    "torch", "transformers", "tensorrt", "tensorrt-rtx", "cuda-python", "openvino", "nncf",
+    "matplotlib",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ lengths between is interpolated: its totals are extrapolations and are called so
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +21,9 @@ from siren_runtime import Guard
 from .engines import LlmSiren
 from .process import in_fresh_process
 from .record import markdown_table
+from .stream_memory import measure_memory
+
+PEERS = ("bfloat16", "float32")
 
 _NEAR = 8  # tokens on each side of a position whose median is the cost there
 _BANDWIDTH_BYTES = 1 << 29
@@ -38,6 +41,7 @@ class Plan:
         sampled: prefix lengths at which llm-siren is timed.
         streams, steps: of the batch: how many streams, and steps of one token each.
         long_tokens: of the long stream, which is fed in chunks.
+        peers: dtypes of llm-siren.
     """
 
     threads: int = 2
@@ -49,7 +53,7 @@ class Plan:
     streams: int = 32
     steps: int = 6
     long_tokens: int = 4000
-    peers: tuple[str, ...] = field(default=("bfloat16", "float32"))
+    peers: tuple[str, ...] = PEERS
 
 
 def measure_stream(
@@ -73,6 +77,8 @@ def measure_stream(
     results = in_fresh_process(_one_stream, bundle, plan)
     note("many streams")
     results |= in_fresh_process(_many_streams, bundle, plan)
+    note("memory")
+    results["memory_bytes"] = measure_memory(bundle, plan.threads)
     note("a long stream")
     results |= in_fresh_process(_long_stream, bundle, plan)
     for dtype in plan.peers:
@@ -102,6 +108,7 @@ def summarise(results: Mapping[str, Any], plan: Plan) -> dict[str, float]:
         "batch_tokens_per_s": plan.streams / median(results["batch_step_s"]),
         "batch_to_one": plan.streams * one / median(results["batch_step_s"]),
         "bytes_per_stream": results["bytes_per_stream"],
+        **{f"{name}_bytes": size for name, size in results["memory_bytes"].items()},
         "floor_s": floor,
         "floor_reached": floor / median(singles),
     }
@@ -143,6 +150,11 @@ def stream_table(summary: Mapping[str, float], plan: Plan) -> str:
             f"{summary['batch_tokens_per_s']:.1f} ({summary['batch_to_one']:.1f}x)",
         ],
         ["memory a stream, MB", f"{summary['bytes_per_stream'] / 1e6:.1f}"],
+        ["memory of a guard that scores, MB", f"{summary['scoring_bytes'] / 1e6:.0f}"],
+        [
+            "that streams and scores, MB; switching to it, at most",
+            f"{summary['streaming_bytes'] / 1e6:.0f}; {summary['switching_peak_bytes'] / 1e6:.0f}",
+        ],
         [
             "floor: weights over memory bandwidth, ms a token",
             f"{1e3 * summary['floor_s']:.1f} ({summary['floor_reached']:.0%} reached)",

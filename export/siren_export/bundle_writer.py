@@ -28,10 +28,7 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.partial-{os.getpid()}"
     replaced = output.parent / f".{output.name}.replaced-{os.getpid()}"
-    for leftover in output.parent.glob(f".{output.name}.*-*"):
-        pid = leftover.name.rpartition("-")[2]
-        if pid.isdecimal() and not _is_running(int(pid)):
-            shutil.rmtree(leftover)
+    _remove_leftovers(output)
     folder.mkdir()
     try:
         yield folder
@@ -41,6 +38,20 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def scratch(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `output`, on its disk, and remove it afterwards."""
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(output)
+    folder = output.parent / f".{output.name}.scratch-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -69,6 +80,14 @@ def write_file(path: Path, data: bytes) -> FileSpec:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write guard.json, which makes the folder a bundle."""
     write_file(folder / MANIFEST_FILE, encode(manifest))
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove the hidden folders that killed exports to `output` left."""
+    for leftover in output.parent.glob(f".{output.name}.*-*"):
+        pid = leftover.name.rpartition("-")[2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            shutil.rmtree(leftover)
 
 
 def _is_running(pid: int) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from siren_runtime.commands.texts import read_texts
 from siren_runtime.errors import InputError
 from siren_runtime.text import clean
 from siren_runtime.tokenizer import Tokenizer
@@ -17,16 +18,20 @@ _PREFIX = "largest:"
 
 
 def read_calibration(path: Path) -> list[str]:
-    """Read example texts, one a line.
+    """Read example texts: JSON lines with text, or prompt and response; or one text a line.
 
     Raises:
-        InputError: the file cannot be read or holds none.
+        InputError: the file cannot be read, a line is no such object, or there is no text.
     """
+    texts = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            for line in (line for group in read_texts(file, "auto") for line in group):
+                if line.text is None:
+                    raise InputError(f"{path}, line {line.number}: {line.error}")
+                texts.append(line.text)
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError(f"{path}: holds no text; calibration takes one text a line")
     return texts

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Manifest, Precision, Target
+from siren_runtime.manifest import Manifest, Precision, Target, Trial
 
 from .artifact import load_artifact
 from .bundle_writer import check_output
@@ -29,6 +29,8 @@ from .calibration import read_calibration
 from .checkpoint import load_checkpoint
 from .export import Stage, export_bundle
 from .recipes import find_recipe, recipe_names
+from .tune import DEFAULT_BUDGET, kept_trial, tune
+from .verification_texts import TEXTS
 from .verify import LlmSiren, Reference, ReferenceUnavailable, read_reference, write_reference
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -41,9 +43,14 @@ siren export minilm
 siren export UofTCSSLab/SIREN-Qwen3-0.6B -o guards/qwen3 --precision fp16
 
 siren export ./my-head --backbone ./my-backbone -o guards/mine
+
+siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
 _STAGES: dict[Stage, str] = {
     "write": "writing weights",
+    "compare": "comparing scores",
+    "time": "timing",
+    "probe": "quantizing layer by layer",
     "reference": "scoring with llm-siren",
     "verify": "scoring with the bundle",
 }
@@ -69,11 +76,23 @@ def export(
         typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
     ] = None,
     precision: Annotated[
-        Precision,
+        Literal[Precision, "auto"],
         typer.Option(
-            help="Of weights and matrix products; int4 is not for tensorrt and tensorrt10."
+            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is "
+            "not for tensorrt and tensorrt10. auto measures float32, int8, int4 (and float16 on "
+            "Arm), the latter also with their most sensitive layers in float32, and keeps the "
+            "fastest within --budget; for onnxruntime on a CPU."
         ),
     ] = "fp32",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For auto: the mean |score difference| to float32, and the share of texts whose "
+            f"verdict changes, may each be this at most. [default: {DEFAULT_BUDGET}]",
+        ),
+    ] = None,
     target: Annotated[
         Target,
         typer.Option(
@@ -87,8 +106,9 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Example texts, one a line: int8 for tensorrt and tensorrt10 takes its scales "
-            "from them."
+            help="Example texts, plain or JSON lines as siren score reads them: fp8, and int8 for "
+            "tensorrt and tensorrt10, take their scales from them; auto measures on them, by "
+            "default on built-in ones."
         ),
     ] = None,
     verify: Annotated[
@@ -116,6 +136,13 @@ def export(
         if recipe is None:
             raise typer.BadParameter("--output is needed for a head that is not a shipped one")
         output = recipe.bundle
+    if precision == "auto" and target != "onnxruntime":
+        raise typer.BadParameter(
+            "--precision auto measures on ONNX Runtime's CPU provider, so it is for --target "
+            f"onnxruntime; give {target} a precision"
+        )
+    if budget is not None and precision != "auto":
+        raise typer.BadParameter("--budget is for --precision auto")
     check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
@@ -134,7 +161,22 @@ def export(
             write_reference(record_reference, scores)
         return scores
 
+    examples = read_calibration(calibration) if calibration else []
     with _Bars() as bars:
+        tuning, keep_float = None, frozenset[str]()
+        if precision == "auto":
+            tuning = tune(
+                artifact,
+                checkpoint,
+                output,
+                budget=DEFAULT_BUDGET if budget is None else budget,
+                texts=examples or TEXTS,
+                tried=lambda trial: bars.say(_tried(trial)),
+                progress=bars.update,
+            )
+            kept = kept_trial(tuning)
+            precision, keep_float = kept.precision, frozenset(kept.keep_float)
+            bars.say(f"kept: {kept.setting}")
         manifest = export_bundle(
             artifact,
             checkpoint,
@@ -142,7 +184,9 @@ def export(
             precision=precision,
             stream=stream,
             target=target,
-            calibration=read_calibration(calibration) if calibration else (),
+            calibration=examples,
+            keep_float=keep_float,
+            tuning=tuning,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
@@ -183,20 +227,31 @@ class _Bars:
             self._tasks[stage] = self._progress.add_task(
                 _STAGES[stage], total=total, bytes=stage == "write"
             )
-        self._progress.update(self._tasks[stage], completed=done)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
 
 class _Amount(ProgressColumn):
-    """Bytes written of all, or texts done of all."""
+    """Bytes written of all, or texts or layers done of all."""
 
     _texts = MofNCompleteColumn()
     _bytes = DownloadColumn()
 
     def render(self, task: Task) -> Text:
         return (self._bytes if task.fields["bytes"] else self._texts).render(task)
+
+
+def _tried(trial: Trial) -> str:
+    return (
+        f"{trial.setting}: {trial.milliseconds:.3g} ms a text, {trial.speed:.2f}x float32, "
+        f"|score difference| {trial.mean_difference:.2g} in the mean, verdicts changed: "
+        f"{trial.changed_verdicts}, {trial.outcome}"
+    )
 
 
 def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
@@ -214,4 +269,9 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
             f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "
             f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
             f"{report.texts} texts against {report.reference}"
+        )
+    if report.stream_max_difference is not None:
+        console.print(
+            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
+            f"{report.stream_texts} texts read in chunks, against whole texts"
         )

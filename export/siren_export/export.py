@@ -1,7 +1,8 @@
 """Artifact + checkpoint -> bundle: author the graph, stream the weights, verify, publish."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ from siren_runtime.manifest import (
     Target,
     TensorSpec,
     TextRules,
+    Tuning,
     Verification,
 )
 from siren_runtime.text import JOINER
@@ -41,14 +43,19 @@ from .config import DecoderConfig, parse_config
 from .graph.builder import GuardGraph
 from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
+from .passes.edit import linears
 from .passes.targets import check_supported, lower, needs_calibration
+from .passes.widen_bfloat16 import widen_bfloat16
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
+from .verify_stream import with_stream_verification
 from .weights import Weight, write_weights
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
+_WIDENED = "widened.onnx"
+_WIDENED_NOTE = "run in float32 with every result rounded to bfloat16; no engine was run"
 
-Stage = Literal["write", "reference", "verify"]
-Progress = Callable[[Stage, int, int], None]  # stage; bytes or texts done; in all
+Stage = Literal["write", "compare", "time", "probe", "reference", "verify"]
+Progress = Callable[[Stage, int, int], None]  # stage; bytes, texts or layers done; in all
 ReferenceSource = Callable[[Advance], Reference]  # raises ReferenceUnavailable
 
 
@@ -61,6 +68,8 @@ def export_bundle(
     target: Target = "onnxruntime",
     stream: bool = True,
     calibration: Sequence[str] = (),
+    keep_float: Set[str] = frozenset(),
+    tuning: Tuning | None = None,
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -74,6 +83,9 @@ def export_bundle(
         stream: also write the streaming graph, where the backbone is a decoder and ONNX Runtime
             the target.
         calibration: example texts, for a target that quantizes activations.
+        keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
+            float32.
+        tuning: how the precision was chosen (`siren_export.tune`), kept in the manifest.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -84,6 +96,8 @@ def export_bundle(
 
     Raises:
         ArtifactError, CheckpointError: the inputs are unusable; nothing is left at `output`.
+        InputError: the target has no such precision, needs `calibration`, or quantizes nothing
+            that `keep_float` names.
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     config = parse_config(checkpoint.config, checkpoint.source)
@@ -97,10 +111,11 @@ def export_bundle(
     ranges = None
     if needs_calibration(precision, target):
         ranges = _calibrated(graphs["score"], checkpoint, artifact.max_length, calibration)
+    _check_kept(keep_float, graphs["score"], precision, target)
     for graph in graphs.values():
-        lower(graph, precision, target, ranges)
+        lower(graph, precision, target, ranges, keep_float)
     with staging(output, overwrite=overwrite) as folder:
-        files = _write_graphs(graphs, folder, progress)
+        files = write_graphs(graphs, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -133,6 +148,8 @@ def export_bundle(
             graphs={name: _graph_spec(name, graph.model.graph) for name, graph in graphs.items()},
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
+            tuning=tuning,
+            saturation_free=target == "onnxruntime",
             versions={p: metadata.version(p) for p in _MADE_BY},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
@@ -146,6 +163,15 @@ def export_bundle(
                     f"{report.bounded} (worst text {report.worst_text!r}); "
                     "give --allow-drift to keep the bundle all the same"
                 )
+            if "stream" in graphs and find_spec("onnxruntime") is not None:
+                report = with_stream_verification(Bundle(folder, manifest), report)
+                if report.stream_drifted and not allow_drift:
+                    raise BundleError(
+                        f"{output}: scores of stream.onnx, fed in chunks, are up to "
+                        f"{report.stream_max_difference:.2e} from those of score.onnx, beyond the "
+                        f"{precision} bound of {report.stream_bound:.0e}; give --no-stream, or "
+                        "--allow-drift to keep the bundle all the same"
+                    )
             manifest = msgspec.structs.replace(manifest, verification=report)
         write_manifest(folder, manifest)
     return manifest
@@ -156,10 +182,25 @@ def graph_file(name: str) -> str:
     return f"{name}.onnx"
 
 
-def _write_graphs(
+def _check_kept(
+    keep_float: Set[str], graph: GuardGraph, precision: Precision, target: Target
+) -> None:
+    quantized = target == "onnxruntime" and precision in ("int8", "int4")
+    matrices = {linear.matrix_name for linear in linears(graph)} if quantized else set[str]()
+    for name in sorted(keep_float - matrices):
+        raise InputError(
+            f"keep_float: {name!r} is no matrix that {precision} for {target} quantizes"
+        )
+
+
+def write_graphs(
     graphs: Mapping[str, GuardGraph], folder: Path, progress: Progress
 ) -> dict[str, FileSpec]:
-    """Write weights.bin, each weight once, then the graphs that point into it."""
+    """Write weights.bin, each weight once, then the graphs that point into it.
+
+    Returns:
+        What each file is, by its name. A graph's is `graph_file` of its name.
+    """
     weights = _union(graphs)
     total = sum(weight.nbytes for weight in weights.values())
     done = 0
@@ -207,7 +248,7 @@ def _calibrated(
         )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write_graphs({"score": graph}, folder, lambda stage, done, total: None)
+        write_graphs({"score": graph}, folder, lambda stage, done, total: None)
         write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
         return measure_ranges(folder / graph_file("score"), tokenizer, texts)
@@ -243,5 +284,28 @@ def _verified(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Ve
         return Verification(status="unverified", reason=str(reason))
     bound = BOUNDS[bundle.manifest.precision]
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-    guard = Guard(bundle, tokenizer, open_backend(bundle, "cpu"))
-    return verify(guard, reference, bound, lambda done, total: progress("verify", done, total))
+    with _run_on_cpu(bundle) as (runnable, note):
+        guard = Guard(runnable, tokenizer, open_backend(runnable, "cpu"))
+        report = verify(
+            guard, reference, bound, lambda done, total: progress("verify", done, total)
+        )
+    return msgspec.structs.replace(report, reason=note)
+
+
+@contextmanager
+def _run_on_cpu(bundle: Bundle) -> Iterator[tuple[Bundle, str | None]]:
+    """The bundle in a form that ONNX Runtime's CPU runs, and what there is to know of that form."""
+    if bundle.manifest.precision != "bf16":
+        yield bundle, None
+        return
+    graph = bundle.manifest.graphs["score"]
+    model = ir.load(bundle.file(graph.file))
+    widen_bfloat16(model)
+    widened = bundle.path / _WIDENED
+    try:
+        ir.save(model, widened)
+        spec = msgspec.structs.replace(graph, file=_WIDENED)
+        manifest = msgspec.structs.replace(bundle.manifest, graphs={"score": spec})
+        yield Bundle(bundle.path, manifest), _WIDENED_NOTE
+    finally:
+        widened.unlink(missing_ok=True)

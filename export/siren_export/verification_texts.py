@@ -90,6 +90,9 @@ TEXTS: tuple[str, ...] = (
     "supercalifragilisticexpialidocious" * 40,
 )
 
+# Few, since each is read in many steps: plain, of several scripts, with markup, some 150 tokens.
+STREAM_TEXTS: tuple[str, ...] = (_SHORT[17], _SCRIPTS[3], _SCRIPTS[14], _MARKUP[1], _PANGRAM * 8)
+
 
 def digest() -> str:
     """SHA-256 of the texts, in order."""

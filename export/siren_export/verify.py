@@ -23,8 +23,15 @@ from .weights import sha256_of
 # Of the largest |score difference|; where weights are quantized, of the mean. Quantization moves a
 # text that lies where the head is steep by any amount (0.23 on MiniLM in 8 bits, no verdict
 # changed), so the largest says nothing about the engine. MiniLM's means: 0.011 and 0.016.
-BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "int8": 2e-2, "int4": 5e-2}
-_BOUNDED_BY_MEAN: tuple[Precision, ...] = ("int8", "int4")
+BOUNDS: dict[Precision, float] = {
+    "fp32": 1e-4,
+    "fp16": 5e-3,
+    "bf16": 2e-2,
+    "fp8": 5e-2,
+    "int8": 2e-2,
+    "int4": 5e-2,
+}
+_BOUNDED_BY_MEAN: tuple[Precision, ...] = ("bf16", "fp8", "int8", "int4")
 
 Advance = Callable[[int, int], None]
 

@@ -8,7 +8,7 @@ guard.score("text").is_harmful
 
 from typing import TYPE_CHECKING
 
-from .decision import Decision, Hysteresis, Patience, Schedule
+from .decision import AtTier, Decision, Hysteresis, Patience, Schedule
 from .errors import (
     ArtifactError,
     BackendError,
@@ -35,6 +35,7 @@ else:
 
 __all__ = [
     "ArtifactError",
+    "AtTier",
     "BackendError",
     "BundleError",
     "CheckpointError",

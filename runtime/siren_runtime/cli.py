@@ -5,6 +5,9 @@ import needs. A part that is not installed is listed with what to install.
 """
 
 import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
@@ -75,6 +78,14 @@ def main() -> None:
 def report(message: str) -> None:
     """Print one line on standard error; control characters of hostile names stay harmless."""
     typer.echo(f"siren: {one_line(message)}", err=True)
+
+
+@contextmanager
+def warnings_reported() -> Iterator[None]:
+    """Report what is warned of inside as lines on standard error, without places in code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: report(f"warning: {message}")
+        yield
 
 
 def one_line(text: str) -> str:

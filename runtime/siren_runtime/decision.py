@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import InputError
+from .threshold import checked_threshold
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Schedule:
                 "write Schedule(((0, 0.9), (32, 0.7)))"
             )
         for _, threshold in self.steps:
-            _check_threshold("schedule", threshold)
+            checked_threshold(threshold, "a threshold of schedule")
 
     def __str__(self) -> str:
         return f"schedule({', '.join(f'{p}: {t:g}' for p, t in self.steps)})"
@@ -83,7 +84,7 @@ class Patience:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n:
             raise InputError(f"patience needs 1 <= k <= n, found k={self.k}, n={self.n}")
-        _check_threshold("patience", self.threshold)
+        checked_threshold(self.threshold, "a threshold of patience")
 
     def __str__(self) -> str:
         return f"patience({self.k} of {self.n}, {self.threshold:g})"
@@ -106,8 +107,8 @@ class Hysteresis:
     off: float
 
     def __post_init__(self) -> None:
-        _check_threshold("hysteresis", self.on)
-        _check_threshold("hysteresis", self.off)
+        checked_threshold(self.on, "a threshold of hysteresis")
+        checked_threshold(self.off, "a threshold of hysteresis")
         if self.off > self.on:
             raise InputError(f"hysteresis needs off <= on, found on={self.on}, off={self.off}")
 
@@ -122,6 +123,30 @@ class Hysteresis:
         """Compare with the threshold that can change the state."""
         state = score >= (self.off if state else self.on)
         return state, state
+
+
+@dataclass(frozen=True)
+class AtTier:
+    """In force while the score is at least the threshold of a tier of calibration.
+
+    `Guard.tiers` makes one of each of the bundle's tiers.
+    """
+
+    name: str
+    threshold: float
+
+    def __post_init__(self) -> None:
+        checked_threshold(self.threshold, "a threshold of tier")
+
+    def __str__(self) -> str:
+        return f"tier({self.name}, {self.threshold:g})"
+
+    def start(self) -> None:
+        """Return no state."""
+
+    def step(self, state: None, position: int, score: float) -> tuple[None, bool]:
+        """Compare with the tier's threshold."""
+        return None, score >= self.threshold
 
 
 Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force
@@ -143,8 +168,3 @@ def step(rules: Sequence[Rule], verdicts: Verdicts, position: int, score: float)
             decision = Decision(str(rule), position, score)
         after.append((state, decision))
     return tuple(after)
-
-
-def _check_threshold(rule: str, threshold: float) -> None:
-    if not 0.0 <= threshold <= 1.0:
-        raise InputError(f"a threshold of {rule} must lie from 0 to 1, found {threshold}")

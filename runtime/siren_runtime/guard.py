@@ -25,8 +25,9 @@ from .backends.base import FloatArray
 from .backends.score_by_stream import ScoreByStream
 from .batching import micro_batches, right_pad
 from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
-from .decision import Rule
+from .decision import AtTier, Rule
 from .errors import BackendError, BundleError, InputError
+from .freed_memory import release_freed_memory
 from .hub import resolve_folder
 from .manifest import TOKENIZER_FILE, Manifest, Tier
 from .stream import Stream
@@ -34,6 +35,7 @@ from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
 from .streams import Streams
 from .tempering import tempered_scores
 from .text import choose, clean
+from .threshold import checked_threshold
 from .tokenizer import Tokenizer
 
 _LEAST_TOKENS = 8  # that a stream may hold
@@ -95,6 +97,7 @@ class Guard:
         self._warned = False
         if backend is None:
             backend = self._switch_to_streaming()
+            release_freed_memory()
         self._backend: Backend | None = backend
         self._backend_name = backend.name
 
@@ -124,8 +127,8 @@ class Guard:
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
-            buckets: lengths in tokens that TensorRT pads texts to, each kept as a CUDA graph; by
-                default powers of two and their midpoints.
+            buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
+                graph; by default powers of two and their midpoints.
             verify: "size" checks that every file is there with its size, "full" also its SHA-256.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
@@ -192,6 +195,11 @@ class Guard:
         return self._manifest.threshold
 
     @property
+    def tiers(self) -> tuple[AtTier, ...]:
+        """The tiers of calibration as decision rules for streams; empty if there are none."""
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self._manifest.tiers)
+
+    @property
     def base_model_id(self) -> str:
         """The hub id of the backbone."""
         return self._manifest.backbone.id
@@ -225,20 +233,29 @@ class Guard:
         texts: Iterable[str],
         threshold: float | None = None,
         features: bool = False,
+        *,
+        token_budget: int | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
         Inside, texts of similar length share a batch, so mixed lengths waste little.
 
+        Args:
+            token_budget: tokens that such a batch holds at most, padding included, but for one
+                text alone; None is what runs best on the backend.
+
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
-                text), or holds something that is not a valid string; or as `score`.
+                text), or holds something that is not a valid string; `token_budget` is not a
+                whole number from 1; or as `score`.
             BackendError: as `score`.
         """
         if isinstance(texts, str):
             raise InputError("score_batch takes a list of texts, found one str; use score")
+        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
+            raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
         cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
-        return self._score(cleaned, self._threshold(threshold), features)
+        return self._score(cleaned, self._threshold(threshold), features, token_budget)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
         """Score what has been generated so far: the whole `prefix` anew at each call.
@@ -322,6 +339,7 @@ class Guard:
             self._tokenizer,
             self._manifest.head.features,
             self.default_threshold,
+            self._tier,
             max_streams,
             reencodes=backend is None,
         )
@@ -343,12 +361,18 @@ class Guard:
             if self._open_stream is not None:
                 if self._stream_backend is None:
                     self._backend = self._switch_to_streaming()
+                    release_freed_memory()
                 return self._stream_backend
             if not self._warned:
                 self._warned = True
+                why = "the bundle has no streaming graph"
+                if is_compiled(self._backend_name):
+                    why = (
+                        "a TensorRT plan scores whole texts (backend='cuda' or 'cpu' reads only "
+                        "new tokens, from a bundle exported for onnxruntime)"
+                    )
                 warnings.warn(
-                    f"{self.base_model_id}: the bundle has no streaming graph, so each feed of a "
-                    "stream re-encodes its text",
+                    f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
                     stacklevel=4,
                 )
             return None
@@ -365,15 +389,7 @@ class Guard:
         self.close()
 
     def _threshold(self, threshold: float | None) -> float:
-        if threshold is None:
-            return self.default_threshold
-        try:
-            value = float(threshold)
-        except (TypeError, ValueError):
-            raise InputError(f"threshold must be a number, found {threshold!r}") from None
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"threshold must lie from 0 to 1, found {value}")
-        return value
+        return self.default_threshold if threshold is None else checked_threshold(threshold)
 
     def _verdict(self, score: float, threshold: float, features: FloatArray | None) -> ScoreResult:
         return ScoreResult(
@@ -384,7 +400,13 @@ class Guard:
             features=features,
         )
 
-    def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
+    def _score(
+        self,
+        cleaned: list[str],
+        threshold: float,
+        features: bool,
+        token_budget: int | None = None,
+    ) -> list[ScoreResult]:
         backend = self._usable()
         sequences = self._tokenizer.encode_batch(cleaned)
         if not all(sequences):
@@ -393,7 +415,8 @@ class Guard:
                 "nothing to score"
             )
         results: dict[int, ScoreResult] = {}
-        for batch in micro_batches([len(ids) for ids in sequences], backend.token_budget):
+        lengths, limit = [len(ids) for ids in sequences], token_budget or backend.token_budget
+        for batch in micro_batches(lengths, limit):
             outputs = backend.run(*right_pad([sequences[index] for index in batch]))
             scores = tempered_scores(outputs, self._manifest.temperature)
             _check_finite(scores, outputs, batch)

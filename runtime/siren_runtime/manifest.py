@@ -18,7 +18,7 @@ TOKENIZER_FILE = "tokenizer.json"
 HARMFUL: Final = 1  # the class whose probability is the score
 CLEANER: Final = "llm-siren-0.2"
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10"]
 Pooling = Literal["residual_mean", "mlp_mean"]
 
@@ -105,8 +105,10 @@ class FileSpec(_Strict, frozen=True):
 class Verification(_Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
-    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified", with `reason`.
-    `bound` is for the difference that `bounded` names, over the texts.
+    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
+    in what other form than its own the graph was run.
+    `bound` is for the difference that `bounded` names, over the texts. What begins with
+    `stream` is of the streaming graph, read in chunks, against the whole-sequence graph.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -119,6 +121,58 @@ class Verification(_Strict, frozen=True):
     mean_difference: float | None = None
     verdict_agreement: Probability | None = None
     worst_text: str | None = None
+    stream_texts: Size = 0
+    stream_bound: float | None = None
+    stream_max_difference: float | None = None
+
+    @property
+    def stream_drifted(self) -> bool:
+        """Whether the streaming graph misses its bound."""
+        return (
+            self.stream_bound is not None
+            and self.stream_max_difference is not None
+            and not self.stream_max_difference <= self.stream_bound
+        )
+
+
+class Trial(_Strict, frozen=True):
+    """One setting that was tried: a precision, and the matrices left in float32.
+
+    `bytes` are those of the bundle's whole-sequence graph and its weights. `milliseconds` is the
+    mean over texts of each text's median, one text at a time, and `speed` how many times
+    float32's, timed in turns with it. Score differences are to float32's; `changed_verdicts` of
+    the texts fall on the other side of the threshold. `outcome` says why it was not kept.
+    """
+
+    precision: Precision
+    keep_float: list[str]
+    bytes: Size
+    milliseconds: float
+    speed: float
+    mean_difference: float
+    p99_difference: float
+    max_difference: float
+    changed_verdicts: Size
+    outcome: str
+    kept: bool = False
+
+    @property
+    def setting(self) -> str:
+        """What was tried, in a few words."""
+        kept = len(self.keep_float)
+        return f"{self.precision}, {kept} matrices float32" if kept else self.precision
+
+
+class Tuning(_Strict, frozen=True):
+    """How the precision was chosen: the fastest of `trials` within `budget` on `texts` texts.
+
+    Within it, the mean |score difference| to float32 and the share of changed verdicts are each
+    at most `budget`.
+    """
+
+    budget: Probability
+    texts: Positive
+    trials: list[Trial]
 
 
 class Tier(_Strict, frozen=True):
@@ -132,7 +186,9 @@ class Manifest(_Strict, frozen=True):
     """guard.json. `files` maps each file of the bundle, but for guard.json, to what it must be.
 
     `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
-    by the temperature before the softmax.
+    by the temperature before the softmax. `tuning` is there where the precision was measured.
+    `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
+    that do not say so are run with wider ones.
     """
 
     format_version: int
@@ -150,6 +206,8 @@ class Manifest(_Strict, frozen=True):
     created: str
     tiers: list[Tier] = []
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
+    tuning: Tuning | None = None
+    saturation_free: bool = False
 
 
 class _Versioned(msgspec.Struct):

@@ -36,6 +36,8 @@ class StreamResult:
         rolled_back: tokens read before that this feed took back, since the new text changed them.
         slid: whether text slid out of the stream, so that the score is no longer exact.
         decisions: those of the stream's rules in force at a token that this feed read.
+        tier: name of the bundle's tier that the score falls in; None below the lowest, and where
+            the bundle was not calibrated.
     """
 
     score: float
@@ -46,10 +48,13 @@ class StreamResult:
     rolled_back: int
     slid: bool
     decisions: tuple[Decision, ...] = ()
+    tier: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, decisions as dictionaries."""
+        """Return the fields by name, decisions as dictionaries, and the tier where there is one."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.tier is None:
+            del fields["tier"]
         return fields | {"decisions": [decision.to_dict() for decision in self.decisions]}
 
 
@@ -63,6 +68,7 @@ class TokenScore:
             stream; both 0 for special tokens and where ids were fed.
         score: probability of harm up to here.
         text: the cleaned text from start to end.
+        space: the cleaned text, of no token, between the token before and this one.
     """
 
     token: int
@@ -70,6 +76,7 @@ class TokenScore:
     end: int
     score: float
     text: str
+    space: str = ""
 
 
 class Stream:
@@ -134,12 +141,12 @@ class Stream:
         """
         self.check_usable()
         state, text, shift = self.state, self._tokens.text, self._tokens.start
-        return [
-            TokenScore(token, start, end, score, text[start - shift : end - shift])
-            for token, (start, end), score in list(
-                zip(state.ids, state.offsets, state.scores, strict=False)
-            )[state.context :]
-        ]
+        scores, before = [], shift
+        for token, (start, end), score in zip(state.ids, state.offsets, state.scores, strict=False):
+            piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
+            scores.append(TokenScore(token, start, end, score, piece, space))
+            before = max(before, end)
+        return scores[state.context :]
 
     @property
     def memory_bytes(self) -> int:
@@ -253,6 +260,7 @@ class Stream:
             rolled_back=self._rolled_back,
             slid=state.slid,
             decisions=tuple(self._decisions.values()),
+            tier=self._streams.tier_of(score),
         )
         return self._result
 

@@ -1,7 +1,7 @@
 """Many streams on one engine, read in one batch."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
 from .aggregation import AggregationName, aggregation_of
@@ -10,6 +10,7 @@ from .errors import BackendError, InputError, SirenError
 from .stream import Stream, StreamResult
 from .stream_engine import StreamEngine
 from .stream_state import StreamState
+from .threshold import checked_threshold
 from .tokenizer import Tokenizer
 
 
@@ -31,10 +32,11 @@ class Streams:
         tokenizer: Tokenizer,
         n_features: int,
         threshold: float,
+        tier_of: Callable[[float], str | None],
         max_streams: int | None,
         reencodes: bool,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.tier_of = tokenizer, tier_of
         self._engine: StreamEngine | None = engine
         self._n_features, self._threshold = n_features, threshold
         self._max_streams, self._reencodes = max_streams, reencodes
@@ -65,10 +67,7 @@ class Streams:
                 "this bundle has no streaming graph, so a stream re-encodes its text, which "
                 "allows neither response_only nor another aggregation than the mean"
             )
-        if threshold is None:
-            threshold = self._threshold
-        elif not 0.0 <= threshold <= 1.0:
-            raise InputError(f"threshold must lie from 0 to 1, found {threshold}")
+        threshold = self._threshold if threshold is None else checked_threshold(threshold)
         with self._lock:
             engine = self._usable()
             if self._max_streams is not None and len(self._open) >= self._max_streams:

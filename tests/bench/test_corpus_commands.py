@@ -97,6 +97,19 @@ def test_fidelity_compares_precisions_on_labelled_text(run):
     assert len(fp16["scores"]) == len(TEXTS)
 
 
+def test_each_layer_is_quantized_alone(run):
+    options = ("--precision", "int4", "--texts", 12)
+    record = run("layers", *options, peers=None, corpora=[run.corpus])
+    names = [entry["layer"] for entry in record["results"]]
+    assert len(names) == 4 * 4  # inputs of a block's products, blocks
+    assert "layers.3/mlp/down_proj" in names
+    assert "layers.0/self_attn/q_proj+k_proj+v_proj" in names
+    assert all(entry["effect"] > 0 for entry in record["results"])
+    harm = [entry["effect"] / entry["elements"] for entry in record["results"]]
+    assert harm == sorted(harm, reverse=True)
+    assert (run.folder / "results" / "layers-tiny-guard.md").read_text().count("| all ") == 4
+
+
 def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
     options = ("--tokens", "8,16", "--rounds", 2, "--no-roofline", "--slowest", 0)
     record = run("latency", "--engines", "fp32,fp16", *options)
@@ -128,8 +141,15 @@ def test_the_report_names_every_implementation_with_its_version(run):
 
 
 def test_generative_peers_are_refused_where_scores_are_needed(run):
-    for command in ("throughput", "fidelity"):
-        words = [command, "minilm", str(run.corpus), "--peers", "generate-float32-4"]
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 2
-        assert "--peers" in result.stderr
+    words = ["fidelity", "minilm", str(run.corpus), "--peers", "generate-float32-4"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--peers" in result.stderr
+
+
+def test_throughput_goes_on_without_generative_peers_and_says_so(run):
+    options = ("--texts", 4, "--batches", "2", "--token-budgets", "", "--rounds", 1)
+    peers = "generate-float32-4,optimum-1"
+    record = run("throughput", *options, peers=peers, corpora=[run.corpus])
+    assert [entry["engine"] for entry in record["results"]] == ["siren-edge fp32"]
+    assert record["settings"]["missing"].keys() == set(peers.split(","))

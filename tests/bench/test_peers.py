@@ -33,7 +33,7 @@ def test_generative_guards_of_one_dtype_share_a_model_and_give_no_score(bench):
     names = ("generate-float32-1", "generate-float32-4+20")
     short, long = (make_peer(name, bench, 1) for name in names)
     assert short.model_key == long.model_key
-    assert (long.new_tokens, long.template_tokens) == (4, 20)
+    assert (long.work.new_tokens, long.work.template_tokens) == (4, 20)
     assert long.name == "transformers generate float32, 4 new tokens, template of 20"
     model = short.load()
     assert short.score(model, TEXT) is None

@@ -36,6 +36,7 @@ def test_totals_of_llm_siren_are_interpolated_between_the_sampled_lengths():
         "weight_bytes": 10,
         "bandwidth_bytes_per_s": 100.0,
         "llm_siren_float32_s": lengths,
+        "memory_bytes": {"scoring": 1, "streaming": 1, "switched": 1, "switching_peak": 2},
     }
     summary = summarise(results, plan)
     assert summary["float32_every_token_s"] == pytest.approx(sum(range(1, 33)))

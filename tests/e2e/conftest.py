@@ -1,7 +1,8 @@
 """The real path, from artifact and checkpoint to a bundle on disk, made once a case."""
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from models import make_artifact
 from siren_export.artifact import load_artifact
 from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_runtime import Guard
+from streaming import LIMIT
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,20 @@ def export(
         return Exported(artifact, bundle)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def guards(export: Callable[..., Exported]) -> Iterator[Callable[..., tuple[Guard, Guard]]]:
+    """Return a function: backbone name -> a guard that scores and one that streams."""
+    opened: dict[Any, tuple[Guard, Guard]] = {}
+
+    def run(name: str, precision: str = "fp32", **options: Any) -> tuple[Guard, Guard]:
+        key = name, precision, *options.items()
+        if key not in opened:
+            bundle = export(name, precision, **{"max_length": LIMIT, **options}).bundle
+            opened[key] = Guard.load(bundle, threads=1), Guard.load(bundle, threads=1)
+        return opened[key]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield run

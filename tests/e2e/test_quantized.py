@@ -15,7 +15,10 @@ from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
 from siren_export.verify import LlmSiren
 from siren_runtime import Guard
+from siren_runtime.backends import open_backend
+from siren_runtime.bundle import Bundle, load_bundle
 from siren_runtime.errors import BundleError
+from siren_runtime.manifest import decode
 from texts import LONG_TEXTS, TEXTS
 
 POOLINGS = ("residual_mean", "mlp_mean")
@@ -65,7 +68,6 @@ def test_int8_products_do_not_saturate_whatever_the_cpu(export, own_options):
     """The runtime's products equal those of widened weights, which no instruction saturates.
 
     A last bit of float32 may still round an activation the other way, hence the tolerance.
-    Without ONNX Runtime's precision option, features on AVX2 are off by more than ten times that.
     """
     bundle = export("qwen3", "int8").bundle
     options = onnxruntime.SessionOptions() if own_options else None
@@ -73,6 +75,38 @@ def test_int8_products_do_not_saturate_whatever_the_cpu(export, own_options):
     found = np.stack([result.features for result in guard.score_batch(TEXTS, features=True)])
     reference = _features_with_widened_products(bundle, guard)
     assert np.abs(found - reference).mean() <= 1e-3
+
+
+def test_no_pair_of_int8_weights_can_saturate_sixteen_bits(export):
+    """What AVX2 and AVX-512 without VNNI add in 16 bits, at the largest activation, 255."""
+    import onnx
+
+    model = onnx.load(str(export("qwen3", "int8").bundle / "score.onnx"))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [n for n in model.graph.node if n.op_type == "MatMulIntegerToFloat"]
+    assert products
+    for product in products:
+        weights = onnx.numpy_helper.to_array(tensors[product.input[1]]).astype(int)
+        assert np.abs(weights).max() > 64
+        for signed in (weights, -weights):
+            positive = np.maximum(signed, 0)
+            assert 255 * (positive[::2] + positive[1::2]).max() <= 32767
+
+
+def test_bundles_from_before_saturation_free_weights_run_with_wide_products(export):
+    """Their guard.json lacks the field, and so means false."""
+    bundle = export("qwen3", "int8").bundle
+    manifest = json.loads((bundle / "guard.json").read_text())
+    assert manifest.pop("saturation_free") is True
+    older = decode(json.dumps(manifest).encode(), "guard.json")
+    for found, wide in ((load_bundle(bundle), False), (Bundle(bundle, older), True)):
+        options = onnxruntime.SessionOptions()
+        open_backend(found, "cpu", session_options=options)
+        if wide:
+            assert options.get_session_config_entry("session.x64quantprecision") == "1"
+        else:
+            with pytest.raises(RuntimeError, match="x64quantprecision"):
+                options.get_session_config_entry("session.x64quantprecision")
 
 
 def _features_with_widened_products(bundle, guard) -> np.ndarray:

@@ -77,3 +77,18 @@ def test_wrong_use_and_damaged_bundles_are_refused(bundle, tmp_path):
         assert process.returncode == 1
     assert b"error" in errors
     assert b"Traceback" not in errors
+
+
+def test_color_keeps_paragraphs_and_joined_emoji(bundle):
+    text = "bread\n\nwater 👩\u200d👧"
+    with start(bundle, "--format", "color") as process:
+        output, _ = process.communicate(text.encode())
+    assert output.decode().rstrip("\n") == text
+
+
+def test_an_encoder_says_in_one_line_that_it_reencodes(export):
+    with start(export("bert").bundle) as process:
+        _, errors = process.communicate(b"bread")
+    (line,) = errors.decode().splitlines()
+    assert line.startswith("siren: warning: ")
+    assert "re-encodes" in line

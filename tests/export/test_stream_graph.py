@@ -13,6 +13,9 @@ from siren_export.artifact import load_artifact
 from siren_export.checkpoint import load_checkpoint
 from siren_export.config import parse_config
 from siren_export.export import export_bundle
+from siren_export.verify import BOUNDS, ReferenceUnavailable
+from siren_runtime.bundle import load_bundle
+from siren_runtime.errors import BundleError
 
 DECODERS = (
     "qwen3",
@@ -185,3 +188,33 @@ def test_an_encoder_has_no_streaming_graph(tmp_path, backbone_folder):
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     manifest = export_bundle(head, load_checkpoint(backbone), tmp_path / "bundle")
     assert manifest.graphs.keys() == {"score"}
+
+
+def unavailable(_advance):
+    raise ReferenceUnavailable("not needed here")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_an_export_verifies_the_streaming_graph_in_chunks(tmp_path, backbone_folder, precision):
+    backbone = backbone_folder("qwen3")
+    head = load_artifact(make_artifact(tmp_path / "head", backbone, max_length=128))
+    checkpoint, bundle = load_checkpoint(backbone), tmp_path / "bundle"
+    made = export_bundle(head, checkpoint, bundle, precision=precision, reference=unavailable)
+    report = made.verification
+    assert report.stream_texts == 5
+    assert 0 <= report.stream_max_difference <= report.stream_bound == BOUNDS[precision]
+    assert load_bundle(bundle).manifest.verification == report
+
+
+def test_streams_that_drift_fail_the_export_unless_it_is_allowed(
+    tmp_path, backbone_folder, monkeypatch
+):
+    monkeypatch.setitem(BOUNDS, "fp16", -1.0)  # which no difference keeps
+    backbone = backbone_folder("qwen3")
+    head = load_artifact(make_artifact(tmp_path / "head", backbone))
+    inputs = head, load_checkpoint(backbone), tmp_path / "bundle"
+    with pytest.raises(BundleError, match=r"stream\.onnx, fed in chunks.*--allow-drift"):
+        export_bundle(*inputs, precision="fp16", reference=unavailable)
+    assert not (tmp_path / "bundle").exists()
+    kept = export_bundle(*inputs, precision="fp16", reference=unavailable, allow_drift=True)
+    assert kept.verification.stream_drifted

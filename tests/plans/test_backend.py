@@ -13,12 +13,12 @@ import pytest
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.backends.base import Outputs
-from siren_runtime.backends.tensorrt import TensorRTBackend, open_plan
+from siren_runtime.backends.padded import PaddedBackend
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.tensorrt import gpu
 from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.library import Library
+from siren_runtime.tensorrt.library import Library, load_library
 from siren_runtime.tensorrt.profiles import Extent, Profile
 from siren_runtime.tokenizer import Tokenizer
 from texts import TEXTS
@@ -60,12 +60,12 @@ class OnnxRunner:
 
 def backend_over(
     bundle: Bundle, shapes: list[Extent], opened: Callable[[int], object] = lambda profile: None
-) -> TensorRTBackend:
+) -> PaddedBackend:
     def open_runner(profile: int) -> OnnxRunner:
         opened(profile)
         return OnnxRunner(bundle, PROFILES[profile], shapes)
 
-    return TensorRTBackend("tensorrt", PROFILES, open_runner)
+    return PaddedBackend("tensorrt", PROFILES, open_runner)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
@@ -116,10 +116,20 @@ def test_each_thread_has_runners_of_its_own_and_keeps_them(tiny):
     assert len({ident for ident, _ in opened}) == 2
 
 
+def test_a_stream_over_a_plan_reads_its_text_anew_and_says_so(export):
+    bundle = export("qwen3")
+    assert "stream" in bundle.manifest.graphs
+    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
+    guard = Guard(bundle, tokenizer, backend_over(bundle, []))
+    with pytest.warns(UserWarning, match=r"TensorRT plan scores whole texts.*backend='cuda'"):
+        stream = guard.stream()
+    assert stream.feed("how are you").score == pytest.approx(guard.score("how are you").score)
+
+
 @pytest.mark.parametrize("buckets", [[8, 8], [16, 8], [0, 8]], ids=str)
 def test_buckets_must_ascend(tiny, buckets):
     with pytest.raises(InputError, match="buckets"):
-        TensorRTBackend("tensorrt", PROFILES, lambda profile: None, buckets)
+        PaddedBackend("tensorrt", PROFILES, lambda profile: None, buckets)
 
 
 @no_gpu
@@ -157,12 +167,39 @@ def test_tensorrt_needs_a_gpu_to_compile_and_says_so(tiny, rtx):
         build_plan(tiny, Library("tensorrt", rtx.trt, "10.3.0"))
 
 
-@pytest.mark.skipif(not has_gpu(), reason="needs a GPU, cuda-python and TensorRT-RTX")
-def test_a_plan_scores_on_the_gpu_as_the_cpu_does(export, rtx):
-    bundle = export("qwen3", precision="fp16", target="tensorrt-rtx")
-    build_plan(bundle, rtx)
-    assert open_plan(bundle, "tensorrt-rtx").name == "tensorrt-rtx"
-    with Guard.load(bundle.path, backend="tensorrt-rtx") as guard:
-        found = [result.score for result in guard.score_batch(TEXTS * 2)]
+def test_a_bfloat16_bundle_without_a_plan_says_that_it_needs_one(export):
+    bundle = export("qwen3", precision="bf16", target="tensorrt")
+    with pytest.raises(BackendError, match=r"bf16 bundle runs on a TensorRT plan.*siren build"):
+        Guard.load(bundle.path, backend="cpu")
+
+
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU and cuda-python")
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize("flavor", ["tensorrt", "tensorrt-rtx"])
+def test_a_plan_scores_on_the_gpu_as_the_cpu_does(export, flavor, name):
+    try:
+        library = load_library(flavor)
+    except BackendError as error:
+        pytest.skip(str(error))
+    older = flavor == "tensorrt" and library.version.startswith("10.")
+    bundle = export(name, precision="fp16", target="tensorrt10" if older else flavor)
+    build_plan(bundle, library)
     expected = [r.score for r in Guard.load(bundle.path, backend="cpu").score_batch(TEXTS * 2)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
+    found: list[list[float]] = []
+    with Guard.load(bundle.path, backend=flavor) as guard:
+        assert guard.backend == flavor
+
+        def use() -> None:
+            for _ in range(4):  # a shape is captured the second time, and replayed from the third
+                found.append([result.score for result in guard.score_batch(TEXTS * 2)])
+                found.append([guard.score(text).score for text in TEXTS * 2])
+
+        use()
+        threads = [threading.Thread(target=use) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 4 * 2 * 4
+    for scores in found:
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=5e-3)

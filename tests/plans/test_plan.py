@@ -5,8 +5,11 @@ from importlib.util import find_spec
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from siren_runtime import Guard
 from siren_runtime.bundle import load_bundle
+from siren_runtime.commands.inspect import app
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.tensorrt.library import Library, load_library
 from siren_runtime.tensorrt.plan import (
@@ -128,6 +131,8 @@ def test_a_plans_folder_that_leaves_the_bundle_is_refused(tiny, tmp_path):
         plans_folder(tiny)
     with pytest.raises(BackendError, match="leaves the bundle"):
         find_plan(tiny, "score", LIBRARY, "8.7")
+    with Guard.load(tiny.path) as guard:  # which takes no plan of that folder
+        assert guard.backend == "cpu"
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="tensorrt is installed here")
@@ -139,3 +144,31 @@ def test_a_missing_library_names_the_extra():
 def test_a_rtx_only_option_is_refused_for_tensorrt():
     with pytest.raises(InputError, match="only tensorrt-rtx"):
         LIBRARY.target(None, ["8.6"])
+
+
+def shown(bundle, *options):
+    result = CliRunner().invoke(app, [str(bundle.path), *options], env={"COLUMNS": "400"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_inspect_shows_what_each_plan_was_compiled_for_and_whether_it_matches(tiny):
+    assert "plan " not in shown(tiny)
+    save(tiny)
+    (line,) = [line for line in shown(tiny).splitlines() if "score.plan" in line]
+    for fact in ("tensorrt 10.3.0", "capability 8.7", "1x1:1x32:1x32", "6 bytes"):
+        assert fact in line
+    assert line.rstrip().endswith("matches the bundle")
+    assert "the plan has its SHA-256" in shown(tiny, "--check")
+
+
+def test_inspect_tells_a_stale_a_truncated_a_changed_and_an_unreadable_plan(tiny):
+    save(tiny, name="old", sources={"score.onnx": "0" * 64})
+    save(tiny, name="short").write_bytes(b"a pl")
+    save(tiny, name="changed").write_bytes(b"A plan")
+    save(tiny, name="unreadable").with_suffix(".json").write_bytes(b"{}")
+    lines = {line.split()[0]: line for line in shown(tiny, "--check").splitlines() if line.strip()}
+    assert "stale" in lines["old.plan"]
+    assert "4 bytes" in lines["short.plan"]
+    assert "was changed" in lines["changed.plan"]
+    assert "not a plan's record" in lines["unreadable.plan"]

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from siren_export.verification_texts import TEXTS as VERIFIED
+from siren_export.verify import Reference
 from siren_runtime import Guard
 from siren_runtime.bundle import Bundle
 from texts import TEXTS
@@ -48,6 +50,25 @@ def test_every_target_scores_within_its_precisions_bound(export, name, target, p
     expected = scores(export(name))
     found = scores(export(name, target=target, precision=precision))
     np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND[precision])
+
+
+@pytest.mark.parametrize(("name", "target"), [("qwen3", "tensorrt"), ("bert", "tensorrt10")])
+def test_bfloat16_is_verified_with_every_result_rounded(export, name, target):
+    float32 = export(name)
+    guard = Guard.load(float32.path, backend="cpu", threads=1)
+    expected = [guard.score(text).score for text in VERIFIED]
+    reference = Reference("float32", head="", texts="", scores=expected)
+
+    def report(precision):
+        options = {"reference": lambda advance: reference, "allow_drift": True}
+        return export(name, target=target, precision=precision, **options).manifest.verification
+
+    rounded, half = report("bf16"), report("fp16")
+    assert rounded.status == "passed"
+    assert "no engine was run" in rounded.reason
+    assert half.reason is None
+    # bfloat16 has three bits less: eight times the error, had every rounding been independent.
+    assert 3 * half.mean_difference < rounded.mean_difference < 30 * half.mean_difference
 
 
 def test_float16_keeps_attention_for_tensorrts_own_kernel_and_float32_has_none(export):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siren_runtime import Hysteresis, InputError, Patience, Schedule
+from siren_runtime import AtTier, Hysteresis, InputError, Patience, Schedule
 from siren_runtime.decision import start, step
 
 
@@ -47,6 +47,11 @@ def test_a_decision_names_the_rule_and_the_token_where_it_came_into_force():
     assert (hysteresis.rule, hysteresis.token) == ("hysteresis(on 0.9, off 0.2)", 1)
 
 
+def test_a_tier_is_in_force_from_its_threshold_on():
+    assert in_force(AtTier("block", 0.7), [0.6, 0.7, 0.9, 0.69]) == [False, True, True, False]
+    assert str(AtTier("block", 0.7)) == "tier(block, 0.7)"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -59,6 +64,8 @@ def test_a_decision_names_the_rule_and_the_token_where_it_came_into_force():
         (lambda: Patience(1, 2, -0.1), "0 to 1"),
         (lambda: Hysteresis(0.5, 0.6), "off <= on"),
         (lambda: Hysteresis(float("nan"), 0.5), "0 to 1"),
+        (lambda: Patience(1, 2, "0.5"), "must be a number"),
+        (lambda: AtTier("block", 2), "0 to 1"),
     ],
 )
 def test_rules_out_of_range_are_refused(make, message):

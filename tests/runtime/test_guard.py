@@ -100,6 +100,8 @@ def test_calling_and_streaming_are_scoring(guard: Guard) -> None:
         lambda guard: guard.score_streaming(None),
         lambda guard: guard.score_batch("one string"),
         lambda guard: guard.score_batch(b"bytes"),
+        lambda guard: guard.score_batch(["a"], token_budget=0),
+        lambda guard: guard.score_batch(["a"], token_budget=1.5),
     ],
 )
 def test_what_cannot_be_scored_is_an_input_error(
@@ -181,9 +183,10 @@ def test_a_batch_is_scored_in_micro_batches_under_the_budget(
         return run(input_ids, attention_mask)
 
     monkeypatch.setattr(guard._backend, "run", record)
-    monkeypatch.setattr(guard._backend, "token_budget", 64)
-    guard.score_batch(["abcdefg", "a"] * 16)
+    guard.score_batch(["abcdefg", "a"] * 16, token_budget=64)
     assert shapes == [(16, 2), (8, 8), (8, 8)]  # a start token, then a token a byte
+    guard.score_batch(["abcdefg", "a"] * 16)
+    assert shapes[3:] == [(32, 8)]  # the backend's own budget holds them all
 
 
 def test_eight_threads_give_the_serial_results(bundle: Path) -> None:

@@ -105,7 +105,7 @@ def read_rows(source: Source, columns: Columns) -> Iterator[Row]:
         InputError: a row is not UTF-8 or not well-formed, lacks a column, has no text that can be
             scored, or a label that is not a class.
     """
-    for origin, split, fields in _read_fields(source):
+    for origin, split, fields in read_fields(source):
         yield _parse(origin, source, split, fields, columns)
 
 
@@ -209,8 +209,12 @@ def _require(fields: Mapping[str, Any], name: str, origin: str) -> Any:
     return fields[name]
 
 
-def _read_fields(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-    """Yield where a row stands, the split that the container gives it, and its columns."""
+def read_fields(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+    """Yield where a row stands, the split that the container gives it, and its columns.
+
+    Raises:
+        InputError: a row is not UTF-8 or not well-formed.
+    """
     if source.is_hub:
         yield from _read_hub(source.location.removeprefix(HUB_PREFIX))
         return

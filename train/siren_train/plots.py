@@ -41,7 +41,7 @@ def plot_layers(report: TrainingReport, path: Path) -> None:
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.set_xticks(layers[:: max(1, len(layers) // 14)])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_ablation(results: Sequence[AblationResult], path: Path) -> None:
@@ -61,7 +61,7 @@ def plot_ablation(results: Sequence[AblationResult], path: Path) -> None:
         xlabel="mean macro-F1 on the validation rows",
         title="What each part is worth",
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_evaluation(scores: Scores, evaluation: Evaluation, folder: Path) -> None:
@@ -87,7 +87,7 @@ def _plot_precision_recall(scores: Scores, evaluation: Evaluation, path: Path) -
         title=f"Precision and recall; dots at threshold {evaluation.threshold:g}",
     )  # fmt: skip
     axes.legend(title="average precision", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_histograms(scores: Scores, evaluation: Evaluation, path: Path) -> None:
@@ -105,7 +105,7 @@ def _plot_histograms(scores: Scores, evaluation: Evaluation, path: Path) -> None
         axes.axvline(evaluation.threshold, color="black", linestyle="--", linewidth=1)
         axes.set(title=name, xlabel="score", ylabel="rows")
         axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_reliability(scores: Scores, evaluation: Evaluation, path: Path) -> None:
@@ -118,7 +118,7 @@ def _plot_reliability(scores: Scores, evaluation: Evaluation, path: Path) -> Non
         axes.plot(mean, share, marker="o", markersize=4, label=label)
     axes.set(xlabel="mean score of a bin", ylabel="share of harm in it", title="Reliability")
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
@@ -151,9 +151,9 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
     axes.margins(y=0.01)
     axes.set(xlim=(0, 1), xlabel="share of rows", title="Verdicts by category (rows)")
     axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.08))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=_DPI)
     pyplot.close(figure)

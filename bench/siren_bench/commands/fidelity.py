@@ -8,6 +8,7 @@ import typer
 
 from ..corpus import load_corpus
 from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
+from ..peers.registry import is_generative
 from ..process import load_engines
 from ..progress import console, progress_bar
 from ..workbench import engine_settings, open_workbench
@@ -42,7 +43,7 @@ def fidelity(
     have labels and the weights are not random, macro-F1 of each file.
     """
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
-    if any(name.startswith(("generate", "optimum")) for name in peer_list):
+    if any(is_generative(name) for name in peer_list):
         raise typer.BadParameter("--peers: generative guards give no score")
     rows = load_corpus(corpus, split=split, limit=texts)
     batches = [[row.text for row in rows[k : k + _BATCH]] for k in range(0, len(rows), _BATCH)]

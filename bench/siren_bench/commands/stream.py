@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, cast
 
 import typer
 
@@ -15,10 +15,11 @@ from siren_runtime.manifest import Precision
 from ..progress import console
 from ..record import write_record
 from ..shapes import SHAPES
-from ..stream import Plan, measure_stream, stream_table
+from ..stream import PEERS, Plan, measure_stream, stream_table
 from ..stream_plot import plot_long_stream
 from ..subject import find_subject
 from ..texts import texts_of
+from . import options
 
 _DEFAULTS = Plan()
 
@@ -34,7 +35,7 @@ def stream(
         Path | None, typer.Option(help="The backbone's folder, in place of the head's own.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help=f"One of {', '.join(get_args(Precision))}.")
+        str, typer.Option(help=f"One of {', '.join(options.PRECISIONS)}.")
     ] = "fp32",
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle of this head, in place of exporting one.")
@@ -43,6 +44,9 @@ def stream(
     long_tokens: Annotated[
         int, typer.Option(min=32, help="Of the long stream.")
     ] = _DEFAULTS.long_tokens,
+    peers: Annotated[
+        str, typer.Option(help=f"Of llm-siren, any of {', '.join(PEERS)}; empty for none.")
+    ] = ",".join(PEERS),
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
     output: Annotated[
         Path | None,
@@ -56,14 +60,19 @@ def stream(
     A token alone and in chunks, early and late, many streams in a batch, and a long stream, whose
     time and memory are also drawn. llm-siren is timed at a few prefixes and extrapolated.
     """
-    if precision not in get_args(Precision):
-        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(get_args(Precision))}")
+    if precision not in options.PRECISIONS:
+        raise typer.BadParameter(f"{precision!r} is not one of {', '.join(options.PRECISIONS)}")
+    dtypes = tuple(dict.fromkeys(name.strip() for name in peers.split(",") if name.strip()))
+    for name in dtypes:
+        if name not in PEERS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PEERS)}")
     plan = Plan(
         threads=threads,
         tokens=tokens,
         late=min(_DEFAULTS.late, tokens - 12),
         sampled=(*(n for n in _DEFAULTS.sampled if n < tokens), tokens),
         long_tokens=long_tokens,
+        peers=dtypes,
     )
     output = output or Path(f"bench/results/stream-{Path(head).name}-{precision}.json")
     with tempfile.TemporaryDirectory() as folder:

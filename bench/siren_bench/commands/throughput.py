@@ -11,6 +11,7 @@ from siren_runtime.text import clean
 from siren_runtime.tokenizer import Tokenizer
 
 from ..corpus import load_corpus
+from ..peers.registry import is_generative
 from ..process import load_engines
 from ..progress import console, progress_bar
 from ..throughput import measure_throughput, sweep, throughput_table
@@ -47,8 +48,10 @@ def throughput(
     sizes = options.numbers_of("--batches", batches)
     budgets = options.numbers_of("--token-budgets", token_budgets) if token_budgets else []
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
-    if any(name.startswith(("generate", "optimum")) for name in peer_list):
-        raise typer.BadParameter("--peers: generative guards take one text at a time")
+    generative = [name for name in peer_list if is_generative(name)]
+    if generative:
+        console.print(f"without {', '.join(generative)}: generative guards take no batches")
+    peer_list = [name for name in peer_list if name not in generative]
     rows = load_corpus(corpus, limit=texts)
     with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
         made, missing = bench.engines(precisions, peer_list, threads)
@@ -69,7 +72,9 @@ def throughput(
             "tokens_of_texts": lengths,
             "rounds": rounds,
             "threads": threads,
-            **engine_settings(made, {**missing, **failed}),
+            **engine_settings(
+                made, {**missing, **failed, **dict.fromkeys(generative, "takes no batches")}
+            ),
         }
     table = throughput_table(results)
     finish(options.result_path(output, "throughput", head), "throughput", settings, results, table)

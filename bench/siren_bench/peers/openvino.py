@@ -1,16 +1,16 @@
 """Our own float32 graph in OpenVINO, its weights compressed to int8 by NNCF where asked for."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engines import Work
+from ..engines import GuardEngine, Work
 from ..record import installed_versions
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(GuardEngine):
     """score.onnx of a float32 bundle as OpenVINO's CPU plugin runs it.
 
     Attributes:
@@ -47,12 +47,6 @@ class OpenVino:
         bundle = load_bundle(self.bundle)
         tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
         return Guard(bundle, tokenizer, _Backend(self.graph, self.dtype, self.threads))
-
-    def score(self, model: Any, text: str) -> float:
-        return float(model.score(text).score)
-
-    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        return [result.score for result in model.score_batch(texts)]
 
 
 class _Backend:

@@ -8,8 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from siren_runtime.errors import SirenError
 
 from ..engines import Work
-from .generate import generation
+from .generation import Generation, OneAtATime
 from .missing import PeerMissing
 
 REQUIREMENTS = ("optimum-onnx[onnxruntime]==0.1.0", "accelerate>=1", "torch==2.13.0")
@@ -25,25 +25,22 @@ _WORKER = Path(__file__).with_name("optimum_worker.py")
 
 
 @dataclass(frozen=True)
-class Optimum:
-    """ORTModelForCausalLM.generate on ONNX Runtime: greedy, an exact number of tokens.
+class Optimum(OneAtATime):
+    """ORTModelForCausalLM.generate on ONNX Runtime.
 
     Attributes:
         model: The folder that Optimum exported to, float32.
         python: The interpreter of Optimum's environment.
-        template: A text before the one that is judged.
     """
 
     model: Path
     python: Path
     threads: int
-    new_tokens: int
-    template_tokens: int = 0
-    template: str = field(default="", repr=False)
+    generation: Generation
 
     @property
     def name(self) -> str:
-        return f"Optimum ONNX generate float32, {generation(self)}"
+        return f"Optimum ONNX generate float32, {self.generation}"
 
     @property
     def model_key(self) -> Hashable:
@@ -51,7 +48,7 @@ class Optimum:
 
     @property
     def work(self) -> Work:
-        return Work("float32", self.template_tokens, self.new_tokens)
+        return self.generation.work("float32")
 
     def versions(self) -> dict[str, str]:
         packages = [str(path) for path in self.python.parents[1].glob("lib/python*/site-packages")]
@@ -71,13 +68,15 @@ class Optimum:
         return worker
 
     def score(self, model: Any, text: str) -> None:
-        request = {"template": self.template, "text": text, "new_tokens": self.new_tokens}
+        generation = self.generation
+        request = {
+            "template": generation.template,
+            "text": text,
+            "new_tokens": generation.new_tokens,
+        }
         model.stdin.write(json.dumps(request).encode() + b"\n")
         model.stdin.flush()
         _receive(model)
-
-    def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
-        raise NotImplementedError(f"{self.name} takes one text at a time")
 
 
 def optimum_environment() -> Path:

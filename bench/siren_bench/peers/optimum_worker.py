@@ -1,11 +1,14 @@
 """Runs in Optimum's own environment, so it imports nothing of this project.
 
+`generate` is also what the bench's own environment generates with.
+
 optimum_worker.py export BACKBONE FOLDER
 optimum_worker.py serve FOLDER THREADS     one JSON request a line on stdin, one answer each
 """
 
 import json
 import sys
+from typing import Any
 
 
 def export(backbone: str, folder: str) -> None:
@@ -36,20 +39,28 @@ def serve(folder: str, threads: str) -> None:
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        new_tokens = request["new_tokens"]
-        template = tokenizer(request["template"])["input_ids"] if request["template"] else []
-        ids = torch.tensor([template + tokenizer(request["text"])["input_ids"]])
+        generate(model, tokenizer, request["template"], request["text"], request["new_tokens"])
+        print("{}", file=answers, flush=True)
+
+
+def generate(model: Any, tokenizer: Any, template: str, text: str, new_tokens: int) -> None:
+    """Generate exactly `new_tokens` tokens, greedily, with a key/value cache."""
+    import torch
+
+    prompt = tokenizer(template)["input_ids"] if template else []
+    ids = torch.tensor([prompt + tokenizer(text)["input_ids"]], device=model.device)
+    with torch.inference_mode():
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             min_new_tokens=new_tokens,
             max_new_tokens=new_tokens,
             do_sample=False,
+            use_cache=True,
             pad_token_id=0,
-        )
-        if output.shape[1] != ids.shape[1] + new_tokens:
-            raise RuntimeError(f"generate made {output.shape[1] - ids.shape[1]} tokens")
-        print("{}", file=answers, flush=True)
+        ).cpu()  # which waits until a GPU is done
+    if output.shape[1] != ids.shape[1] + new_tokens:
+        raise RuntimeError(f"generate made {output.shape[1] - ids.shape[1]} tokens")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from siren_export.config import ENCODERS
 from ..engines import Engine, LlmSiren
 from ..texts import texts_of
 from .generate import Generate
+from .generation import Generation
 from .missing import PeerMissing
 from .openvino_setup import make_openvino
 from .optimum import Optimum, export_with_optimum
@@ -68,6 +69,11 @@ def peer_names(names: str) -> list[str]:
     return found
 
 
+def is_generative(name: str) -> bool:
+    """Whether a peer of that name answers in words, one text at a time."""
+    return _GENERATIVE.fullmatch(name) is not None
+
+
 def make_peer(name: str, model: Model, threads: int) -> Engine:
     """Make the engine of a peer that `peer_names` accepts.
 
@@ -100,9 +106,9 @@ def _generative(
     if template_tokens:
         tokenizer_json = model.checkpoint.tokenizer_json
         template = texts_of(tokenizer_json, [template_tokens])[template_tokens]
+    generation = Generation(new_tokens, template_tokens, template)
     if kind == "optimum":
         exported, python = export_with_optimum(model.subject.backbone, model.folder)
-        return Optimum(exported, python, threads, new_tokens, template_tokens, template)
+        return Optimum(exported, python, threads, generation)
     dtype = cast("TorchDtype", kind.removeprefix("generate-"))
-    backbone = model.subject.backbone
-    return Generate(backbone, dtype, threads, new_tokens, template_tokens, template)
+    return Generate(model.subject.backbone, dtype, threads, generation)

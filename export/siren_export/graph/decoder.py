@@ -200,7 +200,7 @@ def _mlp(
     that neither the product nor down_proj's output overflows where the unscaled ones would.
     """
     prefix = f"layers.{block}.mlp"
-    headroom = 1.0 if g.compute == FLOAT else _FLOAT16_HEADROOM
+    headroom = _FLOAT16_HEADROOM if g.compute == ir.DataType.FLOAT16 else 1.0
     wide = (config.intermediate_size, config.hidden_size)
 
     def project(part: str, scale: float = 1.0) -> ir.Value:

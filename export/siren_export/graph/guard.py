@@ -22,8 +22,10 @@ def compute_dtype(precision: Precision, target: Target) -> ir.DataType:
 
     float32 for int8 and int4 too, but for TensorRT, which keeps the rest in float16.
     """
-    half = precision == "fp16" or (target != "onnxruntime" and precision in ("int8", "int4"))
-    return ir.DataType.FLOAT16 if half else FLOAT
+    if precision == "bf16":
+        return ir.DataType.BFLOAT16
+    single = precision == "fp32" or (target == "onnxruntime" and precision in ("int8", "int4"))
+    return FLOAT if single else ir.DataType.FLOAT16
 
 
 def author_guard(

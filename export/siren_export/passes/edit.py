@@ -1,6 +1,6 @@
 """What every pass does to a graph: find products with constants, put nodes in place of others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,12 @@ class Linear:
         return str(self.product.name).rpartition("/")[0]
 
 
-def linears(graph: GuardGraph) -> Iterator[Linear]:
-    """Find every MatMul with a 2-D float32 weight, in the graph's order."""
+def linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> Iterator[Linear]:
+    """Find every MatMul with a 2-D float32 weight, in the graph's order.
+
+    Args:
+        keep_float: names of weights whose products are left out.
+    """
     for product in list(graph.model.graph):
         if product.op_type != "MatMul":
             continue
@@ -41,7 +45,9 @@ def linears(graph: GuardGraph) -> Iterator[Linear]:
         assert x is not None
         assert matrix is not None
         weight = graph.weights.get(str(matrix.name))
-        if weight is not None and weight.dtype == FLOAT and len(weight.shape) == 2:
+        if matrix.name in keep_float or weight is None:
+            continue
+        if weight.dtype == FLOAT and len(weight.shape) == 2:
             addition, bias = _bias(graph, product)
             yield Linear(product, x, str(matrix.name), addition, bias)
 

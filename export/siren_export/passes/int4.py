@@ -7,7 +7,7 @@ level 0, which computes in float32, took 4 times as long for one token and no le
 Of the block sizes 32 is the most accurate of those that are fast: 16 took 1.5 times as long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,13 @@ _BLOCK = 32
 _ACCURACY_LEVEL = 4
 
 
-def quantize_linears(graph: GuardGraph) -> None:
-    """Rewrite every product with a constant matrix, its bias included."""
-    for linear in linears(graph):
+def quantize_linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> None:
+    """Rewrite every product with a constant matrix, its bias included.
+
+    Args:
+        keep_float: names of the matrices that stay as they are.
+    """
+    for linear in linears(graph, keep_float):
         _replace(graph, linear)
 
 

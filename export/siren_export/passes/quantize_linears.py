@@ -23,13 +23,32 @@ from ..graph.builder import GuardGraph
 from ..weights import Weight, from_array
 from .rewrite import Replacement, linear_nodes
 
-_LEVELS = np.float32(127)
 _SMOOTHING = (1e-3, 1e3)  # what float16 holds, and its inverse
 _KEPT = ("/mlp/output/MatMul", "/mlp/down_proj/MatMul")
 _SMALLEST = np.float32(1e-4)  # of a range; a smaller one's scale would vanish in float16
 
 
-def quantize_linears(graph: GuardGraph, ranges: Ranges) -> None:
+@dataclass(frozen=True)
+class Format:
+    """Eight bits of a kind, and the largest value that they hold."""
+
+    dtype: ir.DataType
+    largest: np.float32
+
+    def round(self, values: np.ndarray) -> np.ndarray:
+        """The nearest values of the format, those beyond its largest at it."""
+        limited = np.clip(values, -self.largest, self.largest)
+        if self.dtype == ir.DataType.INT8:
+            limited = np.rint(limited)
+        rounded: np.ndarray = limited.astype(self.dtype.numpy())
+        return rounded
+
+
+INT8 = Format(ir.DataType.INT8, np.float32(127))
+FLOAT8 = Format(ir.DataType.FLOAT8E4M3FN, np.float32(448))  # FP8 formats, arXiv 2209.05433
+
+
+def quantize_linears(graph: GuardGraph, ranges: Ranges, format: Format = INT8) -> None:
     """Quantize the linear layers but the MLP's second, weights and activations.
 
     Pooling and head stay in float32.
@@ -54,9 +73,9 @@ def quantize_linears(graph: GuardGraph, ranges: Ranges) -> None:
         smooth = np.clip(np.sqrt(largest / _largest_of_rows(sources)), *_SMOOTHING)
         inverse = (1 / smooth).astype(dtype)
         smooth = 1 / inverse.astype(np.float32)  # of what is stored, so that the two cancel
-        activations = _activations(graph, nodes[0], inverse, (largest / smooth).max() / _LEVELS)
+        activations = _activations(graph, nodes[0], inverse, (largest / smooth).max(), format)
         for node, source in zip(nodes, sources, strict=True):
-            _quantize(graph, node, activations, _Smoothed(source, smooth))
+            _quantize(graph, node, activations, _Smoothed(source, smooth, format))
 
 
 def _largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
@@ -69,11 +88,14 @@ def _largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
     return largest
 
 
-def _activations(graph: GuardGraph, node: ir.Node, inverse: np.ndarray, step: float) -> ir.Value:
-    """The layer's input times the inverse smoothing, through int8 of that step and back."""
+def _activations(
+    graph: GuardGraph, node: ir.Node, inverse: np.ndarray, largest: float, format: Format
+) -> ir.Value:
+    """The layer's input times the inverse smoothing, through 8 bits up to `largest` and back."""
     r = Replacement(graph.model.graph, node, "input")
-    scale = _weight(graph, f"{node.name}/scale", np.array(step, inverse.dtype))
-    zero = r.const(0, ir.DataType.INT8)
+    step = np.array(largest / format.largest, inverse.dtype)
+    scale = _weight(graph, f"{node.name}/scale", step)
+    zero = r.const(0, format.dtype)
     factors = _weight(graph, f"{node.name}/inverse_smoothing", inverse)
     quantized = r.op("QuantizeLinear", r.op("Mul", node.inputs[0], factors), scale, zero)
     return r.op("DequantizeLinear", quantized, scale, zero)
@@ -85,10 +107,11 @@ class _Smoothed:
 
     source: Weight
     smooth: np.ndarray
+    format: Format
 
     def values(self) -> Iterator[np.ndarray]:
         matrix, scales = self._read()
-        yield np.clip(np.rint(matrix / scales), -_LEVELS, _LEVELS).astype(np.int8)
+        yield self.format.round(matrix / scales)
 
     def scales(self) -> Iterator[np.ndarray]:
         yield self._read()[1].astype(self.source.dtype.numpy())
@@ -97,7 +120,7 @@ class _Smoothed:
         matrix = np.concatenate(list(self.source.blocks())).astype(np.float32)
         matrix = matrix * self.smooth[:, None]
         stored = self.source.dtype.numpy()
-        scales = np.maximum(np.abs(matrix).max(axis=0), _SMALLEST) / _LEVELS
+        scales = np.maximum(np.abs(matrix).max(axis=0), _SMALLEST) / self.format.largest
         return matrix, scales.astype(stored).astype(np.float32)
 
 
@@ -107,7 +130,8 @@ def _quantize(graph: GuardGraph, node: ir.Node, activations: ir.Value, q: _Smoot
         raise AssertionError(f"{node.name} has no matrix")
     name = str(matrix.name)
     columns = q.source.shape[1]
-    values = _weight(graph, f"{name}.int8", Weight(ir.DataType.INT8, q.source.shape, q.values))
+    stored = Weight(q.format.dtype, q.source.shape, q.values)
+    values = _weight(graph, f"{name}.{q.format.dtype.name.lower()}", stored)
     scales = _weight(graph, f"{name}.scale", Weight(q.source.dtype, (columns,), q.scales))
     r = Replacement(graph.model.graph, node, "weight")
     restored = r.op("DequantizeLinear", values, scales, axis=1)

@@ -1,5 +1,7 @@
 """Which passes make the authored graph one that a target takes."""
 
+from collections.abc import Set
+
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision, Target
 
@@ -12,7 +14,8 @@ from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
 from .edit import CONTRIB
 from .embedding import quantize_embedding
-from .quantize_linears import quantize_linears
+from .long_attention import fuse_long_attention
+from .quantize_linears import FLOAT8, INT8, quantize_linears
 from .weight_only import quantize_weights
 
 # The ONNX that TensorRT 10.3, JetPack 6's, was released for: opset 20, IR version 10.
@@ -23,8 +26,13 @@ def check_supported(precision: Precision, target: Target) -> None:
     """Refuse a precision that a target has no passes for.
 
     Raises:
-        InputError: int4 for tensorrt or tensorrt10.
+        InputError: bf16 or fp8 for onnxruntime, int4 for tensorrt or tensorrt10.
     """
+    if precision in ("bf16", "fp8") and target == "onnxruntime":
+        raise InputError(
+            f"precision {precision} is made for the TensorRT targets only, since ONNX Runtime's "
+            "CPU has no such products; name a --target, or export with fp32, fp16, int8 or int4"
+        )
     if precision == "int4" and target in ("tensorrt", "tensorrt10"):
         raise InputError(
             f"precision int4 is not made for target {target}, only for onnxruntime and "
@@ -34,11 +42,15 @@ def check_supported(precision: Precision, target: Target) -> None:
 
 def needs_calibration(precision: Precision, target: Target) -> bool:
     """Whether activations are quantized, with scales that example texts give."""
-    return precision == "int8" and target in ("tensorrt", "tensorrt10")
+    return precision == "fp8" or (precision == "int8" and target in ("tensorrt", "tensorrt10"))
 
 
 def lower(
-    graph: GuardGraph, precision: Precision, target: Target, ranges: Ranges | None = None
+    graph: GuardGraph,
+    precision: Precision,
+    target: Target,
+    ranges: Ranges | None = None,
+    keep_float: Set[str] = frozenset(),
 ) -> None:
     """Rewrite the authored graph in place for a precision and a target.
 
@@ -46,18 +58,22 @@ def lower(
     - tensorrt and tensorrt-rtx compile Attention in float16 and bfloat16 only;
     - tensorrt10 knows no operator that is younger than opset 20;
     - tensorrt-rtx takes weights in 8 and 4 bits, its products stay in float16;
-    - tensorrt and tensorrt10 take weights and activations in 8 bits.
+    - tensorrt and tensorrt10 take weights and activations in 8 bits;
+    - all three take them in float8, on GPUs that have it (compute capability 8.9 and from 9.0).
 
     Args:
         ranges: of the linear layers' inputs, where `needs_calibration`.
+        keep_float: names of the matrices that onnxruntime's int8 and int4 leave in float32;
+            one that a graph does not have is ignored there.
     """
     if target == "onnxruntime" and precision in ("int8", "int4"):
         quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
-        quantize(graph)
+        quantize(graph, keep_float)
         quantize_embedding(graph)
+        fuse_long_attention(graph)
         graph.model.graph.opset_imports[CONTRIB] = 1
     if ranges is not None:
-        quantize_linears(graph, ranges)
+        quantize_linears(graph, ranges, FLOAT8 if precision == "fp8" else INT8)
     compute = compute_dtype(precision, target)
     if target == "tensorrt-rtx" and precision in ("int8", "int4"):
         quantize_weights(graph, 8 if precision == "int8" else 4)

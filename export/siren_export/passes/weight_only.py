@@ -15,7 +15,9 @@ from ..graph.builder import GuardGraph
 from ..weights import Weight
 from .rewrite import linear_nodes
 
-_BLOCKS = (32, 16)  # inputs that share an int4 scale; the first that divides them all
+# Inputs that share an int4 scale. Of MiniLM's verdicts on 1,135 validation rows 16 kept 99.0 %, 32
+# 98.0 %; it costs half a bit more a weight.
+_BLOCK = 16
 _LEVELS = {8: 127, 4: 7}
 _CLIPPING = {8: (1.0,), 4: (1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)}
 
@@ -24,8 +26,8 @@ def quantize_weights(graph: GuardGraph, bits: Literal[8, 4]) -> None:
     """Quantize the matrix of every MatMul; pooling and the head, which have none, stay as is.
 
     Args:
-        bits: of a weight. In 4, a matrix whose inputs no block divides, or with an odd number of
-            outputs, stays as it is.
+        bits: of a weight. In 4, a matrix whose inputs are no whole blocks, or with an odd number
+            of outputs, stays as it is.
     """
     for node in linear_nodes(graph.model.graph):
         matrix = node.inputs[1]
@@ -33,9 +35,9 @@ def quantize_weights(graph: GuardGraph, bits: Literal[8, 4]) -> None:
             raise AssertionError(f"{node.name} has no matrix")
         source = graph.weights[str(matrix.name)]
         rows, columns = source.shape
-        block = next((size for size in _BLOCKS if rows % size == 0), 0) if bits == 4 else rows
-        if block == 0 or (bits == 4 and columns % 2):
+        if bits == 4 and (rows % _BLOCK or columns % 2):
             continue
+        block = _BLOCK if bits == 4 else rows
         _dequantize(graph, node, matrix, _Quantized(source, bits, block))
 
 

@@ -55,7 +55,8 @@ def open_backend(
     "auto" takes a plan that runs here, else CUDA where it is available and starts, else the CPU;
     it logs why a plan was passed over. Any other name, and `providers`, which stands in for a
     name, gets what it asks for or an error. `threads` and `session_options` are ONNX Runtime's,
-    `buckets` TensorRT's.
+    `buckets` a GPU's. CUDA by name has bound buffers and CUDA graphs; named in `providers` it has
+    neither.
 
     Raises:
         BackendError: the library or the provider is missing, or cannot run the graph.
@@ -73,6 +74,12 @@ def open_backend(
         if plan is not None:
             return plan
     chosen, strict = _choose(bundle, backend, providers)
+    if chosen is _PROVIDERS["cuda"]:
+        from .onnx_gpu import open_cuda
+
+        return open_cuda(
+            bundle, strict=strict, threads=threads, session_options=session_options, buckets=buckets
+        )
     return OnnxRuntimeBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
@@ -120,13 +127,17 @@ def _choose(
 
 def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
     """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
-    flavors = [flavor for flavor in _FLAVORS if flavor in recorded_flavors(bundle)]
-    if not flavors:
+    try:
+        recorded = recorded_flavors(bundle)
+    except BackendError as error:
+        _log.warning("no plan of %s is used: %s", bundle.path, error)
+        return None
+    if not recorded:
         return None
     from .tensorrt import open_plan
 
     reasons = []
-    for flavor in flavors:
+    for flavor in sorted(recorded):
         try:
             return open_plan(bundle, flavor, buckets)
         except BackendError as error:  # noqa: PERF203 - there are two

@@ -24,9 +24,10 @@ _NAMES = {
 # at 256 to 512, where activations stay in its cache. A GPU wants more work at once; not measured.
 _CPU_TOKEN_BUDGET, _GPU_TOKEN_BUDGET = 512, 8192
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
-# Without it, 8-bit products saturate on CPUs that have AVX2 or AVX-512 but no VNNI, and scores
-# are wrong. With it, they are exact everywhere; VNNI machines ignore it. Graphs for TensorRT have
-# no such products, and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
+# For bundles from before their weights were made saturation-free. Without it, their 8-bit products
+# saturate on CPUs that have AVX2 or AVX-512 but no VNNI, and scores are wrong. With it, they are
+# exact everywhere, but slow; VNNI machines ignore it. Graphs for TensorRT have no such products,
+# and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
@@ -106,14 +107,17 @@ def open_session(
         session_options = _session_options(threads)
     elif threads is not None:
         raise InputError("pass either threads or session_options with intra_op_num_threads")
-    if bundle.manifest.target == "onnxruntime":
+    if bundle.manifest.target == "onnxruntime" and not bundle.manifest.saturation_free:
         session_options.add_session_config_entry(*_EXACT_PRODUCTS)
     try:
         session = _import_onnxruntime().InferenceSession(
             str(path), session_options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # its errors have no base of their own
-        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
+        hint = ""
+        if bundle.manifest.precision == "bf16":
+            hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
+        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}{hint}") from error
     first = session.get_providers()[0]
     if strict and first != _name(providers[0]):
         raise BackendError(

@@ -1,6 +1,8 @@
 """`siren inspect`: show what a bundle is, and check it."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -10,12 +12,13 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from siren_runtime.bundle import BUNDLE_PATTERNS, load_bundle
+from siren_runtime.bundle import BUNDLE_PATTERNS, Bundle, load_bundle
 from siren_runtime.cli import one_line
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BackendError, BundleError
 from siren_runtime.guard import Guard
 from siren_runtime.hub import resolve_folder
-from siren_runtime.manifest import Manifest, TensorSpec, Verification
+from siren_runtime.manifest import Manifest, TensorSpec, Tuning, Verification
+from siren_runtime.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 
@@ -33,9 +36,11 @@ def inspect(
     """Show what a bundle holds: backbone, head, text rules, graphs, files, verification.
 
     The exit status is 1 if it is damaged. Without --check, files are compared by size only.
+    TensorRT plans are shown with what they were compiled for, and whether they still match.
     """
     folder = resolve_folder(bundle, patterns=BUNDLE_PATTERNS, error=BundleError)
-    manifest = load_bundle(folder, verify="full" if check else "size").manifest
+    opened = load_bundle(folder, verify="full" if check else "size")
+    manifest = opened.manifest
     checked = "every file has its size"
     if check:
         with Guard.load(folder) as guard:
@@ -45,6 +50,9 @@ def inspect(
         typer.echo(msgspec.json.encode(manifest))
     else:
         Console().print(_overview(str(folder), manifest, checked))
+        plans = recorded_plans(opened)
+        if plans:
+            Console().print(Text(), _plan_table(opened, plans, check=check))
 
 
 def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
@@ -78,12 +86,69 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     files = Table("file", "size", "SHA-256", box=None, padding=(0, 2, 0, 0))
     for name, spec in manifest.files.items():
         files.add_row(Text(name), decimal(spec.size), spec.sha256[:16])
-    return Group(about, graphs, Text(), files)
+    shown = Group(about, graphs, Text(), files)
+    return Group(shown, Text(), _tuning(manifest.tuning)) if manifest.tuning else shown
+
+
+def _plan_table(
+    bundle: Bundle, plans: Mapping[Path, PlanRecord | BackendError], *, check: bool
+) -> Table:
+    table = Table("plan", "library", "for", "profiles", "size", "state", box=None)
+    table.padding = (0, 2, 0, 0)
+    for path, record in plans.items():
+        if isinstance(record, BackendError):
+            table.add_row(Text(path.name), "", "", "", "", Text(one_line(str(record))))
+            continue
+        gpus = ", ".join(record.compute_capabilities)
+        table.add_row(
+            Text(path.name),
+            f"{record.flavor} {record.library_version}",
+            f"compute capability {gpus}" if gpus else "its default range of GPUs",
+            "\n".join(map(str, record.profiles)),
+            decimal(record.size),
+            Text(one_line(_plan_state(bundle, Plan(path, record), check=check))),
+        )
+    return table
+
+
+def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
+    if is_stale(plan.record, bundle):
+        return f"stale: compiled from another {', '.join(plan.record.sources)}; siren build again"
+    try:
+        if check:
+            plan.read()
+            return "matches the bundle; the plan has its SHA-256"
+        size = plan.path.stat().st_size
+    except (BackendError, OSError) as error:
+        return str(error)
+    if size != plan.record.size:
+        return f"{size} bytes, its record says {plan.record.size}; siren build again"
+    return "matches the bundle"
 
 
 def _calibration(manifest: Manifest) -> str:
     tiers = ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in manifest.tiers)
     return f"temperature {manifest.temperature:g}, {tiers or 'no tiers'}"
+
+
+def _tuning(tuning: Tuning) -> Group:
+    """What was tried before the precision was chosen, and what is float32 in it."""
+    columns = ("tried", "size", "ms a text", "speed", "mean difference", "p99", "largest")
+    trials = Table(*columns, "verdicts changed", "outcome", box=None, padding=(0, 2, 0, 0))
+    for trial in tuning.trials:
+        differences = (trial.mean_difference, trial.p99_difference, trial.max_difference)
+        trials.add_row(
+            trial.setting,
+            decimal(trial.bytes),
+            f"{trial.milliseconds:.3g}",
+            f"{trial.speed:.2f}x",
+            *(f"{difference:.2g}" for difference in differences),
+            f"{trial.changed_verdicts} of {tuning.texts}",
+            Text(one_line(trial.outcome)),
+        )
+    names = [name for trial in tuning.trials if trial.kept for name in trial.keep_float]
+    kept = Text(f"float32: {one_line(', '.join(names)) or 'nothing more'}")
+    return Group(Text(f"budget {tuning.budget:g} of mean difference and of verdicts"), trials, kept)
 
 
 def _tensors(specs: list[TensorSpec]) -> Text:
@@ -103,8 +168,14 @@ def _tensors(specs: list[TensorSpec]) -> Text:
 
 
 def _verification(report: Verification) -> str:
+    stream = (
+        f"; streaming in chunks within {report.stream_max_difference:.3g} of whole texts "
+        f"(bound {report.stream_bound:.3g}, {report.stream_texts} texts)"
+        if report.stream_max_difference is not None
+        else ""
+    )
     if report.status == "unverified":
-        return f"unverified: {report.reason or 'no reason recorded'}"
+        return f"unverified: {report.reason or 'no reason recorded'}{stream}"
     fields = [f"{report.status} against {report.reference}, {report.texts} texts"]
     for name, value in (
         ("largest difference", report.max_difference),
@@ -114,6 +185,8 @@ def _verification(report: Verification) -> str:
     ):
         if value is not None:
             fields.append(f"{name} {value:.3g}")
+    if report.reason is not None:
+        fields.append(report.reason)
     if report.worst_text is not None:
         fields.append(f"worst text {report.worst_text!r}")
-    return ", ".join(fields)
+    return ", ".join(fields) + stream

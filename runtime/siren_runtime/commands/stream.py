@@ -11,8 +11,8 @@ import typer
 
 from siren_runtime.aggregation import AggregationName
 from siren_runtime.backends import BackendName
-from siren_runtime.cli import one_line, report
-from siren_runtime.decision import Schedule
+from siren_runtime.cli import one_line, report, warnings_reported
+from siren_runtime.decision import Decision, Schedule
 from siren_runtime.guard import Guard
 from siren_runtime.stream import Stream, StreamResult
 
@@ -23,6 +23,7 @@ OutputFormat = Literal["color", "jsonl"]
 
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 16
+_HARMLESS = "\n\u200c\u200d"  # and what is printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -65,31 +66,35 @@ def stream(
         report("reading from the terminal; end with Ctrl-D")
     guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True)
     colored = format == "color" or (format is None and sys.stdout.isatty())
-    rules = () if stop_at is None else (Schedule(((0, stop_at),)),)
-    with guard.stream(
-        prompt,
-        response_only=response_only,
-        aggregation=aggregation,
-        span=span,
-        threshold=threshold,
-        rules=rules,
-        max_tokens=max_tokens,
-    ) as session:
+    stop = () if stop_at is None else (Schedule(((0, stop_at),)),)
+    with warnings_reported():
+        session = guard.stream(
+            prompt,
+            response_only=response_only,
+            aggregation=aggregation,
+            span=span,
+            threshold=threshold,
+            rules=(*stop, *guard.tiers),
+            max_tokens=max_tokens,
+        )
+    result: StreamResult | None = None
+    stopped: Decision | None = None
+    with session:
         show = _Colored(session) if colored else _write_json
-        result: StreamResult | None = None
         for piece in _pieces(sys.stdin.buffer):
             result = session.feed(piece)
             show(result)
-            if result.decisions:
+            stopped = next((d for d in result.decisions if d.rule in map(str, stop)), None)
+            if stopped is not None:
                 break
     if colored and result is not None:
         sys.stdout.write("\n")
         sys.stdout.flush()
         verdict = "harmful" if result.is_harmful else "safe"
-        report(f"{verdict}: score {result.score:.4f} after {result.tokens} tokens")
-    if result is not None and result.decisions:
-        decision = result.decisions[0]
-        report(f"stopped: score {decision.score:.4f} at token {decision.token}")
+        tier = "" if result.tier is None else f", tier {result.tier}"
+        report(f"{verdict}: score {result.score:.4f}{tier} after {result.tokens} tokens")
+    if stopped is not None:
+        report(f"stopped: score {stopped.score:.4f} at token {stopped.token}")
         raise typer.Exit(EXIT_STOPPED)
 
 
@@ -125,17 +130,17 @@ class _Colored:
         for token in self._session.scores:
             if token.end <= self._shown:
                 continue
-            if token.start > self._shown > 0:  # white space that is in no token
-                line.append(" ")
+            if self._shown > 0:
+                line.append(_printable(token.space))
             text = token.text[max(self._shown - token.start, 0) :]
-            line.append("\n".join(map(_printable, text.split("\n"))), _color(token.score))
+            line.append(_printable(text), _color(token.score))
             self._shown = token.end
         self._console.print(line, end="", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
-    """Escape control characters; keep blanks as they are."""
-    return "".join(c if c.isprintable() else one_line(c) for c in text)
+    """Escape control characters; keep blanks, newlines and joiners of emoji as they are."""
+    return "".join(c if c.isprintable() or c in _HARMLESS else one_line(c) for c in text)
 
 
 def _color(score: float) -> str:

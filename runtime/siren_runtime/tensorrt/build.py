@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import BackendError, InputError
+from siren_runtime.errors import BackendError
 
 from .gpu import compute_capability
-from .library import Library, LogLevel, make_logger, make_progress_monitor
+from .library import Library, LogLevel, make_logger, make_progress_monitor, open_interface
 from .plan import (
     RECORD_VERSION,
     Plan,
@@ -24,6 +24,7 @@ from .plan import (
 from .profiles import Profile, check_profile, default_profiles
 
 Step = Callable[[str, int, int], None]  # phase; steps done; in all
+_GRAPH = "score"
 _ERRORS_SHOWN = 3
 
 
@@ -31,7 +32,6 @@ def build_plan(
     bundle: Bundle,
     library: Library,
     *,
-    graph: str = "score",
     profiles: Sequence[Profile] = (),
     workspace_bytes: int | None = None,
     compute_capabilities: Sequence[str] = (),
@@ -39,7 +39,10 @@ def build_plan(
     log: Callable[[str], None] = lambda line: None,
     progress: Step | None = None,
 ) -> Plan:
-    """Compile `graph` of the bundle into a plan under its `plans/`.
+    """Compile the bundle's score graph into a plan under its `plans/`.
+
+    The streaming graph is not compiled: a guard on a plan reads a stream anew at each feed, and
+    ONNX Runtime is what reads only its new tokens.
 
     Args:
         profiles: the shapes to compile for; by default one text, and batches of 1 to 32, up to
@@ -55,10 +58,6 @@ def build_plan(
             GPU and it needs one; or the plan cannot be written.
         InputError: a profile or a compute capability is out of range.
     """
-    if graph not in bundle.manifest.graphs:
-        raise InputError(
-            f"the bundle has no graph {graph!r}, only {sorted(bundle.manifest.graphs)}"
-        )
     max_length = bundle.manifest.text.max_length
     shapes = list(profiles) or default_profiles(max_length)
     for profile in shapes:
@@ -69,26 +68,25 @@ def build_plan(
     folder = plans_folder(bundle)
     started = time.perf_counter()
     logger = make_logger(library, log_level, log)
-    builder = library.trt.Builder(logger)
+    builder = open_interface(library, "Builder", logger)
     network = builder.create_network(library.network_flags())
-    _parse(library, logger, network, bundle.file(bundle.manifest.graphs[graph].file))
+    _parse(library, logger, network, bundle.file(bundle.manifest.graphs[_GRAPH].file))
     config = builder.create_builder_config()
     if workspace_bytes is not None:
         config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     library.target(config, compute_capabilities)
-    inputs = [spec.name for spec in bundle.manifest.graphs[graph].inputs]
+    inputs = [spec.name for spec in bundle.manifest.graphs[_GRAPH].inputs]
     _add_profiles(builder, config, inputs, shapes)
     if progress is not None:
         config.progress_monitor = make_progress_monitor(library, progress)
     timing = folder / f"{library.flavor}-{library.version}.timing-cache"
-    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    _use_timing_cache(config, timing)
 
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         manifest = bundle.manifest
         raise BackendError(
-            f"{bundle.path}: {library.flavor} {library.version} cannot compile the {graph} graph "
+            f"{bundle.path}: {library.flavor} {library.version} cannot compile the {_GRAPH} graph "
             f"(precision {manifest.precision}, target {manifest.target}): "
             f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}{_hint(library)}"
         )
@@ -98,17 +96,17 @@ def build_plan(
         record_version=RECORD_VERSION,
         flavor=library.flavor,
         library_version=library.version,
-        graph=graph,
+        graph=_GRAPH,
         compute_capabilities=targets,
         profiles=shapes,
-        sources=source_hashes(bundle, graph),
+        sources=source_hashes(bundle, _GRAPH),
         size=data.nbytes,
         sha256=hashlib.sha256(data).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(),
         build_seconds=round(time.perf_counter() - started, 3),
     )
     suffix = "-".join(["", *(f"sm{capability.replace('.', '')}" for capability in targets)])
-    path = folder / f"{graph}-{library.flavor}-{library.version}{suffix}.plan"
+    path = folder / f"{_GRAPH}-{library.flavor}-{library.version}{suffix}.plan"
     write_plan(path, data, record)
     return Plan(path, record)
 
@@ -137,6 +135,15 @@ def _describe(error: Any) -> str:
     name, operator = str(error.node_name()), str(error.node_operator())
     node = f"node {name!r} ({operator}): " if name or operator else ""
     return f"{node}{error.desc()}"
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """Start from the timings at `path`; from none where they are damaged or of another GPU."""
+    kept = path.read_bytes() if path.is_file() else b""
+    for data in (kept, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _add_profiles(builder: Any, config: Any, inputs: list[str], shapes: list[Profile]) -> None:

@@ -5,8 +5,10 @@ Written against the documented API of TensorRT 10 and 11, TensorRT-RTX 1.7 and c
 """
 
 import contextlib
-from collections import OrderedDict
+import threading
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,13 @@ from siren_runtime.backends.base import Outputs, TokenArray
 from siren_runtime.errors import BackendError
 
 from .gpu import Graph, Memory, Mirror, Stream, current_device, use_device
-from .library import Library, make_logger
+from .library import Library, make_logger, open_interface
 from .plan import Plan, replace_file
 from .profiles import Extent
 
-_MAX_GRAPHS = 32  # CUDA graphs kept by a runner; each holds a context, which shares its memory
+# CUDA graphs of a runner, one a shape; each holds a context, which shares the runner's memory.
+# Shapes beyond them are launched kernel by kernel: to evict and capture anew would cost more.
+_MAX_GRAPHS = 64
 _INPUTS = ("input_ids", "attention_mask")
 
 
@@ -45,10 +49,11 @@ class Engine:
                 does not fit in device memory.
         """
         self.device = current_device()
+        use_device(self.device)  # makes its CUDA context, which the kernel cache is checked with
         self.plan, self.library, self.widths = plan, library, dict(widths)
         self.cuda_graphs = cuda_graphs
         self._logger = make_logger(library, "error", lambda line: None)
-        self._runtime = library.trt.Runtime(self._logger)  # must outlive the engine
+        self._runtime = open_interface(library, "Runtime", self._logger)  # must outlive the engine
         self.engine = self._runtime.deserialize_cuda_engine(plan.read())
         if self.engine is None:
             raise BackendError(
@@ -56,9 +61,13 @@ class Engine:
                 f"{self.errors() or 'no reason given'}; run siren build on this machine, with "
                 "smaller profiles if device memory is short"
             )
+        self._check_tensors()
         self.settings = library.runtime_config(
             self.engine, plan.runtime_cache, cuda_graphs=cuda_graphs
         )
+        self._saving = threading.Lock()
+        if self.settings is not None:  # when the engine goes, or the interpreter
+            weakref.finalize(self, _save_cache, self.settings, plan.runtime_cache)
 
     def errors(self) -> str:
         """What the library reported since it was last asked."""
@@ -70,14 +79,38 @@ class Engine:
 
         The cache makes the next start quicker and nothing else depends on it.
         """
-        if self.settings is None:
-            return
-        data = memoryview(self.settings.get_runtime_cache().serialize())
-        path = self.plan.runtime_cache
-        if path.is_file() and path.stat().st_size == data.nbytes:
-            return
-        with contextlib.suppress(BackendError):
-            replace_file(path, data)
+        if self.settings is not None:
+            with self._saving:
+                _save_cache(self.settings, self.plan.runtime_cache)
+
+    def _check_tensors(self) -> None:
+        """Buffers are sized by the manifest, and an engine of other tensors would leave them."""
+        trt, engine = self.library.trt, self.engine
+        expected = dict.fromkeys(_INPUTS, trt.DataType.INT64)
+        expected |= dict.fromkeys(self.widths, trt.DataType.FLOAT)
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        found = {name: engine.get_tensor_dtype(name) for name in names}
+        if found != expected:
+            raise BackendError(
+                f"{self.plan.path}: the plan has tensors {found}, expected {expected}; run siren "
+                "build again"
+            )
+        for name, width in self.widths.items():
+            shape = tuple(engine.get_tensor_shape(name))  # -1 where it is free
+            sizes = zip(shape[1:], width, strict=False)
+            if len(shape) != 1 + len(width) or any(have not in (-1, size) for have, size in sizes):
+                raise BackendError(
+                    f"{self.plan.path}: the plan's {name} has shape {shape}, expected "
+                    f"{('batch', *width)}; run siren build again"
+                )
+
+
+def _save_cache(settings: Any, path: Path) -> None:
+    data = memoryview(settings.get_runtime_cache().serialize())
+    if path.is_file() and path.stat().st_size == data.nbytes:
+        return
+    with contextlib.suppress(BackendError):
+        replace_file(path, data)
 
 
 class Runner:
@@ -93,10 +126,10 @@ class Runner:
         }
         self._memory: Memory | None = None  # what a context of TensorRT works in
         if engine.settings is None:
-            self._memory = Memory(engine.engine.device_memory_size_v2)
+            self._memory = Memory(engine.engine.get_device_memory_size_for_profile_v2(profile))
         self._context = self._new_context()
         self._seen: set[Extent] = set()
-        self._graphs: OrderedDict[Extent, tuple[Any, Graph]] = OrderedDict()
+        self._graphs: dict[Extent, tuple[Any, Graph]] = {}
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Run a batch whose shape lies in the profile.
@@ -104,6 +137,7 @@ class Runner:
         Raises:
             BackendError: the library or CUDA failed.
         """
+        use_device(self._engine.device)  # the caller may have changed it
         extent = Extent(*input_ids.shape)
         for name, values in zip(_INPUTS, (input_ids, attention_mask), strict=True):
             self._buffers[name].host(extent)[...] = values
@@ -129,23 +163,23 @@ class Runner:
         TensorRT-RTX keeps its own graphs. With TensorRT a graph is bound to the shapes that its
         context had, so each has a context; all share the runner's memory, one runs at a time.
         """
-        graphs = self._graphs
-        if extent in graphs:
-            graphs.move_to_end(extent)
-            graphs[extent][1].launch()
+        if extent in self._graphs:
+            self._graphs[extent][1].launch()
             return
-        if self._memory is None or not self._engine.cuda_graphs or extent not in self._seen:
+        wanted = self._memory is not None and self._engine.cuda_graphs and extent in self._seen
+        if not wanted or len(self._graphs) >= _MAX_GRAPHS:
             self._enqueue(self._context, extent)
             return
         context = self._new_context()
         self._enqueue(context, extent)  # before a capture, a context must have run once
         try:
-            graphs[extent] = context, Graph(self._stream, lambda: self._enqueue(context, extent))
+            graph = Graph(self._stream, lambda: self._launch(context, extent))
         except BackendError:  # a layer that cannot be captured; its work is on the stream already
             self._engine.cuda_graphs = False
-        if len(graphs) > _MAX_GRAPHS:
-            self._stream.wait()
-            graphs.popitem(last=False)
+            self._engine.errors()
+            self._stream.wait()  # the context must outlive its work
+        else:
+            self._graphs[extent] = context, graph
 
     def _new_context(self) -> Any:
         engine, library = self._engine.engine, self._engine.library
@@ -156,11 +190,11 @@ class Runner:
             context = engine.create_execution_context(strategy)
         if context is None:
             raise self._failure("has no memory for an execution context")
-        if self._memory is not None:
-            context.set_device_memory(self._memory.address, self._memory.size)
         if not context.set_optimization_profile_async(self._profile, self._stream.handle):
             raise self._failure(f"cannot set profile {self._profile}")
         self._stream.wait()
+        if self._memory is not None:
+            context.set_device_memory(self._memory.address, self._memory.size)
         for name, buffer in self._buffers.items():
             if not context.set_tensor_address(name, buffer.device.address):
                 raise self._failure(f"has no tensor {name!r}")
@@ -170,6 +204,9 @@ class Runner:
         for name in _INPUTS:
             if not context.set_input_shape(name, tuple(extent)):
                 raise self._failure(f"does not take {name} of shape {extent}")
+        self._launch(context, extent)
+
+    def _launch(self, context: Any, extent: Extent) -> None:
         if not context.execute_async_v3(self._stream.handle):
             raise self._failure(f"failed on a batch of {extent}")
 

@@ -4,6 +4,7 @@ Its errors become BackendErrors. What needs a GPU here has not been run on one.
 """
 
 import ctypes
+import functools
 import math
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ def compute_capability() -> str:
     return f"{major}.{minor}"
 
 
+@functools.cache  # of a success; a failure is tried again
 def runtime() -> ModuleType:
     """Import CUDA's runtime API and see that a GPU is there.
 
@@ -144,9 +146,11 @@ class Graph:
         check(cuda.cudaStreamBeginCapture(stream.stream, mode))
         try:
             record()
-        finally:
-            captured = cuda.cudaStreamEndCapture(stream.stream)
-        graph = check(captured)
+        except BaseException:
+            cuda.cudaStreamEndCapture(stream.stream)
+            cuda.cudaGetLastError()  # a capture that broke is not the next call's error
+            raise
+        graph = check(cuda.cudaStreamEndCapture(stream.stream))
         try:
             self._executable = check(cuda.cudaGraphInstantiate(graph, 0))
         finally:

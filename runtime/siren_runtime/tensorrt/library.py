@@ -16,7 +16,7 @@ Flavor = Literal["tensorrt", "tensorrt-rtx"]
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_OLDEST_TENSORRT = (10, 3)
+_OLDEST: dict[Flavor, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 2)}
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ def load_library(flavor: Flavor) -> Library:
             f"{flavor} cannot be imported ({error}); pip install 'siren-edge[{flavor}]', or on "
             "Jetson use the TensorRT that JetPack brings"
         ) from error
-    if flavor == "tensorrt" and _release(version) < _OLDEST_TENSORRT:
-        raise BackendError(f"tensorrt {version} is installed; this needs 10.3 or later")
+    if _release(version) < _OLDEST[flavor]:
+        oldest = ".".join(map(str, _OLDEST[flavor]))
+        raise BackendError(f"{flavor} {version} is installed; this needs {oldest} or later")
     return Library(flavor, trt, version)
 
 
@@ -117,6 +118,22 @@ def make_logger(library: Library, level: LogLevel, write: Callable[[str], None])
                 write(message)
 
     return Logger()
+
+
+def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger: Any) -> Any:
+    """Make one of TensorRT's top-level interfaces.
+
+    Raises:
+        BackendError: TensorRT cannot: no GPU, a driver too old for it, or no memory.
+    """
+    try:
+        return getattr(library.trt, kind)(logger)
+    except (TypeError, RuntimeError) as error:  # its bindings say only that they got a null
+        raise BackendError(
+            f"{library.flavor} {library.version} cannot start its {kind.lower()}: "
+            f"{' | '.join(logger.errors) or error}; check nvidia-smi and that the driver is new "
+            "enough for it"
+        ) from error
 
 
 def make_progress_monitor(library: Library, step: Callable[[str, int, int], None]) -> Any:

@@ -5,9 +5,9 @@ verified, and each machine adds the plans that it compiled. A plan holds native 
 SHA-256 is checked at every load, and plans are never fetched from a hub.
 """
 
-import contextlib
 import hashlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -93,6 +93,13 @@ def source_hashes(bundle: Bundle, graph: str) -> dict[str, str]:
     }
 
 
+def is_stale(record: PlanRecord, bundle: Bundle) -> bool:
+    """Whether the plan was compiled from another graph or other weights than the bundle's."""
+    return record.graph not in bundle.manifest.graphs or record.sources != source_hashes(
+        bundle, record.graph
+    )
+
+
 def mismatches(
     record: PlanRecord, bundle: Bundle, library: Library, capability: str | None
 ) -> list[str]:
@@ -107,7 +114,7 @@ def mismatches(
             f"compiled by {record.flavor} {record.library_version}, installed is "
             f"{library.flavor} {library.version}"
         )
-    if record.sources != source_hashes(bundle, record.graph):
+    if is_stale(record, bundle):
         reasons.append(
             f"compiled from another {', '.join(record.sources)} than the bundle's; it is stale"
         )
@@ -128,18 +135,16 @@ def find_plan(bundle: Bundle, graph: str, library: Library, capability: str | No
     build = f"run siren build {bundle.path} --flavor {library.flavor}"
     refused = []
     fitting = []
-    for path in sorted(_check_own(bundle.path / PLANS_FOLDER).glob("*.json")):
-        try:
-            record = read_record(path)
-        except BackendError as error:
-            refused.append(str(error))
+    for path, record in recorded_plans(bundle).items():
+        if isinstance(record, BackendError):
+            refused.append(str(record))
             continue
         if record.graph != graph or record.flavor != library.flavor:
             continue
         if reasons := mismatches(record, bundle, library, capability):
-            refused.append(f"{path.with_suffix('.plan')}: {'; '.join(reasons)}")
+            refused.append(f"{path}: {'; '.join(reasons)}")
         else:
-            fitting.append(Plan(path.with_suffix(".plan"), record))
+            fitting.append(Plan(path, record))
     if fitting:
         return max(fitting, key=lambda plan: plan.record.created)
     found = f"; found {' | '.join(refused)}" if refused else ""
@@ -151,11 +156,23 @@ def find_plan(bundle: Bundle, graph: str, library: Library, capability: str | No
 
 def recorded_flavors(bundle: Bundle) -> set[Flavor]:
     """The libraries that the bundle has plans for; damaged records are left out."""
-    flavors: set[Flavor] = set()
-    for path in (bundle.path / PLANS_FOLDER).glob("*.json"):
-        with contextlib.suppress(BackendError):
-            flavors.add(read_record(path).flavor)
-    return flavors
+    records = recorded_plans(bundle).values()
+    return {record.flavor for record in records if isinstance(record, PlanRecord)}
+
+
+def recorded_plans(bundle: Bundle) -> dict[Path, PlanRecord | BackendError]:
+    """Map each plan of the bundle that has a record to it, or to what is wrong with the record.
+
+    Raises:
+        BackendError: the folder of plans is not the bundle's own.
+    """
+    records: dict[Path, PlanRecord | BackendError] = {}
+    for path in sorted(_check_own(bundle.path / PLANS_FOLDER).glob("*.json")):
+        try:
+            records[path.with_suffix(".plan")] = read_record(path)
+        except BackendError as error:  # noqa: PERF203 - a few files
+            records[path.with_suffix(".plan")] = error
+    return records
 
 
 def read_record(path: Path) -> PlanRecord:
@@ -196,7 +213,7 @@ def replace_file(path: Path, data: memoryview) -> None:
     Raises:
         BackendError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with partial.open("wb") as file:
             file.write(data)

@@ -16,7 +16,13 @@ from .bars import Bars
 
 app = typer.Typer(add_completion=False)
 
-_EPILOG = "Example: siren evaluate my-guard data/*.jsonl -o evaluation --by category"
+_EPILOG = """
+Examples:
+
+siren evaluate my-guard data/*.jsonl -o evaluation --by category
+
+siren evaluate my-guard streams.jsonl --streaming -o evaluation
+"""
 
 
 @app.command(epilog=_EPILOG)
@@ -38,6 +44,17 @@ def evaluate(
     by: Annotated[
         Literal["dataset", "category"], typer.Option(help="How finely to report.")
     ] = "dataset",
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Rows are responses with harm_start and harm_end; measure when the alarm comes.",
+        ),
+    ] = False,
+    words: Annotated[
+        int | None,
+        typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
     label: options.LabelColumn = "label",
@@ -49,13 +66,33 @@ def evaluate(
     """Measure a guard on labelled text: macro-F1 per data set and their mean, and much else.
 
     The Markdown report goes to standard output; --output keeps it with JSON and plots.
+
+    --streaming feeds each `response`, after its `prompt`, as it would arrive. harm_start and
+    harm_end are characters of the response; a row without them is safe.
     """
+    if streaming and (ensemble or by == "category"):
+        raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
     from siren_train.evaluate import evaluation_markdown, measure, score_rows
     from siren_train.plots import plot_evaluation
 
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
+    if streaming:
+        from .streaming import evaluate_streaming
+
+        guard = Guard.load(options.bundle_folder(bundle), threads=threads, streaming=True)
+        evaluate_streaming(
+            guard,
+            bundle,
+            sources,
+            split=split,
+            split_column=split_column,
+            threshold=threshold,
+            words=words,
+            output=output,
+        )
+        return
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
     guard = Guard.load(folders if ensemble else folders[0], threads=threads)

@@ -1,0 +1,78 @@
+"""Many streams in one batch: exact, independent of each other, of bounded memory."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from siren_runtime import BackendError, Guard, InputError
+from streaming import BOUND, FAMILIES, LIMIT
+from texts import CORPUS
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_many_streams_in_one_batch_join_leave_and_stay_exact(guards, name):
+    guard, streaming = guards(name)
+    rng = np.random.default_rng(5)
+    with streaming.streams(max_streams=8) as streams:
+        texts = {}
+        for _ in range(40):
+            if len(texts) < 8 and rng.random() < 0.4:
+                texts[streams.open()] = ""
+            if len(texts) > 2 and rng.random() < 0.2:
+                gone = list(texts)[int(rng.integers(len(texts)))]
+                gone.close()
+                del texts[gone]
+            fed = []
+            for stream in texts:
+                if rng.random() < 0.8 and len(texts[stream]) < 90:
+                    piece = str(rng.choice(CORPUS))[: int(rng.choice([0, 1, 3, 30]))]
+                    fed.append((stream, piece))
+                    texts[stream] += piece
+            for (stream, _), result in zip(fed, streams.feed(fed), strict=True):
+                expected = guard.score(texts[stream]).score
+                assert result.score == pytest.approx(expected, abs=BOUND)
+        assert len(streams) == len(texts)
+        if name != "bert":
+            assert streams.memory_bytes == sum(stream.memory_bytes for stream in texts) > 0
+            assert streams.memory_bytes <= 8 * streams.max_tokens * streams.bytes_per_token * 1.25
+
+
+@pytest.fixture
+def poisoned(export, tmp_path):
+    """A guard whose embedding of one token is NaN, and that token."""
+    import onnx
+
+    bundle = shutil.copytree(export("qwen3", max_length=LIMIT).bundle, tmp_path / "poisoned")
+    graph = onnx.load(bundle / "stream.onnx", load_external_data=False).graph
+    (table,) = (t for t in graph.initializer if t.name == "embed_tokens.weight")
+    offset = next(int(e.value) for e in table.external_data if e.key == "offset")
+    token = Guard.load(bundle)._tokenizer.encode("!").ids[0]
+    with (bundle / "weights.bin").open("r+b") as file:
+        file.seek(offset + 4 * table.dims[1] * token)
+        file.write(np.full(table.dims[1], np.nan, np.float32).tobytes())
+    return Guard.load(bundle, threads=1), token
+
+
+def test_a_stream_that_fails_leaves_the_others_right_and_refuses_to_go_on(poisoned, guards):
+    clean, _ = guards("qwen3")
+    guard, _ = poisoned
+    with guard.streams() as streams:
+        good, bad, lost, odd = (streams.open() for _ in range(4))
+        first = streams.feed([(good, "How do I"), (bad, "How"), (lost, "now"), (odd, [7])])
+        assert all(result.score > 0 for result in first)
+        results = streams.feed([(bad, " !"), (good, " bake"), (lost, "\ud800"), (odd, [10**6])])
+        assert [type(result) for result in results[::2]] == [BackendError, InputError]
+        assert isinstance(results[3], BackendError)
+        assert results[1].score == pytest.approx(clean.score("How do I bake").score, abs=BOUND)
+        for failed in (bad, lost, odd):
+            with pytest.raises(BackendError, match="failed before"):
+                failed.feed("bread")
+            with pytest.raises(BackendError, match="failed before"):
+                _ = failed.result
+        bad.reset()
+        assert bad.feed("bread").score == pytest.approx(clean.score("bread").score, abs=BOUND)
+        good_again = good.feed(" bread")
+        assert good_again.score == pytest.approx(
+            clean.score("How do I bake bread").score, abs=BOUND
+        )

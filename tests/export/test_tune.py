@@ -1,0 +1,180 @@
+"""`--precision auto` keeps the fastest setting within the budget, and says what it tried."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from models import BackboneSpec, make_artifact, make_backbone
+from siren_export import tune as tune_module
+from siren_export.artifact import load_artifact
+from siren_export.calibration import read_calibration
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
+from siren_export.tune import kept_trial, tune
+from siren_runtime import Guard
+from siren_runtime.bundle import load_bundle
+from siren_runtime.cli import app
+from siren_runtime.errors import InputError
+from texts import TEXTS as ALL_TEXTS
+
+TEXTS = ALL_TEXTS[::3]
+LAYER = "layers.1/mlp/down_proj/weight"
+
+
+@pytest.fixture(scope="module")
+def sensitive(tmp_path_factory):
+    """A guard whose last layer has an outlier in each output channel, which no input reaches.
+
+    In float32 the outliers change nothing; a quantized channel has only their scale.
+    """
+    folder = tmp_path_factory.mktemp("sensitive")
+    backbone = make_backbone(folder / "backbone", BackboneSpec("qwen3", {"num_hidden_layers": 2}))
+    head = load_artifact(make_artifact(folder / "head", backbone))
+    file = backbone / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.mlp.gate_proj.weight"][5] = 0
+    weights["model.layers.1.mlp.down_proj.weight"][:, 5] = 100
+    save_file(weights, file, metadata={"format": "pt"})
+    return head, load_checkpoint(backbone)
+
+
+def run(guard, output, **options):
+    return tune(*guard, output / "bundle", texts=TEXTS, **options)
+
+
+@pytest.fixture
+def by_size(monkeypatch):
+    """Let a guard's size say how long it takes, so that no test hangs on the machine's mood."""
+
+    def time_in_turns(guards, texts, advance):
+        advance(1, 1)
+        return [float(guard.manifest.files["weights.bin"].size) for guard in guards]
+
+    monkeypatch.setattr(tune_module, "time_in_turns", time_in_turns)
+
+
+@pytest.mark.usefixtures("by_size")
+def test_without_a_budget_float32_is_kept_however_slow(sensitive, tmp_path):
+    tuning = run(sensitive, tmp_path, budget=0.0)
+    assert kept_trial(tuning) == tuning.trials[0]
+    assert tuning.trials[0].setting == "fp32"
+    assert tuning.trials[0].max_difference == tuning.trials[0].changed_verdicts == 0
+    assert {trial.precision for trial in tuning.trials} >= {"fp32", "int8", "int4"}
+    assert {trial.outcome for trial in tuning.trials[1:]} <= {"over budget", "slower"}
+    assert not list(tmp_path.iterdir())  # nothing is left beside the bundle
+
+
+def test_a_budget_that_all_settings_meet_keeps_the_fastest(sensitive, tmp_path):
+    told = []
+    tuning = run(sensitive, tmp_path, budget=1.0, tried=told.append)
+    assert len(told) == len(tuning.trials) >= 3
+    assert kept_trial(tuning).speed == max(trial.speed for trial in tuning.trials)
+    assert all(trial.milliseconds > 0 for trial in tuning.trials)
+
+
+@pytest.mark.usefixtures("by_size")
+def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive, tmp_path):
+    tuning = run(sensitive, tmp_path, budget=0.03)
+    kept, (float32, *uniform) = kept_trial(tuning), tuning.trials[:3]
+    assert LAYER in kept.keep_float
+    assert kept.mean_difference <= 0.03 < min(trial.mean_difference for trial in uniform)
+    assert kept.bytes < float32.bytes
+    assert all(LAYER in trial.keep_float for trial in tuning.trials[3:])
+
+
+@pytest.mark.usefixtures("by_size")
+def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_path):
+    tuning = run(sensitive, tmp_path, budget=0.05)
+    kept = kept_trial(tuning)
+    bundle = tmp_path / "bundle"
+    keep_float = frozenset(kept.keep_float)
+    export_bundle(
+        *sensitive, bundle, precision=kept.precision, keep_float=keep_float, tuning=tuning
+    )
+    assert load_bundle(bundle).manifest.tuning == tuning
+    export_bundle(*sensitive, tmp_path / "float")
+    scores, expected = (
+        np.array([result.score for result in Guard.load(folder).score_batch(TEXTS)])
+        for folder in (bundle, tmp_path / "float")
+    )
+    difference = np.abs(scores - expected).mean()
+    assert difference == pytest.approx(kept.mean_difference, abs=1e-5)
+    result = CliRunner().invoke(app, ["inspect", str(bundle)])
+    assert "budget 0.05" in result.stdout
+    for trial in tuning.trials:
+        assert trial.setting.split(",")[0] in result.stdout
+
+
+def test_a_bundle_from_before_there_was_tuning_still_loads(sensitive, tmp_path):
+    bundle = tmp_path / "bundle"
+    export_bundle(*sensitive, bundle)
+    manifest = json.loads((bundle / "guard.json").read_text())
+    assert manifest.pop("tuning") is None
+    (bundle / "guard.json").write_text(json.dumps(manifest))
+    assert load_bundle(bundle).manifest.tuning is None
+
+
+def test_matrices_named_to_stay_float32_do_and_unknown_names_are_refused(sensitive, tmp_path):
+    keep_float = frozenset([LAYER])
+    sizes = []
+    for name, options in (("all", {}), ("mixed", {"keep_float": keep_float})):
+        export_bundle(*sensitive, tmp_path / name, precision="int4", **options)
+        sizes.append((tmp_path / name / "weights.bin").stat().st_size)
+    assert sizes[0] < sizes[1]
+    for precision, name in (("int8", "layers.9/mlp/down_proj/weight"), ("fp16", LAYER)):
+        with pytest.raises(InputError, match=name):
+            export_bundle(
+                *sensitive, tmp_path / "no", precision=precision, keep_float=frozenset([name])
+            )
+
+
+@pytest.mark.parametrize(("budget", "texts"), [(-0.1, TEXTS), (float("nan"), TEXTS), (0.1, [])])
+def test_what_cannot_be_tuned_by_is_refused(sensitive, tmp_path, budget, texts):
+    with pytest.raises(InputError):
+        tune(*sensitive, tmp_path / "bundle", budget=budget, texts=texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "auto", "--target", "tensorrt"], "--target onnxruntime; give tensorrt a"),
+        (["--precision", "int8", "--budget", "0.1"], "--budget is for --precision auto"),
+        (["--precision", "auto", "--budget", "2"], "--budget"),
+    ],
+)
+def test_wrong_use_is_refused_before_any_work(tmp_path, arguments, message):
+    words = ["export", "minilm", "-o", str(tmp_path / "bundle"), *arguments]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_the_command_tunes_on_the_calibration_file_and_keeps_the_table(sensitive, tmp_path):
+    artifact, checkpoint = sensitive
+    file = tmp_path / "chats.jsonl"
+    rows = [{"prompt": text, "response": "Yes."} for text in TEXTS if text.strip()][:8]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    bundle = tmp_path / "bundle"
+    words = ["export", artifact.path, "--backbone", checkpoint.path, "-o", bundle, "--no-verify"]
+    words += ["--precision", "auto", "--budget", "1", "--calibration", file]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    tuning = load_bundle(bundle).manifest.tuning
+    assert (tuning.budget, tuning.texts) == (1.0, 8)
+    assert f"kept: {kept_trial(tuning).setting}" in result.stderr
+    assert load_bundle(bundle).manifest.precision == kept_trial(tuning).precision
+
+
+def test_a_calibration_file_may_be_plain_or_json_lines_and_its_bad_lines_are_named(tmp_path):
+    file = tmp_path / "texts"
+    file.write_text("one\n\ntwo\n", encoding="utf-8")
+    assert read_calibration(file) == ["one", "two"]
+    file.write_text('{"text": "one"}\n{"prompt": "two", "response": "three"}\n', encoding="utf-8")
+    assert read_calibration(file) == ["one", "two\nthree"]
+    for bad in (b'{"text": "one"}\n{"label": 1}\n', b"one\n\xff\n"):
+        file.write_bytes(bad)
+        with pytest.raises(InputError, match="line 2"):
+            read_calibration(file)

@@ -1,0 +1,92 @@
+"""What runs on bound buffers scores as what does not; on the CPU here, a GPU where there is one."""
+
+import threading
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from siren_runtime import Guard
+from siren_runtime.backends import open_backend
+from siren_runtime.backends.onnx_gpu import BoundSession, bound_backend
+from siren_runtime.backends.onnx_runtime import open_session
+from siren_runtime.bundle import load_bundle
+from siren_runtime.errors import BackendError
+from siren_runtime.tokenizer import Tokenizer
+from texts import TEXTS
+from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
+
+WIDTHS = {"score": (), "logits": (CLASSES,), "features": (WIDTH,)}
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return load_bundle(make_bundle(tmp_path / "tiny", scale=2.0))
+
+
+@pytest.fixture
+def session(bundle):
+    return open_session(bundle, "score", ["CPUExecutionProvider"], strict=True)[0]
+
+
+def test_a_guard_on_bound_buffers_scores_as_one_without(bundle, session):
+    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
+    bound = Guard(bundle, tokenizer, bound_backend(session, WIDTHS, "cpu", MAX_LENGTH))
+    plain = Guard.load(bundle.path, backend="cpu")
+    for _ in range(2):  # the second time on buffers that hold the first's values
+        found = bound.score_batch(TEXTS * 3, features=True)
+        expected = plain.score_batch(TEXTS * 3, features=True)
+        for one, other in zip(found, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-6)
+            np.testing.assert_allclose(one.features, other.features, rtol=1e-5, atol=1e-6)
+
+
+def test_results_do_not_change_when_the_buffers_are_used_again(session):
+    runner = BoundSession(session, WIDTHS, "cpu")
+    ids = np.full((2, 3), 5)
+    first = runner.run(ids, np.ones_like(ids))
+    kept = first.score.copy()
+    runner.run(ids + 3, np.ones_like(ids))
+    np.testing.assert_array_equal(first.score, kept)
+
+
+def test_threads_take_turns(bundle, session):
+    backend = bound_backend(session, WIDTHS, "cpu", MAX_LENGTH)
+    plain = open_backend(bundle, "cpu", threads=1)
+    wrong = []
+
+    def use(seed: int) -> None:
+        ids = np.random.default_rng(seed).integers(0, 200, (3, 7))
+        expected = plain.run(ids, np.ones_like(ids)).score
+        found = [backend.run(ids, np.ones_like(ids)).score for _ in range(30)]
+        wrong.extend(score for score in found if not np.allclose(score, expected, atol=1e-6))
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_failure_names_the_batch(session):
+    ids = np.full((1, 4), 10**9)
+    with pytest.raises(BackendError, match="1 texts by 4 tokens on cpu"):
+        BoundSession(session, WIDTHS, "cpu").run(ids, np.ones_like(ids))
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
+def test_an_onnx_runtime_for_cpus_says_what_to_install_for_cuda(bundle):
+    with pytest.raises(BackendError, match=r"pip uninstall onnxruntime.*siren-edge\[cuda\]"):
+        Guard.load(bundle.path, backend="cuda")
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="this ONNX Runtime has no CUDA")
+def test_cuda_scores_as_the_cpu_does(bundle):
+    expected = [r.score for r in Guard.load(bundle.path, backend="cpu").score_batch(TEXTS)]
+    with Guard.load(bundle.path, backend="cuda") as guard:
+        assert guard.backend == "cuda"
+        for _ in range(4):  # a shape's CUDA graph is replayed from its third run on
+            found = [r.score for r in guard.score_batch(TEXTS)]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)

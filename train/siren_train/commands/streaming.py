@@ -1,0 +1,76 @@
+"""What `siren evaluate --streaming` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import typer
+
+from siren_runtime import Guard
+from siren_runtime.cli import report, warnings_reported
+from siren_train.data import Source
+from siren_train.files import write_atomically
+from siren_train.streaming_data import read_stream_rows
+from siren_train.streaming_evaluation import (
+    StreamingEvaluation,
+    measure_streaming,
+    streaming_markdown,
+    trace_streams,
+)
+from siren_train.streaming_plot import plot_onset
+
+from .bars import Bars
+
+_REENCODED_WORDS = 8  # an encoder reads the whole text anew for each score
+
+
+def evaluate_streaming(
+    guard: Guard,
+    bundle: str,
+    sources: Sequence[Source],
+    *,
+    split: str,
+    split_column: str,
+    threshold: float | None,
+    words: int | None,
+    output: Path | None,
+) -> None:
+    """Stream every response of a split, print the table, and keep it with JSON and the plot.
+
+    Raises:
+        InputError: the data is unusable.
+    """
+    rows = read_stream_rows(sources, split, split_column)
+    incremental = "stream" in guard.manifest.graphs
+    words = words or (1 if incremental else _REENCODED_WORDS)
+    threshold = guard.default_threshold if threshold is None else threshold
+    with warnings_reported(), Bars() as bars:
+        traces = trace_streams(
+            guard,
+            rows,
+            words,
+            response_only=incremental,
+            progress=lambda done: bars.update("streaming", done, len(rows)),
+        )
+    names = dict.fromkeys(row.dataset for row in rows)
+    evaluation = StreamingEvaluation(
+        bundle=bundle,
+        sources=[source.location for source in sources],
+        split=split,
+        threshold=threshold,
+        reads="the response, after its prompt" if incremental else "prompt and response",
+        words=words,
+        by_dataset={
+            name: measure_streaming([t for t in traces if t.row.dataset == name], threshold)
+            for name in names
+        },
+    )
+    markdown = streaming_markdown(evaluation)
+    typer.echo(markdown, nl=False)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
+        write_atomically(output / "streaming.json", data_json)
+        write_atomically(output / "streaming.md", markdown.encode())
+        plot_onset(traces, threshold, output / "onset.png")
+        report(f"{output}: streaming.json, streaming.md and onset.png")
