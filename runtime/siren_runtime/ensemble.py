@@ -129,8 +129,16 @@ class Ensemble(Guard):
         for member in self.members:
             member.close()
 
-    def _score(self, cleaned: list[str], threshold: float, features: bool) -> list[ScoreResult]:
-        each = [member._score(cleaned, threshold, features) for member in self.members]
+    def _score(
+        self,
+        cleaned: list[str],
+        threshold: float,
+        features: bool,
+        token_budget: int | None = None,
+    ) -> list[ScoreResult]:
+        each = [
+            member._score(cleaned, threshold, features, token_budget) for member in self.members
+        ]
         return [
             self._verdict(
                 float(np.mean([result.score for result in results])),

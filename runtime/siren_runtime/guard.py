@@ -197,7 +197,7 @@ class Guard:
     @property
     def tiers(self) -> tuple[AtTier, ...]:
         """The tiers of calibration as decision rules for streams; empty if there are none."""
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self._manifest.tiers)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self._tiers)
 
     @property
     def base_model_id(self) -> str:
@@ -391,12 +391,15 @@ class Guard:
     def _threshold(self, threshold: float | None) -> float:
         return self.default_threshold if threshold is None else checked_threshold(threshold)
 
+    def _tier(self, score: float) -> str | None:
+        return next((tier.name for tier in self._tiers if score >= tier.threshold), None)
+
     def _verdict(self, score: float, threshold: float, features: FloatArray | None) -> ScoreResult:
         return ScoreResult(
             score=score,
             is_harmful=score >= threshold,
             threshold=threshold,
-            tier=next((tier.name for tier in self._tiers if score >= tier.threshold), None),
+            tier=self._tier(score),
             features=features,
         )
 
