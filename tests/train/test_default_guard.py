@@ -76,21 +76,7 @@ def test_the_styles_are_not_those_it_was_trained_in() -> None:
         assert not any(sentence.lower() in style("").lower() for style in STYLES.values())
 
 
-LEANS_ON = {
-    "please": "polite requests stand mostly among the harmful rows it was trained on",
-    "long preamble": "the mean over tokens dilutes a short request in a long text",
-}
-
-
-@pytest.mark.parametrize(
-    "style",
-    [
-        pytest.param(style, marks=pytest.mark.xfail(reason=LEANS_ON[style], strict=True))
-        if style in LEANS_ON
-        else style
-        for style in STYLES
-    ],
-)
+@pytest.mark.parametrize("style", STYLES)
 def test_style_and_length_do_not_decide(guard: Guard, style: str) -> None:
     assert accuracy(guard, WORDING, STYLES[style]) >= 0.8
 
