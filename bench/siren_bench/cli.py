@@ -4,6 +4,7 @@ import typer
 
 from .commands.cold_start import cold_start, memory
 from .commands.export_memory import export_memory
+from .commands.extraction import extraction
 from .commands.fidelity import fidelity
 from .commands.gpu import gpu
 from .commands.latency import latency
@@ -29,6 +30,7 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (stream, "stream qwen3-0.6b"),
+    (extraction, "extraction minilm chats.jsonl"),
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),
     (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),

@@ -5,9 +5,13 @@
 # stopped goes on where it was.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+work=$here/.work
 
-siren extract minilm "$@" "$here/contrast.jsonl" -o "$here/.work/features" \
-    --model-id sentence-transformers/all-MiniLM-L6-v2
-siren train "$here/.work/features" -o "$here" --seed 0 --trials 7
+for precision in fp32 int8; do
+    siren extract minilm "$@" "$here/contrast.jsonl" -o "$work/features-$precision" \
+        --precision "$precision" --wrap "$here/wrapping.json" \
+        --model-id sentence-transformers/all-MiniLM-L6-v2
+done
+siren train "$work"/features-{fp32,int8} -o "$here" --seed 0 --trials 5 --members 6 --ablate
 siren export minilm --overwrite --record-reference "$here/reference.json"
 siren evaluate minilm "$@" -o "$here/evaluation" --by category

@@ -13,7 +13,11 @@ from .manifest import MANIFEST_FILE, FileSpec, Manifest, check_relative, decode
 
 Verify = Literal["size", "full"]
 
-BUNDLE_PATTERNS = (MANIFEST_FILE, "tokenizer.json", "*.onnx", "*.bin")
+# Of an ensemble's members too: a star stands for slashes as well.
+BUNDLE_PATTERNS = (
+    MANIFEST_FILE, f"*/{MANIFEST_FILE}", "tokenizer.json", "*/tokenizer.json", "ensemble.json",
+    "*.onnx", "*.bin",
+)  # fmt: skip
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_GRAPH_BYTES = 256 << 20  # weights belong beside the graph, which is then a few megabytes
 _CHUNK = 1 << 20

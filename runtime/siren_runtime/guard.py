@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from .decision import AtTier, Rule
 from .errors import BackendError, BundleError, InputError
 from .freed_memory import release_freed_memory
 from .hub import resolve_folder
-from .manifest import TOKENIZER_FILE, Manifest
+from .manifest import TOKENIZER_FILE, Manifest, Tier
 from .stream import Stream
 from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
 from .streams import Streams
@@ -72,6 +73,8 @@ class ScoreResult:
 class Guard:
     """Scores text for harm with the engine of one bundle. Threads may share a guard."""
 
+    _tiers: Sequence[Tier]
+
     def __init__(
         self,
         bundle: Bundle,
@@ -86,6 +89,7 @@ class Guard:
             open_stream: opens the streaming graph; None re-encodes streams.
         """
         self._manifest = bundle.manifest
+        self._tiers = bundle.manifest.tiers
         self._tokenizer = tokenizer
         self._open_stream = open_stream
         self._stream_backend: StreamBackend | None = None
@@ -100,7 +104,7 @@ class Guard:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         backend: BackendName = "auto",
         threads: int | None = None,
@@ -111,10 +115,11 @@ class Guard:
         revision: str | None = None,
         streaming: bool = False,
     ) -> "Guard":
-        """Load the bundle that `source` names.
+        """Load the bundle that `source` names, or an ensemble that averages several's scores.
 
         Args:
-            source: a bundle's folder, or the id of a hub repository that holds one.
+            source: a bundle's folder, or the id of a hub repository that holds one; an
+                ensemble's (`siren_runtime.ensemble`); or a list of bundles, which is one too.
             backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
                 siren build compiled; or "auto": a plan that runs here, else CUDA where it is
                 available, else the CPU. `Guard.backend` says which it became.
@@ -135,9 +140,30 @@ class Guard:
             BackendError: the runtime that `backend` needs is missing or cannot run the graph.
             InputError: an argument is out of range.
         """
+        from .ensemble import ENSEMBLE_FILE, Ensemble, read_ensemble
+
+        load = partial(
+            cls.load,
+            backend=backend,
+            threads=threads,
+            providers=providers,
+            session_options=session_options,
+            buckets=buckets,
+            verify=verify,
+            streaming=streaming,
+        )
+        if not isinstance(source, (str, os.PathLike)):
+            return Ensemble([load(member, revision=revision) for member in source])
         folder = resolve_folder(
             source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
         )
+        if (folder / ENSEMBLE_FILE).exists():
+            ensemble = read_ensemble(folder)
+            return Ensemble(
+                [load(folder / member) for member in ensemble.members],
+                threshold=ensemble.threshold,
+                tiers=ensemble.tiers,
+            )
         bundle = load_bundle(folder, verify=verify)
         tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
 
@@ -171,7 +197,7 @@ class Guard:
     @property
     def tiers(self) -> tuple[AtTier, ...]:
         """The tiers of calibration as decision rules for streams; empty if there are none."""
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self._manifest.tiers)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self._tiers)
 
     @property
     def base_model_id(self) -> str:
@@ -366,7 +392,16 @@ class Guard:
         return self.default_threshold if threshold is None else checked_threshold(threshold)
 
     def _tier(self, score: float) -> str | None:
-        return next((t.name for t in self._manifest.tiers if score >= t.threshold), None)
+        return next((tier.name for tier in self._tiers if score >= tier.threshold), None)
+
+    def _verdict(self, score: float, threshold: float, features: FloatArray | None) -> ScoreResult:
+        return ScoreResult(
+            score=score,
+            is_harmful=score >= threshold,
+            threshold=threshold,
+            tier=self._tier(score),
+            features=features,
+        )
 
     def _score(
         self,
@@ -389,13 +424,10 @@ class Guard:
             scores = tempered_scores(outputs, self._manifest.temperature)
             _check_finite(scores, outputs, batch)
             for row, index in enumerate(batch):
-                score = float(scores[row])
-                results[index] = ScoreResult(
-                    score=score,
-                    is_harmful=score >= threshold,
-                    threshold=threshold,
-                    tier=self._tier(score),
-                    features=outputs.features[row].copy() if features else None,
+                results[index] = self._verdict(
+                    float(scores[row]),
+                    threshold,
+                    outputs.features[row].copy() if features else None,
                 )
         return [results[index] for index in range(len(cleaned))]
 

@@ -106,8 +106,11 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
     [
         (json.dumps(GOOD).encode() + b'\n{"text": "\xff"}\n', "row 2: not UTF-8: byte 10 is 0xff"),
         (b'{"text": \n', "row 1: not JSON"),
-        (b"", "no rows"),
-        (json.dumps(GOOD).encode(), "the train split has 1 rows, none of class 'harmful'"),
+        (b"", "data.jsonl: no rows"),
+        (
+            json.dumps(GOOD).encode(),
+            "data.jsonl: the train split has 1 rows, none of class 'harmful'",
+        ),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:

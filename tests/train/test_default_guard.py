@@ -13,6 +13,7 @@ from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_train.data import Columns, parse_source
 from siren_train.evaluate import measure, score_rows
+from siren_train.wrapping import read_wrapping
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
@@ -69,21 +70,13 @@ STYLES: dict[str, Callable[[str], str]] = {
 }
 
 
-LEANS_ON = {
-    "please": "polite requests stand mostly among the harmful rows it was trained on",
-    "long preamble": "the mean over tokens dilutes a short request in a long text",
-}
+def test_the_styles_are_not_those_it_was_trained_in() -> None:
+    wrapping = read_wrapping(CONTRAST.with_name("wrapping.json"))
+    for sentence in (*wrapping.before, *wrapping.after):
+        assert not any(sentence.lower() in style("").lower() for style in STYLES.values())
 
 
-@pytest.mark.parametrize(
-    "style",
-    [
-        pytest.param(style, marks=pytest.mark.xfail(reason=LEANS_ON[style], strict=True))
-        if style in LEANS_ON
-        else style
-        for style in STYLES
-    ],
-)
+@pytest.mark.parametrize("style", STYLES)
 def test_style_and_length_do_not_decide(guard: Guard, style: str) -> None:
     assert accuracy(guard, WORDING, STYLES[style]) >= 0.8
 
@@ -93,7 +86,7 @@ def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard) -> None:
     record = json.loads(RECORD.read_text())["by_dataset"]
     names = ("instructions", "openai_moderation")  # the two small ones
     sources = [parse_source(str(DATA / f"{name}.jsonl")) for name in names]
-    scores = score_rows([guard], sources, Columns(), "test")
+    scores = score_rows(guard, sources, Columns(), "test")
     found = measure(scores, bundles=[], sources=[], split="test", threshold=0.5).by_dataset
     for name in names:
         assert found[name].macro_f1 == pytest.approx(record[name]["macro_f1"], abs=5e-3)

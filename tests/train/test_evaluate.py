@@ -14,6 +14,7 @@ from siren_runtime.text import join
 from siren_train.commands import calibrate, evaluate
 from siren_train.data import Columns, parse_source
 from siren_train.evaluate import measure, score_rows
+from siren_train.metrics import binary_metrics
 from tiny_bundle import make_bundle
 
 ROWS = make_rows(60)
@@ -33,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_the_rows_of_the_split_are_scored(bundle: Path, data: Path) -> None:
     guard = Guard.load(bundle)
-    scores = score_rows([guard], [parse_source(str(data))], Columns(), "test")
+    scores = score_rows(guard, [parse_source(str(data))], Columns(), "test")
     rows = [row for row in ROWS if row["split"] == "test"]
     texts = [join(row["prompt"], row["response"]) for row in rows]
     expected = [result.score for result in guard.score_batch(texts)]
@@ -42,19 +43,25 @@ def test_the_rows_of_the_split_are_scored(bundle: Path, data: Path) -> None:
 
 
 def test_an_ensemble_scores_by_the_mean(bundle: Path, data: Path, tmp_path: Path) -> None:
-    guards = [Guard.load(bundle), Guard.load(make_bundle(tmp_path / "other", scale=2.0))]
-    sources = [parse_source(str(data))]
-    one, two, both = (score_rows(g, sources, Columns(), "test") for g in (*zip(guards), guards))
-    np.testing.assert_allclose(both.scores, (one.scores + two.scores) / 2, atol=1e-7)
+    other = make_bundle(tmp_path / "other", scale=2.0)
+    output = tmp_path / "report"
+    arguments = [str(bundle), str(data), "--with", str(other), "-o", str(output)]
+    result = CliRunner().invoke(evaluate.app, arguments)
+    assert result.exit_code == 0, result.output
+    scores = score_rows(Guard.load([bundle, other]), [parse_source(str(data))], Columns(), "test")
+    expected = binary_metrics(scores.harmful, scores.scores, 0.5)
+    found = json.loads((output / "evaluation.json").read_text())
+    assert found["bundles"] == [str(bundle), str(other)]
+    assert found["by_dataset"]["data"]["auroc"] == pytest.approx(expected.auroc)
 
 
 def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:
     with pytest.raises(InputError, match=r"no rows of the 'dev' split .* found test, train"):
-        score_rows([Guard.load(bundle)], [parse_source(str(data))], Columns(), "dev")
+        score_rows(Guard.load(bundle), [parse_source(str(data))], Columns(), "dev")
 
 
 def test_categories_add_up_to_their_data_set(bundle: Path, data: Path) -> None:
-    scores = score_rows([Guard.load(bundle)], [parse_source(str(data))], Columns(), "train")
+    scores = score_rows(Guard.load(bundle), [parse_source(str(data))], Columns(), "train")
     evaluation = measure(
         scores, bundles=["b"], sources=["d"], split="train", threshold=0.5, by_category=True
     )

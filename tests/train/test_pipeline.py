@@ -1,6 +1,7 @@
 """A head trained from a store: repeatable, resumable, and an artifact that every runtime reads."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def trained(
 ) -> tuple[Path, TrainingReport]:
     """A head of the shared store, and its report."""
     folder = tmp_path_factory.mktemp("head")
-    return folder, pipeline.train(store, folder, folder / ".work", SETTINGS, workers=2)
+    return folder, pipeline.train([store], folder, folder / ".work", SETTINGS, workers=2)
 
 
 def head_bytes(folder: Path) -> bytes:
@@ -51,7 +52,7 @@ def test_the_head_has_learned(trained: tuple[Path, TrainingReport]) -> None:
 def test_a_seed_gives_the_same_head_whatever_the_threads(
     store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path
 ) -> None:
-    pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=1)
+    pipeline.train([store], tmp_path, tmp_path / ".work", SETTINGS, workers=1)
     assert head_bytes(tmp_path) == head_bytes(trained[0])
 
 
@@ -67,12 +68,12 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
             raise Killed
 
     with pytest.raises(Killed):
-        pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=2, progress=kill)
+        pipeline.train([store], tmp_path, tmp_path / ".work", SETTINGS, workers=2, progress=kill)
     assert not (tmp_path / "siren_config.json").exists()
     history = tmp_path / ".work" / "trials.jsonl"
     if history.exists():  # a kill may also cut the line that is being written
         history.write_bytes(history.read_bytes() + b'{"number": ')
-    report = pipeline.train(store, tmp_path, tmp_path / ".work", SETTINGS, workers=2)
+    report = pipeline.train([store], tmp_path, tmp_path / ".work", SETTINGS, workers=2)
     assert head_bytes(tmp_path) == head_bytes(trained[0])
     assert report == trained[1]
 
@@ -81,10 +82,10 @@ def test_a_search_that_is_asked_for_more_trials_goes_on(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     settings = msgspec.structs.replace(SETTINGS, trials=9)
-    whole = pipeline.train(store, tmp_path / "whole", tmp_path / "whole" / "work", settings)
+    whole = pipeline.train([store], tmp_path / "whole", tmp_path / "whole" / "work", settings)
     for trials in (4, 7, 9):  # asking for more trials goes on with the same search
         settings = msgspec.structs.replace(SETTINGS, trials=trials)
-        resumed = pipeline.train(store, tmp_path / "more", tmp_path / "work", settings)
+        resumed = pipeline.train([store], tmp_path / "more", tmp_path / "work", settings)
     assert resumed.trials == whole.trials
     assert head_bytes(tmp_path / "more") == head_bytes(tmp_path / "whole")
 
@@ -106,7 +107,7 @@ def test_three_classes_go_from_store_to_verdict(
     make_store: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
     store = make_store(classes=3, rows=300)
-    pipeline.train(store, tmp_path / "head", tmp_path / "work", SETTINGS, workers=2)
+    pipeline.train([store], tmp_path / "head", tmp_path / "work", SETTINGS, workers=2)
     artifact = load_artifact(tmp_path / "head")
     assert artifact.labels == ("safe", "harmful", "odd")
     export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
@@ -121,14 +122,14 @@ def test_three_classes_go_from_store_to_verdict(
 
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
-    pipeline.train(store, tmp_path, tmp_path / ".work", settings)
+    pipeline.train([store], tmp_path, tmp_path / ".work", settings)
     assert load_artifact(tmp_path).deepest_layer == 0
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=99)
     with pytest.raises(InputError, match="max_layer is 99"):
-        pipeline.train(store, tmp_path, tmp_path / ".work", settings)
+        pipeline.train([store], tmp_path, tmp_path / ".work", settings)
 
 
 def test_the_work_of_another_run_is_not_taken_over(
@@ -136,7 +137,7 @@ def test_the_work_of_another_run_is_not_taken_over(
 ) -> None:
     settings = msgspec.structs.replace(SETTINGS, seed=1)
     with pytest.raises(InputError, match="the work of a run with other settings"):
-        pipeline.train(store, trained[0], trained[0] / ".work", settings)
+        pipeline.train([store], trained[0], trained[0] / ".work", settings)
 
 
 def test_reports_and_pictures_are_written(
@@ -145,7 +146,7 @@ def test_reports_and_pictures_are_written(
     folder, report = trained
     write_report(report, tmp_path)
     plot_layers(report, tmp_path / "layers.png")
-    results = pipeline.ablate(store, folder / ".work", SETTINGS, workers=2)
+    results = pipeline.ablate([store], folder / ".work", SETTINGS, workers=2)
     plot_ablation(results, tmp_path / "ablation.png")
     groups = {result.group for result in results}
     assert groups == {"chosen", "layer weights", "share", "depth", "single layer"}
@@ -153,3 +154,28 @@ def test_reports_and_pictures_are_written(
     assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 0
     for name in ("layers.png", "ablation.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_head_is_trained_on_every_precision_and_measured_on_the_first(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "int8")
+    manifest = json.loads((tmp_path / "int8" / "store.json").read_text())
+    (tmp_path / "int8" / "store.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    other = FeatureStore.open(tmp_path / "int8")
+    settings = msgspec.structs.replace(SETTINGS, trials=1)
+    report = pipeline.train([store, other], tmp_path / "head", tmp_path / "work", settings)
+    assert report.precisions == ["fp32", "int8"]
+    once = store.manifest.splits["train"] + store.manifest.splits["validation"]
+    assert (sum(report.rows.values()), report.copies) == (2 * once, once)
+    alone = pipeline.train([store], tmp_path / "alone", tmp_path / "work-alone", settings)
+    # Rows that stand there twice change neither means nor what a probe fits.
+    for both, single in zip(report.layers, alone.layers, strict=True):
+        assert both.macro_f1 == pytest.approx(single.macro_f1, abs=0.05)
+
+
+def test_stores_of_other_rows_are_not_mixed(
+    store: FeatureStore, make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="hold the same rows, but splits is"):
+        pipeline.train([store, make_store(rows=60)], tmp_path, tmp_path / "work", SETTINGS)

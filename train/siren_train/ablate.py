@@ -11,12 +11,13 @@ import msgspec
 
 from siren_runtime.errors import InputError
 
-from .features import FeatureSet, balanced_weights
-from .head import HeadConfig, head_logits, train_head
+from .features import FeatureSet
+from .head import HeadConfig, fit_head, head_logits
 from .metrics import macro_f1_by_dataset
 from .probe import Probe
 from .search import Choice
-from .selection import LayerWeighting, gains, gather, select_layers
+from .selection import gather, select_layers
+from .settings import LayerWeighting
 from .workers import worker_pool
 
 Progress = Callable[[str, int, int], None]
@@ -88,15 +89,7 @@ def ablate(
             share=variant.share,
             weighting=variant.weighting,
         )
-        head = train_head(
-            gather(train, layers),
-            train.labels,
-            balanced_weights(train.datasets, config.balance),
-            gains(layers),
-            len(train.classes),
-            config,
-            seed=seed,
-        )
+        head = fit_head(train, layers, config, seed=seed)
         score = macro_f1_by_dataset(
             validation.labels,
             head_logits(head, gather(validation, layers)).argmax(axis=1),

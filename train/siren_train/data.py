@@ -7,7 +7,7 @@ loads. Without SPLIT, a file's rows name their split in a column, and a hub data
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ class Source:
         return self.location.startswith(HUB_PREFIX)
 
     @property
+    def name(self) -> str:
+        """The file's name, or the hub data set as it was written."""
+        return self.location if self.is_hub else Path(self.location).name
+
+    @property
     def dataset(self) -> str:
         """The name of the data set: the file's without suffix, or the repository's."""
         if self.is_hub:
@@ -61,7 +66,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled text. `label` indexes the classes; `origin` names the file and row in errors."""
+    """One labelled text. `label` indexes the classes; `origin` names the file and row in errors.
+
+    `is_copy` marks a changed copy of the last row before it that is none.
+    """
 
     origin: str
     dataset: str
@@ -70,6 +78,7 @@ class Row:
     label: int
     category: str
     id: str | None
+    is_copy: bool = False
 
 
 def parse_source(argument: str) -> Source:
@@ -100,33 +109,36 @@ def read_rows(source: Source, columns: Columns) -> Iterator[Row]:
         yield _parse(origin, source, split, fields, columns)
 
 
-def check_rows(rows: Iterable[Row], columns: Columns) -> Iterator[Row]:
-    """Pass `rows` of all sources through; at the end every split must hold every class.
+def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
+    """Yield the rows of every source; at the end every split must have held every class.
 
     Raises:
-        InputError: an id occurs twice in a data set, there is no row at all, or a split lacks a
-            class, so that nothing can be learned or measured on it.
+        InputError: as `read_rows`; an id occurs twice in a data set, there is no row at all, or a
+            split lacks a class, so that nothing can be learned or measured on it.
     """
-    seen: dict[tuple[str, str], str] = {}
+    first_of: dict[tuple[str, str], str] = {}
     counts: dict[str, list[int]] = {}
-    for row in rows:
-        if row.id is not None:
-            first = seen.setdefault((row.dataset, row.id), row.origin)
-            if first != row.origin:
-                raise InputError(
-                    f"{row.origin}: id {row.id!r} is already that of {first}; ids must be unique "
-                    "within a data set"
-                )
-        counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
-        yield row
+    names: dict[str, dict[str, None]] = {}  # of the sources of each split, in order
+    for source in sources:
+        for row in read_rows(source, columns):
+            if row.id is not None:
+                first = first_of.setdefault((row.dataset, row.id), row.origin)
+                if first != row.origin:
+                    raise InputError(
+                        f"{row.origin}: id {row.id!r} is already that of {first}; ids must be "
+                        "unique within a data set"
+                    )
+            counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
+            names.setdefault(row.split, {})[source.location] = None
+            yield row
     if not counts:
-        raise InputError("the data has no rows")
+        raise InputError(f"{', '.join(source.location for source in sources)}: no rows")
     for split, by_class in counts.items():
         missing = [name for name, n in zip(columns.classes, by_class, strict=True) if n == 0]
         if missing:
             raise InputError(
-                f"the {split} split has {sum(by_class)} rows, none of class "
-                f"{', '.join(map(repr, missing))}; every split needs rows of every class"
+                f"{', '.join(names[split])}: the {split} split has {sum(by_class)} rows, none of "
+                f"class {', '.join(map(repr, missing))}; every split needs rows of every class"
             )
 
 
@@ -287,8 +299,3 @@ def _decode(line: bytes, origin: str) -> str:
         raise InputError(
             f"{origin}: not UTF-8: byte {error.start} is 0x{line[error.start]:02x}"
         ) from None
-
-
-def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
-    """Yield the rows of every source, checked as `check_rows` says."""
-    return check_rows((row for source in sources for row in read_rows(source, columns)), columns)

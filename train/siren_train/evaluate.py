@@ -1,4 +1,4 @@
-"""Score labelled text with one or more guards, and measure the scores."""
+"""Score labelled text with a guard, and measure the scores."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int | None], None]  # stage; rows done; in all, if known
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 def score_rows(
-    guards: Sequence[Guard],
+    guard: Guard,
     sources: Sequence[Source],
     columns: Columns,
     split: str,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Scores:
-    """Score the rows of a split; several guards score by their mean, as an ensemble.
+    """Score the rows of a split.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -65,11 +65,10 @@ def score_rows(
 
     selected = of_split()
     while chunk := list(islice(selected, _CHUNK_ROWS)):
-        texts = [row.text for row in chunk]
-        each = [[result.score for result in guard.score_batch(texts)] for guard in guards]
-        scores.append(np.mean(each, axis=0))
+        results = guard.score_batch([row.text for row in chunk])
+        scores.append(np.array([result.score for result in results], np.float64))
         rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
-        progress(len(rows))
+        progress("scoring", len(rows), None)
     if not rows:
         raise InputError(
             f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "

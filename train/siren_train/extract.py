@@ -2,7 +2,7 @@
 
 A chunk is always the same rows, and progress is recorded when a chunk is on disk, so extraction
 that was killed goes on without losing or redoing more than a chunk, and ends as if undisturbed.
-Memory is that of a chunk, and 16 bytes a row for labels and data sets.
+Memory is that of a chunk, and 24 bytes a row for what is known of it.
 """
 
 import hashlib
@@ -20,7 +20,9 @@ from siren_runtime.manifest import Pooling, Precision
 
 from .data import Columns, Row, Source, read_all, read_rows
 from .extractor import build_extractor, extractor_shape
-from .store import FORMAT_VERSION, DataFile, DType, FeatureStore, StoreManifest
+from .features import IntArray
+from .store import FORMAT_VERSION, Column, DataFile, DType, FeatureStore, StoreManifest
+from .wrapping import Wrapping, digest, wrap_rows
 
 CHUNK_ROWS = 512
 
@@ -39,6 +41,7 @@ def extract(
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
+    wrapping: Wrapping | None = None,
     threads: int | None = None,
     progress: Progress = lambda pooling, done, total: None,
 ) -> FeatureStore:
@@ -47,13 +50,14 @@ def extract(
     Args:
         max_length: token limit, special tokens included; longer texts lose their end.
         precision: of the extractor; the precision that will serve the head.
+        wrapping: also pool copies of train rows that are wrapped in this.
 
     Raises:
         InputError: the data is unusable, or `folder` holds features of something else.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     layers, channels = extractor_shape(checkpoint)
-    labels, datasets, names = _scan(sources, columns)
+    known, names = _scan(sources, columns, wrapping)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
@@ -66,10 +70,11 @@ def extract(
         channels=channels,
         classes=list(columns.classes),
         datasets=names,
-        splits={split: len(values) for split, values in labels.items()},
+        splits={split: len(values["labels"]) for split, values in known.items()},
         sources=[_data_file(source) for source in sources],
+        wrapping=digest(wrapping) if wrapping else None,
     )
-    store = FeatureStore.create(folder, manifest, labels, datasets)
+    store = FeatureStore.create(folder, manifest, known)
     for pooling in poolings:
         bundle = folder / f"extractor.{pooling}"
         build_extractor(
@@ -82,27 +87,30 @@ def extract(
             precision=precision,
         )
         with Guard.load(bundle, backend="cpu", threads=threads) as guard:
-            _fill(store, pooling, guard, sources, columns, progress)
+            _fill(store, pooling, guard, sources, columns, wrapping, progress)
     return store
 
 
 def _scan(
-    sources: Sequence[Source], columns: Columns
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
-    """Read all data once and check it: the labels and data sets of each split, and their names."""
+    sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None
+) -> tuple[dict[str, dict[Column, IntArray]], list[str]]:
+    """Read all data once and check it: what is known of each split's rows, and the data sets."""
     names: list[str] = []
-    labels: dict[str, array[int]] = {}
-    datasets: dict[str, array[int]] = {}
-    for row in read_all(sources, columns):
+    known: dict[str, dict[Column, array[int]]] = {}
+    for row in wrap_rows(read_all(sources, columns), wrapping):
         if row.dataset not in names:
             names.append(row.dataset)
-        labels.setdefault(row.split, array("q")).append(row.label)
-        datasets.setdefault(row.split, array("q")).append(names.index(row.dataset))
-    return (
-        {split: np.array(values, np.int64) for split, values in labels.items()},
-        {split: np.array(values, np.int64) for split, values in datasets.items()},
-        names,
-    )
+        values = known.setdefault(
+            row.split, {"labels": array("q"), "datasets": array("q"), "originals": array("q")}
+        )
+        originals = values["originals"]
+        originals.append(originals[-1] if row.is_copy else len(originals))
+        values["labels"].append(row.label)
+        values["datasets"].append(names.index(row.dataset))
+    return {
+        split: {name: np.array(column, np.int64) for name, column in values.items()}
+        for split, values in known.items()
+    }, names
 
 
 def _fill(
@@ -111,6 +119,7 @@ def _fill(
     guard: Guard,
     sources: Sequence[Source],
     columns: Columns,
+    wrapping: Wrapping | None,
     progress: Progress,
 ) -> None:
     manifest = store.manifest
@@ -119,7 +128,7 @@ def _fill(
     done, recorded = 0, store.progress().get(pooling, 0)
     progress(pooling, recorded, manifest.rows)
     rows = (row for source in sources for row in read_rows(source, columns))
-    for chunk in _chunks(rows):
+    for chunk in _chunks(wrap_rows(rows, wrapping)):
         if done >= recorded:
             results = guard.score_batch([row.text for row in chunk], features=True)
             for position, row, result in zip(
@@ -155,9 +164,9 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 def _data_file(source: Source) -> DataFile:
     if source.is_hub:
-        return DataFile(source.location, source.split, None)
-    digest = hashlib.sha256()
+        return DataFile(source.name, source.split, None)
+    sha256 = hashlib.sha256()
     with Path(source.location).open("rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return DataFile(source.location, source.split, digest.hexdigest())
+            sha256.update(block)
+    return DataFile(source.name, source.split, sha256.hexdigest())

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import IntArray
-
+IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 
@@ -19,6 +18,7 @@ class FeatureSet:
         features: float16 or float32 [rows, layers, channels]; may be memory-mapped.
         labels: int64 [rows], class indices.
         datasets: int64 [rows], indices into `names`.
+        originals: int64 [rows], the row that a row is a changed copy of, or itself.
         names: of the data sets.
         classes: names of the classes, by index.
     """
@@ -26,6 +26,7 @@ class FeatureSet:
     features: NDArray[np.floating]
     labels: IntArray
     datasets: IntArray
+    originals: IntArray
     names: tuple[str, ...]
     classes: tuple[str, ...]
 
@@ -34,21 +35,39 @@ class FeatureSet:
         return len(self.labels)
 
     @property
+    def is_copy(self) -> NDArray[np.bool_]:
+        """Bool [rows]: whether a row is a changed copy of another."""
+        changed: NDArray[np.bool_] = self.originals != np.arange(self.rows)
+        return changed
+
+    @property
     def layers(self) -> int:
         return int(self.features.shape[1])
 
-    def take(self, rows: NDArray[np.bool_]) -> "FeatureSet":
-        """Return the rows of a mask, bool [rows]."""
+    def first_layers(self, count: int) -> "FeatureSet":
+        """Return the first `count` layers of every row."""
+        return replace(self, features=self.features[:, :count])
+
+    def with_copies(self, other: "FeatureSet") -> "FeatureSet":
+        """Return these rows, and after them the same rows as `other` has them, as their copies."""
+        return replace(
+            self,
+            features=np.concatenate([self.features, other.features]),
+            labels=np.concatenate([self.labels, other.labels]),
+            datasets=np.concatenate([self.datasets, other.datasets]),
+            originals=np.concatenate([self.originals, other.originals]),
+        )
+
+    def without_copies(self) -> "FeatureSet":
+        """Return the rows that are no copies."""
+        rows = ~self.is_copy
         return replace(
             self,
             features=self.features[rows],
             labels=self.labels[rows],
             datasets=self.datasets[rows],
+            originals=np.arange(np.count_nonzero(rows)),
         )
-
-    def first_layers(self, count: int) -> "FeatureSet":
-        """Return the first `count` layers of every row."""
-        return replace(self, features=self.features[:, :count])
 
     @staticmethod
     def concatenate(first: "FeatureSet", second: "FeatureSet") -> "FeatureSet":
@@ -58,6 +77,7 @@ class FeatureSet:
             features=np.concatenate([first.features, second.features]),
             labels=np.concatenate([first.labels, second.labels]),
             datasets=np.concatenate([first.datasets, second.datasets]),
+            originals=np.concatenate([first.originals, second.originals + first.rows]),
         )
 
 

@@ -15,12 +15,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siren_export.artifact import Linear
+from siren_export.artifact import LayerSelection, Linear
 
-from .features import FloatArray, Standardizer
-from .metrics import IntArray
+from .features import FeatureSet, FloatArray, IntArray, Standardizer, balanced_weights
+from .selection import gains, gather
 from .workers import worker_pool
 
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
@@ -87,6 +88,29 @@ def train_head(
     with worker_pool(workers) as pool:
         members = list(pool.map(member, range(config.members)))
     return fold_standardizer(fold_members(members), standardizer)
+
+
+def fit_head(
+    features: FeatureSet,
+    layers: Sequence[LayerSelection],
+    config: HeadConfig,
+    *,
+    rows: NDArray[np.bool_] | None = None,
+    seed: int,
+    workers: int = 1,
+) -> tuple[Linear, ...]:
+    """Train a head that reads `layers`, on the rows of a mask, or on all."""
+    taken = slice(None) if rows is None else rows
+    return train_head(
+        gather(features, layers, rows),
+        features.labels[taken],
+        balanced_weights(features.datasets[taken], config.balance),
+        gains(layers),
+        len(features.classes),
+        config,
+        seed=seed,
+        workers=workers,
+    )
 
 
 def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-IntArray = NDArray[np.int64]
+from .features import IntArray
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ ends with the head of an undisturbed one. Test rows are not read.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -13,19 +14,19 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Pooling
 
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
-from .features import FeatureSet, balanced_weights
+from .features import FeatureSet
 from .files import write_atomically
-from .head import train_head
+from .head import fit_head
 from .head_file import write_head
 from .metrics import MacroF1
-from .probe import STRENGTHS, Probe, fit_probe
+from .probe import Probe, fit_probe
 from .report import TrainingReport, layer_reports, trial_reports
 from .search import best_trial, make_choice, read_history, search_head
-from .selection import LayerWeighting, gains, gather, select_layers
+from .selection import select_layers
+from .settings import Settings
 from .store import STORE_FILE, FeatureStore
 
 SETTINGS_FILE, HISTORY_FILE, ABLATION_FILE = "settings.json", "trials.jsonl", "ablation.jsonl"
@@ -33,34 +34,8 @@ SETTINGS_FILE, HISTORY_FILE, ABLATION_FILE = "settings.json", "trials.jsonl", "a
 Progress = Callable[[str, int, int], None]  # stage; done; in all
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a training run is asked for.
-
-    Attributes:
-        shares: of |weight| that the search may choose among.
-        max_layer: read only the first so many layers; None reads all.
-        members: MLPs that the final head averages.
-        threshold: written into the artifact.
-        half: store the head in float16.
-        hold_out_validation: fit the final head on the train rows alone, so that the validation
-            rows can calibrate it.
-    """
-
-    pooling: Pooling = "residual_mean"
-    shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
-    weighting: LayerWeighting = "adaptive"
-    max_layer: int | None = None
-    strengths: tuple[float, ...] = STRENGTHS
-    trials: int = 16
-    members: int = 4
-    seed: int = 0
-    threshold: float = 0.5
-    half: bool = True
-    hold_out_validation: bool = False
-
-
 def train(
-    store: FeatureStore,
+    stores: Sequence[FeatureStore],
     output: Path,
     work: Path,
     settings: Settings,
@@ -68,19 +43,23 @@ def train(
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainingReport:
-    """Train a head on the train and validation rows of `store`, and write it to `output`.
+    """Train a head on the train and validation rows of `stores`, and write it to `output`.
 
     Args:
+        stores: of the same rows, pooled in different precisions; the head is trained on all and
+            measured on the first.
         work: where the stages keep their results.
         workers: threads; the head does not depend on how many.
 
     Raises:
-        InputError: the store lacks what `settings` asks for, or `work` holds another run.
+        InputError: a store lacks what `settings` asks for, they are of different rows, or `work`
+            holds another run.
     """
-    fitting, validation = load_splits(store, settings)
-    _claim(work, store, settings)
+    fitting, validation = load_splits(stores, settings)
+    measured = validation.without_copies()
+    _claim(work, stores, settings)
     probes = fit_probes(
-        fitting, validation, work, strengths=settings.strengths, workers=workers, progress=progress
+        fitting, measured, work, strengths=settings.strengths, workers=workers, progress=progress
     )
     everything = FeatureSet.concatenate(fitting, validation)
     choice, trials = search_head(
@@ -90,6 +69,7 @@ def train(
         trials=settings.trials,
         seed=settings.seed,
         shares=settings.shares,
+        measured=np.unique(measured.datasets),
         weighting=settings.weighting,
         workers=workers,
         progress=lambda done, total: progress("search", done, total),
@@ -98,21 +78,15 @@ def train(
     config = replace(choice.config, members=settings.members)
     progress("final fit", 0, 1)
     final = fitting if settings.hold_out_validation else everything
-    head = train_head(
-        gather(final, layers),
-        final.labels,
-        balanced_weights(final.datasets, config.balance),
-        gains(layers),
-        len(final.classes),
-        config,
-        seed=settings.seed,
-        workers=workers,
-    )
+    head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
     progress("final fit", 1, 1)
+    store = stores[0].manifest
     report = TrainingReport(
-        store=store.manifest,
+        store=store,
+        precisions=[each.manifest.precision for each in stores],
         settings=msgspec.to_builtins(settings),
         rows={"train": fitting.rows, "validation": validation.rows},
+        copies=int(fitting.is_copy.sum() + validation.is_copy.sum()),
         layers=layer_reports(probes, layers),
         share=choice.share,
         head=msgspec.to_builtins(config),
@@ -121,12 +95,12 @@ def train(
     )
     write_head(
         output,
-        model_id=store.manifest.model_id,
-        model_revision=store.manifest.model_revision,
+        model_id=store.model_id,
+        model_revision=store.model_revision,
         pooling=settings.pooling,
         layers=layers,
         head=head,
-        max_length=store.manifest.max_length,
+        max_length=store.max_length,
         threshold=settings.threshold,
         class_names=everything.classes,
         half=settings.half,
@@ -135,7 +109,7 @@ def train(
 
 
 def ablate(
-    store: FeatureStore,
+    stores: Sequence[FeatureStore],
     work: Path,
     settings: Settings,
     *,
@@ -147,18 +121,19 @@ def ablate(
     Raises:
         InputError: `work` does not hold a finished run of these settings.
     """
-    fitting, validation = load_splits(store, settings)
-    _claim(work, store, settings)
+    fitting, validation = load_splits(stores, settings)
+    measured = validation.without_copies()
+    _claim(work, stores, settings)
     trials = read_history(work / HISTORY_FILE)
     if len(trials) < settings.trials:
         raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
     choice = make_choice(best_trial(trials).params)
     return measure_variants(
         fitting,
-        validation,
+        measured,
         fit_probes(
             fitting,
-            validation,
+            measured,
             work,
             strengths=settings.strengths,
             workers=workers,
@@ -173,22 +148,40 @@ def ablate(
     )
 
 
-def load_splits(store: FeatureStore, settings: Settings) -> tuple[FeatureSet, FeatureSet]:
+def load_splits(
+    stores: Sequence[FeatureStore], settings: Settings
+) -> tuple[FeatureSet, FeatureSet]:
     """Return the train and validation rows, cut to the first `settings.max_layer` layers.
 
+    The rows of the second store and on are copies of those of the first.
+
     Raises:
-        InputError: the store has no such pooling, splits or layers.
+        InputError: a store has no such pooling, splits or layers, or is not of the first's rows.
     """
+    store = stores[0]
+    for other in stores[1:]:
+        _check_same_rows(store, other)
     layers = store.manifest.layers
     if settings.max_layer is not None and not 1 <= settings.max_layer <= layers:
         raise InputError(
             f"{store.folder}: max_layer is {settings.max_layer}; the backbone has {layers} layers"
         )
     fitting, validation = (
-        store.features(split, settings.pooling).first_layers(settings.max_layer or layers)
+        reduce(FeatureSet.with_copies, (each.features(split, settings.pooling) for each in stores))
         for split in ("train", "validation")
     )
-    return fitting, validation
+    depth = settings.max_layer or layers
+    return fitting.first_layers(depth), validation.first_layers(depth)
+
+
+def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:
+    for field in first.manifest.__struct_fields__:
+        expected, found = getattr(first.manifest, field), getattr(other.manifest, field)
+        if field not in ("precision", "dtype") and found != expected:
+            raise InputError(
+                f"{other.folder}: stores that a head is trained on together hold the same rows, "
+                f"but {field} is {found!r} here and {expected!r} in {first.folder}"
+            )
 
 
 def fit_probes(
@@ -218,12 +211,12 @@ def fit_probes(
     return probes
 
 
-def _claim(work: Path, store: FeatureStore, settings: Settings) -> None:
+def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> None:
     """Make `work` that of this run, or see that it is. More trials may be asked for later."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / SETTINGS_FILE
     run = {
-        "store": msgspec.to_builtins(store.manifest),
+        "stores": [msgspec.to_builtins(store.manifest) for store in stores],
         "settings": {**msgspec.to_builtins(settings), "trials": None, "members": None},
     }
     data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"

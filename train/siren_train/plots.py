@@ -32,7 +32,7 @@ def plot_layers(report: TrainingReport, path: Path) -> None:
     means = [layer.macro_f1 for layer in report.layers]
     left.plot(layers, means, marker="o", color="black", linewidth=2, label="mean")
     left.set(xlabel="layer", ylabel="validation macro-F1", title="Probe of each layer")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     shares = [layer.selected / report.store.channels for layer in report.layers]
     right.bar(layers, shares, color="tab:blue", alpha=0.6, label="share of channels read")
     weights = [layer.weight for layer in report.layers]

@@ -13,11 +13,10 @@ import numpy as np
 import sklearn
 from sklearn.linear_model import LogisticRegression
 
-from .features import DoubleArray, FeatureSet, FloatArray, Standardizer, balanced_weights
-from .metrics import IntArray, MacroF1, macro_f1_by_dataset
+from .features import DoubleArray, FeatureSet, FloatArray, IntArray, Standardizer, balanced_weights
+from .metrics import MacroF1, macro_f1_by_dataset
+from .settings import STRENGTHS
 
-# Shares of the smallest strength that makes every weight zero.
-STRENGTHS = (0.1, 0.03, 0.01, 0.003, 0.001)
 # scikit-learn 1.8, which needs Python 3.11, renamed the argument.
 _L1 = (
     {"l1_ratio": 1.0}

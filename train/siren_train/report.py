@@ -37,11 +37,16 @@ class TrialReport(msgspec.Struct, frozen=True):
 
 
 class TrainingReport(msgspec.Struct, frozen=True):
-    """A training run. `cross_validation` is the best trial's mean macro-F1, of one member."""
+    """A training run. `cross_validation` is the best trial's mean macro-F1, of one member.
+
+    Of the `rows`, `copies` are copies of others: wrapped, or of another precision.
+    """
 
     store: StoreManifest
+    precisions: list[str]
     settings: dict[str, Any]
     rows: dict[str, int]
+    copies: int
     layers: list[LayerReport]
     share: float
     head: dict[str, Any]
@@ -83,8 +88,9 @@ def _markdown(report: TrainingReport) -> str:
         "# Training report",
         "",
         f"Backbone {store.model_id}, {report.settings['pooling']} of {len(report.layers)} layers "
-        f"of {store.channels}, pooled in {store.precision}; "
+        f"of {store.channels}, pooled in {' and '.join(report.precisions)}; "
         + ", ".join(f"{count:,} {split} rows" for split, count in report.rows.items())
+        + (f" ({report.copies:,} of them copies)" if report.copies else "")
         + f"; seed {report.settings['seed']}.",
         "",
         "Macro-F1 of each layer's L1 probe on the validation rows, and what the head reads:",

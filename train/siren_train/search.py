@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 
 from siren_runtime.errors import InputError
 
-from .features import FeatureSet, balanced_weights
-from .head import HeadConfig, head_logits, train_head
-from .metrics import IntArray, macro_f1_by_dataset
+from .features import FeatureSet, IntArray
+from .head import HeadConfig, fit_head, head_logits
+from .metrics import macro_f1_by_dataset
 from .probe import Probe
-from .selection import LayerWeighting, gains, gather, select_layers
+from .selection import gather, select_layers
+from .settings import LayerWeighting
 from .workers import worker_pool
 
 FOLDS = 5
@@ -59,6 +60,7 @@ def search_head(
     trials: int,
     seed: int,
     shares: Sequence[float],
+    measured: IntArray,
     weighting: LayerWeighting = "adaptive",
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -68,13 +70,14 @@ def search_head(
     Args:
         features: training and validation rows; the folds are stratified by data set and label.
         shares: of the selection, to choose from.
+        measured: int64, the data sets that count; the rows of others only ever train.
         workers: folds that train at once.
 
     Raises:
         InputError: `history` is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folds = make_folds(features, FOLDS, seed)
+    folds = make_folds(features, FOLDS, seed, measured)
     study = optuna.create_study(
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
@@ -117,15 +120,20 @@ def make_choice(params: Mapping[str, Any]) -> Choice:
     )
 
 
-def make_folds(features: FeatureSet, folds: int, seed: int) -> IntArray:
-    """Return int64 [rows]: each row's fold; every data set and label is spread evenly."""
-    fold = np.empty(features.rows, np.int64)
+def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) -> IntArray:
+    """Return int64 [rows]: the fold that holds each row out, or -1 for a row that always trains.
+
+    Every data set of `measured` and its labels are spread evenly; a copy stands in the fold of
+    its original.
+    """
+    fold = np.full(features.rows, -1, np.int64)
     groups = features.datasets * len(features.classes) + features.labels
+    countable = ~features.is_copy & np.isin(features.datasets, measured)
     rng = np.random.default_rng(seed)
-    for group in np.unique(groups):
-        rows = rng.permutation(np.flatnonzero(groups == group))
+    for group in np.unique(groups[countable]):
+        rows = rng.permutation(np.flatnonzero(countable & (groups == group)))
         fold[rows] = np.arange(len(rows)) % folds
-    return fold
+    return fold[features.originals]
 
 
 def cross_validate(
@@ -139,24 +147,18 @@ def cross_validate(
     seed: int,
     proceed: Callable[[Sequence[float]], bool] = lambda scores: True,
 ) -> list[float]:
-    """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on."""
+    """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on.
+
+    Copies train with their originals, and are not measured.
+    """
     layers = select_layers(probes, share=choice.share, weighting=weighting)
-    inputs = gather(features, layers)
 
     def score(fold: int) -> float:
-        fitting, held_out = folds != fold, folds == fold
-        head = train_head(
-            inputs[fitting],
-            features.labels[fitting],
-            balanced_weights(features.datasets[fitting], choice.config.balance),
-            gains(layers),
-            len(features.classes),
-            choice.config,
-            seed=seed,
-        )
+        fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
+        head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
         return macro_f1_by_dataset(
             features.labels[held_out],
-            head_logits(head, inputs[held_out]).argmax(axis=1),
+            head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
             features.datasets[held_out],
             features.names,
         ).mean
@@ -220,7 +222,7 @@ def _distributions(
         "dropout": d.FloatDistribution(0.2, 0.6, step=0.1),
         "input_dropout": d.FloatDistribution(0.0, 0.3, step=0.1),
         "learning_rate": d.FloatDistribution(3e-4, 3e-3, log=True),
-        "epochs": d.IntDistribution(10, 40, step=10),
+        "epochs": d.IntDistribution(5, 20, step=5),
         "balance": d.FloatDistribution(0.0, 1.0, step=0.25),
     }
 

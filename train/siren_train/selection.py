@@ -1,16 +1,15 @@
 """Which channels of which layers a head reads, and with what weight: the SIREN aggregation."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siren_export.artifact import LayerSelection
 
 from .features import FeatureSet, FloatArray
 from .probe import Probe
-
-LayerWeighting = Literal["adaptive", "uniform"]
+from .settings import LayerWeighting
 
 WEIGHT_FLOOR = 0.1
 
@@ -46,11 +45,20 @@ def select_channels(weights: FloatArray, share: float) -> np.ndarray:
     return np.sort(order[: min(count, np.count_nonzero(weights))]).astype(np.int64)
 
 
-def gather(features: FeatureSet, selection: Sequence[LayerSelection]) -> FloatArray:
-    """Return float32 [rows, n_features]: what the head reads, layer weights applied."""
+def gather(
+    features: FeatureSet,
+    selection: Sequence[LayerSelection],
+    rows: NDArray[np.bool_] | None = None,
+) -> FloatArray:
+    """Return float32 [rows, n_features]: what the head reads, layer weights applied.
+
+    Args:
+        rows: bool, a mask of the rows to take; None takes all.
+    """
+    taken = slice(None) if rows is None else rows
     return np.concatenate(
         [
-            features.features[:, layer.layer][:, layer.channels].astype(np.float32)
+            features.features[taken, layer.layer][:, layer.channels].astype(np.float32)
             * np.float32(layer.weight)
             for layer in selection
         ],

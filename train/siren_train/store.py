@@ -4,9 +4,11 @@ store.json                     what the store is of: backbone, poolings, splits,
 extractor.POOLING/             the bundle that pooled them
 SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
 SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
+SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
 progress.json                  rows done of each pooling; extraction goes on from there
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,26 +19,29 @@ from numpy.typing import NDArray
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling, Precision
 
-from .features import FeatureSet
+from .features import FeatureSet, IntArray
 from .files import write_atomically
-from .metrics import IntArray
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
+Column = Literal["labels", "datasets", "originals"]
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A source as it was given; `sha256` is None for a hub data set."""
+    """A file by its name, or a hub data set, which has no `sha256`."""
 
-    location: str
+    name: str
     split: str | None
     sha256: str | None
 
 
 class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """store.json. `splits` maps each split to its rows; labels index `classes`."""
+    """store.json. `splits` maps each split to its rows; labels index `classes`.
+
+    `wrapping` is the digest of what train rows were wrapped in, if they were.
+    """
 
     format_version: int
     model_id: str
@@ -51,6 +56,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     datasets: list[str]
     splits: dict[str, int]
     sources: list[DataFile]
+    wrapping: str | None = None
 
     @property
     def rows(self) -> int:
@@ -69,10 +75,12 @@ class FeatureStore:
         cls,
         folder: Path,
         manifest: StoreManifest,
-        labels: dict[str, IntArray],
-        datasets: dict[str, IntArray],
+        columns: Mapping[str, Mapping[Column, IntArray]],
     ) -> "FeatureStore":
         """Lay out the store in `folder`; or open the one that is there, if it is of the same.
+
+        Args:
+            columns: what is known of the rows of each split, int64 [rows] each.
 
         Raises:
             InputError: a store of something else is there.
@@ -90,8 +98,8 @@ class FeatureStore:
             return store
         folder.mkdir(parents=True, exist_ok=True)
         for split, rows in manifest.splits.items():
-            np.save(folder / f"{split}.labels.npy", labels[split])
-            np.save(folder / f"{split}.datasets.npy", datasets[split])
+            for name, values in columns[split].items():
+                np.save(folder / f"{split}.{name}.npy", values)
             for pooling in manifest.poolings:
                 np.lib.format.open_memmap(
                     folder / f"{split}.{pooling}.npy",
@@ -179,10 +187,11 @@ class FeatureStore:
             self.array(split, pooling),
             self._column(split, "labels"),
             self._column(split, "datasets"),
+            self._column(split, "originals"),
             tuple(manifest.datasets),
             tuple(manifest.classes),
         )
 
-    def _column(self, split: str, name: str) -> NDArray[np.int64]:
+    def _column(self, split: str, name: Column) -> NDArray[np.int64]:
         column: NDArray[np.int64] = np.load(self.folder / f"{split}.{name}.npy")
         return column

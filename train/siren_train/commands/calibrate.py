@@ -5,23 +5,13 @@ from typing import Annotated
 
 import typer
 
-from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_runtime.cli import report
 from siren_runtime.errors import InputError
-from siren_train.calibrate import (
-    apply_temperature,
-    choose_threshold,
-    fit_temperature,
-    make_tiers,
-    read_tiers,
-    write_calibration,
-)
 from siren_train.data import parse_source
-from siren_train.evaluate import score_rows
-from siren_train.metrics import binary_metrics
 
 from . import options
+from .bars import Bars
 
 app = typer.Typer(add_completion=False)
 
@@ -77,12 +67,23 @@ def calibrate(
     `Guard.score(...).tier` then names the tier of a score. Calibrate on rows that the head has
     not seen: siren train fits train and validation rows, unless told --hold-out-validation.
     """
+    # Only here, so that siren --help need not wait for scikit-learn.
+    from siren_train.calibrate import (
+        apply_temperature,
+        choose_threshold,
+        fit_temperature,
+        make_tiers,
+        read_tiers,
+        write_calibration,
+    )
+    from siren_train.evaluate import score_rows
+    from siren_train.metrics import binary_metrics
+
     if tiers is not None and tier:
         raise typer.BadParameter("give either --tier or --tiers")
     if not (threshold or tier or tiers or temperature):
         raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
-    recipe = find_recipe(bundle)
-    folder = recipe.bundle if recipe else Path(bundle)
+    folder = Path(options.bundle_folder(bundle))
     if tiers is not None and not (threshold or temperature):
         write_calibration(folder, tiers=read_tiers(tiers))
         report(f"{folder}: tiers written")
@@ -92,7 +93,9 @@ def calibrate(
 
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     guard = Guard.load(folder, threads=threads)
-    scores = score_rows([guard], [parse_source(argument) for argument in data], columns, split)
+    with Bars() as bars:
+        sources = [parse_source(argument) for argument in data]
+        scores = score_rows(guard, sources, columns, split, bars.update)
     new_temperature = None
     if temperature:
         if guard.manifest.head.classes != 2:

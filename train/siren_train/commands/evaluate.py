@@ -6,17 +6,13 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from siren_export.recipes import find_recipe
 from siren_runtime import Guard
 from siren_runtime.cli import report
-from siren_runtime.errors import InputError
 from siren_train.data import parse_source
-from siren_train.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.files import write_atomically
-from siren_train.plots import plot_evaluation
 
 from . import options
-from .streaming import evaluate_streaming
+from .bars import Bars
 
 app = typer.Typer(add_completion=False)
 
@@ -76,10 +72,16 @@ def evaluate(
     """
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
+    # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
+    from siren_train.evaluate import evaluation_markdown, measure, score_rows
+    from siren_train.plots import plot_evaluation
+
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
     if streaming:
-        guard = Guard.load(_folder(bundle), threads=threads, streaming=True)
+        from .streaming import evaluate_streaming
+
+        guard = Guard.load(options.bundle_folder(bundle), threads=threads, streaming=True)
         evaluate_streaming(
             guard,
             bundle,
@@ -92,17 +94,15 @@ def evaluate(
         )
         return
     bundles = [bundle, *(ensemble or [])]
-    guards = [Guard.load(_folder(name), threads=threads) for name in bundles]
-    thresholds = {guard.default_threshold for guard in guards}
-    if threshold is None:
-        if len(thresholds) > 1:
-            raise InputError(f"the bundles' thresholds differ ({thresholds}); give --threshold")
-        threshold = thresholds.pop()
-    scores = score_rows(guards, sources, columns, split)
+    folders = [options.bundle_folder(name) for name in bundles]
+    guard = Guard.load(folders if ensemble else folders[0], threads=threads)
+    threshold = guard.default_threshold if threshold is None else threshold
+    with Bars() as bars:
+        scores = score_rows(guard, sources, columns, split, bars.update)
     evaluation = measure(
         scores,
         bundles=bundles,
-        sources=[source.location for source in sources],
+        sources=[source.name for source in sources],
         split=split,
         threshold=threshold,
         by_category=by == "category",
@@ -116,9 +116,3 @@ def evaluate(
         write_atomically(output / "evaluation.md", markdown.encode())
         plot_evaluation(scores, evaluation, output)
         report(f"{output}: evaluation.json, evaluation.md and plots")
-
-
-def _folder(name: str) -> str:
-    """A shipped guard's name stands for its bundle."""
-    recipe = find_recipe(name)
-    return str(recipe.bundle) if recipe else name

@@ -5,14 +5,11 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
-from siren_export.recipes import find_recipe
 from siren_runtime.cli import report
 from siren_runtime.manifest import Pooling, Precision
 from siren_train.data import parse_source
-from siren_train.extract import extract as extract_features
 from siren_train.store import DType
+from siren_train.wrapping import read_wrapping
 
 from . import options
 from .bars import Bars
@@ -38,6 +35,13 @@ def extract(
     dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
     precision: Annotated[Precision, typer.Option(help="Of the engine that pools.")] = "fp32",
     max_length: Annotated[int, typer.Option(min=1, help="Token limit of a text.")] = 512,
+    wrap: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON file of harmless sentences; train rows are pooled again with some of "
+            "them around, so that the head does not go by such."
+        ),
+    ] = None,
     model_id: Annotated[
         str | None,
         typer.Option(help="What heads shall call the backbone, if not by what BACKBONE says."),
@@ -55,6 +59,12 @@ def extract(
 
     A run that was stopped goes on where it was when the same command is given again.
     """
+    # Only here, so that siren --help need not wait for the exporter.
+    from siren_export.artifact import load_artifact
+    from siren_export.checkpoint import load_checkpoint
+    from siren_export.recipes import find_recipe
+    from siren_train.extract import extract as extract_features
+
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
     recipe = find_recipe(backbone)
@@ -73,6 +83,7 @@ def extract(
             dtype=dtype,
             max_length=max_length,
             precision=precision,
+            wrapping=read_wrapping(wrap) if wrap else None,
             threads=threads,
             progress=bars.update,
         )

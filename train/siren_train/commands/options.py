@@ -35,6 +35,14 @@ Classes = Annotated[
 ]
 
 
+def bundle_folder(name: str) -> str:
+    """Return what Guard.load takes: a shipped guard's name stands for its bundle."""
+    from siren_export.recipes import find_recipe
+
+    recipe = find_recipe(name)
+    return str(recipe.bundle) if recipe else name
+
+
 def make_columns(
     text: str, label: str, split: str, id_: str, category: str, classes: str
 ) -> Columns:

@@ -8,13 +8,8 @@ import typer
 
 from siren_runtime.cli import report as say
 from siren_runtime.manifest import Pooling
-from siren_train import pipeline
-from siren_train.ablate import ablation_markdown
 from siren_train.files import write_atomically
-from siren_train.pipeline import Settings
-from siren_train.plots import plot_ablation, plot_layers
-from siren_train.report import write_report
-from siren_train.selection import LayerWeighting
+from siren_train.settings import LayerWeighting, Settings
 from siren_train.store import FeatureStore
 
 from .bars import Bars
@@ -26,7 +21,14 @@ _EPILOG = "Example: siren train features -o my-head --trials 24"
 
 @app.command(epilog=_EPILOG)
 def train(
-    store: Annotated[Path, typer.Argument(help="A feature store made by siren extract.")],
+    stores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STORE...",
+            help="A feature store made by siren extract; several of the same rows in different "
+            "precisions make a head for all of these.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The head's folder.")],
     pooling: Annotated[Pooling, typer.Option(help="Which of the store's features.")] = (
         "residual_mean"
@@ -77,6 +79,12 @@ def train(
     """
     if share and not all(0 < value <= 1 for value in share):
         raise typer.BadParameter("--share must lie above 0, and at most 1")
+    # Only here, so that siren --help need not wait for torch and the rest.
+    from siren_train import pipeline
+    from siren_train.ablate import ablation_markdown
+    from siren_train.plots import plot_ablation, plot_layers
+    from siren_train.report import write_report
+
     settings = Settings(
         pooling=pooling,
         shares=tuple(share) if share else Settings().shares,
@@ -89,7 +97,7 @@ def train(
         half=half,
         hold_out_validation=hold_out_validation,
     )
-    features, work = FeatureStore.open(store), work or output / ".work"
+    features, work = [FeatureStore.open(store) for store in stores], work or output / ".work"
     workers = workers or os.cpu_count() or 1
     with Bars() as bars:
         report = pipeline.train(

@@ -1,0 +1,124 @@
+"""An ensemble is a guard whose score is the mean of its members'."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from siren_runtime import BackendError, BundleError, Guard, InputError
+from siren_runtime.commands import score
+from siren_runtime.ensemble import Ensemble
+from texts import TEXTS
+from tiny_bundle import edit_manifest, make_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An ensemble of two bundles that disagree, with a threshold and a tier of its own."""
+    folder = tmp_path / "ensemble"
+    make_bundle(folder / "one")
+    make_bundle(folder / "two", scale=2.0)
+    write(folder, threshold=0.25, tiers=[{"name": "block", "threshold": 0.4}])
+    return folder
+
+
+def write(folder: Path, **fields: Any) -> None:
+    content = {"format_version": 1, "members": ["one", "two"], **fields}
+    (folder / "ensemble.json").write_text(json.dumps(content))
+
+
+def test_its_score_is_the_mean_of_its_members(folder: Path) -> None:
+    ensemble = Guard.load(folder)
+    one, two = (Guard.load(folder / name).score_batch(TEXTS) for name in ("one", "two"))
+    expected = [(a.score + b.score) / 2 for a, b in zip(one, two, strict=True)]
+    assert any(abs(a.score - b.score) > 1e-3 for a, b in zip(one, two, strict=True))
+    scores = [result.score for result in ensemble.score_batch(TEXTS)]
+    np.testing.assert_allclose(scores, expected, atol=1e-7)
+    assert ensemble.score(TEXTS[0]).score == pytest.approx(expected[0], abs=1e-6)
+    assert ensemble.score_streaming(TEXTS[0]).score == pytest.approx(expected[0], abs=1e-6)
+
+
+def test_its_threshold_and_tiers_decide(folder: Path) -> None:
+    with Guard.load(folder) as ensemble:
+        for result in ensemble.score_batch(TEXTS):
+            assert result.threshold == 0.25
+            assert result.is_harmful == (result.score >= 0.25)
+            assert result.tier == ("block" if result.score >= 0.4 else None)
+        assert ensemble.score(TEXTS[0], threshold=0.0).is_harmful
+
+
+def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
+    edit_manifest(folder / "two", lambda manifest: manifest.update(threshold=0.9))
+    listed = Guard.load([folder / "one", folder / "two"])
+    assert listed.default_threshold == pytest.approx(0.7)  # the mean of 0.5 and 0.9
+    assert listed.score("text").score == Guard.load(folder).score("text").score
+    assert isinstance(listed, Ensemble)
+    assert [member.default_threshold for member in listed.members] == [0.5, 0.9]
+
+
+def test_its_features_are_the_members_one_after_another(folder: Path) -> None:
+    parts = [
+        Guard.load(folder / name).score("a", features=True).features for name in ("one", "two")
+    ]
+    whole = Guard.load(folder).score("a", features=True).features
+    assert whole is not None
+    np.testing.assert_array_equal(whole, np.concatenate([p for p in parts if p is not None]))
+
+
+def test_the_score_command_takes_it(folder: Path) -> None:
+    result = CliRunner().invoke(score.app, [str(folder), "text", "--format", "jsonl"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["threshold"] == 0.25
+
+
+@pytest.mark.parametrize("use", [lambda g: g.stream(), lambda g: g.streams(), lambda g: g.manifest])
+def test_what_it_cannot_do_is_refused(folder: Path, use: Callable[[Guard], object]) -> None:
+    with pytest.raises(InputError, match=r"the ensemble of .* member"):
+        use(Guard.load(folder))
+
+
+def test_a_closed_ensemble_does_not_score(folder: Path) -> None:
+    ensemble = Guard.load(folder)
+    ensemble.close()
+    with pytest.raises(BackendError, match="closed"):
+        ensemble.score("text")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"members": ["one"]}, "members"),
+        ({"members": ["one", "one"]}, "counts once"),
+        ({"members": ["one", "../ensemble/two"]}, "plain relative path"),
+        ({"members": ["one", "three"]}, "three"),
+        ({"format_version": 2}, "format version 2"),
+        ({"threshold": 1.5}, "threshold"),
+        ({"tiers": [{"name": "a", "threshold": 0.1}, {"name": "b", "threshold": 0.2}]}, "fall"),
+        ({"weights": [1, 2]}, "weights"),
+    ],
+)
+def test_a_bad_manifest_is_refused_by_name(
+    folder: Path, fields: dict[str, Any], message: str
+) -> None:
+    write(folder, **fields)
+    with pytest.raises(BundleError, match=message):
+        Guard.load(folder)
+
+
+def test_members_of_other_classes_are_refused(folder: Path) -> None:
+    edit_manifest(folder / "two", lambda m: m["head"].update(labels=["kind", "unkind"]))
+    with pytest.raises(BundleError, match="same classes"):
+        Guard.load(folder)
+
+
+def test_a_damaged_member_is_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "two")
+    make_bundle(folder / "two")
+    (folder / "two" / "weights.bin").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"two.*weights\.bin"):
+        Guard.load(folder)
