@@ -132,7 +132,8 @@ class _Workshop:
     def _refine(self, uniform: Trial) -> None:
         """Leave the fewest layers in float32 with which the precision stays within the budget.
 
-        The error falls and the time rises with each, so the number is bisected.
+        The time rises with each and the error falls, so their number doubles from one until it is
+        enough, and is bisected from there.
         """
         if uniform.speed <= self.best.speed:
             return
@@ -150,7 +151,7 @@ class _Workshop:
         shutil.rmtree(probes)
         too_few, enough = 0, len(layers)
         while enough - too_few > 1:
-            number = (too_few + enough) // 2
+            number = min(2 * too_few or 1, (too_few + enough) // 2)
             before = self.best.speed
             keep_float = frozenset[str]().union(*(layer.matrices for layer in layers[:number]))
             trial = self._try(uniform.precision, keep_float)

@@ -74,7 +74,15 @@ def test_a_field_replaced_by_arbitrary_json_is_refused_or_kept(
 
 def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str, Any]) -> None:
     optional = {"reason", "reference", "texts", "bound", "worst_text", "verdict_agreement"}
-    optional |= {"bounded", "max_difference", "mean_difference", "context_length"}
+    optional |= {
+        "bounded",
+        "max_difference",
+        "stream_texts",
+        "stream_bound",
+        "stream_max_difference",
+        "mean_difference",
+        "context_length",
+    }
     optional |= {"labels", "tiers", "temperature", "saturation_free", "tuning", "note"}
     free = [manifest["files"], manifest["graphs"], manifest["versions"]]
     for position, original in enumerate(_objects(manifest)):
