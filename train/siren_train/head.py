@@ -182,7 +182,10 @@ def _train_member(
     rows = len(inputs)
     steps = config.epochs * -(-rows // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps, pct_start=_WARM_UP
+        optimizer,
+        config.learning_rate,
+        total_steps=steps,
+        pct_start=max(_WARM_UP, 2 / steps),  # a rise needs two steps
     )
     for _ in range(config.epochs):
         for batch in torch.randperm(rows, generator=generator).split(config.batch_size):
