@@ -16,7 +16,8 @@ def make_features(rows: int, seed: int, classes: int = 2) -> FeatureSet:
     features[:, 1, 3] += 6 * (labels == 1)
     features[:, 1, 7] += 6 * (labels == classes - 1)
     names = tuple(f"class {index}" for index in range(classes))
-    return FeatureSet(features, labels, rng.integers(0, 2, rows), ("first", "second"), names)
+    datasets = rng.integers(0, 2, rows)
+    return FeatureSet(features, labels, datasets, np.arange(rows), ("first", "second"), names)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
