@@ -12,7 +12,9 @@ from .record import markdown_table
 from .roofline import Ceilings, floor_seconds
 from .samples import p95, paired_ratio
 
-_SETTLE = 0.01  # seconds between two samples, for the last engine's threads to go to sleep
+# Seconds between two samples, for the last engine's threads to go to sleep: ONNX Runtime's spin for
+# about 50 ms after their work.
+_SETTLE = 0.1
 
 Loaded = Sequence[tuple[Engine, EngineProcess]]
 
