@@ -149,7 +149,7 @@ def default_guard(tmp_path_factory):
 @pytest.mark.parametrize(
     ("precision", "target", "share"),
     [
-        ("int8", "tensorrt-rtx", 0.99),
+        ("int8", "tensorrt-rtx", 0.985),  # 99.3 % was seen
         ("int8", "tensorrt", 0.98),  # 99 % is the aim; 98.7 % was seen
         ("int4", "tensorrt-rtx", 0.95),  # 99 % is the aim; 96.3 % was seen
     ],
