@@ -13,6 +13,7 @@ from siren_export.artifact import load_artifact
 from siren_export.checkpoint import Checkpoint
 from siren_export.config import parse_config
 from siren_export.export import export_bundle
+from siren_export.timing import settle
 from siren_runtime import Guard
 from siren_runtime.manifest import MANIFEST_FILE
 from siren_runtime.text import clean
@@ -25,7 +26,6 @@ Features = NDArray[np.float32]  # [texts, layers, channels]
 Extractor = Callable[[Sequence[str]], Features]
 
 BATCH = 16  # texts that transformers takes at once, padded to the longest
-_SETTLE = 0.05  # seconds between two samples, for the last engine's threads to go to sleep
 
 
 def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path, max_length: int) -> Path:
@@ -115,7 +115,7 @@ def measure_extraction(
     names = list(extractors)
     for number in range(-1, rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            time.sleep(_SETTLE)
+            settle()
             start = time.perf_counter()
             features[name] = extractors[name](texts)
             if number >= 0:

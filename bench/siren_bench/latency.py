@@ -5,16 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from siren_export.timing import settle
+
 from .cost import ModelSize
 from .engines import Engine, SirenEdge
 from .process import EngineProcess
 from .record import markdown_table
 from .roofline import Ceilings, floor_seconds
 from .samples import p95, paired_ratio
-
-# Seconds between two samples, for the last engine's threads to go to sleep: ONNX Runtime's spin for
-# about 50 ms after their work.
-_SETTLE = 0.1
 
 Loaded = Sequence[tuple[Engine, EngineProcess]]
 
@@ -61,7 +59,7 @@ def measure_latency(
             order = range(len(able))
             for i in order if round_number % 2 == 0 else reversed(order):
                 engine, process = able[i]
-                time.sleep(_SETTLE)
+                settle()
                 seconds, scores[i] = process.score(engine, text)
                 if round_number >= 0:
                     samples[i].append(seconds)

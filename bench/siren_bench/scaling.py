@@ -1,12 +1,13 @@
 """How cost grows with tokens, batch, threads and model size: samples and fitted exponents."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
+
+from siren_export.timing import settle
 
 from .engines import Engine
 from .latency import milliseconds
@@ -53,7 +54,7 @@ def measure_points(
         samples: list[list[float]] = [[] for _ in able]
         for round_number in range(-_WARM_UP, rounds):
             for (engine, process), times in zip(able, samples, strict=True):
-                time.sleep(0.01)
+                settle()
                 if len(point.texts) == 1:
                     seconds = process.score(engine, point.texts[0])[0]
                 else:

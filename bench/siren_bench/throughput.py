@@ -1,10 +1,11 @@
 """Throughput over a real corpus, as it comes: texts and tokens a second."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
+
+from siren_export.timing import settle
 
 from .engines import Engine, SirenEdge
 from .process import EngineProcess
@@ -63,7 +64,7 @@ def measure_throughput(
         for i in order if round_number % 2 == 0 else reversed(order):
             case = cases[i]
             calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
-            time.sleep(0.05)
+            settle()
             samples[i].append(case.process.score_batches(case.engine, calls)[0])
             advance()
     return [

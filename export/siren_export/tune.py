@@ -24,12 +24,12 @@ from .bundle_writer import scratch
 from .checkpoint import Checkpoint
 from .export import Progress, export_bundle
 from .sensitivity import measure_layers
+from .timing import settle
 from .verification_texts import TEXTS
 
 DEFAULT_BUDGET = 0.005
 
 _TIMED_TEXTS, _ROUNDS = 24, 3
-_SETTLE = 0.01  # seconds between two samples, for the last engine's threads to go to sleep
 _PROBE_TEXTS, _PROBE_CHARACTERS = 12, 200
 _BATCH = 64
 _HALF_MACHINES = ("aarch64", "arm64")  # ONNX Runtime has no float16 products for other CPUs
@@ -233,7 +233,7 @@ class _Workshop:
 def time_in_turns(
     guards: Sequence[Guard], texts: Sequence[str], advance: Callable[[int, int], None]
 ) -> list[float]:
-    """Time guards text by text, one after the other, their order turned round every round.
+    """Time all texts on each guard in turn, the guards' order turned round every round.
 
     Returns:
         Milliseconds of each guard: the mean over texts of the median over rounds.
@@ -243,13 +243,13 @@ def time_in_turns(
         guard.score(texts[-1])
     for turn in range(_ROUNDS):
         order = range(len(guards))
-        for column, text in enumerate(texts):
-            for row in order if turn % 2 == 0 else reversed(order):
-                time.sleep(_SETTLE)
+        for done, row in enumerate(order if turn % 2 == 0 else reversed(order), 1):
+            settle()
+            for column, text in enumerate(texts):
                 start = time.perf_counter()
                 guards[row].score(text)
                 seconds[row, turn, column] = time.perf_counter() - start
-            advance(turn * len(texts) + column + 1, _ROUNDS * len(texts))
+            advance(turn * len(guards) + done, _ROUNDS * len(guards))
     return [1e3 * float(medians.mean()) for medians in np.median(seconds, axis=1)]
 
 
