@@ -58,16 +58,20 @@ class FeatureSet:
             originals=np.concatenate([self.originals, other.originals]),
         )
 
-    def without_copies(self) -> "FeatureSet":
-        """Return the rows that are no copies."""
-        rows = ~self.is_copy
+    def where(self, rows: NDArray[np.bool_]) -> "FeatureSet":
+        """Return the rows of a mask, bool [rows], that keeps no copy without its original."""
+        position = np.cumsum(rows) - 1
         return replace(
             self,
             features=self.features[rows],
             labels=self.labels[rows],
             datasets=self.datasets[rows],
-            originals=np.arange(np.count_nonzero(rows)),
+            originals=position[self.originals[rows]],
         )
+
+    def without_copies(self) -> "FeatureSet":
+        """Return the rows that are no copies."""
+        return self.where(~self.is_copy)
 
     @staticmethod
     def concatenate(first: "FeatureSet", second: "FeatureSet") -> "FeatureSet":

@@ -17,14 +17,14 @@ from siren_runtime.errors import InputError
 
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
-from .features import FeatureSet
+from .features import FeatureSet, IntArray
 from .files import write_atomically
 from .head import fit_head
 from .head_file import write_head
 from .metrics import MacroF1
 from .probe import Probe, fit_probe
 from .report import TrainingReport, layer_reports, trial_reports
-from .search import best_trial, make_choice, read_history, search_head
+from .search import FOLDS, best_trial, make_choice, make_folds, read_history, search_head
 from .selection import select_layers
 from .settings import Settings
 from .store import STORE_FILE, FeatureStore
@@ -59,17 +59,25 @@ def train(
     measured = validation.without_copies()
     _claim(work, stores, settings)
     probes = fit_probes(
-        fitting, measured, work, strengths=settings.strengths, workers=workers, progress=progress
+        fitting,
+        measured,
+        work,
+        strengths=[settings.strengths] * fitting.layers,
+        workers=workers,
+        progress=progress,
     )
     everything = FeatureSet.concatenate(fitting, validation)
+    folds = make_folds(everything, FOLDS, settings.seed, np.unique(measured.datasets))
     choice, trials = search_head(
         everything,
-        probes,
+        folds,
+        fit_fold_probes(
+            fitting, validation, folds, probes, work, workers=workers, progress=progress
+        ),
         work / HISTORY_FILE,
         trials=settings.trials,
         seed=settings.seed,
         shares=settings.shares,
-        measured=np.unique(measured.datasets),
         weighting=settings.weighting,
         workers=workers,
         progress=lambda done, total: progress("search", done, total),
@@ -135,7 +143,7 @@ def ablate(
             fitting,
             measured,
             work,
-            strengths=settings.strengths,
+            strengths=[settings.strengths] * fitting.layers,
             workers=workers,
             progress=progress,
         ),
@@ -189,17 +197,23 @@ def fit_probes(
     validation: FeatureSet,
     work: Path,
     *,
-    strengths: Sequence[float],
+    strengths: Sequence[Sequence[float]],
     workers: int,
     progress: Progress,
+    stage: str = "probes",
 ) -> list[Probe]:
-    """Fit the probes that `work` lacks, `workers` layers at a time; return all, by layer."""
-    progress("probes", 0, train_rows.layers)
+    """Fit the probes that `work` lacks, `workers` layers at a time; return all, by layer.
+
+    Args:
+        strengths: of each layer, to choose from.
+    """
+    progress(stage, 0, train_rows.layers)
 
     def probe(layer: int) -> Probe:
         path = work / f"probe.{layer}.npz"
         if not path.exists():
-            _write_probe(path, fit_probe(train_rows, validation, layer, strengths=strengths))
+            fitted = fit_probe(train_rows, validation, layer, strengths=strengths[layer])
+            _write_probe(path, fitted)
         return _read_probe(path)
 
     probes = []
@@ -207,8 +221,38 @@ def fit_probes(
     parallel = Parallel(n_jobs=min(workers, train_rows.layers), return_as="generator")
     for fitted in parallel(delayed(probe)(layer) for layer in range(train_rows.layers)):
         probes.append(fitted)
-        progress("probes", len(probes), train_rows.layers)
+        progress(stage, len(probes), train_rows.layers)
     return probes
+
+
+def fit_fold_probes(
+    train_rows: FeatureSet,
+    validation: FeatureSet,
+    folds: IntArray,
+    probes: Sequence[Probe],
+    work: Path,
+    *,
+    workers: int,
+    progress: Progress,
+) -> list[list[Probe]]:
+    """Fit `probes` again for each fold, without its rows and at the strengths they have."""
+    in_train, in_validation = np.split(folds, [train_rows.rows])
+    fitted = []
+    for fold in range(FOLDS):
+        folder = work / f"fold.{fold}"
+        folder.mkdir(exist_ok=True)
+        fitted.append(
+            fit_probes(
+                train_rows.where(in_train != fold),
+                validation.where(in_validation != fold).without_copies(),
+                folder,
+                strengths=[(probe.strength,) for probe in probes],
+                workers=workers,
+                progress=progress,
+                stage=f"probes without fold {fold + 1}",
+            )
+        )
+    return fitted
 
 
 def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> None:

@@ -54,13 +54,13 @@ class Trial:
 
 def search_head(
     features: FeatureSet,
-    probes: Sequence[Probe],
+    folds: IntArray,
+    probes: Sequence[Sequence[Probe]],
     history: Path,
     *,
     trials: int,
     seed: int,
     shares: Sequence[float],
-    measured: IntArray,
     weighting: LayerWeighting = "adaptive",
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -68,16 +68,16 @@ def search_head(
     """Run the trials that `history` lacks; return the best choice, and all trials.
 
     Args:
-        features: training and validation rows; the folds are stratified by data set and label.
+        features: training and validation rows.
+        folds: as make_folds gives them.
+        probes: of each fold, fitted without its rows.
         shares: of the selection, to choose from.
-        measured: int64, the data sets that count; the rows of others only ever train.
         workers: folds that train at once.
 
     Raises:
         InputError: `history` is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folds = make_folds(features, FOLDS, seed, measured)
     study = optuna.create_study(
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
@@ -138,7 +138,7 @@ def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) 
 
 def cross_validate(
     features: FeatureSet,
-    probes: Sequence[Probe],
+    probes: Sequence[Sequence[Probe]],
     choice: Choice,
     folds: IntArray,
     *,
@@ -149,11 +149,12 @@ def cross_validate(
 ) -> list[float]:
     """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on.
 
-    Copies train with their originals, and are not measured.
+    Copies train with their originals, and are not measured. Each fold selects by its own
+    `probes`: a selection that has seen the held-out labels flatters the score.
     """
-    layers = select_layers(probes, share=choice.share, weighting=weighting)
 
     def score(fold: int) -> float:
+        layers = select_layers(probes[fold], share=choice.share, weighting=weighting)
         fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
         head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
         return macro_f1_by_dataset(
@@ -181,7 +182,7 @@ def _run(
     study: optuna.Study,
     distributions: Mapping[str, optuna.distributions.BaseDistribution],
     features: FeatureSet,
-    probes: Sequence[Probe],
+    probes: Sequence[Sequence[Probe]],
     folds: IntArray,
     weighting: LayerWeighting,
     workers: int,
