@@ -80,8 +80,8 @@ def export_bundle(
     Args:
         precision: of weights and matrix products.
         target: what will run or compile the graph, and so which operators it may hold.
-        stream: also write the streaming graph, where the backbone is a decoder and ONNX Runtime
-            the target.
+        stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
+            numpy does not have, there is none.
         calibration: example texts, for a target that quantizes activations, which needs them, and
             for int4, whose weights are rounded by the layers' inputs on them.
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
@@ -105,9 +105,9 @@ def export_bundle(
     check_supported(precision, target)
     graphs = {"score": author_guard(artifact, checkpoint, config, precision, target)}
     context: int | None = None
-    if stream and target == "onnxruntime" and isinstance(config, DecoderConfig):
+    if stream and precision != "bf16" and isinstance(config, DecoderConfig):
         context = context_length(artifact, config)
-        graphs["stream"] = author_stream(artifact, checkpoint, config, precision)
+        graphs["stream"] = author_stream(artifact, checkpoint, config, precision, target)
         graphs["head"] = author_head_alone(artifact)
     inputs = None
     needed = needs_calibration(precision, target)
