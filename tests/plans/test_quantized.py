@@ -184,6 +184,20 @@ def test_calibration_rounds_four_bits_to_products_closer_to_float32():
         assert errors[1] < 0.6 * errors[0]
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-rtx"])
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_calibrated_int4_stays_closer_to_float32(export, name, target):
+    def features(**options):
+        with Guard.load(export(name, **options).path, backend="cpu", threads=1) as guard:
+            return np.stack([r.features for r in guard.score_batch(TEXTS, features=True)])
+
+    expected, int4 = features(), {"precision": "int4", "target": target}
+    errors = [
+        np.linalg.norm(features(calibration=texts, **int4) - expected) for texts in ([], TEXTS)
+    ]
+    assert errors[1] < errors[0]
+
+
 def test_inputs_that_are_always_zero_round_to_nearest():
     matrix = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
     grid = Grid(16, signed=False, stored=np.float16)
