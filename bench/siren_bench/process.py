@@ -1,10 +1,12 @@
 """Run things in fresh processes: engines that must not share threads, and memory."""
 
+import os
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -119,7 +121,21 @@ def load_engines(
 
 def _executor() -> ProcessPoolExecutor:
     # Spawned, since a forked child would inherit threads and the parent's peak of memory.
-    return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(
+        max_workers=1, mp_context=get_context("spawn"), initializer=_end_with_parent
+    )
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells its children nothing; each would wait, and hold its engine."""
+    threading.Thread(target=_wait_for_parents_end, daemon=True).start()
+
+
+def _wait_for_parents_end() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 _model: Any  # of the process that _load ran in

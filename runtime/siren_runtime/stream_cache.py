@@ -4,7 +4,7 @@ import numpy as np
 
 from .backends.base import CacheArray, CacheLayout
 
-_GRANULE = 64  # tokens
+_GRANULE = 16  # tokens; attention reads whole granules
 _GROWTH = 1.25
 
 

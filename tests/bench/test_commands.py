@@ -1,9 +1,12 @@
 """The commands of siren bench, on tiny models: what they write and what they refuse."""
 
 import json
+import subprocess
+import sys
 from importlib.metadata import entry_points
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -113,6 +116,26 @@ def test_a_head_that_cannot_be_measured_is_refused(
         head = make_artifact(tmp_path / "head", backbone_folder("bert"))
     result = run("latency", head, "--tokens", tokens)
     assert message in str(result.exception)
+
+
+def test_the_processes_of_a_killed_bench_end_with_it(tmp_path):
+    script = tmp_path / "bench.py"
+    script.write_text(
+        "import os, time\n"
+        "from siren_bench.process import in_fresh_process\n"
+        "def work():\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    in_fresh_process(work)\n"
+    )
+    bench = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    child = psutil.Process(int(bench.stdout.readline()))
+    assert child.is_running()
+    bench.kill()
+    bench.wait()
+    child.wait(timeout=60)
 
 
 def test_a_fresh_process_does_not_inherit_its_parents_peak():

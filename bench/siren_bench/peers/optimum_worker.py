@@ -15,8 +15,14 @@ def export(backbone: str, folder: str) -> None:
     """Export a language model to ONNX in float32, with its key/value cache."""
     from optimum.exporters.onnx import main_export
 
+    # What it does to the graph afterwards, merging tied matrices, fails beyond 2 GB.
     main_export(
-        backbone, folder, task="text-generation-with-past", dtype="fp32", do_validation=False
+        backbone,
+        folder,
+        task="text-generation-with-past",
+        dtype="fp32",
+        no_post_process=True,
+        do_validation=False,
     )
 
 

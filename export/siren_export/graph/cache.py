@@ -65,6 +65,9 @@ class KeyValueCache:
         """
         config = self.config
         group = config.attention_heads // config.kv_heads
+        # Scaled before the transpose: next to the product, ONNX Runtime would fuse the two, and
+        # has no vector-matrix product that scales.
+        q = g.op("Mul", q, g.const(float(config.head_dim**-0.5), g.compute))
         q, k, v = (self._heads_first(g, x, n) for x, n in ((q, group), (k, 1), (v, 1)))
         self.present[f"present.{block}.key"] = g.op("Squeeze", k, g.const([2]))
         self.present[f"present.{block}.value"] = g.op("Squeeze", v, g.const([2]))
@@ -78,7 +81,6 @@ class KeyValueCache:
             keys = g.op("Transpose", keys, perm=[0, 1, 2, 4, 3])
             return g.op("Add", g.to_float(g.op("MatMul", q, keys)), mask)
 
-        q = g.op("Mul", q, g.const(float(config.head_dim**-0.5), g.compute))
         both = g.op("Concat", scores(past_k, past_mask), scores(k, causal_mask), axis=-1)
         weights = g.to_compute(g.op("Softmax", both, axis=-1))
         sizes = g.op("Concat", _size(g, past_k, 3), _size(g, k, 3), axis=0)
