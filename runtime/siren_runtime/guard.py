@@ -133,8 +133,8 @@ class Guard:
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
-                in memory twice. With a TensorRT plan it does nothing: texts and streams have
-                plans of their own, and the latter's is opened by the first stream.
+                in memory twice. With "tensorrt" and "tensorrt-rtx" it does nothing: texts and
+                streams have plans of their own, and the latter's is opened by the first stream.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
