@@ -5,28 +5,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siren_runtime.tensorrt.build import PlanGraph
 from siren_runtime.tensorrt.library import Flavor
 
 from .process import in_fresh_process, peak_memory
 from .record import markdown_table
 
 
-def measure_plan_build(name: str, bundle: Path, flavor: Flavor) -> dict[str, Any]:
-    """Compile the score graph of `bundle` with its default profiles in a fresh process.
+def measure_plan_build(name: str, bundle: Path, flavor: Flavor, graph: PlanGraph) -> dict[str, Any]:
+    """Compile a graph of `bundle` with its default profiles in a fresh process.
 
     Returns:
-        The name, the library and its version, seconds, peak resident memory, and the sizes of
-        the bundle's weights and of the plan, in bytes.
+        The name, the graph, the library and its version, seconds, peak resident memory, and the
+        sizes of the bundle's weights and of the plan, in bytes.
     """
-    return {"shape": name, **in_fresh_process(_build, bundle, flavor)}
+    return {"shape": name, "graph": graph, **in_fresh_process(_build, bundle, flavor, graph)}
 
 
 def plan_build_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Lay out sizes, peak memory in GB (10^9 bytes) and seconds of each plan."""
-    header = ["shape", "library", "weights, GB", "plan, GB", "peak memory, GB", "seconds"]
+    header = ["shape", "graph", "library", "weights, GB", "plan, GB", "peak memory, GB", "seconds"]
     rows = [
         [
             result["shape"],
+            result["graph"],
             f"{result['flavor']} {result['version']}",
             *(f"{result[key] / 1e9:.2f}" for key in ("weights_bytes", "plan_bytes", "peak_bytes")),
             f"{result['seconds']:.1f}",
@@ -36,14 +38,14 @@ def plan_build_table(results: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def _build(bundle: Path, flavor: Flavor) -> dict[str, Any]:
+def _build(bundle: Path, flavor: Flavor, graph: PlanGraph) -> dict[str, Any]:
     from siren_runtime.bundle import load_bundle
     from siren_runtime.tensorrt.build import build_plan
     from siren_runtime.tensorrt.library import load_library
 
     library, opened = load_library(flavor), load_bundle(bundle)
     start = time.perf_counter()
-    plan = build_plan(opened, library)
+    plan = build_plan(opened, library, graph)
     return {
         "flavor": flavor,
         "version": library.version,

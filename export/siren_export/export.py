@@ -37,14 +37,14 @@ from siren_runtime.tokenizer import Tokenizer
 
 from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
-from .calibration import Ranges, measure_ranges
+from .calibration import Calibration, measure_inputs
 from .checkpoint import Checkpoint
 from .config import DecoderConfig, parse_config
 from .graph.builder import GuardGraph
 from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
 from .passes.edit import linears
-from .passes.targets import check_supported, lower, needs_calibration
+from .passes.targets import check_supported, lower, needs_calibration, uses_calibration
 from .passes.widen_bfloat16 import widen_bfloat16
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .verify_stream import with_stream_verification
@@ -80,9 +80,10 @@ def export_bundle(
     Args:
         precision: of weights and matrix products.
         target: what will run or compile the graph, and so which operators it may hold.
-        stream: also write the streaming graph, where the backbone is a decoder and ONNX Runtime
-            the target.
-        calibration: example texts, for a target that quantizes activations.
+        stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
+            numpy does not have, there is none.
+        calibration: example texts, for a target that quantizes activations, which needs them, and
+            for int4, whose weights are rounded by the layers' inputs on them.
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
             float32.
         tuning: how the precision was chosen (`siren_export.tune`), kept in the manifest.
@@ -104,16 +105,17 @@ def export_bundle(
     check_supported(precision, target)
     graphs = {"score": author_guard(artifact, checkpoint, config, precision, target)}
     context: int | None = None
-    if stream and target == "onnxruntime" and isinstance(config, DecoderConfig):
+    if stream and precision != "bf16" and isinstance(config, DecoderConfig):
         context = context_length(artifact, config)
-        graphs["stream"] = author_stream(artifact, checkpoint, config, precision)
+        graphs["stream"] = author_stream(artifact, checkpoint, config, precision, target)
         graphs["head"] = author_head_alone(artifact)
-    ranges = None
-    if needs_calibration(precision, target):
-        ranges = _calibrated(graphs["score"], checkpoint, artifact.max_length, calibration)
+    inputs = None
+    needed = needs_calibration(precision, target)
+    if needed or (calibration and uses_calibration(precision, target)):
+        inputs = _calibrated(graphs["score"], checkpoint, artifact.max_length, calibration)
     _check_kept(keep_float, graphs["score"], precision, target)
     for graph in graphs.values():
-        lower(graph, precision, target, ranges, keep_float)
+        lower(graph, precision, target, keep_float, inputs)
     with staging(output, overwrite=overwrite) as folder:
         files = write_graphs(graphs, folder, progress)
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
@@ -240,7 +242,7 @@ def _union(graphs: Mapping[str, GuardGraph]) -> dict[str, Weight]:
 
 def _calibrated(
     graph: GuardGraph, checkpoint: Checkpoint, max_length: int, texts: Sequence[str]
-) -> Ranges:
+) -> Calibration:
     if not texts:
         raise InputError(
             "this target quantizes activations, whose scales example texts give; name a file of "
@@ -251,7 +253,7 @@ def _calibrated(
         write_graphs({"score": graph}, folder, lambda stage, done, total: None)
         write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
-        return measure_ranges(folder / graph_file("score"), tokenizer, texts)
+        return measure_inputs(folder / graph_file("score"), tokenizer, texts)
 
 
 def _graph_spec(name: str, graph: ir.Graph) -> GraphSpec:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -133,7 +133,8 @@ class Guard:
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
-                in memory twice.
+                in memory twice. With "tensorrt" and "tensorrt-rtx" it does nothing: texts and
+                streams have plans of their own, and the latter's is opened by the first stream.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
@@ -172,16 +173,18 @@ class Guard:
             "providers": providers,
             "session_options": session_options,
         }
-        streams = "stream" in bundle.manifest.graphs and not is_compiled(backend)
+        streams = "stream" in bundle.manifest.graphs
         engine: Backend | None = None
-        if not (streaming and streams):
+        streams_on = backend
+        if not (streaming and streams) or is_compiled(backend):
             engine = open_backend(bundle, backend, buckets=buckets, **options)
-            streams = streams and not is_compiled(engine.name)
+            if is_compiled(engine.name):
+                streams_on = cast("BackendName", engine.name)
         return cls(
             bundle,
             tokenizer,
             engine,
-            (lambda: open_stream_backend(bundle, backend, **options)) if streams else None,
+            (lambda: open_stream_backend(bundle, streams_on, **options)) if streams else None,
         )
 
     @property
@@ -281,8 +284,9 @@ class Guard:
         """Open a session over one growing text, which pays only for new tokens.
 
         The first one opens the bundle's streaming graph, and scoring goes through it from then
-        on, so that the weights are held once. A bundle without one (an encoder) re-encodes the
-        text at each feed, and warns of it once.
+        on, so that the weights are held once. A bundle without one (an encoder), and a guard on a
+        TensorRT plan whose bundle has no plan of the streaming graph that runs here, re-encode
+        the text at each feed, and warn of it once.
 
         Args:
             prompt: what the text answers; the score is that of `score(prompt=, response=)`.
@@ -293,8 +297,9 @@ class Guard:
             span: tokens of the window or the moving average.
             threshold: harmful from this score; None is the bundle's.
             rules: decision rules (`siren_runtime.decision`) that `StreamResult.decisions` reports.
-            max_tokens: tokens that the stream may hold, at most the backbone's context, which is
-                the default. Once full, it lets the older half go (docs/streaming.md).
+            max_tokens: tokens that the stream may hold, at most the backbone's context, or what
+                its TensorRT plan takes, which is the default. Once full, it lets the older half
+                go (docs/streaming.md).
 
         Raises:
             InputError: an argument is out of range, or not possible without a streaming graph.
@@ -330,9 +335,10 @@ class Guard:
                 self._usable(), _checked_tokens(max_tokens, limit), self._manifest.temperature
             )
         else:
-            limit = self._manifest.backbone.context_length or 0
             engine = IncrementalEngine(
-                backend, _checked_tokens(max_tokens, limit), self._manifest.temperature
+                backend,
+                _checked_tokens(max_tokens, backend.max_tokens),
+                self._manifest.temperature,
             )
         return Streams(
             engine,
@@ -358,24 +364,34 @@ class Guard:
         """The streaming graph, opened at first; None, with one warning, where there is none."""
         self._usable()
         with self._lock:
+            why = "the bundle has no streaming graph"
             if self._open_stream is not None:
-                if self._stream_backend is None:
-                    self._backend = self._switch_to_streaming()
-                    release_freed_memory()
-                return self._stream_backend
+                try:
+                    return self._opened_stream()
+                except BackendError as error:
+                    if not is_compiled(self._backend_name):
+                        raise
+                    why = f"its streams have no plan: {error}"
+                    self._open_stream = None
             if not self._warned:
                 self._warned = True
-                why = "the bundle has no streaming graph"
-                if is_compiled(self._backend_name):
-                    why = (
-                        "a TensorRT plan scores whole texts (backend='cuda' or 'cpu' reads only "
-                        "new tokens, from a bundle exported for onnxruntime)"
-                    )
                 warnings.warn(
                     f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
                     stacklevel=4,
                 )
             return None
+
+    def _opened_stream(self) -> StreamBackend:
+        """Open the streaming graph at first. ONNX Runtime scores with it from then on."""
+        if self._stream_backend is None:
+            if is_compiled(self._backend_name):
+                assert self._open_stream is not None
+                self._stream_backend = self._open_stream()
+            else:
+                self._backend = self._switch_to_streaming()
+                release_freed_memory()
+        assert self._stream_backend is not None
+        return self._stream_backend
 
     def _switch_to_streaming(self) -> Backend:
         assert self._open_stream is not None
@@ -438,7 +454,7 @@ def _checked_tokens(max_tokens: int | None, limit: int) -> int:
     if not isinstance(max_tokens, int) or not _LEAST_TOKENS <= max_tokens <= limit:
         raise InputError(
             f"max_tokens must be a whole number from {_LEAST_TOKENS} to {limit}, which is what "
-            f"this backbone can hold; found {max_tokens!r}"
+            f"this backbone, or its TensorRT plan, can hold; found {max_tokens!r}"
         )
     return max_tokens
 

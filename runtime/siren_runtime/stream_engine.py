@@ -12,8 +12,6 @@ from .stream_cache import KeyValueCache
 from .stream_state import StreamState
 from .tempering import tempered_scores
 
-# Enough tokens for a matrix product to run at full speed; more would only take memory.
-_CHUNK = 256
 # Idle slots between two busy ones that are cheaper to run along than to read all weights twice.
 _GAP = 8
 
@@ -110,7 +108,7 @@ class IncrementalEngine:
         """
         states = [self._slots[slot] for slot in slots]
         first, stop = slots[0], slots[-1] + 1
-        width = _width([state.next_chunk(_CHUNK) for state in states])
+        width = _width([state.next_chunk(self._backend.max_chunk) for state in states])
         chunks = [state.next_chunk(width) for state in states]
         longest = max(len(s.ids) + n for s, n in zip(states, chunks, strict=True))
         self._cache.reserve(len(self._slots), longest)

@@ -5,6 +5,7 @@ ONNX Runtime stands where the GPU would, so that what is padded and split is rea
 
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -116,16 +117,6 @@ def test_each_thread_has_runners_of_its_own_and_keeps_them(tiny):
     assert len({ident for ident, _ in opened}) == 2
 
 
-def test_a_stream_over_a_plan_reads_its_text_anew_and_says_so(export):
-    bundle = export("qwen3")
-    assert "stream" in bundle.manifest.graphs
-    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
-    guard = Guard(bundle, tokenizer, backend_over(bundle, []))
-    with pytest.warns(UserWarning, match=r"TensorRT plan scores whole texts.*backend='cuda'"):
-        stream = guard.stream()
-    assert stream.feed("how are you").score == pytest.approx(guard.score("how are you").score)
-
-
 @pytest.mark.parametrize("buckets", [[8, 8], [16, 8], [0, 8]], ids=str)
 def test_buckets_must_ascend(tiny, buckets):
     with pytest.raises(InputError, match="buckets"):
@@ -203,3 +194,24 @@ def test_a_plan_scores_on_the_gpu_as_the_cpu_does(export, flavor, name):
     assert len(found) == 4 * 2 * 4
     for scores in found:
         np.testing.assert_allclose(scores, expected, rtol=0, atol=5e-3)
+
+
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU and cuda-python")
+@pytest.mark.parametrize("flavor", ["tensorrt", "tensorrt-rtx"])
+def test_streams_over_a_plan_score_on_the_gpu_as_whole_texts_do(export, flavor):
+    try:
+        library = load_library(flavor)
+    except BackendError as error:
+        pytest.skip(str(error))
+    older = flavor == "tensorrt" and library.version.startswith("10.")
+    bundle = export("qwen3", precision="fp16", target="tensorrt10" if older else flavor)
+    for graph in ("score", "stream", "head"):
+        build_plan(bundle, library, graph)
+    text = "Tell me how to bake bread without an oven."
+    expected = Guard.load(bundle.path, backend="cpu").score(text).score
+    with warnings.catch_warnings(), Guard.load(bundle.path, backend=flavor) as guard:
+        warnings.simplefilter("error")  # of a stream that has no plan
+        for aggregation in ("mean", "window"):
+            with guard.stream(aggregation=aggregation) as stream:
+                found = [stream.feed(character).score for character in text][-1]
+            assert found == pytest.approx(expected, abs=5e-3)

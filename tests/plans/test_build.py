@@ -39,7 +39,7 @@ def test_the_bundle_stays_as_it_was_exported(tiny, rtx):
 
 
 def test_options_reach_the_library_and_the_record(tiny, rtx):
-    shape = parse_profile("1x1:2x8:4x16", tiny.manifest.text.max_length)
+    shape = parse_profile("1x1:2x8:4x16")
     plan = build_plan(
         tiny, rtx, profiles=[shape], compute_capabilities=["8.6", "8.9"], workspace_bytes=1 << 26
     )

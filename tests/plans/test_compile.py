@@ -9,7 +9,6 @@ from siren_export.recipes import find_recipe
 from siren_runtime.bundle import load_bundle
 from siren_runtime.errors import BackendError, CheckpointError
 from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.library import make_logger, open_interface
 from siren_runtime.tensorrt.profiles import Extent, Profile
 
 FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
@@ -43,29 +42,6 @@ def test_tensorrt10_compiles(export, rtx, name):
 def test_float32_for_another_target_is_refused_with_the_target_to_export_for(export, rtx):
     with pytest.raises(BackendError, match=r"Attention.*siren export --target tensorrt-rtx"):
         build_plan(export("qwen3"), rtx, profiles=SHAPES)
-
-
-def test_the_streaming_graph_holds_nothing_that_tensorrt_refuses(export, rtx):
-    bundle = export("qwen3", precision="fp16")
-    spec = bundle.manifest.graphs["stream"]
-    logger = make_logger(rtx, "error", print)
-    builder = open_interface(rtx, "Builder", logger)
-    network = builder.create_network(rtx.network_flags())
-    parser = rtx.trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(bundle.file(spec.file))), logger.errors
-    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    for tensor in spec.inputs:
-        shapes = [
-            [sizes.get(size, size) for size in tensor.shape]
-            for sizes in (
-                {"batch": 1, "chunk": 1, "past": 1},
-                {"batch": 1, "chunk": 8, "past": 64},
-                {"batch": 4, "chunk": 32, "past": 96},
-            )
-        ]
-        profile.set_shape(tensor.name, *map(tuple, shapes))
-    config.add_optimization_profile(profile)
-    assert builder.build_serialized_network(network, config) is not None, logger.errors
 
 
 @pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])

@@ -1,5 +1,7 @@
 """Profiles say what a plan takes, and the choice among them never loses a text."""
 
+import operator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from siren_runtime.tensorrt.profiles import (
     Choice,
     Extent,
     Profile,
+    check_profile,
     choose,
+    choose_stream,
     default_buckets,
     default_profiles,
     max_batch,
@@ -25,26 +29,24 @@ def test_the_defaults_take_one_text_and_batches_up_to_the_guards_limit():
 
 def test_a_profile_is_read_as_it_is_shown():
     text = "1x1:8x128:32x512"
-    assert str(parse_profile(text, 512)) == text
+    assert str(parse_profile(text)) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "1x1", "1x1:2x2", "1:2:3", "1x1:1x2:axb", "1x1x1:1x2:1x3", "1x1:1x2:1x3:1x4"]
-)
+@pytest.mark.parametrize("text", ["", "1x1", "1x1:2x2", "1:2:3", "1x1:1x2:axb", "1x1:1x2:1x3:1x4"])
 def test_what_is_not_a_profile_is_refused_with_an_example(text):
     with pytest.raises(InputError, match="1x1:8x128:32x512"):
-        parse_profile(text, 512)
+        parse_profile(text)
 
 
-@pytest.mark.parametrize("text", ["0x1:1x1:1x1", "1x9:1x8:1x9", "2x1:1x1:4x1"])
+@pytest.mark.parametrize("text", ["0x1:1x1:1x1", "1x9:1x8:1x9", "2x1:1x1:4x1", "1x1:1x1:1x1x8"])
 def test_a_profile_must_ascend(text):
     with pytest.raises(InputError, match="ascend"):
-        parse_profile(text, 512)
+        check_profile(parse_profile(text), 512)
 
 
 def test_a_profile_beyond_the_guards_truncation_is_refused():
     with pytest.raises(InputError, match="513 tokens, but the guard truncates texts to 512"):
-        parse_profile("1x1:1x1:1x513", 512)
+        check_profile(parse_profile("1x1:1x1:1x513"), 512)
 
 
 def test_one_text_runs_in_the_profile_of_one_text():
@@ -81,7 +83,7 @@ profiles = st.builds(
 def test_a_choice_holds_the_batch_and_lies_in_its_profile(shapes, wanted):
     buckets = default_buckets(max(shape.max.length for shape in shapes))
     try:
-        index, extent = choose(shapes, buckets, *wanted)
+        index, extent = choose(shapes, buckets, wanted.batch, wanted.length)
     except BackendError:
         assert all(wanted.batch > s.max.batch or wanted.length > s.max.length for s in shapes)
         return
@@ -96,3 +98,21 @@ def test_buckets_ascend_to_the_longest(longest):
     buckets = default_buckets(longest)
     assert buckets == sorted(set(buckets))
     assert buckets[-1] == longest
+
+
+stream_profiles = st.builds(
+    lambda *sizes: Profile(*map(Extent, *sizes)), ascending(12), ascending(300), ascending(3000)
+)
+stream_extents = st.builds(Extent, st.integers(1, 12), st.integers(1, 300), st.integers(1, 3000))
+
+
+@given(st.lists(stream_profiles, min_size=1, max_size=3), stream_extents)
+def test_a_streams_choice_holds_it_and_lies_in_its_profile(shapes, wanted):
+    try:
+        index, extent = choose_stream(shapes, wanted)
+    except BackendError:
+        assert all(any(map(operator.gt, wanted, shape.max)) for shape in shapes)
+        return
+    assert all(map(operator.le, wanted, extent))
+    assert all(map(operator.le, shapes[index].min, extent))
+    assert all(map(operator.le, extent, shapes[index].max))

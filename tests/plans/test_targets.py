@@ -21,8 +21,8 @@ def scores(bundle: Bundle) -> np.ndarray:
         return np.array([result.score for result in guard.score_batch(TEXTS)])
 
 
-def model(bundle: Bundle) -> onnx.ModelProto:
-    return onnx.load(str(bundle.path / "score.onnx"), load_external_data=False)
+def model(bundle: Bundle, graph: str) -> onnx.ModelProto:
+    return onnx.load(str(bundle.path / f"{graph}.onnx"), load_external_data=False)
 
 
 def published_operators() -> set[str]:
@@ -35,11 +35,12 @@ def published_operators() -> set[str]:
 def test_tensorrt10_scores_as_float32_with_operators_of_its_published_list(export, name, pooling):
     expected = scores(export(name, pooling=pooling))
     bundle = export(name, pooling=pooling, target="tensorrt10")
-    graph = model(bundle)
-    assert {node.op_type for node in graph.graph.node} <= published_operators()
-    assert [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
-    assert bundle.manifest.graphs["score"].opset == 20
-    onnx.checker.check_model(str(bundle.path / "score.onnx"), full_check=True)
+    for name, spec in bundle.manifest.graphs.items():
+        graph = model(bundle, name)
+        assert {node.op_type for node in graph.graph.node} <= published_operators()
+        assert [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
+        assert spec.opset == 20
+        onnx.checker.check_model(str(bundle.path / spec.file), full_check=True)
     np.testing.assert_allclose(scores(bundle), expected, rtol=0, atol=BOUND["fp32"])
 
 
@@ -74,14 +75,14 @@ def test_bfloat16_is_verified_with_every_result_rounded(export, name, target):
 def test_float16_keeps_attention_for_tensorrts_own_kernel_and_float32_has_none(export):
     def operators(precision):
         bundle = export("qwen3", target="tensorrt", precision=precision)
-        return {node.op_type for node in model(bundle).graph.node}
+        return {node.op_type for node in model(bundle, "score").graph.node}
 
     assert "Attention" in operators("fp16")
     assert "Attention" not in operators("fp32")
 
 
 def test_nodes_of_a_decomposed_operator_still_name_their_layer(export):
-    names = [node.name for node in model(export("qwen3", target="tensorrt10")).graph.node]
+    names = [node.name for node in model(export("qwen3", target="tensorrt10"), "score").graph.node]
     assert "layers.3/self_attn/Attention/Softmax" in names
     assert len(set(names)) == len(names)
 

@@ -3,7 +3,7 @@
 Both refer to the weights of score.onnx by the same names, so that a bundle holds them once.
 """
 
-from siren_runtime.manifest import Precision
+from siren_runtime.manifest import Precision, Target
 
 from ..artifact import Artifact
 from ..checkpoint import Checkpoint
@@ -23,7 +23,11 @@ def context_length(artifact: Artifact, config: DecoderConfig) -> int:
 
 
 def author_stream(
-    artifact: Artifact, checkpoint: Checkpoint, config: DecoderConfig, precision: Precision
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    precision: Precision,
+    target: Target = "onnxruntime",
 ) -> GuardGraph:
     """Author the incremental graph.
 
@@ -40,7 +44,7 @@ def author_stream(
     Raises:
         CheckpointError: a tensor is missing or of another shape than config.json says.
     """
-    g = GraphBuilder(compute_dtype(precision, "onnxruntime"))
+    g = GraphBuilder(compute_dtype(precision, target))
     taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
     input_ids = g.input("input_ids", INT64, ["batch", CHUNK])
     cache = KeyValueCache(config, g.input("past_lengths", INT64, ["batch"]))

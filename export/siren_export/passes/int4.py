@@ -1,6 +1,6 @@
 """Four-bit weights (MatMulNBits): each output channel has one scale for every 32 inputs.
 
-    W = (q - 8) * scale        q in 0..15, the block's largest magnitude at 0
+    W = (q - 8) * scale        q in 0..15, the block's largest magnitude near 0
 
 Activations are quantized to 8 bits inside the operator, per token and block (accuracy level 4):
 level 0, which computes in float32, took 4 times as long for one token and no less for many.
@@ -13,29 +13,38 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..calibration import Calibration
 from ..graph.builder import FLOAT, GuardGraph
 from ..weights import Weight
 from .edit import CONTRIB, Linear, add_weight, linears, node, replace
+from .four_bits import Grid, round_matrix
 
 _BLOCK = 32
+_GRID = Grid(_BLOCK, signed=True, stored=np.float32)
 _ACCURACY_LEVEL = 4
 
 
-def quantize_linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> None:
+def quantize_linears(
+    graph: GuardGraph,
+    keep_float: Set[str] = frozenset(),
+    calibration: Calibration | None = None,
+) -> None:
     """Rewrite every product with a constant matrix, its bias included.
 
     Args:
         keep_float: names of the matrices that stay as they are.
+        calibration: what weights are rounded by; None rounds to nearest.
     """
     for linear in linears(graph, keep_float):
-        _replace(graph, linear)
+        moments = None if calibration is None else calibration[linear.matrix_name].moments
+        _replace(graph, linear, moments)
 
 
-def _replace(graph: GuardGraph, linear: Linear) -> None:
+def _replace(graph: GuardGraph, linear: Linear, moments: np.ndarray | None) -> None:
     source = graph.weights[linear.matrix_name]
     channels_in, channels_out = source.shape
     blocks = -(-channels_in // _BLOCK)
-    matrix = _PerBlock(source)
+    matrix = _PerBlock(source, moments)
     values = Weight(ir.DataType.UINT8, (channels_out, blocks, _BLOCK // 2), matrix.values)
     scales = Weight(FLOAT, (channels_out, blocks), matrix.scales)
     inputs: list[ir.Value | None] = [
@@ -66,17 +75,15 @@ class _PerBlock:
     """A matrix [in, out] as 4-bit values [out, blocks, block / 2], two in a byte."""
 
     source: Weight
-    _scales: np.ndarray | None = None  # left by writing the values, so as not to read twice
+    moments: np.ndarray | None
+    _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
 
     def values(self) -> Iterator[np.ndarray]:
-        matrix = np.concatenate(list(self.source.blocks())).T  # [out, in]
-        padding = -matrix.shape[1] % _BLOCK
-        blocks = np.pad(matrix, ((0, 0), (0, padding))).reshape(len(matrix), -1, _BLOCK)
-        where = np.abs(blocks).argmax(axis=2, keepdims=True)
-        scales = np.take_along_axis(blocks, where, axis=2) / np.float32(-8)
-        scales[scales == 0] = 1
-        self._scales = scales[:, :, 0]
-        values = np.clip(np.rint(blocks / scales) + 8, 0, 15).astype(np.uint8)
+        matrix = np.concatenate(list(self.source.blocks()))
+        matrix = np.pad(matrix, ((0, -len(matrix) % _BLOCK), (0, 0)))
+        integers, scales = round_matrix(matrix, _GRID, self.moments)
+        self._scales = np.ascontiguousarray(scales.T)
+        values = (integers.T + np.int8(8)).astype(np.uint8).reshape(matrix.shape[1], -1, _BLOCK)
         yield values[:, :, ::2] | values[:, :, 1::2] << 4
 
     def scales(self) -> Iterator[np.ndarray]:

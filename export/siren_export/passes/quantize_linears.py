@@ -4,7 +4,9 @@
 
 Weights are symmetric for each output channel, activations for the tensor, with fixed scales from
 calibration. SmoothQuant (arXiv 2211.10438) moves outlier channels from activations to weights:
-s = max|x|^a / max|w|^(1-a) for each input channel, a = 0.5.
+s = max|x|^a / max|w|^(1-a) for each input channel. Of the exponents a from 0.5 to 1, 0.8 had the
+least errors of MiniLM's products, half those of 0.5 in the mean, over texts that calibration did
+not see.
 
 The MLP's second matrix keeps the compute dtype: its inputs have outliers that no fixed scale of
 the tensor holds. With it the default guard kept 91 % of its verdicts, without it over 99 %.
@@ -18,11 +20,12 @@ import onnx_ir as ir
 
 from siren_runtime.errors import InputError
 
-from ..calibration import Ranges
+from ..calibration import Calibration
 from ..graph.builder import GuardGraph
 from ..weights import Weight, from_array
-from .rewrite import Replacement, linear_nodes
+from .rewrite import Replacement, linear_nodes, matrix_name
 
+_EXPONENT = np.float32(0.8)
 _SMOOTHING = (1e-3, 1e3)  # what float16 holds, and its inverse
 _KEPT = ("/mlp/output/MatMul", "/mlp/down_proj/MatMul")
 _SMALLEST = np.float32(1e-4)  # of a range; a smaller one's scale would vanish in float16
@@ -48,7 +51,7 @@ INT8 = Format(ir.DataType.INT8, np.float32(127))
 FLOAT8 = Format(ir.DataType.FLOAT8E4M3FN, np.float32(448))  # FP8 formats, arXiv 2209.05433
 
 
-def quantize_linears(graph: GuardGraph, ranges: Ranges, format: Format = INT8) -> None:
+def quantize_linears(graph: GuardGraph, calibration: Calibration, format: Format = INT8) -> None:
     """Quantize the linear layers but the MLP's second, weights and activations.
 
     Pooling and head stay in float32.
@@ -62,15 +65,16 @@ def quantize_linears(graph: GuardGraph, ranges: Ranges, format: Format = INT8) -
             continue
         groups.setdefault(node.inputs[0], []).append(node)
     for nodes in groups.values():
-        sources = [graph.weights[str(node.inputs[1].name)] for node in nodes if node.inputs[1]]
-        largest = np.maximum(ranges[str(nodes[0].name)], _SMALLEST)
+        sources = [graph.weights[matrix_name(node)] for node in nodes]
+        largest = np.maximum(calibration[matrix_name(nodes[0])].largest, _SMALLEST)
         if not np.isfinite(largest).all():
             raise InputError(
                 f"calibration: the input of {nodes[0].name} is not finite on some text; export in "
                 "a higher precision"
             )
         dtype = sources[0].dtype.numpy()
-        smooth = np.clip(np.sqrt(largest / _largest_of_rows(sources)), *_SMOOTHING)
+        weights = _largest_of_rows(sources)
+        smooth = np.clip(largest**_EXPONENT / weights ** (1 - _EXPONENT), *_SMOOTHING)
         inverse = (1 / smooth).astype(dtype)
         smooth = 1 / inverse.astype(np.float32)  # of what is stored, so that the two cancel
         activations = _activations(graph, nodes[0], inverse, (largest / smooth).max(), format)

@@ -20,6 +20,14 @@ def linear_nodes(graph: ir.Graph) -> list[ir.Node]:
     ]
 
 
+def matrix_name(layer: ir.Node) -> str:
+    """The name of the matrix of one of `linear_nodes`."""
+    matrix = layer.inputs[1]
+    if matrix is None:
+        raise AssertionError(f"{layer.name} has no matrix")
+    return str(matrix.name)
+
+
 class Replacement:
     """Nodes that take the place of `node`; their names lie under its name, so errors still say
     which layer they belong to.

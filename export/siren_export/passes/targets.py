@@ -5,7 +5,7 @@ from collections.abc import Set
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Precision, Target
 
-from ..calibration import Ranges
+from ..calibration import Calibration
 from ..graph.builder import FLOAT, GuardGraph
 from ..graph.guard import compute_dtype
 from . import int4, int8
@@ -45,12 +45,17 @@ def needs_calibration(precision: Precision, target: Target) -> bool:
     return precision == "fp8" or (precision == "int8" and target in ("tensorrt", "tensorrt10"))
 
 
+def uses_calibration(precision: Precision, target: Target) -> bool:
+    """Whether example texts make the graph more accurate, if not `needs_calibration`."""
+    return precision == "int4" or needs_calibration(precision, target)
+
+
 def lower(
     graph: GuardGraph,
     precision: Precision,
     target: Target,
-    ranges: Ranges | None = None,
     keep_float: Set[str] = frozenset(),
+    calibration: Calibration | None = None,
 ) -> None:
     """Rewrite the authored graph in place for a precision and a target.
 
@@ -62,21 +67,25 @@ def lower(
     - all three take them in float8, on GPUs that have it (compute capability 8.9 and from 9.0).
 
     Args:
-        ranges: of the linear layers' inputs, where `needs_calibration`.
         keep_float: names of the matrices that onnxruntime's int8 and int4 leave in float32;
             one that a graph does not have is ignored there.
+        calibration: of the linear layers' inputs, where `uses_calibration`; 4 bits do without.
     """
     if target == "onnxruntime" and precision in ("int8", "int4"):
-        quantize = int8.quantize_linears if precision == "int8" else int4.quantize_linears
-        quantize(graph, keep_float)
+        if precision == "int8":
+            int8.quantize_linears(graph, keep_float)
+        else:
+            int4.quantize_linears(graph, keep_float, calibration)
         quantize_embedding(graph)
         fuse_long_attention(graph)
         graph.model.graph.opset_imports[CONTRIB] = 1
-    if ranges is not None:
-        quantize_linears(graph, ranges, FLOAT8 if precision == "fp8" else INT8)
+    if needs_calibration(precision, target):
+        if calibration is None:
+            raise AssertionError(f"{precision} for {target} is made from calibration")
+        quantize_linears(graph, calibration, FLOAT8 if precision == "fp8" else INT8)
     compute = compute_dtype(precision, target)
     if target == "tensorrt-rtx" and precision in ("int8", "int4"):
-        quantize_weights(graph, 8 if precision == "int8" else 4)
+        quantize_weights(graph, 8 if precision == "int8" else 4, calibration)
     if target in ("tensorrt", "tensorrt-rtx") and compute == FLOAT:
         decompose_attention(graph, compute)
     elif target == "tensorrt10":

@@ -93,7 +93,14 @@ def open_stream_backend(
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
 ) -> StreamBackend:
-    """Open the streaming graph of `bundle` and its head in ONNX Runtime; as `open_backend`."""
+    """Open the streaming graph of `bundle` and its head; as `open_backend`.
+
+    "auto" takes ONNX Runtime.
+    """
+    if backend in _FLAVORS:
+        from .tensorrt_stream import open_stream_plan
+
+        return open_stream_plan(bundle, backend)
     chosen, strict = _choose(bundle, backend, providers)
     return OnnxRuntimeStreamBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
@@ -101,7 +108,7 @@ def open_stream_backend(
 
 
 def is_compiled(backend: str) -> bool:
-    """Whether `backend` names a TensorRT plan, which scores whole texts only."""
+    """Whether `backend` names a TensorRT plan, of which each graph has its own."""
     return backend in _FLAVORS
 
 

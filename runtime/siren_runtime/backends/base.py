@@ -83,6 +83,14 @@ class StreamBackend(Protocol):
     def features(self) -> int:
         """The number of neurons that the head reads."""
 
+    @property
+    def max_tokens(self) -> int:
+        """The tokens that a stream may hold."""
+
+    @property
+    def max_chunk(self) -> int:
+        """The tokens of a stream that one step reads at most, to be quick or at all."""
+
     def step(
         self,
         input_ids: TokenArray,

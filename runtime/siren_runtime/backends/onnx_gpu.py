@@ -77,7 +77,7 @@ class BoundSession:
         def buffer(shape: tuple[int, ...], dtype: type) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
 
-        inputs = {name: buffer(extent, np.int64) for name in ("input_ids", "attention_mask")}
+        inputs = {name: buffer(extent[:2], np.int64) for name in ("input_ids", "attention_mask")}
         outputs = {
             name: buffer((extent.batch, *width), np.float32) for name, width in self._widths.items()
         }

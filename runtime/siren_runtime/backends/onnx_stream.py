@@ -7,6 +7,7 @@ import numpy as np
 
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError
+from siren_runtime.tensorrt.profiles import STREAM_CHUNK
 
 from .base import CacheArray, CacheLayout, FloatArray, Outputs, StreamOutputs, TokenArray
 from .onnx_runtime import Provider, open_session, token_budget
@@ -37,6 +38,8 @@ class OnnxRuntimeStreamBackend:
         self._present = [name.replace("past.", "present.", 1) for name in self._past]
         self.layout = CacheLayout(len(past), int(heads), int(dim), np.dtype(past[0].dtype))
         self.features = bundle.manifest.head.features
+        self.max_tokens = bundle.manifest.backbone.context_length or 0
+        self.max_chunk = STREAM_CHUNK
 
     def step(
         self,

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .base import Outputs, TokenArray
 
 # A GPU wants much work at once; the best figure was not measured.
 _TOKEN_BUDGET = 8192
+_T = TypeVar("_T")
 
 
 class Runner(Protocol):
@@ -20,6 +21,22 @@ class Runner(Protocol):
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Run a batch whose shape lies in the profile."""
+
+
+class OfThread(Generic[_T]):
+    """A runner for each profile and thread, opened at its first use."""
+
+    def __init__(self, open_runner: Callable[[int], _T]) -> None:
+        """Take profile number -> runner."""
+        self._open_runner = open_runner
+        self._local = threading.local()
+
+    def of(self, profile: int) -> _T:
+        """The calling thread's runner of a profile."""
+        runners: dict[int, _T] = self._local.__dict__.setdefault("runners", {})
+        if profile not in runners:
+            runners[profile] = self._open_runner(profile)
+        return runners[profile]
 
 
 class PaddedBackend:
@@ -46,8 +63,7 @@ class PaddedBackend:
         if sorted(set(self._buckets)) != self._buckets or min(self._buckets, default=1) < 1:
             raise InputError(f"buckets must be lengths that ascend from 1, found {self._buckets}")
         self._profiles = list(profiles)
-        self._open_runner = open_runner
-        self._of_thread = threading.local()
+        self._runners = OfThread(open_runner)
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded `input_ids` [batch, sequence]; the mask is 1 on real tokens.
@@ -73,14 +89,8 @@ class PaddedBackend:
     def _run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         batch, length = input_ids.shape
         choice = choose(self._profiles, self._buckets, batch, length)
-        ids, mask = np.zeros(choice.extent, np.int64), np.zeros(choice.extent, np.int64)
+        ids, mask = np.zeros(choice.extent[:2], np.int64), np.zeros(choice.extent[:2], np.int64)
         ids[:batch, :length], mask[:batch, :length] = input_ids, attention_mask
         mask[batch:, 0] = 1  # a row of padding has one token, so that its mean is a number
-        outputs = self._runner(choice.profile).run(ids, mask)
+        outputs = self._runners.of(choice.profile).run(ids, mask)
         return Outputs(outputs.score[:batch], outputs.logits[:batch], outputs.features[:batch])
-
-    def _runner(self, profile: int) -> Runner:
-        runners: dict[int, Runner] = self._of_thread.__dict__.setdefault("runners", {})
-        if profile not in runners:
-            runners[profile] = self._open_runner(profile)
-        return runners[profile]

@@ -27,9 +27,7 @@ def open_plan(
     """
     library = load_library(flavor)
     plan = find_plan(bundle, "score", library, compute_capability())
-    head = bundle.manifest.head
-    widths = {"score": (), "logits": (head.classes,), "features": (head.features,)}
-    loaded = engine.Engine(plan, library, widths)
+    loaded = engine.Engine(plan, library, bundle.manifest.graphs["score"])
     return PaddedBackend(
-        flavor, plan.record.profiles, lambda profile: engine.Runner(loaded, profile), buckets
+        flavor, plan.record.profiles, lambda profile: engine.ScoreRunner(loaded, profile), buckets
     )

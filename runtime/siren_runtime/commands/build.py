@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from siren_runtime.bundle import load_bundle
-from siren_runtime.tensorrt.build import build_plan
+from siren_runtime.tensorrt.build import PlanGraph, build_plan
 from siren_runtime.tensorrt.library import Flavor, LogLevel, load_library
 from siren_runtime.tensorrt.profiles import parse_profile
 
@@ -22,6 +22,8 @@ Examples:
 siren build guards/qwen3 --flavor tensorrt-rtx
 
 siren build guards/qwen3 --flavor tensorrt --profile 1x1:1x64:1x512 --workspace 2
+
+siren build guards/qwen3 --flavor tensorrt --stream-profile 1x1x1:1x1x1024:1x64x8192
 """
 
 
@@ -38,6 +40,17 @@ def build(
             "batch 1, and batch 1 to 32, both up to max_length."
         ),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option(help="Also compile the streaming graph, where the bundle has one.")
+    ] = True,
+    stream_profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shapes of streams as min:opt:max, each BATCHxCHUNKxPAST, in tokens; may be given "
+            "several times. Default: 1 stream, and 1 to 8, in chunks of 1 to 256 after up to 2048 "
+            "tokens (or max_length)."
+        ),
+    ] = None,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,7 +62,8 @@ def build(
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="Of the library's own messages.")] = "error",
 ) -> None:
-    """Compile a bundle's score graph into a plan under its plans/ folder.
+    """Compile a bundle's graphs into plans under its plans/ folder: score.onnx, and for decoders
+    stream.onnx with head.onnx, without which a stream is read anew at each feed.
 
     tensorrt compiles for the GPU of this machine; tensorrt-rtx needs no GPU. A plan runs with
     the very version of the library that compiled it.
@@ -57,35 +71,40 @@ def build(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     library = load_library(flavor)
     opened = load_bundle(bundle, verify="full")
-    max_length = opened.manifest.text.max_length
-    started = time.perf_counter()
-    with _Phases(console) as phases:
-        plan = build_plan(
-            opened,
-            library,
-            profiles=[parse_profile(text, max_length) for text in profile or ()],
-            workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
-            compute_capabilities=compute_capability or (),
-            log_level=log_level,
-            log=lambda line: console.print(line, markup=False),
-            progress=phases.step,
+    shapes: dict[PlanGraph, list[str]] = {"score": profile or []}
+    if stream and "stream" in opened.manifest.graphs:
+        shapes |= {"stream": stream_profile or [], "head": []}
+    for graph, texts in shapes.items():
+        started = time.perf_counter()
+        with _Phases(console, graph) as phases:
+            plan = build_plan(
+                opened,
+                library,
+                graph,
+                profiles=[parse_profile(text) for text in texts],
+                workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
+                compute_capabilities=compute_capability or (),
+                log_level=log_level,
+                log=lambda line: console.print(line, markup=False),
+                progress=phases.step,
+            )
+        record = plan.record
+        targets = f"compute capability {', '.join(record.compute_capabilities)}"
+        if not record.compute_capabilities:
+            targets = "its default range of GPUs"
+        console.print(
+            f"{plan.path}: {decimal(record.size)} in {time.perf_counter() - started:.1f} s; "
+            f"{flavor} {library.version}, for {targets}, "
+            f"profiles {', '.join(map(str, record.profiles))}",
+            markup=False,
         )
-    record = plan.record
-    targets = f"compute capability {', '.join(record.compute_capabilities)}"
-    if not record.compute_capabilities:
-        targets = "its default range of GPUs"
-    console.print(
-        f"{plan.path}: {decimal(record.size)} in {time.perf_counter() - started:.1f} s; "
-        f"{flavor} {library.version}, for {targets}, "
-        f"profiles {', '.join(map(str, record.profiles))}",
-        markup=False,
-    )
 
 
 class _Phases:
     """A progress bar for each outermost phase that TensorRT reports."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, graph: str) -> None:
+        self._graph = graph
         self._progress = Progress(
             TextColumn("{task.description:<32}"),
             BarColumn(),
@@ -100,7 +119,7 @@ class _Phases:
 
     def step(self, phase: str, done: int, total: int) -> None:
         if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(phase, total=total)
+            self._tasks[phase] = self._progress.add_task(f"{self._graph}: {phase}", total=total)
         self._progress.update(self._tasks[phase], completed=done, total=total)
 
     def __exit__(self, *exception: object) -> None:

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from siren_runtime.bundle import Bundle
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.manifest import TensorSpec
 
 from .gpu import compute_capability
 from .library import Library, LogLevel, make_logger, make_progress_monitor, open_interface
@@ -21,16 +22,24 @@ from .plan import (
     source_hashes,
     write_plan,
 )
-from .profiles import Profile, check_profile, default_profiles
+from .profiles import (
+    Profile,
+    check_profile,
+    check_stream_profile,
+    default_head_profiles,
+    default_profiles,
+    default_stream_profiles,
+)
 
 Step = Callable[[str, int, int], None]  # phase; steps done; in all
-_GRAPH = "score"
+PlanGraph = Literal["score", "stream", "head"]
 _ERRORS_SHOWN = 3
 
 
 def build_plan(
     bundle: Bundle,
     library: Library,
+    graph: PlanGraph = "score",
     *,
     profiles: Sequence[Profile] = (),
     workspace_bytes: int | None = None,
@@ -39,14 +48,13 @@ def build_plan(
     log: Callable[[str], None] = lambda line: None,
     progress: Step | None = None,
 ) -> Plan:
-    """Compile the bundle's score graph into a plan under its `plans/`.
-
-    The streaming graph is not compiled: a guard on a plan reads a stream anew at each feed, and
-    ONNX Runtime is what reads only its new tokens.
+    """Compile one of the bundle's graphs into a plan under its `plans/`.
 
     Args:
+        graph: "score"; or "stream", with which a guard reads only a stream's new tokens, and the
+            "head" that goes with it.
         profiles: the shapes to compile for; by default one text, and batches of 1 to 32, up to
-            the guard's max_length.
+            the guard's max_length; one stream, and up to 8, of up to 2048 tokens.
         workspace_bytes: GPU memory that one layer may use; the library's own limit if None.
         compute_capabilities: GPUs to compile for (TensorRT-RTX only), such as "8.6"; by default
             its portable range, and with TensorRT the GPU of this machine.
@@ -56,12 +64,16 @@ def build_plan(
     Raises:
         BackendError: the library cannot parse or compile the graph, naming our node; there is no
             GPU and it needs one; or the plan cannot be written.
-        InputError: a profile or a compute capability is out of range.
+        InputError: the bundle has no such graph; a profile or a compute capability is out of
+            range.
     """
-    max_length = bundle.manifest.text.max_length
-    shapes = list(profiles) or default_profiles(max_length)
-    for profile in shapes:
-        check_profile(profile, max_length)
+    if graph not in bundle.manifest.graphs:
+        raise InputError(
+            f"{bundle.path}: the bundle has no {graph} graph, only "
+            f"{', '.join(bundle.manifest.graphs)}"
+        )
+    spec = bundle.manifest.graphs[graph]
+    shapes = _shapes(bundle, graph, profiles)
     targets = list(compute_capabilities)
     if not library.is_rtx and not targets:
         targets = [compute_capability()]
@@ -70,13 +82,12 @@ def build_plan(
     logger = make_logger(library, log_level, log)
     builder = open_interface(library, "Builder", logger)
     network = builder.create_network(library.network_flags())
-    _parse(library, logger, network, bundle.file(bundle.manifest.graphs[_GRAPH].file))
+    _parse(library, logger, network, bundle.file(spec.file))
     config = builder.create_builder_config()
     if workspace_bytes is not None:
         config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     library.target(config, compute_capabilities)
-    inputs = [spec.name for spec in bundle.manifest.graphs[_GRAPH].inputs]
-    _add_profiles(builder, config, inputs, shapes)
+    _add_profiles(builder, config, spec.inputs, shapes)
     if progress is not None:
         config.progress_monitor = make_progress_monitor(library, progress)
     timing = folder / f"{library.flavor}-{library.version}.timing-cache"
@@ -86,7 +97,7 @@ def build_plan(
     if serialized is None:
         manifest = bundle.manifest
         raise BackendError(
-            f"{bundle.path}: {library.flavor} {library.version} cannot compile the {_GRAPH} graph "
+            f"{bundle.path}: {library.flavor} {library.version} cannot compile the {graph} graph "
             f"(precision {manifest.precision}, target {manifest.target}): "
             f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}{_hint(library)}"
         )
@@ -96,17 +107,17 @@ def build_plan(
         record_version=RECORD_VERSION,
         flavor=library.flavor,
         library_version=library.version,
-        graph=_GRAPH,
+        graph=graph,
         compute_capabilities=targets,
         profiles=shapes,
-        sources=source_hashes(bundle, _GRAPH),
+        sources=source_hashes(bundle, graph),
         size=data.nbytes,
         sha256=hashlib.sha256(data).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(),
         build_seconds=round(time.perf_counter() - started, 3),
     )
     suffix = "-".join(["", *(f"sm{capability.replace('.', '')}" for capability in targets)])
-    path = folder / f"{_GRAPH}-{library.flavor}-{library.version}{suffix}.plan"
+    path = folder / f"{graph}-{library.flavor}-{library.version}{suffix}.plan"
     write_plan(path, data, record)
     return Plan(path, record)
 
@@ -146,9 +157,28 @@ def _use_timing_cache(config: Any, path: Path) -> None:
             return
 
 
-def _add_profiles(builder: Any, config: Any, inputs: list[str], shapes: list[Profile]) -> None:
+def _shapes(bundle: Bundle, graph: PlanGraph, profiles: Sequence[Profile]) -> list[Profile]:
+    max_length = bundle.manifest.text.max_length
+    context = bundle.manifest.backbone.context_length or max_length
+    if graph == "head":
+        return list(profiles) or default_head_profiles()
+    if graph == "stream":
+        shapes = list(profiles) or default_stream_profiles(max_length, context)
+        for profile in shapes:
+            check_stream_profile(profile, context)
+    else:
+        shapes = list(profiles) or default_profiles(max_length)
+        for profile in shapes:
+            check_profile(profile, max_length)
+    return shapes
+
+
+def _add_profiles(
+    builder: Any, config: Any, inputs: Sequence[TensorSpec], shapes: list[Profile]
+) -> None:
     for shape in shapes:
         profile = builder.create_optimization_profile()
-        for name in inputs:
-            profile.set_shape(name, tuple(shape.min), tuple(shape.opt), tuple(shape.max))
+        for tensor in inputs:
+            extents = (extent.shape(tensor.shape) for extent in (shape.min, shape.opt, shape.max))
+            profile.set_shape(tensor.name, *extents)
         config.add_optimization_profile(profile)

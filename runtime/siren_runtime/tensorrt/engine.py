@@ -7,14 +7,16 @@ Written against the documented API of TensorRT 10 and 11, TensorRT-RTX 1.7 and c
 import contextlib
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from siren_runtime.backends.base import Outputs, TokenArray
 from siren_runtime.errors import BackendError
+from siren_runtime.manifest import GraphSpec
 
 from .gpu import Graph, Memory, Mirror, Stream, current_device, use_device
 from .library import Library, make_logger, open_interface
@@ -24,7 +26,7 @@ from .profiles import Extent
 # CUDA graphs of a runner, one a shape; each holds a context, which shares the runner's memory.
 # Shapes beyond them are launched kernel by kernel: to evict and capture anew would cost more.
 _MAX_GRAPHS = 64
-_INPUTS = ("input_ids", "attention_mask")
+_DTYPES = {"int64": "INT64", "float32": "FLOAT", "float16": "HALF"}  # numpy's name -> TensorRT's
 
 
 class Engine:
@@ -34,14 +36,14 @@ class Engine:
         self,
         plan: Plan,
         library: Library,
-        widths: Mapping[str, tuple[int, ...]],
+        graph: GraphSpec,
         *,
         cuda_graphs: bool = True,
     ) -> None:
         """Load the plan.
 
         Args:
-            widths: output name -> its shape but for the batch.
+            graph: what the plan was compiled from.
             cuda_graphs: replay a shape's kernels as one CUDA graph from its second use on.
 
         Raises:
@@ -50,7 +52,8 @@ class Engine:
         """
         self.device = current_device()
         use_device(self.device)  # makes its CUDA context, which the kernel cache is checked with
-        self.plan, self.library, self.widths = plan, library, dict(widths)
+        self.plan, self.library = plan, library
+        self.inputs, self.outputs = list(graph.inputs), list(graph.outputs)
         self.cuda_graphs = cuda_graphs
         self._logger = make_logger(library, "error", lambda line: None)
         self._runtime = open_interface(library, "Runtime", self._logger)  # must outlive the engine
@@ -86,8 +89,8 @@ class Engine:
     def _check_tensors(self) -> None:
         """Buffers are sized by the manifest, and an engine of other tensors would leave them."""
         trt, engine = self.library.trt, self.engine
-        expected = dict.fromkeys(_INPUTS, trt.DataType.INT64)
-        expected |= dict.fromkeys(self.widths, trt.DataType.FLOAT)
+        specs = [*self.inputs, *self.outputs]
+        expected = {spec.name: getattr(trt.DataType, _DTYPES[spec.dtype]) for spec in specs}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: engine.get_tensor_dtype(name) for name in names}
         if found != expected:
@@ -95,13 +98,14 @@ class Engine:
                 f"{self.plan.path}: the plan has tensors {found}, expected {expected}; run siren "
                 "build again"
             )
-        for name, width in self.widths.items():
-            shape = tuple(engine.get_tensor_shape(name))  # -1 where it is free
-            sizes = zip(shape[1:], width, strict=False)
-            if len(shape) != 1 + len(width) or any(have not in (-1, size) for have, size in sizes):
+        for spec in specs:
+            shape = tuple(engine.get_tensor_shape(spec.name))  # -1 where it is free
+            fixed = zip(shape, spec.shape, strict=False)
+            fits = all(isinstance(size, str) or have in (-1, size) for have, size in fixed)
+            if len(shape) != len(spec.shape) or not fits:
                 raise BackendError(
-                    f"{self.plan.path}: the plan's {name} has shape {shape}, expected "
-                    f"{('batch', *width)}; run siren build again"
+                    f"{self.plan.path}: the plan's {spec.name} has shape {shape}, expected "
+                    f"{tuple(spec.shape)}; run siren build again"
                 )
 
 
@@ -113,6 +117,30 @@ def _save_cache(settings: Any, path: Path) -> None:
         replace_file(path, data)
 
 
+class ScoreRunner:
+    """Runs one profile of the score graph, as `PaddedBackend` asks for it."""
+
+    def __init__(self, engine: Engine, profile: int) -> None:
+        self._runner = Runner(engine, profile)
+
+    def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
+        """Run a batch whose shape lies in the profile.
+
+        Raises:
+            BackendError: the library or CUDA failed.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        names = ("score", "logits", "features")
+        return Outputs(**self._runner.run(inputs, Extent(*input_ids.shape), names))
+
+
+def fill(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """Put `values` in the first places of `target`, and zeros in the others."""
+    if target.shape != values.shape:
+        target.fill(0)
+    target[tuple(map(slice, values.shape))] = values
+
+
 class Runner:
     """Runs one profile of an engine in one thread, on a stream and buffers of its own."""
 
@@ -121,8 +149,9 @@ class Runner:
         limit = engine.plan.record.profiles[profile].max
         self._engine, self._profile = engine, profile
         self._stream = Stream()
-        self._buffers = {name: Mirror(limit, np.int64) for name in _INPUTS} | {
-            name: Mirror((limit.batch, *width), np.float32) for name, width in engine.widths.items()
+        self._buffers = {
+            spec.name: Mirror(limit.shape(spec.shape), spec.dtype)
+            for spec in (*engine.inputs, *engine.outputs)
         }
         self._memory: Memory | None = None  # what a context of TensorRT works in
         if engine.settings is None:
@@ -131,31 +160,40 @@ class Runner:
         self._seen: set[Extent] = set()
         self._graphs: dict[Extent, tuple[Any, Graph]] = {}
 
-    def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
-        """Run a batch whose shape lies in the profile.
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], extent: Extent, wanted: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run a batch.
+
+        Args:
+            inputs: every input, smaller than `extent` where zeros are to fill it.
+            extent: lies in the profile.
+            wanted: the outputs to bring back, whole.
 
         Raises:
             BackendError: the library or CUDA failed.
         """
         use_device(self._engine.device)  # the caller may have changed it
-        extent = Extent(*input_ids.shape)
-        for name, values in zip(_INPUTS, (input_ids, attention_mask), strict=True):
-            self._buffers[name].host(extent)[...] = values
-            self._buffers[name].upload(extent, self._stream)
+        for spec in self._engine.inputs:
+            buffer, shape = self._buffers[spec.name], extent.shape(spec.shape)
+            fill(buffer.host(shape), inputs[spec.name])
+            buffer.upload(shape, self._stream)
+        shapes = {
+            spec.name: extent.shape(spec.shape)
+            for spec in self._engine.outputs
+            if spec.name in wanted
+        }
         # What the engine does not write stays NaN, which the guard refuses: it never fails open.
-        self._buffers["score"].host((extent.batch,)).fill(np.nan)
-        self._buffers["score"].upload((extent.batch,), self._stream)
+        self._buffers["score"].host(shapes["score"]).fill(np.nan)
+        self._buffers["score"].upload(shapes["score"], self._stream)
         self._execute(extent)
-        shapes = {name: (extent.batch, *width) for name, width in self._engine.widths.items()}
         for name, shape in shapes.items():
             self._buffers[name].download(shape, self._stream)
         self._stream.wait()
         if extent not in self._seen:
             self._seen.add(extent)
             self._engine.save_runtime_cache()
-        return Outputs(
-            **{name: self._buffers[name].host(shape).copy() for name, shape in shapes.items()}
-        )
+        return {name: self._buffers[name].host(shape).copy() for name, shape in shapes.items()}
 
     def _execute(self, extent: Extent) -> None:
         """Put the engine's work on the stream, from the second time on as a CUDA graph.
@@ -201,9 +239,10 @@ class Runner:
         return context
 
     def _enqueue(self, context: Any, extent: Extent) -> None:
-        for name in _INPUTS:
-            if not context.set_input_shape(name, tuple(extent)):
-                raise self._failure(f"does not take {name} of shape {extent}")
+        for spec in self._engine.inputs:
+            shape = extent.shape(spec.shape)
+            if not context.set_input_shape(spec.name, shape):
+                raise self._failure(f"does not take {spec.name} of shape {shape}")
         self._launch(context, extent)
 
     def _launch(self, context: Any, extent: Extent) -> None:

@@ -11,16 +11,34 @@ from siren_runtime.errors import BackendError, InputError
 _TYPICAL_LENGTH = 128
 _MAX_BATCH = 32
 _SMALLEST_BUCKET = 16
+# Enough tokens for a matrix product to run at full speed; more would only take memory.
+STREAM_CHUNK = 256
+_MAX_STREAMS = 8
+_STREAM_TOKENS = 2048
+_TYPICAL_PAST = 512
 
 
 class Extent(NamedTuple):
-    """Texts in a batch, and tokens of the longest."""
+    """Texts in a batch, and tokens of the longest; in the streaming graph, streams, new tokens of
+    each, and tokens that the buffers of their past hold, which no other graph has.
+    """
 
     batch: int
     length: int
+    past: int = 0
 
     def __str__(self) -> str:
-        return f"{self.batch}x{self.length}"
+        return "x".join(map(str, self if self.past else self[:2]))
+
+    def shape(self, symbolic: Sequence[int | str]) -> tuple[int, ...]:
+        """The shape of a tensor whose free dimensions have the names of the graphs."""
+        sizes = {
+            "batch": self.batch,
+            "sequence": self.length,
+            "chunk": self.length,
+            "past": self.past,
+        }
+        return tuple(size if isinstance(size, int) else sizes[size] for size in symbolic)
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,39 +68,73 @@ def default_profiles(max_length: int) -> list[Profile]:
     ]
 
 
-def parse_profile(text: str, max_length: int) -> Profile:
-    """Read "min:opt:max", each BATCHxLENGTH, such as "1x1:8x128:32x512".
+def default_stream_profiles(max_length: int, context_length: int) -> list[Profile]:
+    """One stream, and up to 8, of 2048 tokens or the guard's max_length, in chunks of 1 to 256."""
+    past = min(max(_STREAM_TOKENS, max_length), context_length)
+    chunk = min(STREAM_CHUNK, context_length)
+    typical = min(_TYPICAL_PAST, past)
+    return [
+        Profile(Extent(1, 1, 1), Extent(batch, 1, typical), Extent(batch, chunk, past))
+        for batch in (1, _MAX_STREAMS)
+    ]
+
+
+def default_head_profiles() -> list[Profile]:
+    """The rows of a chunk; the head reads no tokens."""
+    return [Profile(Extent(1, 1), Extent(1, 1), Extent(STREAM_CHUNK, 1))]
+
+
+def parse_profile(text: str) -> Profile:
+    """Read "min:opt:max", each BATCHxLENGTH, such as "1x1:8x128:32x512", or BATCHxCHUNKxPAST.
 
     Raises:
-        InputError: it is not of that form, does not ascend, or exceeds `max_length` tokens.
+        InputError: it is not of that form.
     """
     try:
         low, opt, high = (
-            Extent(*(int(size) for size in part.split("x", 1))) for part in text.split(":")
+            Extent(*(int(size) for size in part.split("x", 2))) for part in text.split(":")
         )
     except (TypeError, ValueError):
         raise InputError(
-            f"a profile is min:opt:max, each BATCHxLENGTH, such as 1x1:8x128:32x512; found {text!r}"
+            "a profile is min:opt:max, each BATCHxLENGTH, such as 1x1:8x128:32x512, or for streams "
+            f"BATCHxCHUNKxPAST, such as 1x1x1:1x1x512:8x256x2048; found {text!r}"
         ) from None
-    profile = Profile(low, opt, high)
-    check_profile(profile, max_length)
-    return profile
+    return Profile(low, opt, high)
 
 
 def check_profile(profile: Profile, max_length: int) -> None:
-    """Refuse a profile that no plan can have.
+    """Refuse a profile that no plan of the score graph can have.
 
     Raises:
         InputError: it does not ascend from 1, or exceeds `max_length` tokens.
     """
-    for low, opt, high in zip(profile.min, profile.opt, profile.max, strict=True):
-        if not 1 <= low <= opt <= high:
-            raise InputError(f"profile {profile}: batch and length must ascend from 1")
+    _check_ascends(profile, ("batch", "length"))
     if profile.max.length > max_length:
         raise InputError(
             f"profile {profile}: {profile.max.length} tokens, but the guard truncates texts to "
             f"{max_length}"
         )
+
+
+def check_stream_profile(profile: Profile, context_length: int) -> None:
+    """Refuse a profile that no plan of the streaming graph can have.
+
+    Raises:
+        InputError: it does not ascend from 1, or exceeds the backbone's context.
+    """
+    _check_ascends(profile, ("batch", "chunk", "past"))
+    if max(profile.max.length, profile.max.past) > context_length:
+        raise InputError(
+            f"profile {profile}: more tokens than the {context_length} that the backbone can hold"
+        )
+
+
+def _check_ascends(profile: Profile, names: Sequence[str]) -> None:
+    extents = [extent[: len(names)] for extent in (profile.min, profile.opt, profile.max)]
+    ascends = all(1 <= low <= opt <= high for low, opt, high in zip(*extents, strict=True))
+    surplus = any(any(extent[len(names) :]) for extent in (profile.min, profile.opt, profile.max))
+    if not ascends or surplus:
+        raise InputError(f"profile {profile}: {', '.join(names)} must ascend from 1")
 
 
 def default_buckets(longest: int) -> list[int]:
@@ -132,14 +184,41 @@ def choose(profiles: Sequence[Profile], buckets: Sequence[int], batch: int, leng
             f"compile it again with siren build --profile 1x1:{batch}x{length}:{batch}x{length}"
         )
     _, index = min(fitting)
-    profile = profiles[index]
     position = bisect_left(buckets, length)
     bucket = buckets[position] if position < len(buckets) else length
-    rounded = Extent(1 << (batch - 1).bit_length(), bucket)
-    extent = Extent(
-        *(
-            min(max(wanted, low), high)
-            for wanted, low, high in zip(rounded, profile.min, profile.max, strict=True)
+    return Choice(index, _within(Extent(_power_of_two(batch), bucket), profiles[index]))
+
+
+def choose_stream(profiles: Sequence[Profile], wanted: Extent) -> Choice:
+    """Choose as `choose` does, for streams: chunks are raised to powers of two from 1 on, pasts to
+    the default buckets.
+
+    Raises:
+        BackendError: no profile takes them.
+    """
+    fitting = [
+        (profile.max, index)
+        for index, profile in enumerate(profiles)
+        if all(size <= limit for size, limit in zip(wanted, profile.max, strict=True))
+    ]
+    if not fitting:
+        limits = ", ".join(str(profile.max) for profile in profiles)
+        raise BackendError(
+            f"{wanted.batch} streams by {wanted.length} tokens after {wanted.past} are more than "
+            f"the plan takes ({limits}); compile it again with siren build --stream-profile "
+            f"1x1x1:{wanted}:{wanted}"
         )
-    )
-    return Choice(index, extent)
+    largest, index = min(fitting)
+    buckets = default_buckets(largest.past)
+    past = buckets[bisect_left(buckets, wanted.past)]
+    rounded = Extent(_power_of_two(wanted.batch), _power_of_two(wanted.length), past)
+    return Choice(index, _within(rounded, profiles[index]))
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def _within(extent: Extent, profile: Profile) -> Extent:
+    limits = zip(extent, profile.min, profile.max, strict=True)
+    return Extent(*(min(max(size, low), high) for size, low, high in limits))
