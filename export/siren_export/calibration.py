@@ -65,6 +65,9 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
     Args:
         graph: score.onnx with its weights beside it; a probed copy is written there too.
         texts: as the guard will see them: from its domain, of its lengths.
+
+    Raises:
+        InputError: an input is not finite on some text.
     """
     import onnxruntime
 
@@ -85,6 +88,12 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
         totals = totals or [np.zeros_like(new) for new in found]
         for merge, total, new in zip(cycle((np.maximum, np.add)), totals, found, strict=False):
             merge(total, new, out=total)
+    for nodes, total in zip(layers.values(), totals[1::2], strict=True):
+        if not np.isfinite(total).all():
+            raise InputError(
+                f"calibration: the input of {nodes[0].name} is not finite on some text; export in "
+                "a higher precision"
+            )
     return {
         matrix_name(node): Inputs(*of_input)
         for *of_input, nodes in zip(totals[::2], totals[1::2], layers.values(), strict=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from siren_export.artifact import load_artifact
 from siren_export.calibration import measure_inputs, read_calibration
@@ -18,6 +19,7 @@ from siren_runtime import Guard
 from siren_runtime.errors import CheckpointError, InputError
 from siren_runtime.tensorrt.build import build_plan
 from siren_runtime.tensorrt.profiles import Extent, Profile
+from siren_runtime.tokenizer import Tokenizer
 from texts import TEXTS
 
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
@@ -224,3 +226,18 @@ def test_calibration_measures_the_inputs_of_every_layer(export, monkeypatch):
         assert inputs.largest.shape == diagonal.shape
         assert (inputs.largest**2 <= diagonal * (1 + 1e-3)).all()
         np.testing.assert_allclose(inputs.moments, inputs.moments.transpose(0, 2, 1), rtol=1e-3)
+
+
+def test_calibration_that_sees_what_is_not_finite_is_refused(export, tmp_path):
+    bundle = export("qwen3", precision="fp32", stream=False)
+    model = onnx.load(bundle.path / "score.onnx")
+    matrix = next(t for t in model.graph.initializer if t.name.endswith("0/mlp/up_proj/weight"))
+    values = numpy_helper.to_array(matrix).copy()
+    values[0, 0] = np.nan
+    matrix.CopyFrom(numpy_helper.from_array(values, matrix.name))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    onnx.save(model, broken / "score.onnx")
+    tokenizer = Tokenizer(bundle.path / "tokenizer.json", 48)
+    with pytest.raises(InputError, match=r"down_proj.* is not finite"):
+        measure_inputs(broken / "score.onnx", tokenizer, TEXTS[:2])

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from siren_runtime.errors import InputError
-
 from ..calibration import Calibration
 from ..graph.builder import GuardGraph
 from ..weights import Weight, from_array
@@ -55,9 +53,6 @@ def quantize_linears(graph: GuardGraph, calibration: Calibration, format: Format
     """Quantize the linear layers but the MLP's second, weights and activations.
 
     Pooling and head stay in float32.
-
-    Raises:
-        InputError: calibration saw values that are not finite.
     """
     groups: dict[ir.Value | None, list[ir.Node]] = {}  # layers that read the same activations
     for node in linear_nodes(graph.model.graph):
@@ -67,11 +62,6 @@ def quantize_linears(graph: GuardGraph, calibration: Calibration, format: Format
     for nodes in groups.values():
         sources = [graph.weights[matrix_name(node)] for node in nodes]
         largest = np.maximum(calibration[matrix_name(nodes[0])].largest, _SMALLEST)
-        if not np.isfinite(largest).all():
-            raise InputError(
-                f"calibration: the input of {nodes[0].name} is not finite on some text; export in "
-                "a higher precision"
-            )
         dtype = sources[0].dtype.numpy()
         weights = _largest_of_rows(sources)
         smooth = np.clip(largest**_EXPONENT / weights ** (1 - _EXPONENT), *_SMOOTHING)
