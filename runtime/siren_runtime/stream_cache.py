@@ -1,5 +1,7 @@
 """The keys and values of streams, in buffers that grow in steps and are never copied in a step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .backends.base import CacheArray, CacheLayout
@@ -47,11 +49,19 @@ class KeyValueCache:
         return [buffer[start:stop] for buffer in self._buffers]
 
     def write(
-        self, slot: int, position: int, present: list[CacheArray], row: int, tokens: int
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        present: list[CacheArray],
+        rows: Sequence[int],
+        counts: Sequence[int],
     ) -> None:
-        """Keep the first `tokens` of `present`'s row from `position` on."""
+        """Keep the first `counts[i]` tokens of `present`'s `rows[i]` in `slots[i]`, from
+        `positions[i]` on."""
+        token = np.concatenate([np.arange(count) for count in counts])
+        slot, row, first = (np.repeat(each, counts) for each in (slots, rows, positions))
         for buffer, new in zip(self._buffers, present, strict=True):
-            buffer[slot, :, position : position + tokens] = new[row, :, :tokens]
+            buffer[slot, :, first + token] = new[row, :, token]
 
     def move(self, source: int, target: int) -> None:
         """Copy a slot over another."""

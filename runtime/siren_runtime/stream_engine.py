@@ -139,9 +139,11 @@ class IncrementalEngine:
             _check_finite(summed, score)
             rows.append(summed)
             scores.append(score)
-        for i, (slot, state, chunk) in enumerate(zip(slots, states, chunks, strict=True)):
-            self._cache.write(slot, len(state.ids), outputs.present, slot - first, chunk)
-            state.commit(rows[i], scores[i])
+        positions = [len(state.ids) for state in states]
+        relative = [slot - first for slot in slots]
+        self._cache.write(slots, positions, outputs.present, relative, chunks)
+        for state, summed, score in zip(states, rows, scores, strict=True):
+            state.commit(summed, score)
 
 
 class ReencodingEngine:

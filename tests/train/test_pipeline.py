@@ -188,7 +188,7 @@ def test_reports_and_pictures_are_written(
     results = pipeline.ablate([store], folder / ".work", SETTINGS, workers=2)
     plot_ablation(results, tmp_path / "ablation.png")
     groups = {result.group for result in results}
-    assert groups == {"chosen", "layer weights", "share", "depth", "single layer"}
+    assert groups == {"head", "layer weights", "share", "depth", "single layer"}
     assert len(ablation_markdown(results).splitlines()) == len(results) + 6
     assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 0
     for name in ("layers.png", "ablation.png"):

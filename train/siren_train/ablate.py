@@ -50,7 +50,7 @@ def ablation_variants(
     every = tuple(range(layers))
     weightings: tuple[LayerWeighting, ...] = ("adaptive", "uniform")
     return [
-        Variant("chosen", "chosen", every, choice.share, weighting),
+        Variant("head", "as chosen", every, choice.share, weighting),
         *(Variant("layer weights", name, every, choice.share, name) for name in weightings),
         *(Variant("share", f"{share:g}", every, share, weighting) for share in sorted(shares)),
         *(
