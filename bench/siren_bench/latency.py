@@ -128,7 +128,11 @@ def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def milliseconds(seconds: float) -> str:
     """Write seconds as milliseconds with three digits or so."""
-    value = 1e3 * seconds
+    return three_digits(1e3 * seconds)
+
+
+def three_digits(value: float) -> str:
+    """Write a number from 0.01 with three digits or so."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from siren_runtime.errors import InputError
 
-from .latency import milliseconds
+from .latency import milliseconds, three_digits
 from .record import markdown_table, read_record
 from .throughput import best_ratios
 
@@ -130,7 +130,7 @@ def _throughput_cells(results: Any) -> dict[str, str]:
         name = entry["engine"] if entry["engine"] in ratios else entry["engine"].split(",")[0]
         best[name] = max(best.get(name, 0.0), entry["texts_per_s"])
     return {
-        name: f"{value:.1f}" + ("" if i == 0 else f" ({ratios[name]:.1f}x)")
+        name: three_digits(value) + ("" if i == 0 else f" ({ratios[name]:.1f}x)")
         for i, (name, value) in enumerate(best.items())
     }
 

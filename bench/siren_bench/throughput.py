@@ -8,6 +8,7 @@ from typing import Any
 from siren_export.timing import settle
 
 from .engines import Engine, SirenEdge
+from .latency import three_digits
 from .process import EngineProcess
 from .record import markdown_table
 from .samples import paired_ratio
@@ -110,7 +111,7 @@ def throughput_table(results: Sequence[Mapping[str, Any]]) -> str:
 def _cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return ""
-    return f"{entry['texts_per_s']:.1f} ({entry['tokens_per_s']:,.0f})"
+    return f"{three_digits(entry['texts_per_s'])} ({entry['tokens_per_s']:,.0f})"
 
 
 def _base(name: str) -> str:
