@@ -7,10 +7,12 @@ import numpy as np
 
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError
-from siren_runtime.tensorrt.profiles import STREAM_CHUNK
 
 from .base import CacheArray, CacheLayout, FloatArray, Outputs, StreamOutputs, TokenArray
 from .onnx_runtime import Provider, open_session, token_budget
+
+# Enough tokens for a matrix product to run at full speed; more would only take memory.
+_CHUNK = 256
 
 
 class OnnxRuntimeStreamBackend:
@@ -39,7 +41,7 @@ class OnnxRuntimeStreamBackend:
         self.layout = CacheLayout(len(past), int(heads), int(dim), np.dtype(past[0].dtype))
         self.features = bundle.manifest.head.features
         self.max_tokens = bundle.manifest.backbone.context_length or 0
-        self.max_chunk = STREAM_CHUNK
+        self.max_chunk = _CHUNK
 
     def step(
         self,

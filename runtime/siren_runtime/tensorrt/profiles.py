@@ -11,8 +11,7 @@ from siren_runtime.errors import BackendError, InputError
 _TYPICAL_LENGTH = 128
 _MAX_BATCH = 32
 _SMALLEST_BUCKET = 16
-# Enough tokens for a matrix product to run at full speed; more would only take memory.
-STREAM_CHUNK = 256
+_STREAM_CHUNK = 256
 _MAX_STREAMS = 8
 _STREAM_TOKENS = 2048
 _TYPICAL_PAST = 512
@@ -71,7 +70,7 @@ def default_profiles(max_length: int) -> list[Profile]:
 def default_stream_profiles(max_length: int, context_length: int) -> list[Profile]:
     """One stream, and up to 8, of 2048 tokens or the guard's max_length, in chunks of 1 to 256."""
     past = min(max(_STREAM_TOKENS, max_length), context_length)
-    chunk = min(STREAM_CHUNK, context_length)
+    chunk = min(_STREAM_CHUNK, context_length)
     typical = min(_TYPICAL_PAST, past)
     return [
         Profile(Extent(1, 1, 1), Extent(batch, 1, typical), Extent(batch, chunk, past))
@@ -81,7 +80,7 @@ def default_stream_profiles(max_length: int, context_length: int) -> list[Profil
 
 def default_head_profiles() -> list[Profile]:
     """The rows of a chunk; the head reads no tokens."""
-    return [Profile(Extent(1, 1), Extent(1, 1), Extent(STREAM_CHUNK, 1))]
+    return [Profile(Extent(1, 1), Extent(1, 1), Extent(_STREAM_CHUNK, 1))]
 
 
 def parse_profile(text: str) -> Profile:
