@@ -107,6 +107,11 @@ def measure_memory(
     return results, failed
 
 
+def load_and_score_seconds(entry: Mapping[str, Any]) -> float:
+    """Return the median over an entry's starts of loading and the first score together."""
+    return median(start["load_s"] + start["first_score_s"] for start in entry["samples"])
+
+
 def cold_start_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Lay out median seconds of a cold start."""
     header = ["seconds", "load", "first score", "both", "from process start"]
@@ -115,7 +120,7 @@ def cold_start_table(results: Sequence[Mapping[str, Any]]) -> str:
             entry["engine"],
             f"{entry['load_s']:.2f}",
             f"{entry['first_score_s']:.2f}",
-            f"{median(s['load_s'] + s['first_score_s'] for s in entry['samples']):.2f}",
+            f"{load_and_score_seconds(entry):.2f}",
             f"{entry['start_to_score_s']:.2f}",
         ]
         for entry in results

@@ -61,7 +61,7 @@ def latency(
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
         with progress_bar("timing", len(texts)) as advance:
-            results = measure_latency(
+            results, broken = measure_latency(
                 loaded,
                 texts,
                 rounds,
@@ -82,7 +82,7 @@ def latency(
             "threads": threads,
             "batch": 1,
             "ceilings": ceilings and ceilings.to_dict(),
-            **engine_settings(made, {**missing, **failed}),
+            **engine_settings(made, {**missing, **failed, **broken}),
         }
     table = latency_table(results)
     if len(precisions) > 1:

@@ -7,7 +7,10 @@ optimum_worker.py serve FOLDER THREADS     one JSON request a line on stdin, one
 """
 
 import json
+import os
 import sys
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 
@@ -42,11 +45,20 @@ def serve(folder: str, threads: str) -> None:
     model.embed_size_per_head = getattr(model.config, "head_dim", model.embed_size_per_head)
     answers = sys.stdout
     sys.stdout = sys.stderr
+    requests: Queue[str] = Queue()
+    Thread(target=_receive, args=(requests,), daemon=True).start()
     print("{}", file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(requests.get())
         generate(model, tokenizer, request["template"], request["text"], request["new_tokens"])
         print("{}", file=answers, flush=True)
+
+
+def _receive(requests: "Queue[str]") -> None:
+    """Take in requests; when whoever sends them is gone, end, in the middle of a text too."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
 
 
 def generate(model: Any, tokenizer: Any, template: str, text: str, new_tokens: int) -> None:
