@@ -79,31 +79,41 @@ def measure_cold_starts(
 def measure_memory(
     engines: Sequence[Engine],
     texts: Mapping[int, str],
+    rounds: int,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Measure what each engine holds after scoring texts of rising length, in a fresh process.
+    """Measure what each engine holds after scoring texts of rising length, in fresh processes.
 
     Returns:
-        One entry an engine and length, and for each engine that does not start why not.
+        One entry an engine and length, with the bytes of every process and their medians; and
+        for each engine that does not start why not.
     """
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for engine in engines:
-        try:
-            sample = start_cold(engine, list(texts.values()))
-        except SirenError as error:
-            failed[engine.name] = str(error)
-        else:
-            results += [
+        starts = []
+        for _ in range(rounds):
+            if engine.name not in failed:
+                try:
+                    starts.append(start_cold(engine, list(texts.values())))
+                except SirenError as error:
+                    failed[engine.name] = str(error)
+            advance()
+        if engine.name in failed:
+            continue
+        peaks = [start["peak_bytes"] for start in starts]
+        for number, tokens in enumerate(texts):
+            resident = [start["resident_bytes"][number] for start in starts]
+            results.append(
                 {
                     "engine": engine.name,
                     "tokens": tokens,
-                    "resident_bytes": resident,
-                    "peak_bytes": sample["peak_bytes"],
+                    "resident_bytes": median(resident),
+                    "peak_bytes": median(peaks),
+                    "resident_samples_bytes": resident,
+                    "peak_samples_bytes": peaks,
                 }
-                for tokens, resident in zip(texts, sample["resident_bytes"], strict=True)
-            ]
-        advance()
+            )
     return results, failed
 
 

@@ -137,6 +137,14 @@ def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["time of", "over that of", *(f"{n} tokens" for n in lengths)], rows)
 
 
+def samples_line(results: Sequence[Mapping[str, Any]], warm_up: int) -> str:
+    """Say in one sentence how many samples medians and percentiles are of."""
+    counts = {entry["tokens"]: len(entry["samples_s"]) for entry in results}
+    few, many = min(counts.values()), max(counts.values())
+    shown = f"{few}" if few == many else f"{few} to {many}"
+    return f"Samples of each engine and length: {shown}; before them, not counted: {warm_up}."
+
+
 def milliseconds(seconds: float) -> str:
     """Write seconds as milliseconds with three digits or so."""
     return three_digits(1e3 * seconds)

@@ -134,7 +134,11 @@ def scaling_table(results: Sequence[Mapping[str, Any]]) -> str:
         entries = [e for e in results if (e["axis"], e["engine"]) == (axis, name)]
         cells = [f"{_number(e['value'])}: {milliseconds(e['median_s'])}" for e in entries]
         fit = fitted.get((axis, name))
-        exponent = f"{fit['exponent']:.2f} (r2 {fit['r2']:.3f})" if fit else ""
+        if fit:  # through two points every line fits
+            how_well = f"r2 {fit['r2']:.3f}" if len(entries) > 2 else "of two points"
+            exponent = f"{fit['exponent']:.2f} ({how_well})"
+        else:
+            exponent = ""
         rows.append([AXES[axis], name, ", ".join(cells), exponent])
     return markdown_table(["axis", "engine", "value: ms", "exponent"], rows)
 

@@ -63,10 +63,11 @@ def test_cold_start_times_load_and_first_score_in_fresh_processes(run):
 
 
 def test_memory_is_that_of_a_process_with_nothing_but_the_engine(run):
-    record = run("memory", "--tokens", "4,16")
+    record = run("memory", "--tokens", "4,16", "--rounds", 2)
     assert [entry["tokens"] for entry in record["results"]] == [4, 16]
     for entry in record["results"]:
         assert 30e6 < entry["resident_bytes"] <= entry["peak_bytes"] < 200e6  # no torch in it
+        assert len(entry["resident_samples_bytes"]) == len(entry["peak_samples_bytes"]) == 2
 
 
 def test_the_profile_shares_the_time_out_to_operators(run):
@@ -85,6 +86,9 @@ def test_scaling_fits_an_exponent_on_every_axis(run):
     fits = {(fit["axis"], fit["engine"]): fit for fit in record["settings"]["fits"]}
     assert ("tokens", "siren-edge fp32") in fits
     assert ("batch", "transformers generate float32, 1 new token") not in fits
+    table = (run.folder / "results" / "scaling-tiny-guard.md").read_text()
+    assert "(of two points)" in table
+    assert "r2" not in table
 
 
 def test_fidelity_compares_precisions_on_labelled_text(run):
@@ -123,6 +127,8 @@ def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
 
 def test_the_report_names_every_implementation_with_its_version(run):
     run("latency", "--tokens", "8,16", "--rounds", 1, "--no-roofline", peers="llm-siren-float32")
+    run("cold-start", "--rounds", 4, "--tokens", 8)
+    run("memory", "--tokens", "8", "--rounds", 1)
     readme = run.folder / "README.md"
     readme.write_text(f"# Guard\n{START}\nold\n{END}\nrest\n")
     words = ["report", "tiny-guard", "--results", run.folder / "results", "--readme", readme]
@@ -134,6 +140,9 @@ def test_the_report_names_every_implementation_with_its_version(run):
     assert "\nold\n" not in text
     assert "siren-edge fp32<br><sub>siren-edge 0." in text
     assert "(results/latency-tiny-guard.png)" in text
+    table = (run.folder / "results" / "cold-start-tiny-guard.md").read_text().splitlines()
+    both = table[2].split("|")[4]
+    assert f" |{both}| " in text  # the same figure in both tables
     readme.write_text("# No marks\n")
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert isinstance(result.exception, InputError)

@@ -31,6 +31,9 @@ def export(backbone: str, folder: str) -> None:
 
 def serve(folder: str, threads: str) -> None:
     """Generate for each request: template, text, new_tokens."""
+    requests: Queue[str] = Queue()
+    Thread(target=_receive, args=(requests,), daemon=True).start()
+
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForCausalLM
@@ -45,8 +48,6 @@ def serve(folder: str, threads: str) -> None:
     model.embed_size_per_head = getattr(model.config, "head_dim", model.embed_size_per_head)
     answers = sys.stdout
     sys.stdout = sys.stderr
-    requests: Queue[str] = Queue()
-    Thread(target=_receive, args=(requests,), daemon=True).start()
     print("{}", file=answers, flush=True)
     while True:
         request = json.loads(requests.get())
