@@ -116,7 +116,8 @@ def latency_table(results: Sequence[Mapping[str, Any]]) -> str:
     With it the ratio to the first engine, and the share of the roofline where there is one.
     """
     lengths = list(dict.fromkeys(entry["tokens"] for entry in results))
-    header = ["ms: median (p95), ratio, share of roofline", *(f"{n} tokens" for n in lengths)]
+    share = ", share of roofline" if any("roofline_share" in entry for entry in results) else ""
+    header = [f"ms: median (p95), ratio{share}", *(f"{n} tokens" for n in lengths)]
     rows = []
     for name in dict.fromkeys(entry["engine"] for entry in results):
         entries = {e["tokens"]: e for e in results if e["engine"] == name}

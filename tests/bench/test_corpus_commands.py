@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from models import make_artifact
 from siren_bench.cli import app
+from siren_bench.profile import own_time
 from siren_bench.report import END, START
 from siren_runtime import InputError
 from texts import TEXTS
@@ -76,6 +77,20 @@ def test_the_profile_shares_the_time_out_to_operators(run):
     for entry in record["results"]:
         assert {"MatMul", "Attention"} & entry["operators_s"].keys()
         assert 0 < sum(entry["operators_s"].values()) < 1
+
+
+def test_the_time_of_a_choice_is_without_the_operators_chosen(run):
+    """int8's attention is in an If, and the profiler has an event for each of them."""
+    record = run("profile", "--engines", "int8", "--tokens", "40", "--runs", 2, peers=None)
+    operators = record["results"][0]["operators_s"]
+    assert {"If", "Attention"} <= operators.keys()
+    assert all(seconds >= 0 for seconds in operators.values())
+
+    def node(name, start, duration):
+        return {"ts": start, "dur": duration, "args": {"op_name": name}}
+
+    nodes = [node("Attention", 12, 6), node("If", 10, 10), node("Mul", 20, 3), node("Mul", 5, 5)]
+    assert own_time(nodes) == {"If": 4, "Attention": 6, "Mul": 8}
 
 
 def test_scaling_fits_an_exponent_on_every_axis(run):
