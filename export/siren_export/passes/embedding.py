@@ -45,7 +45,5 @@ def _values(source: Weight) -> Iterator[np.ndarray]:
 
 def _scales(rows: np.ndarray) -> np.ndarray:
     scales: np.ndarray = np.abs(rows).max(axis=1, keepdims=True) / np.float32(_LEVELS)
-    positive: np.ndarray = np.where(
-        scales > 0, scales, np.float32(1)
-    )  # 0 too where that underflows
-    return positive
+    scales[scales == 0] = 1  # rows of zeros, and of values so small that the quotient underflows
+    return scales
