@@ -133,12 +133,12 @@ def _choose(
     """Return ONNX Runtime's providers to ask for, and whether the first must start."""
     if backend not in get_args(BackendName):
         raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
-    chosen: tuple[Provider, ...]
     if providers is not None:
         if backend != "auto" or not providers:
             raise InputError("pass either backend or a list of providers, which stands in for it")
-        chosen, strict = with_caches(bundle, providers), True
-    elif backend == "auto":
+        check_available(providers[0])
+        return with_caches(bundle, providers), True
+    if backend == "auto":
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False
     else:
