@@ -229,7 +229,10 @@ class Runner:
             strategy = library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(strategy)
         if context is None:
-            raise self._failure("has no memory for an execution context")
+            raise self._failure(
+                "has no memory for an execution context; use a plan with smaller profiles or free "
+                "GPU memory"
+            )
         if not context.set_optimization_profile_async(self._profile, self._stream.handle):
             raise self._failure(f"cannot set profile {self._profile}")
         self._stream.wait()
