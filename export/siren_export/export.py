@@ -45,6 +45,7 @@ from .graph.guard import author_guard
 from .graph.stream import author_head_alone, author_stream, context_length
 from .passes.edit import linears
 from .passes.targets import check_supported, lower, needs_calibration, uses_calibration
+from .passes.tensorrt10 import check_operators
 from .passes.widen_bfloat16 import widen_bfloat16
 from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from .verify_stream import with_stream_verification
@@ -118,6 +119,9 @@ def export_bundle(
         lower(graph, precision, target, keep_float, inputs)
     with staging(output, overwrite=overwrite) as folder:
         files = write_graphs(graphs, folder, progress)
+        if target == "tensorrt10":
+            for name in graphs:
+                check_operators(folder / graph_file(name))
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         manifest = Manifest(
             format_version=FORMAT_VERSION,

@@ -19,6 +19,7 @@ from .backends import (
     StreamBackend,
     is_compiled,
     open_backend,
+    open_plans,
     open_stream_backend,
 )
 from .backends.base import FloatArray
@@ -34,11 +35,10 @@ from .stream import Stream
 from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
 from .streams import Streams
 from .tempering import tempered_scores
+from .tensorrt.profiles import LEAST_STREAM_TOKENS
 from .text import choose, clean
 from .threshold import checked_threshold
 from .tokenizer import Tokenizer
-
-_LEAST_TOKENS = 8  # that a stream may hold
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ class Guard:
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
-                in memory twice. With "tensorrt" and "tensorrt-rtx" it does nothing: texts and
-                streams have plans of their own, and the latter's is opened by the first stream.
+                in memory twice. Texts and streams have plans of their own: with it "auto" takes
+                plans if those of streams run here too; to "tensorrt" and "tensorrt-rtx" it does
+                nothing, and the first stream opens its plans.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
@@ -180,6 +181,10 @@ class Guard:
             engine = open_backend(bundle, backend, buckets=buckets, **options)
             if is_compiled(engine.name):
                 streams_on = cast("BackendName", engine.name)
+        elif backend == "auto" and providers is None and session_options is None:
+            plans = open_plans(bundle, buckets)
+            if plans is not None:
+                return cls(bundle, tokenizer, plans[0], lambda: plans[1])
         return cls(
             bundle,
             tokenizer,
@@ -352,7 +357,7 @@ class Guard:
 
     def close(self) -> None:
         """Free the engine; the guard cannot score after that. Open streams keep it until closed."""
-        self._backend = self._stream_backend = None
+        self._backend = self._stream_backend = self._open_stream = None
 
     def _usable(self) -> Backend:
         backend = self._backend
@@ -451,10 +456,10 @@ class Guard:
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:
     if max_tokens is None:
         return limit
-    if not isinstance(max_tokens, int) or not _LEAST_TOKENS <= max_tokens <= limit:
+    if not isinstance(max_tokens, int) or not LEAST_STREAM_TOKENS <= max_tokens <= limit:
         raise InputError(
-            f"max_tokens must be a whole number from {_LEAST_TOKENS} to {limit}, which is what "
-            f"this backbone, or its TensorRT plan, can hold; found {max_tokens!r}"
+            f"max_tokens must be a whole number from {LEAST_STREAM_TOKENS} to {limit}, which is "
+            f"what this backbone, or its TensorRT plan, can hold; found {max_tokens!r}"
         )
     return max_tokens
 

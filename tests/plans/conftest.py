@@ -34,7 +34,9 @@ def export(tmp_path: Path, backbone_folder: Callable[[str], Path]) -> Callable[.
     """Return a function: backbone name, options of make_artifact and export_bundle -> Bundle."""
 
     def run(name: str, *, pooling: str = "residual_mean", **options: object) -> Bundle:
-        head = make_artifact(tmp_path / "head", backbone_folder(name), pooling=pooling)
+        head = tmp_path / f"head-{name}-{pooling}"
+        if not head.exists():
+            make_artifact(head, backbone_folder(name), pooling=pooling)
         folder = tmp_path / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         export_bundle(

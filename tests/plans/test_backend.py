@@ -4,20 +4,23 @@ ONNX Runtime stands where the GPU would, so that what is padded and split is rea
 """
 
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend
+from siren_runtime.backends import open_backend, tensorrt
 from siren_runtime.backends.base import Outputs
 from siren_runtime.backends.padded import PaddedBackend
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.tensorrt import gpu
+from siren_runtime.tensorrt import engine, gpu
 from siren_runtime.tensorrt.build import build_plan
 from siren_runtime.tensorrt.library import Library, load_library
 from siren_runtime.tensorrt.profiles import Extent, Profile
@@ -139,6 +142,49 @@ def test_auto_passes_over_a_plan_that_cannot_run_and_says_why(tiny, rtx, caplog)
     assert "no plan of" in caplog.text
     assert "no CUDA GPU" in caplog.text or "cuda-python" in caplog.text
     assert "tensorrt cannot be imported" not in caplog.text  # no plan is for it
+
+
+@pytest.fixture
+def full_gpu(monkeypatch) -> None:
+    """A GPU of capability 8.9 is there, and the library cannot put a plan on it."""
+
+    def open_full(library: Library, kind: str, logger: Any) -> SimpleNamespace:
+        def deserialize(data: bytes) -> None:
+            assert data
+            logger.errors.append("OutOfMemory (requested 4096 bytes)")
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+
+    monkeypatch.setattr(tensorrt, "compute_capability", lambda: "8.9")
+    monkeypatch.setattr(engine, "current_device", lambda: 0)
+    monkeypatch.setattr(engine, "use_device", lambda device: None)
+    monkeypatch.setattr(engine, "open_interface", open_full)
+
+
+def test_a_plan_that_does_not_fit_on_the_gpu_is_an_error_and_auto_goes_on(
+    tiny, rtx, full_gpu, caplog
+):
+    build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
+    reason = r"cannot load the plan: OutOfMemory .*siren build .*smaller profiles"
+    with pytest.raises(BackendError, match=reason):
+        Guard.load(tiny.path, backend="tensorrt-rtx")
+    with caplog.at_level(logging.WARNING), Guard.load(tiny.path) as guard:
+        assert guard.backend == "cpu"
+    assert re.search(reason, caplog.text)
+
+
+def test_a_context_that_does_not_fit_on_the_gpu_is_an_error(tiny, rtx):
+    runner = object.__new__(engine.Runner)
+    runner._memory = None
+    runner._engine = SimpleNamespace(
+        engine=SimpleNamespace(create_execution_context=lambda settings: None),
+        errors=lambda: "OutOfMemory",
+        library=rtx,
+        plan=SimpleNamespace(path=tiny.path / "plans" / "a.plan"),
+        settings=object(),
+    )
+    with pytest.raises(BackendError, match=r"a\.plan: .* no memory .*smaller profiles.*OutOfMem"):
+        runner._new_context()
 
 
 def test_auto_says_nothing_where_there_is_no_plan(tiny, caplog):

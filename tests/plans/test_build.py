@@ -59,6 +59,14 @@ def test_the_timing_cache_is_kept_and_used_again(tiny, rtx):
     assert cache.read_bytes() != b"damaged"
 
 
+def test_the_librarys_messages_are_told_from_the_level_on_that_was_asked_for(tiny, rtx):
+    told, quiet = [], []
+    build_plan(tiny, rtx, log_level="verbose", log=told.append)
+    build_plan(tiny, rtx, log=quiet.append)
+    assert len(told) > 10
+    assert quiet == []
+
+
 def test_an_unknown_compute_capability_is_refused_with_the_known_ones(tiny, rtx):
     with pytest.raises(InputError, match=r"'8\.7' is not one .*8\.6"):
         build_plan(tiny, rtx, compute_capabilities=["8.7"])

@@ -44,16 +44,18 @@ def test_float32_for_another_target_is_refused_with_the_target_to_export_for(exp
         build_plan(export("qwen3"), rtx, profiles=SHAPES)
 
 
-@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])
-def test_the_default_guard_compiles(tmp_path, rtx, target):
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("tensorrt-rtx", "fp16"), ("tensorrt10", "fp16"), ("tensorrt-rtx", "int4")],  # 8 bits too
+)
+def test_the_default_guard_compiles(tmp_path, rtx, target, precision):
     recipe = find_recipe("minilm")
     try:
         checkpoint = load_checkpoint(str(recipe.backbone()))
     except CheckpointError as error:
         pytest.skip(str(error))
-    export_bundle(
-        load_artifact(recipe.artifact), checkpoint, tmp_path / "b", precision="fp16", target=target
-    )
+    options = {"precision": precision, "target": target}
+    export_bundle(load_artifact(recipe.artifact), checkpoint, tmp_path / "b", **options)
     plan = build_plan(load_bundle(tmp_path / "b"), rtx)
     assert len(plan.record.profiles) == 2
     assert plan.read()

@@ -154,7 +154,7 @@ def default_guard(tmp_path_factory):
     [
         ("int8", "tensorrt-rtx", 0.985),  # 99.5 % of 1,832 validation rows was seen
         ("int8", "tensorrt", 0.985),  # 99.6 % of 1,832
-        ("int4", "tensorrt-rtx", 0.975),  # 99.1 % of 1,832
+        ("int4", "tensorrt-rtx", 0.985),  # 99.3 % of 1,832, calibrated on more rows
     ],
 )
 def test_the_quantized_default_guard_keeps_its_verdicts(default_guard, precision, target, share):

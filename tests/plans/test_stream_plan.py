@@ -1,5 +1,6 @@
 """Streams over a plan: compiled, padded and exact, with ONNX Runtime where the GPU would be."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,23 +10,30 @@ import pytest
 from typer.testing import CliRunner
 
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend, open_stream_backend
+from siren_runtime.backends import (
+    open_backend,
+    open_stream_backend,
+    tensorrt,
+    tensorrt_stream,
+)
 from siren_runtime.backends.onnx_runtime import open_session
 from siren_runtime.backends.tensorrt_stream import PlanStreamBackend, Profiles
-from siren_runtime.bundle import Bundle
+from siren_runtime.bundle import Bundle, load_bundle
 from siren_runtime.commands.build import app
 from siren_runtime.commands.inspect import app as inspect_app
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.manifest import TensorSpec
+from siren_runtime.tensorrt import engine
 from siren_runtime.tensorrt.build import build_plan
 from siren_runtime.tensorrt.engine import Engine, fill
-from siren_runtime.tensorrt.library import make_logger, open_interface
+from siren_runtime.tensorrt.library import Library, make_logger, open_interface
 from siren_runtime.tensorrt.plan import Plan, find_plan, recorded_plans
 from siren_runtime.tensorrt.profiles import (
+    LEAST_STREAM_TOKENS,
     Choice,
     Extent,
     Profile,
-    check_stream_profile,
+    check_stream_profiles,
     choose_stream,
     default_head_profiles,
     default_stream_profiles,
@@ -71,12 +79,14 @@ class OnnxRunner:
         return found
 
 
-def stream_backend(bundle: Bundle, seen: list[Extent]) -> PlanStreamBackend:
+def stream_backend(
+    bundle: Bundle, seen: list[Extent], streams: list[Profile] = STREAMS
+) -> PlanStreamBackend:
     def profiles(graph: str, shapes: list[Profile]) -> Profiles:
         return Profiles(shapes, lambda number: OnnxRunner(bundle, graph, shapes[number], seen))
 
     graph = bundle.manifest.graphs["stream"]
-    return PlanStreamBackend("tensorrt", graph, profiles("stream", STREAMS), profiles("head", HEAD))
+    return PlanStreamBackend("tensorrt", graph, profiles("stream", streams), profiles("head", HEAD))
 
 
 class Compiled:
@@ -142,6 +152,55 @@ def test_a_stream_holds_what_the_plan_takes_and_slides_beyond(export):
     with guard.stream() as stream:
         result = stream.feed_tokens([5 + i % 50 for i in range(150)])
     assert result.slid
+
+
+@pytest.fixture
+def on_onnx_runtime(monkeypatch) -> None:
+    """Plans are chosen as they are on a GPU of capability 8.9; ONNX Runtime runs their profiles."""
+
+    class Loaded:
+        def __init__(self, plan: Plan, library: Library, graph: Any) -> None:
+            self.plan, self.bundle = plan, load_bundle(plan.path.parent.parent)
+
+    class ScoreRunner:
+        def __init__(self, engine: Loaded, profile: int) -> None:
+            self.run = open_backend(engine.bundle, "cpu", threads=1).run
+
+    def runner(engine: Loaded, profile: int) -> OnnxRunner:
+        record = engine.plan.record
+        return OnnxRunner(engine.bundle, record.graph, record.profiles[profile], [])
+
+    for module in (tensorrt, tensorrt_stream):
+        monkeypatch.setattr(module, "compute_capability", lambda: "8.9")
+    for name, stand_in in (("Engine", Loaded), ("ScoreRunner", ScoreRunner), ("Runner", runner)):
+        monkeypatch.setattr(engine, name, stand_in)
+
+
+def test_auto_streams_on_plans_if_all_match_and_else_says_why_it_does_not(
+    export, rtx, on_onnx_runtime, caplog
+):
+    bundle = export("qwen3", precision="fp16", target="tensorrt-rtx")
+    score = [Profile(Extent(1, 1), Extent(1, 8), Extent(1, 48))]
+    for graph, shapes in (("score", score), ("stream", STREAMS), ("head", HEAD)):
+        build_plan(bundle, rtx, graph, profiles=shapes)
+    text = "how are you today?"
+    with Guard.load(bundle.path, streaming=True) as guard:
+        assert guard.backend == "tensorrt-rtx"
+        whole = guard.score(text).score
+        with guard.stream() as stream:
+            results = [stream.feed(piece) for piece in ("how ", "are you", " today?")]
+        assert results[-1].score == pytest.approx(whole, abs=5e-3)
+        assert results[-1].computed < len(text)  # none of it was read anew
+    assert "no plan of" not in caplog.text
+    for path in (bundle.path / "plans").glob("head-*.json"):
+        path.unlink()
+    with caplog.at_level(logging.WARNING), Guard.load(bundle.path, streaming=True) as guard:
+        assert guard.backend == "cpu"
+        assert guard.score(text).score == pytest.approx(whole, abs=5e-3)
+        guard.stream().feed(text)  # of its streaming graph, so nothing warns
+    assert re.search(r"no plan of .* plan of the head graph .* run siren build", caplog.text)
+    with Guard.load(bundle.path) as guard:  # asked for no streams
+        assert guard.backend == "tensorrt-rtx"
 
 
 def test_without_a_plan_of_its_own_a_stream_reads_its_text_anew_and_says_why(export):
@@ -232,7 +291,26 @@ def test_one_token_of_one_stream_stays_one_token():
 @pytest.mark.parametrize("text", ["1x1:1x1:1x1", "1x1x1:1x1x1:1x1x41", "1x0x1:1x1x1:1x1x8"])
 def test_a_stream_profile_must_ascend_within_the_context(text):
     with pytest.raises(InputError, match=r"must ascend from 1|the 40 that the backbone can hold"):
-        check_stream_profile(parse_profile(text), 40)
+        check_stream_profiles([parse_profile(text)], 40)
+
+
+def test_stream_profiles_must_hold_the_fewest_tokens_of_a_stream(export, rtx):
+    short, long = (parse_profile(f"1x1x1:1x1x4:1x8x{past}") for past in (7, 8))
+    check_stream_profiles([short, long], 40)  # one that does is enough
+    bundle = export("qwen3", precision="fp16", target="tensorrt-rtx")
+    with pytest.raises(InputError, match=r"1x8x7: a past of 7 tokens .* stream holds 8 at least"):
+        build_plan(bundle, rtx, "stream", profiles=[short])
+    assert not list((bundle.path / "plans").glob("*.plan"))
+
+
+def test_a_stream_in_the_least_plan_slides(export):
+    bundle = export("qwen3")
+    least = [Profile(Extent(1, 1, 1), Extent(1, 1, 4), Extent(1, 4, LEAST_STREAM_TOKENS))]
+    guard = guard_on_plans(bundle, lambda: stream_backend(bundle, [], least))
+    with guard.stream() as stream:
+        result = stream.feed_tokens([5 + i % 50 for i in range(30)])
+    assert result.slid
+    assert 0 <= result.score <= 1
 
 
 class Network:

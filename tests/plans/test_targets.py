@@ -1,18 +1,21 @@
 """Each target's graph holds what the target takes, and scores as the float32 bundle does."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 
+from siren_export.passes.tensorrt10 import check_operators
 from siren_export.verification_texts import TEXTS as VERIFIED
 from siren_export.verify import Reference
 from siren_runtime import Guard
 from siren_runtime.bundle import Bundle
+from siren_runtime.errors import InputError
 from texts import TEXTS
 
 FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert", "bert-gelu-new")
+DECODERS = {"stream", "head"}  # graphs that encoders have not
 BOUND = {"fp32": 1e-4, "fp16": 5e-3}
 
 
@@ -25,23 +28,75 @@ def model(bundle: Bundle, graph: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.path / f"{graph}.onnx"), load_external_data=False)
 
 
-def published_operators() -> set[str]:
-    lines = (Path(__file__).parent / "tensorrt_10_3_operators.txt").read_text().splitlines()
-    return {name for line in lines if not line.startswith("#") for name in line.split()}
-
-
 @pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tensorrt10_scores_as_float32_with_operators_of_its_published_list(export, name, pooling):
     expected = scores(export(name, pooling=pooling))
     bundle = export(name, pooling=pooling, target="tensorrt10")
-    for name, spec in bundle.manifest.graphs.items():
-        graph = model(bundle, name)
-        assert {node.op_type for node in graph.graph.node} <= published_operators()
-        assert [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
+    assert set(bundle.manifest.graphs) == {"score"} | (set() if "bert" in name else DECODERS)
+    for spec in bundle.manifest.graphs.values():
+        check_operators(bundle.path / spec.file)
         assert spec.opset == 20
         onnx.checker.check_model(str(bundle.path / spec.file), full_check=True)
     np.testing.assert_allclose(scores(bundle), expected, rtol=0, atol=BOUND["fp32"])
+
+
+@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tensorrt10_holds_operators_of_its_published_list_in_every_precision(export, name, pooling):
+    for precision in ("fp16", "bf16", "fp8", "int8"):
+        options = {"precision": precision, "calibration": TEXTS[:2]}
+        bundle = export(name, pooling=pooling, target="tensorrt10", **options)
+        for spec in bundle.manifest.graphs.values():
+            check_operators(bundle.path / spec.file)
+
+
+def renamed(graph: onnx.GraphProto) -> None:
+    next(node for node in graph.node if node.op_type == "Softmax").op_type = "Attention"
+
+
+def retyped(graph: onnx.GraphProto) -> None:
+    cast = next(node for node in graph.node if node.op_type == "Cast")
+    cast.attribute[0].i = onnx.TensorProto.DOUBLE
+
+
+def computed_axes(graph: onnx.GraphProto) -> None:
+    node = next(node for node in graph.node if node.op_type == "ReduceMean")
+    graph.node.insert(0, onnx.helper.make_node("Identity", [node.input[1]], ["axes"], "axes"))
+    node.input[1] = "axes"
+
+
+def shifted(graph: onnx.GraphProto) -> None:
+    node = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    zero = next(tensor for tensor in graph.initializer if tensor.name == node.input[2])
+    zero.CopyFrom(onnx.helper.make_tensor(zero.name, onnx.TensorProto.INT8, [], [3]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (renamed, r"node 'layers\.0/self_attn/.*\(Attention\) is not an operator that it knows"),
+        (retyped, r"\(\w+\) has an input of type DOUBLE"),
+        (computed_axes, r"\(ReduceMean\) has an input 'axes' that is not constant"),
+        (shifted, r"node 'layers\.0/.*\(QuantizeLinear\) has a zero point .* that is not 0"),
+    ],
+)
+def test_a_node_that_tensorrt10_does_not_take_is_refused_by_its_name(
+    export, damage: Callable[[onnx.GraphProto], None], message
+):
+    bundle = export("qwen3", precision="int8", target="tensorrt10", calibration=TEXTS[:2])
+    graph = model(bundle, "score")
+    damage(graph.graph)
+    path = bundle.path / "score.onnx"
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match=message):
+        check_operators(path)
+
+
+def test_another_opset_is_no_tensorrt10_graph(export):
+    path = export("bert", target="tensorrt").path / "score.onnx"
+    with pytest.raises(InputError, match=r"score\.onnx: .*opsets .* expected 20"):
+        check_operators(path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

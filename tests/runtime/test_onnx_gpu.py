@@ -1,5 +1,6 @@
 """What runs on bound buffers scores as what does not; on the CPU here, a GPU where there is one."""
 
+import logging
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.backends.onnx_gpu import BoundSession, bound_backend
-from siren_runtime.backends.onnx_runtime import open_session
+from siren_runtime.backends.onnx_runtime import open_session, with_caches
 from siren_runtime.bundle import load_bundle
 from siren_runtime.errors import BackendError
 from siren_runtime.tokenizer import Tokenizer
@@ -90,3 +91,45 @@ def test_cuda_scores_as_the_cpu_does(bundle):
         for _ in range(4):  # a shape's CUDA graph is replayed from its third run on
             found = [r.score for r in guard.score_batch(TEXTS)]
             np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
+
+
+TENSORRT = ["TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"]
+
+
+def test_tensorrts_providers_keep_their_caches_in_the_bundle(bundle):
+    cuda = "CUDAExecutionProvider"
+    *compiling, plain = with_caches(bundle, [*TENSORRT, cuda])
+    folder = bundle.path / "plans" / "onnxruntime"
+    assert folder.is_dir()
+    assert plain == cuda
+    assert [name for name, _ in compiling] == TENSORRT
+    for _, options in compiling:
+        paths = [value for key, value in options.items() if key.endswith("cache_path")]
+        assert paths
+        assert set(paths) == {str(folder)}
+
+
+def test_options_of_ones_own_stay_and_what_keeps_no_cache_makes_no_folder(bundle):
+    own = [(TENSORRT[0], {"device_id": 1}), "CPUExecutionProvider"]
+    assert with_caches(bundle, own) == tuple(own)
+    assert not (bundle.path / "plans").exists()
+
+
+def test_without_a_folder_of_its_own_nothing_is_cached_and_a_warning_says_so(
+    bundle, tmp_path, caplog
+):
+    (tmp_path / "elsewhere").mkdir()
+    (bundle.path / "plans").symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level(logging.WARNING):
+        assert with_caches(bundle, TENSORRT) == tuple(TENSORRT)
+    assert "compiles anew at each start" in caplog.text
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(
+    TENSORRT[0] in onnxruntime.get_available_providers(), reason="has the TensorRT provider"
+)
+def test_a_provider_that_is_missing_is_refused_before_a_folder_is_made(bundle):
+    with pytest.raises(BackendError, match=r"no TensorrtExecutionProvider.*siren-edge\[cuda\]"):
+        Guard.load(bundle.path, providers=[TENSORRT[0]])
+    assert not (bundle.path / "plans").exists()

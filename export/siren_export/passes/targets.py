@@ -8,8 +8,9 @@ from siren_runtime.manifest import Precision, Target
 from ..calibration import Calibration
 from ..graph.builder import FLOAT, GuardGraph
 from ..graph.guard import compute_dtype
-from . import int4, int8
+from . import int4, int8, tensorrt10
 from .decompose_attention import decompose_attention
+from .decompose_gelu import decompose_gelu
 from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
 from .edit import CONTRIB
@@ -17,9 +18,6 @@ from .embedding import quantize_embedding
 from .long_attention import fuse_long_attention
 from .quantize_linears import FLOAT8, INT8, quantize_linears
 from .weight_only import quantize_weights
-
-# The ONNX that TensorRT 10.3, JetPack 6's, was released for: opset 20, IR version 10.
-_TENSORRT10_OPSET, _TENSORRT10_IR_VERSION = 20, 10
 
 
 def check_supported(precision: Precision, target: Target) -> None:
@@ -61,7 +59,7 @@ def lower(
 
     - onnxruntime takes it as it is, and weights and activations in 8 bits or weights in 4;
     - tensorrt and tensorrt-rtx compile Attention in float16 and bfloat16 only;
-    - tensorrt10 knows no operator that is younger than opset 20;
+    - tensorrt10 takes primitive operators only (`tensorrt10.check_operators`);
     - tensorrt-rtx takes weights in 8 and 4 bits, its products stay in float16;
     - tensorrt and tensorrt10 take weights and activations in 8 bits;
     - all three take them in float8, on GPUs that have it (compute capability 8.9 and from 9.0).
@@ -92,5 +90,6 @@ def lower(
         decompose_attention(graph, compute)
         decompose_rotary(graph)
         decompose_rms_norm(graph)
-        graph.model.opset_imports[""] = _TENSORRT10_OPSET
-        graph.model.ir_version = _TENSORRT10_IR_VERSION
+        decompose_gelu(graph, compute)
+        graph.model.opset_imports[""] = tensorrt10.OPSET
+        graph.model.ir_version = tensorrt10.IR_VERSION

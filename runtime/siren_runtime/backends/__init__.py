@@ -1,8 +1,8 @@
 """Inference runtimes that a bundle's graph runs on, chosen by name."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
@@ -28,6 +28,7 @@ _PROVIDERS: Mapping[BackendName, tuple[str, ...]] = {
 }
 _FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 __all__ = [
     "Backend",
@@ -37,6 +38,7 @@ __all__ = [
     "StreamBackend",
     "is_compiled",
     "open_backend",
+    "open_plans",
     "open_stream_backend",
 ]
 
@@ -66,11 +68,9 @@ def open_backend(
     if backend in _FLAVORS:
         if session_options is not None:
             raise InputError(f"session_options are ONNX Runtime's; the backend is {backend!r}")
-        from .tensorrt import open_plan
-
-        return open_plan(bundle, backend, buckets)
+        return _open_plan(bundle, backend, buckets)
     if backend == "auto" and providers is None and session_options is None:
-        plan = _matching_plan(bundle, buckets)
+        plan = _first_that_runs(bundle, lambda flavor: _open_plan(bundle, flavor, buckets))
         if plan is not None:
             return plan
     chosen, strict = _choose(bundle, backend, providers)
@@ -95,15 +95,30 @@ def open_stream_backend(
 ) -> StreamBackend:
     """Open the streaming graph of `bundle` and its head; as `open_backend`.
 
-    "auto" takes ONNX Runtime.
+    "auto" takes ONNX Runtime; `open_plans` comes before it.
     """
     if backend in _FLAVORS:
-        from .tensorrt_stream import open_stream_plan
-
-        return open_stream_plan(bundle, backend)
+        return _open_stream_plan(bundle, backend)
     chosen, strict = _choose(bundle, backend, providers)
     return OnnxRuntimeStreamBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
+    )
+
+
+def open_plans(
+    bundle: Bundle, buckets: Sequence[int] | None = None
+) -> tuple[Backend, StreamBackend] | None:
+    """Open the plans of the score graph, the streaming graph and its head, of one library.
+
+    Returns:
+        None if no library has all three that run here; why not is logged, where there are plans.
+
+    Raises:
+        InputError: the buckets do not ascend from 1.
+    """
+    return _first_that_runs(
+        bundle,
+        lambda flavor: (_open_plan(bundle, flavor, buckets), _open_stream_plan(bundle, flavor)),
     )
 
 
@@ -118,12 +133,12 @@ def _choose(
     """Return ONNX Runtime's providers to ask for, and whether the first must start."""
     if backend not in get_args(BackendName):
         raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
-    chosen: tuple[Provider, ...]
     if providers is not None:
         if backend != "auto" or not providers:
             raise InputError("pass either backend or a list of providers, which stands in for it")
-        chosen, strict = with_caches(bundle, providers), True
-    elif backend == "auto":
+        check_available(providers[0])
+        return with_caches(bundle, providers), True
+    if backend == "auto":
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False
     else:
@@ -132,22 +147,31 @@ def _choose(
     return chosen, strict
 
 
-def _matching_plan(bundle: Bundle, buckets: Sequence[int] | None) -> Backend | None:
-    """The plan that runs here, if the bundle has one; nothing is imported if it has none."""
+def _open_plan(bundle: Bundle, flavor: Flavor, buckets: Sequence[int] | None) -> Backend:
+    from .tensorrt import open_plan  # a guard on ONNX Runtime imports none of it
+
+    return open_plan(bundle, flavor, buckets)
+
+
+def _open_stream_plan(bundle: Bundle, flavor: Flavor) -> StreamBackend:
+    from .tensorrt_stream import open_stream_plan
+
+    return open_stream_plan(bundle, flavor)
+
+
+def _first_that_runs(bundle: Bundle, open_flavor: Callable[[Flavor], _T]) -> _T | None:
+    """What opens of the libraries that the bundle has plans of; None, and a warning, if none."""
     try:
         recorded = recorded_flavors(bundle)
     except BackendError as error:
         _log.warning("no plan of %s is used: %s", bundle.path, error)
         return None
-    if not recorded:
-        return None
-    from .tensorrt import open_plan
-
     reasons = []
     for flavor in sorted(recorded):
         try:
-            return open_plan(bundle, flavor, buckets)
+            return open_flavor(flavor)
         except BackendError as error:  # noqa: PERF203 - there are two
             reasons.append(str(error))
-    _log.warning("no plan of %s is used: %s", bundle.path, " | ".join(reasons))
+    if reasons:
+        _log.warning("no plan of %s is used: %s", bundle.path, " | ".join(reasons))
     return None

@@ -1,5 +1,6 @@
 """Run a bundle's score graph in ONNX Runtime, on the CPU or through a GPU provider."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 from siren_runtime.manifest import TensorSpec, signature
-from siren_runtime.tensorrt.plan import PLANS_FOLDER
+from siren_runtime.tensorrt.plan import PLANS_FOLDER, plans_folder
 
 from .base import Outputs, TokenArray
 
@@ -29,6 +30,7 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # exact everywhere, but slow; VNNI machines ignore it. Graphs for TensorRT have no such products,
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+_log = logging.getLogger(__name__)
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
@@ -137,10 +139,24 @@ def token_budget(backend: str) -> int:
 def with_caches(bundle: Bundle, providers: Sequence[Provider]) -> tuple[Provider, ...]:
     """Give TensorRT's providers, where they are named without options, caches in the bundle.
 
-    They compile at the first start, for minutes with TensorRT. Not run on a GPU.
+    They compile at the first start, for minutes with TensorRT. Where the folder cannot be made,
+    as in a read-only bundle, they go without, and a warning says so. Not run on a GPU.
     """
-    folder = str(bundle.path / PLANS_FOLDER / "onnxruntime")
-    options: dict[str, Mapping[str, Any]] = {
+    if not any(_caches(provider, "") for provider in providers):
+        return tuple(providers)
+    folder = bundle.path / PLANS_FOLDER / "onnxruntime"
+    try:
+        plans_folder(bundle)
+        folder.mkdir(exist_ok=True)  # TensorRT's provider makes no parents
+    except (BackendError, OSError) as error:
+        _log.warning("%s: TensorRT compiles anew at each start: %s", bundle.path, error)
+        return tuple(providers)
+    return tuple(_caches(provider, str(folder)) or provider for provider in providers)
+
+
+def _caches(provider: Provider, folder: str) -> Provider | None:
+    """The provider with its caches in `folder`; None if it has options or keeps no caches."""
+    options: Mapping[str, Mapping[str, Any]] = {
         "TensorrtExecutionProvider": {
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": folder,
@@ -149,12 +165,9 @@ def with_caches(bundle: Bundle, providers: Sequence[Provider]) -> tuple[Provider
         },
         "NvTensorRTRTXExecutionProvider": {"nv_runtime_cache_path": folder},
     }
-    return tuple(
-        (provider, options[provider])
-        if isinstance(provider, str) and provider in options
-        else provider
-        for provider in providers
-    )
+    if not isinstance(provider, str) or provider not in options:
+        return None
+    return provider, options[provider]
 
 
 def available_providers() -> list[str]:

@@ -47,8 +47,8 @@ def build(
         list[str] | None,
         typer.Option(
             help="Shapes of streams as min:opt:max, each BATCHxCHUNKxPAST, in tokens; may be given "
-            "several times. Default: 1 stream, and 1 to 8, in chunks of 1 to 256 after up to 2048 "
-            "tokens (or max_length)."
+            "several times; the largest PAST must be 8 or more. Default: 1 stream, and 1 to 8, in "
+            "chunks of 1 to 256 after up to 2048 tokens (or max_length)."
         ),
     ] = None,
     compute_capability: Annotated[

@@ -25,7 +25,7 @@ from .plan import (
 from .profiles import (
     Profile,
     check_profile,
-    check_stream_profile,
+    check_stream_profiles,
     default_head_profiles,
     default_profiles,
     default_stream_profiles,
@@ -164,8 +164,7 @@ def _shapes(bundle: Bundle, graph: PlanGraph, profiles: Sequence[Profile]) -> li
         return list(profiles) or default_head_profiles()
     if graph == "stream":
         shapes = list(profiles) or default_stream_profiles(max_length, context)
-        for profile in shapes:
-            check_stream_profile(profile, context)
+        check_stream_profiles(shapes, context)
     else:
         shapes = list(profiles) or default_profiles(max_length)
         for profile in shapes:

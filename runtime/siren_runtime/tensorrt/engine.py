@@ -69,8 +69,9 @@ class Engine:
             self.engine, plan.runtime_cache, cuda_graphs=cuda_graphs
         )
         self._saving = threading.Lock()
-        if self.settings is not None:  # when the engine goes, or the interpreter
-            weakref.finalize(self, _save_cache, self.settings, plan.runtime_cache)
+        if self.settings is not None:  # when this object goes, or the interpreter
+            alive = self.settings, self.engine, self._runtime  # let go of in this order
+            weakref.finalize(self, _save_cache, alive, plan.runtime_cache)
 
     def errors(self) -> str:
         """What the library reported since it was last asked."""
@@ -84,7 +85,7 @@ class Engine:
         """
         if self.settings is not None:
             with self._saving:
-                _save_cache(self.settings, self.plan.runtime_cache)
+                _save_cache((self.settings,), self.plan.runtime_cache)
 
     def _check_tensors(self) -> None:
         """Buffers are sized by the manifest, and an engine of other tensors would leave them."""
@@ -109,8 +110,9 @@ class Engine:
                 )
 
 
-def _save_cache(settings: Any, path: Path) -> None:
-    data = memoryview(settings.get_runtime_cache().serialize())
+def _save_cache(alive: tuple[Any, ...], path: Path) -> None:
+    """Save the kernels of runtime settings, the first of `alive`, while the others are too."""
+    data = memoryview(alive[0].get_runtime_cache().serialize())
     if path.is_file() and path.stat().st_size == data.nbytes:
         return
     with contextlib.suppress(BackendError):
@@ -227,7 +229,10 @@ class Runner:
             strategy = library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(strategy)
         if context is None:
-            raise self._failure("has no memory for an execution context")
+            raise self._failure(
+                "has no memory for an execution context; use a plan with smaller profiles or free "
+                "GPU memory"
+            )
         if not context.set_optimization_profile_async(self._profile, self._stream.handle):
             raise self._failure(f"cannot set profile {self._profile}")
         self._stream.wait()

@@ -8,6 +8,7 @@ import msgspec
 
 from siren_runtime.errors import BackendError, InputError
 
+LEAST_STREAM_TOKENS = 8  # that a stream may hold: one that is full lets the older half go
 _TYPICAL_LENGTH = 128
 _MAX_BATCH = 32
 _SMALLEST_BUCKET = 16
@@ -115,16 +116,26 @@ def check_profile(profile: Profile, max_length: int) -> None:
         )
 
 
-def check_stream_profile(profile: Profile, context_length: int) -> None:
-    """Refuse a profile that no plan of the streaming graph can have.
+def check_stream_profiles(profiles: Sequence[Profile], context_length: int) -> None:
+    """Refuse profiles that no plan of the streaming graph can have, or that hold no stream.
 
     Raises:
-        InputError: it does not ascend from 1, or exceeds the backbone's context.
+        InputError: one does not ascend from 1, or exceeds the backbone's context; or all have a
+            shorter past than `LEAST_STREAM_TOKENS`.
     """
-    _check_ascends(profile, ("batch", "chunk", "past"))
-    if max(profile.max.length, profile.max.past) > context_length:
+    for profile in profiles:
+        _check_ascends(profile, ("batch", "chunk", "past"))
+        if max(profile.max.length, profile.max.past) > context_length:
+            raise InputError(
+                f"profile {profile}: more tokens than the {context_length} that the backbone can "
+                "hold"
+            )
+    longest = max(profiles, key=lambda profile: profile.max.past)
+    if longest.max.past < LEAST_STREAM_TOKENS:
         raise InputError(
-            f"profile {profile}: more tokens than the {context_length} that the backbone can hold"
+            f"profile {longest}: a past of {longest.max.past} tokens at most, but a stream holds "
+            f"{LEAST_STREAM_TOKENS} at least, so that it can slide; give a profile whose last "
+            f"number is {LEAST_STREAM_TOKENS} or more, such as 1x1x1:1x1x512:8x256x2048"
         )
 
 

@@ -1,0 +1,35 @@
+"""Gelu (opset 20) in primitive operators (arXiv 1606.08415), in float32 whatever the graph's.
+
+x (1 + erf(x / sqrt 2)) / 2, or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) for erf
+"""
+
+import math
+
+import onnx_ir as ir
+
+from ..graph.builder import GuardGraph
+from .rewrite import Replacement, nodes_of
+
+_FLOAT = ir.DataType.FLOAT
+
+
+def decompose_gelu(graph: GuardGraph, compute: ir.DataType) -> None:
+    """Rewrite every Gelu.
+
+    Args:
+        compute: the dtype of its input; 1 + erf would lose most of its digits in 16 bits.
+    """
+    for node in nodes_of(graph.model.graph, "Gelu"):
+        r = Replacement(graph.model.graph, node)
+        x = node.inputs[0]
+        if compute != _FLOAT:
+            x = r.op("Cast", x, to=int(_FLOAT))
+        if node.attributes["approximate"].as_string() == "tanh":
+            cube = r.op("Mul", r.op("Mul", x, x), x)
+            inner = r.op("Add", x, r.op("Mul", cube, r.const(0.044715, _FLOAT)))
+            bend = r.op("Tanh", r.op("Mul", inner, r.const(math.sqrt(2 / math.pi), _FLOAT)))
+        else:
+            bend = r.op("Erf", r.op("Mul", x, r.const(math.sqrt(0.5), _FLOAT)))
+        half = r.op("Mul", x, r.const(0.5, _FLOAT))
+        y = r.op("Mul", half, r.op("Add", bend, r.const(1.0, _FLOAT)))
+        r.finish(y if compute == _FLOAT else r.op("Cast", y, to=int(compute)))
