@@ -80,6 +80,7 @@ class SirenEdge(GuardEngine):
     Attributes:
         token_budget: Tokens of a micro-batch at most, padding included; None for the runtime's.
         backend: What `Guard.load` calls it.
+        label: What tables call the bundle; None for its precision.
     """
 
     bundle: Path
@@ -87,12 +88,13 @@ class SirenEdge(GuardEngine):
     threads: int
     token_budget: int | None = None
     backend: str = "cpu"
+    label: str | None = None
 
     @property
     def name(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget} tokens"
         backend = "" if self.backend == "cpu" else f" {self.backend}"
-        return f"siren-edge{backend} {self.precision}{budget}"
+        return f"siren-edge{backend} {self.label or self.precision}{budget}"
 
     @property
     def model_key(self) -> Hashable:

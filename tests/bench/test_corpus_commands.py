@@ -9,6 +9,9 @@ from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.profile import own_time
 from siren_bench.report import END, START
+from siren_export.artifact import load_artifact
+from siren_export.checkpoint import load_checkpoint
+from siren_export.export import export_bundle
 from siren_runtime import InputError
 from texts import TEXTS
 
@@ -114,6 +117,25 @@ def test_fidelity_compares_precisions_on_labelled_text(run):
     assert fp16["verdict_agreement"] > 0.9
     assert 0 <= fp16["macro_f1"]["chats"] <= 1
     assert len(fp16["scores"]) == len(TEXTS)
+
+
+def test_fidelity_compares_bundles_of_the_same_head(run, tmp_path, backbone_folder):
+    artifact = load_artifact(run.folder / "tiny-guard")
+    checkpoint = load_checkpoint(backbone_folder("qwen3"))
+    bundle = tmp_path / "rtx"
+    export_bundle(artifact, checkpoint, bundle, precision="int8", target="tensorrt-rtx")
+    options = ("--engines", "fp32", "--bundle", bundle, "--texts", 12)
+    _, int8 = run("fidelity", *options, corpora=[run.corpus])["results"]
+    assert int8["engine"] == "siren-edge int8 for tensorrt-rtx (rtx)"
+    assert 0 < int8["max_difference"] < 0.1
+
+    other = make_artifact(tmp_path / "other", backbone_folder("qwen3"), layers=(0, 1))
+    export_bundle(load_artifact(other), checkpoint, tmp_path / "bundle", precision="fp32")
+    words = ["fidelity", run.folder / "tiny-guard", run.corpus, "--bundle", tmp_path / "bundle"]
+    words += ["--engines", "fp32", "--keep", run.folder / "kept", "-o", tmp_path / "out.json"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, InputError)
+    assert "another head" in str(result.exception)
 
 
 def test_each_layer_is_quantized_alone(run):

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from siren_runtime.bundle import load_bundle
+from siren_runtime.errors import InputError
+
 from ..corpus import load_corpus
+from ..engines import SirenEdge
 from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
 from ..peers.registry import is_generative
 from ..process import load_engines, reason
 from ..progress import console, progress_bar
-from ..workbench import engine_settings, open_workbench
+from ..workbench import Workbench, engine_settings, open_workbench
 from . import options
 from .finish import finish
 
@@ -26,6 +30,14 @@ def fidelity(
     ],
     backbone: options.Backbone = None,
     engines: options.Engines = options.ALL_PRECISIONS,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bundle",
+            help="A bundle of the same head to compare too, such as one for TensorRT or made with "
+            "calibration texts; may be given again.",
+        ),
+    ] = None,
     peers: options.Peers = "",
     split: Annotated[
         str | None, typer.Option(help='Only rows of this "split"; a head knows its train rows.')
@@ -39,8 +51,9 @@ def fidelity(
 ) -> None:
     """Compare the scores of each precision with the first one's on real text.
 
-    Largest and mean difference, share of equal verdicts at the head's threshold, and, where rows
-    have labels and the weights are not random, macro-F1 of each file.
+    All run in ONNX Runtime on the CPU, bundles for TensorRT too. Largest and mean difference,
+    share of equal verdicts at the head's threshold, and, where rows have labels and the weights
+    are not random, macro-F1 of each file.
     """
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     if any(is_generative(name) for name in peer_list):
@@ -48,7 +61,9 @@ def fidelity(
     rows = load_corpus(corpus, split=split, limit=texts)
     batches = [[row.text for row in rows[k : k + _BATCH]] for k in range(0, len(rows), _BATCH)]
     with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
+        given = [_engine(path, bench, precisions[0], threads) for path in bundles or []]
         made, missing = bench.engines(precisions, peer_list, threads)
+        made += given
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
         scores: dict[str, list[float]] = {engine.name: [] for engine, _ in loaded}
@@ -85,3 +100,19 @@ def fidelity(
         }
     table = fidelity_table(results)
     finish(options.result_path(output, "fidelity", head), "fidelity", settings, results, table)
+
+
+def _engine(path: Path, bench: Workbench, precision: str, threads: int) -> SirenEdge:
+    """An exported bundle, which must read the same features of the same text as ours.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        InputError: it is another head's, or of a precision that no CPU computes in.
+    """
+    manifest, own = load_bundle(path).manifest, load_bundle(bench.bundle(precision)).manifest
+    if (manifest.head, manifest.text) != (own.head, own.text):
+        raise InputError(f"{path}: a bundle of another head than {bench.subject.description}")
+    if manifest.precision not in options.PRECISIONS:
+        raise InputError(f"{path}: {manifest.precision} does not run in ONNX Runtime on a CPU")
+    label = f"{manifest.precision} for {manifest.target} ({path.resolve().name})"
+    return SirenEdge(path.resolve(), manifest.precision, threads, label=label)
