@@ -5,20 +5,27 @@ loads. Without SPLIT, a file's rows name their split in a column, and a hub data
 """
 
 import csv
+import hashlib
 import json
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
+
+import numpy as np
 
 from siren_runtime.errors import InputError
 from siren_runtime.text import JOINER, choose, clean
 
 HUB_PREFIX = "hub:"
-_SPLIT_PREFIX = re.compile("([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
+_SPLIT_NAME = r"\w[\w.-]{0,63}"  # files are named for it
+_SPLIT_PREFIX = re.compile(f"({_SPLIT_NAME})=(.+)", re.DOTALL)
 _SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 _PARQUET_ROWS = 1024  # rows decoded at once
+_LONGEST_FIELD = 2**31 - 1  # of csv, in characters; its own limit is 131,072
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Columns:
     Attributes:
         text: the text's column, or those that are joined, as a prompt and its response are. Empty
             takes `text` where a row has it, else `prompt` and `response`.
-        label, split, id, category: by name; a row may lack the last two.
+        label, split, id, category: by name; a row may lack the last two, or leave them empty.
         classes: the names of the classes. A label is one of them, or its index.
     """
 
@@ -116,23 +123,23 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
         InputError: as `read_rows`; an id occurs twice in a data set, there is no row at all, or a
             split lacks a class, so that nothing can be learned or measured on it.
     """
-    first_of: dict[tuple[str, str], str] = {}
+    ids: dict[str, array[int]] = {}  # of each data set: a hash of each row's, 8 bytes
     counts: dict[str, list[int]] = {}
     names: dict[str, dict[str, None]] = {}  # of the sources of each split, in order
     for source in sources:
         for row in read_rows(source, columns):
             if row.id is not None:
-                first = first_of.setdefault((row.dataset, row.id), row.origin)
-                if first != row.origin:
-                    raise InputError(
-                        f"{row.origin}: id {row.id!r} is already that of {first}; ids must be "
-                        "unique within a data set"
-                    )
+                ids.setdefault(row.dataset, array("Q")).append(_hash(row.id))
             counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
             names.setdefault(row.split, {})[source.location] = None
             yield row
     if not counts:
         raise InputError(f"{', '.join(source.location for source in sources)}: no rows")
+    for dataset, hashes in ids.items():
+        values, occurrences = np.unique(np.array(hashes), return_counts=True)
+        repeated = set(values[occurrences > 1].tolist())
+        if repeated:
+            _refuse_repeated(sources, columns, dataset, repeated)
     for split, by_class in counts.items():
         missing = [name for name, n in zip(columns.classes, by_class, strict=True) if n == 0]
         if missing:
@@ -142,12 +149,41 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
             )
 
 
+def _refuse_repeated(
+    sources: Sequence[Source], columns: Columns, dataset: str, hashes: set[int]
+) -> None:
+    """Read the data set again, and name the first two rows of one id, if hashes did not deceive."""
+    first_of: dict[str, str] = {}
+    for source in sources:
+        if source.dataset != dataset:
+            continue
+        for row in read_rows(source, columns):
+            if row.id is None or _hash(row.id) not in hashes:
+                continue
+            first = first_of.setdefault(row.id, row.origin)
+            if first != row.origin:
+                raise InputError(
+                    f"{row.origin}: id {shorten(row.id)} is already that of {first}; ids must be "
+                    "unique within a data set"
+                )
+
+
+def _hash(identity: str) -> int:
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
 def _parse(
     origin: str, source: Source, split: str | None, fields: Mapping[str, Any], columns: Columns
 ) -> Row:
     split = source.split or split or _string(fields, columns.split, origin)
     if not split:
         raise InputError(f"{origin}: column {columns.split!r} is empty; write SPLIT=PATH instead")
+    if not re.fullmatch(_SPLIT_NAME, split):
+        raise InputError(
+            f"{origin}: column {columns.split!r} is {shorten(split)}; the name of a split is up to "
+            "64 letters, digits, _, - and ."
+        )
     identity = fields.get(columns.id)
     category = fields.get(columns.category)
     return Row(
@@ -156,20 +192,21 @@ def _parse(
         split=split,
         text=_text(fields, columns, origin),
         label=_label(fields, columns, origin),
-        category="" if category is None else str(category),
-        id=None if identity is None else str(identity),
+        category="" if category is None else _in_one_line(str(category)),
+        id=None if identity in (None, "") else str(identity),
     )
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
     try:
-        if not columns.text:
-            text, prompt, response = (fields.get(name) for name in ("text", "prompt", "response"))
-            return clean(choose(text or None, prompt or None, response or None))
-        for name in columns.text:
-            _require(fields, name, origin)
-        parts = [str(fields[name]) for name in columns.text if fields[name] not in (None, "")]
-        return clean(JOINER.join(parts))
+        if columns.text:
+            parts = [_require(fields, name, origin) for name in columns.text]
+            text = JOINER.join(choose(part, None, None) for part in parts if part)
+        elif fields.get("text"):
+            text = choose(fields["text"], None, None)
+        else:
+            text = choose(None, fields.get("prompt") or None, fields.get("response") or None)
+        return clean(choose(text or None, None, None))
     except InputError as error:
         if str(error).startswith(origin):
             raise
@@ -182,14 +219,11 @@ def _label(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
     value = _require(fields, columns.label, origin)
     if isinstance(value, str) and value in columns.classes:
         return columns.classes.index(value)
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and 0 <= value < len(columns.classes):
-        return int(value)
+    for index in range(len(columns.classes)):
+        if value == index or (isinstance(value, str) and value.strip() == str(index)):
+            return index
     raise InputError(
-        f"{origin}: column {columns.label!r} is {value!r}; expected one of "
+        f"{origin}: column {columns.label!r} is {shorten(value)}; expected one of "
         f"{', '.join(columns.classes)}, or an index from 0 to {len(columns.classes) - 1}"
     )
 
@@ -197,8 +231,13 @@ def _label(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
 def _string(fields: Mapping[str, Any], name: str, origin: str) -> str:
     value = _require(fields, name, origin)
     if not isinstance(value, str):
-        raise InputError(f"{origin}: column {name!r} is {value!r}; expected a string")
+        raise InputError(f"{origin}: column {name!r} is {shorten(value)}; expected a string")
     return value
+
+
+def _in_one_line(text: str) -> str:
+    """Category names go into tables and files, where a lone surrogate cannot."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def _require(fields: Mapping[str, Any], name: str, origin: str) -> Any:
@@ -229,9 +268,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
+            text = _decode(line, f"{path}, row {number}")
             try:
-                fields = json.loads(_decode(line, f"{path}, row {number}"))
-            except (json.JSONDecodeError, RecursionError) as error:
+                fields = json.loads(text)
+            except (ValueError, RecursionError) as error:  # of an endless integer, too
                 raise InputError(f"{path}, row {number}: not JSON: {error}") from None
             if not isinstance(fields, dict):
                 raise InputError(f"{path}, row {number}: expected a JSON object")
@@ -239,6 +279,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
     with path.open("rb") as file:
         lines = (
             _decode(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)
@@ -269,9 +310,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for fields in batch.to_pylist():
+                for index in range(batch.num_rows):
+                    (fields,) = batch.slice(index, 1).to_pylist()
                     number += 1
                     yield number, fields
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, f"{path}, row {number + 1}") from None
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path}, after row {number}: not readable parquet: {error}") from None
 
@@ -296,6 +340,10 @@ def _decode(line: bytes, origin: str) -> str:
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{origin}: not UTF-8: byte {error.start} is 0x{line[error.start]:02x}"
-        ) from None
+        raise _not_utf8(error, origin) from None
+
+
+def _not_utf8(error: UnicodeDecodeError, origin: str) -> InputError:
+    return InputError(
+        f"{origin}: not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+    )
