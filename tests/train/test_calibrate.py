@@ -127,6 +127,7 @@ def test_a_tier_file_is_read_by_falling_threshold(tmp_path: Path) -> None:
         ("{", "expected an object of tier names"),
         ('{"block": "high"}', "expected an object of tier names"),
         ("{}", "no tiers"),
+        ('{"block": 0.9, "block": 0.5}', "names a tier twice, found block, block"),
         ('{"block": 1.5}', "tier 'block' is 1.5"),
         ('{"": 0.5}', "tier '' is 0.5"),
         ('{"block": 0.5, "review": 0.5}', "thresholds must fall"),

@@ -1,5 +1,6 @@
 """Thresholds and temperature from held-out scores, written into a bundle's manifest."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -156,17 +157,21 @@ def read_tiers(path: Path) -> list[Tier]:
     """Read a tier file: a JSON object of names and thresholds, such as {"block": 0.9}.
 
     Raises:
-        InputError: it is not that, or a threshold is outside 0 to 1.
-        BundleError: names repeat, or two thresholds are equal.
+        InputError: it is not that, names repeat, or a threshold is outside 0 to 1.
+        BundleError: two thresholds are equal.
     """
     try:
-        named = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+        data = path.read_bytes()
+        named = msgspec.json.decode(data, type=dict[str, float])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: expected an object of tier names and thresholds: {error}"
         ) from None
+    names = [name for name, _ in json.loads(data, object_pairs_hook=list)]
+    if len(names) > len(named):
+        raise InputError(f"{path}: names a tier twice, found {', '.join(names)}")
     return make_tiers(named, str(path))
 
 
