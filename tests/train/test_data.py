@@ -61,6 +61,55 @@ def test_a_hub_data_set_brings_its_own_splits(tmp_path: Path) -> None:
     assert {row.dataset for row in rows} == {"toxic-chat"}
 
 
+@pytest.fixture
+def configured(tmp_path: Path) -> str:
+    """A hub data set of two configurations, with two splits and one."""
+    pytest.importorskip("datasets")
+    folder = tmp_path / "mix"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", ROWS[:20])
+    write_jsonl(folder / "dev.jsonl", ROWS[20:])
+    (folder / "README.md").write_text(
+        """---
+configs:
+- config_name: both
+  data_files: [{split: train, path: train.jsonl}, {split: dev, path: dev.jsonl}]
+- config_name: one
+  data_files: [{split: train, path: train.jsonl}]
+---
+"""
+    )
+    return f"hub:{folder}"
+
+
+def test_a_part_of_a_hub_data_set_is_chosen(configured: str) -> None:
+    rows = read(f"train={configured}:one", f"validation={configured}:both@dev")
+    assert [row.split for row in rows] == ["train"] * 20 + ["validation"] * 10
+    assert {row.dataset for row in rows} == {"mix"}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("", "cannot be loaded: .*both"),
+        (":both@test", "has the splits train, dev; one of them is written hub:NAME:CONFIG@train"),
+        (":both", "has the splits train, dev"),
+    ],
+)
+def test_splits_of_a_hub_data_set_are_not_mixed(configured: str, part: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        read(f"test={configured}{part}")
+
+
+def test_a_damaged_row_of_a_hub_data_set_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(json.dumps(GOOD) + '\n{"text": \n')
+    with pytest.raises(InputError, match=r"hub:.*broken, train after row \d: "):
+        read(f"hub:{folder}")
+
+
 def test_a_split_before_the_path_overrides_the_column(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data.jsonl", ROWS)
     assert {row.split for row in read(f"held-out={path}")} == {"held-out"}
@@ -192,6 +241,11 @@ def test_a_long_text_in_csv_is_read_whole(tmp_path: Path) -> None:
 def test_a_category_stands_in_one_line_of_utf8(tmp_path: Path) -> None:
     rows = [{**GOOD, "category": "a\n\ud800"}, {**GOOD, "id": "h", "label": 1}]
     assert read(str(write_jsonl(tmp_path / "data.jsonl", rows)))[0].category == "a \\ud800"
+
+
+def test_a_hub_data_set_has_a_name() -> None:
+    with pytest.raises(InputError, match="expected hub:NAME"):
+        parse_source("hub:")
 
 
 @pytest.mark.parametrize("argument", ["missing.jsonl", "train=missing.csv"])

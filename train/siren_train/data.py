@@ -1,7 +1,8 @@
 """Read labelled text, row by row: jsonl, csv, parquet, or a hub data set.
 
-A source is written [SPLIT=]PATH, or [SPLIT=]hub:NAME for a data set that the `datasets` library
-loads. Without SPLIT, a file's rows name their split in a column, and a hub data set has its own.
+A source is written [SPLIT=]PATH, or [SPLIT=]hub:NAME[:CONFIG][@PART] for a data set that the
+`datasets` library loads, or one split of it. Without SPLIT, a file's rows name their split in a
+column, and a hub data set has its own.
 """
 
 import csv
@@ -23,6 +24,7 @@ from siren_runtime.text import JOINER, choose, clean
 HUB_PREFIX = "hub:"
 _SPLIT_NAME = r"\w[\w.-]{0,63}"  # files are named for it
 _SPLIT_PREFIX = re.compile(f"({_SPLIT_NAME})=(.+)", re.DOTALL)
+_HUB = re.compile(r"hub:(?P<name>.+?)(:(?P<config>[^:@/\\]+))?(@(?P<part>[\w.-]+))?", re.DOTALL)
 _SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 _PARQUET_ROWS = 1024  # rows decoded at once
 _LONGEST_FIELD = 2**31 - 1  # of csv, in characters; its own limit is 131,072
@@ -59,6 +61,18 @@ class Source:
         return self.location.startswith(HUB_PREFIX)
 
     @property
+    def hub(self) -> re.Match[str]:
+        """The hub data set's `name`, and its `config` and `part`, which may be None.
+
+        Raises:
+            InputError: it is not written like one.
+        """
+        match = _HUB.fullmatch(self.location)
+        if match is None:
+            raise InputError(f"{self.location}: expected hub:NAME[:CONFIG][@PART]")
+        return match
+
+    @property
     def name(self) -> str:
         """The file's name, or the hub data set as it was written."""
         return self.location if self.is_hub else Path(self.location).name
@@ -67,7 +81,7 @@ class Source:
     def dataset(self) -> str:
         """The name of the data set: the file's without suffix, or the repository's."""
         if self.is_hub:
-            return self.location.removeprefix(HUB_PREFIX).rstrip("/").rsplit("/", 1)[-1]
+            return self.hub["name"].rstrip("/").rsplit("/", 1)[-1]
         return Path(self.location).stem
 
 
@@ -92,11 +106,13 @@ def parse_source(argument: str) -> Source:
     """Read [SPLIT=]PATH; a path that exists as it is written is taken as that.
 
     Raises:
-        InputError: no such file, or a file of a kind that cannot be read.
+        InputError: no such file, or one of a kind that cannot be read, or not a hub data set.
     """
     match = None if Path(argument).exists() else _SPLIT_PREFIX.fullmatch(argument)
     source = Source(match[2], match[1]) if match else Source(argument)
-    if not source.is_hub:
+    if source.is_hub:
+        _ = source.hub
+    else:
         path = Path(source.location)
         if not path.is_file():
             raise InputError(f"{path}: no such file; a hub data set is written hub:NAME")
@@ -252,10 +268,10 @@ def read_fields(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, 
     """Yield where a row stands, the split that the container gives it, and its columns.
 
     Raises:
-        InputError: a row is not UTF-8 or not well-formed.
+        InputError: a row is not UTF-8 or not well-formed, or a hub data set cannot be had.
     """
     if source.is_hub:
-        yield from _read_hub(source.location.removeprefix(HUB_PREFIX))
+        yield from _read_hub(source)
         return
     path = Path(source.location)
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix, _read_jsonl)
@@ -320,20 +336,31 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise InputError(f"{path}, after row {number}: not readable parquet: {error}") from None
 
 
-def _read_hub(name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    origin, hub = source.location, source.hub
     try:
         import datasets
     except ImportError:
         raise InputError(
-            f"hub:{name}: hub data sets need the datasets library; pip install datasets"
+            f"{origin}: hub data sets need the datasets library; pip install datasets"
         ) from None
     try:
-        splits = datasets.load_dataset(name, streaming=True)
+        splits = dict(datasets.load_dataset(hub["name"], hub["config"], streaming=True))
     except Exception as error:  # its errors have no base of their own
-        raise InputError(f"hub:{name}: cannot be loaded: {error}") from error
-    for split, rows in splits.items():
-        for number, fields in enumerate(rows, start=1):
-            yield f"hub:{name}, {split} row {number}", str(split), fields
+        raise InputError(f"{origin}: cannot be loaded: {error}") from error
+    parts = [hub["part"]] if hub["part"] else list(splits)
+    if parts[0] not in splits or (source.split and len(parts) > 1):
+        raise InputError(
+            f"{origin}: has the splits {', '.join(splits)}; one of them is written "
+            f"hub:NAME{':CONFIG' if hub['config'] else ''}@{next(iter(splits))}"
+        )
+    for part in parts:
+        number = 0
+        try:
+            for number, fields in enumerate(splits[part], start=1):
+                yield f"{origin}, {part} row {number}", part, fields
+        except Exception as error:
+            raise InputError(f"{origin}, {part} after row {number}: {error}") from error
 
 
 def _decode(line: bytes, origin: str) -> str:

@@ -13,7 +13,8 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="[SPLIT=]DATA...",
-        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME for a hub data set.",
+        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME[:CONFIG][@PART] for a "
+        "hub data set, or one of its splits.",
     ),
 ]
 TextColumns = Annotated[
