@@ -105,7 +105,7 @@ def fit_temperature(scores: Scores) -> float:
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
     """Return the two-class scores with their log-odds divided by `temperature`."""
-    return replace(scores, scores=1 / (1 + np.exp(-_log_odds(scores.scores) / temperature)))
+    return replace(scores, scores=_tempered(scores.scores, temperature))
 
 
 def choose_threshold(scores: Scores, rule: str) -> float:
@@ -144,6 +144,11 @@ def _parse_share(value: str) -> float | None:
     except ValueError:
         return None
     return number if 0.0 <= number <= 1.0 else None
+
+
+def _tempered(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    tempered: NDArray[np.float64] = 1 / (1 + np.exp(-_log_odds(scores) / temperature))
+    return tempered
 
 
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,18 +209,29 @@ def write_calibration(
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the manifest.
 
+    A threshold that is kept moves with a new temperature of a two-class head, so that verdicts
+    stay as they were.
+
     Raises:
         BundleError: the bundle is damaged, or the result would not be a valid manifest.
     """
     manifest = load_bundle(bundle).manifest
     changes: dict[str, object] = {}
+    if temperature is not None:
+        scale = temperature / manifest.temperature
+        changes["temperature"] = temperature
+        changes["threshold"] = _moved(manifest.threshold, scale)
+        changes["tiers"] = [Tier(t.name, _moved(t.threshold, scale)) for t in manifest.tiers]
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
-        check_tiers(list(tiers), str(bundle / MANIFEST_FILE))
         changes["tiers"] = list(tiers)
-    if temperature is not None:
-        changes["temperature"] = temperature
     manifest = msgspec.structs.replace(manifest, **changes)
+    check_tiers(manifest.tiers, str(bundle / MANIFEST_FILE))
     write_atomically(bundle / MANIFEST_FILE, encode(manifest))
     return manifest
+
+
+def _moved(threshold: float, scale: float) -> float:
+    """Where a threshold comes to lie when log-odds are divided by `scale`; 0 and 1 stay."""
+    return float(_tempered(np.array(threshold), scale)) if 0.0 < threshold < 1.0 else threshold
