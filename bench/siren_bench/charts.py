@@ -94,7 +94,8 @@ def _scaling(record: Record) -> Any:
         _logarithmic(axes, sorted({e["value"] for e in results if e["axis"] == axis}))
         axes.set(xlabel=AXES[axis], ylabel="median milliseconds")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False)
-    figure.suptitle(f"Cost against size: {', '.join(record['settings']['heads'].values())}")
+    heads = ", ".join(record["settings"]["heads"].values())
+    figure.suptitle(f"Cost against size: {heads}\n{record['machine']['cpu']}")
     figure.tight_layout()
     return figure
 

@@ -1,5 +1,7 @@
 """`siren bench`: measure guards, and make what they are measured on."""
 
+import signal
+
 import typer
 
 from .commands.cold_start import cold_start, memory
@@ -22,6 +24,13 @@ from .commands.throughput import throughput
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."
 )
+
+
+@app.callback()
+def _end_on_request() -> None:
+    # As Control-C does: temporary folders are removed and child processes ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 
 for _command, _example in (
     (latency, "latency minilm --tokens 8,32,128"),

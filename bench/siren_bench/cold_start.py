@@ -79,32 +79,47 @@ def measure_cold_starts(
 def measure_memory(
     engines: Sequence[Engine],
     texts: Mapping[int, str],
+    rounds: int,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Measure what each engine holds after scoring texts of rising length, in a fresh process.
+    """Measure what each engine holds after scoring texts of rising length, in fresh processes.
 
     Returns:
-        One entry an engine and length, and for each engine that does not start why not.
+        One entry an engine and length, with the bytes of every process and their medians; and
+        for each engine that does not start why not.
     """
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for engine in engines:
-        try:
-            sample = start_cold(engine, list(texts.values()))
-        except SirenError as error:
-            failed[engine.name] = str(error)
-        else:
-            results += [
+        starts = []
+        for _ in range(rounds):
+            if engine.name not in failed:
+                try:
+                    starts.append(start_cold(engine, list(texts.values())))
+                except SirenError as error:
+                    failed[engine.name] = str(error)
+            advance()
+        if engine.name in failed:
+            continue
+        peaks = [start["peak_bytes"] for start in starts]
+        for number, tokens in enumerate(texts):
+            resident = [start["resident_bytes"][number] for start in starts]
+            results.append(
                 {
                     "engine": engine.name,
                     "tokens": tokens,
-                    "resident_bytes": resident,
-                    "peak_bytes": sample["peak_bytes"],
+                    "resident_bytes": median(resident),
+                    "peak_bytes": median(peaks),
+                    "resident_samples_bytes": resident,
+                    "peak_samples_bytes": peaks,
                 }
-                for tokens, resident in zip(texts, sample["resident_bytes"], strict=True)
-            ]
-        advance()
+            )
     return results, failed
+
+
+def load_and_score_seconds(entry: Mapping[str, Any]) -> float:
+    """Return the median over an entry's starts of loading and the first score together."""
+    return median(start["load_s"] + start["first_score_s"] for start in entry["samples"])
 
 
 def cold_start_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -115,7 +130,7 @@ def cold_start_table(results: Sequence[Mapping[str, Any]]) -> str:
             entry["engine"],
             f"{entry['load_s']:.2f}",
             f"{entry['first_score_s']:.2f}",
-            f"{median(s['load_s'] + s['first_score_s'] for s in entry['samples']):.2f}",
+            f"{load_and_score_seconds(entry):.2f}",
             f"{entry['start_to_score_s']:.2f}",
         ]
         for entry in results

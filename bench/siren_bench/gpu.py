@@ -13,7 +13,7 @@ from .engines import Engine, SirenEdge
 from .fidelity import compare_scores
 from .gpu_roofline import GpuCeilings, gpu_floor_seconds
 from .latency import latency_table, measure_latency
-from .process import EngineProcess
+from .process import EngineProcess, reason
 from .record import markdown_table
 
 Loaded = list[tuple[Engine, EngineProcess]]
@@ -50,19 +50,19 @@ def load_one_by_one(
                 memory.append({"kind": "memory", "engine": engine.name, "bytes": used() - before})
             loaded.append((engine, processes[engine.model_key]))
         except Exception as error:  # noqa: PERF203 - whatever a peer's libraries raise
-            failed[engine.name] = f"{type(error).__name__}: {error}"
+            failed[engine.name] = reason(error)
     if not loaded:
-        reasons = " | ".join(f"{name}: {reason}" for name, reason in failed.items())
+        reasons = " | ".join(f"{name}: {why}" for name, why in failed.items())
         raise BackendError(f"no engine can be loaded: {reasons}")
     return loaded, memory, failed
 
 
 def latency_entries(
     loaded: Loaded, texts: Mapping[int, str], rounds: int, size: ModelSize, ceilings: GpuCeilings
-) -> Entries:
+) -> tuple[Entries, dict[str, str]]:
     """Time one text at a time, as `measure_latency`, with the floor of each entry."""
     works = {engine.name: engine.work for engine, _ in loaded}
-    entries = measure_latency(loaded, texts, rounds, warm_up=5, budget=120)
+    entries, failed = measure_latency(loaded, texts, rounds, warm_up=5, budget=120)
     for entry in entries:
         floor = gpu_floor_seconds(works[entry["engine"]], size, entry["tokens"], 1, ceilings)
         entry |= {
@@ -70,7 +70,7 @@ def latency_entries(
             "floor_s": floor,
             "roofline_share": floor / entry["median_s"],
         }
-    return entries
+    return entries, failed
 
 
 def throughput_entries(

@@ -9,7 +9,7 @@ from siren_export.timing import settle
 
 from .cost import ModelSize
 from .engines import Engine, SirenEdge
-from .process import EngineProcess
+from .process import EngineProcess, reason
 from .record import markdown_table
 from .roofline import Ceilings, floor_seconds
 from .samples import p95, paired_ratio
@@ -26,7 +26,7 @@ def measure_latency(
     budget: float = float("inf"),
     slowest: float = float("inf"),
     advance: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Time every engine on every text, one after the other in each round.
 
     What disturbs the machine for a while disturbs every engine of that round, so ratios are
@@ -45,9 +45,14 @@ def measure_latency(
     Returns:
         One entry for each length and engine: raw samples, median and 95th percentile in
         seconds, the score, the median ratio of its time to the first engine's, and such ratios
-        to each of our engines by name.
+        to each of our engines by name. And for each engine that failed at a length why; it has
+        entries for the lengths before.
+
+    Raises:
+        Exception: the first engine fails.
     """
     results = []
+    failed: dict[str, str] = {}
     able = list(engines)
     for tokens, text in texts.items():
         samples: list[list[float]] = [[] for _ in able]
@@ -59,31 +64,37 @@ def measure_latency(
             order = range(len(able))
             for i in order if round_number % 2 == 0 else reversed(order):
                 engine, process = able[i]
+                if engine.name in failed:
+                    continue
                 settle()
-                seconds, scores[i] = process.score(engine, text)
+                try:
+                    seconds, scores[i] = process.score(engine, text)
+                except Exception as error:  # whatever a peer's libraries raise
+                    if i == 0:
+                        raise
+                    failed[engine.name] = f"at {tokens} tokens: {reason(error)}"
+                    continue
                 if round_number >= 0:
                     samples[i].append(seconds)
-        ours = {
-            engine.name: times
-            for (engine, _), times in zip(able, samples, strict=True)
-            if isinstance(engine, SirenEdge)
-        }
-        for (engine, _), times, score in zip(able, samples, scores, strict=True):
+        timed = [i for i, (engine, _) in enumerate(able) if engine.name not in failed]
+        ours = {able[i][0].name: samples[i] for i in timed if isinstance(able[i][0], SirenEdge)}
+        for i in timed:
+            times = samples[i]
             results.append(
                 {
                     "tokens": tokens,
-                    "engine": engine.name,
+                    "engine": able[i][0].name,
                     "median_s": median(times),
                     "p95_s": p95(times),
                     "ratio": paired_ratio(times, samples[0]),
                     "ratios": {name: paired_ratio(times, our) for name, our in ours.items()},
-                    "score": score,
+                    "score": scores[i],
                     "samples_s": times,
                 }
             )
-        able = [able[i] for i in range(len(able)) if i == 0 or median(samples[i]) <= slowest]
+        able = [able[i] for i in timed if i == 0 or median(samples[i]) <= slowest]
         advance()
-    return results
+    return results, failed
 
 
 def add_shares(
@@ -105,7 +116,8 @@ def latency_table(results: Sequence[Mapping[str, Any]]) -> str:
     With it the ratio to the first engine, and the share of the roofline where there is one.
     """
     lengths = list(dict.fromkeys(entry["tokens"] for entry in results))
-    header = ["ms: median (p95), ratio, share of roofline", *(f"{n} tokens" for n in lengths)]
+    share = ", share of roofline" if any("roofline_share" in entry for entry in results) else ""
+    header = [f"ms: median (p95), ratio{share}", *(f"{n} tokens" for n in lengths)]
     rows = []
     for name in dict.fromkeys(entry["engine"] for entry in results):
         entries = {e["tokens"]: e for e in results if e["engine"] == name}
@@ -124,6 +136,14 @@ def ratio_table(results: Sequence[Mapping[str, Any]]) -> str:
             cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in found]
             rows.append([name, ours, *cells])
     return markdown_table(["time of", "over that of", *(f"{n} tokens" for n in lengths)], rows)
+
+
+def samples_line(results: Sequence[Mapping[str, Any]], warm_up: int) -> str:
+    """Say in one sentence how many samples medians and percentiles are of."""
+    counts = {entry["tokens"]: len(entry["samples_s"]) for entry in results}
+    few, many = min(counts.values()), max(counts.values())
+    shown = f"{few}" if few == many else f"{few} to {many}"
+    return f"Samples of each engine and length: {shown}; before them, not counted: {warm_up}."
 
 
 def milliseconds(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Run things in fresh processes: engines that must not share threads, and memory."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -108,7 +109,7 @@ def load_engines(
             except Exception as error:  # whatever a peer's libraries raise
                 if not loaded:
                     raise
-                processes[engine.model_key] = f"{type(error).__name__}: {error}"
+                processes[engine.model_key] = reason(error)
             else:
                 processes[engine.model_key] = process
         found = processes[engine.model_key]
@@ -119,6 +120,11 @@ def load_engines(
     return loaded, failed
 
 
+def reason(error: Exception) -> str:
+    """Say in one line why an engine could not go on."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _executor() -> ProcessPoolExecutor:
     # Spawned, since a forked child would inherit threads and the parent's peak of memory.
     return ProcessPoolExecutor(
@@ -127,7 +133,11 @@ def _executor() -> ProcessPoolExecutor:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed tells its children nothing; each would wait, and hold its engine."""
+    """A parent that is killed tells its children nothing; each would wait, and hold its engine.
+
+    Control-C reaches them too: they end at once, and what there is to say the parent says.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_wait_for_parents_end, daemon=True).start()
 
 

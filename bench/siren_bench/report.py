@@ -6,6 +6,7 @@ from typing import Any
 
 from siren_runtime.errors import InputError
 
+from .cold_start import load_and_score_seconds
 from .latency import milliseconds, three_digits
 from .record import markdown_table, read_record
 from .throughput import best_ratios
@@ -68,7 +69,7 @@ def comparison_table(records: Mapping[str, Record]) -> str:
         columns["corpus, texts/s"] = _throughput_cells(records["throughput"]["results"])
     if "cold-start" in records:
         columns["load + first score, s"] = {
-            e["engine"]: f"{e['load_s'] + e['first_score_s']:.2f}"
+            e["engine"]: f"{load_and_score_seconds(e):.2f}"
             for e in records["cold-start"]["results"]
         }
     if "memory" in records:

@@ -11,7 +11,7 @@ from siren_export.timing import settle
 
 from .engines import Engine
 from .latency import milliseconds
-from .process import EngineProcess
+from .process import EngineProcess, reason
 from .record import markdown_table
 
 AXES = {
@@ -43,35 +43,59 @@ def along_tokens_and_batch(
 
 def measure_points(
     engines: Sequence[tuple[Engine, EngineProcess]], points: Sequence[Point], rounds: int
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Time every engine at every point, interleaved; one entry for each of them.
 
     Generative guards take one text at a time, so they have no points along batch beyond 1.
+
+    Returns:
+        The entries, raw samples in them; and for each engine that failed at a point, but for the
+        first, why. It has entries for the points before.
+
+    Raises:
+        Exception: the first engine fails.
     """
     results = []
+    failed: dict[str, str] = {}
     for point in points:
-        able = [(e, p) for e, p in engines if len(point.texts) == 1 or not e.work.new_tokens]
-        samples: list[list[float]] = [[] for _ in able]
+        able = [
+            (e, p)
+            for e, p in engines
+            if e.name not in failed and (len(point.texts) == 1 or not e.work.new_tokens)
+        ]
+        samples: dict[str, list[float]] = {engine.name: [] for engine, _ in able}
         for round_number in range(-_WARM_UP, rounds):
-            for (engine, process), times in zip(able, samples, strict=True):
+            for engine, process in able if round_number % 2 == 0 else reversed(able):
+                if engine.name in failed:
+                    continue
                 settle()
-                if len(point.texts) == 1:
-                    seconds = process.score(engine, point.texts[0])[0]
+                try:
+                    seconds = _time(engine, process, point)
+                except Exception as error:  # whatever a peer's libraries raise
+                    if engine is engines[0][0]:
+                        raise
+                    failed[engine.name] = f"{point.axis} {point.value:,}: {reason(error)}"
+                    del samples[engine.name]
                 else:
-                    seconds = process.score_batches(engine, [point.texts])[0]
-                if round_number >= 0:
-                    times.append(seconds)
+                    samples[engine.name] += [seconds] if round_number >= 0 else []
         results += [
             {
                 "axis": point.axis,
                 "value": point.value,
-                "engine": engine.name,
+                "engine": name,
                 "median_s": median(times),
                 "samples_s": times,
             }
-            for (engine, _), times in zip(able, samples, strict=True)
+            for name, times in samples.items()
         ]
-    return results
+    return results, failed
+
+
+def _time(engine: Engine, process: EngineProcess, point: Point) -> float:
+    """Seconds of one call with the texts of `point`."""
+    if len(point.texts) == 1:
+        return process.score(engine, point.texts[0])[0]
+    return process.score_batches(engine, [point.texts])[0]
 
 
 def fit_exponent(values: Sequence[float], seconds: Sequence[float]) -> dict[str, float] | None:
@@ -110,7 +134,11 @@ def scaling_table(results: Sequence[Mapping[str, Any]]) -> str:
         entries = [e for e in results if (e["axis"], e["engine"]) == (axis, name)]
         cells = [f"{_number(e['value'])}: {milliseconds(e['median_s'])}" for e in entries]
         fit = fitted.get((axis, name))
-        exponent = f"{fit['exponent']:.2f} (r2 {fit['r2']:.3f})" if fit else ""
+        if fit:  # through two points every line fits
+            how_well = f"r2 {fit['r2']:.3f}" if len(entries) > 2 else "of two points"
+            exponent = f"{fit['exponent']:.2f} ({how_well})"
+        else:
+            exponent = ""
         rows.append([AXES[axis], name, ", ".join(cells), exponent])
     return markdown_table(["axis", "engine", "value: ms", "exponent"], rows)
 

@@ -1,5 +1,6 @@
 """What a benchmark runs on: a head and its local backbone, from a name or a folder."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,22 @@ def find_subject(
     return Subject(local_head, backbone, description, random=False)
 
 
+def folder_name(name: str, backbone: Path | None = None) -> str:
+    """Name the folder of what is made of a head, as `find_subject` takes it.
+
+    A shape's is its name. Another's tells its files too, so that a head that was trained again,
+    or another one of that name, finds nothing of the first.
+    """
+    if name in SHAPES:
+        return name
+    recipe = find_recipe(name)
+    head = (recipe.artifact if recipe else Path(name)).resolve()
+    digest = hashlib.sha256(str(backbone and backbone.resolve()).encode())
+    for file in (head / CONFIG_FILE, head / WEIGHTS_FILE):
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return f"{head.name}-{digest.hexdigest()[:8]}"
+
+
 def synthesize(
     shape: Shape, folder: Path, head_name: str = "head", max_length: int = MAX_LENGTH
 ) -> Subject:
@@ -74,8 +91,10 @@ def synthesize(
         with progress_bar(f"writing random {shape.name}", total, in_bytes=True) as advance:
             write_checkpoint(unfinished, shape.config, advance=advance)
         unfinished.rename(backbone)
-    if not (head / WEIGHTS_FILE).exists():
-        write_head(head, shape, backbone, max_length=max_length)
+    if not head.exists():
+        unfinished = folder / f"{head_name}.unfinished"
+        write_head(unfinished, shape, backbone, max_length=max_length)
+        unfinished.rename(head)
     return Subject(head, backbone, f"{shape.name}, random weights of the true shape", random=True)
 
 

@@ -9,7 +9,7 @@ from siren_export.timing import settle
 
 from .engines import Engine, SirenEdge
 from .latency import three_digits
-from .process import EngineProcess
+from .process import EngineProcess, reason
 from .record import markdown_table
 from .samples import paired_ratio
 
@@ -46,7 +46,7 @@ def measure_throughput(
     tokens: int,
     rounds: int,
     advance: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score the corpus with every case, one after the other in each round.
 
     Args:
@@ -55,20 +55,35 @@ def measure_throughput(
         advance: Called after each pass over the corpus.
 
     Returns:
-        One entry a case: seconds of each pass, texts and tokens a second by the median.
+        One entry a case: seconds of each pass, texts and tokens a second by the median. And for
+        each case that failed why.
+
+    Raises:
+        Exception: the first case fails.
     """
     samples: list[list[float]] = [[] for _ in cases]
-    for case in cases:  # the first call of a model is slower; the longest text, so that it is over
-        case.process.score_batches(case.engine, [[max(texts, key=len)]])
-    for round_number in range(rounds):
+    failed: dict[int, str] = {}
+    longest = [[max(texts, key=len)]]
+    for round_number in range(-1, rounds):  # a model's first call is slower; it does not count
         order = range(len(cases))
         for i in order if round_number % 2 == 0 else reversed(order):
             case = cases[i]
             calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
-            settle()
-            samples[i].append(case.process.score_batches(case.engine, calls)[0])
-            advance()
-    return [
+            if i not in failed:
+                settle()
+                try:
+                    seconds, _ = case.process.score_batches(
+                        case.engine, longest if round_number < 0 else calls
+                    )
+                except Exception as error:  # whatever a peer's libraries raise
+                    if i == 0:
+                        raise
+                    failed[i] = reason(error)
+                else:
+                    samples[i] += [seconds] if round_number >= 0 else []
+            if round_number >= 0:
+                advance()
+    results = [
         {
             "engine": case.engine.name,
             "batch": case.batch,
@@ -78,8 +93,12 @@ def measure_throughput(
             "tokens_per_s": tokens / median(times),
             "samples_s": times,
         }
-        for case, times in zip(cases, samples, strict=True)
+        for i, (case, times) in enumerate(zip(cases, samples, strict=True))
+        if i not in failed
     ]
+    return results, {
+        f"{cases[i].engine.name}, batch {cases[i].batch}": why for i, why in failed.items()
+    }
 
 
 def best_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from .cost import ModelSize, model_size
 from .engines import Engine, SirenEdge
 from .peers.missing import PeerMissing
 from .peers.registry import make_peer
+from .process import reason
 from .progress import console
-from .subject import MAX_LENGTH, Subject, find_subject
+from .subject import MAX_LENGTH, Subject, find_subject, folder_name
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class Workbench:
             with console.status(f"preparing {name}"):
                 try:
                     engines.append(make_peer(name, self, threads))
-                except PeerMissing as reason:
-                    missing[name] = str(reason)
-        for name, reason in missing.items():
-            console.print(f"without {name}: {reason}")
+                except PeerMissing as why:
+                    missing[name] = str(why)
+                except Exception as error:  # whatever a peer's libraries raise
+                    missing[name] = reason(error)
+        for name, why in missing.items():
+            console.print(f"without {name}: {why}", markup=False)
         return engines, missing
 
 
@@ -85,7 +88,7 @@ def open_workbench(
         SirenError: as `find_subject`.
     """
     with tempfile.TemporaryDirectory(prefix="siren-bench-") as scratch:
-        folder = (keep or Path(scratch)) / Path(head).name
+        folder = (keep or Path(scratch)) / folder_name(head, backbone)
         subject = find_subject(head, folder, backbone, max(longest, MAX_LENGTH))
         yield Workbench(
             subject, load_artifact(subject.head), load_checkpoint(subject.backbone), folder

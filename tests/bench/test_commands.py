@@ -86,6 +86,16 @@ def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, back
     assert result.stdout.splitlines()[2].startswith("| siren-edge fp32 | ")
 
 
+def test_by_default_latency_is_measured_as_far_as_the_head_reads(tmp_path, backbone_folder):
+    output = tmp_path / "latency.json"
+    head = make_artifact(tmp_path / "head", backbone_folder("bert"))  # 48 tokens at most
+    arguments = ("--rounds", 1, "--warm-up", 0, "--peers", "", "--no-roofline", "-o", output)
+    result = run("latency", head, *arguments)
+    assert result.exit_code == 0, result.output
+    assert [entry["tokens"] for entry in read(output)["results"]] == [8, 32]
+    assert "length: 1; before them, not counted: 0" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

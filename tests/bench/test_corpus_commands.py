@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from models import make_artifact
 from siren_bench.cli import app
+from siren_bench.profile import own_time
 from siren_bench.report import END, START
 from siren_runtime import InputError
 from texts import TEXTS
@@ -63,10 +64,11 @@ def test_cold_start_times_load_and_first_score_in_fresh_processes(run):
 
 
 def test_memory_is_that_of_a_process_with_nothing_but_the_engine(run):
-    record = run("memory", "--tokens", "4,16")
+    record = run("memory", "--tokens", "4,16", "--rounds", 2)
     assert [entry["tokens"] for entry in record["results"]] == [4, 16]
     for entry in record["results"]:
         assert 30e6 < entry["resident_bytes"] <= entry["peak_bytes"] < 200e6  # no torch in it
+        assert len(entry["resident_samples_bytes"]) == len(entry["peak_samples_bytes"]) == 2
 
 
 def test_the_profile_shares_the_time_out_to_operators(run):
@@ -77,6 +79,20 @@ def test_the_profile_shares_the_time_out_to_operators(run):
         assert 0 < sum(entry["operators_s"].values()) < 1
 
 
+def test_the_time_of_a_choice_is_without_the_operators_chosen(run):
+    """int8's attention is in an If, and the profiler has an event for each of them."""
+    record = run("profile", "--engines", "int8", "--tokens", "40", "--runs", 2, peers=None)
+    operators = record["results"][0]["operators_s"]
+    assert {"If", "Attention"} <= operators.keys()
+    assert all(seconds >= 0 for seconds in operators.values())
+
+    def node(name, start, duration):
+        return {"ts": start, "dur": duration, "args": {"op_name": name}}
+
+    nodes = [node("Attention", 12, 6), node("If", 10, 10), node("Mul", 20, 3), node("Mul", 5, 5)]
+    assert own_time(nodes) == {"If": 4, "Attention": 6, "Mul": 8}
+
+
 def test_scaling_fits_an_exponent_on_every_axis(run):
     options = ("--tokens", "8,32", "--batches", "1,4", "--threads", "1", "--rounds", 1)
     record = run("scaling", *options, peers="generate-float32-1")
@@ -85,6 +101,9 @@ def test_scaling_fits_an_exponent_on_every_axis(run):
     fits = {(fit["axis"], fit["engine"]): fit for fit in record["settings"]["fits"]}
     assert ("tokens", "siren-edge fp32") in fits
     assert ("batch", "transformers generate float32, 1 new token") not in fits
+    table = (run.folder / "results" / "scaling-tiny-guard.md").read_text()
+    assert "(of two points)" in table
+    assert "r2" not in table
 
 
 def test_fidelity_compares_precisions_on_labelled_text(run):

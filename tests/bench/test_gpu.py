@@ -85,7 +85,9 @@ def test_every_measurement_of_engines_is_recorded_beside_its_floor(tmp_path, bac
         )
         assert [entry["bytes"] for entry in results] == [15, 40]
         assert list(failed) == ["siren-edge cuda fp16"]
-        results += latency_entries(loaded, text, 3, bench.size, CEILINGS)
+        timed, broken = latency_entries(loaded, text, 3, bench.size, CEILINGS)
+        assert broken == {}
+        results += timed
         results += throughput_entries(loaded, text[16], 16, [1, 4], 3, bench.size, CEILINGS)
         reference = scores_of(loaded[0][1], ours, TEXTS)
         results += fidelity_entries(loaded, TEXTS, reference, bench.artifact.threshold)

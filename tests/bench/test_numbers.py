@@ -8,10 +8,12 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import AutoConfig, AutoModel
 
+from siren_bench.cold_start import cold_start_table
 from siren_bench.corpus import Row, load_corpus
 from siren_bench.cost import model_size, passes
 from siren_bench.engines import Work
 from siren_bench.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
+from siren_bench.report import comparison_table
 from siren_bench.roofline import Ceilings, floor_seconds, measure_ceilings
 from siren_bench.samples import p95, paired_ratio
 from siren_bench.scaling import fit_exponent
@@ -90,6 +92,26 @@ def test_throughput_compares_every_engine_at_its_best():
         "llm-siren float32": 8.0,
         "llm-siren float32, torch.compile": 4.0,
     }
+
+
+def test_both_tables_of_cold_starts_have_the_median_of_loading_with_the_first_score():
+    """Which is not the sum of the medians."""
+    starts = [(1.0, 0.5), (2.0, 0.1), (3.0, 0.3)]
+    entry = {
+        "engine": "ours",
+        "load_s": 2.0,
+        "first_score_s": 0.3,
+        "start_to_score_s": 2.5,
+        "samples": [{"load_s": load, "first_score_s": first} for load, first in starts],
+    }
+    latency = {"engine": "ours", "tokens": 8, "median_s": 0.1, "ratio": 1.0}
+    settings = {"engines": [{"name": "ours", "versions": {}}]}
+    records = {
+        "latency": {"bench": "latency", "settings": settings, "results": [latency]},
+        "cold-start": {"bench": "cold-start", "settings": settings, "results": [entry]},
+    }
+    assert "| 2.10 |" in cold_start_table([entry])
+    assert "| 2.10 |" in comparison_table(records)
 
 
 def test_macro_f1_is_scikit_learns():

@@ -1,16 +1,22 @@
 """Peers are the real thing, and one that cannot run here is reported with what it needs."""
 
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from importlib.util import find_spec
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from models import make_artifact
+from siren_bench import workbench
 from siren_bench.engines import SirenEdge
+from siren_bench.latency import measure_latency
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.optimum import optimum_environment
 from siren_bench.peers.registry import make_peer, peer_names
 from siren_bench.process import load_engines
+from siren_bench.scaling import Point, measure_points
+from siren_bench.throughput import measure_throughput, sweep
 from siren_bench.workbench import open_workbench
 from siren_runtime import Guard
 
@@ -61,8 +67,8 @@ def test_optimum_generates_in_its_own_environment(bench):
     peer = make_peer("optimum-4+20", bench, 1)
     worker = peer.load()
     assert peer.score(worker, TEXT) is None
-    worker.stdin.close()
-    assert worker.wait(30) == 0
+    worker.process.stdin.close()
+    assert worker.process.wait(30) == 0
     assert "optimum-onnx" in peer.versions()
 
 
@@ -90,6 +96,92 @@ def test_a_peer_that_does_not_load_is_reported_and_the_others_run(bench, tmp_pat
         seconds, score = loaded[0][1].score(ours, TEXT)
     assert seconds > 0
     assert 0 <= score <= 1
+
+
+@pytest.fixture
+def ours_and_a_peer(bench):
+    """Our engine and another, in processes of their own, and what kills the other's."""
+    engines = [SirenEdge(bench.bundle(precision), precision, 1) for precision in ("fp32", "fp16")]
+    with ExitStack() as stack:
+        loaded, failed = load_engines(stack, engines)
+        assert not failed
+
+        def kill():
+            (process,) = loaded[1][1]._executor._processes.values()
+            process.kill()
+            process.join()
+
+        yield loaded, kill
+
+
+def test_a_peer_that_dies_loses_no_samples_but_its_own(ours_and_a_peer):
+    loaded, kill = ours_and_a_peer
+    kills = iter([kill])
+    results, failed = measure_latency(
+        loaded, {1: "a", 2: "a b"}, 2, warm_up=0, advance=lambda: next(kills, lambda: None)()
+    )
+    assert [(entry["tokens"], entry["engine"]) for entry in results] == [
+        (1, "siren-edge fp32"),
+        (1, "siren-edge fp16"),
+        (2, "siren-edge fp32"),
+    ]
+    assert [len(entry["samples_s"]) for entry in results] == [2, 2, 2]
+    assert failed.keys() == {"siren-edge fp16"}
+    assert failed["siren-edge fp16"].startswith("at 2 tokens: BrokenProcessPool: ")
+
+
+def test_a_peer_that_dies_in_the_midst_of_a_corpus_is_left_out(ours_and_a_peer):
+    loaded, kill = ours_and_a_peer
+    kills = iter([kill])
+    cases = sweep(loaded, [1, 2])
+    results, failed = measure_throughput(
+        cases, ["a", "b", "c"], 3, 2, advance=lambda: next(kills, lambda: None)()
+    )
+    assert [(entry["engine"], entry["batch"]) for entry in results] == [
+        ("siren-edge fp32", 1),
+        ("siren-edge fp32", 2),
+    ]
+    assert [len(entry["samples_s"]) for entry in results] == [2, 2]
+    assert failed.keys() == {"siren-edge fp16, batch 1", "siren-edge fp16, batch 2"}
+
+
+def test_a_peer_that_dies_leaves_the_other_points_of_scaling(ours_and_a_peer):
+    loaded, kill = ours_and_a_peer
+    kill()
+    points = [Point("batch", count, ["a"] * count) for count in (1, 2)]
+    results, failed = measure_points(loaded, points, 1)
+    assert [entry["engine"] for entry in results] == ["siren-edge fp32"] * 2
+    assert failed["siren-edge fp16"].startswith("batch 1: ")
+
+
+def test_the_first_engine_may_not_fail(ours_and_a_peer):
+    loaded, kill = ours_and_a_peer
+    kill()
+    with pytest.raises(BrokenProcessPool):
+        measure_latency(loaded[::-1], {1: "a"}, 1, warm_up=0)
+
+
+def test_a_peer_that_cannot_be_prepared_is_reported_with_its_error(bench, monkeypatch):
+    def prepare(name, model, threads):
+        raise RuntimeError(f"{name} takes no\nsuch graph")
+
+    monkeypatch.setattr(workbench, "make_peer", prepare)
+    engines, missing = bench.engines(["fp32"], ["openvino-int8"], 1)
+    assert len(engines) == 1
+    assert missing == {"openvino-int8": "RuntimeError: openvino-int8 takes no such graph"}
+
+
+def test_a_head_that_was_trained_again_finds_nothing_of_the_one_before(tmp_path, backbone_folder):
+    folders = []
+    for bias in (0.0, 1.0):
+        head = make_artifact(tmp_path / "guard", backbone_folder("qwen3"))
+        weights = load_file(head / "siren.safetensors")
+        last = sorted(name for name in weights if name.endswith("bias"))[-1]
+        save_file({**weights, last: weights[last] + bias}, head / "siren.safetensors")
+        with open_workbench(str(head), keep=tmp_path / "kept") as opened:
+            folders.append(opened.folder)
+    assert folders[0] != folders[1]
+    assert {folder.name[:6] for folder in folders} == {"guard-"}
 
 
 def test_peer_names_are_checked():

@@ -122,6 +122,25 @@ def test_int4_weights_are_within_a_step_of_the_matrix(author):
     assert (np.abs(restored.reshape(len(packed), -1) - matrix.T) <= 1.0001 * step).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_channels_and_rows_too_small_for_a_scale_become_zeros(precision):
+    """The least float32 above zero, by 127, is zero, which nothing can be divided by."""
+    g = GraphBuilder(FLOAT)
+    ids = g.input("ids", ir.DataType.INT64, ["batch", "sequence"])
+    table, matrix = (np.full(s, 1e-45, np.float32) for s in ((4, 32), (32, 2)))
+    matrix[:, 1] = 1
+    rows = g.op("Gather", g.weight("table", from_array(table)), ids)
+    y = g.linear(rows, "layer", from_array(matrix))
+    graph = g.build("test", {"features": Output(y, ["batch", "sequence", 2])})
+    lower(graph, precision, "onnxruntime")
+    for name, weight in graph.weights.items():
+        assert np.isfinite(np.concatenate(list(weight.blocks())).astype(np.float32)).all(), name
+    assert not values_of(graph, "table.int8").any()
+    if precision == "int8":
+        assert not values_of(graph, "layer/weight.int8")[:, 0].any()
+
+
 def test_embedding_rows_are_within_half_a_step_of_the_table(author):
     source, graph = author("bert", "int8"), author("bert", "int8")
     lower(graph, "int8", "onnxruntime")

@@ -75,6 +75,20 @@ def test_a_budget_that_all_settings_meet_keeps_the_fastest(sensitive, tmp_path):
     assert all(trial.milliseconds > 0 for trial in tuning.trials)
 
 
+def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path, monkeypatch):
+    timed = []
+
+    def time_in_turns(guards, texts, advance):
+        timed.extend(texts)
+        return [1.0] * len(guards)
+
+    monkeypatch.setattr(tune_module, "time_in_turns", time_in_turns)
+    huge = "far beyond what it reads " * 10_000
+    tune(*sensitive, tmp_path / "bundle", budget=0.0, texts=["short", huge])
+    assert "short" in timed
+    assert max(map(len, timed)) <= 16 * sensitive[0].max_length
+
+
 @pytest.mark.usefixtures("by_size")
 def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.03)

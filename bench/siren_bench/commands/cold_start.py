@@ -49,6 +49,7 @@ def memory(
     engines: options.Engines = "fp32",
     peers: options.Peers = options.LLM_SIREN,
     tokens: Annotated[str, typer.Option(help="Lengths of the texts.")] = "32,512",
+    rounds: Annotated[int, typer.Option(min=1, help="Processes of each engine.")] = 3,
     threads: options.Threads = 2,
     keep: options.Keep = None,
     output: options.Output = None,
@@ -67,10 +68,11 @@ def memory(
             )
         made, missing = bench.engines(precisions, peer_list, threads)
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
-        with progress_bar("measuring", len(made)) as advance:
-            results, failed = measure_memory(made, texts, lambda: advance(1))
+        with progress_bar("measuring", rounds * len(made)) as advance:
+            results, failed = measure_memory(made, texts, rounds, lambda: advance(1))
         settings = {
             "head": bench.subject.description,
+            "rounds": rounds,
             "threads": threads,
             **engine_settings(made, {**missing, **failed}),
         }

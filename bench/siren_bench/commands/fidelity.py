@@ -9,7 +9,7 @@ import typer
 from ..corpus import load_corpus
 from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
 from ..peers.registry import is_generative
-from ..process import load_engines
+from ..process import load_engines, reason
 from ..progress import console, progress_bar
 from ..workbench import engine_settings, open_workbench
 from . import options
@@ -54,9 +54,15 @@ def fidelity(
         scores: dict[str, list[float]] = {engine.name: [] for engine, _ in loaded}
         with progress_bar("scoring", len(rows) * len(loaded)) as advance:
             for engine, process in loaded:
-                for batch in batches:
-                    scores[engine.name] += process.score_batches(engine, [batch])[1]
-                    advance(len(batch))
+                try:
+                    for batch in batches:
+                        scores[engine.name] += process.score_batches(engine, [batch])[1]
+                        advance(len(batch))
+                except Exception as error:  # noqa: PERF203 - whatever a peer's libraries raise
+                    if engine is loaded[0][0]:
+                        raise
+                    failed[engine.name] = reason(error)
+                    del scores[engine.name]
         threshold = bench.artifact.threshold
         reference = next(iter(scores.values()))
         results = [

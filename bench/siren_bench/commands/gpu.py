@@ -83,7 +83,9 @@ def gpu(
             longest = texts[lengths[-1]]
             loaded, results, failed = load_one_by_one(stack, made, used_gpu_memory, longest)
         with console.status("timing single texts"):
-            results += latency_entries(loaded, texts, rounds, bench.size, ceilings)
+            timed, broken = latency_entries(loaded, texts, rounds, bench.size, ceilings)
+            results += timed
+            loaded = [one for one in loaded if one[0].name not in broken]
         with console.status("timing batches"):
             results += throughput_entries(
                 loaded, longest, lengths[-1], sizes, rounds, bench.size, ceilings
@@ -98,7 +100,7 @@ def gpu(
             "rounds": rounds,
             "threads": threads,
             "ceilings": ceilings.to_dict(),
-            **engine_settings(made, {**missing, **failed}),
+            **engine_settings(made, {**missing, **failed, **broken}),
         }
     table = f"{gpu_tables(results)}\n{gpu_ceilings_line(ceilings)}\n"
     finish(options.result_path(output, "gpu", head), "gpu", settings, results, table)

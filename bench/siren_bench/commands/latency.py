@@ -7,7 +7,7 @@ import typer
 
 from siren_runtime.errors import InputError
 
-from ..latency import add_shares, latency_table, measure_latency, ratio_table
+from ..latency import add_shares, latency_table, measure_latency, ratio_table, samples_line
 from ..process import load_engines
 from ..progress import console, progress_bar
 from ..roofline import ceilings_line, measure_ceilings
@@ -16,6 +16,8 @@ from ..workbench import engine_settings, open_workbench
 from . import options
 from .finish import finish
 
+_LENGTHS = "8,32,128,512,2048"
+
 
 def latency(
     head: options.Head,
@@ -23,8 +25,12 @@ def latency(
     engines: options.Engines = "fp32",
     peers: options.Peers = options.LLM_SIREN,
     tokens: Annotated[
-        str, typer.Option(help="Lengths in tokens, special tokens included.")
-    ] = "8,32,128,512",
+        str | None,
+        typer.Option(
+            help="Lengths in tokens, special tokens included. [default: 8,32,128,512,2048, as far "
+            "as the head reads]"
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Samples of each engine and length.")] = 20,
     warm_up: Annotated[int, typer.Option(min=0, help="Rounds before these.")] = 2,
     budget: Annotated[
@@ -44,14 +50,14 @@ def latency(
     Each model has a process of its own; every round times each engine once, and the ratio is
     the median over rounds. A peer that cannot run here is reported with what it needs.
     """
-    lengths = options.numbers_of("--tokens", tokens)
+    lengths = options.numbers_of("--tokens", tokens or _LENGTHS)
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     with open_workbench(head, backbone, keep, lengths[-1]) as bench, ExitStack() as stack:
-        if lengths[-1] > bench.artifact.max_length:
-            raise InputError(
-                f"--tokens {lengths[-1]} is more than the head's max_length "
-                f"{bench.artifact.max_length}"
-            )
+        longest = bench.artifact.max_length
+        if tokens is None:
+            lengths = [length for length in lengths if length <= longest] or [longest]
+        elif lengths[-1] > longest:
+            raise InputError(f"--tokens {lengths[-1]} is more than the head's max_length {longest}")
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
         made, missing = bench.engines(precisions, peer_list, threads)
         ceilings = None
@@ -61,7 +67,7 @@ def latency(
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
         with progress_bar("timing", len(texts)) as advance:
-            results = measure_latency(
+            results, broken = measure_latency(
                 loaded,
                 texts,
                 rounds,
@@ -77,14 +83,15 @@ def latency(
         settings = {
             "head": bench.subject.description,
             "rounds": rounds,
+            "warm_up": warm_up,
             "budget_s": budget,
             "slowest_s": slowest,
             "threads": threads,
             "batch": 1,
             "ceilings": ceilings and ceilings.to_dict(),
-            **engine_settings(made, {**missing, **failed}),
+            **engine_settings(made, {**missing, **failed, **broken}),
         }
-    table = latency_table(results)
+    table = f"{latency_table(results)}\n{samples_line(results, warm_up)}\n"
     if len(precisions) > 1:
         table += f"\n{ratio_table(results)}"
     if ceilings:

@@ -84,4 +84,4 @@ def numbers_of(option: str, values: str) -> list[int]:
 
 def result_path(output: Path | None, command: str, head: str) -> Path:
     """Return --output, or its default."""
-    return output or RESULTS / f"{command}-{Path(head).name}.json"
+    return output or RESULTS / f"{command}-{Path(head).resolve().name}.json"

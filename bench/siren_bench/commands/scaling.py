@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..engines import Engine
 from ..process import load_engines
 from ..progress import console
 from ..scaling import (
@@ -47,6 +48,8 @@ def scaling(
     thread_counts = options.numbers_of("--threads", threads)
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     results: list[dict[str, Any]] = []
+    engines_made: dict[str, Engine] = {}
+    absent: dict[str, str] = {}
     settings: dict[str, Any] = {"heads": {}, "rounds": rounds, "threads": thread_counts}
     for head in heads:
         with open_workbench(head, None, keep, lengths[-1]) as bench:
@@ -63,8 +66,11 @@ def scaling(
                 made, missing = bench.engines(precisions, peer_list, count)
                 with ExitStack() as stack, console.status(f"{head}, threads: {count}"):
                     loaded, failed = load_engines(stack, made)
-                    results += measure_points(loaded, points, rounds)
-                settings |= engine_settings(made, {**missing, **failed})
+                    measured, broken = measure_points(loaded, points, rounds)
+                results += measured
+                engines_made |= {engine.name: engine for engine in made}
+                absent |= {**missing, **failed, **broken}
+    settings |= engine_settings([*engines_made.values()], absent)
     settings["fits"] = fits(results)
     table = scaling_table(results)
     path = options.result_path(output, "scaling", heads[0])

@@ -62,7 +62,7 @@ def throughput(
             loaded, failed = load_engines(stack, made)
         cases = sweep(loaded, sizes, budgets)
         with progress_bar("scoring", rounds * len(cases)) as advance:
-            results = measure_throughput(
+            results, broken = measure_throughput(
                 cases, [row.text for row in rows], sum(lengths), rounds, lambda: advance(1)
             )
         settings = {
@@ -73,7 +73,8 @@ def throughput(
             "rounds": rounds,
             "threads": threads,
             **engine_settings(
-                made, {**missing, **failed, **dict.fromkeys(generative, "takes no batches")}
+                made,
+                {**missing, **failed, **broken, **dict.fromkeys(generative, "takes no batches")},
             ),
         }
     table = throughput_table(results)

@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Hashable
+import tempfile
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from siren_runtime.errors import SirenError
 
@@ -61,11 +62,13 @@ class Optimum(OneAtATime):
 
     def load(self) -> Any:
         arguments = [self.python, "-I", _WORKER, "serve", self.model, str(self.threads)]
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - the worker's, as long as it runs
         worker = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         )
-        _receive(worker)
-        return worker
+        model = _Worker(worker, log)
+        model.receive()
+        return model
 
     def score(self, model: Any, text: str) -> None:
         generation = self.generation
@@ -74,9 +77,35 @@ class Optimum(OneAtATime):
             "text": text,
             "new_tokens": generation.new_tokens,
         }
-        model.stdin.write(json.dumps(request).encode() + b"\n")
-        model.stdin.flush()
-        _receive(model)
+        model.send(request)
+        model.receive()
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process that generates, and the file of what it writes to standard error."""
+
+    process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self) -> None:
+        """Wait for an answer.
+
+        Raises:
+            SirenError: the process ended.
+        """
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():
+            status = self.process.wait()
+            self.log.seek(0)
+            raise SirenError(
+                f"Optimum's worker ended with status {status}: {_last_line(self.log.read())}"
+            )
 
 
 def optimum_environment() -> Path:
@@ -117,15 +146,14 @@ def export_with_optimum(backbone: Path, folder: Path) -> tuple[Path, Path]:
     if not model.exists():
         unfinished = folder / "optimum.unfinished"
         done = subprocess.run(
-            [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True, text=True
+            [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True
         )
         if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise PeerMissing(f"Optimum cannot export {backbone}: {lines[-1] if lines else '?'}")
+            raise PeerMissing(f"Optimum cannot export {backbone}: {_last_line(done.stderr)}")
         unfinished.rename(model)
     return model, python
 
 
-def _receive(worker: Any) -> None:
-    if not worker.stdout.readline():
-        raise SirenError(f"Optimum's worker ended with status {worker.wait()}")
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

@@ -7,7 +7,10 @@ optimum_worker.py serve FOLDER THREADS     one JSON request a line on stdin, one
 """
 
 import json
+import os
 import sys
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 
@@ -28,6 +31,9 @@ def export(backbone: str, folder: str) -> None:
 
 def serve(folder: str, threads: str) -> None:
     """Generate for each request: template, text, new_tokens."""
+    requests: Queue[str] = Queue()
+    Thread(target=_receive, args=(requests,), daemon=True).start()
+
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForCausalLM
@@ -43,10 +49,17 @@ def serve(folder: str, threads: str) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr
     print("{}", file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(requests.get())
         generate(model, tokenizer, request["template"], request["text"], request["new_tokens"])
         print("{}", file=answers, flush=True)
+
+
+def _receive(requests: "Queue[str]") -> None:
+    """Take in requests; when whoever sends them is gone, end, in the middle of a text too."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
 
 
 def generate(model: Any, tokenizer: Any, template: str, text: str, new_tokens: int) -> None:

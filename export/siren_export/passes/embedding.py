@@ -44,6 +44,8 @@ def _values(source: Weight) -> Iterator[np.ndarray]:
 
 
 def _scales(rows: np.ndarray) -> np.ndarray:
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    scales: np.ndarray = np.where(largest > 0, largest / np.float32(_LEVELS), np.float32(1))
-    return scales
+    scales: np.ndarray = np.abs(rows).max(axis=1, keepdims=True) / np.float32(_LEVELS)
+    positive: np.ndarray = np.where(
+        scales > 0, scales, np.float32(1)
+    )  # 0 too where that underflows
+    return positive

@@ -168,7 +168,8 @@ class _PerChannel:
     def values(self) -> Iterator[np.ndarray]:
         matrix = np.concatenate(list(self.source.blocks()))
         largest = np.maximum(_largest_pair(matrix), _largest_pair(-matrix))
-        self._scales = np.where(largest > 0, largest / np.float32(_LEVELS), np.float32(1))
+        scales = largest / np.float32(_LEVELS)
+        self._scales = np.where(scales > 0, scales, np.float32(1))  # 0 too where that underflows
         yield np.rint(matrix / self._scales).astype(np.int8)
 
     def shifted(self, bias: Weight | None, shift: float) -> Iterator[np.ndarray]:
