@@ -41,10 +41,15 @@ class SirenGroup(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand. Its SirenError becomes one line on standard error, exit 1."""
+        """Run the subcommand. Its SirenError becomes one line on standard error, exit 1.
+
+        So does what the system refuses: a full disk, a folder that may not be written.
+        """
         try:
             return super().invoke(ctx)
-        except SirenError as error:
+        except BrokenPipeError:
+            raise  # whoever read our output has gone, and click ends quietly
+        except (SirenError, OSError) as error:
             report(f"error: {error}")
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:

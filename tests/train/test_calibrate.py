@@ -114,6 +114,19 @@ def test_calibration_keeps_what_it_does_not_set(tmp_path: Path) -> None:
     assert (manifest.threshold, manifest.temperature) == (0.25, 1.0)
 
 
+def test_a_temperature_alone_changes_no_verdict(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    texts = ["a", "hello", "zzzz", "how do I bake bread?"]
+    low, high = np.quantile([r.score for r in Guard.load(bundle).score_batch(texts)], [0.3, 0.7])
+    tiers = make_tiers({"block": float(high), "log": 0.0}, "test")
+    write_calibration(bundle, threshold=float(low), tiers=tiers)
+    before = [(r.is_harmful, r.tier) for r in Guard.load(bundle).score_batch(texts)]
+    assert len(set(before)) == 3
+    for temperature in (0.2, 5.0):
+        write_calibration(bundle, temperature=temperature)
+        assert [(r.is_harmful, r.tier) for r in Guard.load(bundle).score_batch(texts)] == before
+
+
 def test_a_tier_file_is_read_by_falling_threshold(tmp_path: Path) -> None:
     path = tmp_path / "tiers.json"
     path.write_text('{"log": 0.2, "block": 0.9, "review": 0.5}')
@@ -127,6 +140,7 @@ def test_a_tier_file_is_read_by_falling_threshold(tmp_path: Path) -> None:
         ("{", "expected an object of tier names"),
         ('{"block": "high"}', "expected an object of tier names"),
         ("{}", "no tiers"),
+        ('{"block": 0.9, "block": 0.5}', "names a tier twice, found block, block"),
         ('{"block": 1.5}', "tier 'block' is 1.5"),
         ('{"": 0.5}', "tier '' is 0.5"),
         ('{"block": 0.5, "review": 0.5}', "thresholds must fall"),

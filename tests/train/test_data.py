@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -60,6 +61,55 @@ def test_a_hub_data_set_brings_its_own_splits(tmp_path: Path) -> None:
     assert {row.dataset for row in rows} == {"toxic-chat"}
 
 
+@pytest.fixture
+def configured(tmp_path: Path) -> str:
+    """A hub data set of two configurations, with two splits and one."""
+    pytest.importorskip("datasets")
+    folder = tmp_path / "mix"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", ROWS[:20])
+    write_jsonl(folder / "dev.jsonl", ROWS[20:])
+    (folder / "README.md").write_text(
+        """---
+configs:
+- config_name: both
+  data_files: [{split: train, path: train.jsonl}, {split: dev, path: dev.jsonl}]
+- config_name: one
+  data_files: [{split: train, path: train.jsonl}]
+---
+"""
+    )
+    return f"hub:{folder}"
+
+
+def test_a_part_of_a_hub_data_set_is_chosen(configured: str) -> None:
+    rows = read(f"train={configured}:one", f"validation={configured}:both@dev")
+    assert [row.split for row in rows] == ["train"] * 20 + ["validation"] * 10
+    assert {row.dataset for row in rows} == {"mix"}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("", "cannot be loaded: .*both"),
+        (":both@test", "has the splits train, dev; one of them is written hub:NAME:CONFIG@train"),
+        (":both", "has the splits train, dev"),
+    ],
+)
+def test_splits_of_a_hub_data_set_are_not_mixed(configured: str, part: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        read(f"test={configured}{part}")
+
+
+def test_a_damaged_row_of_a_hub_data_set_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(json.dumps(GOOD) + '\n{"text": \n')
+    with pytest.raises(InputError, match=r"hub:.*broken, train after row \d: "):
+        read(f"hub:{folder}")
+
+
 def test_a_split_before_the_path_overrides_the_column(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data.jsonl", ROWS)
     assert {row.split for row in read(f"held-out={path}")} == {"held-out"}
@@ -86,6 +136,10 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "unknown label": ({**GOOD, "label": "awful"}, "is 'awful'"),
     "fractional label": ({**GOOD, "label": 0.5}, "is 0.5"),
     "null label": ({**GOOD, "label": None}, "is None"),
+    "label of another script": ({**GOOD, "label": "\u00b2"}, "is '\u00b2'"),
+    "label of endless digits": ({**GOOD, "label": "1" * 5000}, "is '1111"),
+    "split that leaves the folder": ({**GOOD, "split": "../../x"}, "column 'split' is '../../x'"),
+    "split that is no string": ({**GOOD, "split": 3}, "column 'split' is 3; expected a string"),
     "duplicate id": (GOOD, "id 'g' is already that of"),
     "text is a number": ({**GOOD, "id": "n", "text": 5}, "text must be a str"),
     "lone surrogate": ({**GOOD, "id": "n", "text": "\ud800"}, "lone surrogate"),
@@ -106,6 +160,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
     [
         (json.dumps(GOOD).encode() + b'\n{"text": "\xff"}\n', "row 2: not UTF-8: byte 10 is 0xff"),
         (b'{"text": \n', "row 1: not JSON"),
+        (b'{"label": ' + b"1" * 5000 + b"}\n", "row 1: not JSON"),
         (b"", "data.jsonl: no rows"),
         (
             json.dumps(GOOD).encode(),
@@ -135,6 +190,62 @@ def test_damaged_tables_are_named(tmp_path: Path, name: str, data: bytes, messag
         read(str(tmp_path / name))
     assert name in str(error.value)
     assert message in str(error.value)
+
+
+def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    ends = np.array([0, 1, 2], np.int32).tobytes()
+    texts = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"a\xff")]
+    )
+    table = pyarrow.table({"text": texts, "label": [0, 1], "split": ["test", "test"]})
+    pyarrow.parquet.write_table(table, tmp_path / "data.parquet")
+    with pytest.raises(InputError, match=r"data\.parquet, row 2: not UTF-8: byte 0 is 0xff"):
+        read(str(tmp_path / "data.parquet"))
+
+
+def test_a_named_text_column_holds_text(tmp_path: Path) -> None:
+    chat = {**GOOD, "id": "c", "text": [{"role": "user", "content": "x"}]}
+    path = write_jsonl(tmp_path / "data.jsonl", [GOOD, chat])
+    with pytest.raises(InputError, match=r"data\.jsonl, row 2: text must be a str, found list"):
+        read(str(path), columns=Columns(text=("text",)))
+
+
+def test_text_goes_before_prompt_and_response(tmp_path: Path) -> None:
+    rows = [{**GOOD, "prompt": "p"}, {**GOOD, "id": "b", "label": 1, "text": "", "prompt": "p"}]
+    assert [r.text for r in read(str(write_jsonl(tmp_path / "data.jsonl", rows)))] == ["x", "p"]
+
+
+def test_rows_without_an_id_are_not_duplicates(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("id,text,label,split\n,a,0,test\n,b,1,test\n")
+    assert [row.id for row in read(str(tmp_path / "data.csv"))] == [None, None]
+
+
+def test_ids_are_unique_over_the_files_of_a_data_set(tmp_path: Path) -> None:
+    rows = [GOOD, {**GOOD, "id": "h", "label": 1}]
+    paths = [tmp_path / part / "data.jsonl" for part in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        write_jsonl(path, rows)
+    with pytest.raises(InputError) as error:
+        read(*map(str, paths))
+    assert f"{paths[1]}, row 1: id 'g' is already that of {paths[0]}, row 1" in str(error.value)
+    assert len(read(str(paths[0]), str(write_jsonl(tmp_path / "other.jsonl", rows)))) == 4
+
+
+def test_a_long_text_in_csv_is_read_whole(tmp_path: Path) -> None:
+    text = "word " * 40_000
+    (tmp_path / "data.csv").write_text(f"text,label,split\n{text},0,test\nb,1,test\n")
+    assert read(str(tmp_path / "data.csv"))[0].text == text.strip()
+
+
+def test_a_category_stands_in_one_line_of_utf8(tmp_path: Path) -> None:
+    rows = [{**GOOD, "category": "a\n\ud800"}, {**GOOD, "id": "h", "label": 1}]
+    assert read(str(write_jsonl(tmp_path / "data.jsonl", rows)))[0].category == "a \\ud800"
+
+
+def test_a_hub_data_set_has_a_name() -> None:
+    with pytest.raises(InputError, match="expected hub:NAME"):
+        parse_source("hub:")
 
 
 @pytest.mark.parametrize("argument", ["missing.jsonl", "train=missing.csv"])

@@ -60,6 +60,46 @@ def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:
         score_rows(Guard.load(bundle), [parse_source(str(data))], Columns(), "dev")
 
 
+def test_bad_data_is_found_before_a_row_is_scored(bundle: Path, tmp_path: Path) -> None:
+    rows = [*ROWS, {**ROWS[0], "id": "last", "label": 7}]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    scored: list[int] = []
+    with pytest.raises(InputError, match=r"data\.jsonl, row 61: column 'label' is 7"):
+        score_rows(
+            Guard.load(bundle),
+            [parse_source(str(data))],
+            Columns(),
+            "test",
+            lambda stage, done, total: scored.append(done),
+        )
+    assert not scored
+
+
+def test_the_bundle_says_what_the_labels_mean(bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "guard.json").read_text())
+    manifest["head"]["labels"] = ["fine", "bad"]
+    (bundle / "guard.json").write_text(json.dumps(manifest))
+    rows = [{**row, "label": ("fine", "bad")[row["label"]]} for row in ROWS]
+    arguments = [str(bundle), str(write_jsonl(tmp_path / "data.jsonl", rows))]
+    for more in ([], ["--with", str(bundle)]):
+        result = CliRunner().invoke(evaluate.app, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+        assert "| data | 12 | 6 |" in result.stdout
+    assert CliRunner().invoke(calibrate.app, [*arguments, "--threshold", "best"]).exit_code == 0
+    result = CliRunner().invoke(evaluate.app, [*arguments, "--classes", "safe,harmful"])
+    assert "expected one of safe, harmful" in str(result.exception)
+
+
+def test_a_category_of_any_name_is_reported(bundle: Path, tmp_path: Path) -> None:
+    rows = [{**row, "category": "a|b $\\nothing$"} for row in ROWS]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    arguments = [str(bundle), str(data), "-o", str(tmp_path / "report"), "--by", "category"]
+    result = CliRunner().invoke(evaluate.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "| a\\|b $\\nothing$ | 12 | 6 |" in result.stdout
+    assert (tmp_path / "report" / "verdicts.png").exists()
+
+
 def test_categories_add_up_to_their_data_set(bundle: Path, data: Path) -> None:
     scores = score_rows(Guard.load(bundle), [parse_source(str(data))], Columns(), "train")
     evaluation = measure(
@@ -99,6 +139,7 @@ def test_the_calibrate_command_writes_tiers(bundle: Path, data: Path) -> None:
         [],
         ["--tier", "block"],
         ["--tiers", "x.json", "--tier", "block=0.5"],
+        ["--tier", "block=0.9", "--tier", "block=0.5"],
         ["--threshold", "best"],
     ],
 )

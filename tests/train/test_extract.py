@@ -1,5 +1,7 @@
 """Features come from the engine, equal transformers', and survive any interruption."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +158,11 @@ def test_changed_data_is_not_mixed_with_old_features(
         (lambda f: shutil.rmtree(f), "not a feature store"),
         (lambda f: (f / "store.json").write_text("{"), "not a valid store"),
         (lambda f: (f / "progress.json").unlink(), "has 0 of 60 rows"),
+        (lambda f: (f / "progress.json").write_text("{"), r"progress\.json: not a valid record"),
+        (lambda f: (f / "train.labels.npy").unlink(), r"train\.labels\.npy: not readable"),
+        (lambda f: (f / "train.labels.npy").write_bytes(b""), r"labels\.npy: not readable"),
+        (lambda f: np.save(f / "train.labels.npy", [0]), r"labels\.npy: is int64 \(1,\)"),
+        (lambda f: (f / "train.residual_mean.npy").write_bytes(b"x"), r"mean\.npy: not readable"),
     ],
 )
 def test_a_damaged_store_is_named(
@@ -167,4 +174,19 @@ def test_a_damaged_store_is_named(
     run(tmp_path / "store")
     damage(tmp_path / "store")
     with pytest.raises(InputError, match=message):
-        FeatureStore.open(tmp_path / "store")
+        FeatureStore.open(tmp_path / "store").features("train", "residual_mean")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_a_store_that_does_not_fit_is_refused_before_it_is_filled(
+    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(InputError, match="bytes do not fit: No space left on device"):
+            run(tmp_path / "store")
+    assert not (tmp_path / "store" / "store.json").exists()
+    assert run(tmp_path / "store").manifest.rows == 60

@@ -127,6 +127,9 @@ def test_a_search_that_is_asked_for_more_trials_goes_on(
         resumed = pipeline.train([store], tmp_path / "more", tmp_path / "work", settings)
     assert resumed.trials == whole.trials
     assert head_bytes(tmp_path / "more") == head_bytes(tmp_path / "whole")
+    fewer = msgspec.structs.replace(SETTINGS, trials=4)
+    again = pipeline.train([store], tmp_path / "fewer", tmp_path / "work", fewer)
+    assert again.trials == whole.trials[:4]
 
 
 def test_the_artifact_scores_alike_in_llm_siren_and_in_the_engine(
@@ -177,6 +180,34 @@ def test_the_work_of_another_run_is_not_taken_over(
     settings = msgspec.structs.replace(SETTINGS, seed=1)
     with pytest.raises(InputError, match="the work of a run with other settings"):
         pipeline.train([store], trained[0], trained[0] / ".work", settings)
+
+
+def test_the_work_of_another_release_is_not_taken_over(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WORK_VERSION", pipeline.WORK_VERSION + 1)
+    with pytest.raises(InputError, match="another with --work"):
+        pipeline.train([store], trained[0], trained[0] / ".work", SETTINGS)
+
+
+def test_what_the_stages_do_not_depend_on_may_change(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(SETTINGS, threshold=0.25, half=True)
+    report = pipeline.train([store], tmp_path, trained[0] / ".work", settings)
+    assert report.trials == trained[1].trials
+    assert load_artifact(tmp_path).threshold == 0.25
+
+
+def test_an_ablation_is_of_the_head_that_was_chosen(store: FeatureStore, tmp_path: Path) -> None:
+    bests, tables = [], []
+    for trials in (1, 6):
+        settings = msgspec.structs.replace(SETTINGS, trials=trials)
+        report = pipeline.train([store], tmp_path, tmp_path / ".work", settings)
+        tables.append(pipeline.ablate([store], tmp_path / ".work", settings, workers=2))
+        bests.append(max(report.trials, key=lambda trial: trial.score * (not trial.pruned)).number)
+    assert bests[0] != bests[1]
+    assert tables[0] != tables[1]
 
 
 def test_reports_and_pictures_are_written(

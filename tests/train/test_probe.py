@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from siren_runtime.errors import InputError
 from siren_train.features import FeatureSet, Standardizer, balanced_weights
 from siren_train.probe import fit_probe
 
@@ -66,3 +67,11 @@ def test_balance_gives_small_data_sets_their_say() -> None:
     full = balanced_weights(datasets, 1.0)
     assert full[:90].sum() == pytest.approx(full[90:].sum(), rel=1e-5)
     assert full.mean() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("split", [0, 1], ids=["train", "validation"])
+def test_a_feature_that_is_not_finite_is_refused(split: int) -> None:
+    both = make_features(60, 0), make_features(60, 1)
+    both[split].features[5, 1, 2] = np.nan
+    with pytest.raises(InputError, match="layer 1: a feature is not finite"):
+        fit_probe(*both, 1)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from labelled import make_rows, write_jsonl
 from siren_export.artifact import load_artifact
+from siren_runtime.cli import app as siren
 from siren_train.commands import extract, train
 
 
@@ -39,6 +40,16 @@ def test_labelled_text_becomes_a_head(
     assert load_artifact(head).model_id == str(backbone)
     written = {path.name for path in head.iterdir()}
     assert written >= {"training.json", "training.md", "layers.png", "ablation.md", "ablation.png"}
+
+
+def test_what_the_system_refuses_is_said_in_a_line(
+    tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    result = run(siren, "extract", backbone_folder("bert"), data, "-o", data / "store")
+    assert result.exit_code == 1
+    assert "siren: error: " in result.stderr
+    assert "Not a directory" in result.stderr
 
 
 @pytest.mark.parametrize("classes", ["safe", "safe,safe", "safe,,harmful"])

@@ -1,5 +1,6 @@
 """Thresholds and temperature from held-out scores, written into a bundle's manifest."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -104,7 +105,7 @@ def fit_temperature(scores: Scores) -> float:
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
     """Return the two-class scores with their log-odds divided by `temperature`."""
-    return replace(scores, scores=1 / (1 + np.exp(-_log_odds(scores.scores) / temperature)))
+    return replace(scores, scores=_tempered(scores.scores, temperature))
 
 
 def choose_threshold(scores: Scores, rule: str) -> float:
@@ -145,6 +146,11 @@ def _parse_share(value: str) -> float | None:
     return number if 0.0 <= number <= 1.0 else None
 
 
+def _tempered(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    tempered: NDArray[np.float64] = 1 / (1 + np.exp(-_log_odds(scores) / temperature))
+    return tempered
+
+
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Float32 scores round to 1 from log-odds of 17 on, so those end there."""
     clipped = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
@@ -156,17 +162,21 @@ def read_tiers(path: Path) -> list[Tier]:
     """Read a tier file: a JSON object of names and thresholds, such as {"block": 0.9}.
 
     Raises:
-        InputError: it is not that, or a threshold is outside 0 to 1.
-        BundleError: names repeat, or two thresholds are equal.
+        InputError: it is not that, names repeat, or a threshold is outside 0 to 1.
+        BundleError: two thresholds are equal.
     """
     try:
-        named = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+        data = path.read_bytes()
+        named = msgspec.json.decode(data, type=dict[str, float])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: expected an object of tier names and thresholds: {error}"
         ) from None
+    names = [name for name, _ in json.loads(data, object_pairs_hook=list)]
+    if len(names) > len(named):
+        raise InputError(f"{path}: names a tier twice, found {', '.join(names)}")
     return make_tiers(named, str(path))
 
 
@@ -199,18 +209,29 @@ def write_calibration(
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the manifest.
 
+    A threshold that is kept moves with a new temperature of a two-class head, so that verdicts
+    stay as they were.
+
     Raises:
         BundleError: the bundle is damaged, or the result would not be a valid manifest.
     """
     manifest = load_bundle(bundle).manifest
     changes: dict[str, object] = {}
+    if temperature is not None:
+        scale = temperature / manifest.temperature
+        changes["temperature"] = temperature
+        changes["threshold"] = _moved(manifest.threshold, scale)
+        changes["tiers"] = [Tier(t.name, _moved(t.threshold, scale)) for t in manifest.tiers]
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
-        check_tiers(list(tiers), str(bundle / MANIFEST_FILE))
         changes["tiers"] = list(tiers)
-    if temperature is not None:
-        changes["temperature"] = temperature
     manifest = msgspec.structs.replace(manifest, **changes)
+    check_tiers(manifest.tiers, str(bundle / MANIFEST_FILE))
     write_atomically(bundle / MANIFEST_FILE, encode(manifest))
     return manifest
+
+
+def _moved(threshold: float, scale: float) -> float:
+    """Where a threshold comes to lie when log-odds are divided by `scale`; 0 and 1 stay."""
+    return float(_tempered(np.array(threshold), scale)) if 0.0 < threshold < 1.0 else threshold

@@ -1,24 +1,33 @@
 """Read labelled text, row by row: jsonl, csv, parquet, or a hub data set.
 
-A source is written [SPLIT=]PATH, or [SPLIT=]hub:NAME for a data set that the `datasets` library
-loads. Without SPLIT, a file's rows name their split in a column, and a hub data set has its own.
+A source is written [SPLIT=]PATH, or [SPLIT=]hub:NAME[:CONFIG][@PART] for a data set that the
+`datasets` library loads, or one split of it. Without SPLIT, a file's rows name their split in a
+column, and a hub data set has its own.
 """
 
 import csv
+import hashlib
 import json
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
+
+import numpy as np
 
 from siren_runtime.errors import InputError
 from siren_runtime.text import JOINER, choose, clean
 
 HUB_PREFIX = "hub:"
-_SPLIT_PREFIX = re.compile("([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
+_SPLIT_NAME = r"\w[\w.-]{0,63}"  # files are named for it
+_SPLIT_PREFIX = re.compile(f"({_SPLIT_NAME})=(.+)", re.DOTALL)
+_HUB = re.compile(r"hub:(?P<name>.+?)(:(?P<config>[^:@/\\]+))?(@(?P<part>[\w.-]+))?", re.DOTALL)
 _SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 _PARQUET_ROWS = 1024  # rows decoded at once
+_LONGEST_FIELD = 2**31 - 1  # of csv, in characters; its own limit is 131,072
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Columns:
     Attributes:
         text: the text's column, or those that are joined, as a prompt and its response are. Empty
             takes `text` where a row has it, else `prompt` and `response`.
-        label, split, id, category: by name; a row may lack the last two.
+        label, split, id, category: by name; a row may lack the last two, or leave them empty.
         classes: the names of the classes. A label is one of them, or its index.
     """
 
@@ -52,6 +61,18 @@ class Source:
         return self.location.startswith(HUB_PREFIX)
 
     @property
+    def hub(self) -> re.Match[str]:
+        """The hub data set's `name`, and its `config` and `part`, which may be None.
+
+        Raises:
+            InputError: it is not written like one.
+        """
+        match = _HUB.fullmatch(self.location)
+        if match is None:
+            raise InputError(f"{self.location}: expected hub:NAME[:CONFIG][@PART]")
+        return match
+
+    @property
     def name(self) -> str:
         """The file's name, or the hub data set as it was written."""
         return self.location if self.is_hub else Path(self.location).name
@@ -60,7 +81,7 @@ class Source:
     def dataset(self) -> str:
         """The name of the data set: the file's without suffix, or the repository's."""
         if self.is_hub:
-            return self.location.removeprefix(HUB_PREFIX).rstrip("/").rsplit("/", 1)[-1]
+            return self.hub["name"].rstrip("/").rsplit("/", 1)[-1]
         return Path(self.location).stem
 
 
@@ -85,11 +106,13 @@ def parse_source(argument: str) -> Source:
     """Read [SPLIT=]PATH; a path that exists as it is written is taken as that.
 
     Raises:
-        InputError: no such file, or a file of a kind that cannot be read.
+        InputError: no such file, or one of a kind that cannot be read, or not a hub data set.
     """
     match = None if Path(argument).exists() else _SPLIT_PREFIX.fullmatch(argument)
     source = Source(match[2], match[1]) if match else Source(argument)
-    if not source.is_hub:
+    if source.is_hub:
+        _ = source.hub
+    else:
         path = Path(source.location)
         if not path.is_file():
             raise InputError(f"{path}: no such file; a hub data set is written hub:NAME")
@@ -116,23 +139,23 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
         InputError: as `read_rows`; an id occurs twice in a data set, there is no row at all, or a
             split lacks a class, so that nothing can be learned or measured on it.
     """
-    first_of: dict[tuple[str, str], str] = {}
+    ids: dict[str, array[int]] = {}  # of each data set: a hash of each row's, 8 bytes
     counts: dict[str, list[int]] = {}
     names: dict[str, dict[str, None]] = {}  # of the sources of each split, in order
     for source in sources:
         for row in read_rows(source, columns):
             if row.id is not None:
-                first = first_of.setdefault((row.dataset, row.id), row.origin)
-                if first != row.origin:
-                    raise InputError(
-                        f"{row.origin}: id {row.id!r} is already that of {first}; ids must be "
-                        "unique within a data set"
-                    )
+                ids.setdefault(row.dataset, array("Q")).append(_hash(row.id))
             counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
             names.setdefault(row.split, {})[source.location] = None
             yield row
     if not counts:
         raise InputError(f"{', '.join(source.location for source in sources)}: no rows")
+    for dataset, hashes in ids.items():
+        values, occurrences = np.unique(np.array(hashes), return_counts=True)
+        repeated = set(values[occurrences > 1].tolist())
+        if repeated:
+            _refuse_repeated(sources, columns, dataset, repeated)
     for split, by_class in counts.items():
         missing = [name for name, n in zip(columns.classes, by_class, strict=True) if n == 0]
         if missing:
@@ -142,12 +165,41 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
             )
 
 
+def _refuse_repeated(
+    sources: Sequence[Source], columns: Columns, dataset: str, hashes: set[int]
+) -> None:
+    """Read the data set again, and name the first two rows of one id, if hashes did not deceive."""
+    first_of: dict[str, str] = {}
+    for source in sources:
+        if source.dataset != dataset:
+            continue
+        for row in read_rows(source, columns):
+            if row.id is None or _hash(row.id) not in hashes:
+                continue
+            first = first_of.setdefault(row.id, row.origin)
+            if first != row.origin:
+                raise InputError(
+                    f"{row.origin}: id {shorten(row.id)} is already that of {first}; ids must be "
+                    "unique within a data set"
+                )
+
+
+def _hash(identity: str) -> int:
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
 def _parse(
     origin: str, source: Source, split: str | None, fields: Mapping[str, Any], columns: Columns
 ) -> Row:
     split = source.split or split or _string(fields, columns.split, origin)
     if not split:
         raise InputError(f"{origin}: column {columns.split!r} is empty; write SPLIT=PATH instead")
+    if not re.fullmatch(_SPLIT_NAME, split):
+        raise InputError(
+            f"{origin}: column {columns.split!r} is {shorten(split)}; the name of a split is up to "
+            "64 letters, digits, _, - and ."
+        )
     identity = fields.get(columns.id)
     category = fields.get(columns.category)
     return Row(
@@ -156,20 +208,21 @@ def _parse(
         split=split,
         text=_text(fields, columns, origin),
         label=_label(fields, columns, origin),
-        category="" if category is None else str(category),
-        id=None if identity is None else str(identity),
+        category="" if category is None else _in_one_line(str(category)),
+        id=None if identity in (None, "") else str(identity),
     )
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
     try:
-        if not columns.text:
-            text, prompt, response = (fields.get(name) for name in ("text", "prompt", "response"))
-            return clean(choose(text or None, prompt or None, response or None))
-        for name in columns.text:
-            _require(fields, name, origin)
-        parts = [str(fields[name]) for name in columns.text if fields[name] not in (None, "")]
-        return clean(JOINER.join(parts))
+        if columns.text:
+            parts = [_require(fields, name, origin) for name in columns.text]
+            text = JOINER.join(choose(part, None, None) for part in parts if part)
+        elif fields.get("text"):
+            text = choose(fields["text"], None, None)
+        else:
+            text = choose(None, fields.get("prompt") or None, fields.get("response") or None)
+        return clean(choose(text or None, None, None))
     except InputError as error:
         if str(error).startswith(origin):
             raise
@@ -182,14 +235,11 @@ def _label(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
     value = _require(fields, columns.label, origin)
     if isinstance(value, str) and value in columns.classes:
         return columns.classes.index(value)
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and 0 <= value < len(columns.classes):
-        return int(value)
+    for index in range(len(columns.classes)):
+        if value == index or (isinstance(value, str) and value.strip() == str(index)):
+            return index
     raise InputError(
-        f"{origin}: column {columns.label!r} is {value!r}; expected one of "
+        f"{origin}: column {columns.label!r} is {shorten(value)}; expected one of "
         f"{', '.join(columns.classes)}, or an index from 0 to {len(columns.classes) - 1}"
     )
 
@@ -197,8 +247,13 @@ def _label(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
 def _string(fields: Mapping[str, Any], name: str, origin: str) -> str:
     value = _require(fields, name, origin)
     if not isinstance(value, str):
-        raise InputError(f"{origin}: column {name!r} is {value!r}; expected a string")
+        raise InputError(f"{origin}: column {name!r} is {shorten(value)}; expected a string")
     return value
+
+
+def _in_one_line(text: str) -> str:
+    """Category names go into tables and files, where a lone surrogate cannot."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def _require(fields: Mapping[str, Any], name: str, origin: str) -> Any:
@@ -213,10 +268,10 @@ def read_fields(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, 
     """Yield where a row stands, the split that the container gives it, and its columns.
 
     Raises:
-        InputError: a row is not UTF-8 or not well-formed.
+        InputError: a row is not UTF-8 or not well-formed, or a hub data set cannot be had.
     """
     if source.is_hub:
-        yield from _read_hub(source.location.removeprefix(HUB_PREFIX))
+        yield from _read_hub(source)
         return
     path = Path(source.location)
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix, _read_jsonl)
@@ -229,9 +284,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
+            text = _decode(line, f"{path}, row {number}")
             try:
-                fields = json.loads(_decode(line, f"{path}, row {number}"))
-            except (json.JSONDecodeError, RecursionError) as error:
+                fields = json.loads(text)
+            except (ValueError, RecursionError) as error:  # of an endless integer, too
                 raise InputError(f"{path}, row {number}: not JSON: {error}") from None
             if not isinstance(fields, dict):
                 raise InputError(f"{path}, row {number}: expected a JSON object")
@@ -239,6 +295,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
     with path.open("rb") as file:
         lines = (
             _decode(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)
@@ -269,33 +326,51 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for fields in batch.to_pylist():
+                for index in range(batch.num_rows):
+                    (fields,) = batch.slice(index, 1).to_pylist()
                     number += 1
                     yield number, fields
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, f"{path}, row {number + 1}") from None
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path}, after row {number}: not readable parquet: {error}") from None
 
 
-def _read_hub(name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    origin, hub = source.location, source.hub
     try:
         import datasets
     except ImportError:
         raise InputError(
-            f"hub:{name}: hub data sets need the datasets library; pip install datasets"
+            f"{origin}: hub data sets need the datasets library; pip install datasets"
         ) from None
     try:
-        splits = datasets.load_dataset(name, streaming=True)
+        splits = dict(datasets.load_dataset(hub["name"], hub["config"], streaming=True))
     except Exception as error:  # its errors have no base of their own
-        raise InputError(f"hub:{name}: cannot be loaded: {error}") from error
-    for split, rows in splits.items():
-        for number, fields in enumerate(rows, start=1):
-            yield f"hub:{name}, {split} row {number}", str(split), fields
+        raise InputError(f"{origin}: cannot be loaded: {error}") from error
+    parts = [hub["part"]] if hub["part"] else list(splits)
+    if parts[0] not in splits or (source.split and len(parts) > 1):
+        raise InputError(
+            f"{origin}: has the splits {', '.join(splits)}; one of them is written "
+            f"hub:NAME{':CONFIG' if hub['config'] else ''}@{next(iter(splits))}"
+        )
+    for part in parts:
+        number = 0
+        try:
+            for number, fields in enumerate(splits[part], start=1):
+                yield f"{origin}, {part} row {number}", part, fields
+        except Exception as error:
+            raise InputError(f"{origin}, {part} after row {number}: {error}") from error
 
 
 def _decode(line: bytes, origin: str) -> str:
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{origin}: not UTF-8: byte {error.start} is 0x{line[error.start]:02x}"
-        ) from None
+        raise _not_utf8(error, origin) from None
+
+
+def _not_utf8(error: UnicodeDecodeError, origin: str) -> InputError:
+    return InputError(
+        f"{origin}: not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+    )

@@ -1,6 +1,7 @@
 """Score labelled text with a guard, and measure the scores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 
-from .data import Columns, Row, Source, read_all
+from .data import Columns, Source, read_all, read_rows
 from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
 
-Progress = Callable[[str, int, int | None], None]  # stage; rows done; in all, if known
+Progress = Callable[[str, int, int], None]  # stage; rows done; rows in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,32 +49,28 @@ def score_rows(
     split: str,
     progress: Progress = lambda stage, done, total: None,
 ) -> Scores:
-    """Score the rows of a split.
+    """Score the rows of a split, after all data was read once and checked.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
     """
     rows: list[tuple[str, str, bool]] = []
     scores: list[NDArray[np.float64]] = []
-    found: set[str] = set()
-
-    def of_split() -> Iterator[Row]:
-        for row in read_all(sources, columns):
-            found.add(row.split)
-            if row.split == split:
-                yield row
-
-    selected = of_split()
-    while chunk := list(islice(selected, _CHUNK_ROWS)):
-        results = guard.score_batch([row.text for row in chunk])
-        scores.append(np.array([result.score for result in results], np.float64))
-        rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
-        progress("scoring", len(rows), None)
-    if not rows:
+    found = Counter(row.split for row in read_all(sources, columns))
+    if not found[split]:
         raise InputError(
             f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
             f"found {', '.join(sorted(found))}"
         )
+    selected = (
+        row for source in sources for row in read_rows(source, columns) if row.split == split
+    )
+    progress("scoring", 0, found[split])
+    while chunk := list(islice(selected, _CHUNK_ROWS)):
+        results = guard.score_batch([row.text for row in chunk])
+        scores.append(np.array([result.score for result in results], np.float64))
+        rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
+        progress("scoring", len(rows), found[split])
     datasets, categories, harmful = zip(*rows, strict=True)
     return Scores(
         np.concatenate(scores), np.array(harmful), np.array(datasets), np.array(categories)
@@ -141,5 +138,6 @@ def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
             m.expected_calibration_error,
         )  # fmt: skip
         shown = ["-" if value is None else f"{value:.3f}" for value in values]
-        lines.append(f"| {' | '.join([name or '(none)', str(m.rows), str(m.harmful), *shown])} |")
+        cells = [name.replace("|", r"\|") or "(none)", str(m.rows), str(m.harmful), *shown]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -2,7 +2,7 @@
 
 A chunk is always the same rows, and progress is recorded when a chunk is on disk, so extraction
 that was killed goes on without losing or redoing more than a chunk, and ends as if undisturbed.
-Memory is that of a chunk, and 24 bytes a row for what is known of it.
+Memory is that of a chunk, and under 100 bytes a row for what is known of it.
 """
 
 import hashlib

@@ -7,6 +7,7 @@ ends with the head of an undisturbed one. Test rows are not read.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,11 @@ from .selection import select_layers
 from .settings import Settings
 from .store import STORE_FILE, FeatureStore
 
-SETTINGS_FILE, HISTORY_FILE, ABLATION_FILE = "settings.json", "trials.jsonl", "ablation.jsonl"
+SETTINGS_FILE, HISTORY_FILE = "settings.json", "trials.jsonl"
+WORK_VERSION = 2  # raise it when a stage comes to another result from the same features
+_DECIDING = ("numpy", "scikit-learn", "optuna", "torch")  # so do other releases of these
+# What is read after the stages that a work folder keeps, so it may be another the next time.
+_LATE = ("trials", "members", "threshold", "half", "hold_out_validation")
 
 Progress = Callable[[str, int, int], None]  # stage; done; in all
 
@@ -132,10 +137,11 @@ def ablate(
     fitting, validation = load_splits(stores, settings)
     measured = validation.without_copies()
     _claim(work, stores, settings)
-    trials = read_history(work / HISTORY_FILE)
+    trials = read_history(work / HISTORY_FILE)[: settings.trials]
     if len(trials) < settings.trials:
         raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
-    choice = make_choice(best_trial(trials).params)
+    best = best_trial(trials)
+    choice = make_choice(best.params)
     return measure_variants(
         fitting,
         measured,
@@ -149,7 +155,7 @@ def ablate(
         ),
         ablation_variants(fitting.layers, choice, settings.weighting, settings.shares),
         choice.config,
-        work / ABLATION_FILE,
+        work / f"ablation.{best.number}.jsonl",  # more trials may come to another head
         seed=settings.seed,
         workers=workers,
         progress=progress,
@@ -256,20 +262,27 @@ def fit_fold_probes(
 
 
 def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> None:
-    """Make `work` that of this run, or see that it is. More trials may be asked for later."""
+    """Make `work` that of this run, or see that it is."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / SETTINGS_FILE
     run = {
+        "format_version": WORK_VERSION,
+        "versions": {package: metadata.version(package) for package in _DECIDING},
         "stores": [msgspec.to_builtins(store.manifest) for store in stores],
-        "settings": {**msgspec.to_builtins(settings), "trials": None, "members": None},
+        "settings": {
+            name: value
+            for name, value in msgspec.to_builtins(settings).items()
+            if name not in _LATE
+        },
     }
     data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"
     if not path.exists():
         write_atomically(path, data)
     elif path.read_bytes() != data:
         raise InputError(
-            f"{path}: the work of a run with other settings or features; remove {work}, or "
-            f"choose another with --work ({STORE_FILE} or an option changed)"
+            f"{path}: the work of a run with other settings, features or releases; remove {work}, "
+            f"or choose another with --work ({STORE_FILE}, an option, siren-edge or one of "
+            f"{', '.join(_DECIDING)} changed)"
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 matplotlib.use("Agg")  # draws to files, on machines without a screen too
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a category's name is a dollar
 
 _MOST_CATEGORIES = 25
 _DPI = 120
@@ -150,7 +151,7 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(y=0.01)
     axes.set(xlim=(0, 1), xlabel="share of rows", title="Verdicts by category (rows)")
-    axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.08))
+    figure.legend(fontsize=8, ncols=4, loc="outside lower center")
     save_figure(figure, path)
 
 

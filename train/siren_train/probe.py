@@ -13,6 +13,8 @@ import numpy as np
 import sklearn
 from sklearn.linear_model import LogisticRegression
 
+from siren_runtime.errors import InputError
+
 from .features import DoubleArray, FeatureSet, FloatArray, IntArray, Standardizer, balanced_weights
 from .metrics import MacroF1, macro_f1_by_dataset
 from .settings import STRENGTHS
@@ -54,10 +56,15 @@ def fit_probe(
     """Fit `layer` at each strength, and keep the best by macro-F1 on `validation`.
 
     Of equally good strengths the sparser wins. `balance` is as in balanced_weights.
+
+    Raises:
+        InputError: a feature is not finite.
     """
     standardizer = Standardizer.fit(train.features[:, layer])
     inputs = standardizer.apply(train.features[:, layer]).astype(np.float64)
     held_out = standardizer.apply(validation.features[:, layer])
+    if not (np.isfinite(inputs).all() and np.isfinite(held_out).all()):
+        raise InputError(f"layer {layer}: a feature is not finite; extract again")
     row_weights = balanced_weights(train.datasets, balance)
     classes = len(train.classes)
     silent = _silencing_penalty(inputs, train.labels, row_weights, classes)

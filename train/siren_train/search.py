@@ -65,7 +65,7 @@ def search_head(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Choice, list[Trial]]:
-    """Run the trials that `history` lacks; return the best choice, and all trials.
+    """Run the trials that `history` lacks; return the best choice, and the first `trials`.
 
     Args:
         features: training and validation rows.
@@ -82,7 +82,7 @@ def search_head(
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
     )
-    done = read_history(history)
+    done = read_history(history)[:trials]
     distributions = _distributions(shares)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))

@@ -8,13 +8,13 @@ SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or
 progress.json                  rows done of each pooling; extraction goes on from there
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling, Precision
@@ -83,7 +83,7 @@ class FeatureStore:
             columns: what is known of the rows of each split, int64 [rows] each.
 
         Raises:
-            InputError: a store of something else is there.
+            InputError: a store of something else is there, or the disk is full.
         """
         path = folder / STORE_FILE
         if path.exists():
@@ -101,11 +101,10 @@ class FeatureStore:
             for name, values in columns[split].items():
                 np.save(folder / f"{split}.{name}.npy", values)
             for pooling in manifest.poolings:
-                np.lib.format.open_memmap(
+                _allocate(
                     folder / f"{split}.{pooling}.npy",
-                    mode="w+",
-                    dtype=manifest.dtype,
-                    shape=(rows, manifest.layers, manifest.channels),
+                    manifest.dtype,
+                    (rows, manifest.layers, manifest.channels),
                 )
         write_atomically(path, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         return cls(folder, manifest)
@@ -146,11 +145,20 @@ class FeatureStore:
         return cls(folder, manifest)
 
     def progress(self) -> dict[str, int]:
-        """Return the rows done of each pooling."""
+        """Return the rows done of each pooling.
+
+        Raises:
+            InputError: the record is damaged.
+        """
         path = self.folder / PROGRESS_FILE
         if not path.exists():
             return {}
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path}: not a valid record: {error}; remove it, and extract again"
+            ) from None
 
     def record(self, pooling: Pooling, rows: int) -> None:
         """Say that the first `rows` rows, in the order of the sources, are on disk."""
@@ -158,24 +166,25 @@ class FeatureStore:
         write_atomically(self.folder / PROGRESS_FILE, msgspec.json.encode(done))
 
     def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
-        """Return the memory map [rows, layers, channels] of a split."""
-        path = self.folder / f"{split}.{pooling}.npy"
-        mode: Literal["r+", "r"] = "r+" if writable else "r"
-        array = np.lib.format.open_memmap(path, mode=mode)
+        """Return the memory map [rows, layers, channels] of a split.
+
+        Raises:
+            InputError: its file is damaged.
+        """
         manifest = self.manifest
-        expected = (manifest.splits[split], manifest.layers, manifest.channels)
-        if array.shape != expected or array.dtype != manifest.dtype:
-            raise InputError(
-                f"{path}: is {array.dtype} {array.shape}, {STORE_FILE} says {manifest.dtype} "
-                f"{expected}; extract again"
-            )
+        array: np.memmap[Any, Any] = self._load(
+            f"{split}.{pooling}.npy",
+            manifest.dtype,
+            (manifest.splits[split], manifest.layers, manifest.channels),
+            "r+" if writable else "r",
+        )
         return array
 
     def features(self, split: str, pooling: Pooling) -> FeatureSet:
         """Return the rows of a split.
 
         Raises:
-            InputError: the store has no such split or pooling.
+            InputError: the store has no such split or pooling, or a file is damaged.
         """
         manifest = self.manifest
         if split not in manifest.splits or pooling not in manifest.poolings:
@@ -192,6 +201,39 @@ class FeatureStore:
             tuple(manifest.classes),
         )
 
-    def _column(self, split: str, name: Column) -> NDArray[np.int64]:
-        column: NDArray[np.int64] = np.load(self.folder / f"{split}.{name}.npy")
+    def _column(self, split: str, name: Column) -> IntArray:
+        rows = self.manifest.splits[split]
+        column: IntArray = self._load(f"{split}.{name}.npy", "int64", (rows,), None)
         return column
+
+    def _load(
+        self, name: str, dtype: str, shape: tuple[int, ...], mode: Literal["r+", "r"] | None
+    ) -> Any:
+        path = self.folder / name
+        try:
+            array = np.load(path, mmap_mode=mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: not readable: {error}; extract again") from None
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(
+                f"{path}: is {array.dtype} {array.shape}, {STORE_FILE} says {dtype} {shape}; "
+                "extract again"
+            )
+        return array
+
+
+def _allocate(path: Path, dtype: DType, shape: tuple[int, ...]) -> None:
+    """Make the file of an array, and claim its place on disk.
+
+    A memory map in a sparse file kills the process once the disk is full.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    size = path.stat().st_size
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            path.unlink()
+            raise InputError(f"{path}: {size:,} bytes do not fit: {error.strerror}") from None

@@ -38,8 +38,8 @@ class Bars:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def update(self, name: str, done: int, total: int | None) -> None:
-        """Show `done` of `total`, or of an unknown number."""
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show `done` of `total`."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, completed=done)
         self._progress.update(self._tasks[name], completed=done, total=total)

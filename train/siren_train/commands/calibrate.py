@@ -1,5 +1,6 @@
 """`siren calibrate`: choose thresholds on labelled text and write them into a bundle."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def calibrate(
     split_column: options.SplitColumn = "split",
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
-    classes: options.Classes = "safe,harmful",
+    classes: options.BundleClasses = "",
 ) -> None:
     """Choose a threshold, named tiers and a temperature, and write them into the bundle.
 
@@ -83,6 +84,7 @@ def calibrate(
         raise typer.BadParameter("give either --tier or --tiers")
     if not (threshold or tier or tiers or temperature):
         raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
+    named = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
     if tiers is not None and not (threshold or temperature):
         write_calibration(folder, tiers=read_tiers(tiers))
@@ -91,8 +93,10 @@ def calibrate(
     if not data:
         raise typer.BadParameter("labelled text is needed to choose by")
 
-    columns = options.make_columns(text, label, split_column, id_column, category, classes)
     guard = Guard.load(folder, threads=threads)
+    columns = options.make_columns(
+        text, label, split_column, id_column, category, classes, options.labels(guard)
+    )
     with Bars() as bars:
         sources = [parse_source(argument) for argument in data]
         scores = score_rows(guard, sources, columns, split, bars.update)
@@ -103,7 +107,6 @@ def calibrate(
         scale = fit_temperature(scores)
         new_temperature = guard.manifest.temperature * scale
         scores = apply_temperature(scores, scale)
-    named = dict(_rule(argument) for argument in tier or [])
     new_tiers = None
     if tiers is not None:
         new_tiers = read_tiers(tiers)
@@ -128,11 +131,16 @@ def calibrate(
         typer.echo(f"temperature: {new_temperature:.3f}")
 
 
-def _rule(argument: str) -> tuple[str, str]:
-    name, equals, rule = argument.partition("=")
-    if not (name and equals and rule):
-        raise typer.BadParameter(f"--tier is NAME=RULE, found {argument!r}")
-    return name, rule
+def _rules(arguments: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, rule = argument.partition("=")
+        if not (name and equals and rule):
+            raise typer.BadParameter(f"--tier is NAME=RULE, found {argument!r}")
+        if name in named:
+            raise typer.BadParameter(f"--tier names {name!r} twice")
+        named[name] = rule
+    return named
 
 
 def _share(value: float | None) -> str:

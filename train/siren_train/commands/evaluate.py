@@ -61,7 +61,7 @@ def evaluate(
     split_column: options.SplitColumn = "split",
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
-    classes: options.Classes = "safe,harmful",
+    classes: options.BundleClasses = "",
 ) -> None:
     """Measure a guard on labelled text: macro-F1 per data set and their mean, and much else.
 
@@ -76,7 +76,6 @@ def evaluate(
     from siren_train.evaluate import evaluation_markdown, measure, score_rows
     from siren_train.plots import plot_evaluation
 
-    columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]
     if streaming:
         from .streaming import evaluate_streaming
@@ -96,6 +95,9 @@ def evaluate(
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
     guard = Guard.load(folders if ensemble else folders[0], threads=threads)
+    columns = options.make_columns(
+        text, label, split_column, id_column, category, classes, options.labels(guard)
+    )
     threshold = guard.default_threshold if threshold is None else threshold
     with Bars() as bars:
         scores = score_rows(guard, sources, columns, split, bars.update)

@@ -1,16 +1,20 @@
 """Options that the commands that read labelled text share."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from siren_runtime import Guard
+from siren_runtime.ensemble import Ensemble
 from siren_train.data import Columns
 
 Data = Annotated[
     list[str],
     typer.Argument(
         metavar="[SPLIT=]DATA...",
-        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME for a hub data set.",
+        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME[:CONFIG][@PART] for a "
+        "hub data set, or one of its splits.",
     ),
 ]
 TextColumns = Annotated[
@@ -33,6 +37,13 @@ Classes = Annotated[
     str,
     typer.Option(help="Class names by index; a label is a name or an index. Class 1 is harm."),
 ]
+BundleClasses = Annotated[
+    str,
+    typer.Option(
+        help="Class names by index; a label is a name or an index. Class 1 is harm. "
+        "[default: the bundle's]"
+    ),
+]
 
 
 def bundle_folder(name: str) -> str:
@@ -43,11 +54,23 @@ def bundle_folder(name: str) -> str:
     return str(recipe.bundle) if recipe else name
 
 
+def labels(guard: Guard) -> Sequence[str]:
+    """Return the names of the classes that a guard tells apart."""
+    member = guard.members[0] if isinstance(guard, Ensemble) else guard
+    return member.manifest.head.labels or Columns().classes
+
+
 def make_columns(
-    text: str, label: str, split: str, id_: str, category: str, classes: str
+    text: str,
+    label: str,
+    split: str,
+    id_: str,
+    category: str,
+    classes: str,
+    labels: Sequence[str] = (),
 ) -> Columns:
-    """Read the options above."""
-    names = tuple(name.strip() for name in classes.split(","))
+    """Read the options above; `labels` are the classes where none are given."""
+    names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(labels)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")
     return Columns(
