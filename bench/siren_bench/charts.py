@@ -93,7 +93,9 @@ def _scaling(record: Record) -> Any:
                 axes.plot(values, times, label=label, **style)
         _logarithmic(axes, sorted({e["value"] for e in results if e["axis"] == axis}))
         axes.set(xlabel=AXES[axis], ylabel="median milliseconds")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False)
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False, handlelength=3.5
+        )
     heads = ", ".join(record["settings"]["heads"].values())
     figure.suptitle(f"Cost against size: {heads}\n{record['machine']['cpu']}")
     figure.tight_layout()
@@ -165,7 +167,9 @@ def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
 
 def _finish(figure: Any, axes: Any, record: Record, title: str) -> None:
     axes.set_title(_title(record, title), fontsize=10, loc="left")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5
+    )
 
 
 def _title(record: Record, title: str) -> str:
