@@ -1,6 +1,7 @@
 """The siren command, run as a person or a pipe would run it."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -287,7 +288,9 @@ def test_a_reader_that_leaves_early_gets_no_complaint(bundle: Path) -> None:
 
 
 def test_an_interrupt_exits_130_without_a_traceback(bundle: Path) -> None:
-    with start("score", bundle) as process:
+    # A script in the background has its children ignore SIGINT.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with start("score", bundle, preexec_fn=heed) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
