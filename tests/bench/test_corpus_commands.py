@@ -136,6 +136,11 @@ def test_fidelity_compares_bundles_of_the_same_head(run, tmp_path, backbone_fold
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert isinstance(result.exception, InputError)
     assert "another head" in str(result.exception)
+    words = ["fidelity", run.folder / "tiny-guard", run.corpus, "--bundle", bundle]
+    words += ["--bundle", bundle, "--engines", "fp32", "--keep", run.folder / "kept"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 2
+    assert "two have the same" in result.output
 
 
 def test_each_layer_is_quantized_alone(run):

@@ -349,6 +349,8 @@ def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     except Exception as error:  # its errors have no base of their own
         raise InputError(f"{origin}: cannot be loaded: {error}") from error
     parts = [hub["part"]] if hub["part"] else list(splits)
+    if not splits:
+        raise InputError(f"{origin}: has no rows")
     if parts[0] not in splits or (source.split and len(parts) > 1):
         raise InputError(
             f"{origin}: has the splits {', '.join(splits)}; one of them is written "

@@ -64,6 +64,8 @@ def fidelity(
         given = [_engine(path, bench, precisions[0], threads) for path in bundles or []]
         made, missing = bench.engines(precisions, peer_list, threads)
         made += given
+        if len({engine.name for engine in made}) < len(made):
+            raise typer.BadParameter("--bundle: the tables tell folders by name; two have the same")
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
         scores: dict[str, list[float]] = {engine.name: [] for engine, _ in loaded}
