@@ -1,6 +1,7 @@
 """`siren build` compiles on a machine without a GPU; what it writes says what it is."""
 
 import hashlib
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -90,3 +91,11 @@ def test_the_command_compiles_and_says_where(tiny, rtx):
     assert result.exit_code == 0, result.output
     assert "1x1:1x8:2x16" in result.stderr
     assert result.stdout == ""
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_compiling(tiny, rtx, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tiny.path / "plans")
+    steps = []
+    with pytest.raises(BackendError, match="plans: cannot be written"):
+        build_plan(tiny, rtx, progress=lambda *step: steps.append(step))
+    assert steps == []

@@ -1,6 +1,7 @@
 """A plan runs only where its record says, and a record is believed only for its own plan."""
 
 import hashlib
+import resource
 from importlib.util import find_spec
 
 import msgspec
@@ -54,6 +55,19 @@ def test_a_written_plan_is_found_and_read(tiny):
     plan = find_plan(tiny, "score", LIBRARY, "8.7")
     assert plan.path == path
     assert plan.read() == b"a plan"
+
+
+def test_a_plan_that_does_not_fit_the_disk_leaves_the_old_one_as_it_was(tiny):
+    save(tiny)
+    largest, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(BackendError, match=r"score\.plan: cannot be written"):
+            save(tiny, data=bytes(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    assert find_plan(tiny, "score", LIBRARY, "8.7").read() == b"a plan"
+    assert len(list((tiny.path / "plans").iterdir())) == 2
 
 
 def test_the_newest_of_several_fitting_plans_is_taken(tiny):

@@ -1,6 +1,7 @@
 """Compile a bundle's graph into a plan, with the TensorRT of this machine."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -78,6 +79,8 @@ def build_plan(
     if not library.is_rtx and not targets:
         targets = [compute_capability()]
     folder = plans_folder(bundle)
+    if not os.access(folder, os.W_OK):
+        raise BackendError(f"{folder}: cannot be written, so there is no place for a plan")
     started = time.perf_counter()
     logger = make_logger(library, log_level, log)
     builder = open_interface(library, "Builder", logger)

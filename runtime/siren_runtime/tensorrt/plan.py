@@ -8,6 +8,8 @@ SHA-256 is checked at every load, and plans are never fetched from a hub.
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -196,15 +198,17 @@ def read_record(path: Path) -> PlanRecord:
 
 
 def write_plan(path: Path, plan: memoryview, record: PlanRecord) -> None:
-    """Write the plan, then its record; each is renamed into place whole.
+    """Write the plan and its record; what was there stays until both are whole on disk.
 
     Raises:
         BackendError: the folder cannot be written.
     """
     encoded = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-    path.with_suffix(".json").unlink(missing_ok=True)  # no record ever names another plan
-    replace_file(path, plan)
-    replace_file(path.with_suffix(".json"), memoryview(encoded))
+    beside = path.with_suffix(".json")
+    with _written(path, plan) as new_plan, _written(beside, memoryview(encoded)) as new_record:
+        beside.unlink(missing_ok=True)  # no record ever names another plan
+        new_plan.replace(path)
+        new_record.replace(beside)
 
 
 def replace_file(path: Path, data: memoryview) -> None:
@@ -213,17 +217,25 @@ def replace_file(path: Path, data: memoryview) -> None:
     Raises:
         BackendError: it cannot be written.
     """
+    with _written(path, data) as partial:
+        partial.replace(path)
+
+
+@contextmanager
+def _written(path: Path, data: memoryview) -> Iterator[Path]:
+    """Yield a hidden file of `data` beside `path`, for the block to rename there."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        yield partial
     except OSError as error:
         raise BackendError(f"{path}: cannot be written: {error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def plans_folder(bundle: Bundle) -> Path:
