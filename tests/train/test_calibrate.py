@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from siren_runtime import Guard
 from siren_runtime.errors import BundleError, InputError
 from siren_train.calibrate import (
-    apply_temperature,
+    FITTING_TEMPERATURE,
     choose_threshold,
     fit_temperature,
     make_tiers,
@@ -82,10 +82,9 @@ def test_no_threshold_can_pass_a_safe_score_of_one() -> None:
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
 def test_temperature_undoes_overconfidence(sharpness: float) -> None:
-    scores = noisy_scores(20_000, sharpness=sharpness)
-    temperature = fit_temperature(scores)
+    temperature = fit_temperature(noisy_scores(20_000, sharpness=sharpness / FITTING_TEMPERATURE))
     assert temperature == pytest.approx(sharpness, rel=0.05)
-    tempered = apply_temperature(scores, temperature)
+    tempered = noisy_scores(20_000, sharpness=sharpness / temperature)
     assert calibration_error(tempered.harmful, tempered.scores) < 0.02
 
 

@@ -133,6 +133,41 @@ def test_the_calibrate_command_writes_tiers(bundle: Path, data: Path) -> None:
     assert manifest.temperature != 1.0
 
 
+def calibration_rows(bundle: Path, flipped: int = 0) -> list[dict[str, object]]:
+    """Rows labelled as the bundle scores them, but for so many of the highest, which are safe."""
+    texts = [f"text {index} {'xyz'[index % 3] * (index % 17)}" for index in range(60)]
+    scores = np.array([result.score for result in Guard.load(bundle).score_batch(texts)])
+    labels = (scores >= 0.5).astype(int)
+    labels[np.argsort(scores)[60 - flipped :]] = 0
+    return [
+        {"text": text, "label": int(label), "split": "validation"}
+        for text, label in zip(texts, labels, strict=True)
+    ]
+
+
+def test_a_bundle_may_be_calibrated_again(bundle: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", calibration_rows(bundle))
+    temperatures = []
+    for _ in range(2):
+        result = CliRunner().invoke(calibrate.app, [str(bundle), str(data), "--temperature"])
+        assert result.exit_code == 0, result.output
+        temperatures.append(Guard.load(bundle).manifest.temperature)
+    assert temperatures[0] == temperatures[1] == pytest.approx(0.05, rel=0.01)
+
+
+def test_thresholds_hold_for_the_scores_that_the_guard_gives(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", scale=5.0)
+    rows = calibration_rows(bundle, flipped=6)
+    safe = [str(row["text"]) for row in rows if not row["label"]]
+    assert sum(result.score == 1.0 for result in Guard.load(bundle).score_batch(safe)) >= 6
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    arguments = [str(bundle), str(data), "--temperature", "--threshold", "fpr:0.1"]
+    result = CliRunner().invoke(calibrate.app, arguments)
+    assert result.exit_code == 0, result.output
+    flagged = [result.is_harmful for result in Guard.load(bundle).score_batch(safe)]
+    assert np.mean(flagged) <= 0.1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -11,14 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from siren_runtime.bundle import load_bundle
+from siren_runtime import Guard
+from siren_runtime.backends import Backend
+from siren_runtime.bundle import Bundle, load_bundle
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import MANIFEST_FILE, Manifest, Tier, check_tiers, encode
+from siren_runtime.manifest import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    Tier,
+    check_tiers,
+    decode,
+    encode,
+)
+from siren_runtime.tokenizer import Tokenizer
 
 from .evaluate import Scores
 from .files import write_atomically
 from .metrics import macro_f1, precision_recall
 
+FITTING_TEMPERATURE = 100.0  # here float32 scores tell log-odds of up to 1,600 apart
 _MAX_LOG_TEMPERATURE = math.log(20.0)
 _SMALLEST = 2.0**-24
 
@@ -89,11 +101,14 @@ def best_threshold(scores: Scores) -> float:
 
 
 def fit_temperature(scores: Scores) -> float:
-    """Return what to divide the log-odds of two-class `scores` by for the least cross-entropy.
+    """Return the temperature of the least cross-entropy, from 1/20 to 20.
 
     Temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        scores: of a two-class guard at `FITTING_TEMPERATURE`.
     """
-    log_odds = _log_odds(scores.scores)
+    log_odds = FITTING_TEMPERATURE * _log_odds(scores.scores)
     signs = np.where(scores.harmful, 1.0, -1.0)
 
     def loss(log_temperature: float) -> float:
@@ -103,9 +118,11 @@ def fit_temperature(scores: Scores) -> float:
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def apply_temperature(scores: Scores, temperature: float) -> Scores:
-    """Return the two-class scores with their log-odds divided by `temperature`."""
-    return replace(scores, scores=_tempered(scores.scores, temperature))
+def tempered_guard(bundle: Bundle, engine: Backend, temperature: float) -> Guard:
+    """Return the guard that `bundle` would be at `temperature`, on its open engine."""
+    manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
+    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
+    return Guard(replace(bundle, manifest=manifest), tokenizer, engine)
 
 
 def choose_threshold(scores: Scores, rule: str) -> float:
@@ -144,11 +161,6 @@ def _parse_share(value: str) -> float | None:
     except ValueError:
         return None
     return number if 0.0 <= number <= 1.0 else None
-
-
-def _tempered(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    tempered: NDArray[np.float64] = 1 / (1 + np.exp(-_log_odds(scores) / temperature))
-    return tempered
 
 
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -226,12 +238,14 @@ def write_calibration(
         changes["threshold"] = threshold
     if tiers is not None:
         changes["tiers"] = list(tiers)
-    manifest = msgspec.structs.replace(manifest, **changes)
-    check_tiers(manifest.tiers, str(bundle / MANIFEST_FILE))
-    write_atomically(bundle / MANIFEST_FILE, encode(manifest))
+    data = encode(msgspec.structs.replace(manifest, **changes))
+    manifest = decode(data, str(bundle / MANIFEST_FILE))
+    write_atomically(bundle / MANIFEST_FILE, data)
     return manifest
 
 
 def _moved(threshold: float, scale: float) -> float:
     """Where a threshold comes to lie when log-odds are divided by `scale`; 0 and 1 stay."""
-    return float(_tempered(np.array(threshold), scale)) if 0.0 < threshold < 1.0 else threshold
+    if not 0.0 < threshold < 1.0:
+        return threshold
+    return float(1 / (1 + np.exp(-_log_odds(np.array(threshold)) / scale)))

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime import Guard
+from siren_runtime.backends import open_backend
+from siren_runtime.bundle import load_bundle
 from siren_runtime.cli import report
 from siren_runtime.errors import InputError
 from siren_train.data import parse_source
@@ -70,11 +71,12 @@ def calibrate(
     """
     # Only here, so that siren --help need not wait for scikit-learn.
     from siren_train.calibrate import (
-        apply_temperature,
+        FITTING_TEMPERATURE,
         choose_threshold,
         fit_temperature,
         make_tiers,
         read_tiers,
+        tempered_guard,
         write_calibration,
     )
     from siren_train.evaluate import score_rows
@@ -93,20 +95,28 @@ def calibrate(
     if not data:
         raise typer.BadParameter("labelled text is needed to choose by")
 
-    guard = Guard.load(folder, threads=threads)
+    opened = load_bundle(folder)
+    if temperature and opened.manifest.head.classes != 2:
+        raise InputError(f"{folder}: temperature scaling is for heads of two classes")
+    engine = open_backend(opened, threads=threads)
+    first_temperature = FITTING_TEMPERATURE if temperature else opened.manifest.temperature
+    guard = tempered_guard(opened, engine, first_temperature)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
     with Bars() as bars:
         sources = [parse_source(argument) for argument in data]
         scores = score_rows(guard, sources, columns, split, bars.update)
-    new_temperature = None
-    if temperature:
-        if guard.manifest.head.classes != 2:
-            raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-        scale = fit_temperature(scores)
-        new_temperature = guard.manifest.temperature * scale
-        scores = apply_temperature(scores, scale)
+        new_temperature = None
+        if temperature:
+            new_temperature = fit_temperature(scores)
+            scores = score_rows(
+                tempered_guard(opened, engine, new_temperature),
+                sources,
+                columns,
+                split,
+                lambda _, done, total: bars.update("scoring, tempered", done, total),
+            )
     new_tiers = None
     if tiers is not None:
         new_tiers = read_tiers(tiers)
