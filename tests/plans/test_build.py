@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 
 import pytest
 from typer.testing import CliRunner
@@ -99,3 +100,20 @@ def test_a_folder_that_cannot_be_written_is_refused_before_compiling(tiny, rtx, 
     with pytest.raises(BackendError, match="plans: cannot be written"):
         build_plan(tiny, rtx, progress=lambda *step: steps.append(step))
     assert steps == []
+
+
+@pytest.mark.parametrize("called", ["log", "progress"])
+def test_control_c_ends_a_build_as_control_c(tiny, rtx, called):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(
+                tiny,
+                rtx,
+                log_level="verbose",
+                **{called: lambda *_: signal.raise_signal(signal.SIGINT)},
+            )
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not list((tiny.path / "plans").glob("*.plan"))

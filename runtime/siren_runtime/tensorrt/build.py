@@ -47,7 +47,7 @@ def build_plan(
     compute_capabilities: Sequence[str] = (),
     log_level: LogLevel = "error",
     log: Callable[[str], None] = lambda line: None,
-    progress: Step | None = None,
+    progress: Step = lambda phase, done, total: None,
 ) -> Plan:
     """Compile one of the bundle's graphs into a plan under its `plans/`.
 
@@ -60,7 +60,7 @@ def build_plan(
         compute_capabilities: GPUs to compile for (TensorRT-RTX only), such as "8.6"; by default
             its portable range, and with TensorRT the GPU of this machine.
         log: gets the library's messages at `log_level` or worse; its errors are raised.
-        progress: called as the build goes on.
+        progress: called as the build goes on; what it or `log` raises ends the build.
 
     Raises:
         BackendError: the library cannot parse or compile the graph, naming our node; there is no
@@ -83,20 +83,19 @@ def build_plan(
         raise BackendError(f"{folder}: cannot be written, so there is no place for a plan")
     started = time.perf_counter()
     logger = make_logger(library, log_level, log)
-    builder = open_interface(library, "Builder", logger)
-    network = builder.create_network(library.network_flags())
-    _parse(library, logger, network, bundle.file(spec.file))
-    config = builder.create_builder_config()
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    library.target(config, compute_capabilities)
-    _add_profiles(builder, config, spec.inputs, shapes)
-    if progress is not None:
-        config.progress_monitor = make_progress_monitor(library, progress)
-    timing = folder / f"{library.flavor}-{library.version}.timing-cache"
-    _use_timing_cache(config, timing)
-
-    serialized = builder.build_serialized_network(network, config)
+    with logger.raised.deferred():
+        builder = open_interface(library, "Builder", logger)
+        network = builder.create_network(library.network_flags())
+        _parse(library, logger, network, bundle.file(spec.file))
+        config = builder.create_builder_config()
+        if workspace_bytes is not None:
+            config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        library.target(config, compute_capabilities)
+        _add_profiles(builder, config, spec.inputs, shapes)
+        config.progress_monitor = make_progress_monitor(library, progress, logger.raised)
+        timing = folder / f"{library.flavor}-{library.version}.timing-cache"
+        _use_timing_cache(config, timing)
+        serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         manifest = bundle.manifest
         raise BackendError(

@@ -5,7 +5,10 @@ asks of the module that is there. TensorRT-RTX 1.7 was run; `tensorrt` was not.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +19,7 @@ Flavor = Literal["tensorrt", "tensorrt-rtx"]
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _OLDEST: dict[Flavor, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 2)}
 
 
@@ -98,9 +102,48 @@ def load_library(flavor: Flavor) -> Library:
     return Library(flavor, trt, version)
 
 
+class Raised:
+    """What is raised while TensorRT calls us, Control-C among it: its C++ would swallow that."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the first error of the block."""
+        try:
+            yield
+        except BaseException as error:
+            self.error = self.error or error
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raise what was kept, of the handlers of signals too, at the end of the block."""
+        before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # where signals are handled
+            before = {number: signal.getsignal(number) for number in _INTERRUPTS}
+        handlers = {number: found for number, found in before.items() if callable(found)}
+        for number, handler in handlers.items():
+            signal.signal(number, self._keeping(handler))
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if self.error is not None:
+                raise self.error
+
+    def _keeping(self, handler: Callable[..., Any]) -> Callable[..., None]:
+        def handle(*arguments: Any) -> None:
+            with self.kept():
+                handler(*arguments)
+
+        return handle
+
+
 def make_logger(library: Library, level: LogLevel, write: Callable[[str], None]) -> Any:
     """A TensorRT logger: errors gather in its `errors`, to be raised; other lines at `level` or
-    worse go to `write`.
+    worse go to `write`, and what that raises into its `raised`.
     """
     base: Any = library.trt.ILogger
     severities = base.Severity
@@ -110,12 +153,14 @@ def make_logger(library: Library, level: LogLevel, write: Callable[[str], None])
         def __init__(self) -> None:
             base.__init__(self)
             self.errors: list[str] = []
+            self.raised = Raised()
 
         def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(severities.ERROR):
-                self.errors.append(message)
-            elif int(severity) <= limit:
-                write(message)
+            with self.raised.kept():
+                if int(severity) <= int(severities.ERROR):
+                    self.errors.append(message)
+                elif int(severity) <= limit:
+                    write(message)
 
     return Logger()
 
@@ -136,8 +181,13 @@ def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger
         ) from error
 
 
-def make_progress_monitor(library: Library, step: Callable[[str, int, int], None]) -> Any:
-    """A TensorRT progress monitor that calls `step(phase, done, total)` for outermost phases."""
+def make_progress_monitor(
+    library: Library, step: Callable[[str, int, int], None], raised: Raised
+) -> Any:
+    """A TensorRT progress monitor that calls `step(phase, done, total)` for outermost phases.
+
+    What that raises is kept in `raised`; the build ends at the next step once there is something.
+    """
     base: Any = library.trt.IProgressMonitor
 
     class ProgressMonitor(base):  # type: ignore[misc]
@@ -146,19 +196,22 @@ def make_progress_monitor(library: Library, step: Callable[[str, int, int], None
             self._totals: dict[str, int] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if not parent_phase:
-                self._totals[phase_name] = num_steps
-                step(phase_name, 0, num_steps)
+            with raised.kept():
+                if not parent_phase:
+                    self._totals[phase_name] = num_steps
+                    step(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step_number: int) -> bool:
-            if phase_name in self._totals:
-                step(phase_name, step_number + 1, self._totals[phase_name])
-            return True
+            with raised.kept():
+                if phase_name in self._totals:
+                    step(phase_name, step_number + 1, self._totals[phase_name])
+            return raised.error is None
 
         def phase_finish(self, phase_name: str) -> None:
-            total = self._totals.pop(phase_name, None)
-            if total is not None:
-                step(phase_name, total, total)
+            with raised.kept():
+                total = self._totals.pop(phase_name, None)
+                if total is not None:
+                    step(phase_name, total, total)
 
     return ProgressMonitor()
 
