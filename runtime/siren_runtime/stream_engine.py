@@ -132,11 +132,12 @@ class IncrementalEngine:
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             summed = outputs.feature_sums[slot - first, :chunk]
             score = streamed[slot - first, :chunk]
+            _check_finite(summed, score)
             if state.aggregation is not None:
                 neurons = np.diff(summed, axis=0, prepend=np.float32(0))
                 summed, pooled = state.folded(neurons)
                 score = tempered_scores(self._backend.head(pooled), self._temperature)
-            _check_finite(summed, score)
+                _check_finite(summed, score)
             rows.append(summed)
             scores.append(score)
         positions = [len(state.ids) for state in states]

@@ -3,6 +3,7 @@
 import logging
 import threading
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +12,7 @@ from siren_runtime import Guard
 from siren_runtime.backends import open_backend
 from siren_runtime.backends.onnx_gpu import BoundSession, bound_backend
 from siren_runtime.backends.onnx_runtime import open_session, with_caches
-from siren_runtime.bundle import load_bundle
+from siren_runtime.bundle import Bundle, load_bundle
 from siren_runtime.errors import BackendError
 from siren_runtime.tokenizer import Tokenizer
 from texts import TEXTS
@@ -41,6 +42,30 @@ def test_a_guard_on_bound_buffers_scores_as_one_without(bundle, session):
         for one, other in zip(found, expected, strict=True):
             assert one.score == pytest.approx(other.score, abs=1e-6)
             np.testing.assert_allclose(one.features, other.features, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_an_engine_that_writes_nothing_gives_no_verdict(bundle, session, temperature):
+    """The buffers then hold the text's before; the score alone is marked, with NaN."""
+
+    class Dead:
+        io_binding = session.io_binding
+        alive = True
+
+        def run_with_iobinding(self, *arguments):
+            if self.alive:
+                session.run_with_iobinding(*arguments)
+
+    calibrated = Bundle(
+        bundle.path, msgspec.structs.replace(bundle.manifest, temperature=temperature)
+    )
+    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
+    engine = Dead()
+    guard = Guard(calibrated, tokenizer, bound_backend(engine, WIDTHS, "cpu", MAX_LENGTH))
+    guard.score("a text")
+    engine.alive = False
+    with pytest.raises(BackendError, match="not finite"):
+        guard.score("another")
 
 
 def test_results_do_not_change_when_the_buffers_are_used_again(session):
