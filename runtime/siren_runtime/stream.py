@@ -10,9 +10,9 @@ in `max_length`; beyond, those of a whole text that is not truncated, as long as
 stream (`max_tokens`). What happens then is the sliding policy of docs/streaming.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 from .decision import Decision
 from .errors import BackendError, InputError, SirenError
@@ -120,7 +120,9 @@ class Stream:
             InputError: an id is not a whole number from 0, or text was fed before.
             BackendError: as `feed`.
         """
-        return self._only(self._streams.feed([(self, list(ids))]))
+        if isinstance(ids, str):
+            raise InputError("feed_tokens takes token ids, found a str; use feed")
+        return self._only(self._streams.feed([(self, cast("Sequence[SupportsIndex]", ids))]))
 
     @property
     def result(self) -> StreamResult | None:
@@ -129,8 +131,9 @@ class Stream:
         Raises:
             BackendError: the stream is closed or failed.
         """
-        self.check_usable()
-        return self._result
+        with self._streams.lock:
+            self.check_usable()
+            return self._result
 
     @property
     def scores(self) -> list[TokenScore]:
@@ -139,20 +142,16 @@ class Stream:
         Raises:
             BackendError: the stream is closed or failed.
         """
-        self.check_usable()
-        state, text, shift = self.state, self._tokens.text, self._tokens.start
-        scores, before = [], shift
-        for token, (start, end), score in zip(state.ids, state.offsets, state.scores, strict=False):
-            piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
-            scores.append(TokenScore(token, start, end, score, piece, space))
-            before = max(before, end)
-        return scores[state.context :]
+        with self._streams.lock:
+            self.check_usable()
+            return self._scores()
 
     @property
     def memory_bytes(self) -> int:
         """Memory that the stream takes now, in bytes."""
-        self.check_usable()
-        return self._streams.memory_of(self)
+        with self._streams.lock:
+            self.check_usable()
+            return self._streams.memory_of(self)
 
     def reset(self) -> None:
         """Begin anew, with the same prompt and rules.
@@ -160,15 +159,17 @@ class Stream:
         Raises:
             BackendError: the stream is closed.
         """
-        if self._closed:
-            raise BackendError("the stream is closed; open another one")
-        self._streams.restart(self)
+        with self._streams.lock:
+            if self._closed:
+                raise BackendError("the stream is closed; open another one")
+            self._streams.restart(self)
 
     def close(self) -> None:
         """Free the stream's memory; it cannot be used after that."""
-        if not self._closed:
-            self._closed = True
-            self._streams.discard(self)
+        with self._streams.lock:
+            if not self._closed:
+                self._closed = True
+                self._streams.discard(self)
 
     def __enter__(self) -> "Stream":
         return self
@@ -246,6 +247,15 @@ class Stream:
             for _, decision in token:
                 if decision is not None:
                     self._decisions.setdefault((decision.rule, decision.token), decision)
+
+    def _scores(self) -> list[TokenScore]:
+        state, text, shift = self.state, self._tokens.text, self._tokens.start
+        scores, before = [], shift
+        for token, (start, end), score in zip(state.ids, state.offsets, state.scores, strict=False):
+            piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
+            scores.append(TokenScore(token, start, end, score, piece, space))
+            before = max(before, end)
+        return scores[state.context :]
 
     def conclude(self) -> StreamResult:
         """Return the verdict on all that was read."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .backends.base import CacheArray, CacheLayout
+from .errors import BackendError
 
 _GRANULE = 16  # tokens; attention reads whole granules
 _GROWTH = 1.25
@@ -29,7 +30,11 @@ class KeyValueCache:
         return self._capacity * self._layout.bytes_per_token
 
     def reserve(self, slots: int, tokens: int) -> None:
-        """Make room for `tokens` in each of `slots`, keeping what is there."""
+        """Make room for `tokens` in each of `slots`, keeping what is there.
+
+        Raises:
+            BackendError: there is no memory for that; nothing has changed.
+        """
         if slots <= self._slots and tokens <= self._capacity:
             return
         if tokens > self._capacity:
@@ -38,10 +43,21 @@ class KeyValueCache:
         else:
             capacity = self._capacity
         slots = max(slots, self._slots)
-        for index, old in enumerate(self._buffers):
-            new = self._make(slots, capacity)
-            new[: self._slots, :, : self._capacity] = old
-            self._buffers[index] = new
+        try:
+            for index, old in enumerate(self._buffers):
+                new = self._make(slots, capacity)
+                new[: self._slots, :, : self._capacity] = old
+                self._buffers[index] = new
+        except BaseException as error:
+            for index, buffer in enumerate(self._buffers):  # streams that need no more go on
+                kept = buffer[: self._slots, :, : self._capacity]
+                self._buffers[index] = np.ascontiguousarray(kept)
+            if not isinstance(error, MemoryError):
+                raise
+            raise BackendError(
+                f"no memory for {slots} streams of {capacity} tokens; close some, or open them "
+                "with a smaller max_tokens"
+            ) from error
         self._slots, self._capacity = slots, capacity
 
     def rows(self, start: int, stop: int) -> list[CacheArray]:

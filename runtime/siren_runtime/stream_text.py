@@ -11,6 +11,8 @@ from .tokenizer import Tokenizer
 
 Offsets = tuple[int, int]
 
+_MAX_TOKEN_ID = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -125,6 +127,8 @@ def _token_id(value: SupportsIndex) -> int:
         token = operator.index(value)
     except TypeError:
         token = -1
-    if token < 0:
-        raise InputError(f"a token id must be a whole number from 0, found {value!r}")
+    if not 0 <= token <= _MAX_TOKEN_ID:
+        raise InputError(
+            f"a token id must be a whole number from 0 to {_MAX_TOKEN_ID}, found {value!r}"
+        )
     return token

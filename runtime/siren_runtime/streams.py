@@ -41,7 +41,7 @@ class Streams:
         self._n_features, self._threshold = n_features, threshold
         self._max_streams, self._reencodes = max_streams, reencodes
         self._open: dict[Stream, None] = {}
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()  # its streams take it too
 
     def open(
         self,
@@ -68,7 +68,7 @@ class Streams:
                 "allows neither response_only nor another aggregation than the mean"
             )
         threshold = self._threshold if threshold is None else checked_threshold(threshold)
-        with self._lock:
+        with self.lock:
             engine = self._usable()
             if self._max_streams is not None and len(self._open) >= self._max_streams:
                 raise InputError(f"{self._max_streams} streams are open; close one first")
@@ -87,11 +87,14 @@ class Streams:
         and it refuses to go on until it is reset.
 
         Raises:
-            InputError: a stream is not of these, or is named twice.
+            InputError: a stream is not of these, or is named twice, or `pieces` are not pairs.
             BackendError: closed.
         """
-        fed = list(pieces)
-        with self._lock:
+        try:
+            fed = [(_checked_stream(stream), piece) for stream, piece in pieces]
+        except (TypeError, ValueError):
+            raise InputError("pieces must be pairs of a stream and its piece") from None
+        with self.lock:
             engine = self._usable()
             streams = [stream for stream, _ in fed]
             if len(set(streams)) < len(streams):
@@ -123,18 +126,18 @@ class Streams:
     @property
     def memory_bytes(self) -> int:
         """Memory that all open streams take now, in bytes."""
-        with self._lock:
+        with self.lock:
             engine = self._usable()
             return sum(engine.bytes_of(stream.state) for stream in self._open)
 
     def memory_of(self, stream: Stream) -> int:
         """Memory that one stream takes now, in bytes."""
-        with self._lock:
+        with self.lock:
             return self._usable().bytes_of(stream.state)
 
     def restart(self, stream: Stream) -> None:
         """Reset a stream, as `Stream.reset`."""
-        with self._lock:
+        with self.lock:
             engine, old = self._usable(), stream.state
             state = StreamState(self._n_features, old.aggregation, old.rules)
             engine.remove(old)
@@ -143,14 +146,14 @@ class Streams:
 
     def discard(self, stream: Stream) -> None:
         """Free a stream's memory, as `Stream.close`."""
-        with self._lock:
+        with self.lock:
             if stream in self._open and self._engine is not None:
                 del self._open[stream]
                 self._engine.remove(stream.state)
 
     def close(self) -> None:
         """Close all streams and free their memory."""
-        with self._lock:
+        with self.lock:
             for stream in list(self._open):
                 stream.close()
             self._engine = None
@@ -192,6 +195,12 @@ class Streams:
         if self._engine is None:
             raise BackendError("the streams are closed; open others with Guard.streams")
         return self._engine
+
+
+def _checked_stream(stream: Any) -> Stream:
+    if not isinstance(stream, Stream):
+        raise InputError(f"only a Stream can be fed, found {type(stream).__name__}")
+    return stream
 
 
 def _listed(piece: Any) -> list[Any]:

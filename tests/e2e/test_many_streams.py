@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siren_runtime import BackendError, Guard, InputError
+from siren_runtime.stream_cache import KeyValueCache
 from streaming import BOUND, FAMILIES, LIMIT
 from texts import CORPUS
 
@@ -36,6 +37,30 @@ def test_many_streams_in_one_batch_join_leave_and_stay_exact(guards, name):
         if name != "bert":
             assert streams.memory_bytes == sum(stream.memory_bytes for stream in texts) > 0
             assert streams.memory_bytes <= 8 * streams.max_tokens * streams.bytes_per_token * 1.25
+
+
+def test_a_cache_that_cannot_grow_leaves_the_other_streams_right(guards, monkeypatch):
+    clean, guard = guards("qwen3")
+    with guard.streams() as streams:
+        one, other = streams.open(), streams.open()
+        streams.feed([(one, "How do I"), (other, "good")])
+        made, make = [], KeyValueCache._make
+
+        def limited(cache, slots, tokens):
+            made.append(tokens)
+            if len(made) > 3:
+                raise MemoryError
+            return make(cache, slots, tokens)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyValueCache, "_make", limited)
+            with pytest.raises(BackendError, match="no memory for 2 streams"):
+                one.feed(" bread" * 20)
+        result = other.feed(" day")
+        assert result.score == pytest.approx(clean.score("good day").score, abs=BOUND)
+        one.reset()
+        long = "bread" + " bread" * 20
+        assert one.feed(long).score == pytest.approx(clean.score(long).score, abs=BOUND)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import warnings
 
 import pytest
@@ -112,6 +113,49 @@ def test_a_closed_stream_refuses_use(guards):
             use()
 
 
+def test_a_thread_that_looks_during_a_feed_sees_no_failure(guards):
+    _, streaming = guards("qwen3")
+    looks, failures, done = [], [], threading.Event()
+    with streaming.stream() as stream:
+
+        def look():
+            while not done.is_set():
+                try:
+                    looks.append((stream.result, len(stream.scores), stream.memory_bytes))
+                except BackendError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        for _ in range(20):
+            stream.feed(" bread")
+        done.set()
+        thread.join()
+    assert looks
+    assert not failures
+
+
+def test_a_guard_closed_while_its_stream_opens_stays_closed(export, monkeypatch):
+    guard = Guard.load(export("qwen3", max_length=LIMIT).bundle)
+    opening, go_on, opened = threading.Event(), threading.Event(), guard._open_stream
+
+    def slowly():
+        opening.set()
+        go_on.wait(60)
+        return opened()
+
+    monkeypatch.setattr(guard, "_open_stream", slowly)
+    streamer, closer = threading.Thread(target=guard.stream), threading.Thread(target=guard.close)
+    streamer.start()
+    opening.wait(60)
+    closer.start()
+    go_on.set()
+    streamer.join()
+    closer.join()
+    with pytest.raises(BackendError, match="guard is closed"):
+        guard.score("x")
+
+
 def test_a_closed_guard_opens_no_stream(export):
     guard = Guard.load(export("qwen3", max_length=LIMIT).bundle)
     guard.close()
@@ -148,12 +192,19 @@ def test_wrong_pieces_are_refused(guards):
             stream.feed_tokens([1])
     with streaming.stream() as stream, pytest.raises(InputError, match="token id"):
         stream.feed_tokens([1, -1])
+    for wrong in (None, "text", [10**30]):
+        with streaming.stream() as stream, pytest.raises(InputError, match="token id"):
+            stream.feed_tokens(wrong)
     with streaming.streams(max_streams=1) as streams:
         only = streams.open()
         with pytest.raises(InputError, match="close one first"):
             streams.open()
         with pytest.raises(InputError, match="named twice"):
             streams.feed([(only, "a"), (only, "b")])
+        for wrong in (3, [only], [("x", "y")]):
+            with pytest.raises(InputError, match=r"pairs|only a Stream"):
+                streams.feed(wrong)
+        assert only.feed("a").score > 0
 
 
 def test_an_encoder_warns_once_that_it_reencodes_and_slides_within_its_window(export):
