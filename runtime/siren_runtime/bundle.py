@@ -50,11 +50,7 @@ def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "size") -> Bun
     root = Path(os.path.realpath(path))
     if not root.is_dir():
         raise BundleError(f"{path}: not a folder; a bundle is the folder that siren export wrote")
-    origin = str(root / MANIFEST_FILE)
-    size = _regular_file_size(root, MANIFEST_FILE)
-    if size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{origin}: {size} bytes, a manifest has {_MAX_MANIFEST_BYTES} at most")
-    manifest = decode(_read(root / MANIFEST_FILE), origin)
+    manifest = decode(read_manifest(root, MANIFEST_FILE), str(root / MANIFEST_FILE))
     for name, spec in manifest.files.items():
         _check_size(root, name, spec)
     for graph in manifest.graphs.values():
@@ -63,6 +59,20 @@ def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "size") -> Bun
         for name, spec in manifest.files.items():
             _check_hash(root / name, spec)
     return Bundle(root, manifest)
+
+
+def read_manifest(root: Path, name: str) -> bytes:
+    """Read a small file of the folder `root`, a real path.
+
+    Raises:
+        BundleError: it is missing, too large, no regular file, or behind a symbolic link.
+    """
+    size = _regular_file_size(root, name)
+    if size > _MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{root / name}: {size} bytes, a manifest has {_MAX_MANIFEST_BYTES} at most"
+        )
+    return _read(root / name)
 
 
 def _check_size(root: Path, name: str, spec: FileSpec) -> None:

@@ -5,18 +5,20 @@ import needs. A part that is not installed is listed with what to install.
 """
 
 import functools
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from . import __version__
-from .errors import SirenError
+from .errors import InputError, SirenError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -77,7 +79,27 @@ def _siren(
 
 def main() -> None:
     """Run the `siren` command."""
-    get_command(app)(prog_name="siren")
+    if sys.stdout is None:
+        report("error: standard output is closed")
+        raise SystemExit(EXIT_FAILED)
+    try:
+        get_command(app)(prog_name="siren")
+    except OSError as error:  # of help and --version; click ends quietly where the reader has gone
+        report(f"error: {error}")
+        raise SystemExit(EXIT_FAILED) from None
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input, made to wait: where it does not, "nothing yet" reads as the end.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed; pipe text in")
+    with suppress(OSError):  # what stands in for it has no file descriptor
+        os.set_blocking(sys.stdin.fileno(), True)
+    return sys.stdin.buffer
 
 
 def report(message: str) -> None:

@@ -5,6 +5,7 @@ Guard.load reads it from a list of bundles, or from a folder that holds bundles 
 {"format_version": 1, "members": ["small", "large"], "threshold": 0.5, "tiers": []}
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import numpy as np
 
+from .bundle import read_manifest
 from .errors import BundleError, InputError
 from .guard import Guard, ScoreResult
 from .manifest import MANIFEST_FILE, Manifest, Probability, Tier, check_relative, check_tiers
@@ -32,17 +34,33 @@ class EnsembleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiers: list[Tier] = []
 
 
+def is_ensemble(folder: Path) -> bool:
+    """Whether a folder holds ensemble.json, readable or not.
+
+    Raises:
+        BundleError: the folder may not be entered.
+    """
+    try:
+        (folder / ENSEMBLE_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be read: {error.strerror}") from None
+    return True
+
+
 def read_ensemble(folder: Path) -> EnsembleManifest:
     """Read the ensemble.json of a folder.
 
     Raises:
         BundleError: it is missing, damaged or of another format version, names a folder outside
-            its own or one twice, or its tiers are not those of a manifest.
+            its own, behind a symbolic link or twice, or its tiers are not those of a manifest.
     """
-    path = folder / ENSEMBLE_FILE
+    root = Path(os.path.realpath(folder))
+    path = root / ENSEMBLE_FILE
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=EnsembleManifest)
-    except (OSError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        manifest = msgspec.json.decode(read_manifest(root, ENSEMBLE_FILE), type=EnsembleManifest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a valid ensemble: {error}") from None
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
@@ -50,6 +68,8 @@ def read_ensemble(folder: Path) -> EnsembleManifest:
         )
     for member in manifest.members:
         check_relative(member, str(path))
+        if os.path.realpath(root / member) != str(root / member):
+            raise BundleError(f"{path}: member {member!r} is behind a symbolic link")
     if len(set(manifest.members)) < len(manifest.members):
         raise BundleError(f"{path}: each member counts once, found {manifest.members}")
     check_tiers(manifest.tiers, str(path))

@@ -142,7 +142,7 @@ class Guard:
             BackendError: the runtime that `backend` needs is missing or cannot run the graph.
             InputError: an argument is out of range.
         """
-        from .ensemble import ENSEMBLE_FILE, Ensemble, read_ensemble
+        from .ensemble import Ensemble, is_ensemble, read_ensemble
 
         load = partial(
             cls.load,
@@ -155,11 +155,15 @@ class Guard:
             streaming=streaming,
         )
         if not isinstance(source, (str, os.PathLike)):
+            if not isinstance(source, Iterable):
+                raise InputError(
+                    f"source must be a bundle or a list of bundles, found {type(source).__name__}"
+                )
             return Ensemble([load(member, revision=revision) for member in source])
         folder = resolve_folder(
             source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
         )
-        if (folder / ENSEMBLE_FILE).exists():
+        if is_ensemble(folder):
             ensemble = read_ensemble(folder)
             return Ensemble(
                 [load(folder / member) for member in ensemble.members],
@@ -254,12 +258,14 @@ class Guard:
 
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
-                text), or holds something that is not a valid string; `token_budget` is not a
-                whole number from 1; or as `score`.
+                text) or no list, or holds something that is not a valid string; `token_budget`
+                is not a whole number from 1; or as `score`.
             BackendError: as `score`.
         """
         if isinstance(texts, str):
             raise InputError("score_batch takes a list of texts, found one str; use score")
+        if not isinstance(texts, Iterable):
+            raise InputError(f"score_batch takes a list of texts, found {type(texts).__name__}")
         if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
             raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
         cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
@@ -357,7 +363,8 @@ class Guard:
 
     def close(self) -> None:
         """Free the engine; the guard cannot score after that. Open streams keep it until closed."""
-        self._backend = self._stream_backend = self._open_stream = None
+        with self._lock:  # a stream that is being opened would bring the engine back
+            self._backend = self._stream_backend = self._open_stream = None
 
     def _usable(self) -> Backend:
         backend = self._backend
@@ -367,8 +374,8 @@ class Guard:
 
     def _streaming(self) -> StreamBackend | None:
         """The streaming graph, opened at first; None, with one warning, where there is none."""
-        self._usable()
         with self._lock:
+            self._usable()
             why = "the bundle has no streaming graph"
             if self._open_stream is not None:
                 try:

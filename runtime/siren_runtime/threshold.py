@@ -13,7 +13,7 @@ def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
     """
     try:
         threshold = value.__float__()
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be a number, found {value!r}") from None
     if not 0.0 <= threshold <= 1.0:
         raise InputError(f"{name} must lie from 0 to 1, found {threshold}")

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from siren_runtime import Guard, __version__
-from siren_runtime.cli import app
+from siren_runtime.cli import app, standard_input
+from tiny_bundle import edit_manifest
 
 SIREN = [sys.executable, "-c", "from siren_runtime.cli import main; main()"]
 TIMEOUT_S = 60
@@ -196,6 +198,42 @@ def test_standard_input_is_scored_by_default_and_by_name(bundle: Path) -> None:
     assert len(rows(piped)) == 2
 
 
+def test_input_that_does_not_wait_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "wb") as pipe:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        threading.Timer(0.2, lambda: (pipe.write(b"late\n"), pipe.flush())).start()
+        assert standard_input().read1() == b"late\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "message"),
+    [
+        (["score", "BUNDLE", "text"], 1, b"standard output is closed"),
+        (["inspect", "BUNDLE", "--json"], 1, b"standard output is closed"),
+        (["stream", "BUNDLE"], 0, b"standard input is closed"),
+    ],
+)
+def test_a_closed_standard_stream_is_one_error(
+    bundle: Path, arguments: list[str], closed: int, message: bytes
+) -> None:
+    words = [str(bundle) if word == "BUNDLE" else word for word in arguments]
+    process = start(*words, preexec_fn=lambda: os.close(closed))
+    stderr = process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == 1
+    assert message in stderr
+    assert stderr.count(b"\n") == 1
+
+
+def test_help_that_cannot_be_written_is_one_error() -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start("--version", stdout=full)
+        stderr = process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == 1
+    assert stderr == b"siren: error: [Errno 28] No space left on device\n"
+
+
 def test_empty_input_is_no_error(bundle: Path) -> None:
     result = siren("score", bundle, input="")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
@@ -325,6 +363,19 @@ def test_inspect_shows_what_the_bundle_is(bundle: Path) -> None:
 
 def test_inspect_check_says_what_it_checked(bundle: Path) -> None:
     assert "has its SHA-256" in siren("inspect", bundle, "--check").stdout
+
+
+def test_inspect_escapes_what_would_steer_a_terminal(own_bundle: Path) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["files"]["\x1b[31mx"] = {"size": 0, "sha256": "0" * 64}
+        manifest["graphs"]["score"]["inputs"][0]["shape"] = ["\x1b[31m[/b]", "sequence"]
+
+    (own_bundle / "\x1b[31mx").touch()
+    edit_manifest(own_bundle, edit)
+    result = siren("inspect", own_bundle)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert result.stdout.count("\\x1b[31m") == 2
 
 
 def test_inspect_json_is_the_manifest(bundle: Path) -> None:

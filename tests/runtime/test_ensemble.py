@@ -1,6 +1,7 @@
 """An ensemble is a guard whose score is the mean of its members'."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from siren_runtime import BackendError, BundleError, Guard, InputError
 from siren_runtime.commands import score
-from siren_runtime.ensemble import Ensemble
+from siren_runtime.ensemble import Ensemble, is_ensemble
 from texts import TEXTS
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -108,6 +109,19 @@ def test_a_bad_manifest_is_refused_by_name(
     write(folder, **fields)
     with pytest.raises(BundleError, match=message):
         Guard.load(folder)
+
+
+def test_what_is_no_plain_file_or_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "two").rename(tmp_path / "elsewhere")
+    (folder / "two").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="'two' is behind a symbolic link"):
+        Guard.load(folder)
+    (folder / "ensemble.json").unlink()
+    os.mkfifo(folder / "ensemble.json")
+    with pytest.raises(BundleError, match=r"ensemble.json: not a regular file"):
+        Guard.load(folder)
+    with pytest.raises(BundleError, match=r"cannot be read: File name too long"):
+        is_ensemble(tmp_path / ("x" * 300))
 
 
 def test_members_of_other_classes_are_refused(folder: Path) -> None:

@@ -100,6 +100,7 @@ def test_calling_and_streaming_are_scoring(guard: Guard) -> None:
         lambda guard: guard.score_streaming(None),
         lambda guard: guard.score_batch("one string"),
         lambda guard: guard.score_batch(b"bytes"),
+        lambda guard: guard.score_batch(3),
         lambda guard: guard.score_batch(["a"], token_budget=0),
         lambda guard: guard.score_batch(["a"], token_budget=1.5),
     ],
@@ -117,7 +118,7 @@ def test_a_bad_text_in_a_batch_is_named_by_its_index(guard: Guard, bad: Any) -> 
         guard.score_batch(["a", "b", bad])
 
 
-@pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf, "high", [0.5]])
+@pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf, "high", [0.5], 10**400])
 def test_a_threshold_outside_0_to_1_is_refused(guard: Guard, threshold: Any) -> None:
     with pytest.raises(InputError, match="threshold"):
         guard.score("a", threshold=threshold)
@@ -291,9 +292,12 @@ def test_providers_are_the_callers(bundle: Path) -> None:
         {"verify": "none"},
         {"threads": 0},
         {"threads": 1.5},
+        {"threads": 10**12},
         {"threads": 1, "session_options": onnxruntime.SessionOptions()},
         {"backend": "cpu", "providers": ["CPUExecutionProvider"]},
         {"providers": []},
+        {"providers": "CPUExecutionProvider"},
+        {"providers": [3]},
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(bundle: Path, arguments: dict[str, Any]) -> None:
@@ -318,3 +322,5 @@ def test_an_unknown_provider_is_refused(bundle: Path) -> None:
 def test_a_source_that_is_nothing_is_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         Guard.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="found NoneType"):
+        Guard.load(None)  # type: ignore[arg-type]

@@ -134,8 +134,11 @@ def _choose(
     if backend not in get_args(BackendName):
         raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
     if providers is not None:
-        if backend != "auto" or not providers:
+        if backend != "auto" or not providers or isinstance(providers, str):
             raise InputError("pass either backend or a list of providers, which stands in for it")
+        for provider in providers:
+            if not isinstance(provider, str | tuple):
+                raise InputError(f"providers are names, or names with options; found {provider!r}")
         check_available(providers[0])
         return with_caches(bundle, providers), True
     if backend == "auto":

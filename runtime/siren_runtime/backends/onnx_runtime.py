@@ -31,6 +31,7 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 _log = logging.getLogger(__name__)
+_MAX_THREADS = 1024
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
@@ -214,8 +215,10 @@ def _session_options(threads: int | None) -> Any:
     options = _import_onnxruntime().SessionOptions()
     options.log_severity_level = _FATAL
     if threads is not None:
-        if not isinstance(threads, int) or threads < 1:
-            raise InputError(f"threads must be a whole number from 1, found {threads!r}")
+        if not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
+            raise InputError(
+                f"threads must be a whole number from 1 to {_MAX_THREADS}, found {threads!r}"
+            )
         options.intra_op_num_threads = threads
     return options
 

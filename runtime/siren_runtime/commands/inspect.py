@@ -81,11 +81,14 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     graphs = Table("graph", "opset", "inputs", "outputs", box=None, padding=(1, 2, 0, 0))
     for graph in manifest.graphs.values():
         graphs.add_row(
-            Text(graph.file), str(graph.opset), _tensors(graph.inputs), _tensors(graph.outputs)
+            Text(one_line(graph.file)),
+            str(graph.opset),
+            _tensors(graph.inputs),
+            _tensors(graph.outputs),
         )
     files = Table("file", "size", "SHA-256", box=None, padding=(0, 2, 0, 0))
     for name, spec in manifest.files.items():
-        files.add_row(Text(name), decimal(spec.size), spec.sha256[:16])
+        files.add_row(Text(one_line(name)), decimal(spec.size), spec.sha256[:16])
     shown = Group(about, graphs, Text(), files)
     return Group(shown, Text(), _tuning(manifest.tuning)) if manifest.tuning else shown
 
@@ -97,13 +100,13 @@ def _plan_table(
     table.padding = (0, 2, 0, 0)
     for path, record in plans.items():
         if isinstance(record, BackendError):
-            table.add_row(Text(path.name), "", "", "", "", Text(one_line(str(record))))
+            table.add_row(Text(one_line(path.name)), "", "", "", "", Text(one_line(str(record))))
             continue
         gpus = ", ".join(record.compute_capabilities)
         table.add_row(
-            Text(path.name),
-            f"{record.flavor} {record.library_version}",
-            f"compute capability {gpus}" if gpus else "its default range of GPUs",
+            Text(one_line(path.name)),
+            Text(one_line(f"{record.flavor} {record.library_version}")),
+            Text(one_line(f"compute capability {gpus}" if gpus else "its default range of GPUs")),
             "\n".join(map(str, record.profiles)),
             decimal(record.size),
             Text(one_line(_plan_state(bundle, Plan(path, record), check=check))),
@@ -138,7 +141,7 @@ def _tuning(tuning: Tuning) -> Group:
     for trial in tuning.trials:
         differences = (trial.mean_difference, trial.p99_difference, trial.max_difference)
         trials.add_row(
-            trial.setting,
+            Text(one_line(trial.setting)),
             decimal(trial.bytes),
             f"{trial.milliseconds:.3g}",
             f"{trial.speed:.2f}x",
@@ -155,7 +158,7 @@ def _tensors(specs: list[TensorSpec]) -> Text:
     """One line a tensor; those of every block in one."""
     blocks: dict[str, list[str]] = {}
     for spec in specs:
-        line = f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+        line = one_line(f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
         block = _BLOCK.search(spec.name)
         key = _BLOCK.sub(".{}.", line, count=1) if block else line
         blocks.setdefault(key, []).append(block[1] if block else "")

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from siren_runtime.backends import BackendName
-from siren_runtime.cli import EXIT_FAILED, one_line, report
+from siren_runtime.cli import EXIT_FAILED, one_line, report, standard_input
 from siren_runtime.errors import InputError
 from siren_runtime.guard import Guard, ScoreResult
 
@@ -99,10 +99,10 @@ def _groups(
         raise typer.BadParameter("pass either TEXT or --input, not both")
     if texts:
         return [[Line(number, text) for number, text in enumerate(texts, start=1)]]
-    if input is None:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise typer.BadParameter("nothing to score: pass TEXT, --input FILE, or pipe texts in")
-        input = sys.stdin.buffer
+    if input is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise typer.BadParameter("nothing to score: pass TEXT, --input FILE, or pipe texts in")
+    if input is None or getattr(input, "name", None) == "<stdin>":
+        input = standard_input()
     if input_format == "auto" and str(getattr(input, "name", "")).endswith(_JSONL_SUFFIXES):
         input_format = "jsonl"
     return read_texts(input, input_format)

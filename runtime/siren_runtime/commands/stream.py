@@ -11,7 +11,7 @@ import typer
 
 from siren_runtime.aggregation import AggregationName
 from siren_runtime.backends import BackendName
-from siren_runtime.cli import one_line, report, warnings_reported
+from siren_runtime.cli import one_line, report, standard_input, warnings_reported
 from siren_runtime.decision import Decision, Schedule
 from siren_runtime.guard import Guard
 from siren_runtime.stream import Stream, StreamResult
@@ -62,7 +62,8 @@ def stream(
     In a terminal the text is shown coloured by the score at each token, from green to red;
     elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it.
     """
-    if sys.stdin is None or sys.stdin.isatty():
+    source = standard_input()
+    if sys.stdin.isatty():
         report("reading from the terminal; end with Ctrl-D")
     guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True)
     colored = format == "color" or (format is None and sys.stdout.isatty())
@@ -81,7 +82,7 @@ def stream(
     stopped: Decision | None = None
     with session:
         show = _Colored(session) if colored else _write_json
-        for piece in _pieces(sys.stdin.buffer):
+        for piece in _pieces(source):
             result = session.feed(piece)
             show(result)
             stopped = next((d for d in result.decisions if d.rule in map(str, stop)), None)
