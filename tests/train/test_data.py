@@ -232,6 +232,24 @@ def test_ids_are_unique_over_the_files_of_a_data_set(tmp_path: Path) -> None:
     assert len(read(str(paths[0]), str(write_jsonl(tmp_path / "other.jsonl", rows)))) == 4
 
 
+def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", ROWS)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    for again in ("data.jsonl", "./data.jsonl", "validation=data.jsonl", "link.jsonl"):
+        with pytest.raises(InputError, match=r"has rows that .*data\.jsonl gives already"):
+            read(f"train={path}", again)
+
+
+def test_a_part_of_a_hub_data_set_is_given_once() -> None:
+    whole, part, other = (Source(f"hub:org/set{end}") for end in ("", "@train", "@test"))
+    assert part.overlaps(whole)
+    assert whole.overlaps(part)
+    assert part.overlaps(Source("hub:org/set@train", "validation"))
+    assert not part.overlaps(other)
+    assert not whole.overlaps(Source("hub:org/set:extra"))
+
+
 def test_a_long_text_in_csv_is_read_whole(tmp_path: Path) -> None:
     text = "word " * 40_000
     (tmp_path / "data.csv").write_text(f"text,label,split\n{text},0,test\nb,1,test\n")

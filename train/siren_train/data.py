@@ -12,6 +12,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
@@ -84,6 +85,19 @@ class Source:
             return self.hub["name"].rstrip("/").rsplit("/", 1)[-1]
         return Path(self.location).stem
 
+    def overlaps(self, other: "Source") -> bool:
+        """Whether both are of the same rows: one file by whatever path, or a hub part's."""
+        if self.is_hub != other.is_hub:
+            return False
+        if not self.is_hub:
+            return Path(self.location).samefile(other.location)
+        (name, config, part), (name_2, config_2, part_2) = (
+            source.hub.group("name", "config", "part") for source in (self, other)
+        )
+        return (Path(name).resolve(), config) == (Path(name_2).resolve(), config_2) and (
+            part == part_2 or part is None or part_2 is None
+        )
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,9 +150,16 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
     """Yield the rows of every source; at the end every split must have held every class.
 
     Raises:
-        InputError: as `read_rows`; an id occurs twice in a data set, there is no row at all, or a
-            split lacks a class, so that nothing can be learned or measured on it.
+        InputError: as `read_rows`; a source is given twice, an id occurs twice in a data set,
+            there is no row at all, or a split lacks a class, so that nothing can be learned or
+            measured on it.
     """
+    for source, other in combinations(sources, 2):
+        if source.overlaps(other):
+            raise InputError(
+                f"{other.location}: has rows that {source.location} gives already; give a file, "
+                "or a part of a hub data set, once"
+            )
     ids: dict[str, array[int]] = {}  # of each data set: a hash of each row's, 8 bytes
     counts: dict[str, list[int]] = {}
     names: dict[str, dict[str, None]] = {}  # of the sources of each split, in order
