@@ -119,11 +119,11 @@ def test_a_thread_that_looks_during_a_feed_sees_no_failure(guards):
     with streaming.stream() as stream:
 
         def look():
-            while not done.is_set():
-                try:
+            try:
+                while not done.is_set():
                     looks.append((stream.result, len(stream.scores), stream.memory_bytes))
-                except BackendError as error:
-                    failures.append(error)
+            except BackendError as error:
+                failures.append(error)
 
         thread = threading.Thread(target=look)
         thread.start()
