@@ -143,6 +143,18 @@ def test_a_store_of_other_settings_is_not_overwritten(
         run(tmp_path / "store", dtype="float16")
 
 
+def test_a_store_made_anew_has_nothing_of_the_old(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", max_length=8)
+    run(tmp_path / "store")
+    (tmp_path / "store" / "store.json").unlink()
+    store = run(tmp_path / "store", max_length=8)
+    np.testing.assert_array_equal(
+        store.array("train", "residual_mean"), whole.array("train", "residual_mean")
+    )
+
+
 def test_changed_data_is_not_mixed_with_old_features(
     run: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:

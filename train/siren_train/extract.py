@@ -21,7 +21,15 @@ from siren_runtime.manifest import Pooling, Precision
 from .data import Columns, Row, Source, read_all, read_rows
 from .extractor import build_extractor, extractor_shape
 from .features import IntArray
-from .store import FORMAT_VERSION, Column, DataFile, DType, FeatureStore, StoreManifest
+from .store import (
+    FORMAT_VERSION,
+    Column,
+    DataFile,
+    DType,
+    FeatureStore,
+    StoreManifest,
+    extractor_folder,
+)
 from .wrapping import Wrapping, digest, wrap_rows
 
 CHUNK_ROWS = 512
@@ -76,7 +84,7 @@ def extract(
     )
     store = FeatureStore.create(folder, manifest, known)
     for pooling in poolings:
-        bundle = folder / f"extractor.{pooling}"
+        bundle = extractor_folder(folder, pooling)
         build_extractor(
             checkpoint,
             bundle,

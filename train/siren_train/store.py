@@ -9,9 +9,10 @@ progress.json                  rows done of each pooling; extraction goes on fro
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -63,6 +64,11 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(self.splits.values())
 
 
+def extractor_folder(folder: Path, pooling: Pooling) -> Path:
+    """Return where a store keeps the bundle that pooled it."""
+    return folder / f"extractor.{pooling}"
+
+
 class FeatureStore:
     """A store on disk. Arrays are opened when asked for."""
 
@@ -92,11 +98,14 @@ class FeatureStore:
                 found, expected = getattr(store.manifest, field), getattr(manifest, field)
                 if found != expected:
                     raise InputError(
-                        f"{path}: holds features for other settings: {field} is {found!r}, asked "
-                        f"for {expected!r}; choose another folder, or remove this one"
+                        f"{folder}: holds features for other settings: {field} is {found!r}, "
+                        f"asked for {expected!r}; choose another folder, or remove this one"
                     )
             return store
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
+        for pooling in get_args(Pooling):
+            shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
                 np.save(folder / f"{split}.{name}.npy", values)
