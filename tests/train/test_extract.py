@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from labelled import make_rows, write_jsonl
 from models import MAX_LENGTH
@@ -37,11 +38,17 @@ def run(
     monkeypatch.setattr(module, "CHUNK_ROWS", 8)
     data = write_jsonl(tmp_path / "data.jsonl", make_rows(60))
 
-    def extract_to(folder: Path, backbone: str = "bert", **options: Any) -> FeatureStore:
-        source = backbone_folder(backbone)
+    def extract_to(
+        folder: Path,
+        backbone: str = "bert",
+        source: Path | None = None,
+        columns: Columns | None = None,
+        **options: Any,
+    ) -> FeatureStore:
+        source = source or backbone_folder(backbone)
         return extract(
             [parse_source(str(data))],
-            Columns(),
+            columns or Columns(),
             load_checkpoint(str(source)),
             folder,
             **{"model_id": str(source), "max_length": MAX_LENGTH, "threads": 1, **options},
@@ -164,11 +171,35 @@ def test_changed_data_is_not_mixed_with_old_features(
         run(tmp_path / "store")
 
 
+def test_other_columns_of_a_file_are_other_rows(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    run(tmp_path / "store")
+    with pytest.raises(InputError, match="rows_sha256 is"):
+        run(tmp_path / "store", columns=Columns(text=("prompt",)))
+
+
+def test_another_backbone_at_the_same_path_is_another_store(
+    run: Callable[..., FeatureStore], tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    backbone = tmp_path / "backbone"
+    shutil.copytree(backbone_folder("bert"), backbone)
+    run(tmp_path / "store", source=backbone)
+    weights = load_file(backbone / "model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, backbone / "model.safetensors")
+    with pytest.raises(InputError, match="backbone_sha256 is"):
+        run(tmp_path / "store", source=backbone)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: shutil.rmtree(f), "not a feature store"),
         (lambda f: (f / "store.json").write_text("{"), "not a valid store"),
+        (
+            lambda f: (f / "store.json").write_text('{"format_version": 2}'),
+            "format version 2, this release reads 3",
+        ),
         (lambda f: (f / "progress.json").unlink(), "has 0 of 60 rows"),
         (lambda f: (f / "progress.json").write_text("{"), r"progress\.json: not a valid record"),
         (lambda f: (f / "train.labels.npy").unlink(), r"train\.labels\.npy: not readable"),

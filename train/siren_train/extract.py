@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from siren_export.checkpoint import Checkpoint
+from siren_export.checkpoint import CONFIG_FILE, Checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Pooling, Precision
+from siren_runtime.manifest import TOKENIZER_FILE, Pooling, Precision
 
 from .data import Columns, Row, Source, read_all, read_rows
 from .extractor import build_extractor, extractor_shape
@@ -65,11 +66,12 @@ def extract(
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     layers, channels = extractor_shape(checkpoint)
-    known, names = _scan(sources, columns, wrapping)
+    known, names, rows_sha256 = _scan(sources, columns, wrapping)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
         model_revision=model_revision,
+        backbone_sha256=_backbone_sha256(checkpoint.path),
         precision=precision,
         max_length=max_length,
         poolings=list(poolings),
@@ -81,6 +83,7 @@ def extract(
         splits={split: len(values["labels"]) for split, values in known.items()},
         sources=[_data_file(source) for source in sources],
         wrapping=digest(wrapping) if wrapping else None,
+        rows_sha256=rows_sha256,
     )
     store = FeatureStore.create(folder, manifest, known)
     for pooling in poolings:
@@ -101,9 +104,13 @@ def extract(
 
 def _scan(
     sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None
-) -> tuple[dict[str, dict[Column, IntArray]], list[str]]:
-    """Read all data once and check it: what is known of each split's rows, and the data sets."""
+) -> tuple[dict[str, dict[Column, IntArray]], list[str], str]:
+    """Read all data once and check it.
+
+    Returns what is known of each split's rows, the data sets, and the SHA-256 of the rows.
+    """
     names: list[str] = []
+    sha256 = hashlib.sha256()
     known: dict[str, dict[Column, array[int]]] = {}
     for row in wrap_rows(read_all(sources, columns), wrapping):
         if row.dataset not in names:
@@ -115,10 +122,12 @@ def _scan(
         originals.append(originals[-1] if row.is_copy else len(originals))
         values["labels"].append(row.label)
         values["datasets"].append(names.index(row.dataset))
-    return {
+        sha256.update(msgspec.json.encode((row.split, row.dataset, row.label, row.text)))
+    columns_of = {
         split: {name: np.array(column, np.int64) for name, column in values.items()}
         for split, values in known.items()
-    }, names
+    }
+    return columns_of, names, sha256.hexdigest()
 
 
 def _fill(
@@ -173,8 +182,19 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
 def _data_file(source: Source) -> DataFile:
     if source.is_hub:
         return DataFile(source.name, source.split, None)
+    return DataFile(source.name, source.split, _sha256(Path(source.location)))
+
+
+def _backbone_sha256(folder: Path) -> str:
+    """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
+    paths = [folder / CONFIG_FILE, folder / TOKENIZER_FILE, *folder.glob("*.safetensors")]
+    digests = {path.name: _sha256(path) for path in sorted(paths)}
+    return hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
+
+
+def _sha256(path: Path) -> str:
     sha256 = hashlib.sha256()
-    with Path(source.location).open("rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             sha256.update(block)
-    return DataFile(source.name, source.split, sha256.hexdigest())
+    return sha256.hexdigest()

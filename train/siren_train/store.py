@@ -23,7 +23,7 @@ from siren_runtime.manifest import Pooling, Precision
 from .features import FeatureSet, IntArray
 from .files import write_atomically
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
@@ -41,12 +41,14 @@ class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """store.json. `splits` maps each split to its rows; labels index `classes`.
 
-    `wrapping` is the digest of what train rows were wrapped in, if they were.
+    `backbone_sha256` is of the backbone's files, and `rows_sha256` of every row's split, data set,
+    label and text. `wrapping` is the digest of what train rows were wrapped in, if they were.
     """
 
     format_version: int
     model_id: str
     model_revision: str | None
+    backbone_sha256: str
     precision: Precision
     max_length: int
     poolings: list[Pooling]
@@ -57,11 +59,16 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     datasets: list[str]
     splits: dict[str, int]
     sources: list[DataFile]
-    wrapping: str | None = None
+    wrapping: str | None
+    rows_sha256: str
 
     @property
     def rows(self) -> int:
         return sum(self.splits.values())
+
+
+class _Versioned(msgspec.Struct):
+    format_version: int
 
 
 def extractor_folder(folder: Path, pooling: Pooling) -> Path:
@@ -139,18 +146,20 @@ class FeatureStore:
     def _read(cls, folder: Path) -> "FeatureStore":
         path = folder / STORE_FILE
         try:
-            manifest = msgspec.json.decode(path.read_bytes(), type=StoreManifest)
+            data = path.read_bytes()
+            version = msgspec.json.decode(data, type=_Versioned).format_version
+            if version != FORMAT_VERSION:
+                raise InputError(
+                    f"{path}: format version {version}, this release reads {FORMAT_VERSION}; "
+                    "extract again, into another folder"
+                )
+            manifest = msgspec.json.decode(data, type=StoreManifest)
         except FileNotFoundError:
             raise InputError(
                 f"{folder}: not a feature store; make one with siren extract"
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a valid store: {error}") from None
-        if manifest.format_version != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: format version {manifest.format_version}, this release reads "
-                f"{FORMAT_VERSION}; extract again"
-            )
         return cls(folder, manifest)
 
     def progress(self) -> dict[str, int]:
