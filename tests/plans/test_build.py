@@ -4,10 +4,13 @@ import hashlib
 import os
 import signal
 
+import msgspec
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
-from siren_runtime.bundle import load_bundle
+from siren_runtime.bundle import Bundle, load_bundle
 from siren_runtime.commands.build import app
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.tensorrt.build import build_plan
@@ -117,3 +120,30 @@ def test_control_c_ends_a_build_as_control_c(tiny, rtx, called):
     finally:
         signal.signal(signal.SIGINT, before)
     assert not list((tiny.path / "plans").glob("*.plan"))
+
+
+@pytest.mark.parametrize("workspace", ["inf", "1e30"])
+def test_a_workspace_beyond_every_gpu_is_wrong_use(tiny, workspace):
+    arguments = [str(tiny.path), "--flavor", "tensorrt-rtx", "--workspace", workspace]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "1048576" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("tensorrt-rtx", "; try other profiles, whose greatest length is longer"),
+        ("onnxruntime", "; export for it with siren export --target tensorrt-rtx"),
+    ],
+)
+def test_what_cannot_be_compiled_says_what_else_to_try(tiny, rtx, target, hint):
+    def cut(model):  # 7 scores of every batch
+        model.graph.initializer.append(numpy_helper.from_array(np.array([7]), "seven"))
+        model.graph.node[-1].output[0] = "all"
+        model.graph.node.append(helper.make_node("Reshape", ["all", "seven"], ["score"]))
+
+    edit_model(tiny.path, cut)
+    manifest = msgspec.structs.replace(load_bundle(tiny.path).manifest, target=target)
+    with pytest.raises(BackendError, match=f"cannot compile the score graph.*{hint}$"):
+        build_plan(Bundle(tiny.path, manifest), rtx)

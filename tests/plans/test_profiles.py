@@ -38,7 +38,9 @@ def test_what_is_not_a_profile_is_refused_with_an_example(text):
         parse_profile(text)
 
 
-@pytest.mark.parametrize("text", ["0x1:1x1:1x1", "1x9:1x8:1x9", "2x1:1x1:4x1", "1x1:1x1:1x1x8"])
+@pytest.mark.parametrize(
+    "text", ["0x1:1x1:1x1", "1x9:1x8:1x9", "2x1:1x1:4x1", "1x1:1x1:1x1x8", "1x1:1x1:2147483648x1"]
+)
 def test_a_profile_must_ascend(text):
     with pytest.raises(InputError, match="ascend"):
         check_profile(parse_profile(text), 512)

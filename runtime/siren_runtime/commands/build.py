@@ -58,7 +58,7 @@ def build(
         ),
     ] = None,
     workspace: Annotated[
-        float | None, typer.Option(min=0.001, help="GPU memory a layer may use, GiB.")
+        float | None, typer.Option(min=0.001, max=1 << 20, help="GPU memory a layer may use, GiB.")
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="Of the library's own messages.")] = "error",
 ) -> None:
@@ -68,7 +68,7 @@ def build(
     tensorrt compiles for the GPU of this machine; tensorrt-rtx needs no GPU. A plan runs with
     the very version of the library that compiled it.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     library = load_library(flavor)
     opened = load_bundle(bundle, verify="full")
     shapes: dict[PlanGraph, list[str]] = {"score": profile or []}
@@ -85,7 +85,7 @@ def build(
                 workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
                 compute_capabilities=compute_capability or (),
                 log_level=log_level,
-                log=lambda line: console.print(line, markup=False),
+                log=console.print,
                 progress=phases.step,
             )
         record = plan.record
@@ -95,8 +95,7 @@ def build(
         console.print(
             f"{plan.path}: {decimal(record.size)} in {time.perf_counter() - started:.1f} s; "
             f"{flavor} {library.version}, for {targets}, "
-            f"profiles {', '.join(map(str, record.profiles))}",
-            markup=False,
+            f"profiles {', '.join(map(str, record.profiles))}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from siren_runtime.bundle import Bundle
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.manifest import TensorSpec
+from siren_runtime.manifest import Target, TensorSpec
 
 from .gpu import compute_capability
 from .library import Library, LogLevel, make_logger, make_progress_monitor, open_interface
@@ -35,6 +35,7 @@ from .profiles import (
 Step = Callable[[str, int, int], None]  # phase; steps done; in all
 PlanGraph = Literal["score", "stream", "head"]
 _ERRORS_SHOWN = 3
+_OTHER_SHAPES = "; try other profiles, whose greatest length is longer"
 
 
 def build_plan(
@@ -86,7 +87,7 @@ def build_plan(
     with logger.raised.deferred():
         builder = open_interface(library, "Builder", logger)
         network = builder.create_network(library.network_flags())
-        _parse(library, logger, network, bundle.file(spec.file))
+        _parse(library, logger, network, bundle, graph)
         config = builder.create_builder_config()
         if workspace_bytes is not None:
             config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -101,7 +102,8 @@ def build_plan(
         raise BackendError(
             f"{bundle.path}: {library.flavor} {library.version} cannot compile the {graph} graph "
             f"(precision {manifest.precision}, target {manifest.target}): "
-            f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}{_hint(library)}"
+            f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}"
+            f"{_hint(library, manifest.target) or _OTHER_SHAPES}"
         )
     replace_file(timing, memoryview(config.get_timing_cache().serialize()))
     data = memoryview(serialized)
@@ -124,7 +126,8 @@ def build_plan(
     return Plan(path, record)
 
 
-def _parse(library: Library, logger: Any, network: Any, path: Path) -> None:
+def _parse(library: Library, logger: Any, network: Any, bundle: Bundle, graph: PlanGraph) -> None:
+    path = bundle.file(bundle.manifest.graphs[graph].file)
     parser = library.trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(path)):
         return
@@ -134,13 +137,15 @@ def _parse(library: Library, logger: Any, network: Any, path: Path) -> None:
         described.append(f"and {len(errors) - _ERRORS_SHOWN} more")
     raise BackendError(
         f"{path}: the ONNX parser of {library.flavor} {library.version} cannot take it: "
-        f"{' | '.join(described) or 'no reason given'}{_hint(library)}"
+        f"{' | '.join(described) or 'no reason given'}{_hint(library, bundle.manifest.target)}"
     )
 
 
-def _hint(library: Library) -> str:
+def _hint(library: Library, target: Target) -> str:
+    """Say what to export for; nothing where that is the bundle's `target` already."""
     older = library.flavor == "tensorrt" and library.version.startswith("10.")
-    return f"; export for it with siren export --target {'tensorrt10' if older else library.flavor}"
+    wanted = "tensorrt10" if older else library.flavor
+    return "" if target == wanted else f"; export for it with siren export --target {wanted}"
 
 
 def _describe(error: Any) -> str:

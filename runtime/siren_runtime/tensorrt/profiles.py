@@ -16,6 +16,7 @@ _STREAM_CHUNK = 256
 _MAX_STREAMS = 8
 _STREAM_TOKENS = 2048
 _TYPICAL_PAST = 512
+_SIZES = 1 << 31  # TensorRT's own are 32 bits wide
 
 
 class Extent(NamedTuple):
@@ -106,7 +107,7 @@ def check_profile(profile: Profile, max_length: int) -> None:
     """Refuse a profile that no plan of the score graph can have.
 
     Raises:
-        InputError: it does not ascend from 1, or exceeds `max_length` tokens.
+        InputError: it does not ascend from 1, or exceeds `max_length` tokens or 32 bits.
     """
     _check_ascends(profile, ("batch", "length"))
     if profile.max.length > max_length:
@@ -120,8 +121,8 @@ def check_stream_profiles(profiles: Sequence[Profile], context_length: int) -> N
     """Refuse profiles that no plan of the streaming graph can have, or that hold no stream.
 
     Raises:
-        InputError: one does not ascend from 1, or exceeds the backbone's context; or all have a
-            shorter past than `LEAST_STREAM_TOKENS`.
+        InputError: one does not ascend from 1, or exceeds the backbone's context or 32 bits; or
+            all have a shorter past than `LEAST_STREAM_TOKENS`.
     """
     for profile in profiles:
         _check_ascends(profile, ("batch", "chunk", "past"))
@@ -141,10 +142,12 @@ def check_stream_profiles(profiles: Sequence[Profile], context_length: int) -> N
 
 def _check_ascends(profile: Profile, names: Sequence[str]) -> None:
     extents = [extent[: len(names)] for extent in (profile.min, profile.opt, profile.max)]
-    ascends = all(1 <= low <= opt <= high for low, opt, high in zip(*extents, strict=True))
+    ascends = all(1 <= low <= opt <= high < _SIZES for low, opt, high in zip(*extents, strict=True))
     surplus = any(any(extent[len(names) :]) for extent in (profile.min, profile.opt, profile.max))
     if not ascends or surplus:
-        raise InputError(f"profile {profile}: {', '.join(names)} must ascend from 1")
+        raise InputError(
+            f"profile {profile}: {', '.join(names)} must ascend from 1, below {_SIZES}"
+        )
 
 
 def default_buckets(longest: int) -> list[int]:
