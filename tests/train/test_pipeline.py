@@ -162,6 +162,22 @@ def test_three_classes_go_from_store_to_verdict(
     assert roc_auc_score(harmful, scores) > 0.8
 
 
+def test_rows_too_few_for_the_folds_are_named(
+    store: FeatureStore, make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "rare")
+    labels = np.zeros(store.manifest.splits["train"], np.int64)
+    labels[0] = 1
+    np.save(tmp_path / "rare" / "train.labels.npy", labels)
+    for small, message in (
+        (FeatureStore.open(tmp_path / "rare"), "rare: the train rows of class 'harmful' are too"),
+        (make_store(rows=10), "12 train and 4 validation rows are too few for 5 folds"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline.train([small], tmp_path, tmp_path / ".work", SETTINGS)
+    assert not (tmp_path / ".work").exists()
+
+
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
     pipeline.train([store], tmp_path, tmp_path / ".work", settings)

@@ -57,11 +57,14 @@ def train(
         workers: threads; the head does not depend on how many.
 
     Raises:
-        InputError: a store lacks what `settings` asks for, they are of different rows, or `work`
-            holds another run.
+        InputError: a store lacks what `settings` asks for, they are of different rows, too few of
+            a class, or `work` holds another run.
     """
     fitting, validation = load_splits(stores, settings)
     measured = validation.without_copies()
+    everything = FeatureSet.concatenate(fitting, validation)
+    folds = make_folds(everything, FOLDS, settings.seed, np.unique(measured.datasets))
+    _check_folds(folds, fitting, validation, stores[0].folder)
     _claim(work, stores, settings)
     probes = fit_probes(
         fitting,
@@ -71,8 +74,6 @@ def train(
         workers=workers,
         progress=progress,
     )
-    everything = FeatureSet.concatenate(fitting, validation)
-    folds = make_folds(everything, FOLDS, settings.seed, np.unique(measured.datasets))
     choice, trials = search_head(
         everything,
         folds,
@@ -195,6 +196,25 @@ def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:
             raise InputError(
                 f"{other.folder}: stores that a head is trained on together hold the same rows, "
                 f"but {field} is {found!r} here and {expected!r} in {first.folder}"
+            )
+
+
+def _check_folds(
+    folds: IntArray, fitting: FeatureSet, validation: FeatureSet, folder: Path
+) -> None:
+    """Refuse rows so few that a fold, or what is left without it, cannot be fitted or measured."""
+    in_train, in_validation = np.split(folds, [fitting.rows])
+    for fold in range(FOLDS):
+        left = np.bincount(fitting.labels[in_train != fold], minlength=len(fitting.classes))
+        for name in np.array(fitting.classes)[left == 0].tolist():
+            raise InputError(
+                f"{folder}: the train rows of class {name!r} are too few: none is left once one "
+                f"of {FOLDS} folds is held out; add rows of it"
+            )
+        if not (in_validation != fold).any() or not (folds == fold).any():
+            raise InputError(
+                f"{folder}: {fitting.rows} train and {validation.rows} validation rows are too "
+                f"few for {FOLDS} folds; add rows"
             )
 
 
