@@ -178,6 +178,16 @@ def test_rows_too_few_for_the_folds_are_named(
     assert not (tmp_path / ".work").exists()
 
 
+@pytest.mark.parametrize("data", [b"", b"half", b"PK\x03\x04half"])
+def test_a_damaged_probe_is_named(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, data: bytes
+) -> None:
+    shutil.copytree(trained[0] / ".work", tmp_path / "work")
+    (tmp_path / "work" / "probe.1.npz").write_bytes(data)
+    with pytest.raises(InputError, match=r"probe\.1\.npz: not a readable probe: .*; remove it"):
+        pipeline.train([store], tmp_path, tmp_path / "work", SETTINGS)
+
+
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
     pipeline.train([store], tmp_path, tmp_path / ".work", settings)

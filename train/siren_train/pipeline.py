@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import reduce
 from importlib import metadata
 from pathlib import Path
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -321,11 +322,16 @@ def _write_probe(path: Path, probe: Probe) -> None:
 
 
 def _read_probe(path: Path) -> Probe:
-    with np.load(path) as file:
-        by_dataset = dict(zip(file["names"].tolist(), file["scores"].tolist(), strict=True))
-        return Probe(
-            int(file["layer"]),
-            file["weights"],
-            float(file["strength"]),
-            MacroF1(float(file["mean"]), by_dataset),
-        )
+    try:
+        with np.load(path) as file:
+            by_dataset = dict(zip(file["names"].tolist(), file["scores"].tolist(), strict=True))
+            return Probe(
+                int(file["layer"]),
+                file["weights"],
+                float(file["strength"]),
+                MacroF1(float(file["mean"]), by_dataset),
+            )
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(
+            f"{path}: not a readable probe: {error}; remove it, and train again"
+        ) from None
