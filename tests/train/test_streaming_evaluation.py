@@ -114,6 +114,8 @@ def test_the_command_writes_table_and_plot(tmp_path):
         ({"harm_end": None}, "give both"),
         ({"harm_end": 10_000}, "is no span of a response"),
         ({"harm_start": -1}, "expected a character's index"),
+        ({"harm_start": float("inf")}, "expected a character's index"),
+        ({"harm_start": True}, "expected a character's index"),
         ({"prompt": 7}, "expected a string"),
         ({"split": "dev"}, "no rows of the 'test' split"),
     ],

@@ -99,8 +99,12 @@ def _position(value: Any, name: str, origin: str) -> int | None:
         return None
     try:
         position = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         position = -1
-    if position < 0 or (not isinstance(value, str) and position != value):
+    if (
+        position < 0
+        or isinstance(value, bool)
+        or (not isinstance(value, str) and position != value)
+    ):
         raise InputError(f"{origin}: column {name!r} is {value!r}; expected a character's index")
     return position
