@@ -130,9 +130,25 @@ def test_another_wrapping_is_another_store(
         )
 
 
+def test_copies_of_a_data_set_that_is_not_there_are_refused(
+    sources: list[Source], tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    source = backbone_folder("bert")
+    with pytest.raises(InputError, match="copies of 'frist', but the data sets are first, second"):
+        extract(
+            sources,
+            Columns(),
+            load_checkpoint(str(source)),
+            tmp_path / "store",
+            model_id=str(source),
+            wrapping=Wrapping({"frist": 2}, seed=0, before=BEFORE, after=AFTER),
+        )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ({"copies": {"a": -1}, "seed": 0, "before": BEFORE, "after": AFTER}, "copies"),
         ({"copies": {"a": 1}, "seed": 0, "before": ["x"], "after": AFTER}, "1 sentences"),
         ({"copies": {"a": 1}, "seed": 0, "before": BEFORE}, "after"),
         ({"copies": ["a"], "seed": 0, "before": BEFORE, "after": AFTER}, "copies"),

@@ -123,6 +123,12 @@ def _scan(
         values["labels"].append(row.label)
         values["datasets"].append(names.index(row.dataset))
         sha256.update(msgspec.json.encode((row.split, row.dataset, row.label, row.text)))
+    for name in wrapping.copies if wrapping else ():
+        if name not in names:
+            raise InputError(
+                f"the wrapping asks for copies of {name!r}, but the data sets are "
+                f"{', '.join(names)}"
+            )
     columns_of = {
         split: {name: np.array(column, np.int64) for name, column in values.items()}
         for split, values in known.items()

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -30,7 +31,7 @@ class Wrapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         before, after: sentences that are harmless around any text.
     """
 
-    copies: dict[str, int]
+    copies: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
     seed: int
     before: list[str]
     after: list[str]
