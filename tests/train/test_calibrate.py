@@ -63,6 +63,11 @@ def test_thresholds_meet_their_targets(pairs: list[tuple[float, bool]], target: 
     assert precision >= target
 
 
+def test_a_share_of_rows_is_counted_exactly() -> None:
+    scores = make_scores([index / 200 for index in range(100)], [False] * 100)
+    assert (scores.scores >= choose_threshold(scores, "fpr:0.29")).sum() == 29
+
+
 def test_the_best_threshold_is_the_middle_of_the_best() -> None:
     scores = make_scores([0.1, 0.2, 0.6, 0.9], [False, False, True, True])
     assert choose_threshold(scores, "best") == pytest.approx(0.4, abs=0.02)

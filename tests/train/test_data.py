@@ -180,6 +180,7 @@ def test_a_bad_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     ("name", "data", "message"),
     [
         ("data.csv", b"text,label,split\nx,1\n", "row 1: has another number of columns"),
+        ("data.csv", b"text,label,label\nx,1,0\n", "names column 'label' 2 times"),
         ("data.csv", b"text,label,split\nx\xff,1,test\n", "line 2: not UTF-8"),
         ("data.parquet", b"PAR1 and then nothing", "after row 0: not readable parquet"),
     ],
@@ -190,6 +191,13 @@ def test_damaged_tables_are_named(tmp_path: Path, name: str, data: bytes, messag
         read(str(tmp_path / name))
     assert name in str(error.value)
     assert message in str(error.value)
+
+
+def test_a_parquet_column_named_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([["x"], [1], [0]], ["text", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "data.parquet")
+    with pytest.raises(InputError, match=r"data\.parquet: the header names column 'label' 2 times"):
+        read(str(tmp_path / "data.parquet"))
 
 
 def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
@@ -218,6 +226,9 @@ def test_text_goes_before_prompt_and_response(tmp_path: Path) -> None:
 def test_rows_without_an_id_are_not_duplicates(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("id,text,label,split\n,a,0,test\n,b,1,test\n")
     assert [row.id for row in read(str(tmp_path / "data.csv"))] == [None, None]
+    columns = {"id": [np.nan, np.nan], "text": ["a", "b"], "label": [0, 1], "split": ["test"] * 2}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "data.parquet")
+    assert [row.id for row in read(str(tmp_path / "data.parquet"))] == [None, None]
 
 
 def test_ids_are_unique_over_the_files_of_a_data_set(tmp_path: Path) -> None:

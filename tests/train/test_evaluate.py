@@ -86,6 +86,7 @@ def test_the_bundle_says_what_the_labels_mean(bundle: Path, tmp_path: Path) -> N
         assert result.exit_code == 0, result.output
         assert "| data | 12 | 6 |" in result.stdout
     assert CliRunner().invoke(calibrate.app, [*arguments, "--threshold", "best"]).exit_code == 0
+    assert CliRunner().invoke(evaluate.app, [*arguments, "--classes", "bad,fine"]).exit_code == 2
     result = CliRunner().invoke(evaluate.app, [*arguments, "--classes", "safe,harmful"])
     assert "expected one of safe, harmful" in str(result.exception)
 

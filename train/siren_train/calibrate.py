@@ -42,7 +42,7 @@ def false_positive_threshold(scores: Scores, rate: float) -> float:
         InputError: even the highest score of a safe row would have to pass, but it is 1.
     """
     safe = np.sort(scores.scores[~scores.harmful])[::-1]
-    allowed = math.floor(rate * len(safe))
+    allowed = int((np.arange(1, len(safe) + 1) / len(safe) <= rate).sum())
     if allowed >= len(safe):
         return 0.0
     if safe[allowed] >= 1.0:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -230,7 +231,7 @@ def _parse(
         text=_text(fields, columns, origin),
         label=_label(fields, columns, origin),
         category="" if category is None else _in_one_line(str(category)),
-        id=None if identity in (None, "") else str(identity),
+        id=None if identity in (None, "") or identity != identity else str(identity),
     )
 
 
@@ -324,6 +325,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         reader = csv.DictReader(lines, strict=True)
         number = 0
         try:
+            _check_header(path, reader.fieldnames or [])
             for number, fields in enumerate(reader, start=1):
                 if None in fields or None in fields.values():
                     raise InputError(
@@ -346,6 +348,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for index in range(batch.num_rows):
                     (fields,) = batch.slice(index, 1).to_pylist()
@@ -355,6 +358,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise _not_utf8(error, f"{path}, row {number + 1}") from None
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path}, after row {number}: not readable parquet: {error}") from None
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a name that stands twice, for one of its columns would be lost; some have none."""
+    for name, occurrences in Counter(names).items():
+        if name and occurrences > 1:
+            raise InputError(f"{path}: the header names column {name!r} {occurrences} times")
 
 
 def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -73,6 +73,11 @@ def make_columns(
     names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(labels)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")
+    if any(name in labels and labels.index(name) != index for index, name in enumerate(names)):
+        raise typer.BadParameter(
+            f"--classes is {', '.join(names)}, but the bundle's classes are {', '.join(labels)}, "
+            "in this order"
+        )
     return Columns(
         text=tuple(name.strip() for name in text.split(",") if name.strip()),
         label=label,
