@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,37 +22,23 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
     bundle; the next export to the same place removes it.
 
     Raises:
-        BundleError: `output` exists and is not to be, or cannot be, replaced.
+        BundleError: `output` exists and is not to be replaced, or cannot be written.
     """
     check_output(output, overwrite=overwrite)
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = output.parent / f".{output.name}.partial-{os.getpid()}"
-    replaced = output.parent / f".{output.name}.replaced-{os.getpid()}"
-    _remove_leftovers(output)
-    folder.mkdir()
-    try:
+    with _hidden(output, "partial") as folder:
         yield folder
-        if output.exists():
-            output.rename(replaced)
-        folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _put(folder, output.absolute())
 
 
 @contextmanager
 def scratch(output: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `output`, on its disk, and remove it afterwards."""
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(output)
-    folder = output.parent / f".{output.name}.scratch-{os.getpid()}"
-    folder.mkdir()
-    try:
+    """Yield an empty folder beside `output`, on its disk, and remove it afterwards.
+
+    Raises:
+        BundleError: it cannot be written.
+    """
+    with _hidden(output, "scratch") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -82,12 +69,55 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_file(folder / MANIFEST_FILE, encode(manifest))
 
 
+@contextmanager
+def _hidden(output: Path, purpose: str) -> Iterator[Path]:
+    place = output.absolute()
+    folder = _beside(place, purpose)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(place)
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise BundleError(f"{output}: the bundle cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: Path, output: Path) -> None:
+    """Rename `folder` to `output`; what is there is put back if that fails, or else removed."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    replaced = _beside(output, "replaced")
+    try:
+        output.rename(replaced)
+        folder.rename(output)
+    finally:
+        if os.path.lexists(output):
+            _remove(replaced)
+        else:
+            replaced.rename(output)
+
+
+def _beside(output: Path, purpose: str) -> Path:
+    return output.parent / f".{output.name}.{purpose}-{os.getpid()}"
+
+
 def _remove_leftovers(output: Path) -> None:
-    """Remove the hidden folders that killed exports to `output` left."""
-    for leftover in output.parent.glob(f".{output.name}.*-*"):
-        pid = leftover.name.rpartition("-")[2]
-        if pid.isdecimal() and not _is_running(int(pid)):
-            shutil.rmtree(leftover)
+    """Remove what killed exports to `output` left beside it."""
+    name = re.compile(rf"\.{re.escape(output.name)}\.(?:partial|replaced|scratch)-([0-9]{{1,9}})")
+    for path in output.parent.iterdir():
+        match = name.fullmatch(path.name)
+        if match and not _is_running(int(match[1])):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:

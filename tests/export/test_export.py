@@ -14,6 +14,7 @@ import pytest
 from models import make_artifact
 from siren_export import export as export_module
 from siren_export.artifact import load_artifact
+from siren_export.bundle_writer import write_manifest
 from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
 from siren_export.verification_texts import TEXTS, digest
@@ -250,9 +251,45 @@ def test_a_failing_replacement_keeps_the_old_bundle(tmp_path, inputs, monkeypatc
     monkeypatch.setattr(
         export_module, "write_manifest", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
     )
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BundleError, match=r"bundle: the bundle cannot be written: disk full"):
         export_bundle(*inputs, output, overwrite=True)
     assert Guard.load(output, verify="full").manifest == first
+
+
+def test_only_what_exports_left_is_removed_beside_the_output(tmp_path, inputs):
+    output = tmp_path / "out" / "b[1]**"
+    output.parent.mkdir()
+    theirs = {".b[1]**.notes-20261121", ".b[1]**.log-99999999", ".b[1]**.partial-20261121093000"}
+    for name in theirs:
+        (output.parent / name).mkdir()
+    (output.parent / ".b[1]**.partial-99999999").touch()
+    (output.parent / ".b[1]**.scratch-99999999").mkdir()
+    (output.parent / ".b[1]**.replaced-99999999").symlink_to("elsewhere")
+    export_bundle(*inputs, output)
+    assert {path.name for path in output.parent.iterdir()} == {*theirs, output.name}
+
+
+def test_a_link_to_a_bundle_is_replaced_and_the_bundle_kept(tmp_path, inputs):
+    first = export_bundle(*inputs, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    second = export_bundle(*inputs, tmp_path / "link", precision="fp16", overwrite=True)
+    assert Guard.load(tmp_path / "link").manifest == second
+    assert Guard.load(tmp_path / "real").manifest == first
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_bundle_whose_place_is_taken_meanwhile_is_put_back(tmp_path, inputs, monkeypatch):
+    output = tmp_path / "bundle"
+    first = export_bundle(*inputs, output)
+
+    def forget(folder, manifest):
+        write_manifest(folder, manifest)
+        folder.rename(tmp_path / "taken")
+
+    monkeypatch.setattr(export_module, "write_manifest", forget)
+    with pytest.raises(BundleError, match="the bundle cannot be written"):
+        export_bundle(*inputs, output, overwrite=True)
+    assert Guard.load(output).manifest == first
 
 
 def test_progress_counts_every_byte(tmp_path, inputs):
