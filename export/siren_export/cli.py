@@ -1,5 +1,6 @@
 """`siren export`: compile a head and its backbone into a bundle."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,9 @@ def export(
     ] = False,
     record_reference: Annotated[
         Path | None,
-        typer.Option(help="Also write llm-siren's scores here, for machines without torch."),
+        typer.Option(
+            dir_okay=False, help="Also write llm-siren's scores here, for machines without torch."
+        ),
     ] = None,
 ) -> None:
     """Compile a SIREN head and its backbone into a guard bundle.
@@ -143,6 +146,14 @@ def export(
         )
     if budget is not None and precision != "auto":
         raise typer.BadParameter("--budget is for --precision auto")
+    if record_reference is not None:
+        if not verify:
+            raise typer.BadParameter("--record-reference needs the scores that --no-verify omits")
+        if not os.access(record_reference.absolute().parent, os.W_OK):
+            raise typer.BadParameter(
+                f"--record-reference {record_reference}: there is no such folder, or it cannot be "
+                "written"
+            )
     check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
@@ -214,7 +225,7 @@ class _Bars:
             BarColumn(),
             _Amount(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=_console(),
         )
         self._tasks: dict[Stage, TaskID] = {}
 
@@ -230,7 +241,7 @@ class _Bars:
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, highlight=False, soft_wrap=True)
+        self._progress.console.print(line)
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
@@ -254,8 +265,13 @@ def _tried(trial: Trial) -> str:
     )
 
 
+def _console() -> Console:
+    """Standard error, where paths and reasons are shown as they are."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = _console()
     size = sum(file.size for file in manifest.files.values()) / 1e6
     backbone, report = manifest.backbone, manifest.verification
     console.print(
@@ -263,7 +279,7 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
         f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
     if report.status == "unverified":
-        console.print(f"[yellow]unverified[/]: {report.reason}")
+        console.print(Text.assemble(("unverified", "yellow"), f": {report.reason}"))
     else:
         console.print(
             f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "

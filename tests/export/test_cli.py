@@ -1,6 +1,7 @@
 """`siren export` on the command line: what it makes, says, and refuses without a traceback."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_an_export_without_verification_says_that_it_is_unverified(siren, head, 
     assert "unverified" in err
 
 
+def test_paths_and_reasons_are_shown_as_they_are(siren, head, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "siren_guard", None)
+    output = tmp_path / "a[" / "b]:smile:"
+    status, _, err = siren("export", head, "-o", output)
+    assert status == 0
+    assert f"{output}: fp32 for onnxruntime" in err
+    assert "unverified: llm-siren is not installed" in err
+    assert "pip install 'siren-edge[reference]'" in err
+
+
 def test_another_backbone_may_be_named(siren, tmp_path, backbone_folder):
     head = make_artifact(tmp_path / "head", backbone_folder("qwen3"))
     config = json.loads((head / "siren_config.json").read_text())
@@ -70,6 +81,24 @@ def test_reference_scores_are_recorded_on_request(siren, head, tmp_path):
     status, _, _ = siren("export", head, "-o", tmp_path / "bundle", "--record-reference", recorded)
     assert status == 0
     assert json.loads(recorded.read_text())["name"].startswith("llm-siren")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--record-reference", "r.json", "--no-verify"], "--no-verify"),
+        (["--record-reference", "no/such/r.json"], "no such folder"),
+        (["--record-reference", "."], "is a directory"),
+    ],
+)
+def test_reference_scores_that_cannot_be_recorded_are_refused_first(
+    siren, head, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = siren("export", head, "-o", "bundle", *arguments)
+    assert status == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize(
