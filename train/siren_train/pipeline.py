@@ -20,7 +20,7 @@ from siren_runtime.errors import InputError
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
 from .features import FeatureSet, IntArray
-from .files import write_atomically
+from .files import replaced, write_atomically
 from .head import fit_head
 from .head_file import write_head
 from .metrics import MacroF1
@@ -308,17 +308,16 @@ def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> No
 
 
 def _write_probe(path: Path, probe: Probe) -> None:
-    temporary = path.with_name(f".{path.stem}.partial.npz")
-    np.savez(
-        temporary,
-        layer=probe.layer,
-        weights=probe.weights,
-        strength=probe.strength,
-        mean=probe.validation.mean,
-        names=list(probe.validation.by_dataset),
-        scores=list(probe.validation.by_dataset.values()),
-    )
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        np.savez(
+            temporary,
+            layer=probe.layer,
+            weights=probe.weights,
+            strength=probe.strength,
+            mean=probe.validation.mean,
+            names=list(probe.validation.by_dataset),
+            scores=list(probe.validation.by_dataset.values()),
+        )
 
 
 def _read_probe(path: Path) -> Probe:

@@ -10,6 +10,7 @@ from matplotlib import pyplot
 
 from .ablate import AblationResult
 from .evaluate import Evaluation, Scores
+from .files import replaced
 from .metrics import calibration_bins, precision_recall
 from .report import TrainingReport
 
@@ -156,5 +157,6 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=_DPI)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
     pyplot.close(figure)

@@ -8,6 +8,7 @@ SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or
 progress.json                  rows done of each pooling; extraction goes on from there
 """
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from siren_runtime.errors import InputError
 from siren_runtime.manifest import Pooling, Precision
 
 from .features import FeatureSet, IntArray
-from .files import write_atomically
+from .files import replaced, write_atomically
 
 FORMAT_VERSION = 3
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
@@ -115,7 +116,8 @@ class FeatureStore:
             shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
-                np.save(folder / f"{split}.{name}.npy", values)
+                with replaced(folder / f"{split}.{name}.npy") as temporary:
+                    np.save(temporary, values)
             for pooling in manifest.poolings:
                 _allocate(
                     folder / f"{split}.{pooling}.npy",
@@ -245,13 +247,12 @@ def _allocate(path: Path, dtype: DType, shape: tuple[int, ...]) -> None:
 
     A memory map in a sparse file kills the process once the disk is full.
     """
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            path.unlink()
-            raise InputError(f"{path}: {size:,} bytes do not fit: {error.strerror}") from None
+    try:
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        raise InputError(f"{path}: {size:,} bytes do not fit: {error.strerror or error}") from None
