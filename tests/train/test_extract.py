@@ -171,6 +171,17 @@ def test_changed_data_is_not_mixed_with_old_features(
         run(tmp_path / "store")
 
 
+def test_two_extractions_at_once_do_not_share_a_folder(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    def again(pooling: str, done: int, total: int) -> None:
+        with pytest.raises(InputError, match="store: another siren extract is at work here"):
+            run(tmp_path / "store")
+
+    run(tmp_path / "store", progress=again)
+    assert run(tmp_path / "store").manifest.rows == 60
+
+
 def test_other_columns_of_a_file_are_other_rows(
     run: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:

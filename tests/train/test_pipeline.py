@@ -22,6 +22,7 @@ from siren_runtime.text import join
 from siren_train import pipeline
 from siren_train.ablate import ablation_markdown
 from siren_train.features import FeatureSet
+from siren_train.files import locked
 from siren_train.pipeline import Settings
 from siren_train.plots import plot_ablation, plot_layers
 from siren_train.probe import Probe
@@ -176,6 +177,17 @@ def test_rows_too_few_for_the_folds_are_named(
         with pytest.raises(InputError, match=message):
             pipeline.train([small], tmp_path, tmp_path / ".work", SETTINGS)
     assert not (tmp_path / ".work").exists()
+
+
+def test_two_trainings_at_once_do_not_share_a_work_folder(
+    store: FeatureStore, trained: tuple[Path, TrainingReport]
+) -> None:
+    work = trained[0] / ".work"
+    with (
+        locked(work, "siren train"),
+        pytest.raises(InputError, match="another siren train is at work here"),
+    ):
+        pipeline.train([store], trained[0], work, SETTINGS)
 
 
 @pytest.mark.parametrize("data", [b"", b"half", b"PK\x03\x04half"])

@@ -22,6 +22,7 @@ from siren_runtime.manifest import TOKENIZER_FILE, Pooling, Precision
 from .data import Columns, Row, Source, read_all, read_rows
 from .extractor import build_extractor, extractor_shape
 from .features import IntArray
+from .files import locked
 from .store import (
     FORMAT_VERSION,
     Column,
@@ -62,7 +63,8 @@ def extract(
         wrapping: also pool copies of train rows that are wrapped in this.
 
     Raises:
-        InputError: the data is unusable, or `folder` holds features of something else.
+        InputError: the data is unusable, or `folder` holds features of something else, or
+            another extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     layers, channels = extractor_shape(checkpoint)
@@ -85,20 +87,21 @@ def extract(
         wrapping=digest(wrapping) if wrapping else None,
         rows_sha256=rows_sha256,
     )
-    store = FeatureStore.create(folder, manifest, known)
-    for pooling in poolings:
-        bundle = extractor_folder(folder, pooling)
-        build_extractor(
-            checkpoint,
-            bundle,
-            model_id=model_id,
-            model_revision=model_revision,
-            pooling=pooling,
-            max_length=max_length,
-            precision=precision,
-        )
-        with Guard.load(bundle, backend="cpu", threads=threads) as guard:
-            _fill(store, pooling, guard, sources, columns, wrapping, progress)
+    with locked(folder, "siren extract"):
+        store = FeatureStore.create(folder, manifest, known)
+        for pooling in poolings:
+            bundle = extractor_folder(folder, pooling)
+            build_extractor(
+                checkpoint,
+                bundle,
+                model_id=model_id,
+                model_revision=model_revision,
+                pooling=pooling,
+                max_length=max_length,
+                precision=precision,
+            )
+            with Guard.load(bundle, backend="cpu", threads=threads) as guard:
+                _fill(store, pooling, guard, sources, columns, wrapping, progress)
     return store
 
 

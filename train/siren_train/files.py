@@ -1,11 +1,17 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process has to itself."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siren_runtime.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -36,3 +42,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Keep others of `command` out of `folder`, which is made if need be.
+
+    A lock goes with its process, even a killed one.
+
+    Raises:
+        InputError: another is in there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("wb") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: another {command} is at work here; wait until it ends, or choose "
+                    "another folder"
+                ) from None
+        yield

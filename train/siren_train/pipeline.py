@@ -4,7 +4,8 @@ Every stage keeps its result in a work folder, so a run that was killed goes on 
 ends with the head of an undisturbed one. Test rows are not read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from importlib import metadata
@@ -20,7 +21,7 @@ from siren_runtime.errors import InputError
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
 from .features import FeatureSet, IntArray
-from .files import replaced, write_atomically
+from .files import locked, replaced, write_atomically
 from .head import fit_head
 from .head_file import write_head
 from .metrics import MacroF1
@@ -59,36 +60,36 @@ def train(
 
     Raises:
         InputError: a store lacks what `settings` asks for, they are of different rows, too few of
-            a class, or `work` holds another run.
+            a class, or `work` holds another run, or one that is under way.
     """
     fitting, validation = load_splits(stores, settings)
     measured = validation.without_copies()
     everything = FeatureSet.concatenate(fitting, validation)
     folds = make_folds(everything, FOLDS, settings.seed, np.unique(measured.datasets))
     _check_folds(folds, fitting, validation, stores[0].folder)
-    _claim(work, stores, settings)
-    probes = fit_probes(
-        fitting,
-        measured,
-        work,
-        strengths=[settings.strengths] * fitting.layers,
-        workers=workers,
-        progress=progress,
-    )
-    choice, trials = search_head(
-        everything,
-        folds,
-        fit_fold_probes(
-            fitting, validation, folds, probes, work, workers=workers, progress=progress
-        ),
-        work / HISTORY_FILE,
-        trials=settings.trials,
-        seed=settings.seed,
-        shares=settings.shares,
-        weighting=settings.weighting,
-        workers=workers,
-        progress=lambda done, total: progress("search", done, total),
-    )
+    with _claim(work, stores, settings):
+        probes = fit_probes(
+            fitting,
+            measured,
+            work,
+            strengths=[settings.strengths] * fitting.layers,
+            workers=workers,
+            progress=progress,
+        )
+        choice, trials = search_head(
+            everything,
+            folds,
+            fit_fold_probes(
+                fitting, validation, folds, probes, work, workers=workers, progress=progress
+            ),
+            work / HISTORY_FILE,
+            trials=settings.trials,
+            seed=settings.seed,
+            shares=settings.shares,
+            weighting=settings.weighting,
+            workers=workers,
+            progress=lambda done, total: progress("search", done, total),
+        )
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
     progress("final fit", 0, 1)
@@ -138,30 +139,32 @@ def ablate(
     """
     fitting, validation = load_splits(stores, settings)
     measured = validation.without_copies()
-    _claim(work, stores, settings)
-    trials = read_history(work / HISTORY_FILE)[: settings.trials]
-    if len(trials) < settings.trials:
-        raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
-    best = best_trial(trials)
-    choice = make_choice(best.params)
-    return measure_variants(
-        fitting,
-        measured,
-        fit_probes(
+    with _claim(work, stores, settings):
+        trials = read_history(work / HISTORY_FILE)[: settings.trials]
+        if len(trials) < settings.trials:
+            raise InputError(
+                f"{work}: the search has {len(trials)} of {settings.trials} trials; train"
+            )
+        best = best_trial(trials)
+        choice = make_choice(best.params)
+        return measure_variants(
             fitting,
             measured,
-            work,
-            strengths=[settings.strengths] * fitting.layers,
+            fit_probes(
+                fitting,
+                measured,
+                work,
+                strengths=[settings.strengths] * fitting.layers,
+                workers=workers,
+                progress=progress,
+            ),
+            ablation_variants(fitting.layers, choice, settings.weighting, settings.shares),
+            choice.config,
+            work / f"ablation.{best.number}.jsonl",  # more trials may come to another head
+            seed=settings.seed,
             workers=workers,
             progress=progress,
-        ),
-        ablation_variants(fitting.layers, choice, settings.weighting, settings.shares),
-        choice.config,
-        work / f"ablation.{best.number}.jsonl",  # more trials may come to another head
-        seed=settings.seed,
-        workers=workers,
-        progress=progress,
-    )
+        )
 
 
 def load_splits(
@@ -282,9 +285,9 @@ def fit_fold_probes(
     return fitted
 
 
-def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> None:
-    """Make `work` that of this run, or see that it is."""
-    work.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> Iterator[None]:
+    """Make `work` that of this run, or see that it is, and keep others out of it."""
     path = work / SETTINGS_FILE
     run = {
         "format_version": WORK_VERSION,
@@ -297,14 +300,16 @@ def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> No
         },
     }
     data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"
-    if not path.exists():
-        write_atomically(path, data)
-    elif path.read_bytes() != data:
-        raise InputError(
-            f"{path}: the work of a run with other settings, features or releases; remove {work}, "
-            f"or choose another with --work ({STORE_FILE}, an option, siren-edge or one of "
-            f"{', '.join(_DECIDING)} changed)"
-        )
+    with locked(work, "siren train"):
+        if not path.exists():
+            write_atomically(path, data)
+        elif path.read_bytes() != data:
+            raise InputError(
+                f"{path}: the work of a run with other settings, features or releases; remove "
+                f"{work}, or choose another with --work ({STORE_FILE}, an option, siren-edge or "
+                f"one of {', '.join(_DECIDING)} changed)"
+            )
+        yield
 
 
 def _write_probe(path: Path, probe: Probe) -> None:

@@ -6,6 +6,7 @@ SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
 SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
 progress.json                  rows done of each pooling; extraction goes on from there
+.lock                          held by the extraction that is at work
 """
 
 import math
