@@ -90,7 +90,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
     try:
         record = json.loads(path.read_bytes())
-        record["bench"], record["results"]
+        for key in ("bench", "command", "machine", "settings", "results"):
+            record[key]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a result of siren bench: {error!r}") from None
     return dict(record)

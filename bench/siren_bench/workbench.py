@@ -64,7 +64,7 @@ class Workbench:
                 except Exception as error:  # whatever a peer's libraries raise
                     missing[name] = reason(error)
         for name, why in missing.items():
-            console.print(f"without {name}: {why}", markup=False)
+            console.print(f"without {name}: {why}")
         return engines, missing
 
 

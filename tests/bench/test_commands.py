@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -12,7 +13,10 @@ from typer.testing import CliRunner
 
 from models import make_artifact
 from siren_bench.cli import app
+from siren_bench.commands.finish import finish
 from siren_bench.process import in_fresh_process, peak_memory
+from siren_bench.record import write_record
+from siren_runtime import InputError
 
 
 def run(*arguments):
@@ -36,10 +40,12 @@ def test_the_siren_command_finds_bench():
 
 
 def test_synthesize_writes_a_backbone_and_a_head(tmp_path, tiny_name):
-    result = run("synthesize", tiny_name, "-o", tmp_path)
+    folder = tmp_path / "a[" / "b]"
+    result = run("synthesize", tiny_name, "-o", folder)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "backbone" / "model.safetensors").is_file()
-    assert (tmp_path / "head" / "siren.safetensors").is_file()
+    assert str(folder) in result.stderr.replace("\n", "")
+    assert (folder / "backbone" / "model.safetensors").is_file()
+    assert (folder / "head" / "siren.safetensors").is_file()
 
 
 def test_export_memory_records_peak_time_and_sizes(tmp_path, tiny_name):
@@ -56,6 +62,23 @@ def test_export_memory_records_peak_time_and_sizes(tmp_path, tiny_name):
     assert f"| {tiny_name} | fp16 |" in result.stdout
     assert output.with_suffix(".md").read_text().startswith(result.stdout.rstrip("\n"))
     assert (tmp_path / "kept" / tiny_name / "backbone" / "config.json").is_file()
+
+
+def test_a_table_whose_record_cannot_be_written_is_shown_all_the_same(capsys):
+    with pytest.raises(OSError, match="No space left"):
+        finish(Path("/dev/full"), "latency", {}, [], "| a table |")
+    assert capsys.readouterr().out == "| a table |\n"
+
+
+@pytest.mark.parametrize("missing", ["command", "machine", "settings"])
+def test_a_result_that_lacks_a_part_is_refused(tmp_path, missing):
+    path = tmp_path / "latency-minilm.json"
+    write_record(path, "latency", {}, [], "")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in record.keys() - {missing}}))
+    result = run("report", "minilm", "--results", tmp_path)
+    assert isinstance(result.exception, InputError)
+    assert "not a result of siren bench" in str(result.exception)
 
 
 def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, backbone_folder):
@@ -107,6 +130,9 @@ def test_by_default_latency_is_measured_as_far_as_the_head_reads(tmp_path, backb
         (("latency", "minilm", "--engines", "fp64"), "not one of fp32"),
         (("latency", "minilm", "--peers", "llama.cpp"), "is no peer"),
         (("latency", "minilm", "--peers", "optimum-0"), "is no peer"),
+        (("latency", "minilm", "-o", "x.png"), "x.png is where the chart goes"),
+        (("export-memory", "qwen3-0.6b", "-o", "x.md"), "x.md is where the table goes"),
+        (("stream", "qwen3-0.6b", "-o", "."), "is a directory"),
     ],
 )
 def test_wrong_use_is_refused_before_any_work(arguments, message):

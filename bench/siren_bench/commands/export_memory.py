@@ -21,9 +21,7 @@ def export_memory(
         str, typer.Option(help=f"One of {', '.join(options.PRECISIONS)}.")
     ] = "fp16",
     keep: options.Keep = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The JSON file to write.")
-    ] = options.RESULTS / "export-memory.json",
+    output: options.RecordFile = options.RESULTS / "export-memory.json",
 ) -> None:
     """Export random checkpoints of true shapes: peak memory, seconds, sizes.
 
@@ -43,5 +41,5 @@ def export_memory(
                 )
                 results.append(entry)
     table = export_table(results)
-    write_record(output, "export-memory", {"precision": wanted}, results, table)
     typer.echo(table)
+    write_record(output, "export-memory", {"precision": wanted}, results, table)

@@ -18,7 +18,7 @@ def finish(
     results: Sequence[Mapping[str, Any]],
     table: str,
 ) -> None:
-    """Write `path` (JSON) and beside it the table (.md) and the chart (.png); print the table.
+    """Print the table; write `path` (JSON) and beside it the table (.md) and the chart (.png).
 
     What could not be measured is named below the table with the reason.
     """
@@ -26,7 +26,7 @@ def finish(
     if missing:
         reasons = "".join(f"- {name}: {reason}\n" for name, reason in missing.items())
         table = f"{table}\nNot measured:\n\n{reasons}"
+    typer.echo(table)
     write_record(path, bench, settings, results, table)
     chart = draw_chart(read_record(path), path.with_suffix(".png"))
-    typer.echo(table)
     console.print(f"{path}, {path.with_suffix('.md')}" + (f", {chart}" if chart else ""))

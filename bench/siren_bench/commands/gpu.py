@@ -144,7 +144,7 @@ def _engines(
             except PeerMissing as reason:
                 missing[name] = str(reason)
     for name, why in missing.items():
-        console.print(f"without {name}: {why}", markup=False)
+        console.print(f"without {name}: {why}")
     return made, missing
 
 

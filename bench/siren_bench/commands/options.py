@@ -39,10 +39,32 @@ Keep = Annotated[
         "those already there; remove it to have them made again. Default: a temporary folder."
     ),
 ]
+
+
+def record_file(path: Path | None) -> Path | None:
+    """Refuse a file whose table or chart, which lie beside it, would overwrite it."""
+    if path is not None and path.suffix in (".md", ".png"):
+        raise typer.BadParameter(
+            f"{path} is where the {'table' if path.suffix == '.md' else 'chart'} goes; give a "
+            ".json file"
+        )
+    return path
+
+
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help="The JSON file to write. [default: bench/results/COMMAND-HEAD]"
+        "--output",
+        "-o",
+        dir_okay=False,
+        callback=record_file,
+        help="The JSON file to write. [default: bench/results/COMMAND-HEAD]",
+    ),
+]
+RecordFile = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", dir_okay=False, callback=record_file, help="The JSON file to write."
     ),
 ]
 

@@ -24,9 +24,7 @@ _GRAPHS: tuple[PlanGraph, ...] = ("score", "stream")
 def plan_build(
     shapes: Annotated[list[str], typer.Argument(help=f"Any of {options.SHAPE_NAMES}.")],
     flavor: Annotated[Flavor, typer.Option(help="The library to compile with.")] = "tensorrt-rtx",
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The JSON file to write.")
-    ] = options.RESULTS / "plan-build.json",
+    output: options.RecordFile = options.RESULTS / "plan-build.json",
 ) -> None:
     """Compile float16 bundles of true shapes with random weights: seconds, plan size, peak memory.
 
@@ -46,5 +44,5 @@ def plan_build(
                 with console.status(f"compiling {shape.name}: {graph}"):
                     results.append(measure_plan_build(shape.name, bundle, flavor, graph))
     table = plan_build_table(results)
-    write_record(output, "plan-build", {"precision": "fp16"}, results, table)
     typer.echo(table)
+    write_record(output, "plan-build", {"precision": "fp16"}, results, table)

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from ..engines import Engine
 from ..process import load_engines
@@ -64,7 +65,7 @@ def scaling(
                     parameters = bench.size.block_parameters
                     points.append(Point("parameters", parameters, [texts[TEXT_TOKENS]]))
                 made, missing = bench.engines(precisions, peer_list, count)
-                with ExitStack() as stack, console.status(f"{head}, threads: {count}"):
+                with ExitStack() as stack, console.status(Text(f"{head}, threads: {count}")):
                     loaded, failed = load_engines(stack, made)
                     measured, broken = measure_points(loaded, points, rounds)
                 results += measured

@@ -48,12 +48,7 @@ def stream(
         str, typer.Option(help=f"Of llm-siren, any of {', '.join(PEERS)}; empty for none.")
     ] = ",".join(PEERS),
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The JSON file to write. [default: bench/results/stream-HEAD]"
-        ),
-    ] = None,
+    output: options.Output = None,
 ) -> None:
     """Time streams of a decoder guard against llm-siren's score_streaming.
 
@@ -97,8 +92,8 @@ def stream(
             )
     settings = {"head": subject.description, "precision": precision, "plan": vars(plan)}
     table = stream_table(results["summary"], plan)
+    typer.echo(table)
     write_record(output, "stream", settings, [results], table)
     plot_long_stream(
         results["long"], f"{subject.description}, {precision}", output.with_suffix(".png")
     )
-    typer.echo(table)
