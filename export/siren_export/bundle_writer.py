@@ -79,6 +79,8 @@ def _hidden(output: Path, purpose: str) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     except OSError as error:
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise  # of a library, or of who watches: no file was refused
         raise BundleError(f"{output}: the bundle cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
