@@ -91,9 +91,12 @@ class Streams:
             BackendError: closed.
         """
         try:
-            fed = [(_checked_stream(stream), piece) for stream, piece in pieces]
-        except (TypeError, ValueError):
-            raise InputError("pieces must be pairs of a stream and its piece") from None
+            fed = [(stream, piece) for stream, piece in pieces]
+        except (TypeError, ValueError) as cause:
+            raise InputError("pieces must be pairs of a stream and its piece") from cause
+        for stream, _ in fed:
+            if not isinstance(stream, Stream):
+                raise InputError(f"only a Stream can be fed, found {type(stream).__name__}")
         with self.lock:
             engine = self._usable()
             streams = [stream for stream, _ in fed]
@@ -195,12 +198,6 @@ class Streams:
         if self._engine is None:
             raise BackendError("the streams are closed; open others with Guard.streams")
         return self._engine
-
-
-def _checked_stream(stream: Any) -> Stream:
-    if not isinstance(stream, Stream):
-        raise InputError(f"only a Stream can be fed, found {type(stream).__name__}")
-    return stream
 
 
 def _listed(piece: Any) -> list[Any]:

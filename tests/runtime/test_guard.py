@@ -322,5 +322,6 @@ def test_an_unknown_provider_is_refused(bundle: Path) -> None:
 def test_a_source_that_is_nothing_is_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         Guard.load(tmp_path / "nowhere")
+    wrong: Any = None
     with pytest.raises(InputError, match="found NoneType"):
-        Guard.load(None)  # type: ignore[arg-type]
+        Guard.load(wrong)
