@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 from labelled import make_rows, write_jsonl
-from siren_export.checkpoint import load_checkpoint
-from siren_train import extract, pipeline
-from siren_train.data import Columns, parse_source
-from siren_train.report import write_report
-from siren_train.settings import Settings
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_train.data.rows import Columns, parse_source
+from siren_train.fit import pipeline
+from siren_train.fit.report import write_report
+from siren_train.fit.settings import Settings
+from siren_train.store import extract
 
 SETTINGS = Settings(trials=3, members=2, strengths=(0.1, 0.01))
 

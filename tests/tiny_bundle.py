@@ -14,7 +14,7 @@ import onnx
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from siren_runtime import manifest as m
+from siren_runtime.bundle import manifest as m
 
 WIDTH, CLASSES, MAX_LENGTH, OPSET = 6, 2, 32, 20
 

@@ -4,22 +4,22 @@ import signal
 
 import typer
 
-from .commands.cold_start import cold_start, memory
-from .commands.export_memory import export_memory
-from .commands.extraction import extraction
-from .commands.fidelity import fidelity
-from .commands.gpu import gpu
-from .commands.latency import latency
-from .commands.layers import layers
-from .commands.plan_build import plan_build
-from .commands.profile import profile
-from .commands.report import report
-from .commands.scaling import scaling
-from .commands.setup_optimum import setup_optimum
-from .commands.stream import stream
-from .commands.stream_data import stream_data
-from .commands.synthesize import synthesize
-from .commands.throughput import throughput
+from siren_bench.commands.cold_start import cold_start, memory
+from siren_bench.commands.export_memory import export_memory
+from siren_bench.commands.extraction import extraction
+from siren_bench.commands.fidelity import fidelity
+from siren_bench.commands.gpu import gpu
+from siren_bench.commands.latency import latency
+from siren_bench.commands.layers import layers
+from siren_bench.commands.plan_build import plan_build
+from siren_bench.commands.profile import profile
+from siren_bench.commands.report import report
+from siren_bench.commands.scaling import scaling
+from siren_bench.commands.setup_optimum import setup_optimum
+from siren_bench.commands.stream import stream
+from siren_bench.commands.stream_data import stream_data
+from siren_bench.commands.synthesize import synthesize
+from siren_bench.commands.throughput import throughput
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."

@@ -20,7 +20,7 @@ def main() -> None:
     first = time.perf_counter()
     ready_at = time.monotonic()  # one clock for all processes of the machine
 
-    from siren_bench.process import peak_memory, resident_memory
+    from .process import peak_memory, resident_memory
 
     resident = [resident_memory()]
     for text in texts[1:]:

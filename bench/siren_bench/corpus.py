@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.errors import InputError
-from siren_runtime.text import choose
+from siren_runtime.text.rules import choose
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from siren_export.artifact import Artifact
-from siren_export.config import DecoderConfig, EncoderConfig, parse_config
+from siren_export.families.config import DecoderConfig, EncoderConfig, parse_config
+from siren_export.sources.artifact import Artifact
 
 from .engines import Work
 

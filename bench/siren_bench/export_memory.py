@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siren_runtime.manifest import Precision
+from siren_runtime.bundle.manifest import Precision
 
 from .process import in_fresh_process, peak_memory
 from .record import markdown_table
@@ -52,9 +52,9 @@ def export_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _export(backbone: Path, head: Path, bundle: Path, precision: Precision) -> tuple[float, int]:
     start = time.perf_counter()
-    from siren_export.artifact import load_artifact
-    from siren_export.checkpoint import load_checkpoint
     from siren_export.export import export_bundle
+    from siren_export.sources.artifact import load_artifact
+    from siren_export.sources.checkpoint import load_checkpoint
 
     artifact, checkpoint = load_artifact(str(head)), load_checkpoint(str(backbone))
     export_bundle(artifact, checkpoint, bundle, precision=precision)

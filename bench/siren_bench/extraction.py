@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import Checkpoint
-from siren_export.config import parse_config
 from siren_export.export import export_bundle
-from siren_export.timing import settle
+from siren_export.families.config import parse_config
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import Checkpoint
+from siren_export.tune.timing import settle
 from siren_runtime import Guard
-from siren_runtime.manifest import MANIFEST_FILE
-from siren_runtime.text import clean
+from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.text.rules import clean
 
 from .record import markdown_table
 from .samples import paired_ratio

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from siren_export.timing import settle
+from siren_export.tune.timing import settle
 
 from .cost import ModelSize
 from .engines import Engine, SirenEdge

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from siren_export.sensitivity import Layer
+from siren_export.tune.sensitivity import Layer
 
 from .record import markdown_table
 

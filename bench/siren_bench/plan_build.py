@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siren_runtime.tensorrt.build import PlanGraph
-from siren_runtime.tensorrt.library import Flavor
+from siren_runtime.backends.tensorrt.build import PlanGraph
+from siren_runtime.backends.tensorrt.library import Flavor
 
 from .process import in_fresh_process, peak_memory
 from .record import markdown_table
@@ -39,9 +39,9 @@ def plan_build_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _build(bundle: Path, flavor: Flavor, graph: PlanGraph) -> dict[str, Any]:
-    from siren_runtime.bundle import load_bundle
-    from siren_runtime.tensorrt.build import build_plan
-    from siren_runtime.tensorrt.library import load_library
+    from siren_runtime.backends.tensorrt.build import build_plan
+    from siren_runtime.backends.tensorrt.library import load_library
+    from siren_runtime.bundle.reader import load_bundle
 
     library, opened = load_library(flavor), load_bundle(bundle)
     start = time.perf_counter()

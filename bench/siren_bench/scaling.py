@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from siren_export.timing import settle
+from siren_export.tune.timing import settle
 
 from .engines import Engine
 from .latency import milliseconds

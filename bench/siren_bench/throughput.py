@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from siren_export.timing import settle
+from siren_export.tune.timing import settle
 
 from .engines import Engine, SirenEdge
 from .latency import three_digits

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from siren_export.artifact import Artifact, load_artifact
-from siren_export.checkpoint import Checkpoint, load_checkpoint
+from siren_bench.peers.missing import PeerMissing
+from siren_bench.peers.registry import make_peer
 from siren_export.export import export_bundle
-from siren_runtime.manifest import MANIFEST_FILE, Precision
+from siren_export.sources.artifact import Artifact, load_artifact
+from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Precision
 
 from .cost import ModelSize, model_size
 from .engines import Engine, SirenEdge
-from .peers.missing import PeerMissing
-from .peers.registry import make_peer
 from .process import reason
 from .progress import console
 from .subject import MAX_LENGTH, Subject, find_subject, folder_name

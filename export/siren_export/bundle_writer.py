@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from siren_runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest, encode
 from siren_runtime.errors import BundleError
-from siren_runtime.manifest import MANIFEST_FILE, FileSpec, Manifest, encode
 
 WEIGHTS_FILE = "weights.bin"
 

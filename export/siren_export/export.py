@@ -12,11 +12,22 @@ from typing import Literal
 import msgspec
 import onnx_ir as ir
 
+from siren_export.families.config import DecoderConfig, parse_config
+from siren_export.graph.builder import GuardGraph
+from siren_export.graph.weights import Weight, write_weights
+from siren_export.guard.score import author_guard
+from siren_export.guard.stream import author_head_alone, author_stream, context_length
+from siren_export.passes.calibration import Calibration, measure_inputs
+from siren_export.passes.edit import linears
+from siren_export.passes.targets import check_supported, lower, needs_calibration, uses_calibration
+from siren_export.passes.tensorrt10 import check_operators
+from siren_export.passes.widen_bfloat16 import widen_bfloat16
+from siren_export.sources.artifact import Artifact
+from siren_export.sources.checkpoint import Checkpoint
+from siren_export.verify.scores import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
+from siren_export.verify.streams import with_stream_verification
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend
-from siren_runtime.bundle import Bundle
-from siren_runtime.errors import BundleError, InputError
-from siren_runtime.manifest import (
+from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
     TOKENIZER_FILE,
@@ -32,24 +43,13 @@ from siren_runtime.manifest import (
     Tuning,
     Verification,
 )
-from siren_runtime.text import JOINER
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import BundleError, InputError
+from siren_runtime.scoring.engines import open_backend
+from siren_runtime.text.rules import JOINER
+from siren_runtime.text.tokenizer import Tokenizer
 
-from .artifact import Artifact
 from .bundle_writer import WEIGHTS_FILE, staging, write_file, write_manifest
-from .calibration import Calibration, measure_inputs
-from .checkpoint import Checkpoint
-from .config import DecoderConfig, parse_config
-from .graph.builder import GuardGraph
-from .graph.guard import author_guard
-from .graph.stream import author_head_alone, author_stream, context_length
-from .passes.edit import linears
-from .passes.targets import check_supported, lower, needs_calibration, uses_calibration
-from .passes.tensorrt10 import check_operators
-from .passes.widen_bfloat16 import widen_bfloat16
-from .verify import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
-from .verify_stream import with_stream_verification
-from .weights import Weight, write_weights
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
 _WIDENED = "widened.onnx"
@@ -87,7 +87,7 @@ def export_bundle(
             for int4, whose weights are rounded by the layers' inputs on them.
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
             float32.
-        tuning: how the precision was chosen (`siren_export.tune`), kept in the manifest.
+        tuning: how the precision was chosen (`siren_export.tune.tune`), kept in the manifest.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.

@@ -8,7 +8,10 @@ guard.score("text").is_harmful
 
 from typing import TYPE_CHECKING
 
-from .decision import AtTier, Decision, Hysteresis, Patience, Schedule
+from siren_runtime.streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
+from siren_runtime.streaming.stream import Stream, StreamResult, TokenScore
+from siren_runtime.streaming.streams import Streams
+
 from .errors import (
     ArtifactError,
     BackendError,
@@ -18,8 +21,6 @@ from .errors import (
     SirenError,
 )
 from .guard import Guard, ScoreResult
-from .stream import Stream, StreamResult, TokenScore
-from .streams import Streams
 
 if TYPE_CHECKING:
     __version__: str

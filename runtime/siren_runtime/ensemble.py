@@ -13,10 +13,18 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import numpy as np
 
-from .bundle import read_manifest
+from siren_runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Probability,
+    Tier,
+    check_relative,
+    check_tiers,
+)
+from siren_runtime.bundle.reader import read_manifest
+
 from .errors import BundleError, InputError
 from .guard import Guard, ScoreResult
-from .manifest import MANIFEST_FILE, Manifest, Probability, Tier, check_relative, check_tiers
 
 FORMAT_VERSION = 1
 ENSEMBLE_FILE = "ensemble.json"

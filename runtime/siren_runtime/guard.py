@@ -10,35 +10,33 @@ from typing import Any, cast
 
 import numpy as np
 
-from .aggregation import AggregationName
-from .backends import (
-    Backend,
+from siren_runtime.backends.base import Backend, FloatArray, Outputs, StreamBackend
+from siren_runtime.backends.batching import micro_batches, right_pad
+from siren_runtime.backends.memory import release_freed_memory
+from siren_runtime.backends.onnxruntime.session import Provider
+from siren_runtime.backends.score_by_stream import ScoreByStream
+from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
+from siren_runtime.backends.tempering import tempered_scores
+from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest, Tier
+from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
+from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.scoring.engines import (
     BackendName,
-    Outputs,
-    Provider,
-    StreamBackend,
     is_compiled,
     open_backend,
     open_plans,
     open_stream_backend,
 )
-from .backends.base import FloatArray
-from .backends.score_by_stream import ScoreByStream
-from .batching import micro_batches, right_pad
-from .bundle import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
-from .decision import AtTier, Rule
+from siren_runtime.streaming.aggregation import AggregationName
+from siren_runtime.streaming.decision import AtTier, Rule
+from siren_runtime.streaming.engine import IncrementalEngine, ReencodingEngine, StreamEngine
+from siren_runtime.streaming.stream import Stream
+from siren_runtime.streaming.streams import Streams
+from siren_runtime.text.rules import choose, clean
+from siren_runtime.text.tokenizer import Tokenizer
+
 from .errors import BackendError, BundleError, InputError
-from .freed_memory import release_freed_memory
-from .hub import resolve_folder
-from .manifest import TOKENIZER_FILE, Manifest, Tier
-from .stream import Stream
-from .stream_engine import IncrementalEngine, ReencodingEngine, StreamEngine
-from .streams import Streams
-from .tempering import tempered_scores
-from .tensorrt.profiles import LEAST_STREAM_TOKENS
-from .text import choose, clean
-from .threshold import checked_threshold
-from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -307,7 +305,7 @@ class Guard:
                 `span`; or "ema", exponential with that span.
             span: tokens of the window or the moving average.
             threshold: harmful from this score; None is the bundle's.
-            rules: decision rules (`siren_runtime.decision`) that `StreamResult.decisions` reports.
+            rules: decision rules that `StreamResult.decisions` reports.
             max_tokens: tokens that the stream may hold, at most the backbone's context, or what
                 its TensorRT plan takes, which is the default. Once full, it lets the older half
                 go (docs/streaming.md).

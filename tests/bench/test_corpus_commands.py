@@ -9,9 +9,9 @@ from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.profile import own_time
 from siren_bench.report import END, START
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import InputError
 from texts import TEXTS
 

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from reference import load_reference
 from siren_bench.shapes import SHAPES
 from siren_bench.synthetic import checkpoint_bytes, write_checkpoint, write_synthetic
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from texts import TEXTS
 

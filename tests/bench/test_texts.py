@@ -5,7 +5,7 @@ from tokenizers import Tokenizer
 
 from siren_bench.texts import texts_of
 from siren_runtime import InputError
-from siren_runtime.text import clean
+from siren_runtime.text.rules import clean
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama", "mistral", "bert"])

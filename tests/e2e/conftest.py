@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from models import make_artifact
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from streaming import LIMIT
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siren_runtime import BackendError, Guard, InputError
-from siren_runtime.stream_cache import KeyValueCache
+from siren_runtime.streaming.cache import KeyValueCache
 from streaming import BOUND, FAMILIES, LIMIT
 from texts import CORPUS
 

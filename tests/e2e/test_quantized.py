@@ -10,15 +10,15 @@ from models import make_artifact
 from siren_bench.process import in_fresh_process, peak_memory
 from siren_bench.shapes import Shape
 from siren_bench.synthetic import write_synthetic
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.verify import LlmSiren
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.verify.scores import LlmSiren
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend
-from siren_runtime.bundle import Bundle, load_bundle
+from siren_runtime.bundle.manifest import decode
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import BundleError
-from siren_runtime.manifest import decode
+from siren_runtime.scoring.engines import open_backend
 from texts import LONG_TEXTS, TEXTS
 
 POOLINGS = ("residual_mean", "mlp_mean")
@@ -142,7 +142,7 @@ def _features_with_widened_products(bundle, guard) -> np.ndarray:
 
 
 def _cleaned(text: str) -> str:
-    from siren_runtime.text import clean
+    from siren_runtime.text.rules import clean
 
     return clean(text)
 

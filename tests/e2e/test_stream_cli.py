@@ -9,7 +9,7 @@ import pytest
 from siren_runtime import Guard
 from texts import CORPUS
 
-SIREN = (sys.executable, "-c", "from siren_runtime.cli import main; main()")
+SIREN = (sys.executable, "-c", "from siren_runtime.commands.siren import main; main()")
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_rules_decide_over_the_tokens_of_a_feed_and_are_taken_back_with_them(gua
 
 
 def test_an_interrupted_feed_counts_as_one_that_failed(guards, monkeypatch):
-    from siren_runtime.stream_engine import IncrementalEngine
+    from siren_runtime.streaming.engine import IncrementalEngine
 
     _, streaming = guards("qwen3")
 

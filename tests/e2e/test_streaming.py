@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.verify import BOUNDS
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.verify.scores import BOUNDS
 from siren_runtime import Guard
 from streaming import BOUND, DECODERS, FAMILIES, LIMIT, cut, neurons_of
 from texts import CORPUS, TEXTS

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 from siren_guard.siren_guard import _AdaptiveMLPClassifier
 
-from siren_export.artifact import Artifact, load_artifact
+from siren_export.sources.artifact import Artifact, load_artifact
 from siren_runtime.errors import ArtifactError
 
 Config = dict[str, Any]

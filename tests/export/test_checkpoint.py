@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel
 
-from siren_export.checkpoint import Checkpoint, load_checkpoint
+from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.errors import CheckpointError
 
 EMBEDDING = np.random.default_rng(0).standard_normal((32, 4), np.float32)
@@ -141,7 +141,7 @@ def test_code_that_the_config_names_is_never_run(tmp_path: Path) -> None:
 
 _LOAD = """
 import sys
-from siren_export.checkpoint import load_checkpoint
+from siren_export.sources.checkpoint import load_checkpoint
 load_checkpoint(sys.argv[1]).read("norm.weight")
 print(sorted({"torch", "transformers", "pickle"} & set(sys.modules)))
 """

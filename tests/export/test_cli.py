@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from models import make_artifact
-from siren_export import recipes
+from siren_export.sources import recipes
 from siren_runtime import Guard
-from siren_runtime.cli import app
+from siren_runtime.commands.siren import app
 from siren_runtime.errors import CheckpointError
 
 

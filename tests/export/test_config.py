@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from siren_export.config import (
+from siren_export.families.config import (
     SUPPORTED,
     DecoderConfig,
     EncoderConfig,
@@ -16,7 +16,7 @@ from siren_export.config import (
     check_max_length,
     parse_config,
 )
-from siren_export.graph.decoder import inverse_frequencies
+from siren_export.families.llama import inverse_frequencies
 from siren_runtime.errors import CheckpointError, SirenError
 
 DECODER = {

@@ -14,21 +14,21 @@ import pytest
 
 from models import make_artifact
 from siren_export import export as export_module
-from siren_export.artifact import load_artifact
 from siren_export.bundle_writer import write_manifest
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.verification_texts import TEXTS, digest
-from siren_export.verify import (
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.verify.scores import (
     LlmSiren,
     Reference,
     ReferenceUnavailable,
     read_reference,
     write_reference,
 )
+from siren_export.verify.texts import TEXTS, digest
 from siren_runtime import Guard
+from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.errors import ArtifactError, BundleError, SirenError
-from siren_runtime.manifest import MANIFEST_FILE
 
 
 @pytest.fixture
@@ -175,10 +175,10 @@ def test_an_export_that_fails_on_its_way_leaves_nothing_and_the_next_one_succeed
 
 _KILLED = """
 import os, signal, sys
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.verify import LlmSiren
+from siren_export.verify.scores import LlmSiren
 from pathlib import Path
 
 head, backbone, output, stage = sys.argv[1:]

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from siren_export.finite import all_finite
+from siren_export.sources.finite import all_finite
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

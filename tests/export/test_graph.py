@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models import make_artifact
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
-from siren_export.config import parse_config
 from siren_export.export import export_bundle
+from siren_export.families.config import parse_config
 from siren_export.graph.builder import GuardGraph
-from siren_export.graph.guard import author_guard
+from siren_export.guard.score import author_guard
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import ArtifactError, CheckpointError
 

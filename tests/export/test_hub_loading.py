@@ -18,8 +18,8 @@ from hub_server import HubServer
 # Run in a process of its own, since huggingface_hub reads the environment when it is imported.
 _LOAD = """
 import json, sys
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import SirenError
 
 kind, source, revision = json.loads(sys.argv[1])

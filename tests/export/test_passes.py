@@ -8,15 +8,15 @@ import onnxruntime
 import pytest
 
 from models import make_artifact
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
-from siren_export.config import parse_config
+from siren_export.families.config import parse_config
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
-from siren_export.graph.guard import author_guard
+from siren_export.graph.weights import from_array
+from siren_export.guard.score import author_guard
 from siren_export.passes.edit import CONTRIB
 from siren_export.passes.long_attention import fuse_long_attention
 from siren_export.passes.targets import lower
-from siren_export.weights import from_array
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 
 FAMILIES = ("qwen3", "qwen2", "llama-mlp-bias", "mistral", "bert")
 

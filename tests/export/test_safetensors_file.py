@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from safetensors.torch import save_file
 
-from siren_export.safetensors_file import SafetensorsFile
+from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.errors import ArtifactError, CheckpointError
 
 ERRORS = [ArtifactError, CheckpointError]  # of the two callers
@@ -112,7 +112,7 @@ def test_metadata_is_no_tensor(tmp_path: Path) -> None:
 _READ_ROWS = """
 import sys
 from pathlib import Path
-from siren_export.safetensors_file import SafetensorsFile
+from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.errors import ArtifactError
 
 def resident_peak():

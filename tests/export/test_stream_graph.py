@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 
 from models import make_artifact
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
-from siren_export.config import parse_config
 from siren_export.export import export_bundle
-from siren_export.verify import BOUNDS, ReferenceUnavailable
-from siren_runtime.bundle import load_bundle
+from siren_export.families.config import parse_config
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.verify.scores import BOUNDS, ReferenceUnavailable
+from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BundleError
 
 DECODERS = (

@@ -8,15 +8,15 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from models import BackboneSpec, make_artifact, make_backbone
-from siren_export import tune as tune_module
-from siren_export.artifact import load_artifact
-from siren_export.calibration import read_calibration
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.tune import kept_trial, tune
+from siren_export.passes.calibration import read_calibration
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.tune import tune as tune_module
+from siren_export.tune.tune import kept_trial, tune
 from siren_runtime import Guard
-from siren_runtime.bundle import load_bundle
-from siren_runtime.cli import app
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.commands.siren import app
 from siren_runtime.errors import InputError
 from texts import TEXTS as ALL_TEXTS
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from models import make_artifact
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_runtime.bundle import Bundle, load_bundle
-from siren_runtime.tensorrt.library import Library, load_library
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.backends.tensorrt.library import Library, load_library
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from tiny_bundle import make_bundle
 
 

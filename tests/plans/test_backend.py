@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend, tensorrt
 from siren_runtime.backends.base import Outputs
-from siren_runtime.backends.padded import PaddedBackend
-from siren_runtime.bundle import Bundle
+from siren_runtime.backends.padding import PaddedBackend
+from siren_runtime.backends.shapes import Extent, Profile
+from siren_runtime.backends.tensorrt import engine, gpu
+from siren_runtime.backends.tensorrt import score as tensorrt
+from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.backends.tensorrt.library import Library, load_library
+from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.tensorrt import engine, gpu
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.library import Library, load_library
-from siren_runtime.tensorrt.profiles import Extent, Profile
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import open_backend
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 
 PROFILES = [

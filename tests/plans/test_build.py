@@ -10,12 +10,12 @@ import pytest
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
-from siren_runtime.bundle import Bundle, load_bundle
+from siren_runtime.backends.shapes import default_profiles, parse_profile
+from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.backends.tensorrt.plan import find_plan
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.commands.build import app
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.plan import find_plan
-from siren_runtime.tensorrt.profiles import default_profiles, parse_profile
 from tiny_bundle import edit_model
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.recipes import find_recipe
-from siren_runtime.bundle import load_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.sources.recipes import find_recipe
+from siren_runtime.backends.shapes import Extent, Profile
+from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BackendError, CheckpointError
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.profiles import Extent, Profile
 
 FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from siren_runtime.backends.tensorrt import gpu
+from siren_runtime.backends.tensorrt.library import load_library, open_interface
+from siren_runtime.backends.tensorrt.plan import replace_file
 from siren_runtime.errors import BackendError
-from siren_runtime.tensorrt import gpu
-from siren_runtime.tensorrt.library import load_library, open_interface
-from siren_runtime.tensorrt.plan import replace_file
 
 runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 no_gpu = pytest.mark.skipif(

@@ -9,11 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from siren_runtime import Guard
-from siren_runtime.bundle import load_bundle
-from siren_runtime.commands.inspect import app
-from siren_runtime.errors import BackendError, InputError
-from siren_runtime.tensorrt.library import Library, load_library
-from siren_runtime.tensorrt.plan import (
+from siren_runtime.backends.shapes import default_profiles
+from siren_runtime.backends.tensorrt.library import Library, load_library
+from siren_runtime.backends.tensorrt.plan import (
     PlanRecord,
     find_plan,
     mismatches,
@@ -22,7 +20,9 @@ from siren_runtime.tensorrt.plan import (
     source_hashes,
     write_plan,
 )
-from siren_runtime.tensorrt.profiles import default_profiles
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.commands.inspect import app
+from siren_runtime.errors import BackendError, InputError
 from tiny_bundle import edit_model
 
 LIBRARY = Library("tensorrt", None, "10.3.0")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siren_runtime.errors import BackendError, InputError
-from siren_runtime.tensorrt.profiles import (
+from siren_runtime.backends.shapes import (
     Choice,
     Extent,
     Profile,
@@ -19,6 +18,7 @@ from siren_runtime.tensorrt.profiles import (
     max_batch,
     parse_profile,
 )
+from siren_runtime.errors import BackendError, InputError
 
 
 def test_the_defaults_take_one_text_and_batches_up_to_the_guards_limit():

@@ -9,17 +9,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from siren_export.artifact import load_artifact
-from siren_export.calibration import measure_inputs, read_calibration
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_export.passes.calibration import measure_inputs, read_calibration
 from siren_export.passes.four_bits import Grid, round_matrix
-from siren_export.recipes import find_recipe
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.sources.recipes import find_recipe
 from siren_runtime import Guard
+from siren_runtime.backends.shapes import Extent, Profile
+from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.errors import CheckpointError, InputError
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.profiles import Extent, Profile
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]

@@ -10,25 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from siren_runtime import Guard
-from siren_runtime.backends import (
-    open_backend,
-    open_stream_backend,
-    tensorrt,
-    tensorrt_stream,
-)
-from siren_runtime.backends.onnx_runtime import open_session
-from siren_runtime.backends.tensorrt_stream import PlanStreamBackend, Profiles
-from siren_runtime.bundle import Bundle, load_bundle
-from siren_runtime.commands.build import app
-from siren_runtime.commands.inspect import app as inspect_app
-from siren_runtime.errors import BackendError, InputError
-from siren_runtime.manifest import TensorSpec
-from siren_runtime.tensorrt import engine
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.engine import Engine, fill
-from siren_runtime.tensorrt.library import Library, make_logger, open_interface
-from siren_runtime.tensorrt.plan import Plan, find_plan, recorded_plans
-from siren_runtime.tensorrt.profiles import (
+from siren_runtime.backends.onnxruntime.session import open_session
+from siren_runtime.backends.shapes import (
     LEAST_STREAM_TOKENS,
     Choice,
     Extent,
@@ -39,7 +22,21 @@ from siren_runtime.tensorrt.profiles import (
     default_stream_profiles,
     parse_profile,
 )
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.backends.tensorrt import engine
+from siren_runtime.backends.tensorrt import score as tensorrt
+from siren_runtime.backends.tensorrt import stream as tensorrt_stream
+from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.backends.tensorrt.engine import Engine, fill
+from siren_runtime.backends.tensorrt.library import Library, make_logger, open_interface
+from siren_runtime.backends.tensorrt.plan import Plan, find_plan, recorded_plans
+from siren_runtime.backends.tensorrt.stream import PlanStreamBackend, Profiles
+from siren_runtime.bundle.manifest import TensorSpec
+from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.commands.build import app
+from siren_runtime.commands.inspect import app as inspect_app
+from siren_runtime.errors import BackendError, InputError
+from siren_runtime.scoring.engines import open_backend, open_stream_backend
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 
 STREAMS = [

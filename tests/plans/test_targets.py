@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from siren_export.passes.tensorrt10 import check_operators
-from siren_export.verification_texts import TEXTS as VERIFIED
-from siren_export.verify import Reference
+from siren_export.verify.scores import Reference
+from siren_export.verify.texts import TEXTS as VERIFIED
 from siren_runtime import Guard
-from siren_runtime.bundle import Bundle
+from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import InputError
 from texts import TEXTS
 

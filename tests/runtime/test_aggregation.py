@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from siren_runtime import InputError
-from siren_runtime.aggregation import Ema, Window, aggregation_of
+from siren_runtime.streaming.aggregation import Ema, Window, aggregation_of
 
 
 def folded(aggregation, neurons, chunks):

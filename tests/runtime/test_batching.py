@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siren_runtime.batching import micro_batches, right_pad
+from siren_runtime.backends.batching import micro_batches, right_pad
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
 

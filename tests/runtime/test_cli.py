@@ -18,10 +18,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from siren_runtime import Guard, __version__
-from siren_runtime.cli import app, standard_input
+from siren_runtime.commands.console import standard_input
+from siren_runtime.commands.siren import app
 from tiny_bundle import edit_manifest
 
-SIREN = [sys.executable, "-c", "from siren_runtime.cli import main; main()"]
+SIREN = [sys.executable, "-c", "from siren_runtime.commands.siren import main; main()"]
 TIMEOUT_S = 60
 
 
@@ -53,7 +54,7 @@ def run_without(modules: str, *arguments: object) -> subprocess.CompletedProcess
     """Run siren as if `modules`, separated by spaces, were not installed."""
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({modules.split()}))\n"
-        "from siren_runtime.cli import main; main()"
+        "from siren_runtime.commands.siren import main; main()"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -88,7 +89,7 @@ def test_every_help_has_an_example(command: list[str]) -> None:
     ("modules", "command", "extra"),
     [
         ("onnxruntime tensorrt tensorrt_rtx", "score", "cpu"),
-        ("siren_export.cli", "export", "export"),
+        ("siren_export.commands.export", "export", "export"),
     ],
 )
 def test_a_part_that_is_not_installed_says_which_extra_brings_it(

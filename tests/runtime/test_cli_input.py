@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siren_runtime.commands.texts import MAX_LINE_BYTES, InputFormat, Line, read_texts
+from siren_runtime.text.lines import MAX_LINE_BYTES, InputFormat, Line, read_texts
 
 TEXT_LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=9)
 

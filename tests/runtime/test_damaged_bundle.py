@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from siren_runtime import BackendError, BundleError, Guard
-from siren_runtime.cli import app
+from siren_runtime.commands.siren import app
 from tiny_bundle import edit_manifest, edit_model, make_bundle, seal
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siren_runtime import AtTier, Hysteresis, InputError, Patience, Schedule
-from siren_runtime.decision import start, step
+from siren_runtime.streaming.decision import start, step
 
 
 def in_force(rule, scores):

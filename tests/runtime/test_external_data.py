@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from siren_runtime import BundleError
-from siren_runtime.external_data import external_data_locations
+from siren_runtime.bundle.external_data import external_data_locations
 from tiny_bundle import make_model
 
 
@@ -96,7 +96,7 @@ def test_no_field_of_onnx_that_can_hold_a_tensor_is_forgotten() -> None:
         return bool(found)
 
     assert leads_to_tensor(onnx.ModelProto.DESCRIPTOR)
-    from siren_runtime.external_data import _CHILDREN
+    from siren_runtime.bundle.external_data import _CHILDREN
 
     known = {f"{message}Proto.{number}" for message, f in _CHILDREN.items() for number in f}
     assert known >= seen

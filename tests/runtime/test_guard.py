@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from siren_guard import ScoreResult as UpstreamScoreResult
 
 from siren_runtime import BackendError, BundleError, Guard, InputError, ScoreResult
-from siren_runtime.manifest import Manifest
+from siren_runtime.bundle.manifest import Manifest
 from texts import TEXTS
 from tiny_bundle import CLASSES, WIDTH, edit_manifest, make_bundle, make_model, save_model, seal
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hub_server import HubServer
+from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.errors import BundleError
-from siren_runtime.hub import resolve_folder
 
 PATTERNS = ["guard.json", "*.onnx", "weights.bin"]
 
@@ -20,7 +20,7 @@ _RESOLVE = """
 import json, sys
 from pathlib import Path
 from siren_runtime.errors import BundleError
-from siren_runtime.hub import resolve_folder
+from siren_runtime.bundle.hub import resolve_folder
 
 def no_hard_links(self, target):
     raise PermissionError(1, "Operation not permitted")

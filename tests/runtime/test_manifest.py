@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siren_runtime import BundleError
-from siren_runtime.manifest import check_relative, decode, encode
+from siren_runtime.bundle.manifest import check_relative, decode, encode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 
 from siren_runtime import Guard
-from siren_runtime.backends import open_backend
-from siren_runtime.backends.onnx_gpu import BoundSession, bound_backend
-from siren_runtime.backends.onnx_runtime import open_session, with_caches
-from siren_runtime.bundle import Bundle, load_bundle
+from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend
+from siren_runtime.backends.onnxruntime.session import open_session, with_caches
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import BackendError
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import open_backend
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
 

@@ -3,8 +3,8 @@
 import pytest
 
 from siren_runtime import InputError
-from siren_runtime.stream_text import StreamText, StreamTokens
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.streaming.growing_text import StreamText, StreamTokens
+from siren_runtime.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from siren_guard.siren_guard import _join_prompt_response, _to_raw_text
 
 from siren_runtime import InputError
-from siren_runtime.text import _CHAT_MARKERS, choose, clean, join
+from siren_runtime.text.rules import _CHAT_MARKERS, choose, clean, join
 from texts import TEXTS
 
 _PIECES = st.one_of(

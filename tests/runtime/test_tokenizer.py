@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from siren_runtime import BundleError
-from siren_runtime.tokenizer import Tokenizer
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 
 

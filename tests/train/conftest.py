@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from labelled import make_rows, write_jsonl
-from siren_export.checkpoint import load_checkpoint
-from siren_train.data import Columns, parse_source
-from siren_train.extract import extract
-from siren_train.store import FeatureStore
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_train.data.rows import Columns, parse_source
+from siren_train.store.extract import extract
+from siren_train.store.store import FeatureStore
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from siren_runtime import Guard
 from siren_runtime.errors import BundleError, InputError
-from siren_train.calibrate import (
+from siren_train.measure.calibrate import (
     FITTING_TEMPERATURE,
     choose_threshold,
     fit_temperature,
@@ -18,8 +18,8 @@ from siren_train.calibrate import (
     read_tiers,
     write_calibration,
 )
-from siren_train.evaluate import Scores
-from siren_train.metrics import binary_metrics, calibration_error, precision_recall
+from siren_train.measure.evaluate import Scores
+from siren_train.measure.metrics import binary_metrics, calibration_error, precision_recall
 from tiny_bundle import make_bundle
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.recipes import find_recipe
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.sources.recipes import find_recipe
 from siren_runtime import Guard
-from siren_train.data import Columns, parse_source
-from siren_train.evaluate import measure, score_rows
-from siren_train.wrapping import read_wrapping
+from siren_train.data.rows import Columns, parse_source
+from siren_train.data.wrapping import read_wrapping
+from siren_train.measure.evaluate import measure, score_rows
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
-from siren_runtime.text import join
+from siren_runtime.text.rules import join
 from siren_train.commands import calibrate, evaluate
-from siren_train.data import Columns, parse_source
-from siren_train.evaluate import measure, score_rows
-from siren_train.metrics import binary_metrics
+from siren_train.data.rows import Columns, parse_source
+from siren_train.measure.evaluate import measure, score_rows
+from siren_train.measure.metrics import binary_metrics
 from tiny_bundle import make_bundle
 
 ROWS = make_rows(60)

@@ -14,16 +14,16 @@ from safetensors.numpy import load_file, save_file
 from labelled import make_rows, write_jsonl
 from models import MAX_LENGTH
 from reference import load_reference
-from siren_export.artifact import LayerSelection, Linear
-from siren_export.checkpoint import load_checkpoint
+from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.bundle.manifest import Pooling
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Pooling
-from siren_runtime.text import join
-from siren_train import extract as module
-from siren_train.data import Columns, parse_source
-from siren_train.extract import extract
-from siren_train.head_file import write_head
-from siren_train.store import FeatureStore
+from siren_runtime.text.rules import join
+from siren_train.data.rows import Columns, parse_source
+from siren_train.fit.head_file import write_head
+from siren_train.store import extract as module
+from siren_train.store.extract import extract
+from siren_train.store.store import FeatureStore
 
 
 class Killed(Exception):

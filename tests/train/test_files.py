@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from siren_runtime.errors import InputError
-from siren_train.files import replaced, write_atomically
+from siren_train.store.files import replaced, write_atomically
 
 
 def save_array(path: Path) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from siren_export.artifact import Linear
-from siren_train.features import Standardizer
-from siren_train.head import (
+from siren_export.sources.artifact import Linear
+from siren_train.fit.head import (
     HeadConfig,
     fold_members,
     fold_standardizer,
     head_logits,
     train_head,
 )
+from siren_train.store.features import Standardizer
 
 CONFIG = HeadConfig(hidden=(16, 8), epochs=8, batch_size=32, learning_rate=0.01, members=3)
 

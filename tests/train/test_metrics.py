@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siren_train.metrics import (
+from siren_train.measure.metrics import (
     binary_metrics,
     calibration_error,
     macro_f1,

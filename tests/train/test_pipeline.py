@@ -13,22 +13,22 @@ from sklearn.metrics import roc_auc_score
 
 from labelled import make_rows
 from reference import load_reference
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
-from siren_runtime.text import join
-from siren_train import pipeline
-from siren_train.ablate import ablation_markdown
-from siren_train.features import FeatureSet
-from siren_train.files import locked
-from siren_train.pipeline import Settings
-from siren_train.plots import plot_ablation, plot_layers
-from siren_train.probe import Probe
-from siren_train.report import TrainingReport, write_report
-from siren_train.search import FOLDS, make_folds
-from siren_train.store import FeatureStore
+from siren_runtime.text.rules import join
+from siren_train.fit import pipeline
+from siren_train.fit.ablate import ablation_markdown
+from siren_train.fit.pipeline import Settings
+from siren_train.fit.plots import plot_ablation, plot_layers
+from siren_train.fit.probe import Probe
+from siren_train.fit.report import TrainingReport, write_report
+from siren_train.fit.search import FOLDS, make_folds
+from siren_train.store.features import FeatureSet
+from siren_train.store.files import locked
+from siren_train.store.store import FeatureStore
 
 SETTINGS = Settings(trials=3, members=2, half=False, strengths=(0.1, 0.01))
 

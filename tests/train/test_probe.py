@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from siren_runtime.errors import InputError
-from siren_train.features import FeatureSet, Standardizer, balanced_weights
-from siren_train.probe import fit_probe
+from siren_train.fit.probe import fit_probe
+from siren_train.store.features import FeatureSet, Standardizer, balanced_weights
 
 
 def make_features(rows: int, seed: int, classes: int = 2) -> FeatureSet:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from siren_train.metrics import MacroF1
-from siren_train.probe import Probe
-from siren_train.selection import select_channels, select_layers
+from siren_train.fit.probe import Probe
+from siren_train.fit.selection import select_channels, select_layers
+from siren_train.measure.metrics import MacroF1
 
 magnitudes = arrays(np.float32, st.integers(1, 50), elements=st.floats(0, 1e3, width=32))
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from labelled import make_rows, write_jsonl
-from siren_export.artifact import load_artifact
-from siren_runtime.cli import app as siren
+from siren_export.sources.artifact import load_artifact
+from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from labelled import make_rows, write_jsonl
-from siren_export.checkpoint import load_checkpoint
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
-from siren_train.data import Columns, Row, Source, parse_source, read_rows
-from siren_train.extract import extract
-from siren_train.features import FeatureSet
-from siren_train.search import make_folds
-from siren_train.store import FeatureStore
-from siren_train.wrapping import Wrapping, read_wrapping, wrap_rows
+from siren_train.data.rows import Columns, Row, Source, parse_source, read_rows
+from siren_train.data.wrapping import Wrapping, read_wrapping, wrap_rows
+from siren_train.fit.search import make_folds
+from siren_train.store.extract import extract
+from siren_train.store.features import FeatureSet
+from siren_train.store.store import FeatureStore
 
 BEFORE = [f"Before {word}." for word in ("one", "two", "three", "four", "five")]
 AFTER = [f"After {word}." for word in ("one", "two", "three", "four")]

@@ -4,12 +4,17 @@ from typing import Annotated
 
 import typer
 
+from siren_bench.cold_start import (
+    cold_start_table,
+    measure_cold_starts,
+    measure_memory,
+    memory_table,
+)
+from siren_bench.progress import progress_bar
+from siren_bench.texts import texts_of
+from siren_bench.workbench import engine_settings, open_workbench
 from siren_runtime.errors import InputError
 
-from ..cold_start import cold_start_table, measure_cold_starts, measure_memory, memory_table
-from ..progress import progress_bar
-from ..texts import texts_of
-from ..workbench import engine_settings, open_workbench
 from . import options
 from .finish import finish
 

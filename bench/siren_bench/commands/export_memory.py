@@ -6,12 +6,12 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_runtime.manifest import Precision
+from siren_bench.export_memory import export_table, measure_export
+from siren_bench.progress import console
+from siren_bench.record import write_record
+from siren_bench.subject import synthesize
+from siren_runtime.bundle.manifest import Precision
 
-from ..export_memory import export_table, measure_export
-from ..progress import console
-from ..record import write_record
-from ..subject import synthesize
 from . import options
 
 

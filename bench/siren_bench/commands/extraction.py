@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..corpus import load_corpus
-from ..extraction import (
+from siren_bench.corpus import load_corpus
+from siren_bench.extraction import (
     BATCH,
     extraction_table,
     extractor_bundle,
@@ -14,8 +14,9 @@ from ..extraction import (
     our_extractor,
     transformers_extractor,
 )
-from ..progress import console, progress_bar
-from ..workbench import open_workbench
+from siren_bench.progress import console, progress_bar
+from siren_bench.workbench import open_workbench
+
 from . import options
 from .finish import finish
 

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.bundle import load_bundle
+from siren_bench.corpus import load_corpus
+from siren_bench.engines import SirenEdge
+from siren_bench.fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
+from siren_bench.peers.registry import is_generative
+from siren_bench.process import load_engines, reason
+from siren_bench.progress import console, progress_bar
+from siren_bench.workbench import Workbench, engine_settings, open_workbench
+from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import InputError
 
-from ..corpus import load_corpus
-from ..engines import SirenEdge
-from ..fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
-from ..peers.registry import is_generative
-from ..process import load_engines, reason
-from ..progress import console, progress_bar
-from ..workbench import Workbench, engine_settings, open_workbench
 from . import options
 from .finish import finish
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import typer
 
-from ..charts import draw_chart
-from ..progress import console
-from ..record import read_record, write_record
+from siren_bench.charts import draw_chart
+from siren_bench.progress import console
+from siren_bench.record import read_record, write_record
 
 
 def finish(

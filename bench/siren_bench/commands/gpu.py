@@ -7,17 +7,8 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from siren_export.export import export_bundle
-from siren_export.verification_texts import TEXTS
-from siren_runtime.bundle import load_bundle
-from siren_runtime.errors import SirenError
-from siren_runtime.manifest import MANIFEST_FILE, Precision, Target
-from siren_runtime.tensorrt.build import build_plan
-from siren_runtime.tensorrt.library import Flavor, load_library
-from siren_runtime.tensorrt.plan import recorded_flavors
-
-from ..engines import Engine, SirenEdge
-from ..gpu import (
+from siren_bench.engines import Engine, SirenEdge
+from siren_bench.gpu import (
     fidelity_entries,
     gpu_tables,
     latency_entries,
@@ -25,13 +16,27 @@ from ..gpu import (
     scores_of,
     throughput_entries,
 )
-from ..gpu_roofline import gpu_ceilings_line, measure_gpu_ceilings, require_gpu, used_gpu_memory
-from ..peers.missing import PeerMissing
-from ..peers.registry import make_peer
-from ..process import EngineProcess
-from ..progress import console
-from ..texts import texts_of
-from ..workbench import Workbench, engine_settings, open_workbench
+from siren_bench.gpu_roofline import (
+    gpu_ceilings_line,
+    measure_gpu_ceilings,
+    require_gpu,
+    used_gpu_memory,
+)
+from siren_bench.peers.missing import PeerMissing
+from siren_bench.peers.registry import make_peer
+from siren_bench.process import EngineProcess
+from siren_bench.progress import console
+from siren_bench.texts import texts_of
+from siren_bench.workbench import Workbench, engine_settings, open_workbench
+from siren_export.export import export_bundle
+from siren_export.verify.texts import TEXTS
+from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.backends.tensorrt.library import Flavor, load_library
+from siren_runtime.backends.tensorrt.plan import recorded_flavors
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Precision, Target
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.errors import SirenError
+
 from . import options
 from .finish import finish
 

@@ -5,14 +5,20 @@ from typing import Annotated
 
 import typer
 
+from siren_bench.latency import (
+    add_shares,
+    latency_table,
+    measure_latency,
+    ratio_table,
+    samples_line,
+)
+from siren_bench.process import load_engines
+from siren_bench.progress import console, progress_bar
+from siren_bench.roofline import ceilings_line, measure_ceilings
+from siren_bench.texts import texts_of
+from siren_bench.workbench import engine_settings, open_workbench
 from siren_runtime.errors import InputError
 
-from ..latency import add_shares, latency_table, measure_latency, ratio_table, samples_line
-from ..process import load_engines
-from ..progress import console, progress_bar
-from ..roofline import ceilings_line, measure_ceilings
-from ..texts import texts_of
-from ..workbench import engine_settings, open_workbench
 from . import options
 from .finish import finish
 

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_export.sensitivity import measure_layers
-from siren_runtime.bundle import load_bundle
+from siren_bench.corpus import load_corpus
+from siren_bench.layers import layer_results, layers_table
+from siren_bench.progress import console
+from siren_bench.workbench import open_workbench
+from siren_export.tune.sensitivity import measure_layers
+from siren_runtime.bundle.reader import load_bundle
 
-from ..corpus import load_corpus
-from ..layers import layer_results, layers_table
-from ..progress import console
-from ..workbench import open_workbench
 from . import options
 from .finish import finish
 

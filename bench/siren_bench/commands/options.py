@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..peers.registry import PEERS, peer_names
-from ..shapes import SHAPES, Shape
+from siren_bench.peers.registry import PEERS, peer_names
+from siren_bench.shapes import SHAPES, Shape
 
 RESULTS = Path("bench/results")
 SHAPE_NAMES = ", ".join(SHAPES)

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
+from siren_bench.plan_build import measure_plan_build, plan_build_table
+from siren_bench.progress import console
+from siren_bench.record import write_record
+from siren_bench.subject import synthesize
 from siren_export.export import export_bundle
-from siren_runtime.tensorrt.build import PlanGraph
-from siren_runtime.tensorrt.library import Flavor
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.backends.tensorrt.build import PlanGraph
+from siren_runtime.backends.tensorrt.library import Flavor
 
-from ..plan_build import measure_plan_build, plan_build_table
-from ..progress import console
-from ..record import write_record
-from ..subject import synthesize
 from . import options
 
 _GRAPHS: tuple[PlanGraph, ...] = ("score", "stream")

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from ..engines import SirenEdge
-from ..profile import measure_profile, profile_table
-from ..progress import progress_bar
-from ..texts import texts_of
-from ..workbench import engine_settings, open_workbench
+from siren_bench.engines import SirenEdge
+from siren_bench.profile import measure_profile, profile_table
+from siren_bench.progress import progress_bar
+from siren_bench.texts import texts_of
+from siren_bench.workbench import engine_settings, open_workbench
+
 from . import options
 from .finish import finish
 

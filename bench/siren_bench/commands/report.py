@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..progress import console
-from ..report import head_section, insert_report
+from siren_bench.progress import console
+from siren_bench.report import head_section, insert_report
+
 from . import options
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..engines import Engine
-from ..process import load_engines
-from ..progress import console
-from ..scaling import (
+from siren_bench.engines import Engine
+from siren_bench.process import load_engines
+from siren_bench.progress import console
+from siren_bench.scaling import (
     TEXT_TOKENS,
     Point,
     along_tokens_and_batch,
@@ -17,8 +17,9 @@ from ..scaling import (
     measure_points,
     scaling_table,
 )
-from ..texts import texts_of
-from ..workbench import engine_settings, open_workbench
+from siren_bench.texts import texts_of
+from siren_bench.workbench import engine_settings, open_workbench
+
 from . import options
 from .finish import finish
 

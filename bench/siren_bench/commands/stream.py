@@ -6,19 +6,19 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_export.artifact import load_artifact
-from siren_export.checkpoint import load_checkpoint
+from siren_bench.progress import console
+from siren_bench.record import write_record
+from siren_bench.shapes import SHAPES
+from siren_bench.stream import PEERS, Plan, measure_stream, stream_table
+from siren_bench.stream_plot import plot_long_stream
+from siren_bench.subject import find_subject
+from siren_bench.texts import texts_of
 from siren_export.export import export_bundle
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.bundle.manifest import Precision
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Precision
 
-from ..progress import console
-from ..record import write_record
-from ..shapes import SHAPES
-from ..stream import PEERS, Plan, measure_stream, stream_table
-from ..stream_plot import plot_long_stream
-from ..subject import find_subject
-from ..texts import texts_of
 from . import options
 
 _DEFAULTS = Plan()

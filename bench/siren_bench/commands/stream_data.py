@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.cli import report
-
-from ..corpus import load_corpus
-from ..stream_data import make_streams
+from siren_bench.corpus import load_corpus
+from siren_bench.stream_data import make_streams
+from siren_runtime.commands.console import report
 
 
 def stream_data(

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from .. import subject
-from ..progress import console
+from siren_bench import subject
+from siren_bench.progress import console
+
 from . import options
 
 

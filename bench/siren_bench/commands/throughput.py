@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.manifest import TOKENIZER_FILE
-from siren_runtime.text import clean
-from siren_runtime.tokenizer import Tokenizer
+from siren_bench.corpus import load_corpus
+from siren_bench.peers.registry import is_generative
+from siren_bench.process import load_engines
+from siren_bench.progress import console, progress_bar
+from siren_bench.throughput import measure_throughput, sweep, throughput_table
+from siren_bench.workbench import engine_settings, open_workbench
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.text.rules import clean
+from siren_runtime.text.tokenizer import Tokenizer
 
-from ..corpus import load_corpus
-from ..peers.registry import is_generative
-from ..process import load_engines
-from ..progress import console, progress_bar
-from ..throughput import measure_throughput, sweep, throughput_table
-from ..workbench import engine_settings, open_workbench
 from . import options
 from .finish import finish
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engines import Work
-from ..record import installed_versions
+from siren_bench.engines import Work
+from siren_bench.record import installed_versions
+
 from .generation import Generation, OneAtATime
 from .optimum_worker import generate
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from ..engines import Work
+from siren_bench.engines import Work
 
 
 @dataclass(frozen=True)

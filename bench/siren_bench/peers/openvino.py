@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engines import GuardEngine, Work
-from ..record import installed_versions
+from siren_bench.engines import GuardEngine, Work
+from siren_bench.record import installed_versions
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class OpenVino(GuardEngine):
 
     def load(self) -> Any:
         from siren_runtime import Guard
-        from siren_runtime.bundle import load_bundle
-        from siren_runtime.manifest import TOKENIZER_FILE
-        from siren_runtime.tokenizer import Tokenizer
+        from siren_runtime.bundle.manifest import TOKENIZER_FILE
+        from siren_runtime.bundle.reader import load_bundle
+        from siren_runtime.text.tokenizer import Tokenizer
 
         bundle = load_bundle(self.bundle)
         tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)

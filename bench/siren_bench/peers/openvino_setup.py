@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ..process import in_fresh_process
+from siren_bench.process import in_fresh_process
+
 from .missing import PeerMissing
 from .openvino import OpenVino
 

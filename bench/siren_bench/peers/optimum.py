@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from siren_bench.engines import Work
 from siren_runtime.errors import SirenError
 
-from ..engines import Work
 from .generation import Generation, OneAtATime
 from .missing import PeerMissing
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from shutil import which
 from typing import Any, Literal, Protocol, cast
 
-from siren_export.checkpoint import Checkpoint
-from siren_export.config import ENCODERS
+from siren_bench.engines import Engine, LlmSiren
+from siren_bench.texts import texts_of
+from siren_export.families.config import ENCODERS
+from siren_export.sources.checkpoint import Checkpoint
 
-from ..engines import Engine, LlmSiren
-from ..texts import texts_of
 from .generate import Generate
 from .generation import Generation
 from .missing import PeerMissing

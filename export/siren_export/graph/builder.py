@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..weights import Weight, from_array
+from .weights import Weight, from_array
 
 OPSET = 23
 FLOAT = ir.DataType.FLOAT

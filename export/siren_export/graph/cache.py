@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..config import DecoderConfig
+from siren_export.families.config import DecoderConfig
+
 from .builder import FLOAT, GraphBuilder
 
 CHUNK = "chunk"

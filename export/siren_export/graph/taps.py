@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from siren_runtime.manifest import Pooling
+from siren_runtime.bundle.manifest import Pooling
 
 
 @dataclass(frozen=True)

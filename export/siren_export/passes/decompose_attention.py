@@ -5,7 +5,8 @@ For TensorRT, whose Attention has no float32 kernel, and before 10.14 does not e
 
 import onnx_ir as ir
 
-from ..graph.builder import GuardGraph
+from siren_export.graph.builder import GuardGraph
+
 from .rewrite import Replacement, nodes_of
 
 

@@ -7,7 +7,8 @@ import math
 
 import onnx_ir as ir
 
-from ..graph.builder import GuardGraph
+from siren_export.graph.builder import GuardGraph
+
 from .rewrite import Replacement, nodes_of
 
 _FLOAT = ir.DataType.FLOAT

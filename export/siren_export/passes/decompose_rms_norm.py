@@ -2,7 +2,8 @@
 
 import onnx_ir as ir
 
-from ..graph.builder import GuardGraph
+from siren_export.graph.builder import GuardGraph
+
 from .rewrite import Replacement, nodes_of
 
 

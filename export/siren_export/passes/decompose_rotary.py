@@ -5,7 +5,8 @@ With the halves x1, x2 of each head's channels: x1 cos - x2 sin, x2 cos + x1 sin
 
 import onnx_ir as ir
 
-from ..graph.builder import GuardGraph
+from siren_export.graph.builder import GuardGraph
+
 from .rewrite import Replacement, nodes_of
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.builder import FLOAT, GuardGraph
-from ..weights import Weight
+from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.graph.weights import Weight
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.builder import FLOAT, GuardGraph
-from ..weights import Weight
+from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.graph.weights import Weight
+
 from .edit import add_weight, node, replace
 
 _LEVELS = 127

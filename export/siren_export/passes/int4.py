@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration import Calibration
-from ..graph.builder import FLOAT, GuardGraph
-from ..weights import Weight
+from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.graph.weights import Weight
+
+from .calibration import Calibration
 from .edit import CONTRIB, Linear, add_weight, linears, node, replace
 from .four_bits import Grid, round_matrix
 

@@ -34,8 +34,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.builder import FLOAT, INT64, GuardGraph
-from ..weights import Weight
+from siren_export.graph.builder import FLOAT, INT64, GuardGraph
+from siren_export.graph.weights import Weight
+
 from .edit import CONTRIB, Linear, add_weight, const, insert_after, linears, node, replace
 
 _LEVELS = 127

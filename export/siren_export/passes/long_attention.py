@@ -21,7 +21,8 @@ from functools import partial
 
 import onnx_ir as ir
 
-from ..graph.builder import GuardGraph
+from siren_export.graph.builder import GuardGraph
+
 from .edit import CONTRIB, replace
 from .rewrite import Replacement, nodes_of
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration import Calibration
-from ..graph.builder import GuardGraph
-from ..weights import Weight, from_array
+from siren_export.graph.builder import GuardGraph
+from siren_export.graph.weights import Weight, from_array
+
+from .calibration import Calibration
 from .rewrite import Replacement, linear_nodes, matrix_name
 
 _EXPONENT = np.float32(0.8)

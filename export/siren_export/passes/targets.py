@@ -2,13 +2,13 @@
 
 from collections.abc import Set
 
+from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.guard.score import compute_dtype
+from siren_runtime.bundle.manifest import Precision, Target
 from siren_runtime.errors import InputError
-from siren_runtime.manifest import Precision, Target
 
-from ..calibration import Calibration
-from ..graph.builder import FLOAT, GuardGraph
-from ..graph.guard import compute_dtype
 from . import int4, int8, tensorrt10
+from .calibration import Calibration
 from .decompose_attention import decompose_attention
 from .decompose_gelu import decompose_gelu
 from .decompose_rms_norm import decompose_rms_norm

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration import Calibration
-from ..graph.builder import GuardGraph
-from ..weights import Weight
+from siren_export.graph.builder import GuardGraph
+from siren_export.graph.weights import Weight
+
+from .calibration import Calibration
 from .four_bits import Grid, round_matrix
 from .rewrite import linear_nodes
 

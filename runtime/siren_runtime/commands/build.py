@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from siren_runtime.bundle import load_bundle
-from siren_runtime.tensorrt.build import PlanGraph, build_plan
-from siren_runtime.tensorrt.library import Flavor, LogLevel, load_library
-from siren_runtime.tensorrt.profiles import parse_profile
+from siren_runtime.backends.shapes import parse_profile
+from siren_runtime.backends.tensorrt.build import PlanGraph, build_plan
+from siren_runtime.backends.tensorrt.library import Flavor, LogLevel, load_library
+from siren_runtime.bundle.reader import load_bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 

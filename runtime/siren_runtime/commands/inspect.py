@@ -12,13 +12,14 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from siren_runtime.bundle import BUNDLE_PATTERNS, Bundle, load_bundle
-from siren_runtime.cli import one_line
+from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
+from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.bundle.manifest import Manifest, TensorSpec, Tuning, Verification
+from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, load_bundle
 from siren_runtime.errors import BackendError, BundleError
 from siren_runtime.guard import Guard
-from siren_runtime.hub import resolve_folder
-from siren_runtime.manifest import Manifest, TensorSpec, Tuning, Verification
-from siren_runtime.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
+
+from .console import one_line
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, BinaryIO, Literal
 import msgspec
 import typer
 
-from siren_runtime.backends import BackendName
-from siren_runtime.cli import EXIT_FAILED, one_line, report, standard_input
 from siren_runtime.errors import InputError
 from siren_runtime.guard import Guard, ScoreResult
+from siren_runtime.scoring.engines import BackendName
+from siren_runtime.text.lines import InputFormat, Line, read_texts
 
-from .texts import InputFormat, Line, read_texts
+from .console import EXIT_FAILED, one_line, report, standard_input
 
 _RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 if not any(map(find_spec, _RUNTIMES)):  # found here, so that `siren --help` names the extra

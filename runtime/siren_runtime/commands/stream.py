@@ -9,12 +9,13 @@ from typing import Annotated, BinaryIO, Literal
 import msgspec
 import typer
 
-from siren_runtime.aggregation import AggregationName
-from siren_runtime.backends import BackendName
-from siren_runtime.cli import one_line, report, standard_input, warnings_reported
-from siren_runtime.decision import Decision, Schedule
 from siren_runtime.guard import Guard
-from siren_runtime.stream import Stream, StreamResult
+from siren_runtime.scoring.engines import BackendName
+from siren_runtime.streaming.aggregation import AggregationName
+from siren_runtime.streaming.decision import Decision, Schedule
+from siren_runtime.streaming.stream import Stream, StreamResult
+
+from .console import one_line, report, standard_input, warnings_reported
 
 if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
     raise ImportError("no module named 'onnxruntime'")

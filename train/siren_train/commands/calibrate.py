@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.backends import open_backend
-from siren_runtime.bundle import load_bundle
-from siren_runtime.cli import report
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
-from siren_train.data import parse_source
+from siren_runtime.scoring.engines import open_backend
+from siren_train.data.rows import parse_source
 
 from . import options
 from .bars import Bars
@@ -70,7 +70,7 @@ def calibrate(
     not seen: siren train fits train and validation rows, unless told --hold-out-validation.
     """
     # Only here, so that siren --help need not wait for scikit-learn.
-    from siren_train.calibrate import (
+    from siren_train.measure.calibrate import (
         FITTING_TEMPERATURE,
         choose_threshold,
         fit_temperature,
@@ -79,8 +79,8 @@ def calibrate(
         tempered_guard,
         write_calibration,
     )
-    from siren_train.evaluate import score_rows
-    from siren_train.metrics import binary_metrics
+    from siren_train.measure.evaluate import score_rows
+    from siren_train.measure.metrics import binary_metrics
 
     if tiers is not None and tier:
         raise typer.BadParameter("give either --tier or --tiers")

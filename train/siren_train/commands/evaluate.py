@@ -7,9 +7,9 @@ import msgspec
 import typer
 
 from siren_runtime import Guard
-from siren_runtime.cli import report
-from siren_train.data import parse_source
-from siren_train.files import write_atomically
+from siren_runtime.commands.console import report
+from siren_train.data.rows import parse_source
+from siren_train.store.files import write_atomically
 
 from . import options
 from .bars import Bars
@@ -73,8 +73,8 @@ def evaluate(
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
-    from siren_train.evaluate import evaluation_markdown, measure, score_rows
-    from siren_train.plots import plot_evaluation
+    from siren_train.fit.plots import plot_evaluation
+    from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
 
     sources = [parse_source(argument) for argument in data]
     if streaming:

@@ -5,11 +5,11 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from siren_runtime.cli import report
-from siren_runtime.manifest import Pooling, Precision
-from siren_train.data import parse_source
-from siren_train.store import DType
-from siren_train.wrapping import read_wrapping
+from siren_runtime.bundle.manifest import Pooling, Precision
+from siren_runtime.commands.console import report
+from siren_train.data.rows import parse_source
+from siren_train.data.wrapping import read_wrapping
+from siren_train.store.store import DType
 
 from . import options
 from .bars import Bars
@@ -60,10 +60,10 @@ def extract(
     A run that was stopped goes on where it was when the same command is given again.
     """
     # Only here, so that siren --help need not wait for the exporter.
-    from siren_export.artifact import load_artifact
-    from siren_export.checkpoint import load_checkpoint
-    from siren_export.recipes import find_recipe
-    from siren_train.extract import extract as extract_features
+    from siren_export.sources.artifact import load_artifact
+    from siren_export.sources.checkpoint import load_checkpoint
+    from siren_export.sources.recipes import find_recipe
+    from siren_train.store.extract import extract as extract_features
 
     columns = options.make_columns(text, label, split_column, id_column, category, classes)
     sources = [parse_source(argument) for argument in data]

@@ -7,7 +7,7 @@ import typer
 
 from siren_runtime import Guard
 from siren_runtime.ensemble import Ensemble
-from siren_train.data import Columns
+from siren_train.data.rows import Columns
 
 Data = Annotated[
     list[str],
@@ -48,7 +48,7 @@ BundleClasses = Annotated[
 
 def bundle_folder(name: str) -> str:
     """Return what Guard.load takes: a shipped guard's name stands for its bundle."""
-    from siren_export.recipes import find_recipe
+    from siren_export.sources.recipes import find_recipe
 
     recipe = find_recipe(name)
     return str(recipe.bundle) if recipe else name

@@ -7,17 +7,17 @@ import msgspec
 import typer
 
 from siren_runtime import Guard
-from siren_runtime.cli import report, warnings_reported
-from siren_train.data import Source
-from siren_train.files import write_atomically
-from siren_train.streaming_data import read_stream_rows
-from siren_train.streaming_evaluation import (
+from siren_runtime.commands.console import report, warnings_reported
+from siren_train.data.rows import Source
+from siren_train.data.streams import read_stream_rows
+from siren_train.measure.streaming_evaluation import (
     StreamingEvaluation,
     measure_streaming,
     streaming_markdown,
     trace_streams,
 )
-from siren_train.streaming_plot import plot_onset
+from siren_train.measure.streaming_plot import plot_onset
+from siren_train.store.files import write_atomically
 
 from .bars import Bars
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.cli import report as say
-from siren_runtime.manifest import Pooling
-from siren_train.files import write_atomically
-from siren_train.settings import LayerWeighting, Settings
-from siren_train.store import FeatureStore
+from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.commands.console import report as say
+from siren_train.fit.settings import LayerWeighting, Settings
+from siren_train.store.files import write_atomically
+from siren_train.store.store import FeatureStore
 
 from .bars import Bars
 
@@ -80,10 +80,10 @@ def train(
     if share and not all(0 < value <= 1 for value in share):
         raise typer.BadParameter("--share must lie above 0, and at most 1")
     # Only here, so that siren --help need not wait for torch and the rest.
-    from siren_train import pipeline
-    from siren_train.ablate import ablation_markdown
-    from siren_train.plots import plot_ablation, plot_layers
-    from siren_train.report import write_report
+    from siren_train.fit import pipeline
+    from siren_train.fit.ablate import ablation_markdown
+    from siren_train.fit.plots import plot_ablation, plot_layers
+    from siren_train.fit.report import write_report
 
     settings = Settings(
         pooling=pooling,

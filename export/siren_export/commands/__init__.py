@@ -1,0 +1,1 @@
+"""The subcommand of `siren` that needs the export extra."""

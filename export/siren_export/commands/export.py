@@ -1,0 +1,298 @@
+"""`siren export`: compile a head and its backbone into a bundle."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from siren_export.bundle_writer import check_output
+from siren_export.export import Stage, export_bundle
+from siren_export.passes.calibration import read_calibration
+from siren_export.sources.artifact import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.sources.recipes import find_recipe, recipe_names
+from siren_export.tune.tune import DEFAULT_BUDGET, kept_trial, tune
+from siren_export.verify.scores import (
+    LlmSiren,
+    Reference,
+    ReferenceUnavailable,
+    read_reference,
+    write_reference,
+)
+from siren_export.verify.texts import TEXTS
+from siren_runtime.bundle.manifest import Manifest, Precision, Target, Trial
+from siren_runtime.errors import InputError
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+_EPILOG = """
+Examples:
+
+siren export minilm
+
+siren export UofTCSSLab/SIREN-Qwen3-0.6B -o guards/qwen3 --precision fp16
+
+siren export ./my-head --backbone ./my-backbone -o guards/mine
+
+siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
+"""
+_STAGES: dict[Stage, str] = {
+    "write": "writing weights",
+    "compare": "comparing scores",
+    "time": "timing",
+    "probe": "quantizing layer by layer",
+    "reference": "scoring with llm-siren",
+    "verify": "scoring with the bundle",
+}
+
+
+@app.command(epilog=_EPILOG)
+def export(
+    head: Annotated[
+        str,
+        typer.Argument(
+            help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, a hub "
+            "repo id, or the name of a shipped guard (minilm)."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The bundle folder to make. [default: engines/NAME/bundle]"
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
+    ] = None,
+    precision: Annotated[
+        Literal[Precision, "auto"],
+        typer.Option(
+            help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is "
+            "not for tensorrt and tensorrt10. auto measures float32, int8, int4 (and float16 on "
+            "Arm), the latter also with their most sensitive layers in float32, and keeps the "
+            "fastest within --budget; for onnxruntime on a CPU."
+        ),
+    ] = "fp32",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For auto: the mean |score difference| to float32, and the share of texts whose "
+            f"verdict changes, may each be this at most. [default: {DEFAULT_BUDGET}]",
+        ),
+    ] = None,
+    target: Annotated[
+        Target,
+        typer.Option(
+            help="What runs or compiles the graph; tensorrt10 is any TensorRT 10, "
+            "JetPack's included. ONNX Runtime runs the graphs of all of them."
+        ),
+    ] = "onnxruntime",
+    stream: Annotated[
+        bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
+    ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Example texts, plain or JSON lines as siren score reads them: fp8, and int8 for "
+            "tensorrt and tensorrt10, take their scales from them; int4 is more accurate with "
+            "them; auto measures on them, by default on built-in ones."
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Compare scores with llm-siren in float32 on built-in texts.")
+    ] = True,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Keep a bundle whose scores miss the bound.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle that is at the output.")
+    ] = False,
+    record_reference: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Also write llm-siren's scores here, for machines without torch."
+        ),
+    ] = None,
+) -> None:
+    """Compile a SIREN head and its backbone into a guard bundle.
+
+    The graph holds the backbone up to the deepest block that the head reads, pooling and head;
+    weights are streamed, so a large backbone needs little memory. With the reference extra
+    installed, the bundle's scores are compared with llm-siren's, and the report kept in it.
+    """
+    recipe = find_recipe(head)
+    if output is None:
+        if recipe is None:
+            raise typer.BadParameter("--output is needed for a head that is not a shipped one")
+        output = recipe.bundle
+    if precision == "auto" and target != "onnxruntime":
+        raise typer.BadParameter(
+            "--precision auto measures on ONNX Runtime's CPU provider, so it is for --target "
+            f"onnxruntime; give {target} a precision"
+        )
+    if budget is not None and precision != "auto":
+        raise typer.BadParameter("--budget is for --precision auto")
+    if record_reference is not None:
+        if not verify:
+            raise typer.BadParameter("--record-reference needs the scores that --no-verify omits")
+        if not os.access(record_reference.absolute().parent, os.W_OK):
+            raise typer.BadParameter(
+                f"--record-reference {record_reference}: there is no such folder, or it cannot be "
+                "written"
+            )
+    check_output(output, overwrite=overwrite)
+
+    started = time.perf_counter()
+    artifact = load_artifact(_existing(str(recipe.artifact) if recipe else head))
+    source = backbone or (str(recipe.backbone()) if recipe else artifact.model_id)
+    checkpoint = load_checkpoint(source, revision=None if backbone else artifact.model_revision)
+
+    def reference(advance: Callable[[int, int], None]) -> Reference:
+        try:
+            scores = LlmSiren(artifact, checkpoint).scores(advance)
+        except ReferenceUnavailable:
+            if recipe is None or record_reference is not None:
+                raise
+            return read_reference(recipe.reference, artifact)
+        if record_reference is not None:
+            write_reference(record_reference, scores)
+        return scores
+
+    examples = read_calibration(calibration) if calibration else []
+    with _Bars() as bars:
+        tuning, keep_float = None, frozenset[str]()
+        if precision == "auto":
+            tuning = tune(
+                artifact,
+                checkpoint,
+                output,
+                budget=DEFAULT_BUDGET if budget is None else budget,
+                texts=examples or TEXTS,
+                tried=lambda trial: bars.say(_tried(trial)),
+                progress=bars.update,
+            )
+            kept = kept_trial(tuning)
+            precision, keep_float = kept.precision, frozenset(kept.keep_float)
+            bars.say(f"kept: {kept.setting}")
+        manifest = export_bundle(
+            artifact,
+            checkpoint,
+            output,
+            precision=precision,
+            stream=stream,
+            target=target,
+            calibration=[] if tuning else examples,  # what was measured on them is not fitted
+            keep_float=keep_float,
+            tuning=tuning,
+            reference=reference if verify else None,
+            allow_drift=allow_drift,
+            overwrite=overwrite,
+            progress=bars.update,
+        )
+    _summary(output, manifest, time.perf_counter() - started)
+
+
+def _existing(head: str) -> str:
+    """Say what the names are, where a mistyped one would be taken for a folder."""
+    if "/" not in head and not Path(head).exists():
+        raise InputError(
+            f"{head!r} is neither a folder, nor a repo id (org/name), nor a shipped guard "
+            f"({', '.join(recipe_names()) or 'none beside this installation'})"
+        )
+    return head
+
+
+class _Bars:
+    """A progress bar a stage, on standard error."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            _Amount(),
+            TimeRemainingColumn(),
+            console=_console(),
+        )
+        self._tasks: dict[Stage, TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def update(self, stage: Stage, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(
+                _STAGES[stage], total=total, bytes=stage == "write"
+            )
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line)
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+
+class _Amount(ProgressColumn):
+    """Bytes written of all, or texts or layers done of all."""
+
+    _texts = MofNCompleteColumn()
+    _bytes = DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        return (self._bytes if task.fields["bytes"] else self._texts).render(task)
+
+
+def _tried(trial: Trial) -> str:
+    return (
+        f"{trial.setting}: {trial.milliseconds:.3g} ms a text, {trial.speed:.2f}x float32, "
+        f"|score difference| {trial.mean_difference:.2g} in the mean, verdicts changed: "
+        f"{trial.changed_verdicts}, {trial.outcome}"
+    )
+
+
+def _console() -> Console:
+    """Standard error, where paths and reasons are shown as they are."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
+    console = _console()
+    size = sum(file.size for file in manifest.files.values()) / 1e6
+    backbone, report = manifest.backbone, manifest.verification
+    console.print(
+        f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
+        f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
+    )
+    if report.status == "unverified":
+        console.print(Text.assemble(("unverified", "yellow"), f": {report.reason}"))
+    else:
+        console.print(
+            f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "
+            f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
+            f"{report.texts} texts against {report.reference}"
+        )
+    if report.stream_max_difference is not None:
+        console.print(
+            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
+            f"{report.stream_texts} texts read in chunks, against whole texts"
+        )

@@ -1,0 +1,161 @@
+"""Weights that are read when they are written: the graph refers to them, nothing holds them."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from siren_export.sources.checkpoint import Checkpoint
+from siren_export.sources.finite import all_finite
+from siren_runtime.bundle.manifest import FileSpec
+from siren_runtime.errors import CheckpointError
+
+# ONNX recommends page-aligned offsets, so that a runtime can map each tensor by itself.
+ALIGNMENT = 4096
+# Large tables are read and cast in blocks of about this many bytes.
+BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the graph: `blocks()` yields its values in row-major order, piece by piece."""
+
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        return (math.prod(self.shape) * self.dtype.bitwidth + 7) // 8
+
+
+def from_array(array: np.ndarray) -> Weight:
+    """A weight that is held in memory: channel indices, biases."""
+    return Weight(ir.DataType.from_numpy(array.dtype), array.shape, lambda: iter([array]))
+
+
+def computed(dtype: ir.DataType, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Weight:
+    """A weight that `make` computes each time it is read: head matrices, rotary tables."""
+    return Weight(dtype, shape, lambda: iter([make()]))
+
+
+@dataclass(frozen=True)
+class CheckpointWeights:
+    """The tensors of a backbone as graph weights, checked against the shape the config gives.
+
+    Every method raises CheckpointError, naming the tensor: when it is missing or of another
+    shape at once, when its values do not fit `dtype` at the time of writing.
+    """
+
+    checkpoint: Checkpoint
+
+    def matrix(
+        self, name: str, shape: tuple[int, int], dtype: ir.DataType, scale: float = 1.0
+    ) -> Weight:
+        """A linear layer's [out, in] matrix as [in, out], times `scale`."""
+        self._check(name, shape)
+
+        def blocks() -> Iterator[np.ndarray]:
+            values = self._cast(name, self.checkpoint.read(name), dtype, scale)
+            yield np.ascontiguousarray(values.T)
+
+        return Weight(dtype, shape[::-1], blocks)
+
+    def table(self, name: str, shape: tuple[int, int], dtype: ir.DataType) -> Weight:
+        """An embedding [rows, channels], streamed in blocks of rows."""
+        self._check(name, shape)
+        rows = max(1, BLOCK_BYTES // (shape[1] * 4))
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, shape[0], rows):
+                block = self.checkpoint.read(name, slice(start, min(start + rows, shape[0])))
+                yield self._cast(name, block, dtype)
+
+        return Weight(dtype, shape, blocks)
+
+    def vector(self, name: str, size: int, dtype: ir.DataType, scale: float = 1.0) -> Weight:
+        """A bias or a norm's scale, times `scale`."""
+        self._check(name, (size,))
+
+        def blocks() -> Iterator[np.ndarray]:
+            yield self._cast(name, self.checkpoint.read(name), dtype, scale)
+
+        return Weight(dtype, (size,), blocks)
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        tensor = self.checkpoint.tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(
+                f"{self.checkpoint.source}: tensor {name!r} is missing, which config.json calls "
+                f"for with shape {list(shape)}"
+            )
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{self.checkpoint.source}: tensor {name!r} has shape {list(tensor.shape)}, "
+                f"expected {list(shape)} from config.json"
+            )
+
+    def _cast(
+        self, name: str, values: np.ndarray, dtype: ir.DataType, scale: float = 1.0
+    ) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            if scale != 1.0:
+                values = values.astype(np.float32) * np.float32(scale)
+            cast = values.astype(dtype.numpy(), copy=False)
+        if dtype != ir.DataType.FLOAT and not all_finite(cast):
+            raise CheckpointError(
+                f"{self.checkpoint.source}: tensor {name!r} holds values that {dtype.name} "
+                "cannot represent; export with --precision fp32"
+            )
+        return cast
+
+
+def write_weights(
+    weights: Mapping[str, Weight], path: Path, advance: Callable[[int], None]
+) -> tuple[dict[str, int], FileSpec]:
+    """Write `weights` one after another to `path`, each at an aligned offset.
+
+    Args:
+        weights: name -> weight, written in this order.
+        path: the file to make.
+        advance: called with the bytes just written.
+
+    Returns:
+        name -> offset in bytes, and the file's size and SHA-256.
+    """
+    offsets: dict[str, int] = {}
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("wb") as file:
+
+        def append(data: bytes | memoryview) -> None:
+            nonlocal size
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+            advance(len(data))
+
+        for name, weight in weights.items():
+            append(bytes(-size % ALIGNMENT))
+            offsets[name] = size
+            for block in weight.blocks():
+                append(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+            if size - offsets[name] != weight.nbytes:
+                raise AssertionError(f"{name}: {size - offsets[name]} of {weight.nbytes} bytes")
+        file.flush()
+        os.fsync(file.fileno())
+    return offsets, FileSpec(size=size, sha256=digest.hexdigest())
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

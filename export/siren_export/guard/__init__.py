@@ -1,0 +1,1 @@
+"""A backbone and its head, joined into the graphs of a bundle."""

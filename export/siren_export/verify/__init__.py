@@ -1,0 +1,1 @@
+"""Compare a bundle's scores with a reference's."""

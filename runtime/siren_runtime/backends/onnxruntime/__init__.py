@@ -1,0 +1,1 @@
+"""Run graphs in ONNX Runtime."""

@@ -1,0 +1,137 @@
+"""Run a bundle's score graph in ONNX Runtime on an NVIDIA GPU: bound buffers and CUDA graphs.
+
+Texts are padded to few shapes. For each, inputs and outputs have buffers on the GPU, and ONNX
+Runtime replays its kernels as one CUDA graph from the third run on. The binding is tested on the
+CPU; nothing here has been run on a GPU.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siren_runtime.backends.base import Backend, Outputs, TokenArray
+from siren_runtime.backends.padding import PaddedBackend
+from siren_runtime.backends.shapes import Extent, Profile, default_profiles
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import BackendError
+
+from .session import OnnxRuntimeBackend, open_session
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_MAX_GRAPHS = 64  # shapes beyond them are launched kernel by kernel
+_NO_GRAPH = "-1"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """The buffers of one shape, and how to run on them."""
+
+    binding: Any
+    options: Any
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+class BoundSession:
+    """A session whose inputs and outputs stay on its device. Threads take turns."""
+
+    def __init__(self, session: Any, widths: Mapping[str, tuple[int, ...]], device: str) -> None:
+        """Take the outputs' shapes but for the batch, and "cuda" or "cpu"."""
+        self._session, self._widths, self._device = session, dict(widths), device
+        self._bound: dict[Extent, _Bound] = {}
+        self._lock = threading.Lock()  # CUDA graphs of one session share its memory
+
+    def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
+        """Run a batch.
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        extent = Extent(*input_ids.shape)
+        with self._lock:
+            try:
+                bound = self._bound.get(extent) or self._bind(extent)
+                bound.inputs["input_ids"].update_inplace(input_ids)
+                bound.inputs["attention_mask"].update_inplace(attention_mask)
+                # What a replay does not write stays NaN, which the guard refuses.
+                unwritten = np.full((extent.batch, *self._widths["score"]), np.nan, np.float32)
+                bound.outputs["score"].update_inplace(unwritten)
+                self._session.run_with_iobinding(bound.binding, bound.options)
+                return Outputs(
+                    **{name: value.numpy().copy() for name, value in bound.outputs.items()}
+                )
+            except Exception as error:  # its errors have no base of their own
+                raise BackendError(
+                    f"ONNX Runtime failed on a batch of {extent.batch} texts by {extent.length} "
+                    f"tokens on {self._device}: {error}"
+                ) from error
+
+    def _bind(self, extent: Extent) -> _Bound:
+        import onnxruntime
+
+        def buffer(shape: tuple[int, ...], dtype: type) -> Any:
+            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
+
+        inputs = {name: buffer(extent[:2], np.int64) for name in ("input_ids", "attention_mask")}
+        outputs = {
+            name: buffer((extent.batch, *width), np.float32) for name, width in self._widths.items()
+        }
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        graph = len(self._bound) + 1  # 0 is ONNX Runtime's own
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry(
+            "gpu_graph_id", str(graph) if graph <= _MAX_GRAPHS else _NO_GRAPH
+        )
+        return self._bound.setdefault(extent, _Bound(binding, options, inputs, outputs))
+
+
+def open_cuda(
+    bundle: Bundle,
+    *,
+    strict: bool,
+    threads: int | None = None,
+    session_options: Any = None,
+    buckets: Sequence[int] | None = None,
+) -> Backend:
+    """Open score.onnx on the GPU, with CUDA graphs where ONNX Runtime can capture the graph.
+
+    Without `strict`, a CUDA provider that does not start leaves the CPU.
+
+    Raises:
+        BackendError, BundleError, InputError: as `open_backend`.
+    """
+    options = {"strict": strict, "threads": threads, "session_options": session_options}
+    try:
+        captured = (_CUDA, {"enable_cuda_graph": "1"})
+        session, name = open_session(bundle, "score", [captured, _CPU], **options)
+    except BackendError as error:
+        _log.info("%s: without CUDA graphs: %s", bundle.path, error)
+        session, name = open_session(bundle, "score", [_CUDA, _CPU], **options)
+    if name != "cuda":
+        del session
+        return OnnxRuntimeBackend(bundle, [_CPU], **options)
+    head = bundle.manifest.head
+    widths = {"score": (), "logits": (head.classes,), "features": (head.features,)}
+    return bound_backend(session, widths, name, bundle.manifest.text.max_length, buckets)
+
+
+def bound_backend(
+    session: Any,
+    widths: Mapping[str, tuple[int, ...]],
+    device: str,
+    max_length: int,
+    buckets: Sequence[int] | None = None,
+) -> PaddedBackend:
+    """Run a session on bound buffers, its batches padded as a plan's are."""
+    runner = BoundSession(session, widths, device)
+    profiles: list[Profile] = default_profiles(max_length)[-1:]
+    return PaddedBackend(device, profiles, lambda profile: runner, buckets)

@@ -1,0 +1,1 @@
+"""A bundle: what its manifest says, and reading it with every check."""

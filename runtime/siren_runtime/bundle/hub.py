@@ -1,0 +1,147 @@
+"""Find the folder that a source names: a local one, or a Hugging Face hub repository's snapshot."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+
+from siren_runtime.errors import SirenError
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)
+
+
+def resolve_folder(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    patterns: Sequence[str],
+    error: type[SirenError],
+    allow_symlinks: bool = False,
+) -> Path:
+    """Return the folder that `source` names, downloading it from the hub where it must.
+
+    The hub's own settings hold: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE. A snapshot that
+    is in the cache is served from there.
+
+    Args:
+        source: a local folder, returned as it is, or a hub repository id, `org/name`.
+        revision: branch, tag or commit of a hub repository; None is its main branch. A local
+            folder has none, so it is not looked at there.
+        patterns: shell-style patterns of the files to download; nothing else is fetched.
+        error: the class of error to raise.
+        allow_symlinks: the hub's cache keeps a snapshot as symlinks to its blobs. False returns
+            a folder of real files instead, hard-linked to the blobs, so it takes no space.
+
+    Returns:
+        The folder. That of a hub repository is named by the commit it holds.
+
+    Raises:
+        error: `source` is neither a folder nor a repository id, or cannot be downloaded.
+    """
+    if _is_folder(source):
+        return Path(source)
+    if not isinstance(source, str) or not _REPO_ID.fullmatch(source):
+        raise error(
+            f"{str(source)!r} is neither a folder nor the id of a hub repository (org/name)"
+        )
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise error(
+            f"hub repository {source!r}: the revision {revision!r} is not a name of a branch, "
+            "tag or commit"
+        )
+    snapshot = _download(source, revision, patterns, error)
+    if allow_symlinks:
+        return snapshot
+    try:
+        return _with_real_files(snapshot, patterns)
+    except OSError as failure:
+        raise error(
+            f"hub repository {source!r}: its files cannot be placed in the cache: {failure}"
+        ) from failure
+
+
+def _is_folder(source: str | PathLike[str]) -> bool:
+    try:
+        return source != "" and Path(source).is_dir()
+    except OSError:  # such as a name too long to be one
+        return False
+
+
+def _download(
+    repo_id: str, revision: str | None, patterns: Sequence[str], error: type[SirenError]
+) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    origin = (
+        f"hub repository {repo_id!r} (revision {revision or constants.DEFAULT_REVISION!r}) "
+        f"at {constants.ENDPOINT}"
+    )
+    try:
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*patterns]))
+    # The client lets through the errors of its HTTP and storage libraries, which change with
+    # its version, so no list of classes would be complete.
+    except Exception as failure:
+        raise error(f"{origin}: {_explain(failure)}") from failure
+    if not snapshot.is_dir():
+        raise error(f"{origin}: holds none of {', '.join(patterns)}; check the repository id")
+    return snapshot
+
+
+def _explain(failure: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(failure, errors.GatedRepoError):
+        return (
+            "access is gated; ask for it on the repository's page, then set HF_TOKEN or log in "
+            "with `hf auth login`"
+        )
+    if isinstance(failure, errors.RepositoryNotFoundError):
+        return (
+            "there is no such repository, nor a local folder of that name; check the spelling, "
+            "or set HF_TOKEN if the repository is private"
+        )
+    if isinstance(failure, errors.RevisionNotFoundError):
+        return "the repository has no such revision; check the branch, tag or commit"
+    if isinstance(failure, errors.LocalEntryNotFoundError):
+        if isinstance(failure.__cause__, errors.OfflineModeIsEnabled):
+            return (
+                "it is not complete in the local cache and HF_HUB_OFFLINE is set; unset it, or "
+                "pass a local folder"
+            )
+        return (
+            "the hub cannot be reached and the local cache does not hold it complete; check the "
+            f"connection and HF_ENDPOINT, or pass a local folder ({_first_line(failure)})"
+        )
+    return f"the download failed; try again, or pass a local folder ({_first_line(failure)})"
+
+
+def _first_line(failure: Exception) -> str:
+    text = str(failure).strip()
+    return f"{type(failure).__name__}: {text.splitlines()[0]}" if text else type(failure).__name__
+
+
+def _with_real_files(snapshot: Path, patterns: Sequence[str]) -> Path:
+    # snapshots/<commit> is the layout of the cache, so this is beside `snapshots`, and goes when
+    # the repository is removed from the cache.
+    folder = snapshot.parent.parent / "real" / snapshot.name
+    for file in snapshot.rglob("*"):
+        name = file.relative_to(snapshot)
+        target = folder / name
+        wanted = any(fnmatchcase(name.as_posix(), pattern) for pattern in patterns)
+        if wanted and file.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(file.resolve(), target)
+    return folder
+
+
+def _link(blob: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(blob)
+    except OSError:  # a file system without hard links, or another process was first
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        shutil.copyfile(blob, partial)
+        partial.replace(target)

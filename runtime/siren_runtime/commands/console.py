@@ -1,0 +1,45 @@
+"""What subcommands share: standard input, lines on standard error, exit statuses."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+import typer
+
+from siren_runtime.errors import InputError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input, made to wait: where it does not, "nothing yet" reads as the end.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed; pipe text in")
+    with suppress(OSError):  # what stands in for it has no file descriptor
+        os.set_blocking(sys.stdin.fileno(), True)
+    return sys.stdin.buffer
+
+
+def report(message: str) -> None:
+    """Print one line on standard error; control characters of hostile names stay harmless."""
+    typer.echo(f"siren: {one_line(message)}", err=True)
+
+
+@contextmanager
+def warnings_reported() -> Iterator[None]:
+    """Report what is warned of inside as lines on standard error, without places in code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: report(f"warning: {message}")
+        yield
+
+
+def one_line(text: str) -> str:
+    """Return `text` in one line that is safe to show in a terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))

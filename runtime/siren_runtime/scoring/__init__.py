@@ -1,0 +1,1 @@
+"""One opened bundle: token ids in, scores out."""

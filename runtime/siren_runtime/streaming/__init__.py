@@ -1,0 +1,1 @@
+"""Texts that grow, scored at the cost of their new tokens."""

@@ -1,0 +1,93 @@
+"""The keys and values of streams, in buffers that grow in steps and are never copied in a step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from siren_runtime.backends.base import CacheArray, CacheLayout
+from siren_runtime.errors import BackendError
+
+_GRANULE = 16  # tokens; attention reads whole granules
+_GROWTH = 1.25
+
+
+class KeyValueCache:
+    """Buffers [slots, heads, capacity, dim] of every block; each stream has a slot.
+
+    Capacity grows by a quarter at least, block by block, so that copying costs a few tokens'
+    worth a token and never more than one block's memory beside the cache.
+    """
+
+    def __init__(self, layout: CacheLayout, max_tokens: int) -> None:
+        self._layout = layout
+        self._max_tokens = max_tokens
+        self._slots = self._capacity = 0
+        self._buffers: list[CacheArray] = [self._make(0, 0)] * layout.buffers
+
+    @property
+    def bytes_per_stream(self) -> int:
+        """What one slot takes now, in bytes."""
+        return self._capacity * self._layout.bytes_per_token
+
+    def reserve(self, slots: int, tokens: int) -> None:
+        """Make room for `tokens` in each of `slots`, keeping what is there.
+
+        Raises:
+            BackendError: there is no memory for that; nothing has changed.
+        """
+        if slots <= self._slots and tokens <= self._capacity:
+            return
+        if tokens > self._capacity:
+            wanted = -(-max(tokens, int(self._capacity * _GROWTH)) // _GRANULE) * _GRANULE
+            capacity = max(tokens, min(wanted, self._max_tokens))
+        else:
+            capacity = self._capacity
+        slots = max(slots, self._slots)
+        try:
+            for index, old in enumerate(self._buffers):
+                new = self._make(slots, capacity)
+                new[: self._slots, :, : self._capacity] = old
+                self._buffers[index] = new
+        except BaseException as error:
+            for index, buffer in enumerate(self._buffers):  # streams that need no more go on
+                kept = buffer[: self._slots, :, : self._capacity]
+                self._buffers[index] = np.ascontiguousarray(kept)
+            if not isinstance(error, MemoryError):
+                raise
+            raise BackendError(
+                f"no memory for {slots} streams of {capacity} tokens; close some, or open them "
+                "with a smaller max_tokens"
+            ) from error
+        self._slots, self._capacity = slots, capacity
+
+    def rows(self, start: int, stop: int) -> list[CacheArray]:
+        """Views of the slots from `start` to `stop`."""
+        return [buffer[start:stop] for buffer in self._buffers]
+
+    def write(
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        present: list[CacheArray],
+        rows: Sequence[int],
+        counts: Sequence[int],
+    ) -> None:
+        """Keep the first `counts[i]` tokens of `present`'s `rows[i]` in `slots[i]`, from
+        `positions[i]` on."""
+        token = np.concatenate([np.arange(count) for count in counts])
+        slot, row, first = (np.repeat(each, counts) for each in (slots, rows, positions))
+        for buffer, new in zip(self._buffers, present, strict=True):
+            buffer[slot, :, first + token] = new[row, :, token]
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a slot over another."""
+        for buffer in self._buffers:
+            buffer[target] = buffer[source]
+
+    def release(self) -> None:
+        """Free the buffers; `reserve` makes new ones."""
+        self._slots = self._capacity = 0
+        self._buffers = [self._make(0, 0)] * self._layout.buffers
+
+    def _make(self, slots: int, tokens: int) -> CacheArray:
+        return np.zeros((slots, self._layout.heads, tokens, self._layout.dim), self._layout.dtype)

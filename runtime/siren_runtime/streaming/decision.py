@@ -1,0 +1,170 @@
+"""Rules that decide over the scores of a stream, token by token.
+
+A rule is a fold over (position, score), so that tokens that are taken back take their decisions
+with them. It is in force at a token or not; a decision is made where it comes into force.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A rule came into force.
+
+    Attributes:
+        rule: its description, such as "patience(3 of 5, 0.5)".
+        token: the position of the token where it did, from 0, among those that count.
+        score: the score there.
+    """
+
+    rule: str
+    token: int
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {"rule": self.rule, "token": self.token, "score": self.score}
+
+
+class Rule(Protocol):
+    """A decision rule. States are immutable."""
+
+    def start(self) -> Any:
+        """Return the state before the first token."""
+
+    def step(self, state: Any, position: int, score: float) -> tuple[Any, bool]:
+        """Return the state after a token, and whether the rule is in force there."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """In force while the score is at least the threshold of the token's position.
+
+    `steps` are (position, threshold), ascending from position 0: each holds from its position on.
+    A soft start is a high first threshold: the first tokens' scores vary most.
+    """
+
+    steps: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        positions = [position for position, _ in self.steps]
+        if not positions or positions[0] != 0 or positions != sorted(set(positions)):
+            raise InputError(
+                f"a schedule's positions must ascend from 0, found {positions}; "
+                "write Schedule(((0, 0.9), (32, 0.7)))"
+            )
+        for _, threshold in self.steps:
+            checked_threshold(threshold, "a threshold of schedule")
+
+    def __str__(self) -> str:
+        return f"schedule({', '.join(f'{p}: {t:g}' for p, t in self.steps)})"
+
+    def start(self) -> None:
+        """Return no state."""
+
+    def step(self, state: None, position: int, score: float) -> tuple[None, bool]:
+        """Compare with the last threshold whose position is reached."""
+        threshold = next(t for p, t in reversed(self.steps) if p <= position)
+        return None, score >= threshold
+
+
+@dataclass(frozen=True)
+class Patience:
+    """In force while at least `k` of the last `n` scores are at least `threshold`."""
+
+    k: int
+    n: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n:
+            raise InputError(f"patience needs 1 <= k <= n, found k={self.k}, n={self.n}")
+        checked_threshold(self.threshold, "a threshold of patience")
+
+    def __str__(self) -> str:
+        return f"patience({self.k} of {self.n}, {self.threshold:g})"
+
+    def start(self) -> int:
+        """Return the hits among the last `n` tokens as bits: none."""
+        return 0
+
+    def step(self, state: int, position: int, score: float) -> tuple[int, bool]:
+        """Shift the token's hit in."""
+        hits = (state << 1 | (score >= self.threshold)) & ((1 << self.n) - 1)
+        return hits, hits.bit_count() >= self.k
+
+
+@dataclass(frozen=True)
+class Hysteresis:
+    """In force from the first score of at least `on` until one below `off`."""
+
+    on: float
+    off: float
+
+    def __post_init__(self) -> None:
+        checked_threshold(self.on, "a threshold of hysteresis")
+        checked_threshold(self.off, "a threshold of hysteresis")
+        if self.off > self.on:
+            raise InputError(f"hysteresis needs off <= on, found on={self.on}, off={self.off}")
+
+    def __str__(self) -> str:
+        return f"hysteresis(on {self.on:g}, off {self.off:g})"
+
+    def start(self) -> bool:
+        """Return not in force."""
+        return False
+
+    def step(self, state: bool, position: int, score: float) -> tuple[bool, bool]:
+        """Compare with the threshold that can change the state."""
+        state = score >= (self.off if state else self.on)
+        return state, state
+
+
+@dataclass(frozen=True)
+class AtTier:
+    """In force while the score is at least the threshold of a tier of calibration.
+
+    `Guard.tiers` makes one of each of the bundle's tiers.
+    """
+
+    name: str
+    threshold: float
+
+    def __post_init__(self) -> None:
+        checked_threshold(self.threshold, "a threshold of tier")
+
+    def __str__(self) -> str:
+        return f"tier({self.name}, {self.threshold:g})"
+
+    def start(self) -> None:
+        """Return no state."""
+
+    def step(self, state: None, position: int, score: float) -> tuple[None, bool]:
+        """Compare with the tier's threshold."""
+        return None, score >= self.threshold
+
+
+Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force
+
+
+def start(rules: Sequence[Rule]) -> Verdicts:
+    """Return the verdicts before the first token."""
+    return tuple((rule.start(), None) for rule in rules)
+
+
+def step(rules: Sequence[Rule], verdicts: Verdicts, position: int, score: float) -> Verdicts:
+    """Return the verdicts after a token."""
+    after = []
+    for rule, (state, decision) in zip(rules, verdicts, strict=True):
+        state, in_force = rule.step(state, position, score)
+        if not in_force:
+            decision = None
+        elif decision is None:
+            decision = Decision(str(rule), position, score)
+        after.append((state, decision))
+    return tuple(after)

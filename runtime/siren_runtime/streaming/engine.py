@@ -1,0 +1,226 @@
+"""Read the pending tokens of many streams: in batches over a key/value cache, or by re-encoding."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from siren_runtime.backends.base import Backend, FloatArray, StreamBackend
+from siren_runtime.backends.batching import micro_batches, right_pad
+from siren_runtime.backends.tempering import tempered_scores
+from siren_runtime.errors import BackendError, SirenError
+
+from .cache import KeyValueCache
+from .state import StreamState
+
+# Idle slots between two busy ones that are cheaper to run along than to read all weights twice.
+_GAP = 8
+
+Failures = dict[StreamState, SirenError]
+
+
+class StreamEngine(Protocol):
+    """Reads streams' tokens. Not safe to share between threads."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The tokens that a stream may hold."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """The memory that a token takes, in bytes."""
+
+    def add(self, state: StreamState) -> None:
+        """Take a stream in."""
+
+    def remove(self, state: StreamState) -> None:
+        """Let a stream go and free its memory."""
+
+    def read(self, states: Sequence[StreamState]) -> Failures:
+        """Read all that is pending in `states`.
+
+        Returns:
+            The streams that failed and why; the others are right.
+        """
+
+    def bytes_of(self, state: StreamState) -> int:
+        """The memory that a stream takes, in bytes."""
+
+
+class IncrementalEngine:
+    """Pays for new tokens only. Streams next to each other in the cache share a batch."""
+
+    def __init__(self, backend: StreamBackend, max_tokens: int, temperature: float) -> None:
+        self.max_tokens = max_tokens
+        self._temperature = temperature
+        self.bytes_per_token = backend.layout.bytes_per_token + 4 * backend.features
+        self._backend = backend
+        self._cache = KeyValueCache(backend.layout, max_tokens)
+        self._slots: list[StreamState] = []
+
+    def add(self, state: StreamState) -> None:
+        """Give the stream the next slot."""
+        self._slots.append(state)
+
+    def remove(self, state: StreamState) -> None:
+        """Free the stream's slot; the last stream moves there, so that slots stay dense."""
+        slot, last = self._slots.index(state), len(self._slots) - 1
+        if slot != last:
+            self._cache.reserve(last + 1, 0)
+            self._cache.move(last, slot)
+        self._slots[slot] = self._slots[last]
+        self._slots.pop()
+        if not self._slots:
+            self._cache.release()
+
+    def read(self, states: Sequence[StreamState]) -> Failures:
+        """Step all streams that have tokens pending, until none has."""
+        slots = {state: slot for slot, state in enumerate(self._slots)}
+        failures: Failures = {}
+        while busy := sorted(
+            slots[state] for state in states if state.pending and state not in failures
+        ):
+            for group in _neighbours(busy):
+                failures |= self._step(group)
+        return failures
+
+    def bytes_of(self, state: StreamState) -> int:
+        """The stream's slot of the cache and its rows."""
+        return self._cache.bytes_per_stream + state.bytes
+
+    def _step(self, slots: Sequence[int]) -> Failures:
+        """Read a chunk of each of `slots`. If one spoils the batch, each is read alone."""
+        try:
+            self._read_chunk(slots)
+        except SirenError as error:
+            if len(slots) == 1:
+                return {self._slots[slots[0]]: error}
+            failures: Failures = {}
+            for slot in slots:
+                failures |= self._step([slot])
+            return failures
+        return {}
+
+    def _read_chunk(self, slots: Sequence[int]) -> None:
+        """Read the next tokens of `slots`; those between them run along idle.
+
+        Raises:
+            BackendError: the engine failed, or gave what is not finite; nothing has changed.
+        """
+        states = [self._slots[slot] for slot in slots]
+        first, stop = slots[0], slots[-1] + 1
+        width = _width([state.next_chunk(self._backend.max_chunk) for state in states])
+        chunks = [state.next_chunk(width) for state in states]
+        longest = max(len(s.ids) + n for s, n in zip(states, chunks, strict=True))
+        self._cache.reserve(len(self._slots), longest)
+
+        batch = stop - first
+        input_ids = np.zeros((batch, width), np.int64)
+        lengths, counts = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        sums = np.zeros((batch, self._backend.features), np.float32)
+        for slot, state, chunk in zip(slots, states, chunks, strict=True):
+            row = slot - first
+            input_ids[row, :chunk] = state.pending[:chunk]
+            lengths[row] = len(state.ids)
+            if state.aggregation is None:
+                sums[row], counts[row] = state.summed()
+        outputs = self._backend.step(
+            input_ids, lengths, self._cache.rows(first, stop), sums, counts
+        )
+
+        streamed = tempered_scores(outputs, self._temperature)
+        rows, scores = [], []
+        for slot, state, chunk in zip(slots, states, chunks, strict=True):
+            summed = outputs.feature_sums[slot - first, :chunk]
+            score = streamed[slot - first, :chunk]
+            _check_finite(summed, score)
+            if state.aggregation is not None:
+                neurons = np.diff(summed, axis=0, prepend=np.float32(0))
+                summed, pooled = state.folded(neurons)
+                score = tempered_scores(self._backend.head(pooled), self._temperature)
+                _check_finite(summed, score)
+            rows.append(summed)
+            scores.append(score)
+        positions = [len(state.ids) for state in states]
+        relative = [slot - first for slot in slots]
+        self._cache.write(slots, positions, outputs.present, relative, chunks)
+        for state, summed, score in zip(states, rows, scores, strict=True):
+            state.commit(summed, score)
+
+
+class ReencodingEngine:
+    """Scores all that a stream holds anew at each feed, for graphs that have no cache.
+
+    All tokens of a feed get the score after its last.
+    """
+
+    def __init__(self, backend: Backend, max_tokens: int, temperature: float) -> None:
+        self.max_tokens = max_tokens
+        self._temperature = temperature
+        self.bytes_per_token = 0
+        self._backend = backend
+
+    def add(self, state: StreamState) -> None:
+        """Do nothing: there is no cache."""
+
+    def remove(self, state: StreamState) -> None:
+        """Do nothing: there is no cache."""
+
+    def read(self, states: Sequence[StreamState]) -> Failures:
+        """Score the streams together."""
+        busy = [state for state in states if state.changed]
+        sequences = [state.ids + state.pending for state in busy]
+        failures: Failures = {}
+        for batch in micro_batches([len(ids) for ids in sequences], self._backend.token_budget):
+            failures |= self._score([busy[i] for i in batch], [sequences[i] for i in batch])
+        return failures
+
+    def bytes_of(self, state: StreamState) -> int:
+        """Nothing beside the text."""
+        return state.bytes
+
+    def _score(self, states: list[StreamState], sequences: list[list[int]]) -> Failures:
+        try:
+            score = tempered_scores(self._backend.run(*right_pad(sequences)), self._temperature)
+            _check_finite(score, score)
+        except SirenError as error:
+            if len(states) == 1:
+                return {states[0]: error}
+            failures: Failures = {}
+            for state, ids in zip(states, sequences, strict=True):
+                failures |= self._score([state], [ids])
+            return failures
+        for state, value in zip(states, score.tolist(), strict=True):
+            state.read_all(value)
+        return {}
+
+
+def _neighbours(slots: Iterable[int]) -> list[list[int]]:
+    """Split ascending slots where the gap between two is wide."""
+    groups: list[list[int]] = []
+    for slot in slots:
+        if groups and slot - groups[-1][-1] <= _GAP:
+            groups[-1].append(slot)
+        else:
+            groups.append([slot])
+    return groups
+
+
+def _width(lengths: Sequence[int]) -> int:
+    """The widest chunk of which at least half is tokens and not padding."""
+    width, tokens, ascending = 1, 0, sorted(lengths)
+    for index, length in enumerate(ascending):
+        longer = len(ascending) - index
+        if 2 * (tokens + longer * length) >= len(ascending) * length:
+            width = length
+        tokens += length
+    return width
+
+
+def _check_finite(sums: FloatArray, score: FloatArray) -> None:
+    """A comparison with NaN is false, so a score that is not finite would pass as safe."""
+    if not (np.isfinite(score).all() and np.isfinite(sums).all()):
+        raise BackendError(
+            "the engine's score of a stream is not finite, so there is no verdict; check the "
+            "bundle with siren inspect --check, or export it in a higher precision"
+        )

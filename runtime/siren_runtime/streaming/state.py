@@ -1,0 +1,144 @@
+"""What a stream has read: its tokens, and for each of them what rolling back to it needs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from siren_runtime.backends.base import FloatArray
+
+from . import decision
+from .aggregation import Aggregation
+from .decision import Rule, Verdicts
+from .growing_text import Offsets, Tokens
+
+_GRANULE = 64  # rows
+
+
+class StreamState:
+    """The tokens read and those pending, with a row of pooled neurons, a score and the verdicts
+    of each token read.
+
+    `base`, `base_count` and `base_verdicts` are of the tokens that slid out of the stream, which
+    `slid` says there are.
+    """
+
+    def __init__(
+        self, n_features: int, aggregation: Aggregation | None, rules: Sequence[Rule]
+    ) -> None:
+        self.aggregation = aggregation
+        self.rules = tuple(rules)
+        self.ids: list[int] = []
+        self.offsets: list[Offsets] = []
+        self.pending: list[int] = []
+        self.changed = False  # since the last tokens were taken over
+        self.context = 0
+        self.scores: list[float] = []
+        self.verdicts: list[Verdicts] = []
+        self.base: FloatArray = np.zeros(n_features, np.float32)
+        self.base_count = 0
+        self.base_verdicts = decision.start(self.rules)
+        self.slid = False
+        self._rows: FloatArray = np.zeros((0, n_features), np.float32)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the rows, which is what there is beside the cache."""
+        return self._rows.nbytes
+
+    def set_tokens(self, tokens: Tokens, limit: int) -> int:
+        """Take over the tokens of all text so far; those not read yet, up to `limit`, are pending.
+
+        Returns:
+            How many tokens were taken back: read before, and now others stand in their place.
+        """
+        common = 0
+        for old, new in zip(self.ids, tokens.ids, strict=False):
+            if old != new:
+                break
+            common += 1
+        if tokens.context != self.context:
+            common = min(common, tokens.context)
+        taken_back = len(self.ids) - common
+        del self.ids[common:], self.scores[common:], self.verdicts[common:]
+        self.context = tokens.context
+        self.offsets = tokens.offsets[:limit]
+        self.pending = tokens.ids[common:limit]
+        self.changed = taken_back > 0 or bool(self.pending)
+        return taken_back
+
+    def next_chunk(self, most: int) -> int:
+        """How many pending tokens can be read at once: context and counted ones apart."""
+        read, most = len(self.ids), min(most, len(self.pending))
+        return min(most, self.context - read) if read < self.context else most
+
+    def summed(self) -> tuple[FloatArray, int]:
+        """The row before the next token and the number of tokens in it, for the mean."""
+        read = len(self.ids)
+        if read == self.context:
+            return self.base, self.base_count
+        if read == 0:
+            return np.zeros_like(self.base), 0
+        count = read if read < self.context else read - self.context + self.base_count
+        return self._rows[read - 1], count
+
+    def folded(self, neurons: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Fold the neurons of the next tokens [chunk, n_features] by the aggregation."""
+        assert self.aggregation is not None
+        read = len(self.ids)
+        first = self.context if read >= self.context else 0
+        before = self._rows[first:read]
+        if first == read and self.base_count:
+            before = self.base[None]
+        return self.aggregation.fold(before, neurons)
+
+    def commit(self, rows: FloatArray, scores: FloatArray) -> None:
+        """Move as many pending tokens as there are rows to those read."""
+        read, count = len(self.ids), len(rows)
+        if read + count > len(self._rows):
+            grown = np.zeros(
+                (-(-(read + count) * 5 // 4 // _GRANULE) * _GRANULE, rows.shape[1]), np.float32
+            )
+            grown[:read] = self._rows[:read]
+            self._rows = grown
+        self._rows[read : read + count] = rows
+        self.ids += self.pending[:count]
+        del self.pending[:count]
+        for score in scores.tolist():
+            self.record(score)
+
+    def read_all(self, score: float) -> None:
+        """Move all pending tokens to those read, all with the one score after the last.
+
+        Where tokens were taken back and none came, the last one left gets it.
+        """
+        if not self.pending:
+            del self.scores[-1:], self.verdicts[-1:]
+        self.ids += self.pending
+        self.pending = []
+        while len(self.scores) < len(self.ids):
+            self.record(score)
+
+    def record(self, score: float) -> None:
+        """Add the score of the next token read, and what the rules make of it."""
+        index = len(self.scores)
+        self.scores.append(score)
+        if index < self.context:
+            self.verdicts.append(decision.start(self.rules))
+            return
+        before = self.base_verdicts if index == self.context else self.verdicts[-1]
+        self.verdicts.append(decision.step(self.rules, before, self.position(index), score))
+
+    def position(self, index: int) -> int:
+        """The position of a token among all that count, those that slid out included."""
+        return index - self.context + self.base_count
+
+    def slide(self, count: int) -> None:
+        """Forget all tokens; the first `count` stay in the base."""
+        self.slid = True
+        if count > self.context:
+            self.base_count += count - self.context
+            if self._rows.size:
+                self.base = self._rows[count - 1].copy()
+            self.base_verdicts = self.verdicts[count - 1]
+        self.ids, self.offsets, self.scores, self.verdicts = [], [], [], []
+        self.context = 0

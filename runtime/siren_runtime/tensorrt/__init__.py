@@ -1,1 +1,0 @@
-"""Plans: score graphs that TensorRT or TensorRT-RTX compiled, and what is needed to trust one."""

@@ -1,0 +1,1 @@
+"""Labelled text, row by row."""

@@ -1,0 +1,231 @@
+"""The head: ReLU MLPs on the selected neurons, trained one by one and folded into one.
+
+Each member of the ensemble is trained on standardized features. Afterwards the members are
+written as a single MLP: their first layers stacked, their later layers block-diagonal, their
+logits averaged by the last layer; and the standardization goes into the first matrix
+(W' = W / scale, b' = b - W' mean). So an ensemble is an ordinary head to every runtime.
+
+Every random number comes from a generator of the member's own, and a member trains on one
+thread, so a seed gives the same head on any number of threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from siren_export.sources.artifact import LayerSelection, Linear
+from siren_train.store.features import (
+    FeatureSet,
+    FloatArray,
+    IntArray,
+    Standardizer,
+    balanced_weights,
+)
+
+from .selection import gains, gather
+from .workers import worker_pool
+
+_WARM_UP = 0.1  # share of the steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How a head is built and trained.
+
+    Attributes:
+        hidden: widths of the hidden layers of each member.
+        dropout: rate after every hidden layer.
+        input_dropout: rate on the standardized features.
+        learning_rate: of Adam, at its peak; it rises in the first tenth of the steps and then
+            falls to zero along a cosine.
+        weight_decay: of Adam.
+        epochs: passes over the rows.
+        batch_size: rows a step.
+        balance: as in balanced_weights.
+        members: how many MLPs, which differ in their seeds, the head averages.
+    """
+
+    hidden: tuple[int, ...] = (128, 32)
+    dropout: float = 0.4
+    input_dropout: float = 0.1
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 20
+    batch_size: int = 256
+    balance: float = 0.5
+    members: int = 1
+
+
+def train_head(
+    features: FloatArray,
+    labels: IntArray,
+    row_weights: FloatArray,
+    gains: FloatArray,
+    classes: int,
+    config: HeadConfig,
+    *,
+    seed: int,
+    workers: int = 1,
+) -> tuple[Linear, ...]:
+    """Train the members and fold them, and the standardization, into one MLP.
+
+    Args:
+        features: float32 [rows, n_features].
+        labels: int64 [rows].
+        row_weights: float32 [rows] of mean 1.
+        gains: float32 [n_features], the layer weight that is in each feature. Standardization
+            evens the channels out, so the weights are put back behind it.
+        workers: members that train at once.
+    """
+    measured = Standardizer.fit(features)
+    standardizer = Standardizer(measured.mean, measured.scale / gains)
+    inputs = torch.from_numpy(standardizer.apply(features))
+    targets, weights = torch.from_numpy(labels), torch.from_numpy(row_weights)
+
+    def member(index: int) -> tuple[Linear, ...]:
+        generator = torch.Generator().manual_seed(seed * 1000 + index)
+        return _train_member(inputs, targets, weights, classes, config, generator)
+
+    with worker_pool(workers) as pool:
+        members = list(pool.map(member, range(config.members)))
+    return fold_standardizer(fold_members(members), standardizer)
+
+
+def fit_head(
+    features: FeatureSet,
+    layers: Sequence[LayerSelection],
+    config: HeadConfig,
+    *,
+    rows: NDArray[np.bool_] | None = None,
+    seed: int,
+    workers: int = 1,
+) -> tuple[Linear, ...]:
+    """Train a head that reads `layers`, on the rows of a mask, or on all."""
+    taken = slice(None) if rows is None else rows
+    return train_head(
+        gather(features, layers, rows),
+        features.labels[taken],
+        balanced_weights(features.datasets[taken], config.balance),
+        gains(layers),
+        len(features.classes),
+        config,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
+    """Return float32 [rows, classes] of float32 [rows, n_features]."""
+    hidden = features
+    for layer in head[:-1]:
+        hidden = np.maximum(hidden @ layer.weight.T + layer.bias, 0)
+    logits: FloatArray = hidden @ head[-1].weight.T + head[-1].bias
+    return logits
+
+
+def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
+    """Return one MLP whose logits are the mean of those of `members`, all of one shape."""
+    if len(members) == 1:
+        return tuple(members[0])
+    first, *_, last = stacked = list(zip(*members, strict=True))
+    folded = [
+        Linear(
+            np.concatenate([part.weight for part in first]),
+            np.concatenate([part.bias for part in first]),
+        )
+    ]
+    folded += [
+        Linear(
+            _block_diagonal([part.weight for part in parts]),
+            np.concatenate([part.bias for part in parts]),
+        )
+        for parts in stacked[1:-1]
+    ]
+    share = np.float32(1 / len(members))
+    folded.append(
+        Linear(
+            share * np.concatenate([part.weight for part in last], axis=1),
+            share * np.sum([part.bias for part in last], axis=0, dtype=np.float32),
+        )
+    )
+    return tuple(folded)
+
+
+def fold_standardizer(head: Sequence[Linear], standardizer: Standardizer) -> tuple[Linear, ...]:
+    """Return the head that takes raw features where `head` takes standardized ones."""
+    first, *rest = head
+    weight = first.weight.astype(np.float64) / standardizer.scale
+    bias = first.bias - weight @ standardizer.mean
+    return (Linear(weight.astype(np.float32), bias.astype(np.float32)), *rest)
+
+
+def _block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
+    height, width = blocks[0].shape
+    matrix = np.zeros((height * len(blocks), width * len(blocks)), np.float32)
+    for index, block in enumerate(blocks):
+        matrix[index * height : (index + 1) * height, index * width : (index + 1) * width] = block
+    return matrix
+
+
+def _train_member(
+    inputs: Tensor,
+    targets: Tensor,
+    row_weights: Tensor,
+    classes: int,
+    config: HeadConfig,
+    generator: torch.Generator,
+) -> tuple[Linear, ...]:
+    layers = _make_layers([inputs.shape[1], *config.hidden, classes], generator)
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    optimizer = torch.optim.Adam(
+        parameters, config.learning_rate, weight_decay=config.weight_decay, foreach=True
+    )
+    rows = len(inputs)
+    steps = config.epochs * -(-rows // config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        config.learning_rate,
+        total_steps=steps,
+        pct_start=max(_WARM_UP, 2 / steps),  # a rise needs two steps
+    )
+    for _ in range(config.epochs):
+        for batch in torch.randperm(rows, generator=generator).split(config.batch_size):
+            hidden = _dropout(inputs[batch], config.input_dropout, generator)
+            for layer in layers[:-1]:
+                hidden = _dropout(torch.relu(layer(hidden)), config.dropout, generator)
+            losses = nn.functional.cross_entropy(
+                layers[-1](hidden), targets[batch], reduction="none"
+            )
+            optimizer.zero_grad()
+            (losses * row_weights[batch]).mean().backward()
+            optimizer.step()
+            schedule.step()
+    return tuple(
+        Linear(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+        for layer in layers
+    )
+
+
+def _make_layers(dims: Sequence[int], generator: torch.Generator) -> list[nn.Linear]:
+    """Linear layers as nn.Linear starts them, drawn from `generator`."""
+    layers = []
+    for width, height in pairwise(dims):
+        layer = nn.utils.skip_init(nn.Linear, width, height)
+        bound = width**-0.5
+        with torch.no_grad():
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)
+        layers.append(layer)
+    return layers
+
+
+def _dropout(values: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    if rate == 0:
+        return values
+    kept = torch.rand(values.shape, generator=generator) >= rate
+    return values * kept / (1 - rate)

@@ -1,0 +1,126 @@
+"""An L1 linear probe per layer: which channels of a layer tell the classes apart, and how well.
+
+The solver is scikit-learn's liblinear, by measurement: on 11,341 rows of 384 channels it fits the
+five strengths in 7 s of one core, where its saga takes 10 s and proximal gradient descent (FISTA)
+in torch 19 s, all to the same macro-F1. Its random order is global to the process, so layers may
+be fitted side by side in processes, not in threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sklearn
+from sklearn.linear_model import LogisticRegression
+
+from siren_runtime.errors import InputError
+from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
+from siren_train.store.features import (
+    DoubleArray,
+    FeatureSet,
+    FloatArray,
+    IntArray,
+    Standardizer,
+    balanced_weights,
+)
+
+from .settings import STRENGTHS
+
+# scikit-learn 1.8, which needs Python 3.11, renamed the argument.
+_L1 = (
+    {"l1_ratio": 1.0}
+    if tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
+    else {"penalty": "l1"}
+)
+_INTERCEPT_SCALING = 10.0  # liblinear penalizes the intercept too; this makes that negligible
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The best probe of one layer.
+
+    Attributes:
+        layer: 0-based block.
+        weights: float32 [channels], |weight| on standardized channels, the largest over classes.
+        strength: of the L1 penalty, as a share of the one that silences every channel.
+        validation: macro-F1 of its verdicts on the validation rows.
+    """
+
+    layer: int
+    weights: FloatArray
+    strength: float
+    validation: MacroF1
+
+
+def fit_probe(
+    train: FeatureSet,
+    validation: FeatureSet,
+    layer: int,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    balance: float = 0.5,
+) -> Probe:
+    """Fit `layer` at each strength, and keep the best by macro-F1 on `validation`.
+
+    Of equally good strengths the sparser wins. `balance` is as in balanced_weights.
+
+    Raises:
+        InputError: a feature is not finite.
+    """
+    standardizer = Standardizer.fit(train.features[:, layer])
+    inputs = standardizer.apply(train.features[:, layer]).astype(np.float64)
+    held_out = standardizer.apply(validation.features[:, layer])
+    if not (np.isfinite(inputs).all() and np.isfinite(held_out).all()):
+        raise InputError(f"layer {layer}: a feature is not finite; extract again")
+    row_weights = balanced_weights(train.datasets, balance)
+    classes = len(train.classes)
+    silent = _silencing_penalty(inputs, train.labels, row_weights, classes)
+    best: Probe | None = None
+    for strength in sorted(strengths, reverse=True):
+        weights, bias = _fit(inputs, train.labels, row_weights, classes, strength * silent)
+        score = macro_f1_by_dataset(
+            validation.labels,
+            (held_out @ weights.T + bias).argmax(axis=1),
+            validation.datasets,
+            validation.names,
+        )
+        if best is None or score.mean > best.validation.mean:
+            largest = np.abs(weights).max(axis=0).astype(np.float32)
+            best = Probe(layer, largest, strength, score)
+    if best is None:
+        raise ValueError("a probe needs at least one strength")
+    return best
+
+
+def _fit(
+    inputs: DoubleArray, labels: IntArray, row_weights: FloatArray, classes: int, penalty: float
+) -> tuple[DoubleArray, DoubleArray]:
+    """Return weights [classes, channels] and bias [classes]: each class against the rest.
+
+    Two classes need one problem, the other's being its mirror image.
+    """
+    positive = [1] if classes == 2 else range(classes)
+    models = [
+        LogisticRegression(
+            **_L1,
+            C=1 / penalty,
+            solver="liblinear",
+            intercept_scaling=_INTERCEPT_SCALING,
+            random_state=0,
+        ).fit(inputs, labels == label, row_weights)
+        for label in positive
+    ]
+    weights = np.concatenate([model.coef_ for model in models])
+    bias = np.concatenate([model.intercept_ for model in models])
+    if classes == 2:
+        return np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+    return weights, bias
+
+
+def _silencing_penalty(
+    inputs: DoubleArray, labels: IntArray, row_weights: FloatArray, classes: int
+) -> float:
+    """The smallest penalty that makes every weight zero, of a loss summed over rows."""
+    targets = np.eye(classes)[labels]
+    residual = targets - np.average(targets, axis=0, weights=row_weights)
+    return float(np.abs(inputs.T @ (row_weights[:, None] * residual)).max())

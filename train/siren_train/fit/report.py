@@ -1,0 +1,125 @@
+"""What a training run has to say for itself: training.json and training.md."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from siren_export.sources.artifact import LayerSelection
+from siren_train.store.files import write_atomically
+from siren_train.store.store import StoreManifest
+
+from .probe import Probe
+from .search import Trial
+
+REPORT_FILE, TABLE_FILE = "training.json", "training.md"
+
+
+class LayerReport(msgspec.Struct, frozen=True):
+    """A layer's probe (validation macro-F1, strength) and what the head reads of it."""
+
+    layer: int
+    macro_f1: float
+    by_dataset: dict[str, float]
+    strength: float
+    selected: int
+    weight: float
+
+
+class TrialReport(msgspec.Struct, frozen=True):
+    """A trial of the search; `score` is the mean macro-F1 over the folds that ran."""
+
+    number: int
+    params: dict[str, Any]
+    score: float
+    pruned: bool
+
+
+class TrainingReport(msgspec.Struct, frozen=True):
+    """A training run. `cross_validation` is the best trial's mean macro-F1, of one member.
+
+    Of the `rows`, `copies` are copies of others: wrapped, or of another precision.
+    """
+
+    store: StoreManifest
+    precisions: list[str]
+    settings: dict[str, Any]
+    rows: dict[str, int]
+    copies: int
+    layers: list[LayerReport]
+    share: float
+    head: dict[str, Any]
+    cross_validation: float
+    trials: list[TrialReport]
+
+
+def layer_reports(probes: Sequence[Probe], layers: Sequence[LayerSelection]) -> list[LayerReport]:
+    """Put each layer's probe beside what was selected of it."""
+    return [
+        LayerReport(
+            layer=probe.layer,
+            macro_f1=probe.validation.mean,
+            by_dataset=probe.validation.by_dataset,
+            strength=probe.strength,
+            selected=layer.channels.size,
+            weight=layer.weight,
+        )
+        for probe, layer in zip(probes, layers, strict=True)
+    ]
+
+
+def trial_reports(trials: Sequence[Trial]) -> list[TrialReport]:
+    """Shorten each trial's folds to their mean."""
+    return [TrialReport(t.number, t.params, t.score, t.pruned) for t in trials]
+
+
+def write_report(report: TrainingReport, folder: Path) -> None:
+    """Write training.json and training.md."""
+    data = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
+    write_atomically(folder / REPORT_FILE, data)
+    write_atomically(folder / TABLE_FILE, _markdown(report).encode())
+
+
+def _markdown(report: TrainingReport) -> str:
+    store = report.store
+    names = list(report.layers[0].by_dataset)
+    lines = [
+        "# Training report",
+        "",
+        f"Backbone {store.model_id}, {report.settings['pooling']} of {len(report.layers)} layers "
+        f"of {store.channels}, pooled in {' and '.join(report.precisions)}; "
+        + ", ".join(f"{count:,} {split} rows" for split, count in report.rows.items())
+        + (f" ({report.copies:,} of them copies)" if report.copies else "")
+        + f"; seed {report.settings['seed']}.",
+        "",
+        "Macro-F1 of each layer's L1 probe on the validation rows, and what the head reads:",
+        "",
+        "| layer | mean | " + " | ".join(names) + " | strength | channels | weight |",
+        "| --- " * (len(names) + 5) + "|",
+    ]
+    lines += [
+        f"| {layer.layer} | {layer.macro_f1:.3f} | "
+        + " | ".join(f"{layer.by_dataset[name]:.3f}" for name in names)
+        + f" | {layer.strength:g} | {layer.selected} | {layer.weight:.2f} |"
+        for layer in report.layers
+    ]
+    settings = ", ".join(f"{key} {value}" for key, value in report.head.items())
+    lines += [
+        "",
+        f"The head: share {report.share:g}, {settings}. Cross-validated macro-F1 of one member "
+        f"on train and validation rows: {report.cross_validation:.4f}.",
+        "",
+        "| trial | macro-F1 | " + " | ".join(report.trials[0].params) + " |",
+        "| --- " * (len(report.trials[0].params) + 2) + "|",
+    ]
+    lines += [
+        f"| {trial.number} | {'pruned' if trial.pruned else f'{trial.score:.4f}'} | "
+        + " | ".join(
+            f"{value:.3g}" if isinstance(value, float) else str(value)
+            for value in trial.params.values()
+        )
+        + " |"
+        for trial in report.trials
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,262 @@
+"""Search the head's shape and training with Optuna: TPE, pruned, cross-validated, resumable.
+
+The history is a file of finished trials, one JSON object a line. Each trial draws from a sampler
+seeded by the search's seed and the trial's number, and sees only finished trials, so a search
+that was killed goes on to the same end as an undisturbed one.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from siren_runtime.errors import InputError
+from siren_train.measure.metrics import macro_f1_by_dataset
+from siren_train.store.features import FeatureSet, IntArray
+
+from .head import HeadConfig, fit_head, head_logits
+from .probe import Probe
+from .selection import gather, select_layers
+from .settings import LayerWeighting
+from .workers import worker_pool
+
+FOLDS = 5
+_STARTUP_TRIALS = 5  # drawn at random, and never pruned
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search chooses: the share of each probe's |weight| that is read, and the head."""
+
+    share: float
+    config: HeadConfig
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial. `scores` are the folds' mean macro-F1s; a pruned one has fewer."""
+
+    number: int
+    params: dict[str, Any]
+    scores: list[float]
+    pruned: bool
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(self.scores))
+
+
+def search_head(
+    features: FeatureSet,
+    folds: IntArray,
+    probes: Sequence[Sequence[Probe]],
+    history: Path,
+    *,
+    trials: int,
+    seed: int,
+    shares: Sequence[float],
+    weighting: LayerWeighting = "adaptive",
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Choice, list[Trial]]:
+    """Run the trials that `history` lacks; return the best choice, and the first `trials`.
+
+    Args:
+        features: training and validation rows.
+        folds: as make_folds gives them.
+        probes: of each fold, fitted without its rows.
+        shares: of the selection, to choose from.
+        workers: folds that train at once.
+
+    Raises:
+        InputError: `history` is damaged.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
+    )
+    done = read_history(history)[:trials]
+    distributions = _distributions(shares)
+    for finished in done:
+        study.add_trial(_frozen(finished, distributions))
+    progress(len(done), trials)
+    with history.open("a", encoding="utf-8") as file:
+        for number in range(len(done), trials):
+            study.sampler = optuna.samplers.TPESampler(
+                seed=seed * 10_000 + number, n_startup_trials=_STARTUP_TRIALS, multivariate=True
+            )
+            finished = _run(study, distributions, features, probes, folds, weighting, workers, seed)
+            done.append(finished)
+            file.write(json.dumps(finished.__dict__) + "\n")
+            file.flush()
+            progress(len(done), trials)
+    return make_choice(best_trial(done).params), done
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the best score over all folds; the first of equals."""
+    return max((trial for trial in trials if not trial.pruned), key=lambda trial: trial.score)
+
+
+def make_choice(params: Mapping[str, Any]) -> Choice:
+    """Read a trial's parameters."""
+    return Choice(
+        params["share"],
+        HeadConfig(
+            hidden=(params["hidden_1"], params["hidden_2"]),
+            dropout=params["dropout"],
+            input_dropout=params["input_dropout"],
+            learning_rate=params["learning_rate"],
+            epochs=params["epochs"],
+            balance=params["balance"],
+        ),
+    )
+
+
+def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) -> IntArray:
+    """Return int64 [rows]: the fold that holds each row out, or -1 for a row that always trains.
+
+    Every data set of `measured` and its labels are spread evenly; a copy stands in the fold of
+    its original.
+    """
+    fold = np.full(features.rows, -1, np.int64)
+    groups = features.datasets * len(features.classes) + features.labels
+    countable = ~features.is_copy & np.isin(features.datasets, measured)
+    rng = np.random.default_rng(seed)
+    for group in np.unique(groups[countable]):
+        rows = rng.permutation(np.flatnonzero(countable & (groups == group)))
+        fold[rows] = np.arange(len(rows)) % folds
+    return fold[features.originals]
+
+
+def cross_validate(
+    features: FeatureSet,
+    probes: Sequence[Sequence[Probe]],
+    choice: Choice,
+    folds: IntArray,
+    *,
+    weighting: LayerWeighting,
+    workers: int,
+    seed: int,
+    proceed: Callable[[Sequence[float]], bool] = lambda scores: True,
+) -> list[float]:
+    """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on.
+
+    Copies train with their originals, and are not measured. Each fold selects by its own
+    `probes`: a selection that has seen the held-out labels flatters the score.
+    """
+
+    def score(fold: int) -> float:
+        layers = select_layers(probes[fold], share=choice.share, weighting=weighting)
+        fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
+        head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
+        return macro_f1_by_dataset(
+            features.labels[held_out],
+            head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
+            features.datasets[held_out],
+            features.names,
+        ).mean
+
+    scores: list[float] = []
+    with worker_pool(workers) as pool:
+        pending: list[Future[float]] = [
+            pool.submit(score, fold) for fold in range(int(folds.max()) + 1)
+        ]
+        for future in pending:
+            scores.append(future.result())
+            if not proceed(scores):
+                for other in pending:
+                    other.cancel()
+                break
+    return scores
+
+
+def _run(
+    study: optuna.Study,
+    distributions: Mapping[str, optuna.distributions.BaseDistribution],
+    features: FeatureSet,
+    probes: Sequence[Sequence[Probe]],
+    folds: IntArray,
+    weighting: LayerWeighting,
+    workers: int,
+    seed: int,
+) -> Trial:
+    trial = study.ask(dict(distributions))
+    pruned = False
+
+    def proceed(scores: Sequence[float]) -> bool:
+        nonlocal pruned
+        trial.report(float(np.mean(scores)), len(scores) - 1)
+        pruned = len(scores) < FOLDS and bool(trial.should_prune())
+        return not pruned
+
+    scores = cross_validate(
+        features,
+        probes,
+        make_choice(trial.params),
+        folds,
+        weighting=weighting,
+        workers=workers,
+        seed=seed,
+        proceed=proceed,
+    )
+    state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+    study.tell(trial, None if pruned else float(np.mean(scores)), state=state)
+    return Trial(trial.number, dict(trial.params), scores, pruned)
+
+
+def _distributions(
+    shares: Sequence[float],
+) -> dict[str, optuna.distributions.BaseDistribution]:
+    d = optuna.distributions
+    return {
+        "share": d.CategoricalDistribution(tuple(shares)),
+        "hidden_1": d.CategoricalDistribution((64, 128, 256)),
+        "hidden_2": d.CategoricalDistribution((32, 64)),
+        "dropout": d.FloatDistribution(0.2, 0.6, step=0.1),
+        "input_dropout": d.FloatDistribution(0.0, 0.3, step=0.1),
+        "learning_rate": d.FloatDistribution(3e-4, 3e-3, log=True),
+        "epochs": d.IntDistribution(5, 20, step=5),
+        "balance": d.FloatDistribution(0.0, 1.0, step=0.25),
+    }
+
+
+def _frozen(
+    finished: Trial, distributions: Mapping[str, optuna.distributions.BaseDistribution]
+) -> optuna.trial.FrozenTrial:
+    means = np.cumsum(finished.scores) / np.arange(1, len(finished.scores) + 1)
+    return optuna.trial.create_trial(
+        state=TrialState.PRUNED if finished.pruned else TrialState.COMPLETE,
+        value=float(means[-1]),
+        params=finished.params,
+        distributions=dict(distributions),
+        intermediate_values={fold: float(mean) for fold, mean in enumerate(means)},
+    )
+
+
+def read_history(path: Path) -> list[Trial]:
+    """Read the finished trials of a search; a last line that a kill cut short is dropped.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+    try:
+        done = [Trial(**json.loads(line)) for line in whole.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: a damaged search history ({error}); remove it") from None
+    if [trial.number for trial in done] != list(range(len(done))):
+        raise InputError(f"{path}: trials are missing or out of order; remove the file")
+    return done

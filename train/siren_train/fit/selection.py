@@ -1,0 +1,72 @@
+"""Which channels of which layers a head reads, and with what weight: the SIREN aggregation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_export.sources.artifact import LayerSelection
+from siren_train.store.features import FeatureSet, FloatArray
+
+from .probe import Probe
+from .settings import LayerWeighting
+
+WEIGHT_FLOOR = 0.1
+
+
+def select_layers(
+    probes: Sequence[Probe], *, share: float, weighting: LayerWeighting = "adaptive"
+) -> tuple[LayerSelection, ...]:
+    """Select, in each probed layer, the channels that hold `share` of its total |weight|.
+
+    The layer weight is the probe's validation macro-F1, min-max normalized over the layers and
+    at least 0.1; "uniform" gives every layer 1.
+    """
+    scores = np.array([probe.validation.mean for probe in probes])
+    spread = scores.max() - scores.min()
+    adaptive = np.maximum((scores - scores.min()) / spread if spread else 1.0, WEIGHT_FLOOR)
+    weights = adaptive if weighting == "adaptive" else np.ones(len(probes))
+    return tuple(
+        LayerSelection(probe.layer, select_channels(probe.weights, share), float(weight))
+        for probe, weight in zip(probes, np.broadcast_to(weights, len(probes)), strict=True)
+    )
+
+
+def select_channels(weights: FloatArray, share: float) -> np.ndarray:
+    """Return the fewest channels whose `weights` sum to `share` of the total, ascending, int64.
+
+    Channels of weight 0 are left out; if all are 0, the first channel stands for the layer.
+    """
+    order = np.argsort(-weights, kind="stable")
+    cumulative = np.cumsum(weights[order], dtype=np.float64)
+    if cumulative[-1] == 0:
+        return np.array([0], np.int64)
+    count = int(np.searchsorted(cumulative, share * cumulative[-1] * (1 - 1e-9))) + 1
+    return np.sort(order[: min(count, np.count_nonzero(weights))]).astype(np.int64)
+
+
+def gather(
+    features: FeatureSet,
+    selection: Sequence[LayerSelection],
+    rows: NDArray[np.bool_] | None = None,
+) -> FloatArray:
+    """Return float32 [rows, n_features]: what the head reads, layer weights applied.
+
+    Args:
+        rows: bool, a mask of the rows to take; None takes all.
+    """
+    taken = slice(None) if rows is None else rows
+    return np.concatenate(
+        [
+            features.features[taken, layer.layer][:, layer.channels].astype(np.float32)
+            * np.float32(layer.weight)
+            for layer in selection
+        ],
+        axis=1,
+    )
+
+
+def gains(selection: Sequence[LayerSelection]) -> FloatArray:
+    """Return float32 [n_features]: the layer weight of each feature."""
+    weights = np.array([layer.weight for layer in selection], np.float32)
+    return np.repeat(weights, [layer.channels.size for layer in selection])

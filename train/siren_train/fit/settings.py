@@ -1,0 +1,38 @@
+"""What a training run is asked for."""
+
+from typing import Literal
+
+import msgspec
+
+from siren_runtime.bundle.manifest import Pooling
+
+LayerWeighting = Literal["adaptive", "uniform"]
+
+# Of a probe's L1 penalty: shares of the smallest that makes every weight zero.
+STRENGTHS = (0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a training run is asked for.
+
+    Attributes:
+        shares: of |weight| that the search may choose among.
+        max_layer: read only the first so many layers; None reads all.
+        members: MLPs that the final head averages.
+        threshold: written into the artifact.
+        half: store the head in float16.
+        hold_out_validation: fit the final head on the train rows alone, so that the validation
+            rows can calibrate it.
+    """
+
+    pooling: Pooling = "residual_mean"
+    shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
+    weighting: LayerWeighting = "adaptive"
+    max_layer: int | None = None
+    strengths: tuple[float, ...] = STRENGTHS
+    trials: int = 16
+    members: int = 4
+    seed: int = 0
+    threshold: float = 0.5
+    half: bool = True
+    hold_out_validation: bool = False

@@ -1,0 +1,1 @@
+"""Score labelled text and measure the scores."""

@@ -1,0 +1,143 @@
+"""Score labelled text with a guard, and measure the scores."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime import Guard
+from siren_runtime.errors import InputError
+from siren_train.data.rows import Columns, Source, read_all, read_rows
+
+from .metrics import BinaryMetrics, binary_metrics
+
+_CHUNK_ROWS = 512
+
+Progress = Callable[[str, int, int], None]  # stage; rows done; rows in all
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scored rows: `scores` float64 [rows] of harm, and what is known of each row."""
+
+    scores: NDArray[np.float64]
+    harmful: NDArray[np.bool_]
+    datasets: NDArray[np.str_]
+    categories: NDArray[np.str_]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """What an evaluation found. `mean_macro_f1` is over data sets, each counting the same."""
+
+    bundles: list[str]
+    sources: list[str]
+    split: str
+    threshold: float
+    mean_macro_f1: float
+    by_dataset: dict[str, BinaryMetrics]
+    by_category: dict[str, dict[str, BinaryMetrics]] = field(default_factory=dict)
+
+
+def score_rows(
+    guard: Guard,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    progress: Progress = lambda stage, done, total: None,
+) -> Scores:
+    """Score the rows of a split, after all data was read once and checked.
+
+    Raises:
+        InputError: the data is unusable, or has no row of that split.
+    """
+    rows: list[tuple[str, str, bool]] = []
+    scores: list[NDArray[np.float64]] = []
+    found = Counter(row.split for row in read_all(sources, columns))
+    if not found[split]:
+        raise InputError(
+            f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
+            f"found {', '.join(sorted(found))}"
+        )
+    selected = (
+        row for source in sources for row in read_rows(source, columns) if row.split == split
+    )
+    progress("scoring", 0, found[split])
+    while chunk := list(islice(selected, _CHUNK_ROWS)):
+        results = guard.score_batch([row.text for row in chunk])
+        scores.append(np.array([result.score for result in results], np.float64))
+        rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
+        progress("scoring", len(rows), found[split])
+    datasets, categories, harmful = zip(*rows, strict=True)
+    return Scores(
+        np.concatenate(scores), np.array(harmful), np.array(datasets), np.array(categories)
+    )
+
+
+def measure(
+    scores: Scores,
+    *,
+    bundles: Sequence[str],
+    sources: Sequence[str],
+    split: str,
+    threshold: float,
+    by_category: bool = False,
+) -> Evaluation:
+    """Measure each data set and, if asked, each of its categories."""
+    by_dataset, categories = {}, {}
+    for name in dict.fromkeys(scores.datasets.tolist()):
+        rows = scores.datasets == name
+        by_dataset[name] = binary_metrics(scores.harmful[rows], scores.scores[rows], threshold)
+        if by_category:
+            categories[name] = {
+                category: binary_metrics(
+                    scores.harmful[rows & (scores.categories == category)],
+                    scores.scores[rows & (scores.categories == category)],
+                    threshold,
+                )
+                for category in sorted(set(scores.categories[rows].tolist()))
+            }
+    return Evaluation(
+        bundles=list(bundles),
+        sources=list(sources),
+        split=split,
+        threshold=threshold,
+        mean_macro_f1=float(np.mean([m.macro_f1 for m in by_dataset.values()])),
+        by_dataset=by_dataset,
+        by_category=categories,
+    )
+
+
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """Return the tables of an evaluation."""
+    lines = [
+        f"# Evaluation on the {evaluation.split} split",
+        "",
+        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}; "
+        f"**mean macro-F1 {evaluation.mean_macro_f1:.4f}**.",
+        "",
+        *_table("data set", evaluation.by_dataset),
+    ]
+    for name, categories in evaluation.by_category.items():
+        lines += ["", f"{name} by category:", "", *_table("category", categories)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
+    head = (
+        title, "rows", "harmful", "macro-F1", "accuracy", "precision", "recall", "AUROC",
+        "average precision", "calibration error",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, m in metrics.items():
+        values = (
+            m.macro_f1, m.accuracy, m.precision, m.recall, m.auroc, m.average_precision,
+            m.expected_calibration_error,
+        )  # fmt: skip
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        cells = [name.replace("|", r"\|") or "(none)", str(m.rows), str(m.harmful), *shown]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

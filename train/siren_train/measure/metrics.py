@@ -1,0 +1,121 @@
+"""Classification metrics. macro-F1 is taken per data set, then averaged over data sets.
+
+That is the metric of the SIREN paper (arXiv 2604.18519): a data set counts the same whatever its
+size, and so does a class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
+
+from siren_train.store.features import IntArray
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """`mean` over data sets, and the macro-F1 of each by name."""
+
+    mean: float
+    by_dataset: dict[str, float]
+
+
+def macro_f1(labels: IntArray, predictions: IntArray) -> float:
+    """Return the mean F1 over the classes that occur in [rows] `labels` or `predictions`."""
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+
+
+def macro_f1_by_dataset(
+    labels: IntArray,
+    predictions: IntArray,
+    datasets: IntArray,
+    names: Sequence[str],
+) -> MacroF1:
+    """Return the macro-F1 of each data set that has rows, and their plain mean.
+
+    Args:
+        labels, predictions: int64 [rows], class indices.
+        datasets: int64 [rows], indices into `names`.
+    """
+    by_dataset = {
+        names[index]: macro_f1(labels[datasets == index], predictions[datasets == index])
+        for index in np.unique(datasets)
+    }
+    return MacroF1(float(np.mean(list(by_dataset.values()))), by_dataset)
+
+
+@dataclass(frozen=True)
+class BinaryMetrics:
+    """How scores of harm fare against labels. `auroc` and `average_precision` know no threshold.
+
+    `expected_calibration_error` is the mean distance of score and share of harm over ten bins of
+    equal width, weighted by rows. What is undefined is None: precision where nothing is flagged,
+    recall without harm, AUROC and average precision with rows of one label.
+    """
+
+    rows: int
+    harmful: int
+    accuracy: float
+    precision: float | None
+    recall: float | None
+    macro_f1: float
+    auroc: float | None
+    average_precision: float | None
+    expected_calibration_error: float
+
+
+CALIBRATION_BINS = 10
+
+
+def binary_metrics(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float
+) -> BinaryMetrics:
+    """Measure [rows] `scores` of harm against whether each row is `harmful`."""
+    verdicts = scores >= threshold
+    hits = int((verdicts & harmful).sum())
+    flagged, positives = int(verdicts.sum()), int(harmful.sum())
+    mixed = 0 < positives < len(harmful)
+    return BinaryMetrics(
+        rows=len(harmful),
+        harmful=positives,
+        accuracy=float((verdicts == harmful).mean()),
+        precision=hits / flagged if flagged else None,
+        recall=hits / positives if positives else None,
+        macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
+        auroc=float(roc_auc_score(harmful, scores)) if mixed else None,
+        average_precision=float(average_precision_score(harmful, scores)) if mixed else None,
+        expected_calibration_error=calibration_error(harmful, scores),
+    )
+
+
+def precision_recall(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision, recall and threshold at each distinct score, thresholds falling."""
+    precision, recall, thresholds = precision_recall_curve(harmful, scores)
+    return precision[-2::-1], recall[-2::-1], thresholds[::-1]
+
+
+def calibration_bins(
+    harmful: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], IntArray]:
+    """Return the mean score, share of harm, and rows of each bin that has rows."""
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = counts > 0
+    mean = np.bincount(bins, scores, CALIBRATION_BINS)[filled] / counts[filled]
+    share = np.bincount(bins, harmful, CALIBRATION_BINS)[filled] / counts[filled]
+    return mean, share, counts[filled].astype(np.int64)
+
+
+def calibration_error(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the expected calibration error, 0 to 1."""
+    mean, share, counts = calibration_bins(harmful, scores)
+    return float((np.abs(mean - share) * counts).sum() / counts.sum())

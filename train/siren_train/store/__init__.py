@@ -1,0 +1,1 @@
+"""Features of labelled rows, extracted once and kept on disk."""

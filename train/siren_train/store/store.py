@@ -1,0 +1,259 @@
+"""The feature store: pooled channels of labelled rows on disk, read as memory maps.
+
+store.json                     what the store is of: backbone, poolings, splits, data, classes
+extractor.POOLING/             the bundle that pooled them
+SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
+SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
+SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
+progress.json                  rows done of each pooling; extraction goes on from there
+.lock                          held by the extraction that is at work
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import numpy as np
+
+from siren_runtime.bundle.manifest import Pooling, Precision
+from siren_runtime.errors import InputError
+
+from .features import FeatureSet, IntArray
+from .files import replaced, write_atomically
+
+FORMAT_VERSION = 3
+STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
+
+DType = Literal["float16", "float32"]
+Column = Literal["labels", "datasets", "originals"]
+
+
+class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file by its name, or a hub data set, which has no `sha256`."""
+
+    name: str
+    split: str | None
+    sha256: str | None
+
+
+class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """store.json. `splits` maps each split to its rows; labels index `classes`.
+
+    `backbone_sha256` is of the backbone's files, and `rows_sha256` of every row's split, data set,
+    label and text. `wrapping` is the digest of what train rows were wrapped in, if they were.
+    """
+
+    format_version: int
+    model_id: str
+    model_revision: str | None
+    backbone_sha256: str
+    precision: Precision
+    max_length: int
+    poolings: list[Pooling]
+    dtype: DType
+    layers: int
+    channels: int
+    classes: list[str]
+    datasets: list[str]
+    splits: dict[str, int]
+    sources: list[DataFile]
+    wrapping: str | None
+    rows_sha256: str
+
+    @property
+    def rows(self) -> int:
+        return sum(self.splits.values())
+
+
+class _Versioned(msgspec.Struct):
+    format_version: int
+
+
+def extractor_folder(folder: Path, pooling: Pooling) -> Path:
+    """Return where a store keeps the bundle that pooled it."""
+    return folder / f"extractor.{pooling}"
+
+
+class FeatureStore:
+    """A store on disk. Arrays are opened when asked for."""
+
+    def __init__(self, folder: Path, manifest: StoreManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        manifest: StoreManifest,
+        columns: Mapping[str, Mapping[Column, IntArray]],
+    ) -> "FeatureStore":
+        """Lay out the store in `folder`; or open the one that is there, if it is of the same.
+
+        Args:
+            columns: what is known of the rows of each split, int64 [rows] each.
+
+        Raises:
+            InputError: a store of something else is there, or the disk is full.
+        """
+        path = folder / STORE_FILE
+        if path.exists():
+            store = cls._read(folder)
+            for field in manifest.__struct_fields__:
+                found, expected = getattr(store.manifest, field), getattr(manifest, field)
+                if found != expected:
+                    raise InputError(
+                        f"{folder}: holds features for other settings: {field} is {found!r}, "
+                        f"asked for {expected!r}; choose another folder, or remove this one"
+                    )
+            return store
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
+        for pooling in get_args(Pooling):
+            shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
+        for split, rows in manifest.splits.items():
+            for name, values in columns[split].items():
+                with replaced(folder / f"{split}.{name}.npy") as temporary:
+                    np.save(temporary, values)
+            for pooling in manifest.poolings:
+                _allocate(
+                    folder / f"{split}.{pooling}.npy",
+                    manifest.dtype,
+                    (rows, manifest.layers, manifest.channels),
+                )
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> "FeatureStore":
+        """Open a complete store.
+
+        Raises:
+            InputError: no store is there, it is damaged, or its extraction has not ended.
+        """
+        store = cls._read(folder)
+        done = store.progress()
+        for pooling in store.manifest.poolings:
+            if done.get(pooling, 0) < store.manifest.rows:
+                raise InputError(
+                    f"{folder}: {pooling} has {done.get(pooling, 0):,} of "
+                    f"{store.manifest.rows:,} rows; run the same siren extract again to finish it"
+                )
+        return store
+
+    @classmethod
+    def _read(cls, folder: Path) -> "FeatureStore":
+        path = folder / STORE_FILE
+        try:
+            data = path.read_bytes()
+            version = msgspec.json.decode(data, type=_Versioned).format_version
+            if version != FORMAT_VERSION:
+                raise InputError(
+                    f"{path}: format version {version}, this release reads {FORMAT_VERSION}; "
+                    "extract again, into another folder"
+                )
+            manifest = msgspec.json.decode(data, type=StoreManifest)
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder}: not a feature store; make one with siren extract"
+            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a valid store: {error}") from None
+        return cls(folder, manifest)
+
+    def progress(self) -> dict[str, int]:
+        """Return the rows done of each pooling.
+
+        Raises:
+            InputError: the record is damaged.
+        """
+        path = self.folder / PROGRESS_FILE
+        if not path.exists():
+            return {}
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path}: not a valid record: {error}; remove it, and extract again"
+            ) from None
+
+    def record(self, pooling: Pooling, rows: int) -> None:
+        """Say that the first `rows` rows, in the order of the sources, are on disk."""
+        done = {**self.progress(), pooling: rows}
+        write_atomically(self.folder / PROGRESS_FILE, msgspec.json.encode(done))
+
+    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
+        """Return the memory map [rows, layers, channels] of a split.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        manifest = self.manifest
+        array: np.memmap[Any, Any] = self._load(
+            f"{split}.{pooling}.npy",
+            manifest.dtype,
+            (manifest.splits[split], manifest.layers, manifest.channels),
+            "r+" if writable else "r",
+        )
+        return array
+
+    def features(self, split: str, pooling: Pooling) -> FeatureSet:
+        """Return the rows of a split.
+
+        Raises:
+            InputError: the store has no such split or pooling, or a file is damaged.
+        """
+        manifest = self.manifest
+        if split not in manifest.splits or pooling not in manifest.poolings:
+            raise InputError(
+                f"{self.folder}: has no {pooling} of {split!r}; it has "
+                f"{', '.join(manifest.poolings)} of {', '.join(manifest.splits)}"
+            )
+        return FeatureSet(
+            self.array(split, pooling),
+            self._column(split, "labels"),
+            self._column(split, "datasets"),
+            self._column(split, "originals"),
+            tuple(manifest.datasets),
+            tuple(manifest.classes),
+        )
+
+    def _column(self, split: str, name: Column) -> IntArray:
+        rows = self.manifest.splits[split]
+        column: IntArray = self._load(f"{split}.{name}.npy", "int64", (rows,), None)
+        return column
+
+    def _load(
+        self, name: str, dtype: str, shape: tuple[int, ...], mode: Literal["r+", "r"] | None
+    ) -> Any:
+        path = self.folder / name
+        try:
+            array = np.load(path, mmap_mode=mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: not readable: {error}; extract again") from None
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(
+                f"{path}: is {array.dtype} {array.shape}, {STORE_FILE} says {dtype} {shape}; "
+                "extract again"
+            )
+        return array
+
+
+def _allocate(path: Path, dtype: DType, shape: tuple[int, ...]) -> None:
+    """Make the file of an array, and claim its place on disk.
+
+    A memory map in a sparse file kills the process once the disk is full.
+    """
+    try:
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        raise InputError(f"{path}: {size:,} bytes do not fit: {error.strerror or error}") from None
