@@ -14,7 +14,10 @@ import onnx
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
+from siren_runtime.bundle import graphs
 from siren_runtime.bundle import manifest as m
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
+from siren_runtime.bundle.report import Verification
 
 WIDTH, CLASSES, MAX_LENGTH, OPSET = 6, 2, 32, 20
 
@@ -114,20 +117,9 @@ def edit_model(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
 
 def seal(folder: Path) -> None:
     """Write the guard.json that the files in the folder deserve."""
-    tokens: list[int | str] = ["batch", "sequence"]
-    spec = m.GraphSpec(
-        "score.onnx",
-        OPSET,
-        [
-            m.TensorSpec("input_ids", "int64", tokens),
-            m.TensorSpec("attention_mask", "int64", tokens),
-        ],
-        [
-            m.TensorSpec("score", "float32", ["batch"]),
-            m.TensorSpec("logits", "float32", ["batch", CLASSES]),
-            m.TensorSpec("features", "float32", ["batch", WIDTH]),
-        ],
-    )
+    head = HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)
+    contract = graphs.score_graph(head)
+    spec = graphs.GraphSpec("score.onnx", OPSET, [*contract.inputs], [*contract.outputs])
     files = {}
     for name in ("score.onnx", "tokenizer.json", "weights.bin"):
         data = (folder / name).read_bytes()
@@ -136,14 +128,14 @@ def seal(folder: Path) -> None:
         format_version=m.FORMAT_VERSION,
         task="content",
         backbone=m.Backbone("example/bag-of-bytes", "0" * 40, "bag", 4, 2),
-        head=m.Head("mlp", "residual_mean", [0, 1], WIDTH, CLASSES),
+        heads={PRIMARY_HEAD: head},
         text=m.TextRules("llm-siren-0.2", "\n", MAX_LENGTH, "right"),
         threshold=0.5,
         precision="fp32",
         target="onnxruntime",
         graphs={"score": spec},
         files=files,
-        verification=m.Verification("unverified", reason="made by a test"),
+        verification=Verification("unverified", reason="made by a test"),
         versions={"siren-edge": "0.1.0"},
         created="2026-01-01T00:00:00Z",
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siren_runtime.bundle.manifest import Precision
+from siren_runtime.bundle.types import Precision
 
 from .process import in_fresh_process, peak_memory
 from .record import markdown_table

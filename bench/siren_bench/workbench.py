@@ -12,7 +12,8 @@ from siren_bench.peers.registry import make_peer
 from siren_export.export import export_bundle
 from siren_export.sources.artifact import Artifact, load_artifact
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Precision
+from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.bundle.types import Precision
 
 from .cost import ModelSize, model_size
 from .engines import Engine, SirenEdge

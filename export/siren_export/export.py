@@ -27,23 +27,20 @@ from siren_export.sources.checkpoint import Checkpoint
 from siren_export.verify.scores import BOUNDS, Advance, Reference, ReferenceUnavailable, verify
 from siren_export.verify.streams import with_stream_verification
 from siren_runtime import Guard
+from siren_runtime.bundle.graphs import GraphSpec, TensorSpec
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
     TOKENIZER_FILE,
     Backbone,
     FileSpec,
-    GraphSpec,
-    Head,
     Manifest,
-    Precision,
-    Target,
-    TensorSpec,
     TextRules,
-    Tuning,
-    Verification,
 )
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.report import Tuning, Verification
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.scoring.engines import open_backend
 from siren_runtime.text.rules import JOINER
@@ -134,14 +131,16 @@ def export_bundle(
                 blocks_kept=artifact.deepest_layer + 1,
                 context_length=context,
             ),
-            head=Head(
-                kind="mlp",
-                pooling=artifact.pooling,
-                layers=[selection.layer for selection in artifact.layers],
-                features=artifact.n_features,
-                classes=artifact.classes,
-                labels=list(artifact.labels),
-            ),
+            heads={
+                PRIMARY_HEAD: HeadSpec(
+                    kind="mlp",
+                    pooling=artifact.pooling,
+                    layers=[selection.layer for selection in artifact.layers],
+                    features=artifact.n_features,
+                    classes=artifact.classes,
+                    labels=list(artifact.labels),
+                )
+            },
             text=TextRules(
                 cleaner=CLEANER,
                 joiner=JOINER,

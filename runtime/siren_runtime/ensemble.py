@@ -13,15 +13,10 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import numpy as np
 
-from siren_runtime.bundle.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    Probability,
-    Tier,
-    check_relative,
-    check_tiers,
-)
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, check_relative
 from siren_runtime.bundle.reader import read_manifest
+from siren_runtime.bundle.thresholds import Tier, check_tiers
+from siren_runtime.bundle.types import Probability
 
 from .errors import BundleError, InputError
 from .guard import Guard, ScoreResult

@@ -18,9 +18,9 @@ from siren_runtime.backends.score_by_stream import ScoreByStream
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.backends.tempering import tempered_scores
 from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest, Tier
+from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
-from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.bundle.thresholds import Tier, checked_threshold
 from siren_runtime.scoring.engines import (
     BackendName,
     is_compiled,

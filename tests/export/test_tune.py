@@ -13,7 +13,7 @@ from siren_export.passes.calibration import read_calibration
 from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.tune import tune as tune_module
-from siren_export.tune.tune import kept_trial, tune
+from siren_export.tune.tune import kept_candidate, tune
 from siren_runtime import Guard
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.siren import app
@@ -59,20 +59,20 @@ def by_size(monkeypatch):
 @pytest.mark.usefixtures("by_size")
 def test_without_a_budget_float32_is_kept_however_slow(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.0)
-    assert kept_trial(tuning) == tuning.trials[0]
-    assert tuning.trials[0].setting == "fp32"
-    assert tuning.trials[0].max_difference == tuning.trials[0].changed_verdicts == 0
-    assert {trial.precision for trial in tuning.trials} >= {"fp32", "int8", "int4"}
-    assert {trial.outcome for trial in tuning.trials[1:]} <= {"over budget", "slower"}
+    assert kept_candidate(tuning) == tuning.candidates[0]
+    assert tuning.candidates[0].setting == "fp32"
+    assert tuning.candidates[0].max_difference == tuning.candidates[0].changed_verdicts == 0
+    assert {candidate.precision for candidate in tuning.candidates} >= {"fp32", "int8", "int4"}
+    assert {candidate.outcome for candidate in tuning.candidates[1:]} <= {"over budget", "slower"}
     assert not list(tmp_path.iterdir())  # nothing is left beside the bundle
 
 
 def test_a_budget_that_all_settings_meet_keeps_the_fastest(sensitive, tmp_path):
     told = []
     tuning = run(sensitive, tmp_path, budget=1.0, tried=told.append)
-    assert len(told) == len(tuning.trials) >= 3
-    assert kept_trial(tuning).speed == max(trial.speed for trial in tuning.trials)
-    assert all(trial.milliseconds > 0 for trial in tuning.trials)
+    assert len(told) == len(tuning.candidates) >= 3
+    assert kept_candidate(tuning).speed == max(candidate.speed for candidate in tuning.candidates)
+    assert all(candidate.milliseconds > 0 for candidate in tuning.candidates)
 
 
 def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path, monkeypatch):
@@ -92,17 +92,17 @@ def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path,
 @pytest.mark.usefixtures("by_size")
 def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.03)
-    kept, (float32, *uniform) = kept_trial(tuning), tuning.trials[:3]
+    kept, (float32, *uniform) = kept_candidate(tuning), tuning.candidates[:3]
     assert LAYER in kept.keep_float
-    assert kept.mean_difference <= 0.03 < min(trial.mean_difference for trial in uniform)
+    assert kept.mean_difference <= 0.03 < min(candidate.mean_difference for candidate in uniform)
     assert kept.bytes < float32.bytes
-    assert all(LAYER in trial.keep_float for trial in tuning.trials[3:])
+    assert all(LAYER in candidate.keep_float for candidate in tuning.candidates[3:])
 
 
 @pytest.mark.usefixtures("by_size")
 def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.05)
-    kept = kept_trial(tuning)
+    kept = kept_candidate(tuning)
     bundle = tmp_path / "bundle"
     keep_float = frozenset(kept.keep_float)
     export_bundle(
@@ -118,8 +118,8 @@ def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_pat
     assert difference == pytest.approx(kept.mean_difference, abs=1e-5)
     result = CliRunner().invoke(app, ["inspect", str(bundle)])
     assert "budget 0.05" in result.stdout
-    for trial in tuning.trials:
-        assert trial.setting.split(",")[0] in result.stdout
+    for candidate in tuning.candidates:
+        assert candidate.setting.split(",")[0] in result.stdout
 
 
 def test_a_bundle_from_before_there_was_tuning_still_loads(sensitive, tmp_path):
@@ -178,8 +178,8 @@ def test_the_command_tunes_on_the_calibration_file_and_keeps_the_table(sensitive
     assert result.exit_code == 0, result.stderr
     tuning = load_bundle(bundle).manifest.tuning
     assert (tuning.budget, tuning.texts) == (1.0, 8)
-    assert f"kept: {kept_trial(tuning).setting}" in result.stderr
-    assert load_bundle(bundle).manifest.precision == kept_trial(tuning).precision
+    assert f"kept: {kept_candidate(tuning).setting}" in result.stderr
+    assert load_bundle(bundle).manifest.precision == kept_candidate(tuning).precision
 
 
 def test_a_calibration_file_may_be_plain_or_json_lines_and_its_bad_lines_are_named(tmp_path):

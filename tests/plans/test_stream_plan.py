@@ -30,7 +30,7 @@ from siren_runtime.backends.tensorrt.engine import Engine, fill
 from siren_runtime.backends.tensorrt.library import Library, make_logger, open_interface
 from siren_runtime.backends.tensorrt.plan import Plan, find_plan, recorded_plans
 from siren_runtime.backends.tensorrt.stream import PlanStreamBackend, Profiles
-from siren_runtime.bundle.manifest import TensorSpec
+from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.commands.build import app
 from siren_runtime.commands.inspect import app as inspect_app

@@ -114,7 +114,7 @@ def manifest_is_a_link_out(folder: Path) -> None:
 
 @damage
 def future_format(folder: Path) -> None:
-    _change(folder, "format_version", to=2)
+    _change(folder, "format_version", to=3)
 
 
 @damage
@@ -161,7 +161,7 @@ def folder_listed_as_a_file(folder: Path) -> None:
 @damage
 def manifest_of_another_graph(folder: Path) -> None:
     def edit(manifest: Any) -> None:
-        manifest["head"]["features"] = 7
+        manifest["heads"]["harm"]["features"] = 7
         manifest["graphs"]["score"]["outputs"][2]["shape"][1] = 7
 
     edit_manifest(folder, edit)
@@ -455,7 +455,7 @@ def test_control_characters_of_a_hostile_manifest_do_not_reach_the_terminal(
 
 def test_a_manifest_with_huge_numbers_is_refused(own_bundle: Path) -> None:
     text = msgspec.json.decode((own_bundle / "guard.json").read_bytes())
-    text["head"]["layers"] = [10**40]
+    text["heads"]["harm"]["layers"] = [10**40]
     (own_bundle / "guard.json").write_bytes(str(text).replace("'", '"').encode())
     with pytest.raises(BundleError):
         Guard.load(own_bundle)

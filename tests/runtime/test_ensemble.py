@@ -125,7 +125,7 @@ def test_what_is_no_plain_file_or_folder_is_refused(folder: Path, tmp_path: Path
 
 
 def test_members_of_other_classes_are_refused(folder: Path) -> None:
-    edit_manifest(folder / "two", lambda m: m["head"].update(labels=["kind", "unkind"]))
+    edit_manifest(folder / "two", lambda m: m["heads"]["harm"].update(labels=["kind", "unkind"]))
     with pytest.raises(BundleError, match="same classes"):
         Guard.load(folder)
 

@@ -84,7 +84,7 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "context_length",
     }
     optional |= {"labels", "tiers", "temperature", "saturation_free", "tuning", "note"}
-    free = [manifest["files"], manifest["graphs"], manifest["versions"]]
+    free = [manifest[name] for name in ("files", "graphs", "versions", "heads")]
     for position, original in enumerate(_objects(manifest)):
         if original in free:
             continue
@@ -99,12 +99,32 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
 
 @pytest.mark.parametrize(
     ("version", "hint"),
-    [(0, "export the bundle again"), (2, "update siren-edge"), (10**30, "guard.json")],
+    [(0, "export the bundle again"), (3, "update siren-edge"), (10**30, "guard.json")],
 )
 def test_another_format_version_is_refused_before_its_fields_are_looked_at(
     version: int, hint: str
 ) -> None:
     _refuse({"format_version": version, "shape": "of the future"}, hint)
+
+
+def test_format_1_is_read_as_what_it_is_now(manifest: dict[str, Any]) -> None:
+    old = copy.deepcopy(manifest) | {"format_version": 1}
+    old["head"] = old.pop("heads")["harm"]
+    candidate = {
+        "precision": "int8", "keep_float": [], "bytes": 1, "milliseconds": 1.0, "speed": 2.0,
+        "mean_difference": 0.0, "p99_difference": 0.0, "max_difference": 0.0,
+        "changed_verdicts": 0, "outcome": "kept",
+    }  # fmt: skip
+    tuning = {"budget": 0.1, "texts": 3}
+    now = decode(
+        json.dumps(manifest | {"tuning": tuning | {"candidates": [candidate]}}).encode(), ""
+    )
+    was = decode(json.dumps(old | {"tuning": tuning | {"trials": [candidate]}}).encode(), "")
+    assert was == now
+    _refuse(old | {"heads": manifest["heads"]}, "heads")
+    _refuse({**old, "head": None})
+    _refuse({key: value for key, value in old.items() if key != "head"}, "heads")
+    _refuse(manifest | {"head": old["head"]}, "head")
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -133,11 +153,11 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("graphs", "score", "inputs", to=[]), "graphs.score.inputs"),
         (_set("graphs", "score", "inputs", 0, "dtype", to="int32"), "int32"),
         (_set("graphs", "score", "outputs", 2, "shape", to=["batch", 9]), "features: float32"),
-        (_set("head", "features", to=9), "features: float32"),
-        (_set("head", "layers", to=[1, 0]), "ascend"),
-        (_set("head", "layers", to=[0, 0, 1]), "ascend"),
-        (_set("head", "layers", to=[0, 3]), "ascend"),
-        (_set("head", "layers", to=[]), "ascend"),
+        (_set("heads", "harm", "features", to=9), "features: float32"),
+        (_set("heads", "harm", "layers", to=[1, 0]), "ascend"),
+        (_set("heads", "harm", "layers", to=[0, 0, 1]), "ascend"),
+        (_set("heads", "harm", "layers", to=[0, 3]), "ascend"),
+        (_set("heads", "harm", "layers", to=[]), "ascend"),
         (_set("backbone", "blocks", to=1), "exceeds"),
         (_set("threshold", to=1.5), "threshold"),
         (_set("threshold", to=None), "threshold"),

@@ -77,7 +77,7 @@ def test_bad_data_is_found_before_a_row_is_scored(bundle: Path, tmp_path: Path) 
 
 def test_the_bundle_says_what_the_labels_mean(bundle: Path, tmp_path: Path) -> None:
     manifest = json.loads((bundle / "guard.json").read_text())
-    manifest["head"]["labels"] = ["fine", "bad"]
+    manifest["heads"]["harm"]["labels"] = ["fine", "bad"]
     (bundle / "guard.json").write_text(json.dumps(manifest))
     rows = [{**row, "label": ("fine", "bad")[row["label"]]} for row in ROWS]
     arguments = [str(bundle), str(write_jsonl(tmp_path / "data.jsonl", rows))]

@@ -16,7 +16,7 @@ from models import MAX_LENGTH
 from reference import load_reference
 from siren_export.sources.artifact import LayerSelection, Linear
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns, parse_source

@@ -10,7 +10,7 @@ from siren_bench.export_memory import export_table, measure_export
 from siren_bench.progress import console
 from siren_bench.record import write_record
 from siren_bench.subject import synthesize
-from siren_runtime.bundle.manifest import Precision
+from siren_runtime.bundle.types import Precision
 
 from . import options
 

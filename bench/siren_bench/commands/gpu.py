@@ -33,8 +33,9 @@ from siren_export.verify.texts import TEXTS
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.backends.tensorrt.library import Flavor, load_library
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Precision, Target
+from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import SirenError
 
 from . import options

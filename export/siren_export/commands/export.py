@@ -27,7 +27,7 @@ from siren_export.passes.calibration import read_calibration
 from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe, recipe_names
-from siren_export.tune.tune import DEFAULT_BUDGET, kept_trial, tune
+from siren_export.tune.tune import DEFAULT_BUDGET, kept_candidate, tune
 from siren_export.verify.scores import (
     LlmSiren,
     Reference,
@@ -36,7 +36,9 @@ from siren_export.verify.scores import (
     write_reference,
 )
 from siren_export.verify.texts import TEXTS
-from siren_runtime.bundle.manifest import Manifest, Precision, Target, Trial
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.report import Candidate
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -187,10 +189,10 @@ def export(
                 output,
                 budget=DEFAULT_BUDGET if budget is None else budget,
                 texts=examples or TEXTS,
-                tried=lambda trial: bars.say(_tried(trial)),
+                tried=lambda candidate: bars.say(_tried(candidate)),
                 progress=bars.update,
             )
-            kept = kept_trial(tuning)
+            kept = kept_candidate(tuning)
             precision, keep_float = kept.precision, frozenset(kept.keep_float)
             bars.say(f"kept: {kept.setting}")
         manifest = export_bundle(
@@ -262,11 +264,11 @@ class _Amount(ProgressColumn):
         return (self._bytes if task.fields["bytes"] else self._texts).render(task)
 
 
-def _tried(trial: Trial) -> str:
+def _tried(candidate: Candidate) -> str:
     return (
-        f"{trial.setting}: {trial.milliseconds:.3g} ms a text, {trial.speed:.2f}x float32, "
-        f"|score difference| {trial.mean_difference:.2g} in the mean, verdicts changed: "
-        f"{trial.changed_verdicts}, {trial.outcome}"
+        f"{candidate.setting}: {candidate.milliseconds:.3g} ms a text, {candidate.speed:.2f}x "
+        f"float32, |score difference| {candidate.mean_difference:.2g} in the mean, "
+        f"verdicts changed: {candidate.changed_verdicts}, {candidate.outcome}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.bundle.heads import Pooling
 
 
 @dataclass(frozen=True)

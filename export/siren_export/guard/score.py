@@ -12,7 +12,7 @@ from siren_export.graph.weights import CheckpointWeights
 from siren_export.heads.mlp import author_features, author_head, author_pooling
 from siren_export.sources.artifact import Artifact
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.manifest import Precision, Target
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import ArtifactError
 
 

@@ -12,7 +12,7 @@ from siren_export.graph.weights import CheckpointWeights
 from siren_export.heads.mlp import author_head, author_running_pooling
 from siren_export.sources.artifact import Artifact
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.manifest import Precision, Target
+from siren_runtime.bundle.types import Precision, Target
 
 from .score import compute_dtype, head_outputs
 

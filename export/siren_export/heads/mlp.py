@@ -14,7 +14,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.weights import computed
 from siren_export.sources.artifact import Artifact, Linear
-from siren_runtime.bundle.manifest import HARMFUL
+from siren_runtime.bundle.heads import HARMFUL
 
 
 def author_pooling(

@@ -4,7 +4,7 @@ from collections.abc import Set
 
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.guard.score import compute_dtype
-from siren_runtime.bundle.manifest import Precision, Target
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
 from . import int4, int8, tensorrt10

@@ -16,8 +16,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.bundle.manifest import Pooling
 from siren_runtime.errors import ArtifactError
 
 from .local_file import read_json

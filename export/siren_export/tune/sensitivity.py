@@ -16,8 +16,9 @@ from siren_export.passes.targets import lower
 from siren_export.sources.artifact import Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import TOKENIZER_FILE, Precision
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.types import Precision
 from siren_runtime.scoring.engines import open_backend
 from siren_runtime.text.tokenizer import Tokenizer
 

@@ -20,8 +20,10 @@ from siren_export.sources.artifact import Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.verify.texts import TEXTS
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import Manifest, Precision, Trial, Tuning
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.report import Candidate, Tuning
+from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 
 from .sensitivity import measure_layers
@@ -44,7 +46,7 @@ def tune(
     *,
     budget: float = DEFAULT_BUDGET,
     texts: Sequence[str] = TEXTS,
-    tried: Callable[[Trial], None] = lambda trial: None,
+    tried: Callable[[Candidate], None] = lambda candidate: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Tuning:
     """Find the fastest setting for ONNX Runtime on this machine's CPU, and what else was tried.
@@ -52,7 +54,7 @@ def tune(
     `export_bundle` makes the bundle of it:
 
         tuning = tune(artifact, checkpoint, output)
-        kept = kept_trial(tuning)
+        kept = kept_candidate(tuning)
         export_bundle(artifact, checkpoint, output, precision=kept.precision,
                       keep_float=frozenset(kept.keep_float), tuning=tuning)
 
@@ -80,16 +82,18 @@ def tune(
         workshop = _Workshop(artifact, checkpoint, folder, budget, texts, tried, progress)
         workshop.run()
     best = workshop.best
-    trials = [
-        msgspec.structs.replace(trial, kept=trial is best, outcome=_outcome(trial, best))
-        for trial in workshop.trials
+    candidates = [
+        msgspec.structs.replace(
+            candidate, kept=candidate is best, outcome=_outcome(candidate, best)
+        )
+        for candidate in workshop.candidates
     ]
-    return Tuning(budget, len(texts), trials)
+    return Tuning(budget, len(texts), candidates)
 
 
-def kept_trial(tuning: Tuning) -> Trial:
+def kept_candidate(tuning: Tuning) -> Candidate:
     """The setting that was chosen."""
-    return next(trial for trial in tuning.trials if trial.kept)
+    return next(candidate for candidate in tuning.candidates if candidate.kept)
 
 
 @dataclass
@@ -101,9 +105,9 @@ class _Workshop:
     folder: Path
     budget: float
     texts: Sequence[str]
-    tried: Callable[[Trial], None]
+    tried: Callable[[Candidate], None]
     progress: Progress
-    trials: list[Trial] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
     float_manifest: Manifest = field(init=False)
     expected: np.ndarray = field(init=False)  # float32's scores
 
@@ -116,21 +120,21 @@ class _Workshop:
             uniform.insert(0, "fp16")
         for precision in ("fp32", *uniform):
             self._try(precision)
-        for trial in sorted(self.trials, key=lambda trial: -trial.speed):
-            if trial.precision in _QUANTIZED and not self._within(trial):
-                self._refine(trial)
+        for candidate in sorted(self.candidates, key=lambda candidate: -candidate.speed):
+            if candidate.precision in _QUANTIZED and not self._within(candidate):
+                self._refine(candidate)
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> Candidate:
         """The fastest within the budget; float32 always is."""
-        within = [trial for trial in self.trials if self._within(trial)]
-        return max(within, key=lambda trial: trial.speed)
+        within = [candidate for candidate in self.candidates if self._within(candidate)]
+        return max(within, key=lambda candidate: candidate.speed)
 
     @property
     def _float_bundle(self) -> Path:
         return self.folder / "float"
 
-    def _refine(self, uniform: Trial) -> None:
+    def _refine(self, uniform: Candidate) -> None:
         """Leave the fewest layers in float32 with which the precision stays within the budget.
 
         The time rises with each and the error falls, so their number doubles from one until it is
@@ -155,15 +159,15 @@ class _Workshop:
             number = min(2 * too_few or 1, (too_few + enough) // 2)
             before = self.best.speed
             keep_float = frozenset[str]().union(*(layer.matrices for layer in layers[:number]))
-            trial = self._try(uniform.precision, keep_float)
-            if self._within(trial):
+            candidate = self._try(uniform.precision, keep_float)
+            if self._within(candidate):
                 enough = number
-            elif trial.speed <= before:
+            elif candidate.speed <= before:
                 return
             else:
                 too_few = number
 
-    def _try(self, precision: Precision, keep_float: Set[str] = frozenset()) -> Trial:
+    def _try(self, precision: Precision, keep_float: Set[str] = frozenset()) -> Candidate:
         is_float = precision == "fp32"
         bundle = self._float_bundle if is_float else self.folder / "candidate"
         manifest = self.float_manifest if is_float else self._export(bundle, precision, keep_float)
@@ -180,7 +184,7 @@ class _Workshop:
             shutil.rmtree(bundle)
         differences = np.abs(scores - self.expected)
         threshold = manifest.threshold
-        trial = Trial(
+        candidate = Candidate(
             precision=precision,
             keep_float=sorted(keep_float),
             bytes=sum(file.size for file in manifest.files.values()),
@@ -192,11 +196,11 @@ class _Workshop:
             changed_verdicts=int(((scores >= threshold) != (self.expected >= threshold)).sum()),
             outcome="within budget",
         )
-        if not self._within(trial):
-            trial = msgspec.structs.replace(trial, outcome="over budget")
-        self.trials.append(trial)
-        self.tried(trial)
-        return trial
+        if not self._within(candidate):
+            candidate = msgspec.structs.replace(candidate, outcome="over budget")
+        self.candidates.append(candidate)
+        self.tried(candidate)
+        return candidate
 
     def _export(
         self, bundle: Path, precision: Precision, keep_float: Set[str] = frozenset()
@@ -228,9 +232,9 @@ class _Workshop:
         read = _CHARACTERS_PER_TOKEN * self.artifact.max_length
         return _evenly([text[:read] for text in self.texts], _TIMED_TEXTS)
 
-    def _within(self, trial: Trial) -> bool:
-        changed = trial.changed_verdicts / len(self.texts)
-        return max(trial.mean_difference, changed) <= self.budget
+    def _within(self, candidate: Candidate) -> bool:
+        changed = candidate.changed_verdicts / len(self.texts)
+        return max(candidate.mean_difference, changed) <= self.budget
 
 
 def time_in_turns(
@@ -263,7 +267,7 @@ def _evenly(texts: Sequence[str], count: int) -> list[str]:
     return [ordered[len(ordered) * (place + 1) // count - 1] for place in range(count)]
 
 
-def _outcome(trial: Trial, best: Trial) -> str:
-    if trial is best:
+def _outcome(candidate: Candidate, best: Candidate) -> str:
+    if candidate is best:
         return "kept"
-    return trial.outcome if trial.outcome.startswith("over") else "slower"
+    return candidate.outcome if candidate.outcome.startswith("over") else "slower"

@@ -15,7 +15,8 @@ from siren_export.graph.weights import sha256_of
 from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import Precision, Verification
+from siren_runtime.bundle.report import Verification
+from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import ArtifactError
 
 from .texts import TEXTS, digest

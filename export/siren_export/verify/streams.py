@@ -5,8 +5,9 @@ from itertools import accumulate, cycle, pairwise, takewhile
 import msgspec
 
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import TOKENIZER_FILE, Verification
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.report import Verification
 from siren_runtime.scoring.engines import open_backend, open_stream_backend
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from siren_runtime.bundle.manifest import HARMFUL
+from siren_runtime.bundle.heads import HARMFUL
 
 from .base import FloatArray, Outputs, StreamOutputs
 

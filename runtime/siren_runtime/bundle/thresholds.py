@@ -1,8 +1,20 @@
-"""What a threshold may be, for guards, streams and rules alike."""
+"""Thresholds and tiers: what they may be, and the tier that a score falls in."""
 
-from typing import SupportsFloat
+from collections.abc import Sequence
+from typing import Annotated, SupportsFloat
 
-from siren_runtime.errors import InputError
+import msgspec
+
+from siren_runtime.errors import BundleError, InputError
+
+from .types import Probability, Strict
+
+
+class Tier(Strict, frozen=True):
+    """A named band of scores: from `threshold` up to the next tier's."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    threshold: Probability
 
 
 def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
@@ -18,3 +30,25 @@ def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
     if not 0.0 <= threshold <= 1.0:
         raise InputError(f"{name} must lie from 0 to 1, found {threshold}")
     return threshold
+
+
+def check_tiers(tiers: Sequence[Tier], origin: str) -> None:
+    """Refuse tiers that do not name each score's band uniquely.
+
+    Raises:
+        BundleError: two tiers share a name, or the thresholds do not fall.
+    """
+    names = [tier.name for tier in tiers]
+    if len(set(names)) < len(names):
+        raise BundleError(f"{origin}: each tier needs a name of its own, found {names}")
+    thresholds = [tier.threshold for tier in tiers]
+    if sorted(set(thresholds), reverse=True) != thresholds:
+        raise BundleError(
+            f"{origin}: the tiers' thresholds must fall from the first to the last, found "
+            f"{thresholds}"
+        )
+
+
+def tier_of(tiers: Sequence[Tier], score: float) -> str | None:
+    """Return the name of the tier that a score falls in; None below the lowest."""
+    return next((tier.name for tier in tiers if score >= tier.threshold), None)

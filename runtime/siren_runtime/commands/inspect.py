@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
+from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.bundle.manifest import Manifest, TensorSpec, Tuning, Verification
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, load_bundle
+from siren_runtime.bundle.report import Tuning, Verification
 from siren_runtime.errors import BackendError, BundleError
 from siren_runtime.guard import Guard
 
@@ -138,21 +140,29 @@ def _calibration(manifest: Manifest) -> str:
 def _tuning(tuning: Tuning) -> Group:
     """What was tried before the precision was chosen, and what is float32 in it."""
     columns = ("tried", "size", "ms a text", "speed", "mean difference", "p99", "largest")
-    trials = Table(*columns, "verdicts changed", "outcome", box=None, padding=(0, 2, 0, 0))
-    for trial in tuning.trials:
-        differences = (trial.mean_difference, trial.p99_difference, trial.max_difference)
-        trials.add_row(
-            Text(one_line(trial.setting)),
-            decimal(trial.bytes),
-            f"{trial.milliseconds:.3g}",
-            f"{trial.speed:.2f}x",
-            *(f"{difference:.2g}" for difference in differences),
-            f"{trial.changed_verdicts} of {tuning.texts}",
-            Text(one_line(trial.outcome)),
+    candidates = Table(*columns, "verdicts changed", "outcome", box=None, padding=(0, 2, 0, 0))
+    for candidate in tuning.candidates:
+        differences = (
+            candidate.mean_difference,
+            candidate.p99_difference,
+            candidate.max_difference,
         )
-    names = [name for trial in tuning.trials if trial.kept for name in trial.keep_float]
+        candidates.add_row(
+            Text(one_line(candidate.setting)),
+            decimal(candidate.bytes),
+            f"{candidate.milliseconds:.3g}",
+            f"{candidate.speed:.2f}x",
+            *(f"{difference:.2g}" for difference in differences),
+            f"{candidate.changed_verdicts} of {tuning.texts}",
+            Text(one_line(candidate.outcome)),
+        )
+    names = [
+        name for candidate in tuning.candidates if candidate.kept for name in candidate.keep_float
+    ]
     kept = Text(f"float32: {one_line(', '.join(names)) or 'nothing more'}")
-    return Group(Text(f"budget {tuning.budget:g} of mean difference and of verdicts"), trials, kept)
+    return Group(
+        Text(f"budget {tuning.budget:g} of mean difference and of verdicts"), candidates, kept
+    )
 
 
 def _tensors(specs: list[TensorSpec]) -> Text:

@@ -150,9 +150,7 @@ def _choose(
 
 
 def _open_plan(bundle: Bundle, flavor: Flavor, buckets: Sequence[int] | None) -> Backend:
-    from siren_runtime.backends.tensorrt.score import (
-        open_plan,  # a guard on ONNX Runtime imports none of it
-    )
+    from siren_runtime.backends.tensorrt.score import open_plan
 
     return open_plan(bundle, flavor, buckets)
 

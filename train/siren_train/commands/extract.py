@@ -5,7 +5,8 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from siren_runtime.bundle.manifest import Pooling, Precision
+from siren_runtime.bundle.heads import Pooling
+from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
 from siren_train.data.rows import parse_source
 from siren_train.data.wrapping import read_wrapping

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.commands.console import report as say
 from siren_train.fit.settings import LayerWeighting, Settings
 from siren_train.store.files import write_atomically

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, LayerSelection, Linear
-from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.bundle.heads import Pooling
 from siren_train.store.files import write_atomically
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from siren_runtime.bundle.manifest import Pooling
+from siren_runtime.bundle.heads import Pooling
 
 LayerWeighting = Literal["adaptive", "uniform"]
 

@@ -13,16 +13,9 @@ from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
 from siren_runtime.backends.base import Backend
-from siren_runtime.bundle.manifest import (
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    Manifest,
-    Tier,
-    check_tiers,
-    decode,
-    encode,
-)
+from siren_runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.bundle.thresholds import Tier, check_tiers
 from siren_runtime.errors import InputError
 from siren_runtime.text.tokenizer import Tokenizer
 from siren_train.store.files import write_atomically

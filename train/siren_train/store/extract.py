@@ -16,7 +16,9 @@ import numpy as np
 
 from siren_export.sources.checkpoint import CONFIG_FILE, Checkpoint
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import TOKENIZER_FILE, Pooling, Precision
+from siren_runtime.bundle.heads import Pooling
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_train.data.rows import Columns, Row, Source, read_all, read_rows
 from siren_train.data.wrapping import Wrapping, digest, wrap_rows

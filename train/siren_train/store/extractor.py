@@ -13,7 +13,8 @@ from siren_export.export import export_bundle
 from siren_export.families.config import parse_config
 from siren_export.sources.artifact import LayerSelection, Linear, load_artifact
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.manifest import Pooling, Precision
+from siren_runtime.bundle.heads import Pooling
+from siren_runtime.bundle.types import Precision
 from siren_train.fit.head_file import write_head
 
 

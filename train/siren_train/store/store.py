@@ -19,7 +19,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from siren_runtime.bundle.manifest import Pooling, Precision
+from siren_runtime.bundle.heads import Pooling
+from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 
 from .features import FeatureSet, IntArray

@@ -7,7 +7,7 @@ from typing import Any
 
 from siren_runtime.backends.base import Outputs, TokenArray
 from siren_runtime.backends.tensorrt.plan import PLANS_FOLDER, plans_folder
-from siren_runtime.bundle.manifest import TensorSpec, signature
+from siren_runtime.bundle.graphs import TensorSpec, signature
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 

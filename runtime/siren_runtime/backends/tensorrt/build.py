@@ -16,8 +16,9 @@ from siren_runtime.backends.shapes import (
     default_profiles,
     default_stream_profiles,
 )
-from siren_runtime.bundle.manifest import Target, TensorSpec
+from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.types import Target
 from siren_runtime.errors import BackendError, InputError
 
 from .gpu import compute_capability

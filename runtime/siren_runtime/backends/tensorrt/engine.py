@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from siren_runtime.backends.base import Outputs, TokenArray
 from siren_runtime.backends.shapes import Extent
-from siren_runtime.bundle.manifest import GraphSpec
+from siren_runtime.bundle.graphs import GraphSpec
 from siren_runtime.errors import BackendError
 
 from .gpu import Graph, Memory, Mirror, Stream, current_device, use_device

@@ -17,8 +17,8 @@ from typing import Annotated
 import msgspec
 
 from siren_runtime.backends.shapes import Profile
-from siren_runtime.bundle.manifest import Positive, Sha256
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.types import Positive, Sha256
 from siren_runtime.errors import BackendError
 
 from .library import Flavor, Library

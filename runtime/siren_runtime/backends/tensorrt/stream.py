@@ -20,7 +20,7 @@ from siren_runtime.backends.base import (
 )
 from siren_runtime.backends.padding import OfThread
 from siren_runtime.backends.shapes import Choice, Extent, Profile, choose, choose_stream
-from siren_runtime.bundle.manifest import GraphSpec
+from siren_runtime.bundle.graphs import GraphSpec
 from siren_runtime.bundle.reader import Bundle
 
 from . import engine

@@ -1,0 +1,56 @@
+"""Files that are there whole or not at all, and what is in them."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from siren_runtime.errors import SirenError
+
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read in pieces.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacement(path: Path, error: type[SirenError]) -> Iterator[Path]:
+    """Yield a hidden place beside `path`; what the block writes there takes its place at the end.
+
+    Raises:
+        error: the file cannot be written. What the block raises otherwise comes out as it is, and
+            nothing is left.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as failure:
+        raise error(f"{path}: cannot be written: {failure}") from failure
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes | memoryview, error: type[SirenError]) -> None:
+    """Put `data` at `path` in one step.
+
+    Raises:
+        error: the file cannot be written.
+    """
+    with replacement(path, error) as partial:
+        partial.write_bytes(data)

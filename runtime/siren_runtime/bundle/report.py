@@ -1,0 +1,78 @@
+"""What guard.json reports of an export: its verification, and how its precision was chosen."""
+
+from typing import Literal
+
+from .types import Positive, Precision, Probability, Size, Strict
+
+
+class Verification(Strict, frozen=True):
+    """The bundle's scores against a reference's, over the built-in texts.
+
+    `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
+    in what other form than its own the graph was run.
+    `bound` is for the difference that `bounded` names, over the texts. What begins with
+    `stream` is of the streaming graph, read in chunks, against the whole-sequence graph.
+    """
+
+    status: Literal["passed", "drifted", "unverified"]
+    reason: str | None = None
+    reference: str | None = None
+    texts: Size = 0
+    bound: float | None = None
+    bounded: Literal["max", "mean"] = "max"
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    verdict_agreement: Probability | None = None
+    worst_text: str | None = None
+    stream_texts: Size = 0
+    stream_bound: float | None = None
+    stream_max_difference: float | None = None
+
+    @property
+    def stream_drifted(self) -> bool:
+        """Whether the streaming graph misses its bound."""
+        return (
+            self.stream_bound is not None
+            and self.stream_max_difference is not None
+            and not self.stream_max_difference <= self.stream_bound
+        )
+
+
+class Candidate(Strict, frozen=True):
+    """One setting that was tried: a precision, and the matrices left in float32.
+
+    `bytes` are those of the bundle's whole-sequence graph and its weights. `milliseconds` is the
+    mean over texts of each text's median, one text at a time, and `speed` how many times
+    float32's, timed in turns with it. Score differences are to float32's; `changed_verdicts` of
+    the texts fall on the other side of the threshold. `outcome` says why it was not kept.
+    """
+
+    precision: Precision
+    keep_float: list[str]
+    bytes: Size
+    milliseconds: float
+    speed: float
+    mean_difference: float
+    p99_difference: float
+    max_difference: float
+    changed_verdicts: Size
+    outcome: str
+    kept: bool = False
+
+    @property
+    def setting(self) -> str:
+        """What was tried, in a few words."""
+        kept = len(self.keep_float)
+        return f"{self.precision}, {kept} matrices float32" if kept else self.precision
+
+
+class Tuning(Strict, frozen=True):
+    """How the precision was chosen: the fastest of `candidates` within `budget` on `texts` texts.
+
+    Within it, the mean |score difference| to float32 and the share of changed verdicts are each
+    at most `budget`.
+    """
+
+    budget: Probability
+    texts: Positive
+    candidates: list[Candidate]
