@@ -42,7 +42,8 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Tuning, Verification
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import BundleError, InputError
-from siren_runtime.scoring.engines import open_backend
+from siren_runtime.scoring.engines import Engines, Request, open_backend
+from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -290,7 +291,8 @@ def _verified(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Ve
     bound = BOUNDS[bundle.manifest.precision]
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
     with _run_on_cpu(bundle) as (runnable, note):
-        guard = Guard(runnable, tokenizer, open_backend(runnable, "cpu"))
+        engines = Engines(open_backend(runnable, Request("cpu")))
+        guard = Guard([Scorer(runnable, engines, tokenizer)])
         report = verify(
             guard, reference, bound, lambda done, total: progress("verify", done, total)
         )

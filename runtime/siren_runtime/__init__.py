@@ -8,10 +8,6 @@ guard.score("text").is_harmful
 
 from typing import TYPE_CHECKING
 
-from siren_runtime.streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
-from siren_runtime.streaming.stream import Stream, StreamResult, TokenScore
-from siren_runtime.streaming.streams import Streams
-
 from .errors import (
     ArtifactError,
     BackendError,
@@ -21,6 +17,9 @@ from .errors import (
     SirenError,
 )
 from .guard import Guard, ScoreResult
+from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
+from .streaming.handles import Stream, Streams
+from .streaming.result import StreamResult, TokenScore
 
 if TYPE_CHECKING:
     __version__: str

@@ -1,42 +1,30 @@
-"""The guard: a bundle that scores text."""
+"""The guard: text in, verdict out. One scorer, or several whose scores are averaged."""
 
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend, FloatArray, Outputs, StreamBackend
-from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.memory import release_freed_memory
-from siren_runtime.backends.onnxruntime.session import Provider
-from siren_runtime.backends.score_by_stream import ScoreByStream
-from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
-from siren_runtime.backends.tempering import tempered_scores
-from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
-from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, Verify, load_bundle
-from siren_runtime.bundle.thresholds import Tier, checked_threshold
-from siren_runtime.scoring.engines import (
-    BackendName,
-    is_compiled,
-    open_backend,
-    open_plans,
-    open_stream_backend,
-)
-from siren_runtime.streaming.aggregation import AggregationName
-from siren_runtime.streaming.decision import AtTier, Rule
-from siren_runtime.streaming.engine import IncrementalEngine, ReencodingEngine, StreamEngine
-from siren_runtime.streaming.stream import Stream
-from siren_runtime.streaming.streams import Streams
-from siren_runtime.text.rules import choose, clean
-from siren_runtime.text.tokenizer import Tokenizer
+from .backends.onnxruntime.providers import Provider
+from .backends.outputs import FloatArray
+from .bundle.ensemble import check_classes, is_ensemble, read_ensemble
+from .bundle.hub import resolve_folder
+from .bundle.manifest import Manifest
+from .bundle.reader import BUNDLE_PATTERNS, Verify, load_bundle
+from .bundle.thresholds import Tier, checked_threshold, tier_of
+from .errors import BundleError, InputError, SirenError
+from .scoring.engines import BackendName, Request, open_engines
+from .scoring.scorer import Scored, Scorer
+from .streaming.aggregation import AggregationName
+from .streaming.decision import AtTier, Rule
+from .streaming.handles import Stream, Streams
+from .streaming.session import Sessions
+from .text.rules import clean, one_text
 
-from .errors import BackendError, BundleError, InputError
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -69,35 +57,38 @@ class ScoreResult:
 
 
 class Guard:
-    """Scores text for harm with the engine of one bundle. Threads may share a guard."""
+    """Scores text for harm: by one bundle, or by the mean of several's scores, an ensemble.
 
-    _tiers: Sequence[Tier]
+    Each member scores the same cleaned text by its own tokenizer and length, and its `features`
+    come one after another. Threads may share a guard.
+    """
 
     def __init__(
         self,
-        bundle: Bundle,
-        tokenizer: Tokenizer,
-        backend: Backend | None,
-        open_stream: Callable[[], StreamBackend] | None = None,
+        scorers: Sequence[Scorer],
+        *,
+        threshold: float | None = None,
+        tiers: Sequence[Tier] | None = None,
     ) -> None:
-        """Wrap an open engine; `Guard.load` is the usual way to make a guard.
+        """Average scorers; `Guard.load` is the usual way to make a guard.
 
         Args:
-            backend: runs the score graph; None scores with the streaming graph.
-            open_stream: opens the streaming graph; None re-encodes streams.
+            threshold: the default one; None is the mean of the members'.
+            tiers: by falling threshold; None are those of the one member, an ensemble has none.
+
+        Raises:
+            BundleError: there is no scorer, or their classes differ.
         """
-        self._manifest = bundle.manifest
-        self._tiers = bundle.manifest.tiers
-        self._tokenizer = tokenizer
-        self._open_stream = open_stream
-        self._stream_backend: StreamBackend | None = None
-        self._lock = threading.Lock()
+        if not scorers:
+            raise BundleError("a guard has one member or more, found none")
+        self.scorers = tuple(scorers)
+        check_classes(self.manifests)
+        if threshold is None:
+            threshold = float(np.mean([manifest.threshold for manifest in self.manifests]))
+        if tiers is None:
+            tiers = self.manifests[0].tiers if len(self.manifests) == 1 else ()
+        self._threshold, self._tiers = threshold, tuple(tiers)
         self._warned = False
-        if backend is None:
-            backend = self._switch_to_streaming()
-            release_freed_memory()
-        self._backend: Backend | None = backend
-        self._backend_name = backend.name
 
     @classmethod
     def load(
@@ -117,7 +108,7 @@ class Guard:
 
         Args:
             source: a bundle's folder, or the id of a hub repository that holds one; an
-                ensemble's (`siren_runtime.ensemble`); or a list of bundles, which is one too.
+                ensemble's, which ensemble.json makes; or a list of bundles, which is one too.
             backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
                 siren build compiled; or "auto": a plan that runs here, else CUDA where it is
                 available, else the CPU. `Guard.backend` says which it became.
@@ -140,69 +131,56 @@ class Guard:
             BackendError: the runtime that `backend` needs is missing or cannot run the graph.
             InputError: an argument is out of range.
         """
-        from .ensemble import Ensemble, is_ensemble, read_ensemble
+        request = Request(backend, threads, providers, session_options, buckets, streaming)
 
-        load = partial(
-            cls.load,
-            backend=backend,
-            threads=threads,
-            providers=providers,
-            session_options=session_options,
-            buckets=buckets,
-            verify=verify,
-            streaming=streaming,
-        )
-        if not isinstance(source, (str, os.PathLike)):
-            if not isinstance(source, Iterable):
-                raise InputError(
-                    f"source must be a bundle or a list of bundles, found {type(source).__name__}"
+        def opened(bundle: str | os.PathLike[str]) -> Scorer:
+            folder = resolve_folder(
+                bundle, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
+            )
+            if is_ensemble(folder):
+                raise BundleError(
+                    f"{folder}: an ensemble cannot be a member of another; name its members"
                 )
-            return Ensemble([load(member, revision=revision) for member in source])
+            loaded = load_bundle(folder, verify=verify)
+            return Scorer(loaded, open_engines(loaded, request))
+
+        if not isinstance(source, (str, os.PathLike)):
+            return cls([opened(bundle) for bundle in _several(source)])
         folder = resolve_folder(
             source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
         )
-        if is_ensemble(folder):
-            ensemble = read_ensemble(folder)
-            return Ensemble(
-                [load(folder / member) for member in ensemble.members],
-                threshold=ensemble.threshold,
-                tiers=ensemble.tiers,
-            )
-        bundle = load_bundle(folder, verify=verify)
-        tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-
-        options: dict[str, Any] = {
-            "threads": threads,
-            "providers": providers,
-            "session_options": session_options,
-        }
-        streams = "stream" in bundle.manifest.graphs
-        engine: Backend | None = None
-        streams_on = backend
-        if not (streaming and streams) or is_compiled(backend):
-            engine = open_backend(bundle, backend, buckets=buckets, **options)
-            if is_compiled(engine.name):
-                streams_on = cast("BackendName", engine.name)
-        elif backend == "auto" and providers is None and session_options is None:
-            plans = open_plans(bundle, buckets)
-            if plans is not None:
-                return cls(bundle, tokenizer, plans[0], lambda: plans[1])
+        if not is_ensemble(folder):
+            return cls([opened(folder)])
+        ensemble = read_ensemble(folder)
         return cls(
-            bundle,
-            tokenizer,
-            engine,
-            (lambda: open_stream_backend(bundle, streams_on, **options)) if streams else None,
+            [opened(folder / member) for member in ensemble.members],
+            threshold=ensemble.threshold,
+            tiers=ensemble.tiers,
         )
 
     @property
     def manifest(self) -> Manifest:
-        """What guard.json says: backbone, head, text rules, verification report and more."""
-        return self._manifest
+        """What guard.json says: backbone, heads, text rules, verification report and more.
+
+        Raises:
+            InputError: the guard is an ensemble; each of `manifests` is a member's.
+        """
+        if len(self.scorers) > 1:
+            raise InputError(
+                f"the ensemble of {self.base_model_id} has no manifest of its own; `manifests` "
+                "are those of its members"
+            )
+        return self.manifests[0]
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """What guard.json of each member says."""
+        return tuple(scorer.manifest for scorer in self.scorers)
 
     @property
     def default_threshold(self) -> float:
         """The threshold that applies where a call passes none."""
-        return self._manifest.threshold
+        return self._threshold
 
     @property
     def tiers(self) -> tuple[AtTier, ...]:
@@ -211,13 +189,13 @@ class Guard:
 
     @property
     def base_model_id(self) -> str:
-        """The hub id of the backbone."""
-        return self._manifest.backbone.id
+        """The hub id of the backbone; those of an ensemble's members joined by " + "."""
+        return " + ".join(manifest.backbone.id for manifest in self.manifests)
 
     @property
     def backend(self) -> str:
-        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"."""
-        return self._backend_name
+        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; joined as above."""
+        return " + ".join(scorer.backend_name for scorer in self.scorers)
 
     def score(
         self,
@@ -235,8 +213,9 @@ class Guard:
                 a valid string, or `threshold` is outside 0 to 1.
             BackendError: the engine failed, or gave a score that is not finite.
         """
-        cleaned = clean(choose(text, prompt, response))
-        return self._score([cleaned], self._threshold(threshold), features)[0]
+        cleaned = clean(one_text(text, prompt, response))
+        (result,) = self._score_each([cleaned], self._checked(threshold), features, None)
+        return _verdict(result)
 
     def score_batch(
         self,
@@ -260,14 +239,30 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError: as `score`.
         """
-        if isinstance(texts, str):
-            raise InputError("score_batch takes a list of texts, found one str; use score")
-        if not isinstance(texts, Iterable):
-            raise InputError(f"score_batch takes a list of texts, found {type(texts).__name__}")
-        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
-            raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
-        cleaned = [_clean_item(index, text) for index, text in enumerate(texts)]
-        return self._score(cleaned, self._threshold(threshold), features, token_budget)
+        cleaned = [_verdict(text) for text in _cleaned(texts, "score_batch")]
+        results = self._score_each(
+            cleaned, self._checked(threshold), features, _checked_budget(token_budget)
+        )
+        return [_verdict(result) for result in results]
+
+    def score_each(
+        self,
+        texts: Iterable[str],
+        threshold: float | None = None,
+        features: bool = False,
+        *,
+        token_budget: int | None = None,
+    ) -> list[ScoreResult | SirenError]:
+        """Score many texts as `score_batch`; the error of a text stands in place of its result.
+
+        Raises:
+            InputError: `texts` is one string or no list, or another argument is out of range.
+            BackendError: the guard is closed.
+        """
+        cleaned = _cleaned(texts, "score_each")
+        return self._score_each(
+            cleaned, self._checked(threshold), features, _checked_budget(token_budget)
+        )
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
         """Score what has been generated so far: the whole `prefix` anew at each call.
@@ -314,7 +309,7 @@ class Guard:
             InputError: an argument is out of range, or not possible without a streaming graph.
             BackendError: the guard is closed, or the streaming graph cannot be opened.
         """
-        streams = self.streams(max_streams=1, max_tokens=max_tokens)
+        streams = self._open_streams(1, max_tokens)
         return streams.open(
             prompt,
             response_only=response_only,
@@ -334,79 +329,14 @@ class Guard:
         Raises:
             InputError, BackendError: as `stream`.
         """
-        if max_streams is not None and (not isinstance(max_streams, int) or max_streams < 1):
-            raise InputError(f"max_streams must be a whole number from 1, found {max_streams!r}")
-        backend = self._streaming()
-        engine: StreamEngine
-        if backend is None:
-            limit = self._manifest.text.max_length
-            engine = ReencodingEngine(
-                self._usable(), _checked_tokens(max_tokens, limit), self._manifest.temperature
-            )
-        else:
-            engine = IncrementalEngine(
-                backend,
-                _checked_tokens(max_tokens, backend.max_tokens),
-                self._manifest.temperature,
-            )
-        return Streams(
-            engine,
-            self._tokenizer,
-            self._manifest.head.features,
-            self.default_threshold,
-            self._tier,
-            max_streams,
-            reencodes=backend is None,
-        )
+        return self._open_streams(max_streams, max_tokens)
 
     def close(self) -> None:
-        """Free the engine; the guard cannot score after that. Open streams keep it until closed."""
-        with self._lock:  # a stream that is being opened would bring the engine back
-            self._backend = self._stream_backend = self._open_stream = None
-
-    def _usable(self) -> Backend:
-        backend = self._backend
-        if backend is None:
-            raise BackendError("the guard is closed; load it again")
-        return backend
-
-    def _streaming(self) -> StreamBackend | None:
-        """The streaming graph, opened at first; None, with one warning, where there is none."""
-        with self._lock:
-            self._usable()
-            why = "the bundle has no streaming graph"
-            if self._open_stream is not None:
-                try:
-                    return self._opened_stream()
-                except BackendError as error:
-                    if not is_compiled(self._backend_name):
-                        raise
-                    why = f"its streams have no plan: {error}"
-                    self._open_stream = None
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"{self.base_model_id}: {why}, so each feed of a stream re-encodes its text",
-                    stacklevel=4,
-                )
-            return None
-
-    def _opened_stream(self) -> StreamBackend:
-        """Open the streaming graph at first. ONNX Runtime scores with it from then on."""
-        if self._stream_backend is None:
-            if is_compiled(self._backend_name):
-                assert self._open_stream is not None
-                self._stream_backend = self._open_stream()
-            else:
-                self._backend = self._switch_to_streaming()
-                release_freed_memory()
-        assert self._stream_backend is not None
-        return self._stream_backend
-
-    def _switch_to_streaming(self) -> Backend:
-        assert self._open_stream is not None
-        self._stream_backend = self._open_stream()
-        return ScoreByStream(self._stream_backend)
+        """Free the engines; the guard cannot score after that. Open streams keep them until
+        closed.
+        """
+        for scorer in self.scorers:
+            scorer.close()
 
     def __enter__(self) -> "Guard":
         return self
@@ -414,76 +344,96 @@ class Guard:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _threshold(self, threshold: float | None) -> float:
-        return self.default_threshold if threshold is None else checked_threshold(threshold)
+    def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> Streams:
+        """What `stream` and `streams` do; called by both, so that warnings name their caller."""
+        if max_streams is not None and (not isinstance(max_streams, int) or max_streams < 1):
+            raise InputError(f"max_streams must be a whole number from 1, found {max_streams!r}")
+        members, reasons = [], []
+        for scorer in self.scorers:
+            member, why = scorer.stream_member(max_tokens)
+            members.append(member)
+            if why is not None:
+                reasons.append(f"{scorer.manifest.backbone.id}: {why}")
+        if reasons and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
+            )
+        return Streams(Sessions(members, max_streams, self._tier), self._threshold)
+
+    def _checked(self, threshold: float | None) -> float:
+        return self._threshold if threshold is None else checked_threshold(threshold)
 
     def _tier(self, score: float) -> str | None:
-        return next((tier.name for tier in self._tiers if score >= tier.threshold), None)
+        return tier_of(self._tiers, score)
 
-    def _verdict(self, score: float, threshold: float, features: FloatArray | None) -> ScoreResult:
+    def _score_each(
+        self,
+        cleaned: Sequence[str | SirenError],
+        threshold: float,
+        features: bool,
+        token_budget: int | None,
+    ) -> list[ScoreResult | SirenError]:
+        """The verdict on each cleaned text, by all members."""
+        by_member = [scorer.score_each(cleaned, token_budget) for scorer in self.scorers]
+        return [
+            self._result(scored, threshold, features) for scored in zip(*by_member, strict=True)
+        ]
+
+    def _result(
+        self, scored: Sequence[Scored | SirenError], threshold: float, features: bool
+    ) -> ScoreResult | SirenError:
+        """The verdict on one text from what each member makes of it."""
+        good = []
+        for one in scored:
+            if isinstance(one, SirenError):
+                return one
+            good.append(one)
+        score = float(np.mean([one.score for one in good]))
         return ScoreResult(
             score=score,
             is_harmful=score >= threshold,
             threshold=threshold,
             tier=self._tier(score),
-            features=features,
+            features=np.concatenate([one.features for one in good]) if features else None,
         )
 
-    def _score(
-        self,
-        cleaned: list[str],
-        threshold: float,
-        features: bool,
-        token_budget: int | None = None,
-    ) -> list[ScoreResult]:
-        backend = self._usable()
-        sequences = self._tokenizer.encode_batch(cleaned)
-        if not all(sequences):
-            raise InputError(
-                f"texts[{sequences.index([])}]: the tokenizer makes no token of it, so there is "
-                "nothing to score"
-            )
-        results: dict[int, ScoreResult] = {}
-        lengths, limit = [len(ids) for ids in sequences], token_budget or backend.token_budget
-        for batch in micro_batches(lengths, limit):
-            outputs = backend.run(*right_pad([sequences[index] for index in batch]))
-            scores = tempered_scores(outputs, self._manifest.temperature)
-            _check_finite(scores, outputs, batch)
-            for row, index in enumerate(batch):
-                results[index] = self._verdict(
-                    float(scores[row]),
-                    threshold,
-                    outputs.features[row].copy() if features else None,
-                )
-        return [results[index] for index in range(len(cleaned))]
 
-
-def _checked_tokens(max_tokens: int | None, limit: int) -> int:
-    if max_tokens is None:
-        return limit
-    if not isinstance(max_tokens, int) or not LEAST_STREAM_TOKENS <= max_tokens <= limit:
+def _several(source: object) -> list[str | os.PathLike[str]]:
+    if not isinstance(source, Iterable):
         raise InputError(
-            f"max_tokens must be a whole number from {LEAST_STREAM_TOKENS} to {limit}, which is "
-            f"what this backbone, or its TensorRT plan, can hold; found {max_tokens!r}"
+            f"source must be a bundle or a list of bundles, found {type(source).__name__}"
         )
-    return max_tokens
+    bundles = list(source)
+    if len(bundles) < 2:
+        raise BundleError(f"an ensemble has two members or more, found {len(bundles)}")
+    return bundles
 
 
-def _clean_item(index: int, text: str) -> str:
+def _checked_budget(token_budget: int | None) -> int | None:
+    if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
+        raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
+    return token_budget
+
+
+def _cleaned(texts: Iterable[str], method: str) -> list[str | SirenError]:
+    """Each text cleaned, or why it cannot be."""
+    if isinstance(texts, str):
+        raise InputError(f"{method} takes a list of texts, found one str; use score")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
+    return [_clean_item(index, text) for index, text in enumerate(texts)]
+
+
+def _clean_item(index: int, text: str) -> str | SirenError:
     try:
         return clean(text)
     except InputError as error:
-        raise InputError(f"texts[{index}]: {error}") from None
+        return InputError(f"texts[{index}]: {error}")
 
 
-def _check_finite(scores: FloatArray, outputs: Outputs, batch: list[int]) -> None:
-    """A comparison with NaN is false, so a score that is not finite would pass as safe."""
-    checked = {"score": scores, "logits": outputs.logits, "features": outputs.features}
-    for name, values in checked.items():
-        finite = np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
-        if not finite.all():
-            raise BackendError(
-                f"the engine's {name} for texts[{batch[int(finite.argmin())]}] is not finite, so "
-                "there is no verdict; check the bundle with siren inspect --check, or export it "
-                "in a higher precision"
-            )
+def _verdict(value: _T | SirenError) -> _T:
+    """Return a value, or raise the error that it is."""
+    if isinstance(value, SirenError):
+        raise value
+    return value

@@ -40,13 +40,13 @@ class OpenVino(GuardEngine):
 
     def load(self) -> Any:
         from siren_runtime import Guard
-        from siren_runtime.bundle.manifest import TOKENIZER_FILE
         from siren_runtime.bundle.reader import load_bundle
-        from siren_runtime.text.tokenizer import Tokenizer
+        from siren_runtime.scoring.engines import Engines
+        from siren_runtime.scoring.scorer import Scorer
 
         bundle = load_bundle(self.bundle)
-        tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-        return Guard(bundle, tokenizer, _Backend(self.graph, self.dtype, self.threads))
+        engines = Engines(_Backend(self.graph, self.dtype, self.threads))
+        return Guard([Scorer(bundle, engines)])
 
 
 class _Backend:
@@ -67,7 +67,7 @@ class _Backend:
         self._request = openvino.Core().compile_model(graph, "CPU", settings)
 
     def run(self, input_ids: Any, attention_mask: Any) -> Any:
-        from siren_runtime.backends.base import Outputs
+        from siren_runtime.backends.outputs import Outputs
 
         values = self._request({"input_ids": input_ids, "attention_mask": attention_mask})
         return Outputs(*(values[name] for name in ("score", "logits", "features")))

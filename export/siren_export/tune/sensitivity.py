@@ -19,7 +19,8 @@ from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Precision
-from siren_runtime.scoring.engines import open_backend
+from siren_runtime.scoring.engines import Engines, Request, open_backend
+from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.tokenizer import Tokenizer
 
 _UNCERTAIN = 1e-6  # scores are kept so far from 0 and 1, where log-odds end
@@ -99,7 +100,8 @@ def _scores(bundle: Bundle, folder: Path, name: str, texts: Sequence[str]) -> np
     score_graph = msgspec.structs.replace(bundle.manifest.graphs["score"], file=graph_file(name))
     probe = Bundle(folder, msgspec.structs.replace(bundle.manifest, graphs={"score": score_graph}))
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), probe.manifest.text.max_length)
-    with Guard(probe, tokenizer, open_backend(probe, "cpu")) as guard:
+    engines = Engines(open_backend(probe, Request("cpu")))
+    with Guard([Scorer(probe, engines, tokenizer)]) as guard:
         return np.array([result.score for result in guard.score_batch(texts)])
 
 

@@ -8,7 +8,13 @@ from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
-from siren_runtime.scoring.engines import open_backend, open_stream_backend
+from siren_runtime.scoring.engines import (
+    Engines,
+    Request,
+    open_backend,
+    open_stream_backend,
+)
+from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -25,10 +31,12 @@ def with_stream_verification(bundle: Bundle, report: Verification) -> Verificati
     not: both graphs have the same ones.
     """
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-    with Guard(bundle, tokenizer, open_backend(bundle, "cpu")) as guard:
+    whole = Engines(open_backend(bundle, Request("cpu")))
+    with Guard([Scorer(bundle, whole, tokenizer)]) as guard:
         expected = [guard.score(text).score for text in STREAM_TEXTS]
     differences = []
-    with Guard(bundle, tokenizer, None, lambda: open_stream_backend(bundle, "cpu")) as guard:
+    streaming = Engines(None, lambda: open_stream_backend(bundle, Request("cpu")))
+    with Guard([Scorer(bundle, streaming, tokenizer)]) as guard:
         ids_of_texts = tokenizer.encode_batch([clean(text) for text in STREAM_TEXTS])
         for ids, score in zip(ids_of_texts, expected, strict=True):
             with guard.stream() as stream:

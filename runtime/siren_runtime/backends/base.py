@@ -1,24 +1,39 @@
 """What a backend is: something that runs a bundle's score graph, or its streaming graph."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-TokenArray = npt.NDArray[np.int64]
-CacheArray = npt.NDArray[Any]  # float32 or float16
-FloatArray = npt.NDArray[np.float32]
+from siren_runtime.bundle.graphs import (
+    FEATURE_COUNT,
+    FEATURE_SUM,
+    INPUT_IDS,
+    PAST_LENGTHS,
+    CacheSpec,
+    names,
+)
+from siren_runtime.bundle.heads import HeadSpec
+
+from .outputs import CacheArray, FloatArray, Outputs, StreamOutputs, TokenArray
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What the score graph gives for one batch."""
-
-    score: FloatArray  # [batch], the probability of harm
-    logits: FloatArray  # [batch, classes]
-    features: FloatArray  # [batch, n_features], pooled, selected, layer-weighted neurons
+def stream_inputs(
+    cache: CacheSpec,
+    input_ids: TokenArray,
+    past_lengths: TokenArray,
+    past: Sequence[CacheArray],
+    feature_sum: FloatArray,
+    feature_count: TokenArray,
+) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of the streaming graph by name, from what `StreamBackend.step` takes."""
+    return {
+        INPUT_IDS: input_ids,
+        PAST_LENGTHS: past_lengths,
+        FEATURE_SUM: feature_sum,
+        FEATURE_COUNT: feature_count,
+        **dict(zip(names(cache.past), past, strict=True)),
+    }
 
 
 class Backend(Protocol):
@@ -40,30 +55,6 @@ class Backend(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class CacheLayout:
-    """One token's keys and values: `buffers` arrays [batch, heads, tokens, dim] of `dtype`."""
-
-    buffers: int
-    heads: int
-    dim: int
-    dtype: npt.DTypeLike
-
-    @property
-    def bytes_per_token(self) -> int:
-        return self.buffers * self.heads * self.dim * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class StreamOutputs:
-    """What the streaming graph gives for one chunk of each row."""
-
-    score: FloatArray  # [batch, chunk], of the prefix that ends in each token
-    logits: FloatArray  # [batch, chunk, classes]
-    feature_sums: FloatArray  # [batch, chunk, n_features], not weighted by layer
-    present: list[CacheArray]  # the chunk's keys and values, in the order of the past
-
-
 class StreamBackend(Protocol):
     """Runs the streaming graph and the head alone; safe to call from several threads at once."""
 
@@ -76,12 +67,12 @@ class StreamBackend(Protocol):
         """As `Backend.token_budget`."""
 
     @property
-    def layout(self) -> CacheLayout:
+    def cache(self) -> CacheSpec:
         """The shape of the key/value cache."""
 
     @property
-    def features(self) -> int:
-        """The number of neurons that the head reads."""
+    def head_spec(self) -> HeadSpec:
+        """What the head reads, and how it pools."""
 
     @property
     def max_tokens(self) -> int:

@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from siren_runtime.errors import InputError
 
-from .base import Outputs, TokenArray
-from .shapes import Profile, choose, default_buckets, max_batch
+from .outputs import Outputs, TokenArray
+from .shapes import Profile, choose_profile, default_buckets, max_batch
 
 # A GPU wants much work at once; the best figure was not measured.
 _TOKEN_BUDGET = 8192
@@ -82,13 +83,13 @@ class PaddedBackend:
         return Outputs(
             *(
                 np.concatenate([getattr(part, name) for part in parts])
-                for name in ("score", "logits", "features")
+                for name in (field.name for field in fields(Outputs))
             )
         )
 
     def _run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         batch, length = input_ids.shape
-        choice = choose(self._profiles, self._buckets, batch, length)
+        choice = choose_profile(self._profiles, self._buckets, batch, length)
         ids, mask = np.zeros(choice.extent[:2], np.int64), np.zeros(choice.extent[:2], np.int64)
         ids[:batch, :length], mask[:batch, :length] = input_ids, attention_mask
         mask[batch:, 0] = 1  # a row of padding has one token, so that its mean is a number

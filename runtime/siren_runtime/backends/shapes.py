@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from siren_runtime.bundle.graphs import BATCH, CHUNK, PAST, SEQUENCE
 from siren_runtime.errors import BackendError, InputError
 
 LEAST_STREAM_TOKENS = 8  # that a stream may hold: one that is full lets the older half go
@@ -34,10 +35,10 @@ class Extent(NamedTuple):
     def shape(self, symbolic: Sequence[int | str]) -> tuple[int, ...]:
         """The shape of a tensor whose free dimensions have the names of the graphs."""
         sizes = {
-            "batch": self.batch,
-            "sequence": self.length,
-            "chunk": self.length,
-            "past": self.past,
+            BATCH: self.batch,
+            SEQUENCE: self.length,
+            CHUNK: self.length,
+            PAST: self.past,
         }
         return tuple(size if isinstance(size, int) else sizes[size] for size in symbolic)
 
@@ -176,7 +177,9 @@ def max_batch(profiles: Sequence[Profile], length: int) -> int:
     return max(batches)
 
 
-def choose(profiles: Sequence[Profile], buckets: Sequence[int], batch: int, length: int) -> Choice:
+def choose_profile(
+    profiles: Sequence[Profile], buckets: Sequence[int], batch: int, length: int
+) -> Choice:
     """Choose the profile of the smallest largest batch that takes `batch` texts of `length`.
 
     The length is raised to the next bucket and the batch to the next power of two, as far as the
@@ -202,9 +205,10 @@ def choose(profiles: Sequence[Profile], buckets: Sequence[int], batch: int, leng
     return Choice(index, _within(Extent(_power_of_two(batch), bucket), profiles[index]))
 
 
-def choose_stream(profiles: Sequence[Profile], wanted: Extent) -> Choice:
-    """Choose as `choose` does, for streams: chunks are raised to powers of two from 1 on, pasts to
-    the default buckets.
+def choose_stream_profile(profiles: Sequence[Profile], wanted: Extent) -> Choice:
+    """Choose as `choose_profile` does, for streams.
+
+    Chunks are raised to powers of two from 1 on, pasts to the default buckets.
 
     Raises:
         BackendError: no profile takes them.

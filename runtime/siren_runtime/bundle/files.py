@@ -53,4 +53,16 @@ def write_whole(path: Path, data: bytes | memoryview, error: type[SirenError]) -
         error: the file cannot be written.
     """
     with replacement(path, error) as partial:
-        partial.write_bytes(data)
+        write_durably(partial, data)
+
+
+def write_durably(path: Path, data: bytes | memoryview) -> None:
+    """Write a file and wait until it is on disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

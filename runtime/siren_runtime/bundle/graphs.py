@@ -41,6 +41,8 @@ LOGITS: Final = "logits"
 FEATURES: Final = "features"
 FEATURE_SUMS: Final = "feature_sums"
 
+_BYTES = {"float32": 4, "float16": 2}
+
 Shape = list[int | str]  # a dimension is a size or the name of a free one
 
 
@@ -77,6 +79,16 @@ class CacheSpec:
     heads: int
     dim: int
     dtype: str
+
+    @property
+    def buffers(self) -> int:
+        """How many arrays hold it: keys and values of each block."""
+        return 2 * self.blocks
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token of one stream takes, in bytes."""
+        return self.buffers * self.heads * self.dim * _BYTES[self.dtype]
 
     @property
     def past(self) -> list[TensorSpec]:
@@ -144,7 +156,7 @@ def _head_outputs(head: HeadSpec) -> tuple[TensorSpec, ...]:
 def cache_of(graph: GraphSpec) -> CacheSpec | None:
     """The cache that a streaming graph takes; None where its inputs hold no usable one."""
     past = [spec for spec in graph.inputs if spec.name.startswith(f"{PAST}.")]
-    if not past or past[0].dtype not in ("float32", "float16") or len(past[0].shape) != 4:
+    if not past or past[0].dtype not in _BYTES or len(past[0].shape) != 4:
         return None
     _, heads, _, dim = past[0].shape
     if not isinstance(heads, int) or not isinstance(dim, int):

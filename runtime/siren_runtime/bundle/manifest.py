@@ -12,7 +12,16 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
-from .graphs import Contract, GraphSpec, cache_of, head_graph, score_graph, signature, stream_graph
+from .graphs import (
+    CacheSpec,
+    Contract,
+    GraphSpec,
+    cache_of,
+    head_graph,
+    score_graph,
+    signature,
+    stream_graph,
+)
 from .heads import PRIMARY_HEAD, HeadSpec
 from .report import Tuning, Verification
 from .thresholds import Tier, check_tiers
@@ -87,6 +96,18 @@ class Manifest(Strict, frozen=True):
     def head(self) -> HeadSpec:
         """The primary head, whose score is the guard's."""
         return next(iter(self.heads.values()))
+
+    @property
+    def stream_cache(self) -> CacheSpec:
+        """The key/value cache of the streaming graph.
+
+        Raises:
+            BundleError: there is no such graph.
+        """
+        cache = cache_of(self.graphs["stream"]) if "stream" in self.graphs else None
+        if cache is None:
+            raise BundleError(f"the bundle of {self.backbone.id} has no streaming graph")
+        return cache
 
 
 class _Versioned(msgspec.Struct):

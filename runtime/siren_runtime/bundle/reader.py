@@ -1,6 +1,5 @@
 """Open a bundle folder and check that it is whole and keeps to itself."""
 
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Literal
 from siren_runtime.errors import BundleError, InputError
 
 from .external_data import external_data_locations
+from .files import sha256_of
 from .manifest import MANIFEST_FILE, FileSpec, Manifest, check_relative, decode
 
 Verify = Literal["size", "full"]
@@ -21,7 +21,6 @@ BUNDLE_PATTERNS = (
 )  # fmt: skip
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_GRAPH_BYTES = 256 << 20  # weights belong beside the graph, which is then a few megabytes
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,10 @@ def _check_size(root: Path, name: str, spec: FileSpec) -> None:
 
 
 def _check_hash(path: Path, spec: FileSpec) -> None:
-    found = _sha256(path)
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
     if found != spec.sha256:
         raise BundleError(
             f"{path}: SHA-256 {found}, guard.json says {spec.sha256}; the bundle is damaged or "
@@ -130,14 +132,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from None
-    return digest.hexdigest()

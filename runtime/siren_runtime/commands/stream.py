@@ -13,7 +13,8 @@ from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.decision import Decision, Schedule
-from siren_runtime.streaming.stream import Stream, StreamResult
+from siren_runtime.streaming.handles import Stream
+from siren_runtime.streaming.result import StreamResult
 
 from .console import one_line, report, standard_input, warnings_reported
 

@@ -1,17 +1,18 @@
-"""Inference runtimes that a bundle's graph runs on, chosen by name."""
+"""Which engines run a bundle's graphs: TensorRT plans, or ONNX Runtime on a GPU or the CPU."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, cast, get_args
 
-from siren_runtime.backends.base import Backend, Outputs, StreamBackend
-from siren_runtime.backends.onnxruntime.session import (
-    OnnxRuntimeBackend,
+from siren_runtime.backends.base import Backend, StreamBackend
+from siren_runtime.backends.onnxruntime.providers import (
     Provider,
     available_providers,
     check_available,
     with_caches,
 )
+from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
@@ -29,55 +30,103 @@ _FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-__all__ = [
-    "Backend",
-    "BackendName",
-    "Outputs",
-    "Provider",
-    "StreamBackend",
-    "is_compiled",
-    "open_backend",
-    "open_plans",
-    "open_stream_backend",
-]
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller wants of engines; the arguments of `Guard.load`.
+
+    Attributes:
+        backend: "auto" takes a plan that runs here, else CUDA where it is available and starts,
+            else the CPU; it logs why a plan was passed over. Any other name, and `providers`,
+            which stands in for a name, gets what it asks for or an error.
+        threads, session_options: ONNX Runtime's; one of them at most.
+        buckets: lengths that texts are padded to on a GPU.
+        streaming: whether the streaming graph is to be opened at once, and to score too.
+    """
+
+    backend: BackendName = "auto"
+    threads: int | None = None
+    providers: Sequence[Provider] | None = None
+    session_options: Any = None
+    buckets: Sequence[int] | None = None
+    streaming: bool = False
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether a plan may answer it: nothing in it is ONNX Runtime's."""
+        return self.backend == "auto" and self.providers is None and self.session_options is None
 
 
-def open_backend(
-    bundle: Bundle,
-    backend: BackendName = "auto",
-    *,
-    threads: int | None = None,
-    providers: Sequence[Provider] | None = None,
-    session_options: Any = None,
-    buckets: Sequence[int] | None = None,
-) -> Backend:
-    """Open the score graph of `bundle`: a plan in TensorRT, else score.onnx in ONNX Runtime.
+@dataclass(frozen=True)
+class Engines:
+    """What runs a bundle's graphs.
 
-    "auto" takes a plan that runs here, else CUDA where it is available and starts, else the CPU;
-    it logs why a plan was passed over. Any other name, and `providers`, which stands in for a
-    name, gets what it asks for or an error. `threads` and `session_options` are ONNX Runtime's,
-    `buckets` a GPU's. CUDA by name has bound buffers and CUDA graphs; named in `providers` it has
-    neither.
+    Attributes:
+        score: runs the score graph; None: the streaming graph scores.
+        open_stream: opens the streaming graph; None: there is none.
+    """
+
+    score: Backend | None
+    open_stream: Callable[[], StreamBackend] | None = None
+
+
+def open_engines(bundle: Bundle, request: Request) -> Engines:
+    """Open what a request asks for; the rest later, at the first stream.
+
+    | the bundle streams | the request | scores with | streams with |
+    | --- | --- | --- | --- |
+    | no | any | the score graph | nothing |
+    | yes | a TensorRT library by name | its plan of the score graph | its plans of streams |
+    | yes | not streaming | the score graph | plans if that is one, else as asked for |
+    | yes | streaming, "auto" | plans of both, if both run here; else the next row | |
+    | yes | streaming | the streaming graph in ONNX Runtime | the same |
 
     Raises:
         BackendError: the library or the provider is missing, or cannot run the graph.
         BundleError: the graph's inputs or outputs are not those of guard.json.
-        InputError: the arguments contradict each other or are out of range.
+        InputError: the request contradicts itself or is out of range.
     """
-    if backend in _FLAVORS:
-        if session_options is not None:
-            raise InputError(f"session_options are ONNX Runtime's; the backend is {backend!r}")
-        return _open_plan(bundle, backend, buckets)
-    if backend == "auto" and providers is None and session_options is None:
-        plan = _first_that_runs(bundle, lambda flavor: _open_plan(bundle, flavor, buckets))
+    if "stream" not in bundle.manifest.graphs:
+        return Engines(open_backend(bundle, request), None)
+    if is_compiled(request.backend) or not request.streaming:
+        score = open_backend(bundle, request)
+        if is_compiled(score.name):
+            request = replace(request, backend=cast("BackendName", score.name))
+        return Engines(score, lambda: open_stream_backend(bundle, request))
+    if request.takes_any and (plans := _open_plans(bundle, request.buckets)) is not None:
+        return Engines(plans[0], lambda: plans[1])
+    return Engines(None, lambda: open_stream_backend(bundle, request))
+
+
+def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
+    """Open the score graph of `bundle`: a plan in TensorRT, else score.onnx in ONNX Runtime.
+
+    CUDA by name has bound buffers and CUDA graphs; named in `providers` it has neither.
+
+    Raises:
+        BackendError, BundleError, InputError: as `open_engines`.
+    """
+    if request.backend in _FLAVORS:
+        if request.session_options is not None:
+            raise InputError(
+                f"session_options are ONNX Runtime's; the backend is {request.backend!r}"
+            )
+        return _open_plan(bundle, request.backend, request.buckets)
+    if request.takes_any:
+        plan = _first_that_runs(bundle, lambda flavor: _open_plan(bundle, flavor, request.buckets))
         if plan is not None:
             return plan
-    chosen, strict = _choose(bundle, backend, providers)
+    chosen, strict = _providers(bundle, request)
+    threads, session_options = request.threads, request.session_options
     if chosen is _PROVIDERS["cuda"]:
         from siren_runtime.backends.onnxruntime.cuda import open_cuda
 
         return open_cuda(
-            bundle, strict=strict, threads=threads, session_options=session_options, buckets=buckets
+            bundle,
+            strict=strict,
+            threads=threads,
+            session_options=session_options,
+            buckets=request.buckets,
         )
     return OnnxRuntimeBackend(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
@@ -86,38 +135,21 @@ def open_backend(
 
 def open_stream_backend(
     bundle: Bundle,
-    backend: BackendName = "auto",
-    *,
-    threads: int | None = None,
-    providers: Sequence[Provider] | None = None,
-    session_options: Any = None,
+    request: Request = Request(),
 ) -> StreamBackend:
-    """Open the streaming graph of `bundle` and its head; as `open_backend`.
+    """Open the streaming graph of `bundle` and its head, as `open_backend` the score graph.
 
-    "auto" takes ONNX Runtime; `open_plans` comes before it.
+    "auto" takes ONNX Runtime; `open_engines` looks for plans before.
     """
-    if backend in _FLAVORS:
-        return _open_stream_plan(bundle, backend)
-    chosen, strict = _choose(bundle, backend, providers)
+    if request.backend in _FLAVORS:
+        return _open_stream_plan(bundle, request.backend)
+    chosen, strict = _providers(bundle, request)
     return OnnxRuntimeStreamBackend(
-        bundle, chosen, strict=strict, threads=threads, session_options=session_options
-    )
-
-
-def open_plans(
-    bundle: Bundle, buckets: Sequence[int] | None = None
-) -> tuple[Backend, StreamBackend] | None:
-    """Open the plans of the score graph, the streaming graph and its head, of one library.
-
-    Returns:
-        None if no library has all three that run here; why not is logged, where there are plans.
-
-    Raises:
-        InputError: the buckets do not ascend from 1.
-    """
-    return _first_that_runs(
         bundle,
-        lambda flavor: (_open_plan(bundle, flavor, buckets), _open_stream_plan(bundle, flavor)),
+        chosen,
+        strict=strict,
+        threads=request.threads,
+        session_options=request.session_options,
     )
 
 
@@ -126,10 +158,22 @@ def is_compiled(backend: str) -> bool:
     return backend in _FLAVORS
 
 
-def _choose(
-    bundle: Bundle, backend: BackendName, providers: Sequence[Provider] | None
-) -> tuple[tuple[Provider, ...], bool]:
+def _open_plans(
+    bundle: Bundle, buckets: Sequence[int] | None
+) -> tuple[Backend, StreamBackend] | None:
+    """The plans of the score graph, the streaming graph and its head, of one library.
+
+    None if no library has all three that run here; why not is logged, where there are plans.
+    """
+    return _first_that_runs(
+        bundle,
+        lambda flavor: (_open_plan(bundle, flavor, buckets), _open_stream_plan(bundle, flavor)),
+    )
+
+
+def _providers(bundle: Bundle, request: Request) -> tuple[tuple[Provider, ...], bool]:
     """Return ONNX Runtime's providers to ask for, and whether the first must start."""
+    backend, providers = request.backend, request.providers
     if backend not in get_args(BackendName):
         raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
     if providers is not None:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from siren_runtime.backends.base import FloatArray
+from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.errors import InputError
 
 AggregationName = Literal["mean", "window", "ema"]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from siren_runtime.backends.base import CacheArray, CacheLayout
+from siren_runtime.backends.outputs import CacheArray
+from siren_runtime.bundle.graphs import CacheSpec
 from siren_runtime.errors import BackendError
 
 _GRANULE = 16  # tokens; attention reads whole granules
@@ -18,16 +19,16 @@ class KeyValueCache:
     worth a token and never more than one block's memory beside the cache.
     """
 
-    def __init__(self, layout: CacheLayout, max_tokens: int) -> None:
-        self._layout = layout
+    def __init__(self, spec: CacheSpec, max_tokens: int) -> None:
+        self._spec = spec
         self._max_tokens = max_tokens
         self._slots = self._capacity = 0
-        self._buffers: list[CacheArray] = [self._make(0, 0)] * layout.buffers
+        self._buffers: list[CacheArray] = [self._make(0, 0)] * spec.buffers
 
     @property
     def bytes_per_stream(self) -> int:
         """What one slot takes now, in bytes."""
-        return self._capacity * self._layout.bytes_per_token
+        return self._capacity * self._spec.bytes_per_token
 
     def reserve(self, slots: int, tokens: int) -> None:
         """Make room for `tokens` in each of `slots`, keeping what is there.
@@ -87,7 +88,7 @@ class KeyValueCache:
     def release(self) -> None:
         """Free the buffers; `reserve` makes new ones."""
         self._slots = self._capacity = 0
-        self._buffers = [self._make(0, 0)] * self._layout.buffers
+        self._buffers = [self._make(0, 0)] * self._spec.buffers
 
     def _make(self, slots: int, tokens: int) -> CacheArray:
-        return np.zeros((slots, self._layout.heads, tokens, self._layout.dim), self._layout.dtype)
+        return np.zeros((slots, self._spec.heads, tokens, self._spec.dim), self._spec.dtype)

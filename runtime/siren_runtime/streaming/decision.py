@@ -6,6 +6,7 @@ with them. It is in force at a token or not; a decision is made where it comes i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from siren_runtime.bundle.thresholds import checked_threshold
@@ -149,22 +150,71 @@ class AtTier:
         return None, score >= self.threshold
 
 
-Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force
+_Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force
 
 
-def start(rules: Sequence[Rule]) -> Verdicts:
-    """Return the verdicts before the first token."""
-    return tuple((rule.start(), None) for rule in rules)
+class Decisions:
+    """Rules folded over the scores of a stream's tokens; what is taken back takes its decisions
+    with it.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._start: _Verdicts = tuple((rule.start(), None) for rule in self.rules)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget everything."""
+        self._base, self._base_count = self._start, 0
+        self._context = 0
+        self._scores: list[float] = []
+        self._verdicts: list[_Verdicts] = []
+
+    def update(self, scores: Sequence[float], context: int) -> None:
+        """Take over the scores of all tokens held, of which the first `context` do not count.
+
+        Only what changed since the last time is folded anew.
+        """
+        if not self.rules:
+            return
+        kept = _equal_from_the_front(self._scores, scores) if context == self._context else 0
+        del self._verdicts[kept:]
+        self._scores, self._context = list(scores), context
+        for index in range(kept, len(scores)):
+            if index < context:
+                self._verdicts.append(self._start)
+                continue
+            before = self._base if index == context else self._verdicts[-1]
+            position = index - context + self._base_count
+            self._verdicts.append(self._step(before, position, scores[index]))
+
+    def since(self, first: int) -> list[Decision]:
+        """Return the decisions in force at a token from `first` on, or at the last if none is."""
+        verdicts = self._verdicts[min(first, len(self._verdicts) - 1) :]
+        found = [decision for token in verdicts for _, decision in token if decision is not None]
+        return list(dict.fromkeys(found))
+
+    def slide(self, count: int) -> None:
+        """Forget the tokens held; what the rules made of the first `count` stays."""
+        if self.rules and count > self._context:
+            self._base_count += count - self._context
+            self._base = self._verdicts[count - 1]
+        self._context, self._scores, self._verdicts = 0, [], []
+
+    def _step(self, before: _Verdicts, position: int, score: float) -> _Verdicts:
+        after = []
+        for rule, (state, decision) in zip(self.rules, before, strict=True):
+            state, in_force = rule.step(state, position, score)
+            if not in_force:
+                decision = None
+            elif decision is None:
+                decision = Decision(str(rule), position, score)
+            after.append((state, decision))
+        return tuple(after)
 
 
-def step(rules: Sequence[Rule], verdicts: Verdicts, position: int, score: float) -> Verdicts:
-    """Return the verdicts after a token."""
-    after = []
-    for rule, (state, decision) in zip(rules, verdicts, strict=True):
-        state, in_force = rule.step(state, position, score)
-        if not in_force:
-            decision = None
-        elif decision is None:
-            decision = Decision(str(rule), position, score)
-        after.append((state, decision))
-    return tuple(after)
+def _equal_from_the_front(old: list[float], new: Sequence[float]) -> int:
+    """How many scores stand as before."""
+    if new[: len(old)] == old:
+        return len(old)
+    return next(i for i, (a, b) in enumerate(zip_longest(old, new)) if a != b)

@@ -1,42 +1,33 @@
 """What a stream has read: its tokens, and for each of them what rolling back to it needs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from siren_runtime.backends.base import FloatArray
+from siren_runtime.backends.outputs import FloatArray
 
-from . import decision
 from .aggregation import Aggregation
-from .decision import Rule, Verdicts
 from .growing_text import Offsets, Tokens
 
 _GRANULE = 64  # rows
 
 
 class StreamState:
-    """The tokens read and those pending, with a row of pooled neurons, a score and the verdicts
-    of each token read.
+    """The tokens read and those pending, with a row of pooled neurons and a score of each token
+    read.
 
-    `base`, `base_count` and `base_verdicts` are of the tokens that slid out of the stream, which
-    `slid` says there are.
+    `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
+    are.
     """
 
-    def __init__(
-        self, n_features: int, aggregation: Aggregation | None, rules: Sequence[Rule]
-    ) -> None:
+    def __init__(self, n_features: int, aggregation: Aggregation | None) -> None:
         self.aggregation = aggregation
-        self.rules = tuple(rules)
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
         self.pending: list[int] = []
         self.changed = False  # since the last tokens were taken over
         self.context = 0
         self.scores: list[float] = []
-        self.verdicts: list[Verdicts] = []
         self.base: FloatArray = np.zeros(n_features, np.float32)
         self.base_count = 0
-        self.base_verdicts = decision.start(self.rules)
         self.slid = False
         self._rows: FloatArray = np.zeros((0, n_features), np.float32)
 
@@ -59,7 +50,7 @@ class StreamState:
         if tokens.context != self.context:
             common = min(common, tokens.context)
         taken_back = len(self.ids) - common
-        del self.ids[common:], self.scores[common:], self.verdicts[common:]
+        del self.ids[common:], self.scores[common:]
         self.context = tokens.context
         self.offsets = tokens.offsets[:limit]
         self.pending = tokens.ids[common:limit]
@@ -103,8 +94,7 @@ class StreamState:
         self._rows[read : read + count] = rows
         self.ids += self.pending[:count]
         del self.pending[:count]
-        for score in scores.tolist():
-            self.record(score)
+        self.scores += scores.tolist()
 
     def read_all(self, score: float) -> None:
         """Move all pending tokens to those read, all with the one score after the last.
@@ -112,21 +102,10 @@ class StreamState:
         Where tokens were taken back and none came, the last one left gets it.
         """
         if not self.pending:
-            del self.scores[-1:], self.verdicts[-1:]
+            del self.scores[-1:]
         self.ids += self.pending
         self.pending = []
-        while len(self.scores) < len(self.ids):
-            self.record(score)
-
-    def record(self, score: float) -> None:
-        """Add the score of the next token read, and what the rules make of it."""
-        index = len(self.scores)
-        self.scores.append(score)
-        if index < self.context:
-            self.verdicts.append(decision.start(self.rules))
-            return
-        before = self.base_verdicts if index == self.context else self.verdicts[-1]
-        self.verdicts.append(decision.step(self.rules, before, self.position(index), score))
+        self.scores += [score] * (len(self.ids) - len(self.scores))
 
     def position(self, index: int) -> int:
         """The position of a token among all that count, those that slid out included."""
@@ -139,6 +118,5 @@ class StreamState:
             self.base_count += count - self.context
             if self._rows.size:
                 self.base = self._rows[count - 1].copy()
-            self.base_verdicts = self.verdicts[count - 1]
-        self.ids, self.offsets, self.scores, self.verdicts = [], [], [], []
+        self.ids, self.offsets, self.scores = [], [], []
         self.context = 0

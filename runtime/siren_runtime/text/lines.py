@@ -8,7 +8,7 @@ import msgspec
 
 from siren_runtime.errors import InputError
 
-from .rules import choose
+from .rules import one_text
 
 InputFormat = Literal["auto", "jsonl", "lines"]
 
@@ -71,7 +71,7 @@ def _parse(number: int, data: bytes, format: InputFormat) -> Line:
         if format == "lines":
             return Line(number, data.decode("utf-8").removesuffix("\r"))
         row = msgspec.json.decode(data, type=_Row)
-        return Line(number, choose(row.text, row.prompt, row.response), row.id)
+        return Line(number, one_text(row.text, row.prompt, row.response), row.id)
     except UnicodeDecodeError as error:
         return Line(number, error=f"not UTF-8: byte {error.start} is 0x{data[error.start]:02x}")
     except (msgspec.ValidationError, InputError) as error:

@@ -27,7 +27,7 @@ def join(prompt: str | None, response: str | None) -> str:
     return JOINER.join(part for part in (prompt, response) if part)
 
 
-def choose(text: str | None, prompt: str | None, response: str | None) -> str:
+def one_text(text: str | None, prompt: str | None, response: str | None) -> str:
     """Return the one text that a caller means: `text`, or `prompt` and `response` joined.
 
     Raises:

@@ -9,7 +9,7 @@ import typer
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
-from siren_runtime.scoring.engines import open_backend
+from siren_runtime.scoring.engines import Request, open_backend
 from siren_train.data.rows import parse_source
 
 from . import options
@@ -98,7 +98,7 @@ def calibrate(
     opened = load_bundle(folder)
     if temperature and opened.manifest.head.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-    engine = open_backend(opened, threads=threads)
+    engine = open_backend(opened, Request(threads=threads))
     first_temperature = FITTING_TEMPERATURE if temperature else opened.manifest.temperature
     guard = tempered_guard(opened, engine, first_temperature)
     columns = options.make_columns(

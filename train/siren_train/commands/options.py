@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from siren_runtime import Guard
-from siren_runtime.ensemble import Ensemble
 from siren_train.data.rows import Columns
 
 Data = Annotated[
@@ -56,8 +55,7 @@ def bundle_folder(name: str) -> str:
 
 def labels(guard: Guard) -> Sequence[str]:
     """Return the names of the classes that a guard tells apart."""
-    member = guard.members[0] if isinstance(guard, Ensemble) else guard
-    return member.manifest.head.labels or Columns().classes
+    return guard.manifests[0].head.labels or Columns().classes
 
 
 def make_columns(

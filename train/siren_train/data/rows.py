@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from siren_runtime.errors import InputError
-from siren_runtime.text.rules import JOINER, choose, clean
+from siren_runtime.text.rules import JOINER, clean, one_text
 
 HUB_PREFIX = "hub:"
 _SPLIT_NAME = r"\w[\w.-]{0,63}"  # files are named for it
@@ -239,12 +239,12 @@ def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
     try:
         if columns.text:
             parts = [_require(fields, name, origin) for name in columns.text]
-            text = JOINER.join(choose(part, None, None) for part in parts if part)
+            text = JOINER.join(one_text(part, None, None) for part in parts if part)
         elif fields.get("text"):
-            text = choose(fields["text"], None, None)
+            text = one_text(fields["text"], None, None)
         else:
-            text = choose(None, fields.get("prompt") or None, fields.get("response") or None)
-        return clean(choose(text or None, None, None))
+            text = one_text(None, fields.get("prompt") or None, fields.get("response") or None)
+        return clean(one_text(text or None, None, None))
     except InputError as error:
         if str(error).startswith(origin):
             raise

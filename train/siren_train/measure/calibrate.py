@@ -13,11 +13,12 @@ from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
 from siren_runtime.backends.base import Backend
-from siren_runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, decode, encode
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import Tier, check_tiers
 from siren_runtime.errors import InputError
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import Engines
+from siren_runtime.scoring.scorer import Scorer
 from siren_train.store.files import write_atomically
 
 from .evaluate import Scores
@@ -114,8 +115,7 @@ def fit_temperature(scores: Scores) -> float:
 def tempered_guard(bundle: Bundle, engine: Backend, temperature: float) -> Guard:
     """Return the guard that `bundle` would be at `temperature`, on its open engine."""
     manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
-    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
-    return Guard(replace(bundle, manifest=manifest), tokenizer, engine)
+    return Guard([Scorer(replace(bundle, manifest=manifest), Engines(engine))])
 
 
 def choose_threshold(scores: Scores, rule: str) -> float:

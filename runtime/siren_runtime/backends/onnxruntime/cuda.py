@@ -13,13 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend, Outputs, TokenArray
+from siren_runtime.backends.base import Backend
+from siren_runtime.backends.outputs import Outputs, TokenArray
 from siren_runtime.backends.padding import PaddedBackend
 from siren_runtime.backends.shapes import Extent, Profile, default_profiles
+from siren_runtime.bundle.graphs import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    SCORE,
+    TensorSpec,
+    score_graph,
+)
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
-from .session import OnnxRuntimeBackend, open_session
+from .score import OnnxRuntimeBackend
+from .session import open_session
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _MAX_GRAPHS = 64  # shapes beyond them are launched kernel by kernel
@@ -40,9 +49,9 @@ class _Bound:
 class BoundSession:
     """A session whose inputs and outputs stay on its device. Threads take turns."""
 
-    def __init__(self, session: Any, widths: Mapping[str, tuple[int, ...]], device: str) -> None:
-        """Take the outputs' shapes but for the batch, and "cuda" or "cpu"."""
-        self._session, self._widths, self._device = session, dict(widths), device
+    def __init__(self, session: Any, outputs: Sequence[TensorSpec], device: str) -> None:
+        """Take what the graph gives, and "cuda" or "cpu"."""
+        self._session, self._outputs, self._device = session, outputs, device
         self._bound: dict[Extent, _Bound] = {}
         self._lock = threading.Lock()  # CUDA graphs of one session share its memory
 
@@ -56,11 +65,11 @@ class BoundSession:
         with self._lock:
             try:
                 bound = self._bound.get(extent) or self._bind(extent)
-                bound.inputs["input_ids"].update_inplace(input_ids)
-                bound.inputs["attention_mask"].update_inplace(attention_mask)
+                bound.inputs[INPUT_IDS].update_inplace(input_ids)
+                bound.inputs[ATTENTION_MASK].update_inplace(attention_mask)
                 # What a replay does not write stays NaN, which the guard refuses.
-                unwritten = np.full((extent.batch, *self._widths["score"]), np.nan, np.float32)
-                bound.outputs["score"].update_inplace(unwritten)
+                score = bound.outputs[SCORE]
+                score.update_inplace(np.full(score.shape(), np.nan, np.float32))
                 self._session.run_with_iobinding(bound.binding, bound.options)
                 return Outputs(
                     **{name: value.numpy().copy() for name, value in bound.outputs.items()}
@@ -77,9 +86,9 @@ class BoundSession:
         def buffer(shape: tuple[int, ...], dtype: type) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
 
-        inputs = {name: buffer(extent[:2], np.int64) for name in ("input_ids", "attention_mask")}
+        inputs = {name: buffer(extent[:2], np.int64) for name in (INPUT_IDS, ATTENTION_MASK)}
         outputs = {
-            name: buffer((extent.batch, *width), np.float32) for name, width in self._widths.items()
+            spec.name: buffer(extent.shape(spec.shape), np.float32) for spec in self._outputs
         }
         binding = self._session.io_binding()
         for name, value in inputs.items():
@@ -119,19 +128,18 @@ def open_cuda(
     if name != "cuda":
         del session
         return OnnxRuntimeBackend(bundle, [_CPU], **options)
-    head = bundle.manifest.head
-    widths = {"score": (), "logits": (head.classes,), "features": (head.features,)}
-    return bound_backend(session, widths, name, bundle.manifest.text.max_length, buckets)
+    outputs = score_graph(bundle.manifest.head).outputs
+    return bound_backend(session, outputs, name, bundle.manifest.text.max_length, buckets)
 
 
 def bound_backend(
     session: Any,
-    widths: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[TensorSpec],
     device: str,
     max_length: int,
     buckets: Sequence[int] | None = None,
 ) -> PaddedBackend:
     """Run a session on bound buffers, its batches padded as a plan's are."""
-    runner = BoundSession(session, widths, device)
+    bound = BoundSession(session, outputs, device)
     profiles: list[Profile] = default_profiles(max_length)[-1:]
-    return PaddedBackend(device, profiles, lambda profile: runner, buckets)
+    return PaddedBackend(device, profiles, lambda profile: bound, buckets)

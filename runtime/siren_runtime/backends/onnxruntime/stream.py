@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from siren_runtime.backends.base import (
+from siren_runtime.backends.base import stream_inputs
+from siren_runtime.backends.outputs import (
     CacheArray,
-    CacheLayout,
     FloatArray,
     Outputs,
     StreamOutputs,
     TokenArray,
 )
+from siren_runtime.bundle.graphs import POOLED, head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
-from .session import Provider, open_session, token_budget
+from .providers import Provider
+from .session import open_session, token_budget
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
 _CHUNK = 256
@@ -39,14 +39,10 @@ class OnnxRuntimeStreamBackend:
         self._session, self.name = open_session(bundle, "stream", providers, **options)
         self.token_budget = token_budget(self.name)
         self._head, _ = open_session(bundle, "head", providers, **options)
-        graph = bundle.manifest.graphs["stream"]
-        past = [spec for spec in graph.inputs if spec.name.startswith("past.")]
-        _, heads, _, dim = past[0].shape
-        self._past = [spec.name for spec in past]
-        self._outputs = ["score", "logits", "feature_sums"]
-        self._present = [name.replace("past.", "present.", 1) for name in self._past]
-        self.layout = CacheLayout(len(past), int(heads), int(dim), np.dtype(past[0].dtype))
-        self.features = bundle.manifest.head.features
+        self.head_spec = bundle.manifest.head
+        self.cache = bundle.manifest.stream_cache
+        self._outputs = names(stream_graph(self.head_spec, self.cache).outputs)
+        self._head_outputs = names(head_graph(self.head_spec).outputs)
         self.max_tokens = bundle.manifest.backbone.context_length or 0
         self.max_chunk = _CHUNK
 
@@ -62,16 +58,10 @@ class OnnxRuntimeStreamBackend:
     ) -> StreamOutputs:
         """Run the streaming graph, as `StreamBackend.step`."""
         batch, chunk = input_ids.shape
-        feed = {
-            "input_ids": input_ids,
-            "past_lengths": past_lengths,
-            "feature_sum": feature_sum,
-            "feature_count": feature_count,
-            **dict(zip(self._past, past, strict=True)),
-        }
-        names = [*self._outputs, *(self._present if present else ())]
+        feed = stream_inputs(self.cache, input_ids, past_lengths, past, feature_sum, feature_count)
+        wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
         try:
-            score, logits, sums, *new = self._session.run(names, feed)
+            score, logits, sums, *new = self._session.run(wanted, feed)
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
@@ -81,7 +71,7 @@ class OnnxRuntimeStreamBackend:
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
         try:
-            values = self._head.run(["score", "logits", "features"], {"pooled": pooled})
+            values = self._head.run(self._head_outputs, {POOLED: pooled})
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"

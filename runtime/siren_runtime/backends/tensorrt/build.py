@@ -16,6 +16,7 @@ from siren_runtime.backends.shapes import (
     default_profiles,
     default_stream_profiles,
 )
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Target
@@ -28,7 +29,6 @@ from .plan import (
     Plan,
     PlanRecord,
     plans_folder,
-    replace_file,
     source_hashes,
     write_plan,
 )
@@ -106,7 +106,7 @@ def build_plan(
             f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}"
             f"{_hint(library, manifest.target) or _OTHER_SHAPES}"
         )
-    replace_file(timing, memoryview(config.get_timing_cache().serialize()))
+    write_whole(timing, memoryview(config.get_timing_cache().serialize()), BackendError)
     data = memoryview(serialized)
     record = PlanRecord(
         record_version=RECORD_VERSION,

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.backends.base import Outputs, TokenArray
+from siren_runtime.backends.outputs import Outputs, TokenArray
 from siren_runtime.backends.shapes import Extent
-from siren_runtime.bundle.graphs import GraphSpec
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, SCORE, GraphSpec, names
 from siren_runtime.errors import BackendError
 
-from .gpu import Graph, Memory, Mirror, Stream, current_device, use_device
+from .gpu import CudaGraph, CudaStream, Memory, Mirror, current_device, use_device
 from .library import Library, make_logger, open_interface
-from .plan import Plan, replace_file
+from .plan import Plan
 
 # CUDA graphs of a runner, one a shape; each holds a context, which shares the runner's memory.
 # Shapes beyond them are launched kernel by kernel: to evict and capture anew would cost more.
@@ -116,7 +117,7 @@ def _save_cache(alive: tuple[Any, ...], path: Path) -> None:
     if path.is_file() and path.stat().st_size == data.nbytes:
         return
     with contextlib.suppress(BackendError):
-        replace_file(path, data)
+        write_whole(path, data, BackendError)
 
 
 class ScoreRunner:
@@ -124,6 +125,7 @@ class ScoreRunner:
 
     def __init__(self, engine: Engine, profile: int) -> None:
         self._runner = Runner(engine, profile)
+        self._outputs = names(engine.outputs)
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Run a batch whose shape lies in the profile.
@@ -131,9 +133,8 @@ class ScoreRunner:
         Raises:
             BackendError: the library or CUDA failed.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        names = ("score", "logits", "features")
-        return Outputs(**self._runner.run(inputs, Extent(*input_ids.shape), names))
+        inputs = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
+        return Outputs(**self._runner.run(inputs, Extent(*input_ids.shape), self._outputs))
 
 
 def fill(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
@@ -144,13 +145,13 @@ def fill(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
 
 
 class Runner:
-    """Runs one profile of an engine in one thread, on a stream and buffers of its own."""
+    """Runs one profile of an engine in one thread, on a CUDA stream and buffers of its own."""
 
     def __init__(self, engine: Engine, profile: int) -> None:
         use_device(engine.device)
         limit = engine.plan.record.profiles[profile].max
         self._engine, self._profile = engine, profile
-        self._stream = Stream()
+        self._stream = CudaStream()
         self._buffers = {
             spec.name: Mirror(limit.shape(spec.shape), spec.dtype)
             for spec in (*engine.inputs, *engine.outputs)
@@ -160,7 +161,7 @@ class Runner:
             self._memory = Memory(engine.engine.get_device_memory_size_for_profile_v2(profile))
         self._context = self._new_context()
         self._seen: set[Extent] = set()
-        self._graphs: dict[Extent, tuple[Any, Graph]] = {}
+        self._graphs: dict[Extent, tuple[Any, CudaGraph]] = {}
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[Any]], extent: Extent, wanted: Sequence[str]
@@ -186,8 +187,8 @@ class Runner:
             if spec.name in wanted
         }
         # What the engine does not write stays NaN, which the guard refuses: it never fails open.
-        self._buffers["score"].host(shapes["score"]).fill(np.nan)
-        self._buffers["score"].upload(shapes["score"], self._stream)
+        self._buffers[SCORE].host(shapes[SCORE]).fill(np.nan)
+        self._buffers[SCORE].upload(shapes[SCORE], self._stream)
         self._execute(extent)
         for name, shape in shapes.items():
             self._buffers[name].download(shape, self._stream)
@@ -213,7 +214,7 @@ class Runner:
         context = self._new_context()
         self._enqueue(context, extent)  # before a capture, a context must have run once
         try:
-            graph = Graph(self._stream, lambda: self._launch(context, extent))
+            graph = CudaGraph(self._stream, lambda: self._launch(context, extent))
         except BackendError:  # a layer that cannot be captured; its work is on the stream already
             self._engine.cuda_graphs = False
             self._engine.errors()

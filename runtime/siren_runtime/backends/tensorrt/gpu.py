@@ -69,7 +69,7 @@ def check(result: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-class Stream:
+class CudaStream:
     """A CUDA stream on the thread's current GPU. `handle` is its address."""
 
     def __init__(self) -> None:
@@ -115,18 +115,18 @@ class Mirror:
         array: npt.NDArray[Any] = np.frombuffer(block, self.dtype).reshape(shape)
         return array
 
-    def upload(self, shape: tuple[int, ...], stream: Stream) -> None:
+    def upload(self, shape: tuple[int, ...], stream: CudaStream) -> None:
         """Put a copy of the first values, host to device, on the stream."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(self.device.address, self._host, shape, kind, stream)
 
-    def download(self, shape: tuple[int, ...], stream: Stream) -> None:
+    def download(self, shape: tuple[int, ...], stream: CudaStream) -> None:
         """Put a copy of the first values, device to host, on the stream."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(self._host, self.device.address, shape, kind, stream)
 
     def _copy(
-        self, to: int, source: int, shape: tuple[int, ...], kind: Any, stream: Stream
+        self, to: int, source: int, shape: tuple[int, ...], kind: Any, stream: CudaStream
     ) -> None:
         size = math.prod(shape) * self.dtype.itemsize
         check(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream.stream))
@@ -136,10 +136,10 @@ class Mirror:
             self._cuda.cudaFreeHost(self._host)
 
 
-class Graph:
-    """A CUDA graph of what `record` puts on the stream."""
+class CudaGraph:
+    """A CUDA graph of what `record` puts on the CUDA stream."""
 
-    def __init__(self, stream: Stream, record: Any) -> None:
+    def __init__(self, stream: CudaStream, record: Any) -> None:
         self._cuda = cuda = runtime()
         self._stream = stream
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

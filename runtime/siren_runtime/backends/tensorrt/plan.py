@@ -7,9 +7,6 @@ SHA-256 is checked at every load, and plans are never fetched from a hub.
 
 import hashlib
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from siren_runtime.backends.shapes import Profile
+from siren_runtime.bundle.files import replacement, write_durably
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Positive, Sha256
 from siren_runtime.errors import BackendError
@@ -205,37 +203,10 @@ def write_plan(path: Path, plan: memoryview, record: PlanRecord) -> None:
     """
     encoded = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
     beside = path.with_suffix(".json")
-    with _written(path, plan) as new_plan, _written(beside, memoryview(encoded)) as new_record:
+    with replacement(beside, BackendError) as new_record, replacement(path, BackendError) as new:
+        write_durably(new, plan)
+        write_durably(new_record, encoded)
         beside.unlink(missing_ok=True)  # no record ever names another plan
-        new_plan.replace(path)
-        new_record.replace(beside)
-
-
-def replace_file(path: Path, data: memoryview) -> None:
-    """Put `data` at `path` in one step.
-
-    Raises:
-        BackendError: it cannot be written.
-    """
-    with _written(path, data) as partial:
-        partial.replace(path)
-
-
-@contextmanager
-def _written(path: Path, data: memoryview) -> Iterator[Path]:
-    """Yield a hidden file of `data` beside `path`, for the block to rename there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
-    except OSError as error:
-        raise BackendError(f"{path}: cannot be written: {error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def plans_folder(bundle: Bundle) -> Path:

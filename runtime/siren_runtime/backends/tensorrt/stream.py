@@ -10,17 +10,32 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.backends.base import (
+from siren_runtime.backends.base import stream_inputs
+from siren_runtime.backends.outputs import (
     CacheArray,
-    CacheLayout,
     FloatArray,
     Outputs,
     StreamOutputs,
     TokenArray,
 )
 from siren_runtime.backends.padding import OfThread
-from siren_runtime.backends.shapes import Choice, Extent, Profile, choose, choose_stream
-from siren_runtime.bundle.graphs import GraphSpec
+from siren_runtime.backends.shapes import (
+    Choice,
+    Extent,
+    Profile,
+    choose_profile,
+    choose_stream_profile,
+)
+from siren_runtime.bundle.graphs import (
+    INPUT_IDS,
+    PAST_LENGTHS,
+    POOLED,
+    CacheSpec,
+    head_graph,
+    names,
+    stream_graph,
+)
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import Bundle
 
 from . import engine
@@ -60,18 +75,18 @@ class Profiles:
 class PlanStreamBackend:
     """A `StreamBackend` over the plans of the streaming graph and of the head."""
 
-    def __init__(self, name: str, stream: GraphSpec, profiles: Profiles, head: Profiles) -> None:
-        """Take what the streaming graph is, and what runs it and the head."""
-        self.name = name
-        past = [spec for spec in stream.inputs if spec.name.startswith("past.")]
-        _, heads, _, dim = past[0].shape
-        self.layout = CacheLayout(len(past), int(heads), int(dim), np.dtype(past[0].dtype))
-        self.features = next(int(s.shape[1]) for s in stream.inputs if s.name == "feature_sum")
-        self._past = [spec.name for spec in past]
-        self._present = [name.replace("past.", "present.", 1) for name in self._past]
-        self._profiles, self._head = profiles, head
+    def __init__(
+        self, name: str, head_spec: HeadSpec, cache: CacheSpec, stream: Profiles, head: Profiles
+    ) -> None:
+        """Take what the graphs read, and what runs the streaming graph and the head."""
+        self.name, self.head_spec, self.cache = name, head_spec, cache
+        self._past = frozenset(names(cache.past))
+        self._kept = frozenset(names(cache.present))
+        self._outputs = names(stream_graph(head_spec, cache).outputs)
+        self._head_outputs = names(head_graph(head_spec).outputs)
+        self._profiles, self._head = stream, head
         # One profile takes all of it: a stream alone can then be read whatever its length.
-        longest = max(profiles.profiles, key=lambda profile: profile.max.past).max
+        longest = max(stream.profiles, key=lambda profile: profile.max.past).max
         self.max_tokens, self.max_chunk = longest.past, longest.length
         self.token_budget = longest.batch * longest.length
 
@@ -86,57 +101,52 @@ class PlanStreamBackend:
         present: bool = True,
     ) -> StreamOutputs:
         """Run the streaming graph, as `StreamBackend.step`; more streams than it takes in parts."""
-        inputs: Arrays = {
-            "input_ids": input_ids,
-            "past_lengths": past_lengths,
-            "feature_sum": feature_sum,
-            "feature_count": feature_count,
-            **dict(zip(self._past, past, strict=True)),
-        }
-        names = ["score", "logits", "feature_sums", *(self._present if present else ())]
-        parts = [self._step(part, names) for part in self._parts(inputs)]
-        score, logits, sums, *new = (np.concatenate([p[name] for p in parts]) for name in names)
+        inputs: Arrays = stream_inputs(
+            self.cache, input_ids, past_lengths, past, feature_sum, feature_count
+        )
+        wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
+        parts = [self._step(part, wanted) for part in self._parts(inputs)]
+        score, logits, sums, *new = (np.concatenate([p[name] for p in parts]) for name in wanted)
         return StreamOutputs(score, logits, sums, new)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`; more rows than it takes in parts."""
-        names = ("score", "logits", "features")
         size = self._head.rows(1, 0)
         parts = []
         for start in range(0, len(pooled), size):
             rows = pooled[start : start + size]
-            choice = choose(self._head.profiles, [], len(rows), 1)
-            outputs = self._head.run({"pooled": rows}, choice, names)
-            parts.append([outputs[name][: len(rows)] for name in names])
+            choice = choose_profile(self._head.profiles, [], len(rows), 1)
+            outputs = self._head.run({POOLED: rows}, choice, self._head_outputs)
+            parts.append([outputs[name][: len(rows)] for name in self._head_outputs])
         return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _parts(self, inputs: Arrays) -> list[Arrays]:
-        batch, chunk = inputs["input_ids"].shape
+        batch, chunk = inputs[INPUT_IDS].shape
         size = self._profiles.rows(chunk, _longest(inputs))
         return [
             {name: values[start : start + size] for name, values in inputs.items()}
             for start in range(0, batch, size)
         ]
 
-    def _step(self, inputs: Arrays, names: Sequence[str]) -> Arrays:
-        batch, chunk = inputs["input_ids"].shape
+    def _step(self, inputs: Arrays, wanted: Sequence[str]) -> Arrays:
+        batch, chunk = inputs[INPUT_IDS].shape
         extent = Extent(batch, chunk, _longest(inputs))
-        choice = choose_stream(self._profiles.profiles, extent)
+        choice = choose_stream_profile(self._profiles.profiles, extent)
         held = choice.extent.past  # of buffers that may be longer; what is beyond does not count
         inputs = {
             name: values[:, :, :held] if name in self._past else values
             for name, values in inputs.items()
         }
-        outputs = self._profiles.run(inputs, choice, names)
+        outputs = self._profiles.run(inputs, choice, wanted)
         return {
-            name: values[:batch, :, :chunk] if name in self._present else values[:batch, :chunk]
+            name: values[:batch, :, :chunk] if name in self._kept else values[:batch, :chunk]
             for name, values in outputs.items()
         }
 
 
 def _longest(inputs: Arrays) -> int:
     """The tokens of the longest past, at least one: a plan takes no empty buffers."""
-    return max(1, int(inputs["past_lengths"].max()))
+    return max(1, int(inputs[PAST_LENGTHS].max()))
 
 
 def open_stream_plan(bundle: Bundle, flavor: Flavor) -> PlanStreamBackend:
@@ -152,5 +162,7 @@ def open_stream_plan(bundle: Bundle, flavor: Flavor) -> PlanStreamBackend:
         loaded = engine.Engine(plan, library, bundle.manifest.graphs[graph])
         return Profiles(plan.record.profiles, lambda profile: engine.Runner(loaded, profile))
 
-    graph = bundle.manifest.graphs["stream"]
-    return PlanStreamBackend(flavor, graph, opened("stream"), opened("head"))
+    manifest = bundle.manifest
+    return PlanStreamBackend(
+        flavor, manifest.head, manifest.stream_cache, opened("stream"), opened("head")
+    )

@@ -6,7 +6,8 @@ one over stream.onnx would hold every matrix twice.
 
 import numpy as np
 
-from .base import Outputs, StreamBackend, TokenArray
+from .base import StreamBackend
+from .outputs import Outputs, TokenArray, pooled_rows
 
 
 class ScoreByStream:
@@ -20,16 +21,16 @@ class ScoreByStream:
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded texts, as `Backend.run`."""
         batch = len(input_ids)
-        layout, none = self._stream.layout, np.zeros(batch, np.int64)
-        shape = batch, layout.heads, 1, layout.dim
+        cache, head, none = self._stream.cache, self._stream.head_spec, np.zeros(batch, np.int64)
+        shape = batch, cache.heads, 1, cache.dim
         outputs = self._stream.step(
             input_ids,
             none,
-            [np.zeros(shape, layout.dtype)] * layout.buffers,
-            np.zeros((batch, self._stream.features), np.float32),
+            [np.zeros(shape, cache.dtype)] * cache.buffers,
+            np.zeros((batch, head.features), np.float32),
             none,
             present=False,
         )
         lengths = attention_mask.sum(axis=1)
-        sums = outputs.feature_sums[np.arange(batch), lengths - 1]
-        return self._stream.head((sums / lengths[:, None]).astype(np.float32))
+        rows = outputs.feature_sums[np.arange(batch), lengths - 1]
+        return self._stream.head(pooled_rows(rows, lengths, head))

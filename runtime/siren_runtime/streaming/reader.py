@@ -5,10 +5,16 @@ from typing import Protocol
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend, FloatArray, StreamBackend
+from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.tempering import tempered_scores
-from siren_runtime.errors import BackendError, SirenError
+from siren_runtime.backends.outputs import (
+    FloatArray,
+    neurons_of_chunk,
+    no_verdict,
+    not_finite,
+    tempered_scores,
+)
+from siren_runtime.errors import SirenError
 
 from .cache import KeyValueCache
 from .state import StreamState
@@ -19,7 +25,7 @@ _GAP = 8
 Failures = dict[StreamState, SirenError]
 
 
-class StreamEngine(Protocol):
+class StreamReader(Protocol):
     """Reads streams' tokens. Not safe to share between threads."""
 
     @property
@@ -47,15 +53,16 @@ class StreamEngine(Protocol):
         """The memory that a stream takes, in bytes."""
 
 
-class IncrementalEngine:
+class IncrementalReader:
     """Pays for new tokens only. Streams next to each other in the cache share a batch."""
 
     def __init__(self, backend: StreamBackend, max_tokens: int, temperature: float) -> None:
         self.max_tokens = max_tokens
         self._temperature = temperature
-        self.bytes_per_token = backend.layout.bytes_per_token + 4 * backend.features
+        self._n_features = backend.head_spec.features
+        self.bytes_per_token = backend.cache.bytes_per_token + 4 * self._n_features
         self._backend = backend
-        self._cache = KeyValueCache(backend.layout, max_tokens)
+        self._cache = KeyValueCache(backend.cache, max_tokens)
         self._slots: list[StreamState] = []
 
     def add(self, state: StreamState) -> None:
@@ -117,7 +124,7 @@ class IncrementalEngine:
         batch = stop - first
         input_ids = np.zeros((batch, width), np.int64)
         lengths, counts = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
-        sums = np.zeros((batch, self._backend.features), np.float32)
+        sums = np.zeros((batch, self._n_features), np.float32)
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             row = slot - first
             input_ids[row, :chunk] = state.pending[:chunk]
@@ -135,7 +142,7 @@ class IncrementalEngine:
             score = streamed[slot - first, :chunk]
             _check_finite(summed, score)
             if state.aggregation is not None:
-                neurons = np.diff(summed, axis=0, prepend=np.float32(0))
+                neurons = neurons_of_chunk(summed, self._backend.head_spec)
                 summed, pooled = state.folded(neurons)
                 score = tempered_scores(self._backend.head(pooled), self._temperature)
                 _check_finite(summed, score)
@@ -148,7 +155,7 @@ class IncrementalEngine:
             state.commit(summed, score)
 
 
-class ReencodingEngine:
+class ReencodingReader:
     """Scores all that a stream holds anew at each feed, for graphs that have no cache.
 
     All tokens of a feed get the score after its last.
@@ -218,9 +225,10 @@ def _width(lengths: Sequence[int]) -> int:
 
 
 def _check_finite(sums: FloatArray, score: FloatArray) -> None:
-    """A comparison with NaN is false, so a score that is not finite would pass as safe."""
-    if not (np.isfinite(score).all() and np.isfinite(sums).all()):
-        raise BackendError(
-            "the engine's score of a stream is not finite, so there is no verdict; check the "
-            "bundle with siren inspect --check, or export it in a higher precision"
-        )
+    """Refuse what would make no verdict.
+
+    Raises:
+        BackendError: a value is not finite.
+    """
+    if not_finite({"score": score, "feature_sums": sums}):
+        raise no_verdict("score of a stream")

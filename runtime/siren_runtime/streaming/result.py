@@ -1,0 +1,62 @@
+"""What a stream gives back after a feed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .decision import Decision
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """The verdict on a stream after a feed.
+
+    Attributes:
+        score: probability of harm of the text so far, 0 to 1.
+        is_harmful: whether `score` is at least `threshold`.
+        threshold: the threshold that was applied.
+        tokens: tokens that count so far, those that slid out of the stream included.
+        computed: tokens that this feed ran through the engine.
+        rolled_back: tokens read before that this feed took back, since the new text changed them.
+        slid: whether text slid out of the stream, so that the score is no longer exact.
+        decisions: those of the stream's rules in force at a token that this feed read.
+        tier: name of the bundle's tier that the score falls in; None below the lowest, and where
+            the bundle was not calibrated.
+    """
+
+    score: float
+    is_harmful: bool
+    threshold: float
+    tokens: int
+    computed: int
+    rolled_back: int
+    slid: bool
+    decisions: tuple[Decision, ...] = ()
+    tier: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, decisions as dictionaries, and the tier where there is one."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.tier is None:
+            del fields["tier"]
+        return fields | {"decisions": [decision.to_dict() for decision in self.decisions]}
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token of a stream and the score of the text that ends with it.
+
+    Attributes:
+        token: its id.
+        start, end: where it stands in the cleaned text, in characters from the beginning of the
+            stream; both 0 for special tokens and where ids were fed.
+        score: probability of harm up to here.
+        text: the cleaned text from start to end.
+        space: the cleaned text, of no token, between the token before and this one.
+    """
+
+    token: int
+    start: int
+    end: int
+    score: float
+    text: str
+    space: str = ""

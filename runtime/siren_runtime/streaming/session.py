@@ -1,0 +1,259 @@
+"""Sessions over growing texts, one or many: what a piece of text goes through to its verdict.
+
+A session of an ensemble is read by every member, and its score is the mean of theirs. Its tokens
+are the first member's; the others' scores count at the same places of the text.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from siren_runtime.errors import BackendError, InputError, SirenError
+
+from .aggregation import Aggregation
+from .decision import Decision, Decisions, Rule
+from .result import StreamResult, TokenScore
+from .track import Member, Track
+
+TierOf = Callable[[float], str | None]
+
+
+class Session:
+    """One growing text. After an error it has no verdict until it begins anew."""
+
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        rules: Sequence[Rule],
+        threshold: float,
+        tier_of: TierOf,
+    ) -> None:
+        self.tracks = tuple(tracks)
+        self._decisions = Decisions(rules)
+        self._threshold, self._tier_of = threshold, tier_of
+        self.result: StreamResult | None = None
+        self.error: BaseException | None = None
+        self._made: dict[Decision, None] = {}
+
+    def check_usable(self) -> None:
+        """Refuse a session that failed.
+
+        Raises:
+            BackendError: it did.
+        """
+        if self.error is not None:
+            raise BackendError(
+                f"the stream failed before and has no verdict ({self.error}); reset it"
+            )
+
+    def begin(self) -> None:
+        """Forget everything."""
+        for track in self.tracks:
+            track.begin()
+        self._decisions.begin()
+        self.result = self.error = None
+
+    def accept(self, piece: Any) -> None:
+        """Take a piece in: text, or a list of token ids.
+
+        Raises:
+            InputError: it is neither, or not what was fed before.
+        """
+        if not isinstance(piece, str):
+            piece = _listed(piece)
+            if len(self.tracks) > 1:
+                raise InputError("token ids are those of one tokenizer; feed an ensemble text")
+        self._made = {}
+        for track in self.tracks:
+            track.accept(piece)
+
+    def slide(self, number: int) -> bool:
+        """Let the older half of a full track go; return whether there is more to read."""
+        track = self.tracks[number]
+        if not track.is_full:
+            return False
+        if number == 0:
+            self._decide()
+            self._decisions.slide(track.slide())
+        else:
+            track.slide()
+        return True
+
+    def conclude(self) -> StreamResult:
+        """Return the verdict on all that was read."""
+        self._decide()
+        leader = self.tracks[0].state
+        score = self._scores()[-1]
+        self.result = StreamResult(
+            score=score,
+            is_harmful=score >= self._threshold,
+            threshold=self._threshold,
+            tokens=leader.position(len(leader.ids)),
+            computed=sum(track.computed for track in self.tracks),
+            rolled_back=sum(track.rolled_back for track in self.tracks),
+            slid=any(track.state.slid for track in self.tracks),
+            decisions=tuple(self._made),
+            tier=self._tier_of(score),
+        )
+        return self.result
+
+    def token_scores(self) -> list[TokenScore]:
+        """One entry for each token that the session holds and counts."""
+        leader = self.tracks[0]
+        text, shift = leader.tokens.text, leader.tokens.start
+        scores, before = [], shift
+        for token, (start, end), score in zip(
+            leader.state.ids, leader.state.offsets, self._scores(), strict=False
+        ):
+            piece, space = text[start - shift : end - shift], text[before - shift : start - shift]
+            scores.append(TokenScore(token, start, end, score, piece, space))
+            before = max(before, end)
+        return scores[leader.state.context :]
+
+    def _decide(self) -> None:
+        """Note the decisions in force at tokens just read, or at the last if there are none."""
+        leader = self.tracks[0]
+        self._decisions.update(self._scores(), leader.state.context)
+        self._made |= dict.fromkeys(self._decisions.since(leader.scored_from))
+
+    def _scores(self) -> list[float]:
+        """The score at each token that the first track holds."""
+        leader, *others = self.tracks
+        if not others:
+            return leader.state.scores
+        places = leader.places()
+        columns = [leader.state.scores, *(track.scores_at(places) for track in others)]
+        scores: list[float] = np.mean(columns, axis=0).tolist()
+        if not leader.is_full:  # the last token ends where all of the text does
+            scores[-1] = float(np.mean([track.state.scores[-1] for track in self.tracks]))
+        return scores
+
+
+class Sessions:
+    """Opens sessions and reads what they were fed together. Not safe to share between threads."""
+
+    def __init__(
+        self, members: Sequence[Member], max_sessions: int | None, tier_of: TierOf
+    ) -> None:
+        self.members = tuple(members)
+        self._max_sessions, self._tier_of = max_sessions, tier_of
+        self._open: dict[Session, None] = {}
+
+    def __len__(self) -> int:
+        """Return the number of open sessions."""
+        return len(self._open)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that all open sessions take now."""
+        return sum(map(self.bytes_of, self._open))
+
+    def bytes_of(self, session: Session) -> int:
+        """Memory that one session takes now."""
+        return sum(track.member.reader.bytes_of(track.state) for track in session.tracks)
+
+    def open(
+        self,
+        prompt: str | None,
+        response_only: bool,
+        aggregation: Aggregation | None,
+        rules: Sequence[Rule],
+        threshold: float,
+    ) -> Session:
+        """Open a session.
+
+        Raises:
+            InputError: as many are open as may be, or a member cannot read it in this way.
+        """
+        plain = aggregation is None and not response_only
+        if not plain and any(member.reads_anew for member in self.members):
+            raise InputError(
+                "this bundle has no streaming graph, so a stream re-encodes its text, which "
+                "allows neither response_only nor another aggregation than the mean"
+            )
+        if self._max_sessions is not None and len(self._open) >= self._max_sessions:
+            raise InputError(f"{self._max_sessions} streams are open; close one first")
+        tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
+        session = Session(tracks, rules, threshold, self._tier_of)
+        self._open[session] = None
+        return session
+
+    def begin(self, session: Session) -> None:
+        """Let a session forget everything, and any error with it."""
+        session.begin()
+
+    def close(self, session: Session) -> None:
+        """Free a session's memory."""
+        if session in self._open:
+            del self._open[session]
+            for track in session.tracks:
+                track.close()
+
+    def feed(
+        self, pieces: Iterable[tuple[Session, Any]]
+    ) -> dict[Session, StreamResult | SirenError]:
+        """Feed each session its piece and read them together; one that fails leaves the others
+        right.
+        """
+        results: dict[Session, StreamResult | SirenError] = {}
+        busy = []
+        for session, piece in pieces:
+            error = self._accept(session, piece)
+            if error is None:
+                busy.append(session)
+            else:
+                results[session] = error
+        for number in reversed(range(len(self.members))):  # the first goes by the others' scores
+            failures = self._read(number, busy)
+            results |= failures
+            busy = [session for session in busy if session not in failures]
+        for session in busy:
+            results[session] = session.conclude()
+            session.error = None
+        return results
+
+    def _accept(self, session: Session, piece: Any) -> SirenError | None:
+        """Take a piece in; until it is read, the session counts as one whose feed failed."""
+        try:
+            session.check_usable()
+            if session not in self._open:
+                raise InputError("the stream was opened elsewhere")
+        except SirenError as error:
+            return error
+        try:
+            session.error = BackendError("a feed was interrupted")
+            session.accept(piece)
+        except SirenError as error:
+            session.error = error
+            return error
+        return None
+
+    def _read(self, number: int, sessions: Sequence[Session]) -> dict[Session, SirenError]:
+        """Read all that is pending of one member's tracks; return the sessions that failed."""
+        reader = self.members[number].reader
+        failures: dict[Session, SirenError] = {}
+        busy = list(sessions)
+        while busy:
+            failed = reader.read([session.tracks[number].state for session in busy])
+            going_on = []
+            for session in busy:
+                try:
+                    error = failed.get(session.tracks[number].state)
+                    if error is None and session.slide(number):
+                        going_on.append(session)
+                except SirenError as cause:
+                    error = cause
+                if error is not None:
+                    failures[session] = session.error = error
+            busy = going_on
+        return failures
+
+
+def _listed(piece: Any) -> list[Any]:
+    """Token ids as a list; text in the wrong form is not taken for them."""
+    if isinstance(piece, bytes | bytearray) or not isinstance(piece, Iterable):
+        raise InputError(
+            f"a piece of a stream must be a str or token ids, found {type(piece).__name__}"
+        )
+    return list(piece)

@@ -1,0 +1,120 @@
+"""One scorer's reading of a growing text."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from siren_runtime.errors import InputError
+from siren_runtime.text.tokenizer import Tokenizer
+
+from .aggregation import Aggregation
+from .growing_text import StreamText, StreamTokens, Tokens
+from .reader import StreamReader
+from .state import StreamState
+
+
+@dataclass(frozen=True)
+class Member:
+    """One scorer's part in streams.
+
+    Attributes:
+        tokenizer: its own.
+        reader: reads its tokens.
+        n_features: how many neurons its head reads.
+        reads_anew: whether each feed reads all of a text anew, so that there are no running means.
+    """
+
+    tokenizer: Tokenizer
+    reader: StreamReader
+    n_features: int
+    reads_anew: bool
+
+
+class Track:
+    """What one member has read of a stream, and what of it changed in the feed under way.
+
+    Attributes:
+        computed: tokens that the feed ran through the engine.
+        rolled_back: tokens read before that the feed took back.
+        scored_from: the first of the tokens held that the feed has read.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        prompt: str | None,
+        response_only: bool,
+        aggregation: Aggregation | None,
+    ) -> None:
+        self.member = member
+        self._prompt, self._response_only = prompt, response_only
+        self.state = StreamState(member.n_features, aggregation)
+        self.tokens = Tokens([], [])
+        self.computed = self.rolled_back = self.scored_from = 0
+        self._source: StreamText | StreamTokens | None = None
+        self._before: tuple[list[int], list[float]] = ([], [])  # of what slid out last
+        member.reader.add(self.state)
+
+    def begin(self) -> None:
+        """Forget everything."""
+        self.member.reader.remove(self.state)
+        self.state = StreamState(self.member.n_features, self.state.aggregation)
+        self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
+        self.member.reader.add(self.state)
+
+    def close(self) -> None:
+        """Free the memory."""
+        self.member.reader.remove(self.state)
+
+    def accept(self, piece: str | list[Any]) -> None:
+        """Take a piece in; its tokens are pending then.
+
+        Raises:
+            InputError: the piece is not usable, or of the other kind than those before.
+        """
+        kind = StreamText if isinstance(piece, str) else StreamTokens
+        if self._source is None:
+            self._source = kind(self.member.tokenizer, self._prompt, self._response_only)
+        if not isinstance(self._source, kind):
+            raise InputError("a stream takes text or token ids, not both; open another stream")
+        self.computed = self.rolled_back = 0
+        self._take(self._source.append(piece))  # type: ignore[arg-type]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is more to read than the stream holds."""
+        return len(self.tokens.ids) > len(self.state.ids)
+
+    def slide(self) -> int:
+        """Let the older half go; return how many tokens that is.
+
+        What is left is read anew as a text of its own; the sums of what went are kept.
+        """
+        assert self._source is not None
+        dropped = max(len(self.state.ids) - self.member.reader.max_tokens // 2, 1)
+        self._before = self.places()[:dropped], self.state.scores[:dropped]
+        self.state.slide(dropped)
+        self._source.drop(dropped, self.tokens)
+        self._take(self._source.tokens())
+        return dropped
+
+    def places(self) -> list[int]:
+        """Where the text ends that each token held completes, in characters.
+
+        Special tokens stand nowhere: they complete what the token before them did.
+        """
+        return list(accumulate((end for _, end in self.state.offsets), max))
+
+    def scores_at(self, places: Sequence[int]) -> list[float]:
+        """The scores of the text up to each place: that of the last token which ends by then."""
+        ends = [*self._before[0], *self.places()]
+        scores = [*self._before[1], *self.state.scores]
+        return [scores[max(bisect_right(ends, place) - 1, 0)] for place in places]
+
+    def _take(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.rolled_back += self.state.set_tokens(tokens, self.member.reader.max_tokens)
+        self.scored_from = len(self.state.ids)
+        self.computed += len(self.state.pending)
