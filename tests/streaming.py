@@ -10,10 +10,11 @@ FAMILIES = (*DECODERS, "bert")
 
 def neurons_of(guard, ids):
     """The selected neurons of each token [tokens, n_features]."""
-    backend = guard._streaming()
-    layout = backend.layout
-    past = [np.zeros((1, layout.heads, 1, layout.dim), np.float32)] * layout.buffers
-    none, zero = np.zeros((1, backend.features), np.float32), np.zeros(1, np.int64)
+    backend = guard.scorers[0].stream_backend
+    cache = backend.cache
+    past = [np.zeros((1, cache.heads, 1, cache.dim), np.float32)] * cache.buffers
+    none = np.zeros((1, backend.head_spec.features), np.float32)
+    zero = np.zeros(1, np.int64)
     sums = backend.step(np.array([ids]), zero, past, none, zero).feature_sums[0]
     return np.diff(sums, axis=0, prepend=np.float32(0))
 

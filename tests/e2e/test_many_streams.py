@@ -72,7 +72,7 @@ def poisoned(export, tmp_path):
     graph = onnx.load(bundle / "stream.onnx", load_external_data=False).graph
     (table,) = (t for t in graph.initializer if t.name == "embed_tokens.weight")
     offset = next(int(e.value) for e in table.external_data if e.key == "offset")
-    token = Guard.load(bundle)._tokenizer.encode("!").ids[0]
+    token = Guard.load(bundle).scorers[0].tokenizer.encode("!").ids[0]
     with (bundle / "weights.bin").open("r+b") as file:
         file.seek(offset + 4 * table.dims[1] * token)
         file.write(np.full(table.dims[1], np.nan, np.float32).tobytes())

@@ -18,7 +18,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import BundleError
-from siren_runtime.scoring.engines import open_backend
+from siren_runtime.scoring.engines import Request, open_backend
 from texts import LONG_TEXTS, TEXTS
 
 POOLINGS = ("residual_mean", "mlp_mean")
@@ -101,7 +101,7 @@ def test_bundles_from_before_saturation_free_weights_run_with_wide_products(expo
     older = decode(json.dumps(manifest).encode(), "guard.json")
     for found, wide in ((load_bundle(bundle), False), (Bundle(bundle, older), True)):
         options = onnxruntime.SessionOptions()
-        open_backend(found, "cpu", session_options=options)
+        open_backend(found, Request("cpu", session_options=options))
         if wide:
             assert options.get_session_config_entry("session.x64quantprecision") == "1"
         else:
@@ -135,7 +135,7 @@ def _features_with_widened_products(bundle, guard) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     rows = []
     for text in TEXTS:
-        ids = np.array(guard._tokenizer.encode_batch([_cleaned(text)]), dtype=np.int64)
+        ids = np.array(guard.scorers[0].tokenizer.encode_batch([_cleaned(text)]), dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         rows.append(session.run(["features"], feed)[0][0])
     return np.stack(rows)

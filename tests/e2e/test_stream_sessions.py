@@ -8,6 +8,9 @@ import warnings
 import pytest
 
 from siren_runtime import BackendError, Guard, InputError, Patience, Schedule
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.scoring.engines import Engines, open_backend, open_stream_backend
+from siren_runtime.scoring.scorer import Scorer
 from streaming import BOUND, DECODERS, FAMILIES, LIMIT
 from texts import CORPUS
 
@@ -32,7 +35,7 @@ def test_scores_stand_at_the_text_of_their_tokens(guards, name):
         for piece in ("How do I ba", "ke bread", " at home?"):
             result = stream.feed(piece)
         scores = stream.scores
-    assert [score.token for score in scores] == guard._tokenizer.encode(text).ids
+    assert [score.token for score in scores] == guard.scorers[0].tokenizer.encode(text).ids
     covered = {c for score in scores for c in range(score.start, score.end)}
     assert covered >= {c for c, character in enumerate(text) if character != " "}
     assert [score.end for score in scores if score.end] == sorted(
@@ -54,7 +57,8 @@ def test_a_full_stream_slides_with_bounded_memory(guards, name, aggregation):
             peak, tokens = max(peak, stream.memory_bytes), result.tokens
             assert len(stream.scores) <= 40
         assert result.slid
-        assert peak <= 2 * 64 * 1.25 * (streaming._streaming().layout.bytes_per_token + 4 * 60)
+        cache = streaming.scorers[0].stream_backend.cache
+        assert peak <= 2 * 64 * 1.25 * (cache.bytes_per_token + 4 * 60)
         ends = [score.end for score in stream.scores]
         assert ends == sorted(ends)
         assert ends[-1] <= 12 * (len(CORPUS[1]) + 1)
@@ -72,7 +76,7 @@ def test_rules_decide_over_the_tokens_of_a_feed_and_are_taken_back_with_them(gua
 
 
 def test_an_interrupted_feed_counts_as_one_that_failed(guards, monkeypatch):
-    from siren_runtime.streaming.engine import IncrementalEngine
+    from siren_runtime.streaming.reader import IncrementalReader
 
     _, streaming = guards("qwen3")
 
@@ -82,7 +86,7 @@ def test_an_interrupted_feed_counts_as_one_that_failed(guards, monkeypatch):
     with streaming.stream() as stream:
         stream.feed("How")
         with monkeypatch.context() as patch:
-            patch.setattr(IncrementalEngine, "read", interrupt)
+            patch.setattr(IncrementalReader, "read", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 stream.feed(" do")
         with pytest.raises(BackendError, match="interrupted"):
@@ -135,16 +139,16 @@ def test_a_thread_that_looks_during_a_feed_sees_no_failure(guards):
     assert not failures
 
 
-def test_a_guard_closed_while_its_stream_opens_stays_closed(export, monkeypatch):
-    guard = Guard.load(export("qwen3", max_length=LIMIT).bundle)
-    opening, go_on, opened = threading.Event(), threading.Event(), guard._open_stream
+def test_a_guard_closed_while_its_stream_opens_stays_closed(export):
+    bundle = load_bundle(export("qwen3", max_length=LIMIT).bundle)
+    opening, go_on = threading.Event(), threading.Event()
 
     def slowly():
         opening.set()
         go_on.wait(60)
-        return opened()
+        return open_stream_backend(bundle)
 
-    monkeypatch.setattr(guard, "_open_stream", slowly)
+    guard = Guard([Scorer(bundle, Engines(open_backend(bundle), slowly))])
     streamer, closer = threading.Thread(target=guard.stream), threading.Thread(target=guard.close)
     streamer.start()
     opening.wait(60)

@@ -112,7 +112,7 @@ def test_with_a_prompt_the_score_is_that_of_prompt_and_response(guards, name, pr
 def test_token_ids_score_as_the_text_they_are_of(guards, name):
     guard, streaming = guards(name)
     for text in CORPUS[:3]:
-        ids = guard._tokenizer.encode(text).ids
+        ids = guard.scorers[0].tokenizer.encode(text).ids
         with streaming.stream() as stream:
             for start in range(0, len(ids), 5):
                 result = stream.feed_tokens(np.array(ids[start : start + 5]))
@@ -123,12 +123,14 @@ def test_token_ids_score_as_the_text_they_are_of(guards, name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_score_of_every_token_is_that_of_the_prefix(guards, name):
     guard, streaming = guards(name)
-    ids = guard._tokenizer.encode(CORPUS[0]).ids
+    ids = guard.scorers[0].tokenizer.encode(CORPUS[0]).ids
     with streaming.stream() as stream:
         stream.feed_tokens(ids)
         scores = [score.score for score in stream.scores]
     expected = [
-        guard._backend.run(np.array([ids[: n + 1]]), np.ones((1, n + 1), np.int64)).score[0]
+        guard.scorers[0]
+        .backend.run(np.array([ids[: n + 1]]), np.ones((1, n + 1), np.int64))
+        .score[0]
         for n in range(len(ids))
     ]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=BOUND)
@@ -138,10 +140,10 @@ def test_the_score_of_every_token_is_that_of_the_prefix(guards, name):
 def test_response_only_keeps_the_prompt_in_the_cache_and_out_of_the_mean(guards, name):
     guard, streaming = guards(name)
     prompt, response = "How do I bake bread?", "Mix flour, water and salt."
-    encoded = guard._tokenizer.encode(f"{prompt}\n {response}")
+    encoded = guard.scorers[0].tokenizer.encode(f"{prompt}\n {response}")
     context = next(i for i, (_, end) in enumerate(encoded.offsets) if end > len(f"{prompt}\n "))
     pooled = neurons_of(streaming, encoded.ids)[context:].mean(axis=0)
-    expected = streaming._streaming().head(pooled[None]).score[0]
+    expected = streaming.scorers[0].stream_backend.head(pooled[None]).score[0]
 
     with streaming.stream(prompt, response_only=True) as stream:
         prompts = guard.score(prompt).score
@@ -163,8 +165,8 @@ def test_beyond_max_length_the_mean_runs_on_as_over_a_text_that_is_not_truncated
             result = stream.feed(piece)
             if result.slid:
                 break
-            ids = np.array([streaming._tokenizer.encode(fed.strip() or " ").ids])
-            expected = streaming._backend.run(ids, np.ones_like(ids)).score[0]
+            ids = np.array([streaming.scorers[0].tokenizer.encode(fed.strip() or " ").ids])
+            expected = streaming.scorers[0].backend.run(ids, np.ones_like(ids)).score[0]
             assert result.score == pytest.approx(expected, abs=BOUND)
     assert result.tokens > 100
 
@@ -174,13 +176,13 @@ def test_other_aggregations_read_the_last_tokens_only(guards, aggregation):
     """Against the neurons of every token, pooled by the definition."""
     _, streaming = guards("qwen3")
     text = CORPUS[2][:60]
-    neurons = neurons_of(streaming, streaming._tokenizer.encode(text).ids)
+    neurons = neurons_of(streaming, streaming.scorers[0].tokenizer.encode(text).ids)
     pooled = neurons[-4:].mean(axis=0)
     if aggregation == "ema":
         pooled = neurons[0]
         for row in neurons[1:]:
             pooled = pooled + 2 / 5 * (row - pooled)
-    expected = streaming._streaming().head(pooled[None].astype(np.float32)).score[0]
+    expected = streaming.scorers[0].stream_backend.head(pooled[None].astype(np.float32)).score[0]
     with streaming.stream(aggregation=aggregation, span=4) as stream:
         for piece in cut(text, np.random.default_rng(6)):
             result = stream.feed(piece)

@@ -24,8 +24,8 @@ from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.backends.tensorrt.library import Library, load_library
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.scoring.engines import open_backend
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import Engines, Request, open_backend
+from siren_runtime.scoring.scorer import Scorer
 from texts import TEXTS
 
 PROFILES = [
@@ -49,7 +49,7 @@ class OnnxRunner:
     """Runs what a profile may be given, in ONNX Runtime, and keeps the shapes it was given."""
 
     def __init__(self, bundle: Bundle, profile: Profile, shapes: list[Extent]) -> None:
-        self._backend = open_backend(bundle, "cpu", threads=1)
+        self._backend = open_backend(bundle, Request("cpu", threads=1))
         self._profile, self._shapes = profile, shapes
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Outputs:
@@ -77,8 +77,7 @@ def backend_over(
 def test_padding_to_profiles_and_buckets_changes_no_score(export, name):
     bundle = export(name)
     shapes: list[Extent] = []
-    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
-    padded = Guard(bundle, tokenizer, backend_over(bundle, shapes))
+    padded = Guard([Scorer(bundle, Engines(backend_over(bundle, shapes)))])
     plain = Guard.load(bundle.path, backend="cpu", threads=1)
     expected = [(r.score, r.features) for r in plain.score_batch(TEXTS, features=True)]
     found = [(r.score, r.features) for r in padded.score_batch(TEXTS, features=True)]
@@ -92,7 +91,7 @@ def test_a_batch_beyond_the_plans_largest_runs_in_parts(tiny):
     shapes: list[Extent] = []
     ids = np.arange(13 * 5).reshape(13, 5) % 200 + 2
     outputs = backend_over(tiny, shapes).run(ids, np.ones_like(ids))
-    expected = open_backend(tiny, "cpu").run(ids, np.ones_like(ids))
+    expected = open_backend(tiny, Request("cpu")).run(ids, np.ones_like(ids))
     np.testing.assert_allclose(outputs.score, expected.score, atol=1e-6)
     assert outputs.logits.shape == expected.logits.shape
     assert [shape.batch for shape in shapes] == [6, 6, 1]

@@ -8,7 +8,7 @@ import pytest
 
 from siren_runtime.backends.tensorrt import gpu
 from siren_runtime.backends.tensorrt.library import load_library, open_interface
-from siren_runtime.backends.tensorrt.plan import replace_file
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import BackendError
 
 runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
@@ -46,13 +46,13 @@ def wait() -> None:
         gpu.current_device,
         lambda: gpu.use_device(0),
         gpu.compute_capability,
-        gpu.Stream,
+        gpu.CudaStream,
         wait,
         lambda: gpu.Memory(16),
         lambda: gpu.Mirror((2, 3), np.float32),
         lambda: mirror().upload((2, 3), STREAM),
         lambda: mirror().download((2, 3), STREAM),
-        lambda: gpu.Graph(STREAM, lambda: None),
+        lambda: gpu.CudaGraph(STREAM, lambda: None),
         launch,
     ],
     ids=[
@@ -96,7 +96,7 @@ def test_threads_that_write_one_file_leave_one_of_their_versions(tmp_path):
 
     def write(data: bytes) -> None:
         for _ in range(5):
-            replace_file(tmp_path / "cache", memoryview(data))
+            write_whole(tmp_path / "cache", memoryview(data), BackendError)
 
     threads = [threading.Thread(target=write, args=(data,)) for data in versions]
     for thread in threads:

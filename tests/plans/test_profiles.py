@@ -11,8 +11,8 @@ from siren_runtime.backends.shapes import (
     Extent,
     Profile,
     check_profile,
-    choose,
-    choose_stream,
+    choose_profile,
+    choose_stream_profile,
     default_buckets,
     default_profiles,
     max_batch,
@@ -53,12 +53,14 @@ def test_a_profile_beyond_the_guards_truncation_is_refused():
 
 def test_one_text_runs_in_the_profile_of_one_text():
     profiles = default_profiles(512)
-    assert choose(profiles, default_buckets(512), 1, 100) == Choice(0, Extent(1, 128))
-    assert choose(profiles, default_buckets(512), 5, 100) == Choice(1, Extent(8, 128))
+    assert choose_profile(profiles, default_buckets(512), 1, 100) == Choice(0, Extent(1, 128))
+    assert choose_profile(profiles, default_buckets(512), 5, 100) == Choice(1, Extent(8, 128))
 
 
 def test_the_longest_text_is_not_padded_beyond_the_profile():
-    assert choose(default_profiles(500), default_buckets(500), 32, 499).extent == Extent(32, 500)
+    assert choose_profile(default_profiles(500), default_buckets(500), 32, 499).extent == Extent(
+        32, 500
+    )
 
 
 def test_a_profile_too_small_says_what_to_compile():
@@ -66,7 +68,7 @@ def test_a_profile_too_small_says_what_to_compile():
     with pytest.raises(BackendError, match=r"17 tokens.*16 at most.*siren build --profile"):
         max_batch(profiles, 17)
     with pytest.raises(BackendError, match=r"5 texts by 8 tokens.*4x16.*siren build --profile"):
-        choose(profiles, [16], 5, 8)
+        choose_profile(profiles, [16], 5, 8)
 
 
 extents = st.builds(Extent, st.integers(1, 40), st.integers(1, 600))
@@ -85,7 +87,7 @@ profiles = st.builds(
 def test_a_choice_holds_the_batch_and_lies_in_its_profile(shapes, wanted):
     buckets = default_buckets(max(shape.max.length for shape in shapes))
     try:
-        index, extent = choose(shapes, buckets, wanted.batch, wanted.length)
+        index, extent = choose_profile(shapes, buckets, wanted.batch, wanted.length)
     except BackendError:
         assert all(wanted.batch > s.max.batch or wanted.length > s.max.length for s in shapes)
         return
@@ -111,7 +113,7 @@ stream_extents = st.builds(Extent, st.integers(1, 12), st.integers(1, 300), st.i
 @given(st.lists(stream_profiles, min_size=1, max_size=3), stream_extents)
 def test_a_streams_choice_holds_it_and_lies_in_its_profile(shapes, wanted):
     try:
-        index, extent = choose_stream(shapes, wanted)
+        index, extent = choose_stream_profile(shapes, wanted)
     except BackendError:
         assert all(any(map(operator.gt, wanted, shape.max)) for shape in shapes)
         return

@@ -17,7 +17,7 @@ from siren_runtime.backends.shapes import (
     Extent,
     Profile,
     check_stream_profiles,
-    choose_stream,
+    choose_stream_profile,
     default_head_profiles,
     default_stream_profiles,
     parse_profile,
@@ -35,8 +35,13 @@ from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.commands.build import app
 from siren_runtime.commands.inspect import app as inspect_app
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.scoring.engines import open_backend, open_stream_backend
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import (
+    Engines,
+    Request,
+    open_backend,
+    open_stream_backend,
+)
+from siren_runtime.scoring.scorer import Scorer
 from texts import TEXTS
 
 STREAMS = [
@@ -82,8 +87,14 @@ def stream_backend(
     def profiles(graph: str, shapes: list[Profile]) -> Profiles:
         return Profiles(shapes, lambda number: OnnxRunner(bundle, graph, shapes[number], seen))
 
-    graph = bundle.manifest.graphs["stream"]
-    return PlanStreamBackend("tensorrt", graph, profiles("stream", streams), profiles("head", HEAD))
+    manifest = bundle.manifest
+    return PlanStreamBackend(
+        "tensorrt",
+        manifest.head,
+        manifest.stream_cache,
+        profiles("stream", streams),
+        profiles("head", HEAD),
+    )
 
 
 class Compiled:
@@ -92,13 +103,12 @@ class Compiled:
     name = "tensorrt"
 
     def __init__(self, bundle: Bundle) -> None:
-        backend = open_backend(bundle, "cpu", threads=1)
+        backend = open_backend(bundle, Request("cpu", threads=1))
         self.run, self.token_budget = backend.run, backend.token_budget
 
 
 def guard_on_plans(bundle: Bundle, open_stream: Any) -> Guard:
-    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
-    return Guard(bundle, tokenizer, Compiled(bundle), open_stream)
+    return Guard([Scorer(bundle, Engines(Compiled(bundle), open_stream))])
 
 
 def fed(guard: Guard, texts: Sequence[str]) -> list[float]:
@@ -132,7 +142,7 @@ def test_a_step_and_the_head_give_what_onnx_runtime_gives(export, aggregation):
     scores = []
     for open_stream in (
         lambda: stream_backend(bundle, []),
-        lambda: open_stream_backend(bundle, "cpu", threads=1),
+        lambda: open_stream_backend(bundle, Request("cpu", threads=1)),
     ):
         with guard_on_plans(bundle, open_stream).stream(
             aggregation=aggregation, max_tokens=64
@@ -161,7 +171,7 @@ def on_onnx_runtime(monkeypatch) -> None:
 
     class ScoreRunner:
         def __init__(self, engine: Loaded, profile: int) -> None:
-            self.run = open_backend(engine.bundle, "cpu", threads=1).run
+            self.run = open_backend(engine.bundle, Request("cpu", threads=1)).run
 
     def runner(engine: Loaded, profile: int) -> OnnxRunner:
         record = engine.plan.record
@@ -228,9 +238,8 @@ def test_every_precision_streams_and_compiles_with_the_tensors_of_its_graph(
     with Guard.load(bundle.path, backend="cpu", threads=1) as guard:
         with guard.stream() as stream:
             result = [stream.feed(piece) for piece in ("how ", "are you", " today?")][-1]
-        whole = open_backend(bundle, "cpu", threads=1)
-        tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
-        plain = Guard(bundle, tokenizer, whole)
+        whole = open_backend(bundle, Request("cpu", threads=1))
+        plain = Guard([Scorer(bundle, Engines(whole))])
         assert result.score == pytest.approx(plain.score("how are you today?").score, abs=0.02)
     for graph, shapes in (("stream", STREAMS), ("head", HEAD)):
         plan = build_plan(bundle, rtx, graph, profiles=shapes)
@@ -279,10 +288,10 @@ def test_the_defaults_take_one_stream_and_eight_within_the_backbones_context():
 
 def test_one_token_of_one_stream_stays_one_token():
     profiles = default_stream_profiles(512, 40960)
-    assert choose_stream(profiles, Extent(1, 1, 65)) == Choice(0, Extent(1, 1, 96))
-    assert choose_stream(profiles, Extent(3, 5, 2048)) == Choice(1, Extent(4, 8, 2048))
+    assert choose_stream_profile(profiles, Extent(1, 1, 65)) == Choice(0, Extent(1, 1, 96))
+    assert choose_stream_profile(profiles, Extent(3, 5, 2048)) == Choice(1, Extent(4, 8, 2048))
     with pytest.raises(BackendError, match=r"9 streams by 1 tokens after 10.*--stream-profile"):
-        choose_stream(profiles, Extent(9, 1, 10))
+        choose_stream_profile(profiles, Extent(9, 1, 10))
 
 
 @pytest.mark.parametrize("text", ["1x1:1x1:1x1", "1x1x1:1x1x1:1x1x41", "1x0x1:1x1x1:1x1x8"])

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siren_runtime import AtTier, Hysteresis, InputError, Patience, Schedule
-from siren_runtime.streaming.decision import start, step
+from siren_runtime.streaming.decision import Decisions
 
 
 def in_force(rule, scores):
     """Where the rule is in force."""
-    verdicts, found = start([rule]), []
-    for position, score in enumerate(scores):
-        verdicts = step([rule], verdicts, position, score)
-        found.append(verdicts[0][1] is not None)
+    decisions, found = Decisions([rule]), []
+    for position in range(len(scores)):
+        decisions.update(scores[: position + 1], context=0)
+        found.append(bool(decisions.since(position)))
     return found
 
 
@@ -39,12 +39,36 @@ def test_hysteresis_holds_between_its_two_thresholds():
 
 def test_a_decision_names_the_rule_and_the_token_where_it_came_into_force():
     rules = (Patience(2, 3, 0.5), Hysteresis(0.9, 0.2))
-    verdicts = start(rules)
-    for position, score in enumerate([0.6, 0.95, 0.6]):
-        verdicts = step(rules, verdicts, position, score)
-    patience, hysteresis = (decision for _, decision in verdicts)
+    decisions = Decisions(rules)
+    decisions.update([0.6, 0.95, 0.6], context=0)
+    patience, hysteresis = decisions.since(2)
     assert patience.to_dict() == {"rule": "patience(2 of 3, 0.5)", "token": 1, "score": 0.95}
     assert (hysteresis.rule, hysteresis.token) == ("hysteresis(on 0.9, off 0.2)", 1)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.data())
+def test_scores_that_come_in_pieces_or_are_taken_back_decide_as_at_once(scores, data):
+    rules = (Patience(2, 3, 0.5), Hysteresis(0.8, 0.3), Schedule(((0, 0.9), (2, 0.4))))
+    context = data.draw(st.integers(0, len(scores)))
+    pieced, whole = Decisions(rules), Decisions(rules)
+    for _ in range(3):
+        pieced.update(
+            data.draw(st.lists(st.floats(0, 1), max_size=8)), data.draw(st.integers(0, 3))
+        )
+    pieced.update(scores, context)
+    whole.update(scores, context)
+    assert [pieced.since(i) for i in range(9)] == [whole.since(i) for i in range(9)]
+
+
+def test_what_slides_out_leaves_its_decisions_and_positions_behind():
+    scores = [0.1, 0.9, 0.9, 0.2, 0.9]
+    slid, whole = Decisions([Patience(2, 3, 0.5)]), Decisions([Patience(2, 3, 0.5)])
+    whole.update(scores, context=0)
+    slid.update(scores[:3], context=0)
+    slid.slide(2)
+    slid.update(scores[2:], context=0)
+    assert slid.since(2) == whole.since(4)
+    assert whole.since(4)[0].token == 2
 
 
 def test_a_tier_is_in_force_from_its_threshold_on():

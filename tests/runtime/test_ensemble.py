@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from siren_runtime import BackendError, BundleError, Guard, InputError
+from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.commands import score
-from siren_runtime.ensemble import Ensemble, is_ensemble
 from texts import TEXTS
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -58,8 +57,7 @@ def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
     listed = Guard.load([folder / "one", folder / "two"])
     assert listed.default_threshold == pytest.approx(0.7)  # the mean of 0.5 and 0.9
     assert listed.score("text").score == Guard.load(folder).score("text").score
-    assert isinstance(listed, Ensemble)
-    assert [member.default_threshold for member in listed.members] == [0.5, 0.9]
+    assert [manifest.threshold for manifest in listed.manifests] == [0.5, 0.9]
 
 
 def test_its_features_are_the_members_one_after_another(folder: Path) -> None:
@@ -77,10 +75,38 @@ def test_the_score_command_takes_it(folder: Path) -> None:
     assert json.loads(result.stdout)["threshold"] == 0.25
 
 
-@pytest.mark.parametrize("use", [lambda g: g.stream(), lambda g: g.streams(), lambda g: g.manifest])
-def test_what_it_cannot_do_is_refused(folder: Path, use: Callable[[Guard], object]) -> None:
+def test_it_has_manifests_and_no_manifest(folder: Path) -> None:
     with pytest.raises(InputError, match=r"the ensemble of .* member"):
-        use(Guard.load(folder))
+        _ = Guard.load(folder).manifest
+
+
+def test_an_ensemble_is_no_member_of_another(folder: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be a member of another"):
+        Guard.load([folder, folder / "one"])
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_its_streams_score_as_it_does(folder: Path) -> None:
+    ensemble = Guard.load(folder)
+    with ensemble.streams(max_streams=3) as streams:
+        opened = [streams.open(prompt=prompt) for prompt in ("a", "b", None)]
+        for piece in ("kind", " and ", "long"):
+            results = streams.feed((stream, piece) for stream in opened)
+    for prompt, result in zip(("a", "b", None), results, strict=True):
+        expected = ensemble.score(prompt=prompt, response="kind and long")
+        assert result.score == pytest.approx(expected.score, abs=1e-6)
+        assert (result.threshold, result.tier) == (0.25, expected.tier)
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_its_streams_take_text_only(folder: Path) -> None:
+    with Guard.load(folder).stream() as stream:
+        with pytest.raises(InputError, match="feed an ensemble text"):
+            stream.feed_tokens([3, 4])
+        with pytest.raises(BackendError, match="reset it"):
+            stream.feed("text")
+        stream.reset()
+        assert 0 <= stream.feed("text").score <= 1
 
 
 def test_a_closed_ensemble_does_not_score(folder: Path) -> None:

@@ -157,7 +157,7 @@ def test_an_empty_batch_gives_an_empty_list(guard: Guard) -> None:
 def test_a_batch_gives_the_single_scores_in_order(
     guard: Guard, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard._backend, "token_budget", budget)
+    monkeypatch.setattr(guard.scorers[0].backend, "token_budget", budget)
     results = guard.score_batch(iter(TEXTS))
     for text, result in zip(TEXTS, results, strict=True):
         assert result.score == pytest.approx(guard.score(text).score, abs=1e-5)
@@ -177,13 +177,13 @@ def test_a_batch_is_scored_in_micro_batches_under_the_budget(
 ) -> None:
     guard = Guard.load(bundle, threads=1)
     shapes: list[tuple[int, int]] = []
-    run = guard._backend.run  # type: ignore[union-attr]
+    run = guard.scorers[0].backend.run
 
     def record(input_ids: Any, attention_mask: Any) -> Any:
         shapes.append(input_ids.shape)
         return run(input_ids, attention_mask)
 
-    monkeypatch.setattr(guard._backend, "run", record)
+    monkeypatch.setattr(guard.scorers[0].backend, "run", record)
     guard.score_batch(["abcdefg", "a"] * 16, token_budget=64)
     assert shapes == [(16, 2), (8, 8), (8, 8)]  # a start token, then a token a byte
     guard.score_batch(["abcdefg", "a"] * 16)

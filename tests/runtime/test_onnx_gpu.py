@@ -10,15 +10,18 @@ import pytest
 
 from siren_runtime import Guard
 from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend
-from siren_runtime.backends.onnxruntime.session import open_session, with_caches
+from siren_runtime.backends.onnxruntime.providers import with_caches
+from siren_runtime.backends.onnxruntime.session import open_session
+from siren_runtime.bundle.graphs import score_graph
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import BackendError
-from siren_runtime.scoring.engines import open_backend
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.scoring.engines import Engines, Request, open_backend
+from siren_runtime.scoring.scorer import Scorer
 from texts import TEXTS
 from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
 
-WIDTHS = {"score": (), "logits": (CLASSES,), "features": (WIDTH,)}
+OUTPUTS = score_graph(HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)).outputs
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -33,8 +36,7 @@ def session(bundle):
 
 
 def test_a_guard_on_bound_buffers_scores_as_one_without(bundle, session):
-    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
-    bound = Guard(bundle, tokenizer, bound_backend(session, WIDTHS, "cpu", MAX_LENGTH))
+    bound = Guard([Scorer(bundle, Engines(bound_backend(session, OUTPUTS, "cpu", MAX_LENGTH)))])
     plain = Guard.load(bundle.path, backend="cpu")
     for _ in range(2):  # the second time on buffers that hold the first's values
         found = bound.score_batch(TEXTS * 3, features=True)
@@ -59,9 +61,9 @@ def test_an_engine_that_writes_nothing_gives_no_verdict(bundle, session, tempera
     calibrated = Bundle(
         bundle.path, msgspec.structs.replace(bundle.manifest, temperature=temperature)
     )
-    tokenizer = Tokenizer(bundle.file("tokenizer.json"), bundle.manifest.text.max_length)
     engine = Dead()
-    guard = Guard(calibrated, tokenizer, bound_backend(engine, WIDTHS, "cpu", MAX_LENGTH))
+    backend = bound_backend(engine, OUTPUTS, "cpu", MAX_LENGTH)
+    guard = Guard([Scorer(calibrated, Engines(backend))])
     guard.score("a text")
     engine.alive = False
     with pytest.raises(BackendError, match="not finite"):
@@ -69,17 +71,17 @@ def test_an_engine_that_writes_nothing_gives_no_verdict(bundle, session, tempera
 
 
 def test_results_do_not_change_when_the_buffers_are_used_again(session):
-    runner = BoundSession(session, WIDTHS, "cpu")
+    bound = BoundSession(session, OUTPUTS, "cpu")
     ids = np.full((2, 3), 5)
-    first = runner.run(ids, np.ones_like(ids))
+    first = bound.run(ids, np.ones_like(ids))
     kept = first.score.copy()
-    runner.run(ids + 3, np.ones_like(ids))
+    bound.run(ids + 3, np.ones_like(ids))
     np.testing.assert_array_equal(first.score, kept)
 
 
 def test_threads_take_turns(bundle, session):
-    backend = bound_backend(session, WIDTHS, "cpu", MAX_LENGTH)
-    plain = open_backend(bundle, "cpu", threads=1)
+    backend = bound_backend(session, OUTPUTS, "cpu", MAX_LENGTH)
+    plain = open_backend(bundle, Request("cpu", threads=1))
     wrong = []
 
     def use(seed: int) -> None:
@@ -99,7 +101,7 @@ def test_threads_take_turns(bundle, session):
 def test_a_failure_names_the_batch(session):
     ids = np.full((1, 4), 10**9)
     with pytest.raises(BackendError, match="1 texts by 4 tokens on cpu"):
-        BoundSession(session, WIDTHS, "cpu").run(ids, np.ones_like(ids))
+        BoundSession(session, OUTPUTS, "cpu").run(ids, np.ones_like(ids))
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from siren_guard.siren_guard import _join_prompt_response, _to_raw_text
 
 from siren_runtime import InputError
-from siren_runtime.text.rules import _CHAT_MARKERS, choose, clean, join
+from siren_runtime.text.rules import _CHAT_MARKERS, clean, join, one_text
 from texts import TEXTS
 
 _PIECES = st.one_of(
@@ -56,23 +56,23 @@ def test_only_a_str_is_a_text(value: object) -> None:
 
 
 @given(TEXT, st.none() | TEXT, st.none() | TEXT)
-def test_choose_takes_a_text_or_its_parts(
+def test_one_text_takes_a_text_or_its_parts(
     text: str, prompt: str | None, response: str | None
 ) -> None:
-    assert choose(text, None, None) == text
+    assert one_text(text, None, None) == text
     if prompt is None and response is None:
         with pytest.raises(InputError, match="nothing to score"):
-            choose(None, None, None)
+            one_text(None, None, None)
     else:
-        assert choose(None, prompt, response) == join(prompt, response)
+        assert one_text(None, prompt, response) == join(prompt, response)
         with pytest.raises(InputError, match="not both"):
-            choose(text, prompt, response)
+            one_text(text, prompt, response)
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [((1, None, None), "text"), ((None, b"", None), "prompt"), ((None, "a", 0), "response")],
 )
-def test_choose_names_the_part_that_is_not_a_str(arguments: tuple, name: str) -> None:
+def test_one_text_names_the_part_that_is_not_a_str(arguments: tuple, name: str) -> None:
     with pytest.raises(InputError, match=f"{name} must be a str"):
-        choose(*arguments)
+        one_text(*arguments)
