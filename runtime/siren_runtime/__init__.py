@@ -16,7 +16,8 @@ from .errors import (
     InputError,
     SirenError,
 )
-from .guard import Guard, ScoreResult
+from .guard import Guard
+from .scoring.result import ScoreResult
 from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
 from .streaming.handles import Stream, Streams
 from .streaming.result import StreamResult, TokenScore

@@ -3,20 +3,19 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
 from .backends.onnxruntime.providers import Provider
-from .backends.outputs import FloatArray
-from .bundle.ensemble import check_classes, is_ensemble, read_ensemble
-from .bundle.hub import resolve_folder
+from .bundle.ensemble import check_classes
 from .bundle.manifest import Manifest
-from .bundle.reader import BUNDLE_PATTERNS, Verify, load_bundle
+from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold, tier_of
 from .errors import BundleError, InputError, SirenError
-from .scoring.engines import BackendName, Request, open_engines
+from .scoring.engines import BackendName, Request
+from .scoring.opening import open_source
+from .scoring.result import ScoreResult
 from .scoring.scorer import Scored, Scorer
 from .streaming.aggregation import AggregationName
 from .streaming.decision import AtTier, Rule
@@ -25,35 +24,6 @@ from .streaming.session import Sessions
 from .text.rules import clean, one_text
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """The verdict on one text.
-
-    Attributes:
-        score: probability of harm, 0 to 1.
-        is_harmful: whether `score` is at least `threshold`.
-        threshold: the threshold that was applied.
-        tier: name of the bundle's tier that the score falls in; None below the lowest, and where
-            the bundle was not calibrated.
-        features: float32 [n_features], the neurons that the head read, where they were asked for.
-    """
-
-    score: float
-    is_harmful: bool
-    threshold: float
-    tier: str | None = None
-    features: FloatArray | None = field(default=None, compare=False, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return score, is_harmful and threshold, and the tier where there is one."""
-        verdict = {
-            "score": self.score,
-            "is_harmful": self.is_harmful,
-            "threshold": self.threshold,
-        }
-        return verdict if self.tier is None else {**verdict, "tier": self.tier}
 
 
 class Guard:
@@ -132,31 +102,8 @@ class Guard:
             InputError: an argument is out of range.
         """
         request = Request(backend, threads, providers, session_options, buckets, streaming)
-
-        def opened(bundle: str | os.PathLike[str]) -> Scorer:
-            folder = resolve_folder(
-                bundle, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
-            )
-            if is_ensemble(folder):
-                raise BundleError(
-                    f"{folder}: an ensemble cannot be a member of another; name its members"
-                )
-            loaded = load_bundle(folder, verify=verify)
-            return Scorer(loaded, open_engines(loaded, request))
-
-        if not isinstance(source, (str, os.PathLike)):
-            return cls([opened(bundle) for bundle in _several(source)])
-        folder = resolve_folder(
-            source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
-        )
-        if not is_ensemble(folder):
-            return cls([opened(folder)])
-        ensemble = read_ensemble(folder)
-        return cls(
-            [opened(folder / member) for member in ensemble.members],
-            threshold=ensemble.threshold,
-            tiers=ensemble.tiers,
-        )
+        opened = open_source(source, request, verify=verify, revision=revision)
+        return cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers)
 
     @property
     def manifest(self) -> Manifest:
@@ -215,7 +162,9 @@ class Guard:
         """
         cleaned = clean(one_text(text, prompt, response))
         (result,) = self._score_each([cleaned], self._checked(threshold), features, None)
-        return _verdict(result)
+        if isinstance(result, SirenError):
+            raise result
+        return result
 
     def score_batch(
         self,
@@ -239,11 +188,11 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError: as `score`.
         """
-        cleaned = [_verdict(text) for text in _cleaned(texts, "score_batch")]
+        cleaned = _raised(_cleaned(texts, "score_batch"))
         results = self._score_each(
             cleaned, self._checked(threshold), features, _checked_budget(token_budget)
         )
-        return [_verdict(result) for result in results]
+        return _raised(results)
 
     def score_each(
         self,
@@ -399,17 +348,6 @@ class Guard:
         )
 
 
-def _several(source: object) -> list[str | os.PathLike[str]]:
-    if not isinstance(source, Iterable):
-        raise InputError(
-            f"source must be a bundle or a list of bundles, found {type(source).__name__}"
-        )
-    bundles = list(source)
-    if len(bundles) < 2:
-        raise BundleError(f"an ensemble has two members or more, found {len(bundles)}")
-    return bundles
-
-
 def _checked_budget(token_budget: int | None) -> int | None:
     if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
         raise InputError(f"token_budget must be a whole number from 1, found {token_budget!r}")
@@ -422,18 +360,21 @@ def _cleaned(texts: Iterable[str], method: str) -> list[str | SirenError]:
         raise InputError(f"{method} takes a list of texts, found one str; use score")
     if not isinstance(texts, Iterable):
         raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
-    return [_clean_item(index, text) for index, text in enumerate(texts)]
+    return [_cleaned_or_why_not(text) for text in texts]
 
 
-def _clean_item(index: int, text: str) -> str | SirenError:
+def _cleaned_or_why_not(text: str) -> str | SirenError:
     try:
         return clean(text)
     except InputError as error:
-        return InputError(f"texts[{index}]: {error}")
+        return error
 
 
-def _verdict(value: _T | SirenError) -> _T:
-    """Return a value, or raise the error that it is."""
-    if isinstance(value, SirenError):
-        raise value
-    return value
+def _raised(values: Sequence[_T | SirenError]) -> list[_T]:
+    """Return the values of texts, or raise the first error among them with the text's place."""
+    good = []
+    for index, value in enumerate(values):
+        if isinstance(value, SirenError):
+            raise type(value)(f"texts[{index}]: {value}") from value
+        good.append(value)
+    return good

@@ -55,21 +55,158 @@ def test_importing_the_runtime_is_quick() -> None:
     assert min(float(_python(code)) for _ in range(3)) < 0.25
 
 
-def _imports(source: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+# Folder or file of a package -> those beside it that it may import. What is not named is low
+# enough that all may import it, and imports none of them.
+FLOORS = {
+    "siren_runtime": [
+        ["commands"],
+        ["guard"],
+        ["scoring"],
+        ["streaming"],
+        ["backends"],
+        ["bundle"],
+        ["text"],
+        ["errors"],
+    ],
+    "siren_export": [
+        ["commands"],
+        ["tune"],
+        ["export"],
+        ["verify", "bundle_writer"],
+        ["guard", "passes"],
+        ["families", "heads"],
+        ["graph"],
+        ["sources"],
+    ],
+    "siren_train": [["commands"], ["fit"], ["measure"], ["store"], ["data"]],
+}
+
+
+def _modules() -> dict[str, Path]:
+    """Every module of ours by its full name."""
+    found = {}
+    for package in ARROWS:
+        folder = ROOT / package.removeprefix("siren_")
+        for path in (folder / package).rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(name: str) -> set[str]:
+    """Our modules that a module imports, wherever in it, the packages they lie in left out."""
+    path, names = MODULES[name], set[str]()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module or "")
-    return {name.partition(".")[0] for name in names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            names |= {n for n in inner if n in MODULES} or {base}
+    return {n for n in names if n in MODULES} - {name}
+
+
+GRAPH = {name: _imports(name) for name in MODULES}
 
 
 @pytest.mark.parametrize("package", ARROWS)
 def test_imports_between_the_packages_point_one_way(package: str) -> None:
-    folder = ROOT / package.removeprefix("siren_") / package
-    sources = [*folder.rglob("*.py")]
+    sources = [name for name in MODULES if name.partition(".")[0] == package]
     assert sources
-    for source in sources:
-        ours = {name for name in _imports(source) if name in ARROWS} - {package}
-        assert ours <= ARROWS[package], f"{source} imports {ours}"
+    for name in sources:
+        ours = {found.partition(".")[0] for found in GRAPH[name]} - {package}
+        assert ours <= ARROWS[package], f"{name} imports {ours}"
+
+
+def _floor(package: str, name: str) -> int | None:
+    """How far from the top a module's folder stands in its package; None for the package itself."""
+    inner = name.split(".")[1:]
+    if not inner:
+        return None
+    return next(i for i, floor in enumerate(FLOORS[package]) if inner[0] in floor)
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_between_the_folders_of_a_package_point_down(package: str) -> None:
+    for name in MODULES:
+        if name.partition(".")[0] != package or _floor(package, name) is None:
+            continue
+        for found in GRAPH[name]:
+            inner = found.split(".")
+            if inner[0] != package or len(inner) == 1 or inner[1] == name.split(".")[1]:
+                continue
+            assert _floor(package, found) > _floor(package, name), f"{name} imports {found}"
+
+
+def _circle(edges: dict[str, set[str]]) -> list[str]:
+    """Names that lead to one another, in order; none if nothing does."""
+    done, path = set[str](), list[str]()
+
+    def visit(name: str) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        path.append(name)
+        for found in sorted(edges[name]):
+            if circle := visit(found):
+                return circle
+        path.pop()
+        done.add(name)
+        return []
+
+    return next((circle for name in sorted(edges) if (circle := visit(name))), [])
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert len(GRAPH) > 150
+    assert not _circle(GRAPH)
+
+
+def _folder(name: str) -> str:
+    """A module's folder; what lies on the top level of a package stands for itself."""
+    folder = name.rpartition(".")[0]
+    return folder if "." in folder else name
+
+
+def test_no_folders_import_one_another_in_a_circle() -> None:
+    folders: dict[str, set[str]] = {_folder(name): set() for name in GRAPH}
+    for name, found in GRAPH.items():
+        if MODULES[name].name != "__init__.py":
+            folders[_folder(name)] |= {_folder(other) for other in found} - {_folder(name)}
+    assert not _circle(folders)
+
+
+@pytest.mark.parametrize(
+    ("edges", "circle"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c"]),
+        ({"a": {"a"}}, ["a"]),
+    ],
+)
+def test_a_circle_is_found_where_there_is_one(
+    edges: dict[str, set[str]], circle: list[str]
+) -> None:
+    assert _circle(edges) == circle
+
+
+def test_few_things_stand_on_the_top_level_of_the_runtime() -> None:
+    """Beside what makes it a package that is typed."""
+    entries = {path.name for path in (ROOT / "runtime" / "siren_runtime").iterdir()}
+    assert len(entries - {"__init__.py", "py.typed", "__pycache__"}) <= 8
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_no_file_has_over_400_lines(package: str) -> None:
+    for name, path in MODULES.items():
+        if name.partition(".")[0] == package:
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= 400, f"{name} has {lines} lines"

@@ -8,9 +8,10 @@ from typing import Annotated, Any, BinaryIO, Literal
 import msgspec
 import typer
 
-from siren_runtime.errors import InputError
-from siren_runtime.guard import Guard, ScoreResult
+from siren_runtime.errors import SirenError
+from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
+from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.lines import InputFormat, Line, read_texts
 
 from .console import EXIT_FAILED, one_line, report, standard_input
@@ -80,10 +81,13 @@ def score(
     count = failed = 0
     for lines in _windows(groups, batch_size):
         good = [line for line in lines if line.error is None]
-        rows = list(zip(good, _score_each(guard, good, threshold, features), strict=True))
+        scored = guard.score_each([line.text or "" for line in good], threshold, features)
+        rows = list(zip(good, scored, strict=True))
         write([(line, result) for line, result in rows if isinstance(result, ScoreResult)], count)
         errors = [(line.number, line.error) for line in lines if line.error is not None]
-        errors += [(line.number, result) for line, result in rows if isinstance(result, str)]
+        errors += [
+            (line.number, str(result)) for line, result in rows if isinstance(result, SirenError)
+        ]
         for number, error in sorted(errors):
             report(f"line {number}: {error}")
         count, failed = count + len(lines), failed + len(errors)
@@ -112,19 +116,6 @@ def _windows(groups: Iterable[list[Line]], size: int) -> Iterator[list[Line]]:
     for group in groups:
         for start in range(0, len(group), size):
             yield group[start : start + size]
-
-
-def _score_each(
-    guard: Guard, lines: list[Line], threshold: float | None, features: bool
-) -> list[ScoreResult | str]:
-    """Score lines together; where one cannot be scored, each alone, so that it fails alone."""
-    texts = [line.text or "" for line in lines]
-    try:
-        return [*guard.score_batch(texts, threshold, features)]
-    except InputError as error:
-        if len(texts) == 1:
-            return [str(error)]
-    return [_score_each(guard, [line], threshold, features)[0] for line in lines]
 
 
 def _write_jsonl(rows: list[tuple[Line, ScoreResult]], _: int) -> None:

@@ -21,6 +21,8 @@ from .engines import Engines, is_compiled
 
 Tokens = Sequence[int]
 
+_NO_TOKEN = "the tokenizer makes no token of it, so there is nothing to score"
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -93,13 +95,13 @@ class Scorer:
         return [e if isinstance(e, SirenError) else scored[i] for i, e in enumerate(encoded)]
 
     def encode(self, texts: Sequence[str | SirenError]) -> list[Tokens | SirenError]:
-        """Return the token ids of each cleaned text, or why it has none, which `texts[i]` names."""
+        """Return the token ids of each cleaned text, or why it has none."""
         strings = {i: text for i, text in enumerate(texts) if isinstance(text, str)}
         encoded = dict(zip(strings, self._encode([*strings.values()]), strict=True))
         results: list[Tokens | SirenError] = []
         for index, text in enumerate(texts):
             ids = text if isinstance(text, SirenError) else encoded[index]
-            results.append(ids or _no_token(index))
+            results.append(ids or InputError(_NO_TOKEN))
         return results
 
     def _encode(self, texts: list[str]) -> list[list[int] | SirenError]:
@@ -148,7 +150,7 @@ class Scorer:
             {"score": scores, "logits": outputs.logits, "features": outputs.features}
         )
         return {
-            number: no_verdict(f"{unusable[row]} for texts[{number}]")
+            number: no_verdict(unusable[row])
             if row in unusable
             else Scored(float(scores[row]), outputs.features[row])
             for row, number in enumerate(batch)
@@ -219,12 +221,6 @@ class Scorer:
         assert self._open_stream is not None
         self._stream_backend = self._open_stream()
         return ScoreByStream(self._stream_backend)
-
-
-def _no_token(index: int) -> InputError:
-    return InputError(
-        f"texts[{index}]: the tokenizer makes no token of it, so there is nothing to score"
-    )
 
 
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:

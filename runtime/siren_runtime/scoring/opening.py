@@ -1,0 +1,79 @@
+"""What a source names: one bundle, or an ensemble of several."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from siren_runtime.bundle.ensemble import is_ensemble, read_ensemble
+from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Verify, load_bundle
+from siren_runtime.bundle.thresholds import Tier
+from siren_runtime.errors import BundleError, InputError
+
+from .engines import Request, open_engines
+from .scorer import Scorer
+
+BundleSource = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The scorers of a source, and what decides on their mean; None is what the scorers say."""
+
+    scorers: list[Scorer]
+    threshold: float | None = None
+    tiers: Sequence[Tier] | None = None
+
+
+def open_source(
+    source: BundleSource | Sequence[BundleSource],
+    request: Request,
+    *,
+    verify: Verify,
+    revision: str | None,
+) -> Opened:
+    """Open every bundle of a source.
+
+    | the source | its scorers |
+    | --- | --- |
+    | a list | one for each bundle |
+    | a folder with ensemble.json, or the id of a hub repository of one | one for each member |
+    | another folder or id | one |
+
+    Raises:
+        BundleError, BackendError, InputError: as `Guard.load`.
+    """
+
+    def folder_of(bundle: BundleSource) -> Path:
+        return resolve_folder(
+            bundle, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
+        )
+
+    def scorer_of(folder: Path) -> Scorer:
+        if is_ensemble(folder):
+            raise BundleError(
+                f"{folder}: an ensemble cannot be a member of another; name its members"
+            )
+        bundle = load_bundle(folder, verify=verify)
+        return Scorer(bundle, open_engines(bundle, request))
+
+    if not isinstance(source, (str, os.PathLike)):
+        return Opened([scorer_of(folder_of(bundle)) for bundle in _several(source)])
+    folder = folder_of(source)
+    if not is_ensemble(folder):
+        return Opened([scorer_of(folder)])
+    ensemble = read_ensemble(folder)
+    scorers = [scorer_of(folder / member) for member in ensemble.members]
+    return Opened(scorers, ensemble.threshold, ensemble.tiers)
+
+
+def _several(source: Iterable[BundleSource]) -> list[BundleSource]:
+    if not isinstance(source, Iterable):
+        raise InputError(
+            f"source must be a bundle or a list of bundles, found {type(source).__name__}"
+        )
+    bundles = list(source)
+    if len(bundles) < 2:
+        raise BundleError(f"an ensemble has two members or more, found {len(bundles)}")
+    return bundles
