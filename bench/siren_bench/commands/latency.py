@@ -72,7 +72,7 @@ def latency(
                 ceilings = measure_ceilings(threads)
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
-        with progress_bar("timing", len(texts)) as advance:
+        with progress_bar() as progress:
             results, broken = measure_latency(
                 loaded,
                 texts,
@@ -80,7 +80,7 @@ def latency(
                 warm_up=warm_up,
                 budget=budget,
                 slowest=slowest,
-                advance=lambda: advance(1),
+                progress=progress,
             )
         if ceilings:
             with console.status("measuring the machine again"):

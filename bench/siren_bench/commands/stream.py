@@ -6,7 +6,8 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_bench.progress import console
+from siren_bench.engines import TorchDtype
+from siren_bench.progress import console, progress_bar
 from siren_bench.record import write_record
 from siren_bench.shapes import SHAPES
 from siren_bench.stream import PEERS, Plan, measure_stream, stream_table
@@ -57,7 +58,7 @@ def stream(
     """
     if precision not in options.PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is not one of {', '.join(options.PRECISIONS)}")
-    dtypes = tuple(dict.fromkeys(name.strip() for name in peers.split(",") if name.strip()))
+    dtypes = [name.strip() for name in peers.split(",") if name.strip()]
     for name in dtypes:
         if name not in PEERS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(PEERS)}")
@@ -67,7 +68,7 @@ def stream(
         late=min(_DEFAULTS.late, tokens - 12),
         sampled=(*(n for n in _DEFAULTS.sampled if n < tokens), tokens),
         long_tokens=long_tokens,
-        peers=dtypes,
+        peers=tuple(cast("TorchDtype", name) for name in dict.fromkeys(dtypes)),
     )
     output = output or Path(f"bench/results/stream-{Path(head).name}-{precision}.json")
     with tempfile.TemporaryDirectory() as folder:
@@ -86,10 +87,8 @@ def stream(
                 )
             if "stream" not in manifest.graphs:
                 raise InputError(f"{head}: not a decoder, so there is no streaming graph to time")
-        with console.status("starting") as status:
-            results = measure_stream(
-                bundle, subject.head, texts, plan, lambda stage: status.update(f"timing {stage}")
-            )
+        with progress_bar() as progress:
+            results = measure_stream(bundle, subject.head, texts, plan, progress)
     settings = {"head": subject.description, "precision": precision, "plan": vars(plan)}
     table = stream_table(results["summary"], plan)
     typer.echo(table)
