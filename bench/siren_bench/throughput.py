@@ -87,20 +87,24 @@ def measure_throughput(
                 done += 1
                 progress("scoring", done, rounds * len(cases))
     results = [
-        {
-            "engine": case.engine.name,
-            "batch": case.batch,
-            "texts": len(texts),
-            "tokens": tokens,
-            "texts_per_s": len(texts) / median(times),
-            "tokens_per_s": tokens / median(times),
-            "samples_s": times,
-        }
+        _entry(case, texts, tokens, times)
         for i, (case, times) in enumerate(zip(cases, samples, strict=True))
         if i not in failed
     ]
     return results, {
         f"{cases[i].engine.name}, batch {cases[i].batch}": why for i, why in failed.items()
+    }
+
+
+def _entry(case: Case, texts: Sequence[str], tokens: int, times: list[float]) -> dict[str, Any]:
+    return {
+        "engine": case.engine.name,
+        "batch": case.batch,
+        "texts": len(texts),
+        "tokens": tokens,
+        "texts_per_s": len(texts) / median(times),
+        "tokens_per_s": tokens / median(times),
+        "samples_s": times,
     }
 
 

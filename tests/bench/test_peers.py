@@ -154,6 +154,15 @@ def test_a_peer_that_dies_leaves_the_other_points_of_scaling(ours_and_a_peer):
     assert failed["siren-edge fp16"].startswith("batch 1: ")
 
 
+def test_progress_tells_the_lengths_that_are_done_and_how_many_there_are(ours_and_a_peer):
+    loaded, _ = ours_and_a_peer
+    told = []
+    measure_latency(
+        loaded, {1: "a", 2: "a b"}, 1, warm_up=0, progress=lambda *stage: told.append(stage)
+    )
+    assert told == [("timing", 1, 2), ("timing", 2, 2)]
+
+
 def test_the_first_engine_may_not_fail(ours_and_a_peer):
     loaded, kill = ours_and_a_peer
     kill()
