@@ -66,7 +66,7 @@ def model_size(artifact: Artifact, config: Mapping[str, Any]) -> ModelSize:
     return ModelSize(
         block_parameters=kept * block,
         all_block_parameters=parsed.blocks * block,
-        head_parameters=sum(linear.weight.size for linear in artifact.head),
+        head_parameters=sum(dense.weight.size for dense in artifact.head),
         vocabulary_parameters=hidden * parsed.vocab_size,
         attention_width=width,
         blocks=kept,

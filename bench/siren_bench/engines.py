@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from .record import installed_versions
 
 ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+TorchDtype = Literal["float32", "bfloat16"]  # that a peer on PyTorch is measured in
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class LlmSiren(GuardEngine):
     """
 
     artifact: Path
-    dtype: Literal["float32", "bfloat16"]
+    dtype: TorchDtype
     threads: int
     compiled: bool = False
     device: str = "cpu"

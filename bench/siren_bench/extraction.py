@@ -18,6 +18,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.text.rules import clean
 
+from .progress import Progress, no_progress
 from .record import markdown_table
 from .samples import paired_ratio
 from .synthetic import write_artifact
@@ -97,13 +98,13 @@ def measure_extraction(
     texts: Sequence[str],
     rounds: int,
     *,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """Time every extractor on all texts, one after the other in each round, after a warm-up.
 
     Args:
         extractors: By name; the first is the one that the others are compared with.
-        advance: Called after each round, the warm-up included.
+        progress: Called after each round, the warm-up included.
 
     Returns:
         One entry an extractor: raw samples and their median in seconds, texts a second, the
@@ -120,7 +121,7 @@ def measure_extraction(
             features[name] = extractors[name](texts)
             if number >= 0:
                 samples[name].append(time.perf_counter() - start)
-        advance()
+        progress("timing", number + 2, rounds + 1)
     ours = features[names[0]]
     return [
         {

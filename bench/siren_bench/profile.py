@@ -63,7 +63,9 @@ def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
         guard = Guard.load(engine.bundle, backend="cpu", session_options=options)
         for _ in range(_WARM_UP + runs):
             guard.score(text)
-        events = json.loads(Path(guard._backend._session.end_profiling()).read_bytes())
+        guard.close()  # which ends the session, and a session that ends writes its profile
+        (written,) = Path(folder).iterdir()
+        events = json.loads(written.read_bytes())
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     nodes = [e for e in events if e["cat"] == "Node" and e["ts"] >= starts[_WARM_UP]]
     return {name: microseconds / 1e6 / runs for name, microseconds in own_time(nodes).most_common()}

@@ -8,21 +8,29 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
+
+Progress = Callable[[str, int, int], None]  # stage; done; in all
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
 @contextmanager
-def progress_bar(
-    description: str, total: int, *, in_bytes: bool = False
-) -> Iterator[Callable[[int], object]]:
-    """Show a bar while the block runs; it is given a function that moves the bar on by a count."""
+def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
+    """Show a bar while the block runs, and yield the function that says how far it is."""
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task("starting", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bars.update(task, description=stage, completed=done, total=total)
+
+        yield show

@@ -7,7 +7,7 @@ the model's own: a text has other token ids there, so benchmarks count tokens, n
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from .progress import Progress, no_progress
 from .shapes import Shape
 from .texts import write_tokenizer
 
@@ -31,20 +32,20 @@ def write_synthetic(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    advance: Callable[[int], object] = lambda count: None,
+    progress: Progress = no_progress,
 ) -> tuple[Path, Path]:
     """Write a backbone of `shape` under `folder`/backbone and a head under `folder`/head.
 
     Args:
         seed: Of every weight and of the selection of channels.
         shard_bytes: Largest size of a safetensors file, in bytes.
-        advance: Called with the number of bytes of each tensor written.
+        progress: Called after each tensor, with bytes.
 
     Returns:
         The folders of the backbone and of the head.
     """
     backbone, head = folder / "backbone", folder / "head"
-    write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, advance=advance)
+    write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, progress=progress)
     write_head(head, shape, backbone, seed=seed)
     return backbone, head
 
@@ -100,7 +101,7 @@ def write_checkpoint(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    advance: Callable[[int], object] = lambda count: None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write config.json, bfloat16 safetensors (with an index where sharded) and a tokenizer.
 
@@ -117,6 +118,7 @@ def write_checkpoint(
     weights = _Weights(seed)
     shards = _shards(decoder_tensors(config), shard_bytes)
     index: dict[str, str] = {}
+    written, total = 0, checkpoint_bytes(config)
     for number, tensors in enumerate(shards, start=1):
         name = (
             "model.safetensors"
@@ -129,9 +131,9 @@ def write_checkpoint(
             for shape in tensors.values():
                 for piece in weights.draw(shape):
                     file.write(piece.view(np.uint16).data)
-                advance(_size(shape))
+                written += _size(shape)
+                progress("writing random weights", written, total)
     if len(shards) > 1:
-        total = checkpoint_bytes(config)
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
         (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 

@@ -60,8 +60,8 @@ class Workbench:
             with console.status(f"preparing {name}"):
                 try:
                     engines.append(make_peer(name, self, threads))
-                except PeerMissing as why:
-                    missing[name] = str(why)
+                except PeerMissing as error:
+                    missing[name] = str(error)
                 except Exception as error:  # whatever a peer's libraries raise
                     missing[name] = reason(error)
         for name, why in missing.items():
