@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.commands.console import report as say
+from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
-from siren_train.store.files import write_atomically
 from siren_train.store.store import FeatureStore
 
 from .bars import Bars
@@ -97,18 +98,17 @@ def train(
         half=half,
         hold_out_validation=hold_out_validation,
     )
-    features, work = [FeatureStore.open(store) for store in stores], work or output / ".work"
+    opened = [FeatureStore.open(store) for store in stores]
+    work = work or output / ".work"
     workers = workers or os.cpu_count() or 1
     with Bars() as bars:
         report = pipeline.train(
-            features, output, work, settings, workers=workers, progress=bars.update
+            opened, output, work, settings, workers=workers, progress=bars.update
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
         if ablate:
-            results = pipeline.ablate(
-                features, work, settings, workers=workers, progress=bars.update
-            )
-            write_atomically(output / "ablation.md", ablation_markdown(results).encode())
+            results = pipeline.ablate(opened, work, settings, workers=workers, progress=bars.update)
+            write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
             plot_ablation(results, output / "ablation.png")
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")

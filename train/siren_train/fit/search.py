@@ -1,8 +1,8 @@
 """Search the head's shape and training with Optuna: TPE, pruned, cross-validated, resumable.
 
-The history is a file of finished trials, one JSON object a line. Each trial draws from a sampler
-seeded by the search's seed and the trial's number, and sees only finished trials, so a search
-that was killed goes on to the same end as an undisturbed one.
+The history is a file of finished trials, one JSON object a line. The sampler of a trial is seeded
+by the search's seed and the trial's number, and sees finished trials only. So a search that was
+killed ends as an undisturbed one.
 """
 
 import json
@@ -17,22 +17,28 @@ import optuna
 from optuna.trial import TrialState
 
 from siren_runtime.errors import InputError
+from siren_train.data.progress import Progress
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, IntArray
 
+from .folds import FOLDS
 from .head import HeadConfig, fit_head, head_logits
 from .probe import Probe
 from .selection import gather, select_layers
 from .settings import LayerWeighting
 from .workers import worker_pool
 
-FOLDS = 5
 _STARTUP_TRIALS = 5  # drawn at random, and never pruned
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search chooses: the share of each probe's |weight| that is read, and the head."""
+    """What the search finds.
+
+    Attributes:
+        share: of each probe's |weight|, which the channels that are selected hold.
+        config: of the head.
+    """
 
     share: float
     config: HeadConfig
@@ -40,7 +46,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. `scores` are the folds' mean macro-F1s; a pruned one has fewer."""
+    """A finished trial.
+
+    Attributes:
+        number: from 0.
+        params: drawn by the sampler.
+        scores: the mean macro-F1 of each fold; of the first folds alone if it was pruned.
+        pruned: whether it was stopped early.
+    """
 
     number: int
     params: dict[str, Any]
@@ -63,15 +76,17 @@ def search_head(
     shares: Sequence[float],
     weighting: LayerWeighting = "adaptive",
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Choice, list[Trial]]:
-    """Run the trials that `history` lacks; return the best choice, and the first `trials`.
+    """Run the trials that `history` lacks, and return the best choice and all trials.
 
     Args:
-        features: training and validation rows.
-        folds: as make_folds gives them.
+        features: train and validation rows.
+        folds: int64 [rows], as make_folds returns them.
         probes: of each fold, fitted without its rows.
-        shares: of the selection, to choose from.
+        history: a file of finished trials, which is added to.
+        trials: how many there are in all; more of them in `history` are left aside.
+        shares: of the selection, those that a trial may draw.
         workers: folds that train at once.
 
     Raises:
@@ -86,7 +101,7 @@ def search_head(
     distributions = _distributions(shares)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))
-    progress(len(done), trials)
+    progress("search", len(done), trials)
     with history.open("a", encoding="utf-8") as file:
         for number in range(len(done), trials):
             study.sampler = optuna.samplers.TPESampler(
@@ -96,12 +111,12 @@ def search_head(
             done.append(finished)
             file.write(json.dumps(finished.__dict__) + "\n")
             file.flush()
-            progress(len(done), trials)
+            progress("search", len(done), trials)
     return make_choice(best_trial(done).params), done
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the best score over all folds; the first of equals."""
+    """Return the trial of the best score that was not pruned; the first of equally good ones."""
     return max((trial for trial in trials if not trial.pruned), key=lambda trial: trial.score)
 
 
@@ -120,22 +135,6 @@ def make_choice(params: Mapping[str, Any]) -> Choice:
     )
 
 
-def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) -> IntArray:
-    """Return int64 [rows]: the fold that holds each row out, or -1 for a row that always trains.
-
-    Every data set of `measured` and its labels are spread evenly; a copy stands in the fold of
-    its original.
-    """
-    fold = np.full(features.rows, -1, np.int64)
-    groups = features.datasets * len(features.classes) + features.labels
-    countable = ~features.is_copy & np.isin(features.datasets, measured)
-    rng = np.random.default_rng(seed)
-    for group in np.unique(groups[countable]):
-        rows = rng.permutation(np.flatnonzero(countable & (groups == group)))
-        fold[rows] = np.arange(len(rows)) % folds
-    return fold[features.originals]
-
-
 def cross_validate(
     features: FeatureSet,
     probes: Sequence[Sequence[Probe]],
@@ -147,10 +146,17 @@ def cross_validate(
     seed: int,
     proceed: Callable[[Sequence[float]], bool] = lambda scores: True,
 ) -> list[float]:
-    """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on.
+    """Return the mean macro-F1 of each fold.
 
-    Copies train with their originals, and are not measured. Each fold selects by its own
-    `probes`: a selection that has seen the held-out labels flatters the score.
+    Copies train with their originals, and are not measured. Each fold selects channels by `probes`
+    of its own, because a selection that has seen the labels held out flatters the score.
+
+    Args:
+        probes: of each fold, fitted without its rows.
+        folds: int64 [rows], as make_folds returns them.
+        workers: folds that train at once.
+        proceed: is given the scores so far after each fold; no further fold is scored once it
+            returns False.
     """
 
     def score(fold: int) -> float:
@@ -242,7 +248,9 @@ def _frozen(
 
 
 def read_history(path: Path) -> list[Trial]:
-    """Read the finished trials of a search; a last line that a kill cut short is dropped.
+    """Read the finished trials of a search.
+
+    If a kill cut the last line short, the line is taken off the file.
 
     Raises:
         InputError: the file is damaged.
