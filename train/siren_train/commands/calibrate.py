@@ -85,11 +85,8 @@ def calibrate(
     )
     from siren_train.measure.evaluate import score_rows
 
+    _check_use(threshold, tier, tiers, temperature)
     rules = _rules(tier or [])
-    if tiers is not None and rules:
-        raise typer.BadParameter("give either --tier or --tiers")
-    if not (threshold or rules or tiers or temperature):
-        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
     folder = Path(options.bundle_folder(bundle))
     if tiers is not None and not (threshold or temperature):
         write_calibration(folder, tiers=read_tiers(tiers))
@@ -107,20 +104,13 @@ def calibrate(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
     sources = [parse_source(argument) for argument in data]
-    new_temperature = None
     with Bars() as bars:
         if temperature:
-            new_temperature = _fit_temperature(opened, backend, sources, columns, split, bars)
-            guard = tempered_guard(opened, backend, new_temperature)
-        scores = score_rows(
-            guard,
-            sources,
-            columns,
-            split,
-            lambda stage, done, total: bars.update(
-                f"{stage}, tempered" if temperature else stage, done, total
-            ),
-        )
+            new_temperature, scores = _fit_temperature(
+                opened, backend, sources, columns, split, bars
+            )
+        else:
+            new_temperature, scores = None, score_rows(guard, sources, columns, split, bars.update)
     new_tiers = read_tiers(tiers) if tiers is not None else None
     if rules:
         found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
@@ -136,6 +126,15 @@ def calibrate(
         typer.echo(f"temperature: {new_temperature:.3f}")
 
 
+def _check_use(
+    threshold: str | None, tier: list[str] | None, tiers: Path | None, temperature: bool
+) -> None:
+    if tiers is not None and tier:
+        raise typer.BadParameter("give either --tier or --tiers")
+    if not (threshold or tier or tiers or temperature):
+        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
+
+
 def _fit_temperature(
     bundle: Bundle,
     backend: Backend,
@@ -143,13 +142,22 @@ def _fit_temperature(
     columns: Columns,
     split: str,
     bars: Bars,
-) -> float:
-    """Return the temperature that suits the rows of `split`."""
+) -> tuple[float, "Scores"]:
+    """Return the temperature that suits the rows of `split`, and their scores at it."""
     from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
     from siren_train.measure.evaluate import score_rows
 
     guard = tempered_guard(bundle, backend, FITTING_TEMPERATURE)
-    return fit_temperature(score_rows(guard, sources, columns, split, bars.update))
+    temperature = fit_temperature(score_rows(guard, sources, columns, split, bars.update))
+    guard = tempered_guard(bundle, backend, temperature)
+    scores = score_rows(
+        guard,
+        sources,
+        columns,
+        split,
+        lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
+    )
+    return temperature, scores
 
 
 def _print(manifest: Manifest, scores: "Scores", split: str) -> None:

@@ -1,7 +1,7 @@
 """`siren evaluate`: measure a guard, or an ensemble of guards, on labelled text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from siren_train.data.sources import parse_source
 from . import options
 from .bars import Bars
 from .reports import write_report
+
+if TYPE_CHECKING:
+    from siren_train.measure.evaluate import Evaluation, Scores
 
 app = typer.Typer(add_completion=False)
 
@@ -72,8 +75,7 @@ def evaluate(
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
-    from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
-    from siren_train.measure.plots import plot_evaluation
+    from siren_train.measure.evaluate import measure, score_rows
 
     sources = [parse_source(argument) for argument in data]
     if streaming:
@@ -108,6 +110,14 @@ def evaluate(
         threshold=threshold,
         by_category=by == "category",
     )
+    _report(evaluation, scores, output)
+
+
+def _report(evaluation: "Evaluation", scores: "Scores", output: Path | None) -> None:
+    """Print the tables, and write them with JSON and plots to `output`, if it is given."""
+    from siren_train.measure.evaluate import evaluation_markdown
+    from siren_train.measure.plots import plot_evaluation
+
     markdown = evaluation_markdown(evaluation)
     typer.echo(markdown, nl=False)
     if output is not None:

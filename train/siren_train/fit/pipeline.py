@@ -29,7 +29,7 @@ from .head import fit_head
 from .layer_probes import fit_fold_probes, fit_probes
 from .probe import Probe
 from .report import TrainingReport, layer_reports, trial_reports
-from .search import best_trial, make_choice, read_history, search_head
+from .search import CrossValidation, best_trial, make_choice, read_history, search_head
 from .selection import select_layers
 from .settings import Settings
 from .splits import check_folds, load_splits
@@ -63,32 +63,29 @@ def train(
         InputError: a store lacks what `settings` asks for, the stores are of different rows, a
             class has too few rows, or `work` holds another run or one that is under way.
     """
-    fitting, validation = load_splits(stores, settings)
-    everything = FeatureSet.concatenate(fitting, validation)
+    train_rows, validation = load_splits(stores, settings)
+    everything = FeatureSet.concatenate(train_rows, validation)
     measured = np.unique(validation.without_copies().datasets)
     folds = make_folds(everything, FOLDS, settings.seed, measured)
-    check_folds(folds, fitting, validation, stores[0].folder)
+    check_folds(folds, train_rows, validation, stores[0].folder)
     with _claim(work, stores, settings):
-        probes = _probe_layers(fitting, validation, work, settings, workers, progress)
+        probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
         of_folds = fit_fold_probes(
-            fitting, validation, folds, probes, work, workers=workers, progress=progress
+            train_rows, validation, folds, probes, work, workers=workers, progress=progress
         )
         choice, trials = search_head(
-            everything,
-            folds,
-            of_folds,
+            CrossValidation(
+                everything, folds, of_folds, settings.weighting, settings.seed, workers
+            ),
             work / HISTORY_FILE,
             trials=settings.trials,
-            seed=settings.seed,
             shares=settings.shares,
-            weighting=settings.weighting,
-            workers=workers,
             progress=progress,
         )
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
     progress("final fit", 0, 1)
-    final = fitting if settings.hold_out_validation else everything
+    final = train_rows if settings.hold_out_validation else everything
     head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
     progress("final fit", 1, 1)
     _write_head(output, stores[0].manifest, settings, layers, head)
@@ -96,8 +93,8 @@ def train(
         store=stores[0].manifest,
         precisions=[store.manifest.precision for store in stores],
         settings=msgspec.to_builtins(settings),
-        rows={"train": fitting.rows, "validation": validation.rows},
-        copies=int(fitting.is_copy.sum() + validation.is_copy.sum()),
+        rows={"train": train_rows.rows, "validation": validation.rows},
+        copies=int(train_rows.is_copy.sum() + validation.is_copy.sum()),
         layers=layer_reports(probes, layers),
         share=choice.share,
         head=msgspec.to_builtins(config),
@@ -107,7 +104,7 @@ def train(
 
 
 def _probe_layers(
-    fitting: FeatureSet,
+    train_rows: FeatureSet,
     validation: FeatureSet,
     work: Path,
     settings: Settings,
@@ -115,10 +112,10 @@ def _probe_layers(
     progress: Progress,
 ) -> list[Probe]:
     return fit_probes(
-        fitting,
+        train_rows,
         validation.without_copies(),
         work,
-        strengths=[settings.strengths] * fitting.layers,
+        strengths=[settings.strengths] * train_rows.layers,
         workers=workers,
         progress=progress,
     )
@@ -162,7 +159,7 @@ def ablate(
     Raises:
         InputError: `work` does not hold a finished run of these settings.
     """
-    fitting, validation = load_splits(stores, settings)
+    train_rows, validation = load_splits(stores, settings)
     with _claim(work, stores, settings):
         trials = read_history(work / HISTORY_FILE)[: settings.trials]
         if len(trials) < settings.trials:
@@ -172,10 +169,10 @@ def ablate(
         best = best_trial(trials)
         choice = make_choice(best.params)
         return measure_variants(
-            fitting,
+            train_rows,
             validation.without_copies(),
-            _probe_layers(fitting, validation, work, settings, workers, progress),
-            ablation_variants(fitting.layers, choice, settings.weighting, settings.shares),
+            _probe_layers(train_rows, validation, work, settings, workers, progress),
+            ablation_variants(train_rows.layers, choice, settings.weighting, settings.shares),
             choice.config,
             work / f"ablation.{best.number}.jsonl",  # more trials may come to another head
             seed=settings.seed,

@@ -65,29 +65,43 @@ class Trial:
         return float(np.mean(self.scores))
 
 
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """What heads are cross-validated on, and how.
+
+    Attributes:
+        features: train and validation rows.
+        folds: int64 [rows], as make_folds returns them.
+        probes: of each fold, fitted without its rows. A selection by probes that have seen the
+            labels held out would flatter the score.
+        weighting: how layers are weighted.
+        seed: of the heads.
+        workers: folds that train at once.
+    """
+
+    features: FeatureSet
+    folds: IntArray
+    probes: Sequence[Sequence[Probe]]
+    weighting: LayerWeighting
+    seed: int
+    workers: int
+
+
 def search_head(
-    features: FeatureSet,
-    folds: IntArray,
-    probes: Sequence[Sequence[Probe]],
+    setup: CrossValidation,
     history: Path,
     *,
     trials: int,
-    seed: int,
     shares: Sequence[float],
-    weighting: LayerWeighting = "adaptive",
-    workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Choice, list[Trial]]:
     """Run the trials that `history` lacks, and return the best choice and all trials.
 
     Args:
-        features: train and validation rows.
-        folds: int64 [rows], as make_folds returns them.
-        probes: of each fold, fitted without its rows.
+        setup: its seed is that of the search, too.
         history: a file of finished trials, which is added to.
         trials: how many there are in all; more of them in `history` are left aside.
-        shares: of the selection, those that a trial may draw.
-        workers: folds that train at once.
+        shares: of each probe's |weight|, those that a trial may draw.
 
     Raises:
         InputError: `history` is damaged.
@@ -105,9 +119,11 @@ def search_head(
     with history.open("a", encoding="utf-8") as file:
         for number in range(len(done), trials):
             study.sampler = optuna.samplers.TPESampler(
-                seed=seed * 10_000 + number, n_startup_trials=_STARTUP_TRIALS, multivariate=True
+                seed=setup.seed * 10_000 + number,
+                n_startup_trials=_STARTUP_TRIALS,
+                multivariate=True,
             )
-            finished = _run(study, distributions, features, probes, folds, weighting, workers, seed)
+            finished = _run(study, distributions, setup)
             done.append(finished)
             file.write(json.dumps(finished.__dict__) + "\n")
             file.flush()
@@ -136,33 +152,22 @@ def make_choice(params: Mapping[str, Any]) -> Choice:
 
 
 def cross_validate(
-    features: FeatureSet,
-    probes: Sequence[Sequence[Probe]],
+    setup: CrossValidation,
     choice: Choice,
-    folds: IntArray,
-    *,
-    weighting: LayerWeighting,
-    workers: int,
-    seed: int,
     proceed: Callable[[Sequence[float]], bool] = lambda scores: True,
 ) -> list[float]:
-    """Return the mean macro-F1 of each fold.
-
-    Copies train with their originals, and are not measured. Each fold selects channels by `probes`
-    of its own, because a selection that has seen the labels held out flatters the score.
+    """Return the mean macro-F1 of each fold. Copies train with their originals, unmeasured.
 
     Args:
-        probes: of each fold, fitted without its rows.
-        folds: int64 [rows], as make_folds returns them.
-        workers: folds that train at once.
         proceed: is given the scores so far after each fold; no further fold is scored once it
             returns False.
     """
+    features, folds = setup.features, setup.folds
 
     def score(fold: int) -> float:
-        layers = select_layers(probes[fold], share=choice.share, weighting=weighting)
+        layers = select_layers(setup.probes[fold], share=choice.share, weighting=setup.weighting)
         fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
-        head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
+        head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
         return macro_f1_by_dataset(
             features.labels[held_out],
             head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
@@ -171,7 +176,7 @@ def cross_validate(
         ).mean
 
     scores: list[float] = []
-    with worker_pool(workers) as pool:
+    with worker_pool(setup.workers) as pool:
         pending: list[Future[float]] = [
             pool.submit(score, fold) for fold in range(int(folds.max()) + 1)
         ]
@@ -187,12 +192,7 @@ def cross_validate(
 def _run(
     study: optuna.Study,
     distributions: Mapping[str, optuna.distributions.BaseDistribution],
-    features: FeatureSet,
-    probes: Sequence[Sequence[Probe]],
-    folds: IntArray,
-    weighting: LayerWeighting,
-    workers: int,
-    seed: int,
+    setup: CrossValidation,
 ) -> Trial:
     trial = study.ask(dict(distributions))
     pruned = False
@@ -203,16 +203,7 @@ def _run(
         pruned = len(scores) < FOLDS and bool(trial.should_prune())
         return not pruned
 
-    scores = cross_validate(
-        features,
-        probes,
-        make_choice(trial.params),
-        folds,
-        weighting=weighting,
-        workers=workers,
-        seed=seed,
-        proceed=proceed,
-    )
+    scores = cross_validate(setup, make_choice(trial.params), proceed)
     state = TrialState.PRUNED if pruned else TrialState.COMPLETE
     study.tell(trial, None if pruned else float(np.mean(scores)), state=state)
     return Trial(trial.number, dict(trial.params), scores, pruned)

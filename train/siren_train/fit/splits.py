@@ -35,12 +35,12 @@ def load_splits(
         raise InputError(
             f"{store.folder}: max_layer is {settings.max_layer}; the backbone has {layers} layers"
         )
-    fitting, validation = (
+    train_rows, validation = (
         reduce(FeatureSet.with_copies, (each.features(split, settings.pooling) for each in stores))
         for split in ("train", "validation")
     )
     depth = settings.max_layer or layers
-    return fitting.first_layers(depth), validation.first_layers(depth)
+    return train_rows.first_layers(depth), validation.first_layers(depth)
 
 
 def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:
@@ -53,26 +53,28 @@ def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:
             )
 
 
-def check_folds(folds: IntArray, fitting: FeatureSet, validation: FeatureSet, folder: Path) -> None:
+def check_folds(
+    folds: IntArray, train_rows: FeatureSet, validation: FeatureSet, folder: Path
+) -> None:
     """Refuse rows that are too few to hold out a fold, fit what is left, and measure the fold.
 
     Args:
-        folds: int64 [rows] of `fitting` and then `validation`, as make_folds returns them.
+        folds: int64 [rows] of `train_rows` and then `validation`, as make_folds returns them.
         folder: of the store, for error messages.
 
     Raises:
         InputError: the rows are too few.
     """
-    in_train, in_validation = np.split(folds, [fitting.rows])
+    in_train, in_validation = np.split(folds, [train_rows.rows])
     for fold in range(FOLDS):
-        left = np.bincount(fitting.labels[in_train != fold], minlength=len(fitting.classes))
-        for name in np.array(fitting.classes)[left == 0].tolist():
+        left = np.bincount(train_rows.labels[in_train != fold], minlength=len(train_rows.classes))
+        for name in np.array(train_rows.classes)[left == 0].tolist():
             raise InputError(
                 f"{folder}: the train rows of class {name!r} are too few: none is left once one "
                 f"of {FOLDS} folds is held out; add rows of it"
             )
         if not (in_validation != fold).any() or not (folds == fold).any():
             raise InputError(
-                f"{folder}: {fitting.rows} train and {validation.rows} validation rows are too "
+                f"{folder}: {train_rows.rows} train and {validation.rows} validation rows are too "
                 f"few for {FOLDS} folds; add rows"
             )
