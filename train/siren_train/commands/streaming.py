@@ -38,7 +38,7 @@ def evaluate_streaming(
 
     Args:
         threshold: None takes the bundle's.
-        words: between scores; None takes the bundle's kind's own.
+        words: between two scores; None takes 1, or 8 where the bundle has no streaming graph.
         output: a folder for JSON, table and plot; None writes nothing.
 
     Raises:

@@ -26,8 +26,9 @@ class Columns:
         text: the column of the text, or several whose texts are joined by newlines, such as a
             prompt's and its response's. Where it is empty, the text of a row is its `text` column
             if it has one, else its `prompt` and `response`.
-        label, split: names of columns that every row needs.
-        id, category: names of columns that a row may lack or leave empty.
+        label: the column of the label, which every row needs.
+        split: the column of the split, which a row needs where its source names none.
+        id, category: columns that a row may lack or leave empty.
         classes: the names of the classes, by index. A label is one of them, or its index.
     """
 

@@ -8,7 +8,7 @@ killed ends as an undisturbed one.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def search_head(
             )
             finished = _run(study, distributions, setup)
             done.append(finished)
-            file.write(json.dumps(finished.__dict__) + "\n")
+            file.write(json.dumps(asdict(finished)) + "\n")
             file.flush()
             progress("search", len(done), trials)
     return make_choice(best_trial(done).params), done
