@@ -46,7 +46,7 @@ def extract(
     ] = None,
     model_id: Annotated[
         str | None,
-        typer.Option(help="What heads shall call the backbone. By default it is what BACKBONE says."),
+        typer.Option(help="What heads shall call the backbone; default: what BACKBONE says."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of the backbone's repository.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,

@@ -21,8 +21,8 @@ TextColumns = Annotated[
     str,
     typer.Option(
         "--text",
-        help="Text column, or several joined by newlines: prompt,response. "
-        "[default: text, else prompt and response]",
+        help="Text column, or several joined by newlines: prompt,response; "
+        "default: text, else prompt and response.",
     ),
 ]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
@@ -40,8 +40,8 @@ Classes = Annotated[
 BundleClasses = Annotated[
     str,
     typer.Option(
-        help="Class names by index; a label is a name or an index. Class 1 is harm. "
-        "[default: the bundle's]"
+        help="Class names by index; a label is a name or an index. Class 1 is harm; "
+        "default: the bundle's."
     ),
 ]
 

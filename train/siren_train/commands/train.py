@@ -37,8 +37,8 @@ def train(
     share: Annotated[
         list[float] | None,
         typer.Option(
-            help="Share of a probe's |weight| to select; repeat it to let the search choose. "
-            "[default: 0.6, 0.8, 0.9, 1]"
+            help="Share of a probe's |weight| to select; repeat it to let the search choose; "
+            "default: 0.6, 0.8, 0.9, 1."
         ),
     ] = None,
     layer_weights: Annotated[
@@ -70,7 +70,7 @@ def train(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Where finished stages are kept. [default: .work in the head's folder]"),
+        typer.Option(help="Where finished stages are kept; default: .work in the head's folder."),
     ] = None,
 ) -> None:
     """Train a SIREN head: probes, selection, search, final fit on train and validation rows.
