@@ -11,7 +11,8 @@ from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime import Guard
-from siren_train.data.rows import Columns, parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.data.wrapping import read_wrapping
 from siren_train.measure.evaluate import measure, score_rows
 

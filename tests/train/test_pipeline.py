@@ -21,13 +21,15 @@ from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.fit import pipeline
 from siren_train.fit.ablate import ablation_markdown
-from siren_train.fit.pipeline import Settings
+from siren_train.fit.folds import FOLDS, make_folds
+from siren_train.fit.layer_probes import fit_fold_probes, fit_probes
 from siren_train.fit.plots import plot_ablation, plot_layers
 from siren_train.fit.probe import Probe
 from siren_train.fit.report import TrainingReport, write_report
-from siren_train.fit.search import FOLDS, make_folds
+from siren_train.fit.settings import Settings
+from siren_train.fit.splits import load_splits
 from siren_train.store.features import FeatureSet
-from siren_train.store.files import locked
+from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
 
 SETTINGS = Settings(trials=3, members=2, half=False, strengths=(0.1, 0.01))
@@ -88,10 +90,10 @@ def unheard(stage: str, done: int, total: int) -> None:
 
 
 def test_the_probes_of_a_fold_do_not_see_its_rows(store: FeatureStore, tmp_path: Path) -> None:
-    train, validation = pipeline.load_splits([store], SETTINGS)
+    train, validation = load_splits([store], SETTINGS)
     both = FeatureSet.concatenate(train, validation)
     folds = make_folds(both, FOLDS, 0, np.unique(both.datasets))
-    probes = pipeline.fit_probes(
+    probes = fit_probes(
         train,
         validation,
         tmp_path,
@@ -103,9 +105,7 @@ def test_the_probes_of_a_fold_do_not_see_its_rows(store: FeatureStore, tmp_path:
     def of_folds(train: FeatureSet, name: str) -> list[list[Probe]]:
         work = tmp_path / name
         work.mkdir()
-        return pipeline.fit_fold_probes(
-            train, validation, folds, probes, work, workers=1, progress=unheard
-        )
+        return fit_fold_probes(train, validation, folds, probes, work, workers=1, progress=unheard)
 
     hidden = folds[: train.rows] == 0
     changed = replace(train, labels=np.where(hidden, 1 - train.labels, train.labels))

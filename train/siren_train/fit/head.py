@@ -1,12 +1,12 @@
-"""The head: ReLU MLPs on the selected neurons, trained one by one and folded into one.
+"""The head: ReLU MLPs on the features, trained one by one and folded into one.
 
-Each member of the ensemble is trained on standardized features. Afterwards the members are
-written as a single MLP: their first layers stacked, their later layers block-diagonal, their
-logits averaged by the last layer; and the standardization goes into the first matrix
-(W' = W / scale, b' = b - W' mean). So an ensemble is an ordinary head to every runtime.
+Each member is trained on standardized features. Afterwards the members are folded into one MLP.
+Its first layer stacks theirs, its later layers are block-diagonal, and its last layer averages
+their logits. The standardization goes into the first layer: W' = W / scale, b' = b - W' mean. So
+a head of several members is an ordinary head to every runtime.
 
-Every random number comes from a generator of the member's own, and a member trains on one
-thread, so a seed gives the same head on any number of threads.
+Each member draws its random numbers from a generator of its own and trains on one thread, so a
+seed gives the same head on any number of threads.
 """
 
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ class HeadConfig:
         hidden: widths of the hidden layers of each member.
         dropout: rate after every hidden layer.
         input_dropout: rate on the standardized features.
-        learning_rate: of Adam, at its peak; it rises in the first tenth of the steps and then
+        learning_rate: of Adam, at its peak. It rises over the first tenth of the steps, and then
             falls to zero along a cosine.
         weight_decay: of Adam.
         epochs: passes over the rows.
         batch_size: rows a step.
         balance: as in balanced_weights.
-        members: how many MLPs, which differ in their seeds, the head averages.
+        members: how many MLPs the head averages; they differ in their seeds.
     """
 
     hidden: tuple[int, ...] = (128, 32)
@@ -78,9 +78,13 @@ def train_head(
         features: float32 [rows, n_features].
         labels: int64 [rows].
         row_weights: float32 [rows] of mean 1.
-        gains: float32 [n_features], the layer weight that is in each feature. Standardization
-            evens the channels out, so the weights are put back behind it.
+        gains: float32 [n_features], the layer's weight that is in each feature. Standardization
+            takes it out again, so it is multiplied in once more behind that.
+        classes: how many.
         workers: members that train at once.
+
+    Returns:
+        The dense layers, ReLU between them.
     """
     measured = Standardizer.fit(features)
     standardizer = Standardizer(measured.mean, measured.scale / gains)
@@ -105,7 +109,15 @@ def fit_head(
     seed: int,
     workers: int = 1,
 ) -> tuple[Linear, ...]:
-    """Train a head that reads `layers`, on the rows of a mask, or on all."""
+    """Train a head that reads `layers`.
+
+    Args:
+        rows: bool [rows], a mask of those to train on; None takes all.
+        workers: members that train at once.
+
+    Returns:
+        The dense layers, ReLU between them.
+    """
     taken = slice(None) if rows is None else rows
     return train_head(
         gather(features, layers, rows),
@@ -120,7 +132,7 @@ def fit_head(
 
 
 def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
-    """Return float32 [rows, classes] of float32 [rows, n_features]."""
+    """Return the logits, float32 [rows, classes], of `features`, float32 [rows, n_features]."""
     hidden = features
     for layer in head[:-1]:
         hidden = np.maximum(hidden @ layer.weight.T + layer.bias, 0)
@@ -212,7 +224,7 @@ def _train_member(
 
 
 def _make_layers(dims: Sequence[int], generator: torch.Generator) -> list[nn.Linear]:
-    """Linear layers as nn.Linear starts them, drawn from `generator`."""
+    """Return layers that start as nn.Linear starts its own, but drawn from `generator`."""
     layers = []
     for width, height in pairwise(dims):
         layer = nn.utils.skip_init(nn.Linear, width, height)

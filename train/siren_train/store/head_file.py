@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, LayerSelection, Linear
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Pooling
-from siren_train.store.files import write_atomically
+from siren_runtime.errors import InputError
 
 
 def write_head(
@@ -26,12 +28,23 @@ def write_head(
     class_names: Sequence[str] = (),
     half: bool = False,
 ) -> None:
-    """Write the two files into `folder`; each is replaced whole or left alone.
+    """Write the two files into `folder`. Each is replaced whole or not at all.
 
     Args:
-        half: store float16, which llm-siren and siren-edge widen when they load.
+        folder: made if it is not there.
+        layers: what the head reads, by ascending layer.
+        head: its dense layers, ReLU between them.
+        max_length: token limit of a text, special tokens included.
+        threshold: a text is harmful from this score.
+        class_names: by index; empty leaves them unnamed.
+        half: store the dense layers in float16, which llm-siren and siren-edge widen when they
+            load them.
+
+    Raises:
+        InputError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / WEIGHTS_FILE, save(_tensors(head, half)), InputError)
     config: dict[str, Any] = {
         "task": "content",
         "base_model": {"model_id": model_id, "revision": model_revision},
@@ -53,11 +66,14 @@ def write_head(
         },
         "inference": {"max_length": max_length, "default_threshold": threshold},
     }
+    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
+
+
+def _tensors(head: Sequence[Linear], half: bool) -> dict[str, NDArray[np.floating]]:
+    """Return the tensors by llm-siren's names: of each dense layer, and none of each ReLU."""
     dtype = np.float16 if half else np.float32
-    tensors = {
+    return {
         f"network.{2 * slot}.{part}": np.ascontiguousarray(value, dtype=dtype)
         for slot, layer in enumerate(head)
         for part, value in (("weight", layer.weight), ("bias", layer.bias))
     }
-    write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    write_atomically(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode())
