@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from siren_runtime.text.reading import AS_LLM_SIREN
+
 from .record import installed_versions
 
 ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
@@ -115,7 +117,7 @@ class SirenEdge(GuardEngine):
         from siren_runtime import Guard
 
         backend: Any = self.backend
-        return Guard.load(self.bundle, backend=backend, threads=self.threads)
+        return Guard.load(self.bundle, backend=backend, threads=self.threads, **AS_LLM_SIREN)
 
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
         results = model.score_batch(texts, token_budget=self.token_budget)

@@ -16,6 +16,7 @@ from siren_export.sources.checkpoint import Checkpoint
 from siren_export.tune.timing import settle
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_runtime.text.rules import clean
 
 from .progress import Progress, no_progress
@@ -43,7 +44,7 @@ def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path, max_l
 
 def our_extractor(bundle: Path, threads: int) -> Extractor:
     """Load the extractor bundle; it gives what siren extract stores."""
-    guard = Guard.load(bundle, backend="cpu", threads=threads)
+    guard = Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN)
     layers = len(guard.manifest.head.layers)
 
     def extract(texts: Sequence[str]) -> Features:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siren_runtime.text.reading import AS_LLM_SIREN
+
 from .engines import SirenEdge
 from .process import in_fresh_process
 from .record import markdown_table
@@ -60,7 +62,7 @@ def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.log_severity_level = 3
-        guard = Guard.load(engine.bundle, backend="cpu", session_options=options)
+        guard = Guard.load(engine.bundle, backend="cpu", session_options=options, **AS_LLM_SIREN)
         for _ in range(_WARM_UP + runs):
             guard.score(text)
         guard.close()  # which ends the session, and a session that ends writes its profile

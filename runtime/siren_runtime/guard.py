@@ -364,7 +364,7 @@ class Guard:
             warnings.warn(
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
-        return Streams(Sessions(members, max_streams, self._judge.tier), self._judge.threshold)
+        return Streams(Sessions(members, max_streams, self._judge.decide), self._judge.threshold)
 
     def _checked(self, threshold: float | None) -> float:
         return self._judge.threshold if threshold is None else checked_threshold(threshold)

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from guards import load_guard
 from models import BackboneSpec, make_artifact, make_backbone
 from siren_export.export import export_bundle
 from siren_export.passes.calibration import read_calibration
@@ -14,7 +15,6 @@ from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.tune import tune as tune_module
 from siren_export.tune.tune import kept_candidate, tune
-from siren_runtime import Guard
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.siren import app
 from siren_runtime.errors import InputError
@@ -111,7 +111,7 @@ def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_pat
     assert load_bundle(bundle).manifest.tuning == tuning
     export_bundle(*sensitive, tmp_path / "float")
     scores, expected = (
-        np.array([result.score for result in Guard.load(folder).score_batch(TEXTS)])
+        np.array([result.score for result in load_guard(folder).score_batch(TEXTS)])
         for folder in (bundle, tmp_path / "float")
     )
     difference = np.abs(scores - expected).mean()

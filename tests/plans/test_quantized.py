@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from guards import load_guard
 from siren_export.export import export_bundle
 from siren_export.passes.calibration import measure_inputs, read_calibration
 from siren_export.passes.four_bits import Grid, round_matrix
 from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
-from siren_runtime import Guard
 from siren_runtime.backends.shapes import Extent, Profile
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.errors import CheckpointError, InputError
@@ -30,7 +30,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def scores(folder, texts=TEXTS):
-    with Guard.load(folder, backend="cpu", threads=1) as guard:
+    with load_guard(folder, backend="cpu", threads=1) as guard:
         return np.array([result.score for result in guard.score_batch(texts)])
 
 
@@ -190,7 +190,7 @@ def test_calibration_rounds_four_bits_to_products_closer_to_float32():
 @pytest.mark.parametrize("name", ["qwen3", "bert"])
 def test_calibrated_int4_stays_closer_to_float32(export, name, target):
     def features(**options):
-        with Guard.load(export(name, **options).path, backend="cpu", threads=1) as guard:
+        with load_guard(export(name, **options).path, backend="cpu", threads=1) as guard:
             return np.stack([r.features for r in guard.score_batch(TEXTS, features=True)])
 
     expected, int4 = features(), {"precision": "int4", "target": target}

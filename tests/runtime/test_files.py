@@ -1,6 +1,9 @@
 """A file is written whole or not at all, and one that cannot be written is named."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +48,19 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(
         write(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "labels.npy"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".labels.npy.{dead.pid}.7"
+    others = [tmp_path / f".labels.npy.{os.getpid()}.7", tmp_path / f".other.npy.{dead.pid}.7"]
+    for file in (left, *others):
+        file.write_bytes(b"part")
+    write_whole(path, b"whole", InputError)
+    assert not left.exists()
+    assert all(file.exists() for file in others)
 
 
 @pytest.mark.parametrize("write", [save_bytes, save_array, save_arrays])

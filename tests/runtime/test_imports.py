@@ -64,8 +64,8 @@ FLOORS = {
         ["scoring"],
         ["streaming"],
         ["backends"],
-        ["bundle"],
         ["text"],
+        ["bundle"],
         ["errors"],
     ],
     "siren_export": [

@@ -49,10 +49,11 @@ class OpenVino(GuardEngine):
         from siren_runtime.bundle.reader import load_bundle
         from siren_runtime.scoring.engines import Engines
         from siren_runtime.scoring.scorer import Scorer
+        from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
         bundle = load_bundle(self.bundle)
         engines = Engines(_Backend(self.graph, self.dtype, self.threads))
-        return Guard([Scorer(bundle, engines)])
+        return Guard([Scorer(bundle, engines)], limits=LLM_SIREN_LIMITS)
 
 
 class _Backend:

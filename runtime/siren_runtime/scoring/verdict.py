@@ -27,9 +27,15 @@ class Judge:
     tiers: tuple[Tier, ...]
     limits: Limits
 
-    def tier(self, score: float) -> str | None:
-        """The tier that a score falls in."""
-        return tier_of(self.tiers, score)
+    def decide(
+        self, score: float, threshold: float, unknown: float
+    ) -> tuple[bool | None, str | None]:
+        """Whether a score is harmful, and its tier; neither harmful nor safe where too much of the
+        text is unknown for a low score to say anything.
+        """
+        if score < threshold and unknown > self.limits.max_unknown:
+            return None, UNREADABLE
+        return score >= threshold, tier_of(self.tiers, score)
 
     def verdict(
         self, scored: Sequence[TextScore | SirenError], threshold: float, *, features: bool
@@ -46,16 +52,13 @@ class Judge:
             good.append(one)
         score = float(np.mean([one.score for one in good]))
         unknown = max(one.unknown for one in good)
-        is_harmful: bool | None = score >= threshold
-        tier = self.tier(score)
-        if not is_harmful and unknown > self.limits.max_unknown:
-            if self.limits.unreadable == "refuse":
-                return InputError(
-                    f"{unknown:.0%} of the text is unknown to the tokenizer, more than "
-                    f"{self.limits.max_unknown:.0%}, so its low score says nothing; load the guard "
-                    "with unreadable='review' to get such texts back undecided"
-                )
-            is_harmful, tier = None, UNREADABLE
+        is_harmful, tier = self.decide(score, threshold, unknown)
+        if is_harmful is None and self.limits.unreadable == "refuse":
+            return InputError(
+                f"{unknown:.0%} of the text is unknown to the tokenizer, more than "
+                f"{self.limits.max_unknown:.0%}, so its low score says nothing; load the guard "
+                "with unreadable='review' to get such texts back undecided"
+            )
         return ScoreResult(
             score=score,
             is_harmful=is_harmful,

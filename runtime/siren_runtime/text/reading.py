@@ -1,8 +1,8 @@
 """What of a text is read: all of it at once, or in windows where it does not fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError, SirenError
@@ -54,8 +54,15 @@ class Limits:
         checked_threshold(self.max_unknown, "max_unknown")
 
 
-# As llm-siren reads texts: their beginning, whatever it holds.
-AS_THE_REFERENCE = Limits("truncate", max_tokens=1 << 40, max_bytes=1 << 40, max_unknown=1.0)
+# As llm-siren reads texts: their beginning, whatever it holds. Arguments of `Guard.load`, and what
+# they make.
+AS_LLM_SIREN: Final[Mapping[str, Any]] = {
+    "long_text": "truncate",
+    "max_tokens_per_text": 1 << 40,
+    "max_bytes_per_text": 1 << 40,
+    "max_unknown": 1.0,
+}
+LLM_SIREN_LIMITS: Final = Limits(*AS_LLM_SIREN.values())
 
 
 @dataclass(frozen=True)
@@ -140,18 +147,18 @@ def _fitting(tokenizer: Tokenizer, ids: list[int]) -> Reading:
     whole = tokenizer.with_special(ids)
     if not whole:
         raise InputError("the tokenizer makes no token of it, so there is nothing to score")
-    return Reading([Window(whole)], len(whole), False, _unknown(tokenizer, ids))
+    return Reading([Window(whole)], len(whole), False, tokenizer.unknown_share(ids))
 
 
 def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Reading:
     if tokenizer.has_more_tokens(passage.cleaned, limits.max_tokens):
-        raise _too_many("more", limits)
+        raise _too_many(limits)
     encoded = tokenizer.encode(passage.cleaned, special=False)
     count, room = len(encoded.ids), tokenizer.room
     if count <= room:
         return _fitting(tokenizer, encoded.ids)
     if count > limits.max_tokens:
-        raise _too_many(f"{count:,}", limits)
+        raise _too_many(limits, f": {count:,}")
     if limits.long_text == "refuse":
         raise InputError(
             f"the text has {count} tokens, the guard reads {room} at once; split it, or load the "
@@ -163,13 +170,13 @@ def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Readin
     else:
         windows = _windows(tokenizer, encoded, passage.boundary)
     tokens = count + tokenizer.max_length - room
-    return Reading(windows, tokens, truncated, _unknown(tokenizer, encoded.ids))
+    return Reading(windows, tokens, truncated, tokenizer.unknown_share(encoded.ids))
 
 
-def _too_many(found: str, limits: Limits) -> InputError:
+def _too_many(limits: Limits, found: str = "") -> InputError:
     return InputError(
-        f"the text has {found} tokens, at most {limits.max_tokens:,} are read; split it, or load "
-        "the guard with a larger max_tokens_per_text"
+        f"the text has more than the {limits.max_tokens:,} tokens that are read at most{found}; "
+        "split it, or load the guard with a larger max_tokens_per_text"
     )
 
 
@@ -211,9 +218,3 @@ def _window(
 def _span(encoded: Encoded, start: int, stop: int) -> Span:
     offsets = encoded.offsets[start:stop]
     return offsets[0][0], max(end for _, end in offsets)
-
-
-def _unknown(tokenizer: Tokenizer, ids: list[int]) -> float:
-    if tokenizer.unknown_id is None or not ids:
-        return 0.0
-    return ids.count(tokenizer.unknown_id) / len(ids)

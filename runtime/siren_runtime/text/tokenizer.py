@@ -109,6 +109,12 @@ class Tokenizer:
             encoding = self._tokenizer.encode(text, add_special_tokens=special)
             return Encoded(encoding.ids, encoding.offsets)
 
+    def unknown_share(self, ids: Sequence[int]) -> float:
+        """The share of token ids that stand for what the vocabulary lacks, 0 to 1."""
+        if self.unknown_id is None or not ids:
+            return 0.0
+        return ids.count(self.unknown_id) / len(ids)
+
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after those of a text."""

@@ -20,6 +20,7 @@ from siren_runtime.bundle.thresholds import Tier, check_tiers
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines
 from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from .evaluate import Scores
 from .metrics import macro_f1, precision_recall
@@ -116,7 +117,8 @@ def fit_temperature(scores: Scores) -> float:
 def tempered_guard(bundle: Bundle, backend: Backend, temperature: float) -> Guard:
     """Return the guard that `bundle` would be at `temperature`, on an open backend of it."""
     manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
-    return Guard([Scorer(replace(bundle, manifest=manifest), Engines(backend))])
+    scorer = Scorer(replace(bundle, manifest=manifest), Engines(backend))
+    return Guard([scorer], limits=LLM_SIREN_LIMITS)
 
 
 def find_threshold(scores: Scores, rule: str) -> float:

@@ -22,6 +22,7 @@ from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
+from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.progress import Progress
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
@@ -103,7 +104,7 @@ def extract(
             bundle = extractor_folder(folder, pooling)
             build_extractor(checkpoint, bundle, manifest, pooling)
             rows = (row for source in sources for row in read_rows(source, columns))
-            with Guard.load(bundle, backend="cpu", threads=threads) as guard:
+            with Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
                 _fill(store, pooling, guard, wrap_rows(rows, wrapping), chunk_rows, progress)
     return store
 
