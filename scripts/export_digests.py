@@ -60,7 +60,7 @@ def export(folder: Path, digests: Path) -> None:
         for finder in sys.meta_path
         if "__editable__" not in getattr(finder, "__module__", "")
     ]
-    load_artifact = _from("load_artifact", "sources.artifact", "artifact")
+    load_artifact = _from("load_artifact", "heads.registry", "artifact")
     load_checkpoint = _from("load_checkpoint", "sources.checkpoint", "checkpoint")
     found: dict[str, dict[str, str]] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):

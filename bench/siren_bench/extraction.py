@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.tune.timing import settle
 from siren_runtime import Guard

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from siren_export.passes.tensorrt10 import check_operators
-from siren_export.verify.scores import Reference
+from siren_export.verify.reference import Reference
 from siren_export.verify.texts import TEXTS as VERIFIED
 from siren_runtime import Guard
 from siren_runtime.bundle.reader import Bundle

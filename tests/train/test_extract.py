@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from labelled import make_rows, write_jsonl
 from models import MAX_LENGTH
 from reference import load_reference
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
@@ -74,7 +74,7 @@ def test_features_are_those_of_transformers(
         model_revision=None,
         pooling=pooling,
         layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Linear(np.zeros((2, layers * channels)), np.zeros(2))],
+        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
         max_length=MAX_LENGTH,
         threshold=0.5,
     )

@@ -61,7 +61,7 @@ def extract(
     A run that was stopped goes on where it was when the same command is given again.
     """
     # Only here, so that siren --help need not wait for the exporter.
-    from siren_export.sources.artifact import load_artifact
+    from siren_export.heads.registry import load_artifact
     from siren_export.sources.checkpoint import load_checkpoint
     from siren_export.sources.recipes import find_recipe
     from siren_train.store.extract import extract as extract_features

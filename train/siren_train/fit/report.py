@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from siren_export.sources.artifact import LayerSelection
+from siren_export.heads.mlp import LayerSelection
 from siren_train.store.files import write_atomically
 from siren_train.store.store import StoreManifest
 

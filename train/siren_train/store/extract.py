@@ -14,10 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.sources.checkpoint import CONFIG_FILE, Checkpoint
+from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_train.data.rows import Columns, Row, Source, read_all, read_rows
@@ -75,7 +74,7 @@ def extract(
         format_version=FORMAT_VERSION,
         model_id=model_id,
         model_revision=model_revision,
-        backbone_sha256=_backbone_sha256(checkpoint.path),
+        backbone_sha256=checkpoint.digest(),
         precision=precision,
         max_length=max_length,
         poolings=list(poolings),
@@ -194,13 +193,6 @@ def _data_file(source: Source) -> DataFile:
     if source.is_hub:
         return DataFile(source.name, source.split, None)
     return DataFile(source.name, source.split, _sha256(Path(source.location)))
-
-
-def _backbone_sha256(folder: Path) -> str:
-    """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
-    paths = [folder / CONFIG_FILE, folder / TOKENIZER_FILE, *folder.glob("*.safetensors")]
-    digests = {path.name: _sha256(path) for path in sorted(paths)}
-    return hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
 
 
 def _sha256(path: Path) -> str:

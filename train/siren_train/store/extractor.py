@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import LayerSelection, Linear, load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
@@ -47,7 +48,7 @@ def build_extractor(
         return
     layers, channels = extractor_shape(checkpoint)
     every = [LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)]
-    nothing = Linear(np.zeros((2, layers * channels), np.float32), np.zeros(2, np.float32))
+    nothing = Dense(np.zeros((2, layers * channels), np.float32), np.zeros(2, np.float32))
     with TemporaryDirectory() as folder:
         write_head(
             Path(folder),
