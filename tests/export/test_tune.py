@@ -100,7 +100,7 @@ def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive,
 
 
 @pytest.mark.usefixtures("by_size")
-def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_path):
+def test_the_bundle_scores_as_its_candidate_and_carries_the_table(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.05)
     kept = kept_candidate(tuning)
     bundle = tmp_path / "bundle"

@@ -72,7 +72,10 @@ class Head(Protocol):
         """Author the features [batch, n_features] of pooled neurons of that shape."""
 
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Author score float32 [batch] and logits float32 [batch, classes] of pooled neurons."""
+        """Author score float32 [batch] and logits float32 [batch, classes] of pooled neurons.
+
+        Products with matrices are Gemm: passes quantize each MatMul by a constant matrix.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,14 +117,14 @@ class Place:
 
 def before(graph: GuardGraph, node: ir.Node, scope: str | None = None) -> Place:
     """The place before a node; the scope is by default the node's name."""
-    return Place(graph.model.graph, str(node.name) if scope is None else scope, node, False)
+    return Place(graph.model.graph, scope or str(node.name), node, False)
 
 
-def after(graph: GuardGraph, value: ir.Value, scope: str) -> Place:
-    """The place right behind the node that makes `value`."""
+def after(graph: GuardGraph, value: ir.Value, scope: str | None = None) -> Place:
+    """The place right behind the node that makes `value`; the scope is by default its name."""
     producer = value.producer()
     assert producer is not None
-    return Place(graph.model.graph, scope, producer, True)
+    return Place(graph.model.graph, scope or str(producer.name), producer, True)
 
 
 def replace(graph: GuardGraph, old: list[ir.Node], value: ir.Value) -> None:
