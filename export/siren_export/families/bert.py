@@ -20,6 +20,7 @@ from siren_export.graph.activations import activation
 from siren_export.graph.attention import bidirectional_attention, visible_keys
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.linear import linear
 from siren_export.graph.norms import layer_norm
 from siren_export.graph.roles import Role
 from siren_export.graph.taps import Taps
@@ -181,11 +182,8 @@ def _linear(
     shape: tuple[int, int],
     role: Role,
 ) -> ir.Value:
-    """A linear of the checkpoint, its matrix [out, in]."""
-    matrix = weights.matrix(f"{name}.weight", shape, g.compute)
-    bias = weights.vector(f"{name}.bias", shape[0], g.compute)
     label = name.removesuffix(".dense").rpartition(".")[2]
-    return g.linear(x, label, matrix, bias, role=role)
+    return linear(g, weights, x, name, shape, role, bias=True, label=label)
 
 
 def _norm(

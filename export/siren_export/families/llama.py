@@ -24,6 +24,7 @@ import onnx_ir as ir
 from siren_export.graph.attention import causal_attention
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.linear import linear
 from siren_export.graph.mlp import gated_mlp
 from siren_export.graph.norms import rms_norm
 from siren_export.graph.roles import Role
@@ -133,7 +134,8 @@ def _attention(
 
     def project(part: str, count: int, role: Role) -> ir.Value:
         shape = (count * head_dim, config.hidden_size)
-        return _linear(g, weights, x, f"{prefix}.{part}_proj", shape, config.qkv_bias, role)
+        name, bias = f"{prefix}.{part}_proj", config.qkv_bias
+        return linear(g, weights, x, name, shape, role, bias=bias)
 
     def rotate(part: str, y: ir.Value, count: int) -> ir.Value:
         if config.qk_norm:  # over each head's channels
@@ -150,7 +152,7 @@ def _attention(
             g, block, q, k, v, heads=heads, kv_heads=kv_heads, head_dim=head_dim, cache=cache
         )
         shape, bias = (config.hidden_size, heads * head_dim), config.output_bias
-        return _linear(g, weights, y, f"{prefix}.o_proj", shape, bias, "attention_output")
+        return linear(g, weights, y, f"{prefix}.o_proj", shape, "attention_output", bias=bias)
 
 
 def _mlp(
@@ -167,21 +169,6 @@ def _mlp(
         hidden_act=config.hidden_act,
         bias=config.mlp_bias,
     )
-
-
-def _linear(
-    g: GraphBuilder,
-    weights: BackboneWeights,
-    x: ir.Value,
-    name: str,
-    shape: tuple[int, int],
-    has_bias: bool,
-    role: Role,
-) -> ir.Value:
-    """A linear of the checkpoint, its matrix [out, in]."""
-    bias = weights.vector(f"{name}.bias", shape[0], g.compute) if has_bias else None
-    matrix = weights.matrix(f"{name}.weight", shape, g.compute)
-    return g.linear(x, name.rpartition(".")[2], matrix, bias, role=role)
 
 
 def _norm(

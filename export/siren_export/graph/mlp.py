@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from .activations import activation
 from .builder import FLOAT, GraphBuilder
+from .linear import linear
 from .weights import BackboneWeights
 
 # The largest |activation| a float16 MLP can hold is raised 16-fold by scaling up_proj down.
@@ -35,23 +36,15 @@ def gated_mlp(
     wide = (intermediate_size, hidden_size)
 
     with g.scope("mlp"):
-        name = f"{prefix}.gate_proj"
-        gate_bias = weights.vector(f"{name}.bias", wide[0], g.compute) if bias else None
-        gate_matrix = weights.matrix(f"{name}.weight", wide, g.compute)
-        gate = g.linear(x, "gate_proj", gate_matrix, gate_bias, role="mlp_gate")
+        gate = linear(g, weights, x, f"{prefix}.gate_proj", wide, "mlp_gate", bias=bias)
         gate = activation(g, hidden_act, gate)
-
-        name = f"{prefix}.up_proj"
-        up_bias = weights.vector(f"{name}.bias", wide[0], g.compute, headroom) if bias else None
-        up_matrix = weights.matrix(f"{name}.weight", wide, g.compute, headroom)
-        product = g.op("Mul", gate, g.linear(x, "up_proj", up_matrix, up_bias, role="mlp_up"))
-
-        name = f"{prefix}.down_proj"
-        down_matrix = weights.matrix(f"{name}.weight", wide[::-1], g.compute)
-        y = g.to_float(g.linear(product, "down_proj", down_matrix, role="mlp_down"))
+        up = linear(g, weights, x, f"{prefix}.up_proj", wide, "mlp_up", bias=bias, scale=headroom)
+        y = g.op("Mul", gate, up)
+        y = linear(g, weights, y, f"{prefix}.down_proj", wide[::-1], "mlp_down", bias=False)
+        y = g.to_float(y)
         if headroom != 1.0:
             y = g.op("Mul", y, g.const(1.0 / headroom, FLOAT))
-        if bias:
-            down_bias = weights.vector(f"{name}.bias", hidden_size, FLOAT)
-            y = g.op("Add", y, g.weight("down_proj/bias", down_bias))
+        if bias:  # in float32, once scaled back
+            vector = weights.vector(f"{prefix}.down_proj.bias", hidden_size, FLOAT)
+            y = g.op("Add", y, g.weight("down_proj/bias", vector))
         return y

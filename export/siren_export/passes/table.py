@@ -59,7 +59,8 @@ class Row:
     """What a precision means for a target.
 
     Attributes:
-        compute: the dtype of matrix products and attention that graphs are authored in.
+        compute: the dtype of matrix products and attention that graphs are authored in. What is
+            not quantized stays in float32 for ONNX Runtime, and in float16 for TensorRT.
         bound: of an export's scores.
         quantize: the pass that quantizes, which comes first.
         rewrites: the passes after it, in order.
