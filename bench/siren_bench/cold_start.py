@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import SirenError
 
 from .engines import Engine
-from .progress import Progress, no_progress
 from .record import markdown_table
 
 _COLD = "siren_bench.cold_process"
@@ -48,7 +48,7 @@ def measure_cold_starts(
     engines: Sequence[Engine],
     text: str,
     rounds: int,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Start every engine once in each round, to its first score of `text`.
 
@@ -83,7 +83,7 @@ def measure_memory(
     engines: Sequence[Engine],
     texts: Mapping[int, str],
     rounds: int,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Measure what each engine holds after scoring texts of rising length, in fresh processes.
 

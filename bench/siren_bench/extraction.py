@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.tune.timing import settle
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_runtime.text.rules import clean
 
-from .progress import Progress, no_progress
 from .record import markdown_table
 from .samples import paired_ratio
 from .synthetic import write_artifact
@@ -99,7 +99,7 @@ def measure_extraction(
     texts: Sequence[str],
     rounds: int,
     *,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Time every extractor on all texts, one after the other in each round, after a warm-up.
 

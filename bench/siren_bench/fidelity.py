@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from siren_runtime.bundle.progress import Progress, silent
+
 from .corpus import Row
 from .engines import Engine
 from .process import EngineProcess, reason
-from .progress import Progress, no_progress
 from .record import markdown_table
 
 _BATCH = 64  # texts in a call
@@ -18,7 +19,7 @@ _BATCH = 64  # texts in a call
 def score_corpus(
     engines: Sequence[tuple[Engine, EngineProcess]],
     texts: Sequence[str],
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Score all texts with every engine, in calls of 64.
 

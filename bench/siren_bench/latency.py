@@ -7,11 +7,11 @@ from statistics import median
 from typing import Any
 
 from siren_export.tune.timing import settle
+from siren_runtime.bundle.progress import Progress, silent
 
 from .cost import ModelSize
 from .engines import Engine, SirenEdge
 from .process import EngineProcess, reason
-from .progress import Progress, no_progress
 from .record import markdown_table
 from .roofline import Ceilings, floor_seconds
 from .samples import p95, paired_ratio
@@ -27,7 +27,7 @@ def measure_latency(
     warm_up: int = 2,
     budget: float = float("inf"),
     slowest: float = float("inf"),
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Time every engine on every text, one after the other in each round.
 

@@ -1,6 +1,6 @@
 """Progress bars on standard error."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,13 +13,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-Progress = Callable[[str, int, int], None]  # stage; done; in all
+from siren_runtime.bundle.progress import Progress
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 @contextmanager

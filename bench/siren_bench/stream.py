@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 
 from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress, silent
 
 from .engines import LlmSiren, TorchDtype
 from .process import in_fresh_process
-from .progress import Progress, no_progress
 from .record import markdown_table
 from .stream_memory import measure_memory
 
@@ -62,7 +62,7 @@ def measure_stream(
     head: Path,
     texts: Mapping[int, str],
     plan: Plan,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> Results:
     """Measure a bundle's streams and llm-siren's `score_streaming`, each in a fresh process.
 

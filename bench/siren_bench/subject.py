@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, load_artifact
+from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.recipes import find_recipe, recipe_names
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import InputError

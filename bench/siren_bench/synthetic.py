@@ -13,9 +13,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
-from .progress import Progress, no_progress
+from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_runtime.bundle.progress import Progress, silent
+
 from .shapes import Shape
 from .texts import write_tokenizer
 
@@ -32,7 +34,7 @@ def write_synthetic(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[Path, Path]:
     """Write a backbone of `shape` under `folder`/backbone and a head under `folder`/head.
 
@@ -101,7 +103,7 @@ def write_checkpoint(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> None:
     """Write config.json, bfloat16 safetensors (with an index where sharded) and a tokenizer.
 
@@ -161,44 +163,31 @@ def write_artifact(
         dropout_rates: One for each hidden layer; 0.3 each by default. A rate above zero takes a
             slot in the numbering of the tensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rates = list(dropout_rates) if dropout_rates is not None else [0.3] * len(hidden_dims)
-    features = sum(len(selected) for selected in channels.values())
-    config = {
-        "base_model": {"model_id": model_id, "revision": None},
-        "siren_module": {
-            "pooling_type": pooling,
-            "selected_layers": list(channels),
-            "layer_weights": {str(k): v for k, v in (layer_weights or {}).items()},
-            "selected_neurons_dict": {
-                f"layer{layer}_{pooling}": [int(c) for c in selected]
-                for layer, selected in channels.items()
-            },
-        },
-        "mlp": {
-            "input_dim": features,
-            "layer_dims": list(hidden_dims),
-            "dropout_rates": rates,
-            "num_classes": classes,
-        },
-        "inference": {"max_length": max_length, "default_threshold": threshold},
-    }
-    (folder / "siren_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
+    weights = layer_weights or {}
     rng = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray] = {}
-    slot, inputs = 0, features
-    for width, rate in zip((*hidden_dims, classes), (*rates, 0.0), strict=True):
+    dense = []
+    inputs = sum(len(selected) for selected in channels.values())
+    for width in (*hidden_dims, classes):
         scale = np.float32(inputs**-0.5)
-        tensors[f"network.{slot}.weight"] = scale * rng.standard_normal(
-            (width, inputs), dtype=np.float32
-        )
-        tensors[f"network.{slot}.bias"] = np.float32(0.1) * rng.standard_normal(
-            width, dtype=np.float32
-        )
-        slot += 3 if rate > 0 else 2
+        weight = scale * rng.standard_normal((width, inputs), dtype=np.float32)
+        bias = np.float32(0.1) * rng.standard_normal(width, dtype=np.float32)
+        dense.append(Dense(weight, bias))
         inputs = width
-    save_file(tensors, folder / "siren.safetensors")
+    write_mlp_artifact(
+        folder,
+        model_id=model_id,
+        pooling=pooling,
+        layers=[
+            LayerSelection(layer, np.asarray(selected), weights.get(layer, 1.0))
+            for layer, selected in channels.items()
+        ],
+        dense=dense,
+        max_length=max_length,
+        threshold=threshold,
+        dropout_rates=rates,
+        unweighted=channels.keys() - weights.keys(),
+    )
 
 
 class _Weights:

@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 from siren_export.tune.timing import settle
+from siren_runtime.bundle.progress import Progress, silent
 
 from .engines import Engine, SirenEdge
 from .latency import three_digits
 from .process import EngineProcess, reason
-from .progress import Progress, no_progress
 from .record import markdown_table
 from .samples import paired_ratio
 
@@ -46,7 +46,7 @@ def measure_throughput(
     texts: Sequence[str],
     tokens: int,
     rounds: int,
-    progress: Progress = no_progress,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score the corpus with every case, one after the other in each round.
 

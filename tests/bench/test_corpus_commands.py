@@ -11,7 +11,7 @@ from siren_bench.profile import own_time
 from siren_bench.record import write_record
 from siren_bench.report import END, START, read_report, summary_section
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import InputError
 from texts import TEXTS

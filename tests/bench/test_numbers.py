@@ -21,7 +21,7 @@ from siren_bench.samples import p95, paired_ratio
 from siren_bench.scaling import fit_exponent
 from siren_bench.synthetic import write_synthetic
 from siren_bench.throughput import best_ratios
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
 
 

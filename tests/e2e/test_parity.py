@@ -7,7 +7,7 @@ from guards import load_guard
 from models import BACKBONES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
 from reference import Reference, load_reference
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import SirenError

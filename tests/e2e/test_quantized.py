@@ -12,9 +12,9 @@ from siren_bench.process import in_fresh_process, peak_memory
 from siren_bench.shapes import Shape
 from siren_bench.synthetic import write_synthetic
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import LlmSiren
+from siren_export.verify.reference import LlmSiren
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
 from siren_runtime.bundle.reader import Bundle, load_bundle

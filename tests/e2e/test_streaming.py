@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from guards import load_guard
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
+from siren_export.passes.table import row_of
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import BOUNDS
 from streaming import BOUND, DECODERS, FAMILIES, LIMIT, cut, neurons_of
 from texts import CORPUS, TEXTS
 
@@ -193,14 +193,14 @@ def test_other_aggregations_read_the_last_tokens_only(guards, aggregation):
 @pytest.mark.parametrize("name", ["qwen3", "mistral"])
 def test_other_precisions_stream_within_their_bound_and_deterministically(guards, name, precision):
     guard, streaming = guards(name, precision)
-    runs = []
+    bound, runs = row_of("onnxruntime", precision).bound.value, []
     for _ in range(2):
         fed, scores = "", []
         with streaming.stream() as stream:
             for piece in cut(CORPUS[2], np.random.default_rng(4)):
                 fed += piece
                 scores.append(stream.feed(piece).score)
-                assert scores[-1] == pytest.approx(guard.score(fed).score, abs=BOUNDS[precision])
+                assert scores[-1] == pytest.approx(guard.score(fed).score, abs=bound)
         runs.append(scores)
     assert runs[0] == runs[1]
 

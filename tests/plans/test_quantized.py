@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from guards import load_guard
 from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import measure_inputs, read_calibration
 from siren_export.passes.four_bits import Grid, round_matrix
-from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime.backends.shapes import Extent, Profile
@@ -27,6 +27,7 @@ FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 # Random weights amplify what rounding does to them, far more than trained ones.
 LARGEST, MEAN = {"int8": 0.1, "int4": 0.6}, {"int8": 0.02, "int4": 0.2}
 DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA_SETS = ("diasafety", "instructions", "openai_moderation")
 
 
 def scores(folder, texts=TEXTS):
@@ -133,8 +134,9 @@ def default_guard(tmp_path_factory):
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not there")
     texts = {"train": [], "validation": []}
-    for file in sorted(DATA.glob("*.jsonl")):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for name in DATA_SETS:
+        lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
         for split, count in (("train", 20), ("validation", 100)):
             found = [row for row in rows if row["split"] == split][:count]
             texts[split] += ["\n".join(filter(None, (r["prompt"], r["response"]))) for r in found]

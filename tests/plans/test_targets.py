@@ -8,7 +8,7 @@ import pytest
 
 from guards import load_guard
 from siren_export.passes.tensorrt10 import check_operators
-from siren_export.verify.scores import Reference
+from siren_export.verify.reference import Reference
 from siren_export.verify.texts import TEXTS as VERIFIED
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import InputError

@@ -14,9 +14,8 @@ from safetensors.numpy import load_file, save_file
 from labelled import make_rows, write_jsonl
 from models import MAX_LENGTH
 from reference import load_reference
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns
@@ -25,7 +24,7 @@ from siren_train.store.extract import extract
 from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore
 
-POOLINGS: tuple[Pooling, ...] = ("residual_mean", "mlp_mean")
+POOLINGS: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
 
 
 class Killed(Exception):
@@ -69,7 +68,7 @@ def test_features_are_those_of_transformers(
     tmp_path: Path,
     backbone_folder: Callable[[str], Path],
     backbone: str,
-    pooling: Pooling,
+    pooling: MlpPooling,
 ) -> None:
     store = run(tmp_path / "store", backbone, poolings=[pooling])
     layers, channels = store.manifest.layers, store.manifest.channels
@@ -79,7 +78,7 @@ def test_features_are_those_of_transformers(
         model_revision=None,
         pooling=pooling,
         layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Linear(np.zeros((2, layers * channels)), np.zeros(2))],
+        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
         max_length=MAX_LENGTH,
         threshold=0.5,
     )

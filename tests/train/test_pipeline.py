@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from labelled import make_rows
 from reference import load_reference
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
@@ -137,7 +137,7 @@ def test_the_artifact_scores_alike_in_llm_siren_and_in_the_engine(
     trained: tuple[Path, TrainingReport], store: FeatureStore, tmp_path: Path
 ) -> None:
     artifact = load_artifact(trained[0])
-    assert artifact.labels == ("safe", "harmful")
+    assert artifact.head.labels == ("safe", "harmful")
     manifest = export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
     assert manifest.head.labels == ["safe", "harmful"]
     texts = [join(row["prompt"], row["response"]) for row in make_rows(40, seed=9)]
@@ -152,7 +152,7 @@ def test_three_classes_go_from_store_to_verdict(
     store = make_store(classes=3, rows=300)
     pipeline.train([store], tmp_path / "head", tmp_path / "work", SETTINGS, workers=2)
     artifact = load_artifact(tmp_path / "head")
-    assert artifact.labels == ("safe", "harmful", "odd")
+    assert artifact.head.labels == ("safe", "harmful", "odd")
     export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
     guard = Guard.load(tmp_path / "bundle", backend="cpu")
     rows = [r for r in make_rows(300, classes=3, name="first") if r["split"] == "test"]
@@ -203,7 +203,7 @@ def test_a_damaged_probe_is_named(
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
     pipeline.train([store], tmp_path, tmp_path / ".work", settings)
-    assert load_artifact(tmp_path).deepest_layer == 0
+    assert load_artifact(tmp_path).head.taps.deepest == 0
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused(store: FeatureStore, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from siren_bench.stream_plot import plot_long_stream
 from siren_bench.subject import Subject, find_subject
 from siren_bench.texts import texts_of
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from siren_bench.engines import Engine, LlmSiren, TorchDtype
 from siren_bench.subject import Subject
 from siren_bench.texts import texts_of
-from siren_export.families.config import ENCODERS
+from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import Checkpoint
 
 from .generate import Generate
@@ -99,9 +99,9 @@ def make_peer(name: str, model: Model, threads: int) -> Engine:
 def _generative(
     model: Model, threads: int, kind: str, new_tokens: int, template_tokens: int
 ) -> Engine:
-    model_type = model.checkpoint.config["model_type"]
-    if model_type in ENCODERS:
-        raise PeerMissing(f"{model_type} is an encoder, which generates nothing")
+    backbone = parse_config(model.checkpoint.config, model.checkpoint.source)
+    if not backbone.causal:
+        raise PeerMissing(f"{backbone.model_type} is an encoder, which generates nothing")
     template = ""
     if template_tokens:
         tokenizer_json = model.checkpoint.tokenizer_json

@@ -7,6 +7,7 @@ import typer
 
 from siren_runtime import Guard
 from siren_runtime.commands.console import report
+from siren_runtime.text.reading import AS_LLM_SIREN, LongText
 from siren_train.data.sources import parse_source
 
 from . import options
@@ -58,6 +59,13 @@ def evaluate(
         typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    long_text: Annotated[
+        LongText,
+        typer.Option(
+            help="How a text over the guard's max_length is read: its beginning, as the SIREN "
+            "paper measures and heads are trained, or windows, as guards read by default."
+        ),
+    ] = "truncate",
     text: options.TextColumns = "",
     label: options.LabelColumn = "label",
     split_column: options.SplitColumn = "split",
@@ -95,7 +103,9 @@ def evaluate(
         return
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
-    guard = Guard.load(folders if ensemble else folders[0], threads=threads)
+    source = folders if ensemble else folders[0]
+    read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
+    guard = Guard.load(source, threads=threads, **read)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )

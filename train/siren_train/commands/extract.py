@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
 from siren_train.data.sources import parse_source
@@ -17,7 +17,7 @@ from .bars import Bars
 
 app = typer.Typer(add_completion=False)
 
-_BOTH: tuple[Pooling, ...] = ("residual_mean", "mlp_mean")
+_BOTH: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
 _EPILOG = "Example: siren extract minilm data/*.jsonl -o features"
 
 
@@ -62,7 +62,7 @@ def extract(
     A run that was stopped goes on where it was when the same command is given again.
     """
     # Only here, so that siren --help need not wait for the exporter.
-    from siren_export.sources.artifact import load_artifact
+    from siren_export.heads.registry import load_artifact
     from siren_export.sources.checkpoint import load_checkpoint
     from siren_export.sources.recipes import find_recipe
     from siren_train.store.extract import extract as extract_features

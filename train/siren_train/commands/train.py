@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.heads import Pooling
 from siren_runtime.commands.console import report as say
 from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
@@ -31,7 +31,7 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The head's folder.")],
-    pooling: Annotated[Pooling, typer.Option(help="Which of the store's features.")] = (
+    pooling: Annotated[MlpPooling, typer.Option(help="Which of the store's features.")] = (
         "residual_mean"
     ),
     share: Annotated[

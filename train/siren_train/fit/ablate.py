@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.progress import Progress
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection
 from siren_train.store.features import (
     FeatureSet,
     FloatArray,
@@ -71,7 +71,7 @@ def train_head(
     *,
     seed: int,
     workers: int = 1,
-) -> tuple[Linear, ...]:
+) -> tuple[Dense, ...]:
     """Train the members and fold them, and the standardization, into one MLP.
 
     Args:
@@ -91,7 +91,7 @@ def train_head(
     inputs = torch.from_numpy(standardizer.apply(features))
     targets, weights = torch.from_numpy(labels), torch.from_numpy(row_weights)
 
-    def member(index: int) -> tuple[Linear, ...]:
+    def member(index: int) -> tuple[Dense, ...]:
         generator = torch.Generator().manual_seed(seed * 1000 + index)
         return _train_member(inputs, targets, weights, classes, config, generator)
 
@@ -108,7 +108,7 @@ def fit_head(
     rows: NDArray[np.bool_] | None = None,
     seed: int,
     workers: int = 1,
-) -> tuple[Linear, ...]:
+) -> tuple[Dense, ...]:
     """Train a head that reads `layers`.
 
     Args:
@@ -131,7 +131,7 @@ def fit_head(
     )
 
 
-def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
+def head_logits(head: Sequence[Dense], features: FloatArray) -> FloatArray:
     """Return the logits, float32 [rows, classes], of `features`, float32 [rows, n_features]."""
     hidden = features
     for layer in head[:-1]:
@@ -140,19 +140,19 @@ def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
     return logits
 
 
-def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
+def fold_members(members: Sequence[Sequence[Dense]]) -> tuple[Dense, ...]:
     """Return one MLP whose logits are the mean of those of `members`, all of one shape."""
     if len(members) == 1:
         return tuple(members[0])
     first, *_, last = stacked = list(zip(*members, strict=True))
     folded = [
-        Linear(
+        Dense(
             np.concatenate([part.weight for part in first]),
             np.concatenate([part.bias for part in first]),
         )
     ]
     folded += [
-        Linear(
+        Dense(
             _block_diagonal([part.weight for part in parts]),
             np.concatenate([part.bias for part in parts]),
         )
@@ -160,7 +160,7 @@ def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
     ]
     share = np.float32(1 / len(members))
     folded.append(
-        Linear(
+        Dense(
             share * np.concatenate([part.weight for part in last], axis=1),
             share * np.sum([part.bias for part in last], axis=0, dtype=np.float32),
         )
@@ -168,12 +168,12 @@ def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
     return tuple(folded)
 
 
-def fold_standardizer(head: Sequence[Linear], standardizer: Standardizer) -> tuple[Linear, ...]:
+def fold_standardizer(head: Sequence[Dense], standardizer: Standardizer) -> tuple[Dense, ...]:
     """Return the head that takes raw features where `head` takes standardized ones."""
     first, *rest = head
     weight = first.weight.astype(np.float64) / standardizer.scale
     bias = first.bias - weight @ standardizer.mean
-    return (Linear(weight.astype(np.float32), bias.astype(np.float32)), *rest)
+    return (Dense(weight.astype(np.float32), bias.astype(np.float32)), *rest)
 
 
 def _block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
@@ -191,7 +191,7 @@ def _train_member(
     classes: int,
     config: HeadConfig,
     generator: torch.Generator,
-) -> tuple[Linear, ...]:
+) -> tuple[Dense, ...]:
     layers = _make_layers([inputs.shape[1], *config.hidden, classes], generator)
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     optimizer = torch.optim.Adam(
@@ -218,7 +218,7 @@ def _train_member(
             optimizer.step()
             schedule.step()
     return tuple(
-        Linear(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+        Dense(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
         for layer in layers
     )
 

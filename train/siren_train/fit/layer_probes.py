@@ -11,8 +11,8 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from siren_runtime.bundle.files import replacement
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.progress import Progress
 from siren_train.measure.metrics import MacroF1
 from siren_train.store.features import FeatureSet, IntArray
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection
 from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.progress import Progress
 from siren_train.store.features import FeatureSet
 from siren_train.store.head_file import write_head
 from siren_train.store.locks import locked
@@ -126,7 +126,7 @@ def _write_head(
     store: StoreManifest,
     settings: Settings,
     layers: Sequence[LayerSelection],
-    head: Sequence[Linear],
+    head: Sequence[Dense],
 ) -> None:
     write_head(
         output,

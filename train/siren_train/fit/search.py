@@ -16,8 +16,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.progress import Progress
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, IntArray
 

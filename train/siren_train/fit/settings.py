@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
 
 LayerWeighting = Literal["adaptive", "uniform"]
 
@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             rows can calibrate it.
     """
 
-    pooling: Pooling = "residual_mean"
+    pooling: MlpPooling = "residual_mean"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
     weighting: LayerWeighting = "adaptive"
     max_layer: int | None = None

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.progress import Progress
 from siren_train.data.rows import Columns, read_all, read_rows
 from siren_train.data.sources import Source
 

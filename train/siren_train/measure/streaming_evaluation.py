@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard, Stream, Streams
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import SirenError
-from siren_train.data.progress import Progress
 from siren_train.data.streams import StreamRow, pieces_of
 
 LATER_TOKENS = (0, 32, 64, 128, 256)

@@ -15,15 +15,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.sources.checkpoint import CONFIG_FILE, Checkpoint
+from siren_export.heads.mlp import MlpPooling
+from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.bundle.files import sha256_of
-from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
-from siren_train.data.progress import Progress
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
 from siren_train.data.wrapping import Wrapping, digest, wrap_rows
@@ -52,7 +51,7 @@ def extract(
     *,
     model_id: str,
     model_revision: str | None = None,
-    poolings: Sequence[Pooling] = ("residual_mean",),
+    poolings: Sequence[MlpPooling] = ("residual_mean",),
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
@@ -84,7 +83,7 @@ def extract(
         format_version=FORMAT_VERSION,
         model_id=model_id,
         model_revision=model_revision,
-        backbone_sha256=_backbone_sha256(checkpoint.path),
+        backbone_sha256=checkpoint.digest(),
         precision=precision,
         max_length=max_length,
         poolings=list(poolings),
@@ -155,7 +154,7 @@ def _scan(sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None
 
 def _fill(
     store: FeatureStore,
-    pooling: Pooling,
+    pooling: MlpPooling,
     extractor: Guard,
     rows: Iterable[Row],
     chunk_rows: int,
@@ -197,10 +196,3 @@ def _data_file(source: Source) -> DataFile:
     if source.is_hub:
         return DataFile(source.name, source.split, None)
     return DataFile(source.name, source.split, sha256_of(Path(source.location)))
-
-
-def _backbone_sha256(folder: Path) -> str:
-    """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
-    paths = [folder / CONFIG_FILE, folder / TOKENIZER_FILE, *folder.glob("*.safetensors")]
-    digests = {path.name: sha256_of(path) for path in sorted(paths)}
-    return hashlib.sha256(msgspec.json.encode(digests)).hexdigest()

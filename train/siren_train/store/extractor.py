@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import LayerSelection, Linear, load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.heads import Pooling
 
 from .head_file import write_head
 from .store import StoreManifest
@@ -34,7 +34,7 @@ def build_extractor(
     checkpoint: Checkpoint,
     output: Path,
     store: StoreManifest,
-    pooling: Pooling,
+    pooling: MlpPooling,
 ) -> None:
     """Export the extractor of `checkpoint` to `output`. If one is there, it is left as it is.
 
@@ -48,7 +48,7 @@ def build_extractor(
         return
     every = [LayerSelection(layer, np.arange(store.channels), 1.0) for layer in range(store.layers)]
     n_features = store.layers * store.channels
-    nothing = Linear(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
+    nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
     with TemporaryDirectory() as folder:
         write_head(
             Path(folder),

@@ -1,18 +1,10 @@
 """Write a head in llm-siren's artifact format: siren_config.json and siren.safetensors."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save
-
-from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, LayerSelection, Linear
-from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.heads import Pooling
-from siren_runtime.errors import InputError
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.mlp_artifact import write_mlp_artifact
 
 
 def write_head(
@@ -20,9 +12,9 @@ def write_head(
     *,
     model_id: str,
     model_revision: str | None,
-    pooling: Pooling,
+    pooling: MlpPooling,
     layers: Sequence[LayerSelection],
-    head: Sequence[Linear],
+    head: Sequence[Dense],
     max_length: int,
     threshold: float,
     class_names: Sequence[str] = (),
@@ -43,37 +35,15 @@ def write_head(
     Raises:
         InputError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(_tensors(head, half)), InputError)
-    config: dict[str, Any] = {
-        "task": "content",
-        "base_model": {"model_id": model_id, "revision": model_revision},
-        "siren_module": {
-            "pooling_type": pooling,
-            "selected_layers": [layer.layer for layer in layers],
-            "layer_weights": {str(layer.layer): layer.weight for layer in layers},
-            "selected_neurons_dict": {
-                f"layer{layer.layer}_{pooling}": layer.channels.tolist() for layer in layers
-            },
-        },
-        "mlp": {
-            "input_dim": head[0].weight.shape[1],
-            "layer_dims": [len(layer.bias) for layer in head[:-1]],
-            # Scoring drops nothing, and a rate of 0 takes no place in the tensors' names.
-            "dropout_rates": [0.0] * (len(head) - 1),
-            "num_classes": len(head[-1].bias),
-            "class_names": list(class_names),
-        },
-        "inference": {"max_length": max_length, "default_threshold": threshold},
-    }
-    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
-
-
-def _tensors(head: Sequence[Linear], half: bool) -> dict[str, NDArray[np.floating]]:
-    """Return the tensors by llm-siren's names: of each dense layer, and none of each ReLU."""
-    dtype = np.float16 if half else np.float32
-    return {
-        f"network.{2 * slot}.{part}": np.ascontiguousarray(value, dtype=dtype)
-        for slot, layer in enumerate(head)
-        for part, value in (("weight", layer.weight), ("bias", layer.bias))
-    }
+    write_mlp_artifact(
+        folder,
+        model_id=model_id,
+        model_revision=model_revision,
+        pooling=pooling,
+        layers=layers,
+        dense=head,
+        max_length=max_length,
+        threshold=threshold,
+        class_names=class_names,
+        half=half,
+    )

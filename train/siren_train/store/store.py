@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.files import replacement, write_whole
-from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 
@@ -61,7 +61,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone_sha256: str
     precision: Precision
     max_length: int
-    poolings: list[Pooling]
+    poolings: list[MlpPooling]
     dtype: DType
     layers: int
     channels: int
@@ -81,7 +81,7 @@ class _Versioned(msgspec.Struct):
     format_version: int
 
 
-def extractor_folder(folder: Path, pooling: Pooling) -> Path:
+def extractor_folder(folder: Path, pooling: MlpPooling) -> Path:
     """Return where a store keeps the bundle that pooled it."""
     return folder / f"extractor.{pooling}"
 
@@ -115,7 +115,7 @@ class FeatureStore:
             return store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
-        for pooling in get_args(Pooling):
+        for pooling in get_args(MlpPooling):
             shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
@@ -194,12 +194,14 @@ class FeatureStore:
                 f"{path}: not a valid record: {error}; remove it, and extract again"
             ) from None
 
-    def record(self, pooling: Pooling, rows: int) -> None:
+    def record(self, pooling: MlpPooling, rows: int) -> None:
         """Record that the first `rows` rows, in the order of the sources, are on disk."""
         done = {**self.rows_done(), pooling: rows}
         write_whole(self.folder / PROGRESS_FILE, msgspec.json.encode(done), InputError)
 
-    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
+    def array(
+        self, split: str, pooling: MlpPooling, *, writable: bool = False
+    ) -> np.memmap[Any, Any]:
         """Return the pooled neurons of a split, a memory map [rows, layers, channels].
 
         Raises:
@@ -214,7 +216,7 @@ class FeatureStore:
         )
         return array
 
-    def features(self, split: str, pooling: Pooling) -> FeatureSet:
+    def features(self, split: str, pooling: MlpPooling) -> FeatureSet:
         """Return the rows of a split.
 
         Raises:
