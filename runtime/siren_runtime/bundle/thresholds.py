@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, SupportsFloat
 
 import msgspec
+import numpy as np
 
 from siren_runtime.errors import BundleError, InputError
 
@@ -24,6 +25,8 @@ def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
         InputError: it is not a number from 0 to 1.
     """
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         threshold = value.__float__()
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be a number, found {value!r}") from None

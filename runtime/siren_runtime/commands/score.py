@@ -167,7 +167,7 @@ def _write_jsonl(rows: Sequence[Row], _: int) -> None:
             row |= result.to_dict()
             if result.features is not None:
                 row["features"] = result.features.tolist()
-        encoded = json.dumps(row | line.kept, ensure_ascii=False, separators=(",", ":"))
+        encoded = json.dumps({**row, **line.kept}, ensure_ascii=False, separators=(",", ":"))
         sys.stdout.buffer.write(encoded.encode() + b"\n")
     sys.stdout.buffer.flush()
 

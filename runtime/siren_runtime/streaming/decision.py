@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Protocol
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import InputError
 
@@ -53,7 +54,7 @@ class Schedule:
     steps: tuple[tuple[int, float], ...]
 
     def __post_init__(self) -> None:
-        positions = [position for position, _ in self.steps]
+        positions = [whole_number("a position of schedule", place, 0) for place, _ in self.steps]
         if not positions or positions[0] != 0 or positions != sorted(set(positions)):
             raise InputError(
                 f"a schedule's positions must ascend from 0, found {positions}; "
@@ -83,6 +84,9 @@ class Patience:
     threshold: float
 
     def __post_init__(self) -> None:
+        for name in ("k", "n"):  # numpy's integers have 64 bits, too few for hits
+            number = whole_number(f"{name} of patience", getattr(self, name), 0)
+            object.__setattr__(self, name, number)
         if not 1 <= self.k <= self.n:
             raise InputError(f"patience needs 1 <= k <= n, found k={self.k}, n={self.n}")
         checked_threshold(self.threshold, "a threshold of patience")
