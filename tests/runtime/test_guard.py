@@ -125,10 +125,12 @@ def test_whole_numbers_of_numpy_are_taken(bundle: Path) -> None:
     for number in (np.int64(8), np.uint8(8), np.array(8)):
         guard = Guard.load(bundle, threads=np.int32(1))  # type: ignore[arg-type]
         texts = ["a", "hello"]
-        assert guard.score_batch(texts, token_budget=number) == guard.score_batch(texts)
+        assert guard.score_batch(texts, token_budget=number) == guard.score_batch(
+            texts, token_budget=8
+        )
         with guard.streams(max_streams=number, max_tokens=number) as streams:
-            assert streams.max_tokens == 8
             assert type(streams.max_tokens) is int
+            assert streams.max_tokens == 8
 
 
 @pytest.mark.filterwarnings("ignore:.*re-encodes")

@@ -25,6 +25,7 @@ OutputFormat = Literal["color", "jsonl"]
 
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 16
+_REPLACEMENT = "\ufffd"
 _HARMLESS = "\n\u200c\u200d"  # and what is printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -62,7 +63,8 @@ def stream(
     """Score standard input as it comes: the text so far, at each piece that arrives.
 
     In a terminal the text is shown coloured by the score at each token, from green to red;
-    elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it.
+    elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it. Bytes that
+    are not UTF-8 are read as U+FFFD; the first of them is reported on standard error.
     """
     source = standard_input()
     if sys.stdin.isatty():
@@ -102,13 +104,35 @@ def stream(
 
 
 def _pieces(source: BinaryIO) -> Iterator[str]:
-    """Yield text as it arrives; a character that is cut waits for its rest."""
+    """Yield text as it arrives; a character that is cut waits for its rest.
+
+    Bytes that are not UTF-8 become U+FFFD, and the first of them is reported.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while data := source.read1(_READ_BYTES):  # type: ignore[attr-defined]  # buffered readers have it
-        if text := decoder.decode(data):
+    read, told, ended = 0, False, False
+    while not ended:
+        data = source.read1(_READ_BYTES)  # type: ignore[attr-defined]  # buffered readers have it
+        ended = not data
+        waiting = decoder.getstate()[0]
+        text = decoder.decode(data, final=ended)
+        if not told and _REPLACEMENT in text:  # which the text may hold itself
+            told = _report_bytes(waiting + data, read - len(waiting), final=ended)
+        read += len(data)
+        if text:
             yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+
+
+def _report_bytes(data: bytes, start: int, *, final: bool) -> bool:
+    """Report the first byte that is not UTF-8; `start` is where `data` lies in the input."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=final)
+    except UnicodeDecodeError as error:
+        report(
+            f"warning: the input is not UTF-8: byte {start + error.start} is "
+            f"0x{data[error.start]:02x}; such bytes are read as {_REPLACEMENT}"
+        )
+        return True
+    return False
 
 
 def _write_json(result: StreamResult) -> None:
