@@ -47,7 +47,12 @@ def _check_keep(keep: list[str] | None) -> list[str] | None:
     epilog="Example: tail -f chat.jsonl | siren score engines/minilm/bundle --threshold 0.8"
 )
 def score(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id."
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")
     ] = None,

@@ -33,7 +33,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command(epilog="Example: ollama run qwen3 'Tell me a story' | siren stream guards/qwen3")
 def stream(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id."
+        ),
+    ],
     prompt: Annotated[
         str | None, typer.Option(help="What the text answers; it is scored with it.")
     ] = None,
