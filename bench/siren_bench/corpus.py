@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.errors import InputError
-from siren_runtime.text.rules import choose
+from siren_runtime.text.rules import one_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _read(file: Path, split: str | None) -> list[Row]:
             continue
         try:
             line = msgspec.json.decode(data, type=_Line)
-            text = choose(line.text, line.prompt, line.response)
+            text = one_text(line.text, line.prompt, line.response)
         except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
             raise InputError(f"{file}, line {number}: {error}") from None
         if split is None or line.split == split:

@@ -99,14 +99,23 @@ def test_every_help_has_an_example(command: list[str]) -> None:
     ("modules", "command", "extra"),
     [
         ("onnxruntime tensorrt tensorrt_rtx", "score", "cpu"),
+        ("onnxruntime", "stream", "cpu"),
         ("siren_export.commands.export", "export", "export"),
+        *((module, "export", "export") for module in ("onnx_ir", "ml_dtypes", "safetensors")),
+        *((module, "bench", "bench") for module in ("matplotlib", "psutil")),
+        ("sklearn", "train", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "extract", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "evaluate", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "calibrate", "train"),
     ],
 )
 def test_a_part_that_is_not_installed_says_which_extra_brings_it(
     modules: str, command: str, extra: str
 ) -> None:
     hint = f"pip install 'siren-edge[{extra}]'"
-    help_text = run_without(modules, "--help").stdout
+    listed = run_without(modules, "--help")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    help_text = listed.stdout
     assert re.search(rf" {command} +Not installed: {re.escape(hint)} ", help_text)
     for arguments in ([command], [command, "--help"], [command, "x", "--option", "y"]):
         result = run_without(modules, *arguments)

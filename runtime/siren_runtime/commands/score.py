@@ -14,11 +14,10 @@ from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.lines import InputFormat, Line, read_texts
 
-from .console import EXIT_FAILED, one_line, report, standard_input
+from .console import EXIT_FAILED, need, one_line, report, standard_input
 
-_RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
-if not any(map(find_spec, _RUNTIMES)):  # found here, so that `siren --help` names the extra
-    raise ImportError("no module named 'onnxruntime'")
+if not any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
+    need("onnxruntime")
 
 OutputFormat = Literal["table", "jsonl"]
 

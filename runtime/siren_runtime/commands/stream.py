@@ -3,7 +3,6 @@
 import codecs
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
@@ -16,10 +15,9 @@ from siren_runtime.streaming.decision import Decision, Schedule
 from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
 
-from .console import one_line, report, standard_input, warnings_reported
+from .console import need, one_line, report, standard_input, warnings_reported
 
-if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
-    raise ImportError("no module named 'onnxruntime'")
+need("onnxruntime")
 
 OutputFormat = Literal["color", "jsonl"]
 

@@ -14,6 +14,9 @@ from siren_train.data.rows import parse_source
 
 from . import options
 from .bars import Bars
+from .extra import need_train_extra
+
+need_train_extra()
 
 app = typer.Typer(add_completion=False)
 

@@ -13,6 +13,9 @@ from siren_train.store.files import write_atomically
 
 from . import options
 from .bars import Bars
+from .extra import need_train_extra
+
+need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
