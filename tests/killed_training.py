@@ -16,17 +16,17 @@ from pathlib import Path
 
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_train.data.rows import Columns, parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.fit import pipeline
 from siren_train.fit.report import write_report
 from siren_train.fit.settings import Settings
-from siren_train.store import extract
+from siren_train.store.extract import extract
 
 SETTINGS = Settings(trials=3, members=2, strengths=(0.1, 0.01))
 
 
 def main(folder: Path, backbone: str, kills: int) -> None:
-    extract.CHUNK_ROWS = 16
     data = write_jsonl(folder / "data.jsonl", make_rows(160))
     draw = random.Random(0)
     start = time.monotonic()
@@ -62,7 +62,7 @@ def run(folder: Path, data: Path, backbone: str, delay: float | None = None) -> 
 
 
 def train(folder: Path, data: Path, backbone: str) -> None:
-    store = extract.extract(
+    store = extract(
         [parse_source(str(data))],
         Columns(),
         load_checkpoint(backbone),
@@ -70,15 +70,20 @@ def train(folder: Path, data: Path, backbone: str) -> None:
         model_id=backbone,
         max_length=48,
         threads=1,
+        chunk_rows=16,
     )
     report = pipeline.train([store], folder / "head", folder / "work", SETTINGS, workers=1)
     write_report(report, folder / "head")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The head, its report and the store's arrays."""
+    """The head, its report and the store's arrays.
+
+    A file whose name starts with a dot was being written when a run was killed, and is none of
+    these.
+    """
     files = [*(folder / "head").iterdir(), *(folder / "store").glob("*.npy")]
-    return {path.name: path.read_bytes() for path in files}
+    return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}
 
 
 def stage(folder: Path) -> str:

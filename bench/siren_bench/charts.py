@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .scaling import AXES
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Record = Mapping[str, Any]
 
-# One colour a family of implementations; within a family, markers and line styles differ.
+# One colour a family of engines; within a family, markers and line styles differ.
 _FAMILIES = {
     "torch.compile": "#8c6d1f",
     "siren-edge": "#0b63c4",
@@ -44,8 +48,8 @@ def draw_chart(record: Record, path: Path) -> Path | None:
     return path
 
 
-def _latency(record: Record) -> Any:
-    figure, axes = _figure(9, 5.2)
+def _latency(record: Record) -> "Figure":
+    figure, (axes,) = _figure(9, 5.2)
     results = record["results"]
     for name, style in _styles(_names(results)).items():
         entries = [entry for entry in results if entry["engine"] == name]
@@ -53,11 +57,11 @@ def _latency(record: Record) -> Any:
         axes.plot(values, [1e3 * entry["median_s"] for entry in entries], label=name, **style)
     _logarithmic(axes, sorted({entry["tokens"] for entry in results}))
     axes.set(xlabel="tokens of one text", ylabel="median milliseconds")
-    _finish(figure, axes, record, "Latency of one text")
+    _finish(axes, record, "Latency of one text")
     return figure
 
 
-def _throughput(record: Record) -> Any:
+def _throughput(record: Record) -> "Figure":
     best: dict[str, float] = {}
     for entry in record["results"]:
         name = entry["engine"].partition(", ")[0] if "siren-edge" in entry["engine"] else None
@@ -66,24 +70,24 @@ def _throughput(record: Record) -> Any:
     return _bars(record, best, "texts a second, best setting", "Throughput over a corpus")
 
 
-def _memory(record: Record) -> Any:
+def _memory(record: Record) -> "Figure":
     longest = {e["engine"]: e["resident_bytes"] / 1e9 for e in record["results"]}
     return _bars(record, longest, "GB resident after the longest text", "Memory")
 
 
-def _cold_start(record: Record) -> Any:
+def _cold_start(record: Record) -> "Figure":
     seconds = {e["engine"]: e["start_to_score_s"] for e in record["results"]}
     return _bars(record, seconds, "seconds from process start to the first score", "Cold start")
 
 
-def _scaling(record: Record) -> Any:
+def _scaling(record: Record) -> "Figure":
     results = record["results"]
     found = [axis for axis in AXES if len({e["value"] for e in results if e["axis"] == axis}) > 1]
     figure, grid = _figure(4.2 * max(len(found), 1), 4.2, columns=max(len(found), 1))
     exponents = {
         (fit["axis"], fit["engine"]): fit["exponent"] for fit in record["settings"]["fits"]
     }
-    for axes, axis in zip(grid if len(found) > 1 else [grid], found, strict=True):
+    for axes, axis in zip(grid, found, strict=False):
         for name, style in _styles(_names(results)).items():
             entries = [e for e in results if (e["axis"], e["engine"]) == (axis, name)]
             if (axis, name) in exponents:
@@ -102,11 +106,11 @@ def _scaling(record: Record) -> Any:
     return figure
 
 
-def _fidelity(record: Record) -> Any:
+def _fidelity(record: Record) -> "Figure | None":
     reference, *others = record["results"]
     if not others:
         return None
-    figure, axes = _figure(8, 4.5)
+    figure, (axes,) = _figure(8, 4.5)
     for name, style in _styles([entry["engine"] for entry in others]).items():
         scores = next(entry["scores"] for entry in others if entry["engine"] == name)
         pairs = zip(scores, reference["scores"], strict=True)
@@ -115,11 +119,11 @@ def _fidelity(record: Record) -> Any:
         axes.plot(differences, shares, label=name, **{**style, "marker": ""})
     axes.set_xscale("log")
     axes.set(xlabel=f"difference in score from {reference['engine']}", ylabel="share of texts")
-    _finish(figure, axes, record, "Fidelity")
+    _finish(axes, record, "Fidelity")
     return figure
 
 
-_CHARTS: dict[str, Callable[[Record], Any]] = {
+_CHARTS: dict[str, Callable[[Record], "Figure | None"]] = {
     "latency": _latency,
     "throughput": _throughput,
     "memory": _memory,
@@ -129,8 +133,8 @@ _CHARTS: dict[str, Callable[[Record], Any]] = {
 }
 
 
-def _bars(record: Record, values: Mapping[str, float], label: str, title: str) -> Any:
-    figure, axes = _figure(8, 1.2 + 0.42 * len(values))
+def _bars(record: Record, values: Mapping[str, float], label: str, title: str) -> "Figure":
+    figure, (axes,) = _figure(8, 1.2 + 0.42 * len(values))
     names = list(values)
     bars = axes.barh(names, list(values.values()), color=[_colour(name) for name in names])
     axes.bar_label(bars, fmt="{:.3g}", padding=4, fontsize=9)
@@ -142,18 +146,19 @@ def _bars(record: Record, values: Mapping[str, float], label: str, title: str) -
     return figure
 
 
-def _figure(width: float, height: float, columns: int = 1) -> Any:
+def _figure(width: float, height: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """Make a figure with axes side by side."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height))
-    for one in axes if columns > 1 else [axes]:
+    figure, grid = pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+    for one in grid[0]:
         one.grid(visible=True, which="major", color="#dddddd", linewidth=0.7)
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, list(grid[0])
 
 
-def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
+def _logarithmic(axes: "Axes", ticks: Sequence[float]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -165,7 +170,7 @@ def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
-def _finish(figure: Any, axes: Any, record: Record, title: str) -> None:
+def _finish(axes: "Axes", record: Record, title: str) -> None:
     axes.set_title(_title(record, title), fontsize=10, loc="left")
     axes.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5

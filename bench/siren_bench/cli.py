@@ -48,7 +48,7 @@ for _command, _example in (
     (fidelity, "fidelity minilm chats.jsonl --split test"),
     (layers, "layers minilm chats.jsonl --precision int8"),
     (profile, "profile minilm --tokens 32,512"),
-    (report, "report qwen3-0.6b minilm --readme README.md"),
+    (report, "report qwen3-0.6b minilm --document docs/benchmarks.md --readme README.md"),
     (export_memory, "export-memory qwen3-0.6b llama-3.1-8b"),
     (plan_build, "plan-build qwen3-0.6b llama-3.2-1b"),
     (synthesize, "synthesize qwen3-0.6b -o random-0.6b"),

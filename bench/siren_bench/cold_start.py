@@ -5,10 +5,11 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import SirenError
 
 from .engines import Engine
@@ -47,7 +48,7 @@ def measure_cold_starts(
     engines: Sequence[Engine],
     text: str,
     rounds: int,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Start every engine once in each round, to its first score of `text`.
 
@@ -57,6 +58,7 @@ def measure_cold_starts(
     """
     samples: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
+    done = 0
     for round_number in range(-1, rounds):  # the first brings the files into the page cache
         for engine in engines:
             if engine.name not in failed:
@@ -67,7 +69,8 @@ def measure_cold_starts(
                 else:
                     if round_number >= 0:
                         samples.setdefault(engine.name, []).append(sample)
-            advance()
+            done += 1
+            progress("starting", done, (rounds + 1) * len(engines))
     keys = ("load_s", "first_score_s", "start_to_score_s")
     results = [
         {"engine": name, **{key: median(s[key] for s in starts) for key in keys}, "samples": starts}
@@ -80,7 +83,7 @@ def measure_memory(
     engines: Sequence[Engine],
     texts: Mapping[int, str],
     rounds: int,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Measure what each engine holds after scoring texts of rising length, in fresh processes.
 
@@ -90,20 +93,20 @@ def measure_memory(
     """
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for engine in engines:
+    for number, engine in enumerate(engines):
         starts = []
-        for _ in range(rounds):
+        for round_number in range(rounds):
             if engine.name not in failed:
                 try:
                     starts.append(start_cold(engine, list(texts.values())))
                 except SirenError as error:
                     failed[engine.name] = str(error)
-            advance()
+            progress("measuring", number * rounds + round_number + 1, rounds * len(engines))
         if engine.name in failed:
             continue
         peaks = [start["peak_bytes"] for start in starts]
-        for number, tokens in enumerate(texts):
-            resident = [start["resident_bytes"][number] for start in starts]
+        for nth, tokens in enumerate(texts):
+            resident = [start["resident_bytes"][nth] for start in starts]
             results.append(
                 {
                     "engine": engine.name,
@@ -119,7 +122,7 @@ def measure_memory(
 
 def load_and_score_seconds(entry: Mapping[str, Any]) -> float:
     """Return the median over an entry's starts of loading and the first score together."""
-    return median(start["load_s"] + start["first_score_s"] for start in entry["samples"])
+    return float(median(start["load_s"] + start["first_score_s"] for start in entry["samples"]))
 
 
 def cold_start_table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from siren_export.families.config import DecoderConfig, EncoderConfig, parse_config
-from siren_export.sources.artifact import Artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.base import Artifact
 
 from .engines import Work
 
@@ -53,25 +53,17 @@ class Pass:
 
 def model_size(artifact: Artifact, config: Mapping[str, Any]) -> ModelSize:
     """Count the parameters of a head's backbone, as config.json says, and of the head."""
-    parsed = parse_config(config, "config.json")
-    hidden, wide = parsed.hidden_size, parsed.intermediate_size
-    if isinstance(parsed, DecoderConfig):
-        width = parsed.attention_heads * parsed.head_dim
-        keys = parsed.kv_heads * parsed.head_dim
-        block = hidden * (2 * width + 2 * keys + 3 * wide)
-    else:
-        width = hidden
-        block = hidden * (4 * hidden + 2 * wide)
-    kept = artifact.deepest_layer + 1
+    backbone = parse_config(config, "config.json")
+    kept = artifact.head.taps.deepest + 1
     return ModelSize(
-        block_parameters=kept * block,
-        all_block_parameters=parsed.blocks * block,
-        head_parameters=sum(linear.weight.size for linear in artifact.head),
-        vocabulary_parameters=hidden * parsed.vocab_size,
-        attention_width=width,
+        block_parameters=kept * backbone.block_parameters,
+        all_block_parameters=backbone.blocks * backbone.block_parameters,
+        head_parameters=artifact.head.parameters,
+        vocabulary_parameters=backbone.hidden_size * backbone.vocab_size,
+        attention_width=backbone.attention_heads * backbone.head_dim,
         blocks=kept,
-        all_blocks=parsed.blocks,
-        causal=not isinstance(parsed, EncoderConfig),
+        all_blocks=backbone.blocks,
+        causal=backbone.causal,
     )
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from siren_runtime.text.reading import AS_LLM_SIREN
+
 from .record import installed_versions
 
 ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+TorchDtype = Literal["float32", "bfloat16"]  # that a peer on PyTorch is measured in
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class SirenEdge(GuardEngine):
         from siren_runtime import Guard
 
         backend: Any = self.backend
-        return Guard.load(self.bundle, backend=backend, threads=self.threads)
+        return Guard.load(self.bundle, backend=backend, threads=self.threads, **AS_LLM_SIREN)
 
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
         results = model.score_batch(texts, token_budget=self.token_budget)
@@ -141,7 +144,7 @@ class LlmSiren(GuardEngine):
     """
 
     artifact: Path
-    dtype: Literal["float32", "bfloat16"]
+    dtype: TorchDtype
     threads: int
     compiled: bool = False
     device: str = "cpu"

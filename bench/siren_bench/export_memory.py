@@ -53,7 +53,7 @@ def export_table(results: Sequence[Mapping[str, Any]]) -> str:
 def _export(backbone: Path, head: Path, bundle: Path, precision: Precision) -> tuple[float, int]:
     start = time.perf_counter()
     from siren_export.export import export_bundle
-    from siren_export.sources.artifact import load_artifact
+    from siren_export.heads.registry import load_artifact
     from siren_export.sources.checkpoint import load_checkpoint
 
     artifact, checkpoint = load_artifact(str(head)), load_checkpoint(str(backbone))

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.tune.timing import settle
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_runtime.text.rules import clean
 
 from .record import markdown_table
@@ -42,7 +44,7 @@ def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path, max_l
 
 def our_extractor(bundle: Path, threads: int) -> Extractor:
     """Load the extractor bundle; it gives what siren extract stores."""
-    guard = Guard.load(bundle, backend="cpu", threads=threads)
+    guard = Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN)
     layers = len(guard.manifest.head.layers)
 
     def extract(texts: Sequence[str]) -> Features:
@@ -97,13 +99,13 @@ def measure_extraction(
     texts: Sequence[str],
     rounds: int,
     *,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Time every extractor on all texts, one after the other in each round, after a warm-up.
 
     Args:
         extractors: By name; the first is the one that the others are compared with.
-        advance: Called after each round, the warm-up included.
+        progress: Called after each round, the warm-up included.
 
     Returns:
         One entry an extractor: raw samples and their median in seconds, texts a second, the
@@ -120,7 +122,7 @@ def measure_extraction(
             features[name] = extractors[name](texts)
             if number >= 0:
                 samples[name].append(time.perf_counter() - start)
-        advance()
+        progress("timing", number + 2, rounds + 1)
     ours = features[names[0]]
     return [
         {

@@ -6,8 +6,64 @@ from typing import Any
 
 import numpy as np
 
+from siren_runtime.bundle.progress import Progress, silent
+
 from .corpus import Row
+from .engines import Engine
+from .process import EngineProcess, reason
 from .record import markdown_table
+
+_BATCH = 64  # texts in a call
+
+
+def score_corpus(
+    engines: Sequence[tuple[Engine, EngineProcess]],
+    texts: Sequence[str],
+    progress: Progress = silent,
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Score all texts with every engine, in calls of 64.
+
+    Returns:
+        The scores of each engine by name, and for each engine that failed why.
+
+    Raises:
+        Exception: the first engine fails.
+    """
+    found: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    calls = [texts[k : k + _BATCH] for k in range(0, len(texts), _BATCH)]
+    for number, (engine, process) in enumerate(engines):
+        scores: list[float] = []
+        try:
+            for call in calls:
+                scores += process.score_batches(engine, [call])[1]
+                progress("scoring", number * len(texts) + len(scores), len(engines) * len(texts))
+        except Exception as error:  # whatever a peer's libraries raise
+            if number == 0:
+                raise
+            failed[engine.name] = reason(error)
+        else:
+            found[engine.name] = scores
+    return found, failed
+
+
+def fidelity_entries(
+    scores: Mapping[str, Sequence[float]], rows: Sequence[Row], threshold: float, *, random: bool
+) -> list[dict[str, Any]]:
+    """Describe each engine beside the first: `compare_scores`, macro-F1 of each data set, scores.
+
+    Args:
+        random: The weights are random, so there is no macro-F1.
+    """
+    reference = next(iter(scores.values()))
+    return [
+        {
+            **compare_scores(name, values, reference, threshold),
+            "macro_f1": {} if random else macro_f1_by_dataset(rows, values, threshold),
+            "scores": values,
+        }
+        for name, values in scores.items()
+    ]
 
 
 def compare_scores(

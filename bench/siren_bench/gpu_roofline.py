@@ -94,10 +94,16 @@ def measure_gpu_ceilings(
         return 2 * copy_bytes / _best(lambda: target.copy_(source), wait, rounds)
 
     copied = bandwidth()
-    rates = [rate(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    ceilings = GpuCeilings(
+        name,
+        float32_ops=rate(torch.float32),
+        float16_ops=rate(torch.float16),
+        bfloat16_ops=rate(torch.bfloat16),
+        copy_bytes=copied,
+    )
     if device == "cuda":
         torch.cuda.empty_cache()
-    return GpuCeilings(name, *rates, copied)
+    return ceilings
 
 
 def gpu_floor_seconds(

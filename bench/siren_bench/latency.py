@@ -1,11 +1,13 @@
 """Latency of one text at a time, engine against engine, interleaved."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from siren_export.tune.timing import settle
+from siren_runtime.bundle.progress import Progress, silent
 
 from .cost import ModelSize
 from .engines import Engine, SirenEdge
@@ -25,7 +27,7 @@ def measure_latency(
     warm_up: int = 2,
     budget: float = float("inf"),
     slowest: float = float("inf"),
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Time every engine on every text, one after the other in each round.
 
@@ -40,7 +42,7 @@ def measure_latency(
         budget: Seconds at each length after which no further round starts, once there are three.
         slowest: An engine, but for the first, whose median is above this many seconds is left
             out at the lengths that follow.
-        advance: Called after each length.
+        progress: Called after each length.
 
     Returns:
         One entry for each length and engine: raw samples, median and 95th percentile in
@@ -51,50 +53,75 @@ def measure_latency(
     Raises:
         Exception: the first engine fails.
     """
-    results = []
+    results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     able = list(engines)
-    for tokens, text in texts.items():
-        samples: list[list[float]] = [[] for _ in able]
-        scores: list[float | None] = [None] * len(able)
-        start = time.monotonic()
-        for round_number in range(-warm_up, rounds):
-            if round_number >= min(3, rounds) and time.monotonic() - start > budget:
-                break
-            order = range(len(able))
-            for i in order if round_number % 2 == 0 else reversed(order):
-                engine, process = able[i]
-                if engine.name in failed:
-                    continue
-                settle()
-                try:
-                    seconds, scores[i] = process.score(engine, text)
-                except Exception as error:  # whatever a peer's libraries raise
-                    if i == 0:
-                        raise
-                    failed[engine.name] = f"at {tokens} tokens: {reason(error)}"
-                    continue
-                if round_number >= 0:
-                    samples[i].append(seconds)
-        timed = [i for i, (engine, _) in enumerate(able) if engine.name not in failed]
-        ours = {able[i][0].name: samples[i] for i in timed if isinstance(able[i][0], SirenEdge)}
-        for i in timed:
-            times = samples[i]
-            results.append(
-                {
-                    "tokens": tokens,
-                    "engine": able[i][0].name,
-                    "median_s": median(times),
-                    "p95_s": p95(times),
-                    "ratio": paired_ratio(times, samples[0]),
-                    "ratios": {name: paired_ratio(times, our) for name, our in ours.items()},
-                    "score": scores[i],
-                    "samples_s": times,
-                }
-            )
-        able = [able[i] for i in timed if i == 0 or median(samples[i]) <= slowest]
-        advance()
+    for number, (tokens, text) in enumerate(texts.items()):
+        timed, broken = _time_rounds(able, text, rounds, warm_up, budget)
+        failed |= {name: f"at {tokens} tokens: {why}" for name, why in broken.items()}
+        results += _entries(tokens, timed)
+        medians = {one.engine.name: median(one.seconds) for one in timed}
+        able = [
+            (engine, process)
+            for engine, process in able
+            if engine.name in medians and (engine is able[0][0] or medians[engine.name] <= slowest)
+        ]
+        progress("timing", number + 1, len(texts))
     return results, failed
+
+
+@dataclass
+class _Timed:
+    """An engine's samples at one length, and its score of the text."""
+
+    engine: Engine
+    seconds: list[float] = field(default_factory=list)
+    score: float | None = None
+
+
+def _time_rounds(
+    engines: Loaded, text: str, rounds: int, warm_up: int, budget: float
+) -> tuple[list[_Timed], dict[str, str]]:
+    """Time every engine on one text in each round; and for each engine that failed why."""
+    timed = [_Timed(engine) for engine, _ in engines]
+    failed: dict[str, str] = {}
+    start = time.monotonic()
+    for number in range(-warm_up, rounds):
+        if number >= min(3, rounds) and time.monotonic() - start > budget:
+            break
+        pairs = list(zip(timed, (process for _, process in engines), strict=True))
+        for one, process in pairs if number % 2 == 0 else reversed(pairs):
+            if one.engine.name in failed:
+                continue
+            settle()
+            try:
+                seconds, one.score = process.score(one.engine, text)
+            except Exception as error:  # whatever a peer's libraries raise
+                if one is timed[0]:
+                    raise
+                failed[one.engine.name] = reason(error)
+                continue
+            if number >= 0:
+                one.seconds.append(seconds)
+    return [one for one in timed if one.engine.name not in failed], failed
+
+
+def _entries(tokens: int, timed: Sequence[_Timed]) -> list[dict[str, Any]]:
+    """Describe what one length took each engine; the first is the one compared with."""
+    ours = {one.engine.name: one.seconds for one in timed if isinstance(one.engine, SirenEdge)}
+    return [
+        {
+            "tokens": tokens,
+            "engine": one.engine.name,
+            "median_s": median(one.seconds),
+            "p95_s": p95(one.seconds),
+            "ratio": paired_ratio(one.seconds, timed[0].seconds),
+            "ratios": {name: paired_ratio(one.seconds, our) for name, our in ours.items()},
+            "score": one.score,
+            "samples_s": one.seconds,
+        }
+        for one in timed
+    ]
 
 
 def add_shares(

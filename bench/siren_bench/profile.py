@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siren_runtime.text.reading import AS_LLM_SIREN
+
 from .engines import SirenEdge
 from .process import in_fresh_process
 from .record import markdown_table
@@ -60,10 +62,12 @@ def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.log_severity_level = 3
-        guard = Guard.load(engine.bundle, backend="cpu", session_options=options)
+        guard = Guard.load(engine.bundle, backend="cpu", session_options=options, **AS_LLM_SIREN)
         for _ in range(_WARM_UP + runs):
             guard.score(text)
-        events = json.loads(Path(guard._backend._session.end_profiling()).read_bytes())
+        guard.close()  # which ends the session, and a session that ends writes its profile
+        (written,) = Path(folder).iterdir()
+        events = json.loads(written.read_bytes())
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     nodes = [e for e in events if e["cat"] == "Node" and e["ts"] >= starts[_WARM_UP]]
     return {name: microseconds / 1e6 / runs for name, microseconds in own_time(nodes).most_common()}

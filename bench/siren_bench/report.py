@@ -1,9 +1,13 @@
-"""The README's first screen: one table and one chart a head, from its recorded results."""
+"""What docs/benchmarks.md and the README say of a head, from its recorded results."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import InputError
 
 from .cold_start import load_and_score_seconds
@@ -14,68 +18,137 @@ from .throughput import best_ratios
 START, END = "<!-- siren bench report -->", "<!-- end of siren bench report -->"
 _OTHER_BENCHES = ("throughput", "cold-start", "memory")
 
+# The rows of the small table: an engine each, or the one of several that comes nearest to ours.
+_SUMMARY_ROWS = (
+    ("siren-edge int8",),
+    ("siren-edge fp32",),
+    ("llm-siren float32",),
+    ("llm-siren bfloat16",),
+    ("OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8 weights"),
+    ("transformers generate float32, 4 new tokens",),
+)
+
 Record = Mapping[str, Any]
+Column = dict[str, str]  # engine to the cell
 
 
-def head_section(head: str, results: Path, relative_to: Path) -> str:
-    """Write a head's table, chart and what they come from, as Markdown.
+@dataclass(frozen=True)
+class Report:
+    """The recorded results of one head.
 
-    Args:
-        head: As in the names of the files: latency-HEAD.json, and where they are there
-            throughput, cold-start and memory, and latency-HEAD+NAME.json with further peers.
-        results: The folder of the files.
-        relative_to: The folder that links start from.
+    Attributes:
+        head: As in the names of the files.
+        folder: Where the files are.
+        records: By file, latency-HEAD.json first.
+    """
+
+    head: str
+    folder: Path
+    records: Mapping[Path, Record]
+
+    @property
+    def latency(self) -> Record:
+        """The record that every report needs."""
+        return next(iter(self.records.values()))
+
+    @property
+    def measured_on(self) -> str:
+        """The head, the threads and the processor, in words."""
+        settings, cpu = self.latency["settings"], self.latency["machine"]["cpu"]
+        return f"**{settings['head']}**, {settings['threads']} threads of {cpu}"
+
+    def results(self, bench: str) -> list[Any]:
+        """The entries of every record of one benchmark, in the order of the files."""
+        found = [record for record in self.records.values() if record["bench"] == bench]
+        return [entry for record in found for entry in record["results"]]
+
+
+def read_report(head: str, folder: Path) -> Report:
+    """Read latency-HEAD.json and what else of the head is recorded.
+
+    That is throughput, cold-start and memory, and latency-HEAD+NAME.json with further peers.
 
     Raises:
         InputError: there is no latency-HEAD.json, or a file is not a record.
     """
-    records = {"latency": read_record(results / f"latency-{head}.json")}
-    paths = {bench: results / f"{bench}-{head}.json" for bench in _OTHER_BENCHES}
-    paths |= {p.stem: p for p in sorted(results.glob(f"latency-{head}+*.json"))}
-    records |= {name: read_record(path) for name, path in paths.items() if path.exists()}
-    latency = records["latency"]
-    link = _relative(results, relative_to)
-    chart = f"![Latency of {head}]({link}latency-{head}.png)\n\n"
+    others = [folder / f"{bench}-{head}.json" for bench in _OTHER_BENCHES]
+    others += sorted(folder.glob(f"latency-{head}+*.json"))
+    paths = [folder / f"latency-{head}.json", *(path for path in others if path.exists())]
+    return Report(head, folder, {path: read_record(path) for path in paths})
+
+
+def full_section(report: Report, relative_to: Path) -> str:
+    """Write the table of every engine, the chart and what they come from, as Markdown.
+
+    Args:
+        relative_to: The folder that links start from.
+    """
+    link = Path(os.path.relpath(report.folder, relative_to)).as_posix()
+    files = ", ".join(f"[{path.name}]({link}/{path.name})" for path in report.records)
+    made_by = "\n".join(record["command"] for record in report.records.values())
+    chart = f"latency-{report.head}.png"
     parts = [
-        f"**{latency['settings']['head']}**, {latency['settings']['threads']} threads of "
-        f"{latency['machine']['cpu']}; milliseconds a text, medians, and how many times ours.\n",
-        comparison_table(records),
-        chart if (results / f"latency-{head}.png").exists() else "",
+        f"## {report.head}\n",
+        f"{report.measured_on}; milliseconds a text, medians, and in brackets how many times "
+        f"{report.latency['results'][0]['engine']}'s time.\n",
+        comparison_table(report),
     ]
+    if (report.folder / chart).exists():
+        parts.append(f"![Latency of {report.head}]({link}/{chart})\n")
     missing = {
-        k: v for record in records.values() for k, v in record["settings"]["missing"].items()
+        name: reason
+        for record in report.records.values()
+        for name, reason in record["settings"]["missing"].items()
     }
     if missing:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
-        parts.append(f"Not measured: {reasons}.\n\n")
-    made_by = "\n".join(record["command"] for record in records.values())
-    files = [paths.get(name, results / f"latency-{head}.json").name for name in records]
-    names = ", ".join(f"[{name}]({link}{name})" for name in files)
-    parts.append(f"Made by these commands, raw samples in {names}:\n```\n{made_by}\n```\n")
-    return "\n".join(parts[:2]) + "\n" + "".join(parts[2:])
+        parts.append(f"Not measured: {reasons}.\n")
+    parts.append(f"Made by these commands, raw samples in {files}:\n\n```\n{made_by}\n```\n")
+    return "\n".join(parts)
 
 
-def comparison_table(records: Mapping[str, Record]) -> str:
-    """Lay out a row for each implementation, with its versions, over all benchmarks."""
+def summary_section(report: Report, lengths: Sequence[int]) -> str:
+    """Write the small table of a README: our engines and a few of the peers, as Markdown.
+
+    Args:
+        lengths: Of texts in tokens, a column each.
+
+    Raises:
+        InputError: nothing was timed at one of the lengths.
+    """
+    latency = _latency_results(report)
+    measured = sorted({entry["tokens"] for entry in latency})
+    for tokens in lengths:
+        if tokens not in measured:
+            raise InputError(
+                f"{report.folder}: no text of {tokens} tokens was timed for {report.head}, only of "
+                f"{', '.join(map(str, measured))}"
+            )
+    columns = {f"{n} tokens, ms": _latency_cells(latency, n) for n in lengths}
+    columns |= _start_and_memory(report)
+    names = [name for row in _SUMMARY_ROWS if (name := _nearest(latency, row, lengths))]
+    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
+    note = (
+        f"{report.measured_on}; medians, and in brackets how many times {latency[0]['engine']}'s "
+        "time. Empty: not measured.\n"
+    )
+    return f"{note}\n{markdown_table(['engine', *columns], rows)}"
+
+
+def comparison_table(report: Report) -> str:
+    """Lay out a row for each engine, with its versions, over all benchmarks."""
     versions = {
         engine["name"]: ", ".join(f"{k} {v}" for k, v in engine["versions"].items())
-        for record in records.values()
+        for record in report.records.values()
         for engine in record["settings"]["engines"]
     }
-    latency = _latency_results(records)
+    latency = _latency_results(report)
     lengths = list(dict.fromkeys(entry["tokens"] for entry in latency))
     columns = {f"{n} tokens": _latency_cells(latency, n) for n in lengths}
-    if "throughput" in records:
-        columns["corpus, texts/s"] = _throughput_cells(records["throughput"]["results"])
-    if "cold-start" in records:
-        columns["load + first score, s"] = {
-            e["engine"]: f"{load_and_score_seconds(e):.2f}"
-            for e in records["cold-start"]["results"]
-        }
-    if "memory" in records:
-        columns["resident, GB"] = {
-            e["engine"]: f"{e['resident_bytes'] / 1e9:.2f}" for e in records["memory"]["results"]
-        }
+    throughput = report.results("throughput")
+    if throughput:
+        columns["corpus, texts/s"] = _throughput_cells(throughput)
+    columns |= _start_and_memory(report)
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     rows = [
         [
@@ -84,38 +157,46 @@ def comparison_table(records: Mapping[str, Record]) -> str:
         ]
         for name in names
     ]
-    return markdown_table(["implementation", *columns], rows)
+    return markdown_table(["engine", *columns], rows)
 
 
-def insert_report(document: Path, report: str) -> None:
-    """Put the report between its two marks in a Markdown file.
+def insert_report(document: Path, section: str) -> None:
+    """Put a section between the two marks in a Markdown file.
 
     Raises:
-        InputError: the file has no such marks.
+        InputError: the file has no such marks, or cannot be written.
     """
     text = document.read_text(encoding="utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise InputError(f"{document} has no {START} followed by {END}; put both where it belongs")
-    document.write_text(f"{before}{start}\n{report}{end}{after}", encoding="utf-8")
+    write_whole(document, f"{before}{start}\n{section}{end}{after}".encode(), InputError)
 
 
-def _latency_results(records: Mapping[str, Record]) -> list[Any]:
+def _latency_results(report: Report) -> list[Any]:
     """The entries of every run; of an engine and length in several runs, the first run's.
 
     A ratio holds within its run, and every run has the same first engine.
     """
     found: dict[tuple[str, int], Any] = {}
-    for record in records.values():
-        if record["bench"] == "latency":
-            for entry in record["results"]:
-                found.setdefault((entry["engine"], entry["tokens"]), entry)
+    for entry in report.results("latency"):
+        found.setdefault((entry["engine"], entry["tokens"]), entry)
     return sorted(found.values(), key=lambda entry: entry["tokens"])
 
 
-def _latency_cells(results: Any, tokens: int) -> dict[str, str]:
-    entries = [entry for entry in results if entry["tokens"] == tokens]
+def _nearest(latency: Sequence[Any], names: Sequence[str], lengths: Sequence[int]) -> str | None:
+    """Of the engines that were timed at a length, the one of the least mean ratio to ours."""
+    ratios = {
+        name: [e["ratio"] for e in latency if e["engine"] == name and e["tokens"] in lengths]
+        for name in names
+    }
+    timed = [name for name, found in ratios.items() if found]
+    return min(timed, key=lambda name: fmean(ratios[name]), default=None)
+
+
+def _latency_cells(latency: Sequence[Any], tokens: int) -> Column:
+    entries = [entry for entry in latency if entry["tokens"] == tokens]
     ours = entries[0]["engine"]
     return {
         e["engine"]: milliseconds(e["median_s"])
@@ -124,7 +205,7 @@ def _latency_cells(results: Any, tokens: int) -> dict[str, str]:
     }
 
 
-def _throughput_cells(results: Any) -> dict[str, str]:
+def _throughput_cells(results: Sequence[Any]) -> Column:
     best: dict[str, float] = {}
     ratios = best_ratios(results)
     for entry in results:
@@ -136,8 +217,14 @@ def _throughput_cells(results: Any) -> dict[str, str]:
     }
 
 
-def _relative(results: Path, folder: Path) -> str:
-    try:
-        return f"{results.resolve().relative_to(folder.resolve()).as_posix()}/"
-    except ValueError:
-        return f"{results.resolve().as_posix()}/"
+def _start_and_memory(report: Report) -> dict[str, Column]:
+    """The columns of cold start and of memory after the longest text, where they are recorded."""
+    starts, memory = report.results("cold-start"), report.results("memory")
+    columns: dict[str, Column] = {}
+    if starts:
+        columns["load + first score, s"] = {
+            e["engine"]: f"{load_and_score_seconds(e):.2f}" for e in starts
+        }
+    if memory:
+        columns["resident, GB"] = {e["engine"]: f"{e['resident_bytes'] / 1e9:.2f}" for e in memory}
+    return columns

@@ -17,13 +17,14 @@ import numpy as np
 import psutil
 
 from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress, silent
 
-from .engines import LlmSiren
+from .engines import LlmSiren, TorchDtype
 from .process import in_fresh_process
 from .record import markdown_table
 from .stream_memory import measure_memory
 
-PEERS = ("bfloat16", "float32")
+PEERS: tuple[TorchDtype, ...] = ("bfloat16", "float32")
 
 _NEAR = 8  # tokens on each side of a position whose median is the cost there
 _BANDWIDTH_BYTES = 1 << 29
@@ -53,7 +54,7 @@ class Plan:
     streams: int = 32
     steps: int = 6
     long_tokens: int = 4000
-    peers: tuple[str, ...] = PEERS
+    peers: tuple[TorchDtype, ...] = PEERS
 
 
 def measure_stream(
@@ -61,29 +62,30 @@ def measure_stream(
     head: Path,
     texts: Mapping[int, str],
     plan: Plan,
-    note: Callable[[str], object] = lambda stage: None,
+    progress: Progress = silent,
 ) -> Results:
     """Measure a bundle's streams and llm-siren's `score_streaming`, each in a fresh process.
 
     Args:
         head: the bundle's head, whose base_model.model_id is a local folder.
         texts: of `plan.sampled` lengths, for llm-siren.
-        note: called with what is being measured.
+        progress: called before each measurement, with what it is of.
 
     Returns:
         Raw samples in seconds and bytes, and what `summarise` makes of them.
     """
-    note("single tokens and chunks")
+    parts = 4 + len(plan.peers)
+    progress("single tokens and chunks", 0, parts)
     results = in_fresh_process(_one_stream, bundle, plan)
-    note("many streams")
+    progress("many streams", 1, parts)
     results |= in_fresh_process(_many_streams, bundle, plan)
-    note("memory")
+    progress("memory", 2, parts)
     results["memory_bytes"] = measure_memory(bundle, plan.threads)
-    note("a long stream")
+    progress("a long stream", 3, parts)
     results |= in_fresh_process(_long_stream, bundle, plan)
-    for dtype in plan.peers:
-        note(f"llm-siren {dtype}")
-        engine = LlmSiren(head, dtype, plan.threads)  # type: ignore[arg-type]
+    for number, dtype in enumerate(plan.peers):
+        progress(f"llm-siren {dtype}", 4 + number, parts)
+        engine = LlmSiren(head, dtype, plan.threads)
         results[f"llm_siren_{dtype}_s"] = in_fresh_process(_prefixes, engine, dict(texts))
     results["weight_bytes"] = step_weight_bytes(bundle / "stream.onnx")
     results["bandwidth_bytes_per_s"] = in_fresh_process(memory_bandwidth, plan.threads)
@@ -208,7 +210,8 @@ def _one_stream(bundle: Path, plan: Plan) -> Results:
 
 def _many_streams(bundle: Path, plan: Plan) -> Results:
     guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
-    one, batch = [], []
+    one: list[float] = []
+    batch: list[float] = []
     with guard.streams() as streams:
         alone = [streams.open()]
         together = [streams.open() for _ in range(plan.streams)]
@@ -262,4 +265,4 @@ def _near(samples: Sequence[float], position: int) -> float:
 
 def _ids(count: int) -> list[int]:
     """Token ids that every vocabulary has."""
-    return np.random.default_rng(0).integers(5, 300, count).tolist()
+    return [int(token) for token in np.random.default_rng(0).integers(5, 300, count)]

@@ -5,13 +5,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren_export.sources.artifact import CONFIG_FILE, WEIGHTS_FILE, load_artifact
+from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.recipes import find_recipe, recipe_names
+from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import InputError
 
+from .kept import made_whole
 from .progress import progress_bar
 from .shapes import SHAPES, Shape
-from .synthetic import checkpoint_bytes, write_checkpoint, write_head
+from .synthetic import write_checkpoint, write_head
 
 MAX_LENGTH = 512  # tokens, as in the released heads
 
@@ -71,10 +74,10 @@ def folder_name(name: str, backbone: Path | None = None) -> str:
         return name
     recipe = find_recipe(name)
     head = (recipe.artifact if recipe else Path(name)).resolve()
-    digest = hashlib.sha256(str(backbone and backbone.resolve()).encode())
-    for file in (head / CONFIG_FILE, head / WEIGHTS_FILE):
-        digest.update(file.read_bytes() if file.is_file() else b"")
-    return f"{head.name}-{digest.hexdigest()[:8]}"
+    files = [head / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    digests = [sha256_of(file) if file.is_file() else "" for file in files]
+    made_of = "\n".join([str(backbone and backbone.resolve()), *digests])
+    return f"{head.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
 
 def synthesize(
@@ -86,15 +89,11 @@ def synthesize(
     """
     backbone, head = folder / "backbone", folder / head_name
     if not backbone.exists():
-        unfinished = folder / "backbone.unfinished"
-        total = checkpoint_bytes(shape.config)
-        with progress_bar(f"writing random {shape.name}", total, in_bytes=True) as advance:
-            write_checkpoint(unfinished, shape.config, advance=advance)
-        unfinished.rename(backbone)
+        with made_whole(backbone) as unfinished, progress_bar(in_bytes=True) as progress:
+            write_checkpoint(unfinished, shape.config, progress=progress)
     if not head.exists():
-        unfinished = folder / f"{head_name}.unfinished"
-        write_head(unfinished, shape, backbone, max_length=max_length)
-        unfinished.rename(head)
+        with made_whole(head) as unfinished:
+            write_head(unfinished, shape, backbone, max_length=max_length)
     return Subject(head, backbone, f"{shape.name}, random weights of the true shape", random=True)
 
 

@@ -7,13 +7,16 @@ the model's own: a text has other token ids there, so benchmarks count tokens, n
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+
+from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_runtime.bundle.progress import Progress, silent
 
 from .shapes import Shape
 from .texts import write_tokenizer
@@ -31,20 +34,20 @@ def write_synthetic(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    advance: Callable[[int], object] = lambda count: None,
+    progress: Progress = silent,
 ) -> tuple[Path, Path]:
     """Write a backbone of `shape` under `folder`/backbone and a head under `folder`/head.
 
     Args:
         seed: Of every weight and of the selection of channels.
         shard_bytes: Largest size of a safetensors file, in bytes.
-        advance: Called with the number of bytes of each tensor written.
+        progress: Called after each tensor, with bytes.
 
     Returns:
         The folders of the backbone and of the head.
     """
     backbone, head = folder / "backbone", folder / "head"
-    write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, advance=advance)
+    write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, progress=progress)
     write_head(head, shape, backbone, seed=seed)
     return backbone, head
 
@@ -100,7 +103,7 @@ def write_checkpoint(
     *,
     seed: int = 0,
     shard_bytes: int = _SHARD_BYTES,
-    advance: Callable[[int], object] = lambda count: None,
+    progress: Progress = silent,
 ) -> None:
     """Write config.json, bfloat16 safetensors (with an index where sharded) and a tokenizer.
 
@@ -117,6 +120,7 @@ def write_checkpoint(
     weights = _Weights(seed)
     shards = _shards(decoder_tensors(config), shard_bytes)
     index: dict[str, str] = {}
+    written, total = 0, checkpoint_bytes(config)
     for number, tensors in enumerate(shards, start=1):
         name = (
             "model.safetensors"
@@ -129,9 +133,9 @@ def write_checkpoint(
             for shape in tensors.values():
                 for piece in weights.draw(shape):
                     file.write(piece.view(np.uint16).data)
-                advance(_size(shape))
+                written += _size(shape)
+                progress("writing random weights", written, total)
     if len(shards) > 1:
-        total = checkpoint_bytes(config)
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
         (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
@@ -159,44 +163,31 @@ def write_artifact(
         dropout_rates: One for each hidden layer; 0.3 each by default. A rate above zero takes a
             slot in the numbering of the tensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rates = list(dropout_rates) if dropout_rates is not None else [0.3] * len(hidden_dims)
-    features = sum(len(selected) for selected in channels.values())
-    config = {
-        "base_model": {"model_id": model_id, "revision": None},
-        "siren_module": {
-            "pooling_type": pooling,
-            "selected_layers": list(channels),
-            "layer_weights": {str(k): v for k, v in (layer_weights or {}).items()},
-            "selected_neurons_dict": {
-                f"layer{layer}_{pooling}": [int(c) for c in selected]
-                for layer, selected in channels.items()
-            },
-        },
-        "mlp": {
-            "input_dim": features,
-            "layer_dims": list(hidden_dims),
-            "dropout_rates": rates,
-            "num_classes": classes,
-        },
-        "inference": {"max_length": max_length, "default_threshold": threshold},
-    }
-    (folder / "siren_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
+    weights = layer_weights or {}
     rng = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray] = {}
-    slot, inputs = 0, features
-    for width, rate in zip((*hidden_dims, classes), (*rates, 0.0), strict=True):
+    dense = []
+    inputs = sum(len(selected) for selected in channels.values())
+    for width in (*hidden_dims, classes):
         scale = np.float32(inputs**-0.5)
-        tensors[f"network.{slot}.weight"] = scale * rng.standard_normal(
-            (width, inputs), dtype=np.float32
-        )
-        tensors[f"network.{slot}.bias"] = np.float32(0.1) * rng.standard_normal(
-            width, dtype=np.float32
-        )
-        slot += 3 if rate > 0 else 2
+        weight = scale * rng.standard_normal((width, inputs), dtype=np.float32)
+        bias = np.float32(0.1) * rng.standard_normal(width, dtype=np.float32)
+        dense.append(Dense(weight, bias))
         inputs = width
-    save_file(tensors, folder / "siren.safetensors")
+    write_mlp_artifact(
+        folder,
+        model_id=model_id,
+        pooling=pooling,
+        layers=[
+            LayerSelection(layer, np.asarray(selected), weights.get(layer, 1.0))
+            for layer, selected in channels.items()
+        ],
+        dense=dense,
+        max_length=max_length,
+        threshold=threshold,
+        dropout_rates=rates,
+        unweighted=channels.keys() - weights.keys(),
+    )
 
 
 class _Weights:

@@ -1,11 +1,12 @@
 """Throughput over a real corpus, as it comes: texts and tokens a second."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from siren_export.tune.timing import settle
+from siren_runtime.bundle.progress import Progress, silent
 
 from .engines import Engine, SirenEdge
 from .latency import three_digits
@@ -45,14 +46,14 @@ def measure_throughput(
     texts: Sequence[str],
     tokens: int,
     rounds: int,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score the corpus with every case, one after the other in each round.
 
     Args:
         texts: In the order in which they come; a call gets the next `batch` of them.
         tokens: Of all texts, after truncation.
-        advance: Called after each pass over the corpus.
+        progress: Called after each pass over the corpus.
 
     Returns:
         One entry a case: seconds of each pass, texts and tokens a second by the median. And for
@@ -64,6 +65,7 @@ def measure_throughput(
     samples: list[list[float]] = [[] for _ in cases]
     failed: dict[int, str] = {}
     longest = [[max(texts, key=len)]]
+    done = 0
     for round_number in range(-1, rounds):  # a model's first call is slower; it does not count
         order = range(len(cases))
         for i in order if round_number % 2 == 0 else reversed(order):
@@ -82,22 +84,27 @@ def measure_throughput(
                 else:
                     samples[i] += [seconds] if round_number >= 0 else []
             if round_number >= 0:
-                advance()
+                done += 1
+                progress("scoring", done, rounds * len(cases))
     results = [
-        {
-            "engine": case.engine.name,
-            "batch": case.batch,
-            "texts": len(texts),
-            "tokens": tokens,
-            "texts_per_s": len(texts) / median(times),
-            "tokens_per_s": tokens / median(times),
-            "samples_s": times,
-        }
+        _entry(case, texts, tokens, times)
         for i, (case, times) in enumerate(zip(cases, samples, strict=True))
         if i not in failed
     ]
     return results, {
         f"{cases[i].engine.name}, batch {cases[i].batch}": why for i, why in failed.items()
+    }
+
+
+def _entry(case: Case, texts: Sequence[str], tokens: int, times: list[float]) -> dict[str, Any]:
+    return {
+        "engine": case.engine.name,
+        "batch": case.batch,
+        "texts": len(texts),
+        "tokens": tokens,
+        "texts_per_s": len(texts) / median(times),
+        "tokens_per_s": tokens / median(times),
+        "samples_s": times,
     }
 
 

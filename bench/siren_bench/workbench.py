@@ -10,7 +10,8 @@ from typing import Any, cast
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import Artifact, load_artifact
+from siren_export.heads.base import Artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.types import Precision
@@ -60,8 +61,8 @@ class Workbench:
             with console.status(f"preparing {name}"):
                 try:
                     engines.append(make_peer(name, self, threads))
-                except PeerMissing as why:
-                    missing[name] = str(why)
+                except PeerMissing as error:
+                    missing[name] = str(error)
                 except Exception as error:  # whatever a peer's libraries raise
                     missing[name] = reason(error)
         for name, why in missing.items():

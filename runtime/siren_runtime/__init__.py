@@ -14,6 +14,7 @@ from .errors import (
     BundleError,
     CheckpointError,
     InputError,
+    InterruptedCall,
     SirenError,
 )
 from .guard import Guard
@@ -44,6 +45,7 @@ __all__ = [
     "Guard",
     "Hysteresis",
     "InputError",
+    "InterruptedCall",
     "Patience",
     "Schedule",
     "ScoreResult",

@@ -24,6 +24,10 @@ class BackendError(SirenError):
     """The inference runtime is missing, cannot load the graph, or gave no usable score."""
 
 
+class InterruptedCall(SirenError):
+    """A call ended without a verdict: its deadline passed, or its caller cancelled it."""
+
+
 class InputError(SirenError, ValueError):
     """What the caller passed cannot be scored."""
 

@@ -1,9 +1,11 @@
 """The guard: text in, verdict out. One scorer, or several whose scores are averaged."""
 
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +14,30 @@ from .bundle.arguments import whole_number
 from .bundle.ensemble import check_classes
 from .bundle.manifest import Manifest
 from .bundle.reader import Verify
-from .bundle.thresholds import Tier, checked_threshold, tier_of
+from .bundle.thresholds import Tier, checked_threshold
 from .errors import BundleError, InputError, SirenError
+from .scoring.call import Call, passages_of, raised
+from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
-from .scoring.scorer import Scored, Scorer
+from .scoring.scorer import Scorer
+from .scoring.verdict import Judge
 from .streaming.aggregation import AggregationName
 from .streaming.decision import AtTier, Rule
 from .streaming.handles import Stream, Streams
 from .streaming.session import Sessions
-from .text.rules import clean, one_text
+from .text.passage import Passage, make_passage
+from .text.reading import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_MAX_UNKNOWN,
+    Limits,
+    LongText,
+    Unreadable,
+)
 
-_T = TypeVar("_T")
+_LIMITS = Limits()
 
 
 class Guard:
@@ -40,12 +53,14 @@ class Guard:
         *,
         threshold: float | None = None,
         tiers: Sequence[Tier] | None = None,
+        limits: Limits = _LIMITS,
     ) -> None:
         """Average scorers; `Guard.load` is the usual way to make a guard.
 
         Args:
             threshold: the default one; None is the mean of the members'.
             tiers: by falling threshold; None are those of the one member, an ensemble has none.
+            limits: what is read of a text, and what is refused.
 
         Raises:
             BundleError: there is no scorer, or their classes differ.
@@ -58,7 +73,7 @@ class Guard:
             threshold = float(np.mean([manifest.threshold for manifest in self.manifests]))
         if tiers is None:
             tiers = self.manifests[0].tiers if len(self.manifests) == 1 else ()
-        self._threshold, self._tiers = threshold, tuple(tiers)
+        self._judge = Judge(threshold, tuple(tiers), limits)
         self._warned = False
 
     @classmethod
@@ -74,6 +89,11 @@ class Guard:
         verify: Verify = "size",
         revision: str | None = None,
         streaming: bool = False,
+        long_text: LongText = "windows",
+        max_tokens_per_text: int = DEFAULT_MAX_TOKENS,
+        max_bytes_per_text: int = DEFAULT_MAX_BYTES,
+        max_unknown: float = DEFAULT_MAX_UNKNOWN,
+        unreadable: Unreadable = "refuse",
     ) -> "Guard":
         """Load the bundle that `source` names, or an ensemble that averages several's scores.
 
@@ -98,6 +118,13 @@ class Guard:
                 in memory twice. Texts and streams have plans of their own: with it "auto" takes
                 plans if those of streams run here too; to "tensorrt" and "tensorrt-rtx" it does
                 nothing, and the first stream opens its plans.
+            long_text: how a text over the bundle's max_length is read: in overlapping "windows", of
+                which the highest score counts; "truncate" reads its beginning, as llm-siren does;
+                "refuse" raises. A call may say otherwise.
+            max_tokens_per_text, max_bytes_per_text: a larger text is refused before it is read.
+            max_unknown: share of a text's tokens that may be unknown for a verdict of safe.
+            unreadable: a text over that share raises ("refuse"), or gets `is_harmful` None and the
+                tier "unreadable" ("review").
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
@@ -105,8 +132,9 @@ class Guard:
             InputError: an argument is out of range.
         """
         request = Request(backend, threads, providers, session_options, buckets, streaming)
+        limits = Limits(long_text, max_tokens_per_text, max_bytes_per_text, max_unknown, unreadable)
         opened = open_source(source, request, verify=verify, revision=revision)
-        return cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers)
+        return cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers, limits=limits)
 
     @property
     def manifest(self) -> Manifest:
@@ -130,12 +158,12 @@ class Guard:
     @property
     def default_threshold(self) -> float:
         """The threshold that applies where a call passes none."""
-        return self._threshold
+        return self._judge.threshold
 
     @property
     def tiers(self) -> tuple[AtTier, ...]:
         """The tiers of calibration as decision rules for streams; empty if there are none."""
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self._tiers)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self._judge.tiers)
 
     @property
     def base_model_id(self) -> str:
@@ -155,16 +183,33 @@ class Guard:
         response: str | None = None,
         threshold: float | None = None,
         features: bool = False,
+        long_text: LongText | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> ScoreResult:
         """Score one text, or a prompt and its response joined by a newline.
 
+        Where prompt and response do not fit together, every window of the response is scored
+        behind the prompt's end, and the prompt by itself.
+
+        Args:
+            threshold: harmful from this score; None is the guard's.
+            features: return what the head read too.
+            long_text: as `load`; None is as the guard was loaded.
+            deadline: seconds that the call may take; looked at between engine runs.
+            cancel: ends the call between two engine runs once it is set.
+
         Raises:
             InputError: neither or both of `text` and `prompt`/`response` are given, one is not
-                a valid string, or `threshold` is outside 0 to 1.
+                a valid string, the text is larger than is read, too little of it is known to be
+                called safe, or another argument is out of range.
             BackendError: the engine failed, or gave a score that is not finite.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        cleaned = clean(one_text(text, prompt, response))
-        (result,) = self._score_each([cleaned], self._checked(threshold), features, None)
+        limits = self._limits(long_text)
+        passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
+        call = Call(self._checked(threshold), features, limits, None, Deadline(deadline, cancel))
+        (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
             raise result
         return result
@@ -176,6 +221,9 @@ class Guard:
         features: bool = False,
         *,
         token_budget: int | None = None,
+        long_text: LongText | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
@@ -184,18 +232,20 @@ class Guard:
         Args:
             token_budget: tokens that such a batch holds at most, padding included, but for one
                 text alone; None is what runs best on the backend.
+            threshold, features, long_text, deadline, cancel: as `score`.
 
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
                 text) or no list, or holds something that is not a valid string; `token_budget`
                 is not a whole number from 1; or as `score`.
-            BackendError: as `score`.
+            BackendError, InterruptedCall: as `score`.
         """
-        cleaned = _raised(_cleaned(texts, "score_batch"))
-        results = self._score_each(
-            cleaned, self._checked(threshold), features, _checked_budget(token_budget)
+        limits = self._limits(long_text)
+        passages = raised(passages_of(texts, "score_batch", limits))
+        call = Call(
+            self._checked(threshold), features, limits, token_budget, Deadline(deadline, cancel)
         )
-        return _raised(results)
+        return raised(self._score_each(passages, call))
 
     def score_each(
         self,
@@ -204,17 +254,23 @@ class Guard:
         features: bool = False,
         *,
         token_budget: int | None = None,
+        long_text: LongText | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> list[ScoreResult | SirenError]:
         """Score many texts as `score_batch`; the error of a text stands in place of its result.
 
         Raises:
             InputError: `texts` is one string or no list, or another argument is out of range.
             BackendError: the guard is closed.
+            InterruptedCall: as `score`.
         """
-        cleaned = _cleaned(texts, "score_each")
-        return self._score_each(
-            cleaned, self._checked(threshold), features, _checked_budget(token_budget)
+        limits = self._limits(long_text)
+        passages = passages_of(texts, "score_each", limits)
+        call = Call(
+            self._checked(threshold), features, limits, token_budget, Deadline(deadline, cancel)
         )
+        return self._score_each(passages, call)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
         """Score what has been generated so far: the whole `prefix` anew at each call.
@@ -311,71 +367,24 @@ class Guard:
             warnings.warn(
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
-        return Streams(Sessions(members, max_streams, self._tier), self._threshold)
+        return Streams(Sessions(members, max_streams, self._judge.decide), self._judge.threshold)
 
     def _checked(self, threshold: float | None) -> float:
-        return self._threshold if threshold is None else checked_threshold(threshold)
+        return self._judge.threshold if threshold is None else checked_threshold(threshold)
 
-    def _tier(self, score: float) -> str | None:
-        return tier_of(self._tiers, score)
+    def _limits(self, long_text: LongText | None) -> Limits:
+        limits = self._judge.limits
+        return limits if long_text is None else replace(limits, long_text=long_text)
 
     def _score_each(
-        self,
-        cleaned: Sequence[str | SirenError],
-        threshold: float,
-        features: bool,
-        token_budget: int | None,
+        self, passages: Sequence[Passage | SirenError], call: Call
     ) -> list[ScoreResult | SirenError]:
-        """The verdict on each cleaned text, by all members."""
-        by_member = [scorer.score_each(cleaned, token_budget) for scorer in self.scorers]
-        return [
-            self._result(scored, threshold, features) for scored in zip(*by_member, strict=True)
+        """The verdict on each passage, by all members."""
+        by_member = [
+            scorer.score_each(passages, call.limits, call.token_budget, call.deadline)
+            for scorer in self.scorers
         ]
-
-    def _result(
-        self, scored: Sequence[Scored | SirenError], threshold: float, features: bool
-    ) -> ScoreResult | SirenError:
-        """The verdict on one text from what each member makes of it."""
-        good = []
-        for one in scored:
-            if isinstance(one, SirenError):
-                return one
-            good.append(one)
-        score = float(np.mean([one.score for one in good]))
-        return ScoreResult(
-            score=score,
-            is_harmful=score >= threshold,
-            threshold=threshold,
-            tier=self._tier(score),
-            features=np.concatenate([one.features for one in good]) if features else None,
-        )
-
-
-def _checked_budget(token_budget: int | None) -> int | None:
-    return None if token_budget is None else whole_number("token_budget", token_budget, 1)
-
-
-def _cleaned(texts: Iterable[str], method: str) -> list[str | SirenError]:
-    """Each text cleaned, or why it cannot be."""
-    if isinstance(texts, str):
-        raise InputError(f"{method} takes a list of texts, found one str; use score")
-    if not isinstance(texts, Iterable):
-        raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
-    return [_cleaned_or_why_not(text) for text in texts]
-
-
-def _cleaned_or_why_not(text: str) -> str | SirenError:
-    try:
-        return clean(text)
-    except InputError as error:
-        return error
-
-
-def _raised(values: Sequence[_T | SirenError]) -> list[_T]:
-    """Return the values of texts, or raise the first error among them with the text's place."""
-    good = []
-    for index, value in enumerate(values):
-        if isinstance(value, SirenError):
-            raise type(value)(f"texts[{index}]: {value}") from value
-        good.append(value)
-    return good
+        return [
+            self._judge.verdict(scored, call.threshold, features=call.features)
+            for scored in zip(*by_member, strict=True)
+        ]

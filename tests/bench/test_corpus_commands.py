@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.profile import own_time
-from siren_bench.report import END, START
+from siren_bench.record import write_record
+from siren_bench.report import END, START, read_report, summary_section
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import InputError
 from texts import TEXTS
@@ -167,23 +168,89 @@ def test_an_engine_that_is_too_slow_is_left_out_of_longer_texts(run):
     assert fp16["ratios"]["siren-edge fp32"] == fp16["ratio"]
 
 
-def test_the_report_names_every_implementation_with_its_version(run):
+@pytest.fixture(scope="module")
+def report(run):
+    """Record a latency, and run siren bench report on it, over documents between two marks."""
     run("latency", "--tokens", "8,16", "--rounds", 1, "--no-roofline", peers="llm-siren-float32")
-    readme = run.folder / "README.md"
-    readme.write_text(f"# Guard\n{START}\nold\n{END}\nrest\n")
-    words = ["report", "tiny-guard", "--results", run.folder / "results", "--readme", readme]
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    (run.folder / "docs").mkdir()
+
+    def report(*options, marks=f"{START}\nold\n{END}"):
+        documents = [run.folder / "docs" / "benchmarks.md", run.folder / "README.md"]
+        for document in documents:
+            document.write_text(f"# Guard\n{marks}\nrest\n")
+        words = ["report", "tiny-guard", "--results", run.folder / "results", *options]
+        words = [str(run.folder / word) if "/" in str(word) else str(word) for word in words]
+        return CliRunner().invoke(app, words), *(document.read_text() for document in documents)
+
+    return report
+
+
+DOCUMENT, README = ("--document", "docs/benchmarks.md"), ("--readme", "./README.md")
+
+
+def test_the_full_report_names_every_engine_with_its_version(report):
+    result, full, readme = report(*DOCUMENT)
     assert result.exit_code == 0, result.output
-    text = readme.read_text()
-    assert text.startswith(f"# Guard\n{START}\n")
-    assert text.endswith(f"{END}\nrest\n")
-    assert "\nold\n" not in text
-    assert "siren-edge fp32<br><sub>siren-edge 0." in text
-    assert "(results/latency-tiny-guard.png)" in text
-    readme.write_text("# No marks\n")
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert full.startswith(f"# Guard\n{START}\n")
+    assert full.endswith(f"{END}\nrest\n")
+    assert "\nold\n" not in full
+    assert "siren-edge fp32<br><sub>siren-edge 0." in full
+    assert "](../results/latency-tiny-guard.png)" in full
+    assert "](../results/latency-tiny-guard.json)" in full
+    assert "\nold\n" in readme
+
+
+def test_the_readme_has_one_small_table(report):
+    result, full, readme = report(*README, "--tokens", "8,16")
+    assert result.exit_code == 0, result.output
+    assert "\nold\n" in full
+    _, _, table = readme.partition(START)[2].partition(END)[0].partition("\n\n")
+    header, _, *rows = table.strip().splitlines()
+    assert header.startswith("| engine | 8 tokens, ms | 16 tokens, ms |")
+    assert [row.split(" | ")[0] for row in rows] == ["| siren-edge fp32", "| llm-siren float32"]
+    assert "x)" in rows[1]
+    assert "tiny-guard" in readme
+    assert "png" not in readme
+
+
+def test_both_documents_are_written_by_one_command(report):
+    result, full, readme = report(*DOCUMENT, *README, "--tokens", "8")
+    assert result.exit_code == 0, result.output
+    assert "\nold\n" not in full + readme
+
+
+def test_a_report_without_a_document_goes_to_standard_output(report):
+    result, full, readme = report()
+    assert result.exit_code == 0, result.output
+    assert "siren-edge fp32<br><sub>siren-edge 0." in result.stdout
+    assert "\nold\n" in full
+    assert "\nold\n" in readme
+
+
+def test_a_length_that_was_not_timed_is_refused_with_those_that_were(report):
+    result, _, readme = report(*README, "--tokens", "8,32")
+    assert isinstance(result.exception, InputError)
+    assert "no text of 32 tokens was timed for tiny-guard, only of 8, 16" in str(result.exception)
+    assert "\nold\n" in readme
+
+
+def test_a_document_without_marks_is_refused(report):
+    result, *_ = report(*README, "--tokens", "8", marks="no marks")
     assert isinstance(result.exception, InputError)
     assert "has no" in str(result.exception)
+
+
+def test_the_small_table_has_that_openvino_which_comes_nearest_to_ours(tmp_path):
+    times = {"siren-edge int8": 1.0, "OpenVINO float32": 2.0, "OpenVINO int8 weights": 1.5}
+    results = [
+        {"engine": engine, "tokens": 32, "median_s": seconds, "ratio": seconds}
+        for engine, seconds in times.items()
+    ]
+    settings = {"head": "a head", "threads": 2, "missing": {}, "engines": []}
+    write_record(tmp_path / "latency-a.json", "latency", settings, results, "")
+    table = summary_section(read_report("a", tmp_path), [32])
+    assert "| OpenVINO int8 weights | 1,500 (1.5x) |" in table
+    assert "OpenVINO float32" not in table
 
 
 def test_generative_peers_are_refused_where_scores_are_needed(run):

@@ -1,6 +1,7 @@
 """What the benchmarks compute from their samples, and from a model's shape."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from siren_bench.corpus import Row, load_corpus
 from siren_bench.cost import model_size, passes
 from siren_bench.engines import Work
 from siren_bench.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
-from siren_bench.report import comparison_table
+from siren_bench.kept import made_whole
+from siren_bench.report import Report, comparison_table
 from siren_bench.roofline import Ceilings, floor_seconds, measure_ceilings
 from siren_bench.samples import p95, paired_ratio
 from siren_bench.scaling import fit_exponent
 from siren_bench.synthetic import write_synthetic
 from siren_bench.throughput import best_ratios
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
 
 
@@ -107,11 +109,29 @@ def test_both_tables_of_cold_starts_have_the_median_of_loading_with_the_first_sc
     latency = {"engine": "ours", "tokens": 8, "median_s": 0.1, "ratio": 1.0}
     settings = {"engines": [{"name": "ours", "versions": {}}]}
     records = {
-        "latency": {"bench": "latency", "settings": settings, "results": [latency]},
-        "cold-start": {"bench": "cold-start", "settings": settings, "results": [entry]},
+        Path("latency-a.json"): {"bench": "latency", "settings": settings, "results": [latency]},
+        Path("cold-a.json"): {"bench": "cold-start", "settings": settings, "results": [entry]},
     }
     assert "| 2.10 |" in cold_start_table([entry])
-    assert "| 2.10 |" in comparison_table(records)
+    assert "| 2.10 |" in comparison_table(Report("a", Path("results"), records))
+
+
+def test_a_folder_that_is_kept_is_there_finished_or_not_at_all(tmp_path):
+    folder = tmp_path / "kept" / "backbone"
+
+    def make(*, interrupted):
+        with made_whole(folder) as unfinished:
+            unfinished.mkdir(exist_ok=True)
+            (unfinished / "weights").write_text("whole")
+            if interrupted:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(interrupted=True)
+    assert not folder.exists()
+    make(interrupted=False)
+    assert [path.name for path in folder.parent.iterdir()] == ["backbone"]
+    assert (folder / "weights").read_text() == "whole"
 
 
 def test_macro_f1_is_scikit_learns():

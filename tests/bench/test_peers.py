@@ -118,7 +118,7 @@ def test_a_peer_that_dies_loses_no_samples_but_its_own(ours_and_a_peer):
     loaded, kill = ours_and_a_peer
     kills = iter([kill])
     results, failed = measure_latency(
-        loaded, {1: "a", 2: "a b"}, 2, warm_up=0, advance=lambda: next(kills, lambda: None)()
+        loaded, {1: "a", 2: "a b"}, 2, warm_up=0, progress=lambda *_: next(kills, lambda: None)()
     )
     assert [(entry["tokens"], entry["engine"]) for entry in results] == [
         (1, "siren-edge fp32"),
@@ -135,7 +135,7 @@ def test_a_peer_that_dies_in_the_midst_of_a_corpus_is_left_out(ours_and_a_peer):
     kills = iter([kill])
     cases = sweep(loaded, [1, 2])
     results, failed = measure_throughput(
-        cases, ["a", "b", "c"], 3, 2, advance=lambda: next(kills, lambda: None)()
+        cases, ["a", "b", "c"], 3, 2, progress=lambda *_: next(kills, lambda: None)()
     )
     assert [(entry["engine"], entry["batch"]) for entry in results] == [
         ("siren-edge fp32", 1),
@@ -152,6 +152,15 @@ def test_a_peer_that_dies_leaves_the_other_points_of_scaling(ours_and_a_peer):
     results, failed = measure_points(loaded, points, 1)
     assert [entry["engine"] for entry in results] == ["siren-edge fp32"] * 2
     assert failed["siren-edge fp16"].startswith("batch 1: ")
+
+
+def test_progress_tells_the_lengths_that_are_done_and_how_many_there_are(ours_and_a_peer):
+    loaded, _ = ours_and_a_peer
+    told = []
+    measure_latency(
+        loaded, {1: "a", 2: "a b"}, 1, warm_up=0, progress=lambda *stage: told.append(stage)
+    )
+    assert told == [("timing", 1, 2), ("timing", 2, 2)]
 
 
 def test_the_first_engine_may_not_fail(ours_and_a_peer):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from guards import load_guard
 from reference import load_reference
 from siren_bench.shapes import SHAPES
 from siren_bench.synthetic import checkpoint_bytes, write_checkpoint, write_synthetic
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import Guard
 from texts import TEXTS
 
 
@@ -46,7 +46,7 @@ def test_transformers_loads_every_tensor_and_misses_none(tmp_path, tiny_shape, s
 def test_a_synthetic_guard_agrees_with_llm_siren(tmp_path, tiny_shape):
     backbone, head = write_synthetic(tiny_shape, tmp_path)
     export_bundle(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
-    scores = [r.score for r in Guard.load(tmp_path / "bundle", threads=1).score_batch(TEXTS)]
+    scores = [r.score for r in load_guard(tmp_path / "bundle", threads=1).score_batch(TEXTS)]
     expected = [r.score for r in load_reference(head).score_batch(TEXTS)]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 

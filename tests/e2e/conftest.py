@@ -11,7 +11,7 @@ import pytest
 
 from models import make_artifact
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from streaming import LIMIT

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from guards import load_guard
 from models import BACKBONES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
 from reference import Reference, load_reference
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import SirenError
@@ -42,7 +43,7 @@ def assert_agrees(
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_agrees_with_both_attention_implementations(export, name, pooling):
     exported = export(name, pooling=pooling)
-    guard = Guard.load(exported.bundle, threads=1)
+    guard = load_guard(exported.bundle, threads=1)
     for attention in ("eager", "sdpa"):
         reference = load_reference(exported.artifact, attention=attention)
         assert reference._backbone.config._attn_implementation == attention
@@ -62,7 +63,7 @@ def test_random_models_spread_their_scores_so_that_agreement_means_something(exp
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_any_subset_of_layers_agrees(export, name, pooling, layers):
     exported = export(name, pooling=pooling, layers=layers)
-    guard = Guard.load(exported.bundle, threads=1)
+    guard = load_guard(exported.bundle, threads=1)
     assert guard.manifest.backbone.blocks_kept == max(layers) + 1
     assert_agrees(guard, load_reference(exported.artifact), TEXTS[:24])
 
@@ -73,19 +74,23 @@ def test_any_subset_of_layers_agrees(export, name, pooling, layers):
 def test_ragged_batches_of_any_size_agree(export, name, size, seed):
     exported = export(name)
     texts = [TEXTS[i] for i in np.random.default_rng(seed).permutation(len(TEXTS))[:size]]
-    assert_agrees(Guard.load(exported.bundle, threads=1), load_reference(exported.artifact), texts)
+    assert_agrees(
+        load_guard(exported.bundle, threads=1),
+        load_reference(exported.artifact),
+        texts,
+    )
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_very_long_texts_agree(export, name):
     exported = export(name)
-    guard = Guard.load(exported.bundle, threads=1)
+    guard = load_guard(exported.bundle, threads=1)
     assert_agrees(guard, load_reference(exported.artifact), LONG_TEXTS)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_a_text_scores_the_same_alone_and_in_a_batch(export, name):
-    guard = Guard.load(export(name).bundle, threads=1)
+    guard = load_guard(export(name).bundle, threads=1)
     alone = [guard.score(text).score for text in TEXTS]
     together = [result.score for result in guard.score_batch(TEXTS)]
     np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
@@ -94,7 +99,10 @@ def test_a_text_scores_the_same_alone_and_in_a_batch(export, name):
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_prompt_and_response_are_joined_as_the_reference_joins_them(export, name):
     exported = export(name)
-    guard, reference = Guard.load(exported.bundle), load_reference(exported.artifact)
+    guard, reference = (
+        load_guard(exported.bundle),
+        load_reference(exported.artifact),
+    )
     for prompt, response in [
         ("How do I bake bread?", "Mix flour and water."),
         ("How do I bake bread?", None),
@@ -122,7 +130,7 @@ def test_prompt_and_response_are_joined_as_the_reference_joins_them(export, name
 )
 def test_any_token_limit_agrees(export, name, max_length):
     exported = export(name, max_length=max_length)
-    guard = Guard.load(exported.bundle, threads=1)
+    guard = load_guard(exported.bundle, threads=1)
     assert_agrees(guard, load_reference(exported.artifact), TEXTS)
 
 
@@ -142,7 +150,7 @@ def test_any_token_limit_agrees(export, name, max_length):
 )
 def test_any_shape_of_head_agrees(export, head):
     exported = export("qwen3", **head)
-    guard = Guard.load(exported.bundle, threads=1)
+    guard = load_guard(exported.bundle, threads=1)
     assert_agrees(guard, load_reference(exported.artifact), TEXTS)
 
 
@@ -151,7 +159,7 @@ def test_any_shape_of_head_agrees(export, head):
 def test_float16_bundles_stay_within_their_bound(export, name, pooling):
     exported = export(name, "fp16", pooling=pooling)
     reference = load_reference(exported.artifact)
-    assert_agrees(Guard.load(exported.bundle, threads=1), reference, TEXTS, "fp16")
+    assert_agrees(load_guard(exported.bundle, threads=1), reference, TEXTS, "fp16")
 
 
 def test_a_sliding_window_shorter_than_the_token_limit_is_refused(tmp_path):

@@ -6,14 +6,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from guards import load_guard
 from models import make_artifact
 from siren_bench.process import in_fresh_process, peak_memory
 from siren_bench.shapes import Shape
 from siren_bench.synthetic import write_synthetic
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import LlmSiren
+from siren_export.verify.reference import LlmSiren
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
 from siren_runtime.bundle.reader import Bundle, load_bundle
@@ -36,10 +37,10 @@ def scores(guard: Guard, texts: list[str] = TEXTS) -> np.ndarray:
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_quantized_bundles_stay_near_float32_and_int8_nearer_than_int4(export, name, pooling):
-    expected = scores(Guard.load(export(name, pooling=pooling).bundle, threads=1))
+    expected = scores(load_guard(export(name, pooling=pooling).bundle, threads=1))
     differences = {}
     for precision in QUANTIZED:
-        guard = Guard.load(export(name, precision, pooling=pooling).bundle, threads=1)
+        guard = load_guard(export(name, precision, pooling=pooling).bundle, threads=1)
         assert guard.manifest.precision == precision
         differences[precision] = np.abs(scores(guard) - expected).mean()
         assert 0 < differences[precision] <= MEAN_BOUND[precision]
@@ -51,16 +52,16 @@ def test_quantized_bundles_stay_near_float32_and_int8_nearer_than_int4(export, n
 def test_a_text_scores_the_same_alone_in_a_batch_and_at_any_thread_count(export, name, precision):
     """Activations are quantized per token, so neither neighbours nor padding change a score."""
     bundle = export(name, precision).bundle
-    guard = Guard.load(bundle, threads=1)
+    guard = load_guard(bundle, threads=1)
     alone = [guard.score(text).score for text in TEXTS]
     np.testing.assert_allclose(scores(guard), alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(scores(Guard.load(bundle, threads=2)), alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores(load_guard(bundle, threads=2)), alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)
 @pytest.mark.parametrize("name", ["llama-llama3-rope", "bert"])
 def test_very_long_texts_are_scored(export, name, precision):
-    assert np.isfinite(scores(Guard.load(export(name, precision).bundle), LONG_TEXTS)).all()
+    assert np.isfinite(scores(load_guard(export(name, precision).bundle), LONG_TEXTS)).all()
 
 
 @pytest.mark.parametrize("own_options", [False, True])
@@ -71,7 +72,7 @@ def test_int8_products_do_not_saturate_whatever_the_cpu(export, own_options):
     """
     bundle = export("qwen3", "int8").bundle
     options = onnxruntime.SessionOptions() if own_options else None
-    guard = Guard.load(bundle, session_options=options)
+    guard = load_guard(bundle, session_options=options)
     found = np.stack([result.features for result in guard.score_batch(TEXTS, features=True)])
     reference = _features_with_widened_products(bundle, guard)
     assert np.abs(found - reference).mean() <= 1e-3

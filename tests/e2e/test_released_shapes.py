@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from guards import load_guard
 from reference import load_reference
 from siren_bench.shapes import SHAPES
 from siren_bench.synthetic import write_synthetic
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import Guard
 
 TEXT = "How do I bake bread at home without a mixer?"
 
@@ -50,7 +50,7 @@ def test_the_06b_shape_exports_loads_and_agrees(roomy_folder):
     manifest = export_bundle(load_artifact(head), load_checkpoint(backbone), bundle)
     assert manifest.head.features == shape.features
     assert manifest.backbone.blocks_kept == manifest.backbone.blocks == shape.layers
-    with Guard.load(bundle, threads=2) as guard:
+    with load_guard(bundle, threads=2) as guard:
         score = guard.score(TEXT).score
     assert 0.01 < score < 0.99  # else agreement would mean little
     assert score == pytest.approx(load_reference(head).score(TEXT).score, abs=1e-4)

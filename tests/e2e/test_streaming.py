@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from guards import load_guard
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
+from siren_export.passes.table import row_of
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import BOUNDS
-from siren_runtime import Guard
 from streaming import BOUND, DECODERS, FAMILIES, LIMIT, cut, neurons_of
 from texts import CORPUS, TEXTS
 
@@ -86,12 +86,12 @@ def test_a_calibrated_guard_streams_at_its_temperature(export, tmp_path, name, c
     manifest = json.loads((bundle / "guard.json").read_text())
     (bundle / "guard.json").write_text(json.dumps({**manifest, "temperature": 2.5}))
 
-    guard, text = Guard.load(bundle, threads=1), CORPUS[2]
+    guard, text = load_guard(bundle, threads=1), CORPUS[2]
     whole = guard.score(text).score
-    assert whole != pytest.approx(Guard.load(plain, threads=1).score(text).score, abs=1e-3)
+    assert whole != pytest.approx(load_guard(plain, threads=1).score(text).score, abs=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Guard.load(bundle, threads=1).stream() as stream:
+        with load_guard(bundle, threads=1).stream() as stream:
             stream.feed(text[:20])
             assert stream.feed(text[20:]).score == pytest.approx(whole, abs=BOUND)
 
@@ -193,14 +193,14 @@ def test_other_aggregations_read_the_last_tokens_only(guards, aggregation):
 @pytest.mark.parametrize("name", ["qwen3", "mistral"])
 def test_other_precisions_stream_within_their_bound_and_deterministically(guards, name, precision):
     guard, streaming = guards(name, precision)
-    runs = []
+    bound, runs = row_of("onnxruntime", precision).bound.value, []
     for _ in range(2):
         fed, scores = "", []
         with streaming.stream() as stream:
             for piece in cut(CORPUS[2], np.random.default_rng(4)):
                 fed += piece
                 scores.append(stream.feed(piece).score)
-                assert scores[-1] == pytest.approx(guard.score(fed).score, abs=BOUNDS[precision])
+                assert scores[-1] == pytest.approx(guard.score(fed).score, abs=bound)
         runs.append(scores)
     assert runs[0] == runs[1]
 
@@ -212,7 +212,7 @@ def test_a_decoder_without_a_streaming_graph_streams_exactly_by_reencoding(
     artifact = load_artifact(export("qwen3", max_length=LIMIT).artifact)
     bundle = tmp_path / "bundle"
     export_bundle(artifact, load_checkpoint(backbone_folder("qwen3")), bundle, stream=False)
-    guard, fed = Guard.load(bundle, threads=1), ""
+    guard, fed = load_guard(bundle, threads=1), ""
     with guard.stream() as stream:
         for piece in ["How", " do", " I<|im_end|", ">", "", " ba", "ke"]:
             fed += piece
@@ -221,7 +221,10 @@ def test_a_decoder_without_a_streaming_graph_streams_exactly_by_reencoding(
 
 def test_a_guard_loaded_for_streaming_scores_as_one_that_is_not(export):
     bundle = export("llama-llama3-rope").bundle
-    plain, streaming = Guard.load(bundle, threads=1), Guard.load(bundle, threads=1, streaming=True)
+    plain, streaming = (
+        load_guard(bundle, threads=1),
+        load_guard(bundle, threads=1, streaming=True),
+    )
     a, b = (guard.score_batch(TEXTS, features=True) for guard in (plain, streaming))
     np.testing.assert_allclose([r.score for r in a], [r.score for r in b], rtol=0, atol=BOUND)
     for one, other in zip(a, b, strict=True):

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 from siren_guard.siren_guard import _AdaptiveMLPClassifier
 
-from siren_export.sources.artifact import Artifact, load_artifact
+from siren_export.heads.base import Artifact
+from siren_export.heads.registry import load_artifact
 from siren_runtime.errors import ArtifactError
 
 Config = dict[str, Any]
@@ -59,15 +60,22 @@ def test_every_field_is_read_and_layers_ascend(tmp_path: Path) -> None:
     artifact = load_artifact(write(tmp_path, CONFIG, TENSORS))
     assert artifact.source == str(tmp_path)
     assert (artifact.model_id, artifact.model_revision) == ("org/backbone", "0123abc")
-    assert artifact.pooling == "residual_mean"
-    assert [selection.layer for selection in artifact.layers] == [0, 3]
-    assert [selection.weight for selection in artifact.layers] == [1.0, 0.25]
-    assert [selection.channels.tolist() for selection in artifact.layers] == [[7, 2], [1, 0, 5]]
-    assert artifact.layers[0].channels.dtype == np.int64
-    assert (artifact.n_features, artifact.deepest_layer, artifact.classes) == (5, 3, 2)
+    assert artifact.head.pooling == "residual_mean"
+    assert [selection.layer for selection in artifact.head.layers] == [0, 3]
+    assert [selection.weight for selection in artifact.head.layers] == [1.0, 0.25]
+    assert [selection.channels.tolist() for selection in artifact.head.layers] == [
+        [7, 2],
+        [1, 0, 5],
+    ]
+    assert artifact.head.layers[0].channels.dtype == np.int64
+    assert (artifact.head.n_features, artifact.head.taps.deepest, artifact.head.classes) == (
+        5,
+        3,
+        2,
+    )
     assert (artifact.max_length, artifact.threshold) == (512, 0.5)
-    np.testing.assert_array_equal(artifact.head[0].weight, TENSORS["network.0.weight"])
-    np.testing.assert_array_equal(artifact.head[1].bias, TENSORS["network.3.bias"])
+    np.testing.assert_array_equal(artifact.head.dense[0].weight, TENSORS["network.0.weight"])
+    np.testing.assert_array_equal(artifact.head.dense[1].bias, TENSORS["network.3.bias"])
 
 
 @pytest.mark.parametrize("revision", [None, ""])
@@ -80,7 +88,7 @@ def test_no_revision_is_the_main_branch(revision: str | None, tmp_path: Path) ->
 
 
 def test_task_content_is_the_default(tmp_path: Path) -> None:
-    assert load_artifact(write(tmp_path, {**CONFIG, "task": "content"}, TENSORS)).classes == 2
+    assert load_artifact(write(tmp_path, {**CONFIG, "task": "content"}, TENSORS)).head.classes == 2
 
 
 FLOATS = [
@@ -105,7 +113,7 @@ def test_any_float_dtype_gives_the_weights_that_llm_siren_loads(
     reference = _AdaptiveMLPClassifier(5, [4], [0.2])
     reference.load_state_dict(stored, strict=True)
     loaded = reference.state_dict()
-    for slot, linear in zip((0, 3), load_artifact(tmp_path).head, strict=True):
+    for slot, linear in zip((0, 3), load_artifact(tmp_path).head.dense, strict=True):
         assert linear.weight.dtype == linear.bias.dtype == np.float32
         np.testing.assert_array_equal(linear.weight, loaded[f"network.{slot}.weight"].numpy())
         np.testing.assert_array_equal(linear.bias, loaded[f"network.{slot}.bias"].numpy())
@@ -161,21 +169,25 @@ def test_any_valid_head_is_read_as_llm_siren_builds_it(
     artifact = load_artifact(folder)
 
     assert artifact.model_id == config["base_model"]["model_id"]
-    assert artifact.pooling == module["pooling_type"]
-    assert artifact.classes == mlp.get("num_classes", 2)
+    assert artifact.head.pooling == module["pooling_type"]
+    assert artifact.head.classes == mlp.get("num_classes", 2)
     assert artifact.max_length == config["inference"]["max_length"]
     assert artifact.threshold == config["inference"]["default_threshold"]
-    assert [selection.layer for selection in artifact.layers] == sorted(module["selected_layers"])
-    for selection in artifact.layers:
-        key = f"layer{selection.layer}_{artifact.pooling}"
+    assert [selection.layer for selection in artifact.head.layers] == sorted(
+        module["selected_layers"]
+    )
+    for selection in artifact.head.layers:
+        key = f"layer{selection.layer}_{artifact.head.pooling}"
         assert selection.channels.tolist() == module["selected_neurons_dict"][key]
         assert selection.weight == module["layer_weights"].get(str(selection.layer), 1.0)
 
-    features = np.random.default_rng(seed).standard_normal((1, artifact.n_features), np.float32)
+    features = np.random.default_rng(seed).standard_normal(
+        (1, artifact.head.n_features), np.float32
+    )
     hidden = features
-    for linear in artifact.head[:-1]:
+    for linear in artifact.head.dense[:-1]:
         hidden = np.maximum(hidden @ linear.weight.T + linear.bias, 0)
-    logits = hidden @ artifact.head[-1].weight.T + artifact.head[-1].bias
+    logits = hidden @ artifact.head.dense[-1].weight.T + artifact.head.dense[-1].bias
     with torch.no_grad():
         expected = network(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -446,7 +458,7 @@ def test_a_config_with_random_values_loads_or_gives_our_error(
     if isinstance(loaded, str):
         assert str(folder) in loaded
     else:
-        assert loaded.n_features == loaded.head[0].weight.shape[1] == 5
+        assert loaded.head.n_features == loaded.head.dense[0].weight.shape[1] == 5
 
 
 @given(st.binary(max_size=100), st.integers(0, 700), st.integers(0, 20))

@@ -58,18 +58,18 @@ def test_a_single_file_checkpoint_is_read(tmp_path: Path) -> None:
     assert checkpoint.revision is None
     assert checkpoint.config == CONFIG
     assert checkpoint.tokenizer_json == TOKENIZER.encode()
-    assert set(checkpoint.tensors) == {"embed_tokens.weight", "norm.weight"}
-    np.testing.assert_array_equal(checkpoint.read("embed_tokens.weight"), EMBEDDING)
+    assert set(checkpoint.weights.tensors) == {"embed_tokens.weight", "norm.weight"}
+    np.testing.assert_array_equal(checkpoint.weights.read("embed_tokens.weight"), EMBEDDING)
     np.testing.assert_array_equal(
-        checkpoint.read("embed_tokens.weight", slice(3, 9)), EMBEDDING[3:9]
+        checkpoint.weights.read("embed_tokens.weight", slice(3, 9)), EMBEDDING[3:9]
     )
 
 
 def test_a_sharded_checkpoint_is_read_as_one(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(write_shards(tmp_path))
-    assert set(checkpoint.tensors) == {"embed.weight", "norm.weight"}
-    np.testing.assert_array_equal(checkpoint.read("embed.weight"), EMBEDDING)
-    np.testing.assert_array_equal(checkpoint.read("norm.weight"), NORM)
+    assert set(checkpoint.weights.tensors) == {"embed.weight", "norm.weight"}
+    np.testing.assert_array_equal(checkpoint.weights.read("embed.weight"), EMBEDDING)
+    np.testing.assert_array_equal(checkpoint.weights.read("norm.weight"), NORM)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "bert."])
@@ -78,15 +78,15 @@ def test_the_base_models_prefix_is_dropped_once(prefix: str, tmp_path: Path) -> 
     tensors = {f"{prefix}{name}": NORM for name in names} if prefix else {"layers.0.weight": NORM}
     write(tmp_path, {**tensors, "lm_head.weight": EMBEDDING})
     expected = names if prefix else names[:1]
-    assert set(load_checkpoint(tmp_path).tensors) == {*expected, "lm_head.weight"}
+    assert set(load_checkpoint(tmp_path).weights.tensors) == {*expected, "lm_head.weight"}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_weights_keep_their_stored_dtype(dtype: Any, tmp_path: Path) -> None:
     values = EMBEDDING.astype(dtype)
     checkpoint = load_checkpoint(write(tmp_path, {"model.embed.weight": values}))
-    assert checkpoint.tensors["embed.weight"].dtype == dtype
-    read = checkpoint.read("embed.weight")
+    assert checkpoint.weights.tensors["embed.weight"].dtype == dtype
+    read = checkpoint.weights.read("embed.weight")
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, values)
 
@@ -109,25 +109,25 @@ def test_norms_of_old_bert_checkpoints_have_todays_names(tmp_path: Path) -> None
     save_file(old, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text(TOKENIZER)
     checkpoint = load_checkpoint(tmp_path)
-    assert set(checkpoint.tensors) == today
+    assert set(checkpoint.weights.tensors) == today
     name = "embeddings.LayerNorm.weight"
-    assert checkpoint.tensors[name].name == "bert.embeddings.LayerNorm.gamma"
-    np.testing.assert_array_equal(checkpoint.read(name), model.state_dict()[name].numpy())
+    assert checkpoint.weights.tensors[name].name == "bert.embeddings.LayerNorm.gamma"
+    np.testing.assert_array_equal(checkpoint.weights.read(name), model.state_dict()[name].numpy())
 
 
 def test_integer_buffers_are_tolerated_but_not_read_as_weights(tmp_path: Path) -> None:
     positions = np.arange(4)[None]
     write(tmp_path, {"bert.embeddings.position_ids": positions, "bert.norm.weight": NORM})
     checkpoint = load_checkpoint(tmp_path)
-    assert "embeddings.position_ids" in checkpoint.tensors
+    assert "embeddings.position_ids" in checkpoint.weights.tensors
     with pytest.raises(CheckpointError, match=r"'bert.embeddings.position_ids' is int64"):
-        checkpoint.read("embeddings.position_ids")
+        checkpoint.weights.read("embeddings.position_ids")
 
 
 def test_a_single_file_wins_over_an_index_as_in_transformers(tmp_path: Path) -> None:
     write_shards(tmp_path)
     save_file({"model.embed.weight": EMBEDDING + 1}, tmp_path / "model.safetensors")
-    read = load_checkpoint(tmp_path).read("embed.weight")
+    read = load_checkpoint(tmp_path).weights.read("embed.weight")
     np.testing.assert_array_equal(read, EMBEDDING + 1)
 
 
@@ -135,14 +135,14 @@ def test_code_that_the_config_names_is_never_run(tmp_path: Path) -> None:
     write(tmp_path, auto_map={"AutoModelForCausalLM": "modeling_evil.Model"})
     (tmp_path / "modeling_evil.py").write_text("raise SystemExit('executed')")
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.read("norm.weight").shape == (4,)
+    assert checkpoint.weights.read("norm.weight").shape == (4,)
     assert not any("modeling_evil" in name for name in sys.modules)
 
 
 _LOAD = """
 import sys
 from siren_export.sources.checkpoint import load_checkpoint
-load_checkpoint(sys.argv[1]).read("norm.weight")
+load_checkpoint(sys.argv[1]).weights.read("norm.weight")
 print(sorted({"torch", "transformers", "pickle"} & set(sys.modules)))
 """
 
@@ -162,15 +162,15 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_is(
     weights = np.zeros((600, 500), dtype)  # more than one block of the check
     weights[599, 499] = value
     checkpoint = load_checkpoint(write(tmp_path, {"model.layers.5.weight": weights}))
-    assert checkpoint.read("layers.5.weight", slice(0, 599)).shape == (599, 500)
+    assert checkpoint.weights.read("layers.5.weight", slice(0, 599)).shape == (599, 500)
     for rows in (None, slice(599, 600)):
         with pytest.raises(CheckpointError, match=r"'model.layers.5.weight' holds NaN or inf"):
-            checkpoint.read("layers.5.weight", rows)
+            checkpoint.weights.read("layers.5.weight", rows)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tensor 'layers.0.mlp.weight'"):
-        load_checkpoint(write(tmp_path)).read("layers.0.mlp.weight")
+        load_checkpoint(write(tmp_path)).weights.read("layers.0.mlp.weight")
 
 
 Damage = Callable[[Path], object]
@@ -358,7 +358,7 @@ def test_a_file_with_random_bytes_loads_or_gives_our_error(
     if isinstance(loaded, str):
         assert str(folder) in loaded
     else:
-        assert set(loaded.tensors) <= {"embed.weight", "norm.weight"}
+        assert set(loaded.weights.tensors) <= {"embed.weight", "norm.weight"}
 
 
 @given(st.text(max_size=12) | st.just("").map(lambda _: SHARD), st.text(max_size=12))

@@ -8,15 +8,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from siren_export.families.config import (
-    SUPPORTED,
-    DecoderConfig,
-    EncoderConfig,
-    Rope,
-    check_max_length,
-    parse_config,
-)
-from siren_export.families.llama import inverse_frequencies
+from siren_export.families.bert import Bert
+from siren_export.families.llama import Llama
+from siren_export.families.registry import SUPPORTED, parse_config
+from siren_export.graph.rotary import Rope, inverse_frequencies
 from siren_runtime.errors import CheckpointError, SirenError
 
 DECODER = {
@@ -30,9 +25,9 @@ DECODER = {
 ENCODER = {"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 4}
 
 
-def decoder(**keys) -> DecoderConfig:
+def decoder(**keys) -> Llama:
     config = parse_config({**DECODER, **keys}, "config.json")
-    assert isinstance(config, DecoderConfig)
+    assert isinstance(config, Llama)
     return config
 
 
@@ -133,17 +128,17 @@ def test_a_sliding_window_counts_where_a_block_slides(keys, window):
 
 def test_a_window_shorter_than_the_text_is_refused_and_a_longer_one_is_exact():
     config = decoder(model_type="mistral", num_key_value_heads=2, sliding_window=512)
-    check_max_length(config, 512, "config.json")
+    config.check_max_length(512, "config.json")
     with pytest.raises(CheckpointError, match=r"slides over 512 tokens.*up to 513"):
-        check_max_length(config, 513, "config.json")
+        config.check_max_length(513, "config.json")
 
 
 def test_an_encoder_reads_no_further_than_its_positions():
     config = parse_config(ENCODER, "config.json")
-    assert isinstance(config, EncoderConfig)
-    check_max_length(config, 512, "config.json")
+    assert isinstance(config, Bert)
+    config.check_max_length(512, "config.json")
     with pytest.raises(CheckpointError, match="max_position_embeddings 512"):
-        check_max_length(config, 513, "config.json")
+        config.check_max_length(513, "config.json")
 
 
 @pytest.mark.parametrize(

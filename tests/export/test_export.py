@@ -16,9 +16,10 @@ from models import make_artifact
 from siren_export import export as export_module
 from siren_export.bundle_writer import write_manifest
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import (
+from siren_export.verify import bundle as verify_module
+from siren_export.verify.reference import (
     LlmSiren,
     Reference,
     ReferenceUnavailable,
@@ -117,9 +118,9 @@ def test_without_a_reference_the_bundle_says_that_it_is_unverified(tmp_path, inp
 
 
 def test_without_onnxruntime_the_bundle_is_made_but_unverified(tmp_path, inputs, monkeypatch):
-    find_spec = export_module.find_spec
+    find_spec = verify_module.find_spec
     monkeypatch.setattr(
-        export_module, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+        verify_module, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
     )
     manifest = export_bundle(*inputs, tmp_path / "bundle", reference=reference_of(*inputs))
     assert manifest.verification.status == "unverified"
@@ -175,10 +176,10 @@ def test_an_export_that_fails_on_its_way_leaves_nothing_and_the_next_one_succeed
 
 _KILLED = """
 import os, signal, sys
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.export import export_bundle
-from siren_export.verify.scores import LlmSiren
+from siren_export.verify.reference import LlmSiren
 from pathlib import Path
 
 head, backbone, output, stage = sys.argv[1:]

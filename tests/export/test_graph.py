@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from models import make_artifact
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.graph.builder import GuardGraph
-from siren_export.guard.score import author_guard
-from siren_export.sources.artifact import load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.guard.score import author_score
+from siren_export.heads.registry import load_artifact
+from siren_export.passes.table import row_of
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import ArtifactError, CheckpointError
@@ -30,7 +31,8 @@ def author(tmp_path, backbone_folder):
         artifact = load_artifact(make_artifact(tmp_path / "head", backbone, **options))
         checkpoint = load_checkpoint(backbone)
         config = parse_config(checkpoint.config, checkpoint.source)
-        return author_guard(artifact, checkpoint, config, precision)
+        compute = row_of("onnxruntime", precision).compute
+        return author_score(artifact, config, checkpoint.weights, compute)
 
     return run
 
@@ -149,7 +151,7 @@ def test_a_tensor_that_the_config_calls_for_is_checked(
     checkpoint = load_checkpoint(changed_llama(change))
     config = parse_config(checkpoint.config, "config.json")
     with pytest.raises(CheckpointError, match=rf"layers\.2\.mlp\.up_proj\.weight' {message}"):
-        author_guard(artifact, checkpoint, config, "fp32")
+        author_score(artifact, config, checkpoint.weights, FLOAT)
 
 
 def test_a_head_of_a_deeper_or_wider_backbone_is_refused(tmp_path, backbone_folder):
@@ -159,9 +161,9 @@ def test_a_head_of_a_deeper_or_wider_backbone_is_refused(tmp_path, backbone_fold
     config = parse_config(checkpoint.config, "config.json")
     assert config.blocks == 4
     with pytest.raises(ArtifactError, match=r"selected layer 3 is out of range.*blocks 0 to 1"):
-        author_guard(artifact, checkpoint, replace(config, blocks=2), "fp32")
+        author_score(artifact, replace(config, blocks=2), checkpoint.weights, FLOAT)
     with pytest.raises(ArtifactError, match="layer 0 selects channel"):
-        author_guard(artifact, checkpoint, replace(config, hidden_size=8), "fp32")
+        author_score(artifact, replace(config, hidden_size=8), checkpoint.weights, FLOAT)
 
 
 def test_an_unknown_activation_is_refused(tmp_path, backbone_folder):
@@ -172,7 +174,7 @@ def test_an_unknown_activation_is_refused(tmp_path, backbone_folder):
     with pytest.raises(
         CheckpointError, match=r"hidden_act 'mish' is not supported; supported: gelu"
     ):
-        author_guard(artifact, checkpoint, config, "fp32")
+        author_score(artifact, config, checkpoint.weights, FLOAT)
 
 
 def test_weights_that_float16_cannot_hold_are_refused(tmp_path, backbone_folder, changed_llama):

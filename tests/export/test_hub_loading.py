@@ -18,7 +18,7 @@ from hub_server import HubServer
 # Run in a process of its own, since huggingface_hub reads the environment when it is imported.
 _LOAD = """
 import json, sys
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import SirenError
 
@@ -26,13 +26,13 @@ kind, source, revision = json.loads(sys.argv[1])
 try:
     if kind == "artifact":
         artifact = load_artifact(source, revision=revision)
-        answer = {"source": artifact.source, "bias": artifact.head[0].bias.tolist()}
+        answer = {"source": artifact.source, "bias": artifact.head.dense[0].bias.tolist()}
     else:
         checkpoint = load_checkpoint(source, revision=revision)
         answer = {
             "source": checkpoint.source,
             "revision": checkpoint.revision,
-            "norm": checkpoint.read("norm.weight").tolist(),
+            "norm": checkpoint.weights.read("norm.weight").tolist(),
         }
 except SirenError as error:
     answer = {"error": type(error).__name__, "message": str(error)}

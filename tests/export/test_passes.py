@@ -8,14 +8,14 @@ import onnxruntime
 import pytest
 
 from models import make_artifact
-from siren_export.families.config import parse_config
+from siren_export.families.registry import parse_config
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
 from siren_export.graph.weights import from_array
-from siren_export.guard.score import author_guard
+from siren_export.guard.score import author_score
+from siren_export.heads.registry import load_artifact
 from siren_export.passes.edit import CONTRIB
-from siren_export.passes.long_attention import fuse_long_attention
-from siren_export.passes.targets import lower
-from siren_export.sources.artifact import load_artifact
+from siren_export.passes.onnxruntime_attention import fuse_long_attention
+from siren_export.passes.table import lower, row_of
 from siren_export.sources.checkpoint import load_checkpoint
 
 FAMILIES = ("qwen3", "qwen2", "llama-mlp-bias", "mistral", "bert")
@@ -30,7 +30,8 @@ def author(tmp_path, backbone_folder):
         artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
         checkpoint = load_checkpoint(backbone)
         config = parse_config(checkpoint.config, checkpoint.source)
-        return author_guard(artifact, checkpoint, config, precision)
+        compute = row_of("onnxruntime", precision).compute
+        return author_score(artifact, config, checkpoint.weights, compute)
 
     return run
 
@@ -52,7 +53,7 @@ def matrices(graph: GuardGraph) -> list[str]:
 def test_float_precisions_keep_the_authored_graph(author, precision):
     graph = author("qwen3", precision)
     before = [node.name for node in graph.model.graph]
-    lower(graph, precision, "onnxruntime")
+    lower(graph, row_of("onnxruntime", precision))
     assert [node.name for node in graph.model.graph] == before
     assert graph.model.opset_imports == {"": 23}
 
@@ -67,7 +68,7 @@ def test_every_matrix_of_the_backbone_is_quantized_and_the_head_is_not(
     graph = author(name, precision)
     before = matrices(graph)
     head = {n: w for n, w in graph.weights.items() if n.startswith("head/")}
-    lower(graph, precision, "onnxruntime")
+    lower(graph, row_of("onnxruntime", precision))
     assert [n.op_type for n in graph.model.graph].count(operator) == len(before) > 0
     assert not matrices(graph)
     assert {n: w for n, w in graph.weights.items() if n.startswith("head/")} == head
@@ -78,7 +79,7 @@ def test_every_matrix_of_the_backbone_is_quantized_and_the_head_is_not(
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_weight_is_as_large_as_it_says_and_is_read_by_a_node(author, precision):
     graph = author("llama-mlp-bias", precision)
-    lower(graph, precision, "onnxruntime")
+    lower(graph, row_of("onnxruntime", precision))
     for name, weight in graph.weights.items():
         assert graph.model.graph.initializers[name].uses(), name
         blocks = list(weight.blocks())
@@ -90,7 +91,7 @@ def test_scales_are_the_same_whether_or_not_the_values_were_written_first(author
     for precision in ("int8", "int4"):
         graphs = [author("qwen2", precision) for _ in range(2)]
         for graph in graphs:
-            lower(graph, precision, "onnxruntime")
+            lower(graph, row_of("onnxruntime", precision))
         name = next(n for n in graphs[0].weights if n.endswith(f".{precision}") and "/" in n)
         scale = name.removesuffix(precision) + "scale"
         values_of(graphs[0], name)
@@ -99,7 +100,7 @@ def test_scales_are_the_same_whether_or_not_the_values_were_written_first(author
 
 def test_int8_weights_are_within_half_a_step_of_the_matrix(author):
     source, graph = author("qwen3", "int8"), author("qwen3", "int8")
-    lower(graph, "int8", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int8"))
     name = "layers.1/mlp/down_proj/weight"
     matrix = values_of(source, name)
     values, scale = values_of(graph, f"{name}.int8"), values_of(graph, f"{name}.scale")
@@ -112,7 +113,7 @@ def test_int8_weights_are_within_half_a_step_of_the_matrix(author):
 
 def test_int4_weights_are_within_a_step_of_the_matrix(author):
     source, graph = author("qwen3", "int4"), author("qwen3", "int4")
-    lower(graph, "int4", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int4"))
     name = "layers.1/mlp/down_proj/weight"  # 96 inputs, three blocks
     matrix = values_of(source, name)
     packed, scale = values_of(graph, f"{name}.int4"), values_of(graph, f"{name}.scale")
@@ -133,7 +134,7 @@ def test_channels_and_rows_too_small_for_a_scale_become_zeros(precision):
     rows = g.op("Gather", g.weight("table", from_array(table)), ids)
     y = g.linear(rows, "layer", from_array(matrix))
     graph = g.build("test", {"features": Output(y, ["batch", "sequence", 2])})
-    lower(graph, precision, "onnxruntime")
+    lower(graph, row_of("onnxruntime", precision))
     for name, weight in graph.weights.items():
         assert np.isfinite(np.concatenate(list(weight.blocks())).astype(np.float32)).all(), name
     assert not values_of(graph, "table.int8").any()
@@ -143,7 +144,7 @@ def test_channels_and_rows_too_small_for_a_scale_become_zeros(precision):
 
 def test_embedding_rows_are_within_half_a_step_of_the_table(author):
     source, graph = author("bert", "int8"), author("bert", "int8")
-    lower(graph, "int8", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int8"))
     name = "embeddings/word_embeddings"
     table = values_of(source, name)
     values, scale = values_of(graph, f"{name}.int8"), values_of(graph, f"{name}.scale")
@@ -152,7 +153,7 @@ def test_embedding_rows_are_within_half_a_step_of_the_table(author):
 
 def test_products_of_one_input_share_its_quantization(author):
     graph = author("qwen3", "int8")
-    lower(graph, "int8", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int8"))
     operators = [node.op_type for node in graph.model.graph]
     # q/k/v, o, gate/up and down: four inputs and seven products in each of the four blocks
     assert operators.count("QuantizeLinear") == 4 * 4
@@ -186,7 +187,7 @@ def test_long_attention_gives_what_attention_gives(author, name, lengths):
 def test_what_gelu_gives_is_quantized_from_its_least_value_up(author):
     """The product is near the float one's, and nearer than with a sign bit."""
     graph, plain = author("bert", "int8"), author("bert", "int8")
-    lower(graph, "int8", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int8"))
     products = [n for n in graph.model.graph if n.op_type == "MatMulIntegerToFloat"]
     zero_points = {n.name: int(n.inputs[4].const_value.numpy()) for n in products}
     from_gelu = {name: zero for name, zero in zero_points.items() if "/mlp/output/" in name}
@@ -209,7 +210,7 @@ def test_a_token_of_zeros_gives_the_bias(gelu):
     z = g.op("Gelu", x, approximate="none") if gelu else g.op("Neg", g.op("Neg", x))
     y = g.linear(z, "layer", from_array(matrix), from_array(bias))
     graph = g.build("test", {"features": Output(y, ["batch", "sequence", 4])})
-    lower(graph, "int8", "onnxruntime")
+    lower(graph, row_of("onnxruntime", "int8"))
     for name, weight in graph.weights.items():
         values = np.concatenate(list(weight.blocks())).reshape(weight.shape)
         graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)

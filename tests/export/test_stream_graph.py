@@ -10,10 +10,11 @@ import pytest
 
 from models import make_artifact
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.registry import load_artifact
+from siren_export.passes.table import TABLE, Bound, row_of
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.scores import BOUNDS, ReferenceUnavailable
+from siren_export.verify.reference import ReferenceUnavailable
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BundleError
 
@@ -202,14 +203,16 @@ def test_an_export_verifies_the_streaming_graph_in_chunks(tmp_path, backbone_fol
     made = export_bundle(head, checkpoint, bundle, precision=precision, reference=unavailable)
     report = made.verification
     assert report.stream_texts == 5
-    assert 0 <= report.stream_max_difference <= report.stream_bound == BOUNDS[precision]
+    bound = row_of("onnxruntime", precision).bound.value
+    assert 0 <= report.stream_max_difference <= report.stream_bound == bound
     assert load_bundle(bundle).manifest.verification == report
 
 
 def test_streams_that_drift_fail_the_export_unless_it_is_allowed(
     tmp_path, backbone_folder, monkeypatch
 ):
-    monkeypatch.setitem(BOUNDS, "fp16", -1.0)  # which no difference keeps
+    unkept = replace(row_of("onnxruntime", "fp16"), bound=Bound(-1.0, "max"))
+    monkeypatch.setitem(TABLE, ("onnxruntime", "fp16"), unkept)
     backbone = backbone_folder("qwen3")
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     inputs = head, load_checkpoint(backbone), tmp_path / "bundle"

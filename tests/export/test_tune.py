@@ -7,14 +7,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from guards import load_guard
 from models import BackboneSpec, make_artifact, make_backbone
 from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import read_calibration
-from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.tune import tune as tune_module
 from siren_export.tune.tune import kept_candidate, tune
-from siren_runtime import Guard
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.siren import app
 from siren_runtime.errors import InputError
@@ -49,8 +49,8 @@ def run(guard, output, **options):
 def by_size(monkeypatch):
     """Let a guard's size say how long it takes, so that no test hangs on the machine's mood."""
 
-    def time_in_turns(guards, texts, advance):
-        advance(1, 1)
+    def time_in_turns(guards, texts, progress):
+        progress("time", 1, 1)
         return [float(guard.manifest.files["weights.bin"].size) for guard in guards]
 
     monkeypatch.setattr(tune_module, "time_in_turns", time_in_turns)
@@ -78,7 +78,7 @@ def test_a_budget_that_all_settings_meet_keeps_the_fastest(sensitive, tmp_path):
 def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path, monkeypatch):
     timed = []
 
-    def time_in_turns(guards, texts, advance):
+    def time_in_turns(guards, texts, progress):
         timed.extend(texts)
         return [1.0] * len(guards)
 
@@ -100,7 +100,7 @@ def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive,
 
 
 @pytest.mark.usefixtures("by_size")
-def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_path):
+def test_the_bundle_scores_as_its_candidate_and_carries_the_table(sensitive, tmp_path):
     tuning = run(sensitive, tmp_path, budget=0.05)
     kept = kept_candidate(tuning)
     bundle = tmp_path / "bundle"
@@ -111,7 +111,7 @@ def test_the_bundle_scores_as_its_trial_and_carries_the_table(sensitive, tmp_pat
     assert load_bundle(bundle).manifest.tuning == tuning
     export_bundle(*sensitive, tmp_path / "float")
     scores, expected = (
-        np.array([result.score for result in Guard.load(folder).score_batch(TEXTS)])
+        np.array([result.score for result in load_guard(folder).score_batch(TEXTS)])
         for folder in (bundle, tmp_path / "float")
     )
     difference = np.abs(scores - expected).mean()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guards import load_guard
 from siren_runtime import Guard
 from siren_runtime.backends.base import Outputs
 from siren_runtime.backends.padding import PaddedBackend
@@ -26,6 +27,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.scoring.engines import Engines, Request, open_backend
 from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from texts import TEXTS
 
 PROFILES = [
@@ -77,8 +79,8 @@ def backend_over(
 def test_padding_to_profiles_and_buckets_changes_no_score(export, name):
     bundle = export(name)
     shapes: list[Extent] = []
-    padded = Guard([Scorer(bundle, Engines(backend_over(bundle, shapes)))])
-    plain = Guard.load(bundle.path, backend="cpu", threads=1)
+    padded = Guard([Scorer(bundle, Engines(backend_over(bundle, shapes)))], limits=LLM_SIREN_LIMITS)
+    plain = load_guard(bundle.path, backend="cpu", threads=1)
     expected = [(r.score, r.features) for r in plain.score_batch(TEXTS, features=True)]
     found = [(r.score, r.features) for r in padded.score_batch(TEXTS, features=True)]
     for values, others in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
@@ -130,14 +132,14 @@ def test_buckets_must_ascend(tiny, buckets):
 def test_without_a_gpu_the_error_says_so_and_what_to_do(tiny, rtx):
     build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
     with pytest.raises(BackendError, match=r"no CUDA GPU.*backend='cpu'|cuda-python"):
-        Guard.load(tiny.path, backend="tensorrt-rtx")
+        load_guard(tiny.path, backend="tensorrt-rtx")
 
 
 @no_gpu
 def test_auto_passes_over_a_plan_that_cannot_run_and_says_why(tiny, rtx, caplog):
     build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
     with caplog.at_level(logging.WARNING):
-        guard = Guard.load(tiny.path)
+        guard = load_guard(tiny.path)
     assert guard.backend == "cpu"
     assert "no plan of" in caplog.text
     assert "no CUDA GPU" in caplog.text or "cuda-python" in caplog.text
@@ -167,8 +169,8 @@ def test_a_plan_that_does_not_fit_on_the_gpu_is_an_error_and_auto_goes_on(
     build_plan(tiny, rtx, profiles=[Profile(Extent(1, 1), Extent(1, 8), Extent(2, 32))])
     reason = r"cannot load the plan: OutOfMemory .*siren build .*smaller profiles"
     with pytest.raises(BackendError, match=reason):
-        Guard.load(tiny.path, backend="tensorrt-rtx")
-    with caplog.at_level(logging.WARNING), Guard.load(tiny.path) as guard:
+        load_guard(tiny.path, backend="tensorrt-rtx")
+    with caplog.at_level(logging.WARNING), load_guard(tiny.path) as guard:
         assert guard.backend == "cpu"
     assert re.search(reason, caplog.text)
 
@@ -189,13 +191,13 @@ def test_a_context_that_does_not_fit_on_the_gpu_is_an_error(tiny, rtx):
 
 def test_auto_says_nothing_where_there_is_no_plan(tiny, caplog):
     with caplog.at_level(logging.WARNING):
-        Guard.load(tiny.path)
+        load_guard(tiny.path)
     assert caplog.text == ""
 
 
 def test_session_options_belong_to_onnx_runtime(tiny):
     with pytest.raises(InputError, match="session_options"):
-        Guard.load(tiny.path, backend="tensorrt", session_options=object())
+        load_guard(tiny.path, backend="tensorrt", session_options=object())
 
 
 @no_gpu
@@ -207,7 +209,7 @@ def test_tensorrt_needs_a_gpu_to_compile_and_says_so(tiny, rtx):
 def test_a_bfloat16_bundle_without_a_plan_says_that_it_needs_one(export):
     bundle = export("qwen3", precision="bf16", target="tensorrt")
     with pytest.raises(BackendError, match=r"bf16 bundle runs on a TensorRT plan.*siren build"):
-        Guard.load(bundle.path, backend="cpu")
+        load_guard(bundle.path, backend="cpu")
 
 
 @pytest.mark.skipif(not has_gpu(), reason="needs a GPU and cuda-python")
@@ -221,9 +223,9 @@ def test_a_plan_scores_on_the_gpu_as_the_cpu_does(export, flavor, name):
     older = flavor == "tensorrt" and library.version.startswith("10.")
     bundle = export(name, precision="fp16", target="tensorrt10" if older else flavor)
     build_plan(bundle, library)
-    expected = [r.score for r in Guard.load(bundle.path, backend="cpu").score_batch(TEXTS * 2)]
+    expected = [r.score for r in load_guard(bundle.path, backend="cpu").score_batch(TEXTS * 2)]
     found: list[list[float]] = []
-    with Guard.load(bundle.path, backend=flavor) as guard:
+    with load_guard(bundle.path, backend=flavor) as guard:
         assert guard.backend == flavor
 
         def use() -> None:
@@ -254,8 +256,11 @@ def test_streams_over_a_plan_score_on_the_gpu_as_whole_texts_do(export, flavor):
     for graph in ("score", "stream", "head"):
         build_plan(bundle, library, graph)
     text = "Tell me how to bake bread without an oven."
-    expected = Guard.load(bundle.path, backend="cpu").score(text).score
-    with warnings.catch_warnings(), Guard.load(bundle.path, backend=flavor) as guard:
+    expected = load_guard(bundle.path, backend="cpu").score(text).score
+    with (
+        warnings.catch_warnings(),
+        load_guard(bundle.path, backend=flavor) as guard,
+    ):
         warnings.simplefilter("error")  # of a stream that has no plan
         for aggregation in ("mean", "window"):
             with guard.stream(aggregation=aggregation) as stream:

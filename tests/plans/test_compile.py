@@ -3,7 +3,7 @@
 import pytest
 
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime.backends.shapes import Extent, Profile

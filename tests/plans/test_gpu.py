@@ -27,14 +27,14 @@ def mirror() -> gpu.Mirror:
 
 
 def launch() -> None:
-    graph = object.__new__(gpu.Graph)
+    graph = object.__new__(gpu.CudaGraph)
     graph._cuda, graph._stream = runtime, STREAM
     graph._executable = runtime.cudaGraphExec_t(0)
     graph.launch()
 
 
 def wait() -> None:
-    stream = object.__new__(gpu.Stream)
+    stream = object.__new__(gpu.CudaStream)
     stream._cuda, stream.stream = runtime, STREAM.stream
     stream.wait()
 

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from guards import load_guard
 from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import measure_inputs, read_calibration
 from siren_export.passes.four_bits import Grid, round_matrix
-from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
-from siren_runtime import Guard
 from siren_runtime.backends.shapes import Extent, Profile
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.errors import CheckpointError, InputError
@@ -27,10 +27,11 @@ FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 # Random weights amplify what rounding does to them, far more than trained ones.
 LARGEST, MEAN = {"int8": 0.1, "int4": 0.6}, {"int8": 0.02, "int4": 0.2}
 DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA_SETS = ("diasafety", "instructions", "openai_moderation")
 
 
 def scores(folder, texts=TEXTS):
-    with Guard.load(folder, backend="cpu", threads=1) as guard:
+    with load_guard(folder, backend="cpu", threads=1) as guard:
         return np.array([result.score for result in guard.score_batch(texts)])
 
 
@@ -133,8 +134,9 @@ def default_guard(tmp_path_factory):
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not there")
     texts = {"train": [], "validation": []}
-    for file in sorted(DATA.glob("*.jsonl")):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for name in DATA_SETS:
+        lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
         for split, count in (("train", 20), ("validation", 100)):
             found = [row for row in rows if row["split"] == split][:count]
             texts[split] += ["\n".join(filter(None, (r["prompt"], r["response"]))) for r in found]
@@ -190,7 +192,7 @@ def test_calibration_rounds_four_bits_to_products_closer_to_float32():
 @pytest.mark.parametrize("name", ["qwen3", "bert"])
 def test_calibrated_int4_stays_closer_to_float32(export, name, target):
     def features(**options):
-        with Guard.load(export(name, **options).path, backend="cpu", threads=1) as guard:
+        with load_guard(export(name, **options).path, backend="cpu", threads=1) as guard:
             return np.stack([r.features for r in guard.score_batch(TEXTS, features=True)])
 
     expected, int4 = features(), {"precision": "int4", "target": target}

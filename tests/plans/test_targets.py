@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
+from guards import load_guard
 from siren_export.passes.tensorrt10 import check_operators
-from siren_export.verify.scores import Reference
+from siren_export.verify.reference import Reference
 from siren_export.verify.texts import TEXTS as VERIFIED
-from siren_runtime import Guard
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import InputError
 from texts import TEXTS
@@ -20,7 +20,7 @@ BOUND = {"fp32": 1e-4, "fp16": 5e-3}
 
 
 def scores(bundle: Bundle) -> np.ndarray:
-    with Guard.load(bundle.path, backend="cpu", threads=1) as guard:
+    with load_guard(bundle.path, backend="cpu", threads=1) as guard:
         return np.array([result.score for result in guard.score_batch(TEXTS)])
 
 
@@ -111,7 +111,7 @@ def test_every_target_scores_within_its_precisions_bound(export, name, target, p
 @pytest.mark.parametrize(("name", "target"), [("qwen3", "tensorrt"), ("bert", "tensorrt10")])
 def test_bfloat16_is_verified_with_every_result_rounded(export, name, target):
     float32 = export(name)
-    guard = Guard.load(float32.path, backend="cpu", threads=1)
+    guard = load_guard(float32.path, backend="cpu", threads=1)
     expected = [guard.score(text).score for text in VERIFIED]
     reference = Reference("float32", head="", texts="", scores=expected)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from siren_runtime import Guard
+from siren_runtime.text.reading import AS_LLM_SIREN
 from tiny_bundle import make_bundle
 
 
@@ -23,4 +24,4 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def guard(bundle: Path) -> Guard:
-    return Guard.load(bundle, threads=1)
+    return Guard.load(bundle, threads=1, **AS_LLM_SIREN)

@@ -179,7 +179,7 @@ def test_texts_of_the_command_line_are_scored_in_order(bundle: Path, guard: Guar
     assert result.exit_code == 0
     assert result.stderr == ""
     for number, (row, text) in enumerate(zip(rows(result), ["hello", "", "world"], strict=True), 1):
-        assert list(row) == ["line", "score", "is_harmful", "threshold"]
+        assert row.keys() == {"line", *guard.score(text).to_dict()}
         assert row["line"] == number
         assert row["score"] == pytest.approx(guard.score(text).score, abs=1e-5)
 
@@ -233,7 +233,7 @@ def test_keys_that_are_named_are_passed_through(bundle: Path) -> None:
     data = "\n".join(map(json.dumps, lines))
     result = siren("score", bundle, "--keep", "label", "--keep", "why", input=data)
     first, second, bad = rows(result)
-    assert list(first) == ["line", "score", "is_harmful", "threshold", "label", "why"]
+    assert (list(first)[0], list(first)[-2:]) == ("line", ["label", "why"])
     assert {key: first[key] for key in kept} == kept
     assert (second["id"], second["label"], "why" in second) == (2, None, False)
     assert bad.keys() == {"line", "error"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from guards import load_guard
 from siren_runtime import BackendError, BundleError, Guard, InputError
 from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.commands import score
@@ -34,8 +35,8 @@ def write(folder: Path, **fields: Any) -> None:
 
 
 def test_its_score_is_the_mean_of_its_members(folder: Path) -> None:
-    ensemble = Guard.load(folder)
-    one, two = (Guard.load(folder / name).score_batch(TEXTS) for name in ("one", "two"))
+    ensemble = load_guard(folder)
+    one, two = (load_guard(folder / name).score_batch(TEXTS) for name in ("one", "two"))
     expected = [(a.score + b.score) / 2 for a, b in zip(one, two, strict=True)]
     assert any(abs(a.score - b.score) > 1e-3 for a, b in zip(one, two, strict=True))
     scores = [result.score for result in ensemble.score_batch(TEXTS)]
@@ -45,7 +46,7 @@ def test_its_score_is_the_mean_of_its_members(folder: Path) -> None:
 
 
 def test_its_threshold_and_tiers_decide(folder: Path) -> None:
-    with Guard.load(folder) as ensemble:
+    with load_guard(folder) as ensemble:
         for result in ensemble.score_batch(TEXTS):
             assert result.threshold == 0.25
             assert result.is_harmful == (result.score >= 0.25)

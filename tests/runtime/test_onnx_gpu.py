@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from guards import load_guard
 from siren_runtime import Guard
 from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend
 from siren_runtime.backends.onnxruntime.providers import with_caches
@@ -18,6 +19,7 @@ from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import BackendError
 from siren_runtime.scoring.engines import Engines, Request, open_backend
 from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from texts import TEXTS
 from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
 
@@ -36,8 +38,9 @@ def session(bundle):
 
 
 def test_a_guard_on_bound_buffers_scores_as_one_without(bundle, session):
-    bound = Guard([Scorer(bundle, Engines(bound_backend(session, OUTPUTS, "cpu", MAX_LENGTH)))])
-    plain = Guard.load(bundle.path, backend="cpu")
+    backend = bound_backend(session, OUTPUTS, "cpu", MAX_LENGTH)
+    bound = Guard([Scorer(bundle, Engines(backend))], limits=LLM_SIREN_LIMITS)
+    plain = load_guard(bundle.path, backend="cpu")
     for _ in range(2):  # the second time on buffers that hold the first's values
         found = bound.score_batch(TEXTS * 3, features=True)
         expected = plain.score_batch(TEXTS * 3, features=True)
@@ -107,13 +110,13 @@ def test_a_failure_names_the_batch(session):
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_an_onnx_runtime_for_cpus_says_what_to_install_for_cuda(bundle):
     with pytest.raises(BackendError, match=r"pip uninstall onnxruntime.*siren-edge\[cuda\]"):
-        Guard.load(bundle.path, backend="cuda")
+        load_guard(bundle.path, backend="cuda")
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="this ONNX Runtime has no CUDA")
 def test_cuda_scores_as_the_cpu_does(bundle):
-    expected = [r.score for r in Guard.load(bundle.path, backend="cpu").score_batch(TEXTS)]
-    with Guard.load(bundle.path, backend="cuda") as guard:
+    expected = [r.score for r in load_guard(bundle.path, backend="cpu").score_batch(TEXTS)]
+    with load_guard(bundle.path, backend="cuda") as guard:
         assert guard.backend == "cuda"
         for _ in range(4):  # a shape's CUDA graph is replayed from its third run on
             found = [r.score for r in guard.score_batch(TEXTS)]
@@ -158,5 +161,5 @@ def test_without_a_folder_of_its_own_nothing_is_cached_and_a_warning_says_so(
 )
 def test_a_provider_that_is_missing_is_refused_before_a_folder_is_made(bundle):
     with pytest.raises(BackendError, match=r"no TensorrtExecutionProvider.*siren-edge\[cuda\]"):
-        Guard.load(bundle.path, providers=[TENSORRT[0]])
+        load_guard(bundle.path, providers=[TENSORRT[0]])
     assert not (bundle.path / "plans").exists()

@@ -7,7 +7,8 @@ import pytest
 
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_train.data.rows import Columns, parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
 from siren_train.store.store import FeatureStore
 

@@ -12,7 +12,7 @@ from siren_runtime import Guard
 from siren_runtime.errors import BundleError, InputError
 from siren_train.measure.calibrate import (
     FITTING_TEMPERATURE,
-    choose_threshold,
+    find_threshold,
     fit_temperature,
     make_tiers,
     read_tiers,
@@ -45,19 +45,19 @@ rows = st.lists(
 @given(rows, st.floats(0.0, 1.0))
 def test_thresholds_meet_their_targets(pairs: list[tuple[float, bool]], target: float) -> None:
     scores = make_scores([p[0] for p in pairs], [p[1] for p in pairs])
-    threshold = choose_threshold(scores, f"fpr:{target}")
+    threshold = find_threshold(scores, f"fpr:{target}")
     assert (scores.scores[~scores.harmful] >= threshold).mean() <= target
     recall = binary_metrics(
-        scores.harmful, scores.scores, choose_threshold(scores, f"recall:{target}")
+        scores.harmful, scores.scores, find_threshold(scores, f"recall:{target}")
     ).recall
     assert recall is not None
     assert recall >= target
     reachable = max(precision_recall(scores.harmful, scores.scores)[0])
     if reachable < target:
         with pytest.raises(InputError, match="the best is"):
-            choose_threshold(scores, f"precision:{target}")
+            find_threshold(scores, f"precision:{target}")
         return
-    threshold = choose_threshold(scores, f"precision:{target}")
+    threshold = find_threshold(scores, f"precision:{target}")
     precision = binary_metrics(scores.harmful, scores.scores, threshold).precision
     assert precision is not None
     assert precision >= target
@@ -65,24 +65,24 @@ def test_thresholds_meet_their_targets(pairs: list[tuple[float, bool]], target: 
 
 def test_a_share_of_rows_is_counted_exactly() -> None:
     scores = make_scores([index / 200 for index in range(100)], [False] * 100)
-    assert (scores.scores >= choose_threshold(scores, "fpr:0.29")).sum() == 29
+    assert (scores.scores >= find_threshold(scores, "fpr:0.29")).sum() == 29
 
 
 def test_the_best_threshold_is_the_middle_of_the_best() -> None:
     scores = make_scores([0.1, 0.2, 0.6, 0.9], [False, False, True, True])
-    assert choose_threshold(scores, "best") == pytest.approx(0.4, abs=0.02)
-    assert choose_threshold(scores, "0.75") == 0.75
+    assert find_threshold(scores, "best") == pytest.approx(0.4, abs=0.02)
+    assert find_threshold(scores, "0.75") == 0.75
 
 
 @pytest.mark.parametrize("rule", ["", "fpr", "fpr:", "fpr:2", "best:1", "1.5", "-0.1", "nan", "f1"])
 def test_a_rule_that_is_none_is_refused(rule: str) -> None:
     with pytest.raises(InputError, match="is no rule for a threshold"):
-        choose_threshold(noisy_scores(10), rule)
+        find_threshold(noisy_scores(10), rule)
 
 
 def test_no_threshold_can_pass_a_safe_score_of_one() -> None:
     with pytest.raises(InputError, match="1 of them score 1"):
-        choose_threshold(make_scores([1.0, 0.9], [False, True]), "fpr:0.1")
+        find_threshold(make_scores([1.0, 0.9], [False, True]), "fpr:0.1")
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])

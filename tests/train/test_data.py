@@ -12,7 +12,8 @@ import pytest
 
 from labelled import make_rows, write_jsonl
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Columns, Row, Source, parse_source, read_all
+from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.sources import Source, parse_source
 
 ROWS = make_rows(30)
 

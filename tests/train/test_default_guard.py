@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from guards import load_guard
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime import Guard
-from siren_train.data.rows import Columns, parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.data.wrapping import read_wrapping
 from siren_train.measure.evaluate import measure, score_rows
 
@@ -36,7 +38,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
     assert recipe is not None
     bundle = tmp_path_factory.mktemp("minilm") / "bundle"
     export_bundle(load_artifact(recipe.artifact), load_checkpoint(recipe.backbone()), bundle)
-    return Guard.load(bundle, backend="cpu")
+    return load_guard(bundle, backend="cpu")
 
 
 def accuracy(guard: Guard, rows: list[dict[str, str]], change: Callable[[str], str]) -> float:

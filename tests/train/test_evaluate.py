@@ -12,7 +12,8 @@ from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.commands import calibrate, evaluate
-from siren_train.data.rows import Columns, parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.measure.evaluate import measure, score_rows
 from siren_train.measure.metrics import binary_metrics
 from tiny_bundle import make_bundle

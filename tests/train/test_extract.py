@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +14,17 @@ from safetensors.numpy import load_file, save_file
 from labelled import make_rows, write_jsonl
 from models import MAX_LENGTH
 from reference import load_reference
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
-from siren_train.data.rows import Columns, parse_source
-from siren_train.fit.head_file import write_head
-from siren_train.store import extract as module
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
+from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore
+
+POOLINGS: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
 
 
 class Killed(Exception):
@@ -31,11 +32,8 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, backbone_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., FeatureStore]:
+def run(tmp_path: Path, backbone_folder: Callable[[str], Path]) -> Callable[..., FeatureStore]:
     """Extract 60 rows in chunks of 8."""
-    monkeypatch.setattr(module, "CHUNK_ROWS", 8)
     data = write_jsonl(tmp_path / "data.jsonl", make_rows(60))
 
     def extract_to(
@@ -51,20 +49,26 @@ def run(
             columns or Columns(),
             load_checkpoint(str(source)),
             folder,
-            **{"model_id": str(source), "max_length": MAX_LENGTH, "threads": 1, **options},
+            **{
+                "model_id": str(source),
+                "max_length": MAX_LENGTH,
+                "threads": 1,
+                "chunk_rows": 8,
+                **options,
+            },
         )
 
     return extract_to
 
 
 @pytest.mark.parametrize("backbone", ["bert", "qwen3"])
-@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_features_are_those_of_transformers(
     run: Callable[..., FeatureStore],
     tmp_path: Path,
     backbone_folder: Callable[[str], Path],
     backbone: str,
-    pooling: Pooling,
+    pooling: MlpPooling,
 ) -> None:
     store = run(tmp_path / "store", backbone, poolings=[pooling])
     layers, channels = store.manifest.layers, store.manifest.channels
@@ -74,7 +78,7 @@ def test_features_are_those_of_transformers(
         model_revision=None,
         pooling=pooling,
         layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Linear(np.zeros((2, layers * channels)), np.zeros(2))],
+        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
         max_length=MAX_LENGTH,
         threshold=0.5,
     )
@@ -82,8 +86,8 @@ def test_features_are_those_of_transformers(
     rows = [row for row in make_rows(60) if row["split"] == "test"]
     reference.score_batch([join(row["prompt"], row["response"]) for row in rows])
     found = store.features("test", pooling)
-    expected = reference.features.numpy().reshape(found.features.shape)
-    np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-5)
+    expected = reference.features.numpy().reshape(found.pooled.shape)
+    np.testing.assert_allclose(found.pooled, expected, rtol=1e-4, atol=1e-5)
     assert found.labels.tolist() == [row["label"] for row in rows]
 
 
@@ -95,7 +99,7 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
         folder = tmp_path / f"stopped-{stop}"
         calls: list[int] = []
 
-        def kill(pooling: str, done: int, total: int, stop: int = stop) -> None:
+        def kill(stage: str, done: int, total: int, stop: int = stop) -> None:
             calls.append(done)  # noqa: B023
             if len(calls) > stop:  # noqa: B023
                 raise Killed
@@ -105,12 +109,29 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
         with pytest.raises(InputError, match="run the same siren extract again"):
             FeatureStore.open(folder)
         resumed: list[int] = []
-        store = run(folder, progress=lambda pooling, done, total: resumed.append(done))  # noqa: B023
+        store = run(folder, progress=lambda stage, done, total: resumed.append(done))  # noqa: B023
         assert resumed[0] == calls[-1]  # nothing is done twice
         for split in whole.manifest.splits:
             np.testing.assert_array_equal(
                 store.array(split, "residual_mean"), whole.array(split, "residual_mean")
             )
+
+
+def test_an_extraction_goes_on_in_chunks_of_another_size(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    def kill(stage: str, done: int, total: int) -> None:
+        if done == 16:
+            raise Killed
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "stopped", progress=kill)
+    store = run(tmp_path / "stopped", chunk_rows=7)
+    for split in whole.manifest.splits:
+        np.testing.assert_allclose(
+            store.array(split, "residual_mean"), whole.array(split, "residual_mean"), atol=1e-6
+        )
 
 
 def test_an_interruption_while_the_store_is_laid_out_is_survived(
@@ -136,10 +157,10 @@ def test_float16_halves_the_store(run: Callable[..., FeatureStore], tmp_path: Pa
 
 
 def test_both_poolings_stand_side_by_side(run: Callable[..., FeatureStore], tmp_path: Path) -> None:
-    store = run(tmp_path / "store", poolings=get_args(Pooling))
-    residual, mlp = (store.features("train", pooling) for pooling in get_args(Pooling))
-    assert residual.features.shape == mlp.features.shape
-    assert not np.allclose(residual.features, mlp.features)
+    store = run(tmp_path / "store", poolings=POOLINGS)
+    residual, mlp = (store.features("train", pooling) for pooling in POOLINGS)
+    assert residual.pooled.shape == mlp.pooled.shape
+    assert not np.allclose(residual.pooled, mlp.pooled)
 
 
 def test_a_store_of_other_settings_is_not_overwritten(
@@ -174,7 +195,7 @@ def test_changed_data_is_not_mixed_with_old_features(
 def test_two_extractions_at_once_do_not_share_a_folder(
     run: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    def again(pooling: str, done: int, total: int) -> None:
+    def again(stage: str, done: int, total: int) -> None:
         with pytest.raises(InputError, match="store: another siren extract is at work here"):
             run(tmp_path / "store")
 

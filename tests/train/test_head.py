@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siren_export.sources.artifact import Linear
+from siren_export.heads.mlp import Dense
 from siren_train.fit.head import (
     HeadConfig,
     fold_members,
@@ -28,16 +28,16 @@ def make_data(classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return features, labels
 
 
-def fit(seed: int = 0, workers: int = 1, classes: int = 2) -> tuple[Linear, ...]:
+def fit(seed: int = 0, workers: int = 1, classes: int = 2) -> tuple[Dense, ...]:
     features, labels = make_data(classes)
     ones = np.ones(len(labels), np.float32)
     gains = np.linspace(0.1, 1.0, 20, dtype=np.float32)
     return train_head(features, labels, ones, gains, classes, CONFIG, seed=seed, workers=workers)
 
 
-def random_mlp(rng: np.random.Generator, *dims: int) -> tuple[Linear, ...]:
+def random_mlp(rng: np.random.Generator, *dims: int) -> tuple[Dense, ...]:
     return tuple(
-        Linear(rng.normal(size=(out, inner)).astype(np.float32), rng.normal(size=out))
+        Dense(rng.normal(size=(out, inner)).astype(np.float32), rng.normal(size=out))
         for inner, out in pairwise(dims)
     )
 

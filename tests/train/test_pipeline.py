@@ -14,20 +14,22 @@ from sklearn.metrics import roc_auc_score
 from labelled import make_rows
 from reference import load_reference
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.fit import pipeline
 from siren_train.fit.ablate import ablation_markdown
-from siren_train.fit.pipeline import Settings
+from siren_train.fit.folds import FOLDS, make_folds
+from siren_train.fit.layer_probes import fit_fold_probes, fit_probes
 from siren_train.fit.plots import plot_ablation, plot_layers
 from siren_train.fit.probe import Probe
 from siren_train.fit.report import TrainingReport, write_report
-from siren_train.fit.search import FOLDS, make_folds
+from siren_train.fit.settings import Settings
+from siren_train.fit.splits import load_splits
 from siren_train.store.features import FeatureSet
-from siren_train.store.files import locked
+from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
 
 SETTINGS = Settings(trials=3, members=2, half=False, strengths=(0.1, 0.01))
@@ -88,10 +90,10 @@ def unheard(stage: str, done: int, total: int) -> None:
 
 
 def test_the_probes_of_a_fold_do_not_see_its_rows(store: FeatureStore, tmp_path: Path) -> None:
-    train, validation = pipeline.load_splits([store], SETTINGS)
+    train, validation = load_splits([store], SETTINGS)
     both = FeatureSet.concatenate(train, validation)
     folds = make_folds(both, FOLDS, 0, np.unique(both.datasets))
-    probes = pipeline.fit_probes(
+    probes = fit_probes(
         train,
         validation,
         tmp_path,
@@ -103,9 +105,7 @@ def test_the_probes_of_a_fold_do_not_see_its_rows(store: FeatureStore, tmp_path:
     def of_folds(train: FeatureSet, name: str) -> list[list[Probe]]:
         work = tmp_path / name
         work.mkdir()
-        return pipeline.fit_fold_probes(
-            train, validation, folds, probes, work, workers=1, progress=unheard
-        )
+        return fit_fold_probes(train, validation, folds, probes, work, workers=1, progress=unheard)
 
     hidden = folds[: train.rows] == 0
     changed = replace(train, labels=np.where(hidden, 1 - train.labels, train.labels))
@@ -137,7 +137,7 @@ def test_the_artifact_scores_alike_in_llm_siren_and_in_the_engine(
     trained: tuple[Path, TrainingReport], store: FeatureStore, tmp_path: Path
 ) -> None:
     artifact = load_artifact(trained[0])
-    assert artifact.labels == ("safe", "harmful")
+    assert artifact.head.labels == ("safe", "harmful")
     manifest = export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
     assert manifest.head.labels == ["safe", "harmful"]
     texts = [join(row["prompt"], row["response"]) for row in make_rows(40, seed=9)]
@@ -152,7 +152,7 @@ def test_three_classes_go_from_store_to_verdict(
     store = make_store(classes=3, rows=300)
     pipeline.train([store], tmp_path / "head", tmp_path / "work", SETTINGS, workers=2)
     artifact = load_artifact(tmp_path / "head")
-    assert artifact.labels == ("safe", "harmful", "odd")
+    assert artifact.head.labels == ("safe", "harmful", "odd")
     export_bundle(artifact, load_checkpoint(artifact.model_id), tmp_path / "bundle")
     guard = Guard.load(tmp_path / "bundle", backend="cpu")
     rows = [r for r in make_rows(300, classes=3, name="first") if r["split"] == "test"]
@@ -203,7 +203,7 @@ def test_a_damaged_probe_is_named(
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_layer=1, trials=1)
     pipeline.train([store], tmp_path, tmp_path / ".work", settings)
-    assert load_artifact(tmp_path).deepest_layer == 0
+    assert load_artifact(tmp_path).head.taps.deepest == 0
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused(store: FeatureStore, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ def make_features(rows: int, seed: int, classes: int = 2) -> FeatureSet:
     """Two layers of 12 channels; in the second, channels 3 and 7 tell the classes apart."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows)
-    features = rng.normal(2.0, 3.0, (rows, 2, 12)).astype(np.float32)
-    features[:, 1, 3] += 6 * (labels == 1)
-    features[:, 1, 7] += 6 * (labels == classes - 1)
+    pooled = rng.normal(2.0, 3.0, (rows, 2, 12)).astype(np.float32)
+    pooled[:, 1, 3] += 6 * (labels == 1)
+    pooled[:, 1, 7] += 6 * (labels == classes - 1)
     names = tuple(f"class {index}" for index in range(classes))
     datasets = rng.integers(0, 2, rows)
-    return FeatureSet(features, labels, datasets, np.arange(rows), ("first", "second"), names)
+    return FeatureSet(pooled, labels, datasets, np.arange(rows), ("first", "second"), names)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -42,7 +42,7 @@ def test_a_strength_of_one_silences_every_channel() -> None:
 def test_the_probe_is_the_optimum_of_its_objective() -> None:
     train = make_features(400, 0)
     probe = fit_probe(train, make_features(100, 1), 1, strengths=[0.1], balance=0.0)
-    standardized = Standardizer.fit(train.features[:, 1]).apply(train.features[:, 1])
+    standardized = Standardizer.fit(train.pooled[:, 1]).apply(train.pooled[:, 1])
     inputs, labels = torch.from_numpy(standardized).double(), torch.from_numpy(train.labels)
     weights = torch.zeros(12, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -72,6 +72,6 @@ def test_balance_gives_small_data_sets_their_say() -> None:
 @pytest.mark.parametrize("split", [0, 1], ids=["train", "validation"])
 def test_a_feature_that_is_not_finite_is_refused(split: int) -> None:
     both = make_features(60, 0), make_features(60, 1)
-    both[split].features[5, 1, 2] = np.nan
+    both[split].pooled[5, 1, 2] = np.nan
     with pytest.raises(InputError, match="layer 1: a feature is not finite"):
         fit_probe(*both, 1)

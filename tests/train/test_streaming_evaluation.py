@@ -10,7 +10,7 @@ from labelled import write_jsonl
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
-from siren_train.data.rows import parse_source
+from siren_train.data.sources import parse_source
 from siren_train.data.streams import StreamRow, pieces_of, read_stream_rows
 from siren_train.measure.streaming_evaluation import Trace, measure_streaming, trace_streams
 from tiny_bundle import make_bundle

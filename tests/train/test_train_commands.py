@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from labelled import make_rows, write_jsonl
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
 

@@ -12,9 +12,10 @@ import pytest
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Columns, Row, Source, parse_source, read_rows
+from siren_train.data.rows import Columns, Row, read_rows
+from siren_train.data.sources import Source, parse_source
 from siren_train.data.wrapping import Wrapping, read_wrapping, wrap_rows
-from siren_train.fit.search import make_folds
+from siren_train.fit.folds import make_folds
 from siren_train.store.extract import extract
 from siren_train.store.features import FeatureSet
 from siren_train.store.store import FeatureStore

@@ -35,8 +35,8 @@ def cold_start(
     with open_workbench(head, backbone, keep) as bench:
         made, missing = bench.engines(precisions, peer_list, threads)
         text = texts_of(bench.checkpoint.tokenizer_json, [tokens])[tokens]
-        with progress_bar("starting", (rounds + 1) * len(made)) as advance:
-            results, failed = measure_cold_starts(made, text, rounds, lambda: advance(1))
+        with progress_bar() as progress:
+            results, failed = measure_cold_starts(made, text, rounds, progress)
         settings = {
             "head": bench.subject.description,
             "tokens": tokens,
@@ -73,8 +73,8 @@ def memory(
             )
         made, missing = bench.engines(precisions, peer_list, threads)
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
-        with progress_bar("measuring", rounds * len(made)) as advance:
-            results, failed = measure_memory(made, texts, rounds, lambda: advance(1))
+        with progress_bar() as progress:
+            results, failed = measure_memory(made, texts, rounds, progress)
         settings = {
             "head": bench.subject.description,
             "rounds": rounds,

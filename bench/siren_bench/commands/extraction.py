@@ -50,9 +50,9 @@ def extraction(
                 "siren-edge fp32": our_extractor(bundle, threads),
                 "transformers float32": transformers_extractor(source, threads, max_length),
             }
-        with progress_bar("timing", rounds + 1) as advance:
+        with progress_bar() as progress:
             results = measure_extraction(
-                extractors, [row.text for row in rows], rounds, advance=lambda: advance(1)
+                extractors, [row.text for row in rows], rounds, progress=progress
             )
         settings = {
             "head": bench.subject.description,

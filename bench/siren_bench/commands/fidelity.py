@@ -8,9 +8,9 @@ import typer
 
 from siren_bench.corpus import load_corpus
 from siren_bench.engines import SirenEdge
-from siren_bench.fidelity import compare_scores, fidelity_table, macro_f1_by_dataset
+from siren_bench.fidelity import fidelity_entries, fidelity_table, score_corpus
 from siren_bench.peers.registry import is_generative
-from siren_bench.process import load_engines, reason
+from siren_bench.process import load_engines
 from siren_bench.progress import console, progress_bar
 from siren_bench.workbench import Workbench, engine_settings, open_workbench
 from siren_runtime.bundle.reader import load_bundle
@@ -18,8 +18,6 @@ from siren_runtime.errors import InputError
 
 from . import options
 from .finish import finish
-
-_BATCH = 64
 
 
 def fidelity(
@@ -59,7 +57,6 @@ def fidelity(
     if any(is_generative(name) for name in peer_list):
         raise typer.BadParameter("--peers: generative guards give no score")
     rows = load_corpus(corpus, split=split, limit=texts)
-    batches = [[row.text for row in rows[k : k + _BATCH]] for k in range(0, len(rows), _BATCH)]
     with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
         given = [_engine(path, bench, precisions[0], threads) for path in bundles or []]
         made, missing = bench.engines(precisions, peer_list, threads)
@@ -68,37 +65,17 @@ def fidelity(
             raise typer.BadParameter("--bundle: the tables tell folders by name; two have the same")
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
-        scores: dict[str, list[float]] = {engine.name: [] for engine, _ in loaded}
-        with progress_bar("scoring", len(rows) * len(loaded)) as advance:
-            for engine, process in loaded:
-                try:
-                    for batch in batches:
-                        scores[engine.name] += process.score_batches(engine, [batch])[1]
-                        advance(len(batch))
-                except Exception as error:  # noqa: PERF203 - whatever a peer's libraries raise
-                    if engine is loaded[0][0]:
-                        raise
-                    failed[engine.name] = reason(error)
-                    del scores[engine.name]
+        with progress_bar() as progress:
+            scores, broken = score_corpus(loaded, [row.text for row in rows], progress)
         threshold = bench.artifact.threshold
-        reference = next(iter(scores.values()))
-        results = [
-            {
-                **compare_scores(name, values, reference, threshold),
-                "macro_f1": {}
-                if bench.subject.random
-                else macro_f1_by_dataset(rows, values, threshold),
-                "scores": values,
-            }
-            for name, values in scores.items()
-        ]
+        results = fidelity_entries(scores, rows, threshold, random=bench.subject.random)
         settings = {
             "head": bench.subject.description,
             "corpus": [file.name for file in corpus],
             "split": split,
             "texts": len(rows),
             "threshold": threshold,
-            **engine_settings(made, {**missing, **failed}),
+            **engine_settings(made, {**missing, **failed, **broken}),
         }
     table = fidelity_table(results)
     finish(options.result_path(output, "fidelity", head), "fidelity", settings, results, table)

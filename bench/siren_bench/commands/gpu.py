@@ -3,11 +3,11 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
-from siren_bench.engines import Engine, SirenEdge
+from siren_bench.engines import Engine, LlmSiren, SirenEdge
 from siren_bench.gpu import (
     fidelity_entries,
     gpu_tables,
@@ -22,6 +22,7 @@ from siren_bench.gpu_roofline import (
     require_gpu,
     used_gpu_memory,
 )
+from siren_bench.peers.generate import Generate
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
 from siren_bench.process import EngineProcess
@@ -143,8 +144,8 @@ def _engines(
     for name in peers:
         with console.status(f"preparing {name}"):
             try:
-                peer: Any = make_peer(name, bench, threads)
-                if not hasattr(peer, "device"):
+                peer = make_peer(name, bench, threads)
+                if not isinstance(peer, (Generate, LlmSiren)):
                     raise PeerMissing("it does not run on a GPU")
                 made.append(replace(peer, device="cuda"))
             except PeerMissing as reason:

@@ -59,11 +59,7 @@ def latency(
     lengths = options.numbers_of("--tokens", tokens or _LENGTHS)
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     with open_workbench(head, backbone, keep, lengths[-1]) as bench, ExitStack() as stack:
-        longest = bench.artifact.max_length
-        if tokens is None:
-            lengths = [length for length in lengths if length <= longest] or [longest]
-        elif lengths[-1] > longest:
-            raise InputError(f"--tokens {lengths[-1]} is more than the head's max_length {longest}")
+        lengths = _readable(lengths, bench.artifact.max_length, given=tokens is not None)
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
         made, missing = bench.engines(precisions, peer_list, threads)
         ceilings = None
@@ -72,7 +68,7 @@ def latency(
                 ceilings = measure_ceilings(threads)
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
-        with progress_bar("timing", len(texts)) as advance:
+        with progress_bar() as progress:
             results, broken = measure_latency(
                 loaded,
                 texts,
@@ -80,7 +76,7 @@ def latency(
                 warm_up=warm_up,
                 budget=budget,
                 slowest=slowest,
-                advance=lambda: advance(1),
+                progress=progress,
             )
         if ceilings:
             with console.status("measuring the machine again"):
@@ -103,3 +99,12 @@ def latency(
     if ceilings:
         table += f"\n{ceilings_line(ceilings)}\n"
     finish(options.result_path(output, "latency", head), "latency", settings, results, table)
+
+
+def _readable(lengths: list[int], longest: int, *, given: bool) -> list[int]:
+    """The lengths as far as the head reads; those that were asked for must all be."""
+    if not given:
+        return [length for length in lengths if length <= longest] or [longest]
+    if lengths[-1] > longest:
+        raise InputError(f"--tokens {lengths[-1]} is more than the head's max_length {longest}")
+    return lengths

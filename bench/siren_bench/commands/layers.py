@@ -8,7 +8,7 @@ import typer
 
 from siren_bench.corpus import load_corpus
 from siren_bench.layers import layer_results, layers_table
-from siren_bench.progress import console
+from siren_bench.progress import progress_bar
 from siren_bench.workbench import open_workbench
 from siren_export.tune.sensitivity import measure_layers
 from siren_runtime.bundle.reader import load_bundle
@@ -42,7 +42,7 @@ def layers(
     rows = load_corpus(corpus, split=split, limit=texts)
     with open_workbench(head, backbone, keep) as bench:
         bundle = load_bundle(bench.bundle("fp32"))
-        with TemporaryDirectory(dir=bench.folder) as scratch, console.status("") as status:
+        with TemporaryDirectory(dir=bench.folder) as scratch, progress_bar() as progress:
             found = measure_layers(
                 bench.artifact,
                 bench.checkpoint,
@@ -50,7 +50,7 @@ def layers(
                 Path(scratch),
                 precision,
                 [row.text for row in rows],
-                lambda stage, done, total: status.update(f"{stage}: {done:,} of {total:,}"),
+                progress,
             )
         settings = {
             "head": bench.subject.description,

@@ -11,7 +11,7 @@ from siren_bench.progress import console
 from siren_bench.record import write_record
 from siren_bench.subject import synthesize
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.backends.tensorrt.build import PlanGraph
 from siren_runtime.backends.tensorrt.library import Flavor

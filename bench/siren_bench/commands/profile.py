@@ -31,10 +31,10 @@ def profile(
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
         made = [SirenEdge(bench.bundle(name), name, threads) for name in precisions]
         results = []
-        with progress_bar("profiling", len(made)) as advance:
-            for engine in made:
+        with progress_bar() as progress:
+            for number, engine in enumerate(made):
                 results += measure_profile(engine, texts, runs)
-                advance(1)
+                progress("profiling", number + 1, len(made))
         settings = {
             "head": bench.subject.description,
             "runs": runs,

@@ -6,16 +6,17 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_bench.progress import console
+from siren_bench.engines import TorchDtype
+from siren_bench.progress import console, progress_bar
 from siren_bench.record import write_record
 from siren_bench.shapes import SHAPES
 from siren_bench.stream import PEERS, Plan, measure_stream, stream_table
 from siren_bench.stream_plot import plot_long_stream
-from siren_bench.subject import find_subject
+from siren_bench.subject import Subject, find_subject
 from siren_bench.texts import texts_of
 from siren_export.export import export_bundle
-from siren_export.sources.artifact import load_artifact
-from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 
@@ -57,17 +58,13 @@ def stream(
     """
     if precision not in options.PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is not one of {', '.join(options.PRECISIONS)}")
-    dtypes = tuple(dict.fromkeys(name.strip() for name in peers.split(",") if name.strip()))
-    for name in dtypes:
-        if name not in PEERS:
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PEERS)}")
     plan = Plan(
         threads=threads,
         tokens=tokens,
         late=min(_DEFAULTS.late, tokens - 12),
         sampled=(*(n for n in _DEFAULTS.sampled if n < tokens), tokens),
         long_tokens=long_tokens,
-        peers=dtypes,
+        peers=_dtypes(peers),
     )
     output = output or Path(f"bench/results/stream-{Path(head).name}-{precision}.json")
     with tempfile.TemporaryDirectory() as folder:
@@ -75,21 +72,9 @@ def stream(
         subject = find_subject(head, scratch, backbone)
         checkpoint = load_checkpoint(subject.backbone)
         texts = texts_of(checkpoint.tokenizer_json, plan.sampled)
-        if bundle is None:
-            bundle = scratch / "bundle"
-            with console.status("exporting"):
-                manifest = export_bundle(
-                    load_artifact(subject.head),
-                    checkpoint,
-                    bundle,
-                    precision=cast("Precision", precision),
-                )
-            if "stream" not in manifest.graphs:
-                raise InputError(f"{head}: not a decoder, so there is no streaming graph to time")
-        with console.status("starting") as status:
-            results = measure_stream(
-                bundle, subject.head, texts, plan, lambda stage: status.update(f"timing {stage}")
-            )
+        bundle = bundle or _export(subject, checkpoint, scratch / "bundle", precision, head)
+        with progress_bar() as progress:
+            results = measure_stream(bundle, subject.head, texts, plan, progress)
     settings = {"head": subject.description, "precision": precision, "plan": vars(plan)}
     table = stream_table(results["summary"], plan)
     typer.echo(table)
@@ -97,3 +82,25 @@ def stream(
     plot_long_stream(
         results["long"], f"{subject.description}, {precision}", output.with_suffix(".png")
     )
+
+
+def _dtypes(peers: str) -> tuple[TorchDtype, ...]:
+    """Read --peers: the dtypes of llm-siren, each known."""
+    names = [name.strip() for name in peers.split(",") if name.strip()]
+    for name in names:
+        if name not in PEERS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PEERS)}")
+    return tuple(cast("TorchDtype", name) for name in dict.fromkeys(names))
+
+
+def _export(
+    subject: Subject, checkpoint: Checkpoint, folder: Path, precision: str, head: str
+) -> Path:
+    """Export the head that is called `head`, which must be a decoder's."""
+    with console.status("exporting"):
+        manifest = export_bundle(
+            load_artifact(subject.head), checkpoint, folder, precision=cast("Precision", precision)
+        )
+    if "stream" not in manifest.graphs:
+        raise InputError(f"{head}: not a decoder, so there is no streaming graph to time")
+    return folder

@@ -61,9 +61,9 @@ def throughput(
         with console.status("loading engines"):
             loaded, failed = load_engines(stack, made)
         cases = sweep(loaded, sizes, budgets)
-        with progress_bar("scoring", rounds * len(cases)) as advance:
+        with progress_bar() as progress:
             results, broken = measure_throughput(
-                cases, [row.text for row in rows], sum(lengths), rounds, lambda: advance(1)
+                cases, [row.text for row in rows], sum(lengths), rounds, progress
             )
         settings = {
             "head": bench.subject.description,

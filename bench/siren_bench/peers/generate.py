@@ -3,9 +3,9 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from siren_bench.engines import Work
+from siren_bench.engines import TorchDtype, Work
 from siren_bench.record import installed_versions
 
 from .generation import Generation, OneAtATime
@@ -22,7 +22,7 @@ class Generate(OneAtATime):
     """
 
     backbone: Path
-    dtype: Literal["float32", "bfloat16"]
+    dtype: TorchDtype
     threads: int
     generation: Generation
     device: str = "cpu"

@@ -3,10 +3,16 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from siren_bench.engines import GuardEngine, Work
 from siren_bench.record import installed_versions
+
+if TYPE_CHECKING:
+    from siren_runtime.backends.outputs import Outputs, TokenArray
+
+
+OpenVinoDtype = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class OpenVino(GuardEngine):
 
     bundle: Path
     graph: Path
-    dtype: Literal["float32", "bfloat16", "int8"]
+    dtype: OpenVinoDtype
     threads: int
 
     @property
@@ -43,10 +49,11 @@ class OpenVino(GuardEngine):
         from siren_runtime.bundle.reader import load_bundle
         from siren_runtime.scoring.engines import Engines
         from siren_runtime.scoring.scorer import Scorer
+        from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
         bundle = load_bundle(self.bundle)
         engines = Engines(_Backend(self.graph, self.dtype, self.threads))
-        return Guard([Scorer(bundle, engines)])
+        return Guard([Scorer(bundle, engines)], limits=LLM_SIREN_LIMITS)
 
 
 class _Backend:
@@ -55,7 +62,7 @@ class _Backend:
     name = "openvino"
     token_budget = 512  # as the runtime's on a CPU
 
-    def __init__(self, graph: Path, dtype: str, threads: int) -> None:
+    def __init__(self, graph: Path, dtype: OpenVinoDtype, threads: int) -> None:
         import openvino
 
         settings: dict[str, Any] = {
@@ -66,8 +73,15 @@ class _Backend:
             settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[dtype]
         self._request = openvino.Core().compile_model(graph, "CPU", settings)
 
-    def run(self, input_ids: Any, attention_mask: Any) -> Any:
+    def run(self, input_ids: "TokenArray", attention_mask: "TokenArray") -> "Outputs":
         from siren_runtime.backends.outputs import Outputs
+        from siren_runtime.bundle.graphs import (
+            ATTENTION_MASK,
+            FEATURES,
+            INPUT_IDS,
+            LOGITS,
+            SCORE,
+        )
 
-        values = self._request({"input_ids": input_ids, "attention_mask": attention_mask})
-        return Outputs(*(values[name] for name in ("score", "logits", "features")))
+        values = self._request({INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask})
+        return Outputs(*(values[name] for name in (SCORE, LOGITS, FEATURES)))

@@ -4,19 +4,17 @@ import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
+from siren_bench.kept import made_whole
 from siren_bench.process import in_fresh_process
 
 from .missing import PeerMissing
-from .openvino import OpenVino
+from .openvino import OpenVino, OpenVinoDtype
 
 _INSTALL = "pip install 'siren-edge[bench-peers]'"
 
 
-def make_openvino(
-    bundle: Path, dtype: Literal["float32", "bfloat16", "int8"], threads: int, folder: Path
-) -> OpenVino:
+def make_openvino(bundle: Path, dtype: OpenVinoDtype, threads: int, folder: Path) -> OpenVino:
     """Prepare OpenVINO on a float32 bundle; compressed weights are written to `folder`.
 
     Raises:
@@ -48,7 +46,6 @@ def _compress(graph: Path, target: Path) -> None:
 
     with redirect_stdout(sys.stderr):  # where progress belongs
         model = nncf.compress_weights(openvino.Core().read_model(graph))
-    unfinished = target.parent.with_suffix(".unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, unfinished / target.name, compress_to_fp16=False)
-    unfinished.rename(target.parent)
+    with made_whole(target.parent) as unfinished:
+        unfinished.mkdir(exist_ok=True)
+        openvino.save_model(model, unfinished / target.name, compress_to_fp16=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from siren_bench.engines import Work
+from siren_bench.kept import made_whole
 from siren_runtime.errors import SirenError
 
 from .generation import Generation, OneAtATime
@@ -61,7 +62,8 @@ class Optimum(OneAtATime):
         }
 
     def load(self) -> Any:
-        arguments = [self.python, "-I", _WORKER, "serve", self.model, str(self.threads)]
+        arguments = [str(self.python), "-I", str(_WORKER), "serve"]
+        arguments += [str(self.model), str(self.threads)]
         log = tempfile.TemporaryFile()  # noqa: SIM115 - the worker's, as long as it runs
         worker = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
@@ -122,11 +124,11 @@ def set_up_optimum() -> Path:
     """
     folder = optimum_environment()
     for command in (
-        [sys.executable, "-m", "venv", folder],
-        [folder / "bin" / "python", "-m", "pip", "install", *REQUIREMENTS],
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
     ):
         if subprocess.run(command, stdout=sys.stderr).returncode:
-            raise SirenError(f"{' '.join(map(str, command))} failed; its output is above")
+            raise SirenError(f"{' '.join(command)} failed; its output is above")
     return folder
 
 
@@ -144,13 +146,12 @@ def export_with_optimum(backbone: Path, folder: Path) -> tuple[Path, Path]:
         raise PeerMissing("its environment is not set up; run siren bench setup-optimum")
     model = folder / "optimum"
     if not model.exists():
-        unfinished = folder / "optimum.unfinished"
-        done = subprocess.run(
-            [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True
-        )
-        if done.returncode:
-            raise PeerMissing(f"Optimum cannot export {backbone}: {_last_line(done.stderr)}")
-        unfinished.rename(model)
+        with made_whole(model) as unfinished:
+            done = subprocess.run(
+                [python, "-I", _WORKER, "export", backbone, unfinished], capture_output=True
+            )
+            if done.returncode:
+                raise PeerMissing(f"Optimum cannot export {backbone}: {_last_line(done.stderr)}")
     return model, python
 
 

@@ -1,24 +1,23 @@
 """From a peer's name on the command line to its engine."""
 
 import re
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Any, Literal, Protocol, cast
+from typing import Protocol, cast
 
-from siren_bench.engines import Engine, LlmSiren
+from siren_bench.engines import Engine, LlmSiren, TorchDtype
+from siren_bench.subject import Subject
 from siren_bench.texts import texts_of
-from siren_export.families.config import ENCODERS
+from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import Checkpoint
 
 from .generate import Generate
 from .generation import Generation
 from .missing import PeerMissing
+from .openvino import OpenVinoDtype
 from .openvino_setup import make_openvino
 from .optimum import Optimum, export_with_optimum
-
-TorchDtype = Literal["float32", "bfloat16"]
 
 PEERS = {
     "llm-siren-float32": "the head's official runtime",
@@ -41,8 +40,8 @@ class Model(Protocol):
     """What a peer is made from; a Workbench is one."""
 
     @property
-    def subject(self) -> Any:
-        """A Subject: the head's folder and the backbone's."""
+    def subject(self) -> Subject:
+        """The folders of the head and of its backbone."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -52,7 +51,8 @@ class Model(Protocol):
     def folder(self) -> Path:
         """Where a peer may write what it makes of the model."""
 
-    bundle: Callable[[str], Path]
+    def bundle(self, precision: str) -> Path:
+        """Return the bundle of a precision, exported the first time."""
 
 
 def peer_names(names: str) -> list[str]:
@@ -87,7 +87,7 @@ def make_peer(name: str, model: Model, threads: int) -> Engine:
     kind, _, dtype = name.rpartition("-")
     if kind == "openvino":
         bundle = model.bundle("fp32")
-        return make_openvino(bundle, cast("Any", dtype), threads, model.folder)
+        return make_openvino(bundle, cast("OpenVinoDtype", dtype), threads, model.folder)
     if find_spec("siren_guard") is None:
         raise PeerMissing("llm-siren is not installed; pip install 'siren-edge[reference]'")
     compiled = kind == "torch-compile"
@@ -99,9 +99,9 @@ def make_peer(name: str, model: Model, threads: int) -> Engine:
 def _generative(
     model: Model, threads: int, kind: str, new_tokens: int, template_tokens: int
 ) -> Engine:
-    model_type = model.checkpoint.config["model_type"]
-    if model_type in ENCODERS:
-        raise PeerMissing(f"{model_type} is an encoder, which generates nothing")
+    backbone = parse_config(model.checkpoint.config, model.checkpoint.source)
+    if not backbone.causal:
+        raise PeerMissing(f"{backbone.model_type} is an encoder, which generates nothing")
     template = ""
     if template_tokens:
         tokenizer_json = model.checkpoint.tokenizer_json

@@ -2,17 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich import progress as rich_progress
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskID,
@@ -22,13 +21,13 @@ from rich.progress import (
 from rich.text import Text
 
 from siren_export.bundle_writer import check_output
-from siren_export.export import Stage, export_bundle
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import read_calibration
-from siren_export.sources.artifact import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe, recipe_names
 from siren_export.tune.tune import DEFAULT_BUDGET, kept_candidate, tune
-from siren_export.verify.scores import (
+from siren_export.verify.reference import (
     LlmSiren,
     Reference,
     ReferenceUnavailable,
@@ -37,6 +36,7 @@ from siren_export.verify.scores import (
 )
 from siren_export.verify.texts import TEXTS
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import Candidate
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
@@ -54,7 +54,7 @@ siren export ./my-head --backbone ./my-backbone -o guards/mine
 
 siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
-_STAGES: dict[Stage, str] = {
+_STAGES = {
     "write": "writing weights",
     "compare": "comparing scores",
     "time": "timing",
@@ -171,9 +171,9 @@ def export(
     source = backbone or (str(recipe.backbone()) if recipe else artifact.model_id)
     checkpoint = load_checkpoint(source, revision=None if backbone else artifact.model_revision)
 
-    def reference(advance: Callable[[int, int], None]) -> Reference:
+    def reference(progress: Progress) -> Reference:
         try:
-            scores = LlmSiren(artifact, checkpoint).scores(advance)
+            scores = LlmSiren(artifact, checkpoint).scores(progress)
         except ReferenceUnavailable:
             if recipe is None or record_reference is not None:
                 raise
@@ -230,31 +230,31 @@ class _Bars:
     """A progress bar a stage, on standard error."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
+        self._bars = rich_progress.Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
             _Amount(),
             TimeRemainingColumn(),
             console=_console(),
         )
-        self._tasks: dict[Stage, TaskID] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "_Bars":
-        self._progress.start()
+        self._bars.start()
         return self
 
-    def update(self, stage: Stage, done: int, total: int) -> None:
+    def update(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(
+            self._tasks[stage] = self._bars.add_task(
                 _STAGES[stage], total=total, bytes=stage == "write"
             )
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line)
+        self._bars.console.print(line)
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
 
 class _Amount(ProgressColumn):

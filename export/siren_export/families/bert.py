@@ -1,74 +1,117 @@
-"""The encoder family: BERT (arXiv 1810.04805), from token ids to the tapped states.
+"""The BERT family: BERT (arXiv 1810.04805), from token ids to the tapped states.
 
     hidden = norm(word[input_ids] + position + token_type[0])
     for each block:
         hidden = norm(hidden + output(attention(q, k, v)))
         hidden = norm(hidden + output(act(intermediate(hidden))))
 
-In float16 the residual stream and the norms stay in float32, as in the decoders.
+In float16 the residual stream and the norms stay in float32, as in decoders.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.activations import activation
+from siren_export.graph.attention import bidirectional_attention, visible_keys
 from siren_export.graph.builder import FLOAT, GraphBuilder
+from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.linear import linear
+from siren_export.graph.norms import layer_norm
+from siren_export.graph.roles import Role
 from siren_export.graph.taps import Taps
-from siren_export.graph.weights import CheckpointWeights, Weight
+from siren_export.graph.weights import BackboneWeights, Weight
+from siren_runtime.errors import CheckpointError
 
-from .config import EncoderConfig
+from .parsing import PositiveFloat, Size, convert
+
+MODEL_TYPES = ("bert",)
 
 
-def author_encoder(
-    g: GraphBuilder,
-    config: EncoderConfig,
-    weights: CheckpointWeights,
-    input_ids: ir.Value,
-    attention_mask: ir.Value,
-    taps: Taps,
-    max_length: int,
-) -> dict[int, ir.Value]:
-    """Author the blocks up to the deepest tap.
+@dataclass(frozen=True)
+class Bert:
+    """BERT with absolute positions. Sizes are channels."""
 
-    Args:
-        input_ids: int64 [batch, sequence].
-        attention_mask: int64 [batch, sequence], 1 for real tokens.
-        taps: which blocks are read, and what of them.
-        max_length: the longest sequence, in tokens.
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    blocks: int
+    attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+    max_position_embeddings: int
+    type_vocab_size: int
+    causal = False
+    context_length = None
 
-    Returns:
-        block -> tapped float32 states [batch, sequence, hidden].
-    """
-    hidden = _embeddings(g, config, weights, input_ids, max_length)
-    visible = _visible_keys(g, attention_mask)
+    @property
+    def kv_heads(self) -> int:
+        """As many as queries have."""
+        return self.attention_heads
 
-    states: dict[int, ir.Value] = {}
-    for block in range(taps.deepest + 1):
-        with g.scope(f"layer.{block}"):
-            x = _attention(g, config, weights, g.to_compute(hidden), visible, block)
-            hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
-            name = f"encoder.layer.{block}.attention.output.LayerNorm"
-            hidden = _layer_norm(g, config, weights, hidden, name)
+    @property
+    def head_dim(self) -> int:
+        """The channels of a head."""
+        return self.hidden_size // self.attention_heads
 
-            mlp = g.to_float(_mlp(g, config, weights, g.to_compute(hidden), block))
-            if taps.reads_mlp(block):
-                states[block] = mlp
-                if block == taps.deepest:
-                    break
-            hidden = g.op("Add", hidden, mlp, name="mlp_residual")
-            name = f"encoder.layer.{block}.output.LayerNorm"
-            hidden = _layer_norm(g, config, weights, hidden, name)
-        if taps.reads_residual(block):
-            states[block] = hidden
-    return states
+    @property
+    def block_parameters(self) -> int:
+        """The elements of a block's matrices."""
+        return self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+
+    def check_max_length(self, max_length: int, origin: str) -> None:
+        """As `Backbone.check_max_length`: there must be a position for every token."""
+        if max_length > self.max_position_embeddings:
+            raise CheckpointError(
+                f"{origin}: the head's max_length {max_length} exceeds max_position_embeddings "
+                f"{self.max_position_embeddings}; lower inference.max_length in the artifact"
+            )
+
+    def author(
+        self,
+        g: GraphBuilder,
+        weights: BackboneWeights,
+        input_ids: ir.Value,
+        attention_mask: ir.Value | None,
+        taps: Taps,
+        max_length: int,
+        cache: KeyValueCache | None = None,
+    ) -> dict[int, ir.Value]:
+        """As `Backbone.author`."""
+        if attention_mask is None or cache is not None:
+            raise AssertionError("an encoder reads a whole text and its mask")
+        hidden = _embeddings(g, self, weights, input_ids, max_length)
+        visible = visible_keys(g, attention_mask)
+
+        states: dict[int, ir.Value] = {}
+        for block in range(taps.deepest + 1):
+            name = f"encoder.layer.{block}"
+            with g.scope(f"layer.{block}"):
+                x = _attention(g, self, weights, g.to_compute(hidden), visible, block)
+                hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
+                hidden = _norm(g, self, weights, hidden, f"{name}.attention.output.LayerNorm")
+
+                mlp = g.to_float(_mlp(g, self, weights, g.to_compute(hidden), block))
+                if taps.reads_mlp(block):
+                    states[block] = mlp
+                    if block == taps.deepest:
+                        break
+                hidden = g.op("Add", hidden, mlp, name="mlp_residual")
+                hidden = _norm(g, self, weights, hidden, f"{name}.output.LayerNorm")
+            if taps.reads_residual(block):
+                states[block] = hidden
+        return states
 
 
 def _embeddings(
     g: GraphBuilder,
-    config: EncoderConfig,
-    weights: CheckpointWeights,
+    config: Bert,
+    weights: BackboneWeights,
     input_ids: ir.Value,
     max_length: int,
 ) -> ir.Value:
@@ -80,10 +123,10 @@ def _embeddings(
         length = g.op("Gather", g.op("Shape", input_ids), g.const([1]))
         seen = g.op("Slice", positions, g.const([0]), length, g.const([0]))
         hidden = g.op("Add", hidden, seen)
-        return _layer_norm(g, config, weights, hidden, "embeddings.LayerNorm")
+        return _norm(g, config, weights, hidden, "embeddings.LayerNorm")
 
 
-def _positions(config: EncoderConfig, weights: CheckpointWeights, max_length: int) -> Weight:
+def _positions(config: Bert, weights: BackboneWeights, max_length: int) -> Weight:
     """Position embeddings plus token type 0, the only one a guard uses, float32."""
     width = config.hidden_size
     position = weights.table(
@@ -100,82 +143,100 @@ def _positions(config: EncoderConfig, weights: CheckpointWeights, max_length: in
     return Weight(FLOAT, (max_length, width), blocks)
 
 
-def _visible_keys(g: GraphBuilder, attention_mask: ir.Value) -> ir.Value:
-    """bool [batch, 1, sequence, sequence]: every query sees the real tokens.
-
-    ONNX Runtime's Attention repeats a mask over heads, but not over queries.
-    """
-    with g.scope("visible_keys"):
-        shape = g.op("Shape", attention_mask)
-        batch = g.op("Gather", shape, g.const([0]))
-        length = g.op("Gather", shape, g.const([1]))
-        keys = g.op("Unsqueeze", g.cast(attention_mask, ir.DataType.BOOL), g.const([1, 2]))
-        return g.op("Expand", keys, g.op("Concat", batch, g.const([1]), length, length, axis=0))
-
-
 def _attention(
     g: GraphBuilder,
-    config: EncoderConfig,
-    weights: CheckpointWeights,
+    config: Bert,
+    weights: BackboneWeights,
     x: ir.Value,
     visible: ir.Value,
     block: int,
 ) -> ir.Value:
     """Bidirectional attention: x [batch, sequence, hidden] to the same shape."""
     prefix = f"encoder.layer.{block}.attention"
-    width = config.hidden_size
+    square = (config.hidden_size, config.hidden_size)
     with g.scope("attention"):
-        q, k, v = (
-            _linear(g, weights, x, f"{prefix}.self.{part}", (width, width))
-            for part in ("query", "key", "value")
-        )
-        heads = config.attention_heads
-        y = g.op(
-            "Attention",
-            q,
-            k,
-            v,
-            visible,
-            scale=(width // heads) ** -0.5,
-            q_num_heads=heads,
-            kv_num_heads=heads,
-        )
-        return _linear(g, weights, y, f"{prefix}.output.dense", (width, width))
+        q = _linear(g, weights, x, f"{prefix}.self.query", square, "query")
+        k = _linear(g, weights, x, f"{prefix}.self.key", square, "key")
+        v = _linear(g, weights, x, f"{prefix}.self.value", square, "value")
+        heads, head_dim = config.attention_heads, config.head_dim
+        y = bidirectional_attention(g, q, k, v, visible, heads=heads, head_dim=head_dim)
+        return _linear(g, weights, y, f"{prefix}.output.dense", square, "attention_output")
 
 
 def _mlp(
-    g: GraphBuilder, config: EncoderConfig, weights: CheckpointWeights, x: ir.Value, block: int
+    g: GraphBuilder, config: Bert, weights: BackboneWeights, x: ir.Value, block: int
 ) -> ir.Value:
     prefix = f"encoder.layer.{block}"
     wide = (config.intermediate_size, config.hidden_size)
     with g.scope("mlp"):
-        x = _linear(g, weights, x, f"{prefix}.intermediate.dense", wide)
+        x = _linear(g, weights, x, f"{prefix}.intermediate.dense", wide, "mlp_up")
         x = activation(g, config.hidden_act, x)
-        return _linear(g, weights, x, f"{prefix}.output.dense", wide[::-1])
+        return _linear(g, weights, x, f"{prefix}.output.dense", wide[::-1], "mlp_down")
 
 
 def _linear(
-    g: GraphBuilder, weights: CheckpointWeights, x: ir.Value, name: str, shape: tuple[int, int]
+    g: GraphBuilder,
+    weights: BackboneWeights,
+    x: ir.Value,
+    name: str,
+    shape: tuple[int, int],
+    role: Role,
 ) -> ir.Value:
-    """A linear layer of the checkpoint, its matrix [out, in]."""
-    matrix = weights.matrix(f"{name}.weight", shape, g.compute)
-    bias = weights.vector(f"{name}.bias", shape[0], g.compute)
     label = name.removesuffix(".dense").rpartition(".")[2]
-    return g.linear(x, label, matrix, bias)
+    return linear(g, weights, x, name, shape, role, bias=True, label=label)
 
 
-def _layer_norm(
-    g: GraphBuilder, config: EncoderConfig, weights: CheckpointWeights, x: ir.Value, name: str
+def _norm(
+    g: GraphBuilder, config: Bert, weights: BackboneWeights, x: ir.Value, name: str
 ) -> ir.Value:
-    """LayerNorm (arXiv 1607.06450) over the last axis, in float32."""
     scale = weights.vector(f"{name}.weight", config.hidden_size, FLOAT)
     bias = weights.vector(f"{name}.bias", config.hidden_size, FLOAT)
-    with g.scope("LayerNorm"):
-        return g.op(
-            "LayerNormalization",
-            x,
-            g.weight("weight", scale),
-            g.weight("bias", bias),
-            epsilon=config.layer_norm_eps,
-            axis=-1,
+    return layer_norm(g, x, "LayerNorm", scale, bias, config.layer_norm_eps)
+
+
+class _Config(msgspec.Struct):
+    model_type: str
+    vocab_size: Size = 30522
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Size = 12
+    num_attention_heads: Size = 12
+    hidden_act: str = "gelu"
+    layer_norm_eps: PositiveFloat = 1e-12
+    max_position_embeddings: Size = 512
+    type_vocab_size: Size = 2
+    position_embedding_type: str | None = "absolute"
+    is_decoder: bool = False
+
+
+def parse(config: Mapping[str, Any], origin: str) -> Bert:
+    """Read a config.json of one of `MODEL_TYPES`; `origin` names it in errors.
+
+    Raises:
+        CheckpointError: a key of a wrong type or range, or a setting that the graph does not have.
+    """
+    raw = convert(config, _Config, origin)
+    if raw.position_embedding_type not in (None, "absolute"):
+        raise CheckpointError(
+            f"{origin}: position_embedding_type {raw.position_embedding_type!r} is not supported; "
+            "supported: absolute"
         )
+    if raw.is_decoder:
+        raise CheckpointError(f"{origin}: is_decoder is true; only BERT as an encoder is supported")
+    if raw.hidden_size % raw.num_attention_heads:
+        raise CheckpointError(
+            f"{origin}: hidden_size {raw.hidden_size} is not a multiple of "
+            f"num_attention_heads {raw.num_attention_heads}"
+        )
+    return Bert(
+        model_type=raw.model_type,
+        vocab_size=raw.vocab_size,
+        hidden_size=raw.hidden_size,
+        intermediate_size=raw.intermediate_size,
+        blocks=raw.num_hidden_layers,
+        attention_heads=raw.num_attention_heads,
+        hidden_act=raw.hidden_act,
+        layer_norm_eps=raw.layer_norm_eps,
+        max_position_embeddings=raw.max_position_embeddings,
+        type_vocab_size=raw.type_vocab_size,
+    )

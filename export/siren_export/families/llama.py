@@ -1,4 +1,4 @@
-"""The decoder family: Llama, Mistral, Qwen2 and Qwen3, from token ids to the tapped states.
+"""The Llama family: Llama, Mistral, Qwen2 and Qwen3, from token ids to the tapped states.
 
     hidden = embed_tokens[input_ids]
     for each block:
@@ -10,228 +10,260 @@ pad. With a cache, the same blocks read a chunk of new tokens after those that t
 
 In float16 these stay in float32: the residual stream, whose massive activations (arXiv
 2402.17762) exceed 65504 in some models; the norms, which square it; and the rotary tables'
-making. The MLP's product is kept from overflowing by a power of two instead (see `_mlp`).
+making. The MLP's product is kept from overflowing by a power of two instead (see `gated_mlp`).
 """
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+import msgspec
 import onnx_ir as ir
 
-from siren_export.graph.activations import activation
+from siren_export.graph.attention import causal_attention
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.linear import linear
+from siren_export.graph.mlp import gated_mlp
+from siren_export.graph.norms import rms_norm
+from siren_export.graph.roles import Role
+from siren_export.graph.rotary import Rope, Rotary, rotary_tables
 from siren_export.graph.taps import Taps
-from siren_export.graph.weights import CheckpointWeights, Weight, computed
+from siren_export.graph.weights import BackboneWeights
+from siren_runtime.errors import CheckpointError
 
-from .config import DecoderConfig, Rope
+from .parsing import PositiveFloat, Size, convert, parse_rope
 
-# The largest |activation| a float16 MLP can hold is raised 16-fold by scaling up_proj down.
-# Scaling by a power of two is exact, but for weights under 2^-10, whose error stays below 2^-28.
-_FLOAT16_HEADROOM = 2.0**-4
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
-class _Rotary:
-    """The rotary tables [positions, head_dim / 2] and each token's position [batch, sequence]."""
+class Llama:
+    """Llama, Mistral, Qwen2 or Qwen3. Biases are flags; sizes are channels."""
 
-    cos: ir.Value
-    sin: ir.Value
-    positions: ir.Value
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    blocks: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_act: str
+    rms_norm_eps: float
+    rope: Rope
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    sliding_window: int | None
+    max_position_embeddings: int
 
+    causal = True
 
-def author_decoder(
-    g: GraphBuilder,
-    config: DecoderConfig,
-    weights: CheckpointWeights,
-    input_ids: ir.Value,
-    taps: Taps,
-    max_length: int,
-    cache: KeyValueCache | None = None,
-) -> dict[int, ir.Value]:
-    """Author the blocks up to the deepest tap.
+    @property
+    def context_length(self) -> int:
+        """The longest sequence, in tokens, over which full attention is what the model does."""
+        return min(self.max_position_embeddings, self.sliding_window or sys.maxsize)
 
-    Args:
-        input_ids: int64 [batch, sequence].
-        taps: which blocks are read, and what of them.
-        max_length: the longest sequence, in tokens, those in the cache included.
-        cache: what the tokens before `input_ids` left, where there are some.
+    @property
+    def block_parameters(self) -> int:
+        """The elements of a block's matrices."""
+        heads = 2 * self.attention_heads + 2 * self.kv_heads
+        return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
 
-    Returns:
-        block -> tapped float32 states [batch, sequence, hidden].
-    """
-    embedding = weights.table(
-        "embed_tokens.weight", (config.vocab_size, config.hidden_size), g.compute
-    )
-    hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)
-    hidden = g.to_float(hidden)
-    rotary = _rotary(g, config, input_ids, max_length, cache)
+    def check_max_length(self, max_length: int, origin: str) -> None:
+        """As `Backbone.check_max_length`: full attention must be what the model does."""
+        if self.sliding_window is not None and self.sliding_window < max_length:
+            raise CheckpointError(
+                f"{origin}: attention slides over {self.sliding_window} tokens and the head reads "
+                f"up to {max_length}; only a window of at least max_length is exact. Lower "
+                f"inference.max_length in the artifact to {self.sliding_window} or less"
+            )
 
-    states: dict[int, ir.Value] = {}
-    for block in range(taps.deepest + 1):
-        with g.scope(f"layers.{block}"):
-            x = _rms_norm(g, config, weights, hidden, f"layers.{block}.input_layernorm")
-            x = _attention(g, config, weights, g.to_compute(x), block, rotary, cache)
-            hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
+    def author(
+        self,
+        g: GraphBuilder,
+        weights: BackboneWeights,
+        input_ids: ir.Value,
+        attention_mask: ir.Value | None,
+        taps: Taps,
+        max_length: int,
+        cache: KeyValueCache | None = None,
+    ) -> dict[int, ir.Value]:
+        """As `Backbone.author`; the mask is not looked at."""
+        shape = (self.vocab_size, self.hidden_size)
+        embedding = weights.table("embed_tokens.weight", shape, g.compute)
+        hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)
+        hidden = g.to_float(hidden)
+        rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
 
-            x = _rms_norm(g, config, weights, hidden, f"layers.{block}.post_attention_layernorm")
-            mlp = _mlp(g, config, weights, g.to_compute(x), block)
-            if taps.reads_mlp(block):
-                states[block] = mlp
-                if block == taps.deepest:
-                    break
-            hidden = g.op("Add", hidden, mlp, name="mlp_residual")
-        if taps.reads_residual(block):
-            last = block == config.blocks - 1
-            states[block] = _rms_norm(g, config, weights, hidden, "norm") if last else hidden
-    return states
+        states: dict[int, ir.Value] = {}
+        for block in range(taps.deepest + 1):
+            with g.scope(f"layers.{block}"):
+                x = _norm(g, self, weights, hidden, f"layers.{block}.input_layernorm")
+                x = _attention(g, self, weights, g.to_compute(x), block, rotary, cache)
+                hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
 
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """Rotary angular frequencies, float32 [head_dim / 2].
-
-    RoFormer (arXiv 2104.09864); "linear" divides them by the factor (arXiv 2306.15595); "llama3"
-    divides the low ones only and blends in between, as Llama 3.1 was trained.
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.asarray(1.0 / np.float32(rope.theta) ** exponents, np.float32)
-    if rope.kind == "linear":
-        frequencies = frequencies / np.float32(rope.factor)
-    elif rope.kind == "llama3":
-        turns = rope.original_max_position_embeddings * frequencies / (2 * np.pi)
-        span = rope.high_freq_factor - rope.low_freq_factor
-        keep = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
-        frequencies = keep * frequencies + (1 - keep) * frequencies / rope.factor
-    return np.asarray(frequencies, np.float32)
-
-
-def _rotary(
-    g: GraphBuilder,
-    config: DecoderConfig,
-    input_ids: ir.Value,
-    max_length: int,
-    cache: KeyValueCache | None,
-) -> _Rotary:
-    # Tables of another length are other weights of the bundle.
-    scope = "rotary" if cache is None else "rotary_context"
-    frequencies = inverse_frequencies(config.rope, config.head_dim)
-
-    def table(function: np.ufunc) -> Weight:
-        def make() -> np.ndarray:
-            angles = np.outer(np.arange(max_length, dtype=np.float32), frequencies)
-            return np.asarray(function(angles).astype(g.compute.numpy()))
-
-        return computed(g.compute, (max_length, len(frequencies)), make)
-
-    with g.scope(scope):
-        if cache is None:
-            shape = g.op("Shape", input_ids)
-            length = g.op("Gather", shape, g.const(1))
-            positions = g.op("Range", g.const(0), length, g.const(1))
-            positions = g.op("Expand", positions, shape, name="positions")
-        else:
-            positions = cache.positions(g, input_ids, max_length)
-        return _Rotary(
-            cos=g.weight("cos", table(np.cos)),
-            sin=g.weight("sin", table(np.sin)),
-            positions=positions,
-        )
+                x = _norm(g, self, weights, hidden, f"layers.{block}.post_attention_layernorm")
+                mlp = _mlp(g, self, weights, g.to_compute(x), block)
+                if taps.reads_mlp(block):
+                    states[block] = mlp
+                    if block == taps.deepest:
+                        break
+                hidden = g.op("Add", hidden, mlp, name="mlp_residual")
+            if taps.reads_residual(block):
+                last = block == self.blocks - 1
+                states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
+        return states
 
 
 def _attention(
     g: GraphBuilder,
-    config: DecoderConfig,
-    weights: CheckpointWeights,
+    config: Llama,
+    weights: BackboneWeights,
     x: ir.Value,
     block: int,
-    rotary: _Rotary,
+    rotary: Rotary,
     cache: KeyValueCache | None,
 ) -> ir.Value:
     """Grouped-query causal attention: x [batch, sequence, hidden] to the same shape."""
     prefix = f"layers.{block}.self_attn"
-    heads = {"q": config.attention_heads, "k": config.kv_heads, "v": config.kv_heads}
+    heads, kv_heads, head_dim = config.attention_heads, config.kv_heads, config.head_dim
 
-    def project(part: str) -> ir.Value:
-        size = heads[part] * config.head_dim
-        name = f"{prefix}.{part}_proj"
-        bias = weights.vector(f"{name}.bias", size, g.compute) if config.qkv_bias else None
-        matrix = weights.matrix(f"{name}.weight", (size, config.hidden_size), g.compute)
-        return g.linear(x, f"{part}_proj", matrix, bias)
+    def project(part: str, count: int, role: Role) -> ir.Value:
+        shape = (count * head_dim, config.hidden_size)
+        name, bias = f"{prefix}.{part}_proj", config.qkv_bias
+        return linear(g, weights, x, name, shape, role, bias=bias)
 
-    def rotate(part: str, y: ir.Value) -> ir.Value:
+    def rotate(part: str, y: ir.Value, count: int) -> ir.Value:
         if config.qk_norm:  # over each head's channels
-            y = g.op("Reshape", y, g.const([0, 0, heads[part], config.head_dim]))
-            y = _rms_norm(g, config, weights, g.to_float(y), f"{prefix}.{part}_norm")
+            y = g.op("Reshape", y, g.const([0, 0, count, head_dim]))
+            y = _norm(g, config, weights, g.to_float(y), f"{prefix}.{part}_norm", head_dim)
             y = g.op("Reshape", g.to_compute(y), g.const([0, 0, -1]))
-        return g.op(
-            "RotaryEmbedding", y, rotary.cos, rotary.sin, rotary.positions, num_heads=heads[part]
-        )
+        return rotary.rotate(g, y, count)
 
     with g.scope("self_attn"):
-        q, k, v = rotate("q", project("q")), rotate("k", project("k")), project("v")
-        if cache is None:
-            y = g.op(
-                "Attention",
-                q,
-                k,
-                v,
-                is_causal=1,
-                scale=config.head_dim**-0.5,
-                q_num_heads=config.attention_heads,
-                kv_num_heads=config.kv_heads,
-            )
-        else:
-            y = cache.attend(g, block, q, k, v)
-        name = f"{prefix}.o_proj"
-        shape = (config.hidden_size, config.attention_heads * config.head_dim)
-        bias = (
-            weights.vector(f"{name}.bias", config.hidden_size, g.compute)
-            if config.output_bias
-            else None
+        q = rotate("q", project("q", heads, "query"), heads)
+        k = rotate("k", project("k", kv_heads, "key"), kv_heads)
+        v = project("v", kv_heads, "value")
+        y = causal_attention(
+            g, block, q, k, v, heads=heads, kv_heads=kv_heads, head_dim=head_dim, cache=cache
         )
-        return g.linear(y, "o_proj", weights.matrix(f"{name}.weight", shape, g.compute), bias)
+        shape, bias = (config.hidden_size, heads * head_dim), config.output_bias
+        return linear(g, weights, y, f"{prefix}.o_proj", shape, "attention_output", bias=bias)
 
 
 def _mlp(
-    g: GraphBuilder, config: DecoderConfig, weights: CheckpointWeights, x: ir.Value, block: int
+    g: GraphBuilder, config: Llama, weights: BackboneWeights, x: ir.Value, block: int
 ) -> ir.Value:
-    """The gated MLP: x [batch, sequence, hidden] in the compute dtype to float32 of that shape.
+    """x [batch, sequence, hidden] in the compute dtype to float32 of that shape."""
+    return gated_mlp(
+        g,
+        weights,
+        f"layers.{block}.mlp",
+        x,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        hidden_act=config.hidden_act,
+        bias=config.mlp_bias,
+    )
 
-    In float16, up_proj is scaled by a power of two and the result scaled back in float32, so
-    that neither the product nor down_proj's output overflows where the unscaled ones would.
+
+def _norm(
+    g: GraphBuilder,
+    config: Llama,
+    weights: BackboneWeights,
+    x: ir.Value,
+    name: str,
+    size: int | None = None,
+) -> ir.Value:
+    """RMSNorm over `size` channels, by default those of the residual stream."""
+    scale = weights.vector(f"{name}.weight", size or config.hidden_size, FLOAT)
+    return rms_norm(g, x, name.rpartition(".")[2], scale, config.rms_norm_eps)
+
+
+class _Config(msgspec.Struct):
+    model_type: str
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size | msgspec.UnsetType | None = msgspec.UNSET
+    head_dim: Size | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: PositiveFloat = 1e-6
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: Size | msgspec.UnsetType | None = msgspec.UNSET
+    use_sliding_window: bool = False
+    max_window_layers: int = 28
+    layer_types: list[str] | None = None
+    max_position_embeddings: Size = 2048
+    rope_theta: PositiveFloat | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+
+def parse(config: Mapping[str, Any], origin: str) -> Llama:
+    """Read a config.json of one of `MODEL_TYPES`; `origin` names it in errors.
+
+    Raises:
+        CheckpointError: a key of a wrong type or range, or a setting that the graph does not have.
     """
-    prefix = f"layers.{block}.mlp"
-    headroom = _FLOAT16_HEADROOM if g.compute == ir.DataType.FLOAT16 else 1.0
-    wide = (config.intermediate_size, config.hidden_size)
-
-    def project(part: str, scale: float = 1.0) -> ir.Value:
-        name = f"{prefix}.{part}_proj"
-        bias = (
-            weights.vector(f"{name}.bias", wide[0], g.compute, scale) if config.mlp_bias else None
+    raw = convert(config, _Config, origin)
+    kv_heads = raw.num_key_value_heads
+    if kv_heads is msgspec.UNSET:
+        kv_heads = {"llama": None, "mistral": 8}.get(raw.model_type, 32)
+    kv_heads = kv_heads or raw.num_attention_heads
+    if raw.num_attention_heads % kv_heads:
+        raise CheckpointError(
+            f"{origin}: num_attention_heads {raw.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads {kv_heads}"
         )
-        matrix = weights.matrix(f"{name}.weight", wide, g.compute, scale)
-        return g.linear(x, f"{part}_proj", matrix, bias)
+    default_dim = 128 if raw.model_type == "qwen3" else raw.hidden_size // raw.num_attention_heads
+    head_dim = raw.head_dim or default_dim
+    if head_dim % 2:
+        raise CheckpointError(f"{origin}: head_dim {head_dim} is odd; rotary embedding needs pairs")
+    # Mistral has no attention biases and Qwen2 always q/k/v ones, whatever config.json says.
+    flag = raw.attention_bias and raw.model_type in ("llama", "qwen3")
+    return Llama(
+        model_type=raw.model_type,
+        vocab_size=raw.vocab_size,
+        hidden_size=raw.hidden_size,
+        intermediate_size=raw.intermediate_size,
+        blocks=raw.num_hidden_layers,
+        attention_heads=raw.num_attention_heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        hidden_act=raw.hidden_act,
+        rms_norm_eps=raw.rms_norm_eps,
+        rope=parse_rope(
+            raw.rope_parameters or raw.rope_scaling,
+            raw.rope_theta,
+            raw.max_position_embeddings,
+            origin,
+        ),
+        qkv_bias=flag or raw.model_type == "qwen2",
+        output_bias=flag,
+        mlp_bias=raw.mlp_bias and raw.model_type == "llama",
+        qk_norm=raw.model_type == "qwen3",
+        sliding_window=_sliding_window(raw),
+        max_position_embeddings=raw.max_position_embeddings,
+    )
 
-    with g.scope("mlp"):
-        gate = activation(g, config.hidden_act, project("gate"))
-        product = g.op("Mul", gate, project("up", headroom))
-        down = weights.matrix(f"{prefix}.down_proj.weight", wide[::-1], g.compute)
-        y = g.to_float(g.linear(product, "down_proj", down))
-        if headroom != 1.0:
-            y = g.op("Mul", y, g.const(1.0 / headroom, FLOAT))
-        if config.mlp_bias:
-            bias = weights.vector(f"{prefix}.down_proj.bias", config.hidden_size, FLOAT)
-            y = g.op("Add", y, g.weight("down_proj/bias", bias))
-        return y
 
-
-def _rms_norm(
-    g: GraphBuilder, config: DecoderConfig, weights: CheckpointWeights, x: ir.Value, name: str
-) -> ir.Value:
-    """RMSNorm (arXiv 1910.07467) over the last axis, in float32."""
-    size = config.head_dim if name.endswith(("q_norm", "k_norm")) else config.hidden_size
-    scale = weights.vector(f"{name}.weight", size, FLOAT)
-    with g.scope(name.rpartition(".")[2]):
-        return g.op(
-            "RMSNormalization", x, g.weight("weight", scale), epsilon=config.rms_norm_eps, axis=-1
-        )
+def _sliding_window(raw: _Config) -> int | None:
+    """The smallest attention window of any block; None where every block sees everything."""
+    window = 4096 if raw.sliding_window is msgspec.UNSET else raw.sliding_window
+    if raw.model_type == "mistral":
+        return window
+    if raw.model_type == "llama" or not raw.use_sliding_window:
+        return None
+    if raw.layer_types is not None:
+        slides = "sliding_attention" in raw.layer_types
+    else:
+        slides = raw.max_window_layers < raw.num_hidden_layers
+    return window if slides else None

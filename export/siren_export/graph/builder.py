@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from .constants import constant
+from .roles import Role
 from .weights import Weight, from_array
 
 OPSET = 23
@@ -18,10 +20,20 @@ Attribute = int | float | str | list[int]
 
 @dataclass
 class GuardGraph:
-    """An ONNX graph and the weights it refers to by initializer name, which passes may rewrite."""
+    """An ONNX graph, which passes may rewrite.
+
+    Attributes:
+        weights: what the graph refers to by the names of initializers.
+        roles: of the backbone's matrices, by the names that they were authored with.
+        compute: the dtype of matrix products and attention.
+        causal: whether a token sees none after it.
+    """
 
     model: ir.Model
-    weights: dict[str, Weight]
+    weights: dict[str, Weight] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=dict)
+    compute: ir.DataType = FLOAT
+    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,14 +50,16 @@ class GraphBuilder:
     """Collects nodes and weights. Names carry the scope, so an engine's errors name our layers.
 
     `compute` is the dtype of matrix products and attention; what must not overflow is float32
-    (see `to_float` at its uses).
+    (see `to_float` at its uses). `causal` says that a token sees none after it.
     """
 
     compute: ir.DataType
+    causal: bool = True
     _nodes: list[ir.Node] = field(default_factory=list)
     _inputs: list[ir.Value] = field(default_factory=list)
     _initializers: dict[str, ir.Value] = field(default_factory=dict)
     _weights: dict[str, Weight] = field(default_factory=dict)
+    _roles: dict[str, Role] = field(default_factory=dict)
     _scope: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
 
@@ -94,18 +108,23 @@ class GraphBuilder:
 
     def const(self, value: int | float | list[int], dtype: ir.DataType = INT64) -> ir.Value:
         """A scalar or short vector, stored inside the graph and shared by equal uses."""
-        name = f"const.{dtype.name.lower()}.{value}".replace(" ", "")
-        if name not in self._initializers:
-            tensor = ir.tensor(np.array(value, dtype=dtype.numpy()), name=name)
-            self._initializers[name] = ir.val(name, const_value=tensor)
-        return self._initializers[name]
+        return constant(self._initializers, value, dtype)
 
     def linear(
-        self, x: ir.Value, name: str, weight: Weight, bias: Weight | None = None
+        self,
+        x: ir.Value,
+        name: str,
+        weight: Weight,
+        bias: Weight | None = None,
+        *,
+        role: Role | None = None,
     ) -> ir.Value:
-        """x [..., in] times weight [in, out], plus bias [out]."""
+        """x [..., in] times weight [in, out], plus bias [out]; `role` is noted of the matrix."""
         with self.scope(name):
-            y = self.op("MatMul", x, self.weight("weight", weight))
+            matrix = self.weight("weight", weight)
+            if role is not None:
+                self._roles[str(matrix.name)] = role
+            y = self.op("MatMul", x, matrix)
             return y if bias is None else self.op("Add", y, self.weight("bias", bias))
 
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -134,7 +153,8 @@ class GraphBuilder:
             opset_imports={"": OPSET},
             name=name,
         )
-        return GuardGraph(ir.Model(graph, ir_version=11, producer_name="siren-edge"), self._weights)
+        model = ir.Model(graph, ir_version=11, producer_name="siren-edge")
+        return GuardGraph(model, self._weights, self._roles, self.compute, self.causal)
 
     def _unique(self, name: str) -> str:
         full = "/".join((*self._scope, name))

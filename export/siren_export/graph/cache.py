@@ -11,17 +11,15 @@ without a copy of the shared heads; in ONNX Runtime, single tokens then read the
 vector-matrix product, several times faster at length than the standard Attention operator.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.families.config import DecoderConfig
+from siren_runtime.bundle.graphs import PAST, cache_name
 
 from .builder import FLOAT, GraphBuilder
-
-CHUNK = "chunk"
-PAST = "past"
 
 
 @dataclass
@@ -29,21 +27,22 @@ class KeyValueCache:
     """The cache of a graph under way.
 
     Attributes:
+        heads, kv_heads, head_dim: of queries, of keys and values, and the channels of each.
         lengths: int64 [batch], how many tokens of each row's past count.
+        past: input name -> keys or values of a block [batch, kv_heads, past, head_dim], in the
+            compute dtype.
         present: output name -> the chunk's keys or values [batch, kv_heads, chunk, head_dim], in
             the compute dtype, filled as blocks are authored.
     """
 
-    config: DecoderConfig
+    heads: int
+    kv_heads: int
+    head_dim: int
     lengths: ir.Value
+    past: Mapping[str, ir.Value]
     present: dict[str, ir.Value] = field(default_factory=dict)
     _past_mask: ir.Value | None = None
     _causal_mask: ir.Value | None = None
-
-    @property
-    def shape(self) -> list[int | str]:
-        """The shape of a past input; `present` has `CHUNK` in the place of `PAST`."""
-        return ["batch", self.config.kv_heads, PAST, self.config.head_dim]
 
     def positions(self, g: GraphBuilder, input_ids: ir.Value, limit: int) -> ir.Value:
         """Each token's position [batch, chunk]; padding beyond `limit` stays inside the tables."""
@@ -64,17 +63,16 @@ class KeyValueCache:
         Returns:
             [batch, chunk, heads * head_dim].
         """
-        config = self.config
-        group = config.attention_heads // config.kv_heads
+        group = self.heads // self.kv_heads
         # Scaled before the transpose: next to the product, ONNX Runtime would fuse the two, and
         # has no vector-matrix product that scales.
-        q = g.op("Mul", q, g.const(float(config.head_dim**-0.5), g.compute))
+        q = g.op("Mul", q, g.const(float(self.head_dim**-0.5), g.compute))
         q, k, v = (self._heads_first(g, x, n) for x, n in ((q, group), (k, 1), (v, 1)))
-        self.present[f"present.{block}.key"] = g.op("Squeeze", k, g.const([2]))
-        self.present[f"present.{block}.value"] = g.op("Squeeze", v, g.const([2]))
+        for part, new in (("key", k), ("value", v)):
+            self.present[cache_name("present", block, part)] = g.op("Squeeze", new, g.const([2]))
         past_k, past_v = (
-            g.op("Unsqueeze", g.input(name, g.compute, self.shape), g.const([2]))
-            for name in (f"past.{block}.key", f"past.{block}.value")
+            g.op("Unsqueeze", self.past[cache_name(PAST, block, part)], g.const([2]))
+            for part in ("key", "value")
         )
         past_mask, causal_mask = self._masks(g, past_k, k)
 
@@ -88,11 +86,11 @@ class KeyValueCache:
         on_past, on_chunk = g.split(weights, sizes, axis=-1)
         y = g.op("Add", g.op("MatMul", on_past, past_v), g.op("MatMul", on_chunk, v))
         y = g.op("Transpose", y, perm=[0, 3, 1, 2, 4])
-        return g.op("Reshape", y, g.const([0, 0, config.attention_heads * config.head_dim]))
+        return g.op("Reshape", y, g.const([0, 0, self.heads * self.head_dim]))
 
     def _heads_first(self, g: GraphBuilder, x: ir.Value, group: int) -> ir.Value:
         """[batch, chunk, channels] to [batch, kv_heads, group, chunk, head_dim]."""
-        shape = g.const([0, 0, self.config.kv_heads, group, self.config.head_dim])
+        shape = g.const([0, 0, self.kv_heads, group, self.head_dim])
         return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 3, 1, 4])
 
     def _masks(self, g: GraphBuilder, past: ir.Value, chunk: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -1,23 +1,35 @@
-"""Which states of the backbone the head reads."""
+"""Which states of the backbone a head reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from siren_runtime.bundle.heads import Pooling
+import numpy as np
+from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
-    """`pooling` says what is read of each of `blocks` (ascending): residual or MLP output."""
+    """What a head reads of which blocks.
 
-    pooling: Pooling
-    blocks: tuple[int, ...]
+    Attributes:
+        state: what of a block: the residual stream behind it, or what its MLP gives.
+        channels: block -> the channels that are read there, int64 [n], in the order of the
+            features; the blocks ascend.
+    """
+
+    state: Literal["residual", "mlp"]
+    channels: Mapping[int, NDArray[np.int64]]
 
     @property
     def deepest(self) -> int:
-        return self.blocks[-1]
+        """The last block that is read."""
+        return max(self.channels)
 
     def reads_residual(self, block: int) -> bool:
-        return self.pooling == "residual_mean" and block in self.blocks
+        """Whether the residual stream behind `block` is read."""
+        return self.state == "residual" and block in self.channels
 
     def reads_mlp(self, block: int) -> bool:
-        return self.pooling == "mlp_mean" and block in self.blocks
+        """Whether what the MLP of `block` gives is read."""
+        return self.state == "mlp" and block in self.channels

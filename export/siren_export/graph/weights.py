@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.sources.checkpoint import Checkpoint
 from siren_export.sources.finite import all_finite
+from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.manifest import FileSpec
 from siren_runtime.errors import CheckpointError
 
@@ -45,23 +45,23 @@ def computed(dtype: ir.DataType, shape: tuple[int, ...], make: Callable[[], np.n
 
 
 @dataclass(frozen=True)
-class CheckpointWeights:
+class BackboneWeights:
     """The tensors of a backbone as graph weights, checked against the shape the config gives.
 
     Every method raises CheckpointError, naming the tensor: when it is missing or of another
     shape at once, when its values do not fit `dtype` at the time of writing.
     """
 
-    checkpoint: Checkpoint
+    source: WeightSource
 
     def matrix(
         self, name: str, shape: tuple[int, int], dtype: ir.DataType, scale: float = 1.0
     ) -> Weight:
-        """A linear layer's [out, in] matrix as [in, out], times `scale`."""
+        """A linear's [out, in] matrix as [in, out], times `scale`."""
         self._check(name, shape)
 
         def blocks() -> Iterator[np.ndarray]:
-            values = self._cast(name, self.checkpoint.read(name), dtype, scale)
+            values = self._cast(name, self.source.read(name), dtype, scale)
             yield np.ascontiguousarray(values.T)
 
         return Weight(dtype, shape[::-1], blocks)
@@ -73,7 +73,7 @@ class CheckpointWeights:
 
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, shape[0], rows):
-                block = self.checkpoint.read(name, slice(start, min(start + rows, shape[0])))
+                block = self.source.read(name, slice(start, min(start + rows, shape[0])))
                 yield self._cast(name, block, dtype)
 
         return Weight(dtype, shape, blocks)
@@ -83,20 +83,20 @@ class CheckpointWeights:
         self._check(name, (size,))
 
         def blocks() -> Iterator[np.ndarray]:
-            yield self._cast(name, self.checkpoint.read(name), dtype, scale)
+            yield self._cast(name, self.source.read(name), dtype, scale)
 
         return Weight(dtype, (size,), blocks)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
-        tensor = self.checkpoint.tensors.get(name)
+        tensor = self.source.tensors.get(name)
         if tensor is None:
             raise CheckpointError(
-                f"{self.checkpoint.source}: tensor {name!r} is missing, which config.json calls "
+                f"{self.source.source}: tensor {name!r} is missing, which config.json calls "
                 f"for with shape {list(shape)}"
             )
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
-                f"{self.checkpoint.source}: tensor {name!r} has shape {list(tensor.shape)}, "
+                f"{self.source.source}: tensor {name!r} has shape {list(tensor.shape)}, "
                 f"expected {list(shape)} from config.json"
             )
 
@@ -109,21 +109,21 @@ class CheckpointWeights:
             cast = values.astype(dtype.numpy(), copy=False)
         if dtype != ir.DataType.FLOAT and not all_finite(cast):
             raise CheckpointError(
-                f"{self.checkpoint.source}: tensor {name!r} holds values that {dtype.name} "
+                f"{self.source.source}: tensor {name!r} holds values that {dtype.name} "
                 "cannot represent; export with --precision fp32"
             )
         return cast
 
 
 def write_weights(
-    weights: Mapping[str, Weight], path: Path, advance: Callable[[int], None]
+    weights: Mapping[str, Weight], path: Path, written: Callable[[int], None]
 ) -> tuple[dict[str, int], FileSpec]:
     """Write `weights` one after another to `path`, each at an aligned offset.
 
     Args:
         weights: name -> weight, written in this order.
         path: the file to make.
-        advance: called with the bytes just written.
+        written: called with the bytes just written.
 
     Returns:
         name -> offset in bytes, and the file's size and SHA-256.
@@ -138,7 +138,7 @@ def write_weights(
             file.write(data)
             digest.update(data)
             size += len(data)
-            advance(len(data))
+            written(len(data))
 
         for name, weight in weights.items():
             append(bytes(-size % ALIGNMENT))
@@ -150,12 +150,3 @@ def write_weights(
         file.flush()
         os.fsync(file.fileno())
     return offsets, FileSpec(size=size, sha256=digest.hexdigest())
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,92 +1,89 @@
-"""score.onnx: a backbone up to its deepest tap, pooling and head, as one graph."""
+"""score.onnx: a backbone up to its deepest tap, pooling and head, as one graph; and head.onnx."""
 
 import onnx_ir as ir
 
-from siren_export.families.bert import author_encoder
-from siren_export.families.config import BackboneConfig, DecoderConfig, check_max_length
-from siren_export.families.llama import author_decoder
+from siren_export.families.base import Backbone
 from siren_export.graph.activations import check_activation
-from siren_export.graph.builder import FLOAT, INT64, GraphBuilder, GuardGraph, Output
-from siren_export.graph.taps import Taps
-from siren_export.graph.weights import CheckpointWeights
-from siren_export.heads.mlp import author_features, author_head, author_pooling
-from siren_export.sources.artifact import Artifact
-from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.types import Precision, Target
+from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
+from siren_export.graph.weights import BackboneWeights
+from siren_export.heads.base import Artifact, Head
+from siren_export.sources.weights import WeightSource
+from siren_runtime.bundle.graphs import (
+    ATTENTION_MASK,
+    FEATURES,
+    INPUT_IDS,
+    LOGITS,
+    POOLED,
+    SCORE,
+    head_graph,
+    score_graph,
+)
 from siren_runtime.errors import ArtifactError
 
-
-def compute_dtype(precision: Precision, target: Target) -> ir.DataType:
-    """The dtype of matrix products and attention that the graph is authored in.
-
-    float32 for int8 and int4 too, but for TensorRT, which keeps the rest in float16.
-    """
-    if precision == "bf16":
-        return ir.DataType.BFLOAT16
-    single = precision == "fp32" or (target == "onnxruntime" and precision in ("int8", "int4"))
-    return FLOAT if single else ir.DataType.FLOAT16
+from .contract import add_inputs, build
 
 
-def author_guard(
-    artifact: Artifact,
-    checkpoint: Checkpoint,
-    config: BackboneConfig,
-    precision: Precision,
-    target: Target = "onnxruntime",
+def author_score(
+    artifact: Artifact, backbone: Backbone, weights: WeightSource, compute: ir.DataType
 ) -> GuardGraph:
     """Author the whole-sequence graph: input_ids, attention_mask -> score, logits, features.
+
+    Args:
+        compute: the dtype of matrix products and attention.
 
     Raises:
         ArtifactError: the head reads blocks or channels that the backbone lacks.
         CheckpointError: a tensor is missing or of another shape than config.json says, or the
             backbone has a setting that the graphs do not.
     """
-    check_head_fits(artifact, config)
-    check_max_length(config, artifact.max_length, checkpoint.source)
-    check_activation(config.hidden_act, checkpoint.source)
+    _check_fits(artifact, backbone)
+    backbone.check_max_length(artifact.max_length, weights.source)
+    check_activation(backbone.hidden_act, weights.source)
 
-    g = GraphBuilder(compute_dtype(precision, target))
-    taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
-    weights = CheckpointWeights(checkpoint)
-    input_ids = g.input("input_ids", INT64, ["batch", "sequence"])
-    mask = g.input("attention_mask", INT64, ["batch", "sequence"])
-    limit = artifact.max_length
-    if isinstance(config, DecoderConfig):
-        states = author_decoder(g, config, weights, input_ids, taps, limit)
-    else:
-        states = author_encoder(g, config, weights, input_ids, mask, taps, limit)
-    pooled = author_pooling(g, artifact, states, mask)
-    return g.build("guard", head_outputs(g, artifact, pooled))
+    head, limit = artifact.head, artifact.max_length
+    contract = score_graph(head.spec)
+    g = GraphBuilder(compute, backbone.causal)
+    inputs = add_inputs(g, contract)
+    input_ids, mask = inputs[INPUT_IDS], inputs[ATTENTION_MASK]
+    tensors = BackboneWeights(weights)
+    states = backbone.author(g, tensors, input_ids, mask, head.taps, limit)
+    pooled = head.pool(g, states, mask)
+    return build(g, "guard", contract, _outputs(g, head, pooled))
 
 
-def head_outputs(g: GraphBuilder, artifact: Artifact, pooled: ir.Value) -> dict[str, Output]:
-    """Author the head over pooled float32 [batch, n_features]: score, logits, features."""
-    features = author_features(g, artifact, pooled)
-    score, logits = author_head(g, artifact, pooled)
-    return {
-        "score": Output(score, ["batch"]),
-        "logits": Output(logits, ["batch", artifact.classes]),
-        "features": Output(features, ["batch", artifact.n_features]),
-    }
+def author_head_alone(head: Head) -> GuardGraph:
+    """Author the head over neurons that were pooled elsewhere."""
+    contract = head_graph(head.spec)
+    g = GraphBuilder(FLOAT)
+    pooled = add_inputs(g, contract)[POOLED]
+    return build(g, "head", contract, _outputs(g, head, pooled))
 
 
-def check_head_fits(artifact: Artifact, config: BackboneConfig) -> None:
+def _outputs(g: GraphBuilder, head: Head, pooled: ir.Value) -> dict[str, ir.Value]:
+    """Author the head over pooled float32 [batch, n_features]."""
+    features = head.features(g, pooled)
+    score, logits = head.classify(g, pooled)
+    return {SCORE: score, LOGITS: logits, FEATURES: features}
+
+
+def _check_fits(artifact: Artifact, backbone: Backbone) -> None:
     """Check the head's blocks and channels against the backbone's.
 
     Raises:
         ArtifactError: one is out of range.
     """
-    if artifact.deepest_layer >= config.blocks:
+    taps = artifact.head.taps
+    if taps.deepest >= backbone.blocks:
         raise ArtifactError(
-            f"{artifact.source}: selected layer {artifact.deepest_layer} is out of range; the "
-            f"backbone has blocks 0 to {config.blocks - 1}, so the head belongs to another one "
+            f"{artifact.source}: selected layer {taps.deepest} is out of range; the "
+            f"backbone has blocks 0 to {backbone.blocks - 1}, so the head belongs to another one "
             f"(its own is {artifact.model_id!r})"
         )
-    for selection in artifact.layers:
-        channel = int(selection.channels.max())
-        if channel >= config.hidden_size:
+    for block, channels in taps.channels.items():
+        channel = int(channels.max())
+        if channel >= backbone.hidden_size:
             raise ArtifactError(
-                f"{artifact.source}: layer {selection.layer} selects channel {channel}; the "
-                f"backbone has channels 0 to {config.hidden_size - 1}, so the head belongs to "
+                f"{artifact.source}: layer {block} selects channel {channel}; the "
+                f"backbone has channels 0 to {backbone.hidden_size - 1}, so the head belongs to "
                 f"another one (its own is {artifact.model_id!r})"
             )

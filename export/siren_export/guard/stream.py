@@ -1,82 +1,81 @@
-"""stream.onnx: a decoder guard that reads only the new tokens; and head.onnx, its head alone.
+"""stream.onnx: a decoder guard that reads only the new tokens of a growing text.
 
-Both refer to the weights of score.onnx by the same names, so that a bundle holds them once.
+It refers to the weights of score.onnx by the same names, so that a bundle holds them once.
 """
 
-from siren_export.families.config import DecoderConfig
-from siren_export.families.llama import author_decoder
-from siren_export.graph.builder import FLOAT, INT64, GraphBuilder, GuardGraph, Output
-from siren_export.graph.cache import CHUNK, PAST, KeyValueCache
-from siren_export.graph.taps import Taps
-from siren_export.graph.weights import CheckpointWeights
-from siren_export.heads.mlp import author_head, author_running_pooling
-from siren_export.sources.artifact import Artifact
-from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.types import Precision, Target
+import onnx_ir as ir
 
-from .score import compute_dtype, head_outputs
+from siren_export.families.base import Backbone
+from siren_export.graph.builder import GraphBuilder, GuardGraph
+from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.weights import BackboneWeights
+from siren_export.heads.base import Artifact
+from siren_export.sources.weights import WeightSource
+from siren_runtime.bundle.graphs import (
+    FEATURE_COUNT,
+    FEATURE_SUM,
+    FEATURE_SUMS,
+    INPUT_IDS,
+    LOGITS,
+    PAST_LENGTHS,
+    SCORE,
+    CacheSpec,
+    stream_graph,
+)
+
+from .contract import add_inputs, build
 
 
-def context_length(artifact: Artifact, config: DecoderConfig) -> int:
-    """How many tokens a stream may hold: the backbone's context, at least the head's limit."""
-    return max(config.context_length, artifact.max_length)
+def context_length(artifact: Artifact, backbone: Backbone) -> int | None:
+    """How many tokens a stream may hold: the backbone's context, at least the head's limit.
+
+    None where the backbone's family cannot stream.
+    """
+    context = backbone.context_length
+    return None if context is None else max(context, artifact.max_length)
 
 
 def author_stream(
     artifact: Artifact,
-    checkpoint: Checkpoint,
-    config: DecoderConfig,
-    precision: Precision,
-    target: Target = "onnxruntime",
+    backbone: Backbone,
+    weights: WeightSource,
+    compute: ir.DataType,
+    context: int,
 ) -> GuardGraph:
-    """Author the incremental graph.
+    """Author the incremental graph; its cache has the compute dtype.
 
-    Inputs: input_ids int64 [batch, chunk]; past_lengths int64 [batch], the tokens that count of
-    past.{l}.key/value [batch, kv_heads, past, head_dim]; feature_sum float32 [batch, n_features],
-    the sums of the selected neurons over feature_count int64 [batch] tokens. Outputs, for each
-    prefix that ends in the chunk: score float32 [batch, chunk], logits float32 [batch, chunk,
-    classes], feature_sums float32 [batch, chunk, n_features]; and the chunk's own
-    present.{l}.key/value [batch, kv_heads, chunk, head_dim], to be written behind the past. The
-    cache has the compute dtype.
+    `author_score` has checked that head and backbone fit.
 
-    `author_guard` has checked that head and backbone fit.
+    Args:
+        compute: the dtype of matrix products and attention.
+        context: how many tokens a stream may hold.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape than config.json says.
     """
-    g = GraphBuilder(compute_dtype(precision, target))
-    taps = Taps(artifact.pooling, tuple(s.layer for s in artifact.layers))
-    input_ids = g.input("input_ids", INT64, ["batch", CHUNK])
-    cache = KeyValueCache(config, g.input("past_lengths", INT64, ["batch"]))
-    feature_sum = g.input("feature_sum", FLOAT, ["batch", artifact.n_features])
-    feature_count = g.input("feature_count", INT64, ["batch"])
-
-    weights, limit = CheckpointWeights(checkpoint), context_length(artifact, config)
-    states = author_decoder(g, config, weights, input_ids, taps, limit, cache)
-    sums, means = author_running_pooling(g, artifact, states, feature_sum, feature_count)
-    rows = g.op("Reshape", means, g.const([-1, artifact.n_features]))
-    score, logits = author_head(g, artifact, rows)
-    shape = g.op("Shape", input_ids)
-    score = g.op("Reshape", score, shape)
-    logits = g.op("Reshape", logits, g.op("Concat", shape, g.const([artifact.classes]), axis=0))
-
-    present: list[int | str] = [CHUNK if size == PAST else size for size in cache.shape]
-    return g.build(
-        "stream",
-        {
-            "score": Output(score, ["batch", CHUNK]),
-            "logits": Output(logits, ["batch", CHUNK, artifact.classes]),
-            "feature_sums": Output(sums, ["batch", CHUNK, artifact.n_features]),
-            **{name: Output(value, present, g.compute) for name, value in cache.present.items()},
-        },
+    head, spec, taps = artifact.head, artifact.head.spec, artifact.head.taps
+    dtype = compute.numpy().name
+    cached = CacheSpec(taps.deepest + 1, backbone.kv_heads, backbone.head_dim, dtype)
+    contract = stream_graph(spec, cached)
+    g = GraphBuilder(compute, backbone.causal)
+    inputs = add_inputs(g, contract)
+    input_ids = inputs[INPUT_IDS]
+    cache = KeyValueCache(
+        heads=backbone.attention_heads,
+        kv_heads=backbone.kv_heads,
+        head_dim=backbone.head_dim,
+        lengths=inputs[PAST_LENGTHS],
+        past=inputs,
     )
-
-
-def author_head_alone(artifact: Artifact) -> GuardGraph:
-    """Author the head over neurons that were pooled elsewhere.
-
-    Input: pooled float32 [batch, n_features], not weighted by layer. Outputs: as score.onnx has.
-    """
-    g = GraphBuilder(FLOAT)
-    pooled = g.input("pooled", FLOAT, ["batch", artifact.n_features])
-    return g.build("head", head_outputs(g, artifact, pooled))
+    tensors = BackboneWeights(weights)
+    states = backbone.author(g, tensors, input_ids, None, taps, context, cache)
+    sums, pooled = head.pool_prefixes(g, states, inputs[FEATURE_SUM], inputs[FEATURE_COUNT])
+    rows = g.op("Reshape", pooled, g.const([-1, spec.features]))
+    score, logits = head.classify(g, rows)
+    shape = g.op("Shape", input_ids)
+    outputs = {
+        SCORE: g.op("Reshape", score, shape),
+        LOGITS: g.op("Reshape", logits, g.op("Concat", shape, g.const([spec.classes]), axis=0)),
+        FEATURE_SUMS: sums,
+    }
+    return build(g, "stream", contract, {**outputs, **cache.present})

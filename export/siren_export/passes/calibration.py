@@ -1,4 +1,4 @@
-"""What the inputs of linear layers are like on example texts, which quantization makes use of."""
+"""What the inputs of linears are like on example texts, which quantization makes use of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from siren_export.graph.builder import GuardGraph
+from siren_export.sources.finite import all_finite
 from siren_runtime.errors import InputError
 from siren_runtime.text.lines import read_texts
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .rewrite import Replacement, linear_nodes, matrix_name
+from .edit import Linear, before, linears
 
 _GROUP, _STEP = 512, 32  # channels of a group at most, and what divides it if it can
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs x [in] of a linear layer, over all tokens of the texts.
+    """The inputs x [in] of a linear, over all tokens of the texts.
 
     Attributes:
         largest: the largest |x| of each channel, float32 [in].
@@ -32,7 +34,7 @@ class Inputs:
     moments: np.ndarray
 
 
-Calibration = Mapping[str, Inputs]  # name of a layer's matrix -> its inputs
+Calibration = Mapping[str, Inputs]  # name of a linear's matrix -> its inputs
 
 
 def read_calibration(path: Path) -> list[str]:
@@ -71,13 +73,13 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
     """
     import onnxruntime
 
-    model = ir.load(graph)
-    layers: dict[ir.Value | None, list[ir.Node]] = {}  # of one input
-    for node in linear_nodes(model.graph):
-        layers.setdefault(node.inputs[0], []).append(node)
-    names = [_probe(model.graph, nodes[0]) for nodes in layers.values()]
+    written = GuardGraph(ir.load(graph))
+    groups: dict[ir.Value, list[Linear]] = {}  # of one input
+    for linear in linears(written):
+        groups.setdefault(linear.x, []).append(linear)
+    names = [_probe(written, group[0]) for group in groups.values()]
     probed = graph.with_name("probed.onnx")
-    ir.save(model, probed)
+    ir.save(written.model, probed)
     session = onnxruntime.InferenceSession(str(probed), providers=["CPUExecutionProvider"])
     outputs = [name for pair in names for name in pair]
     totals: list[np.ndarray] = []
@@ -88,37 +90,32 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
         totals = totals or [np.zeros_like(new) for new in found]
         for merge, total, new in zip(cycle((np.maximum, np.add)), totals, found, strict=False):
             merge(total, new, out=total)
-    for nodes, total in zip(layers.values(), totals[1::2], strict=True):
-        if not np.isfinite(total).all():
+    for group, total in zip(groups.values(), totals[1::2], strict=True):
+        if not all_finite(total):
             raise InputError(
-                f"calibration: the input of {nodes[0].name} is not finite on some text; export in "
-                "a higher precision"
+                f"calibration: the input of {group[0].product.name} is not finite on some text; "
+                "export in a higher precision"
             )
     return {
-        matrix_name(node): Inputs(*of_input)
-        for *of_input, nodes in zip(totals[::2], totals[1::2], layers.values(), strict=True)
-        for node in nodes
+        linear.matrix_name: Inputs(*of_input)
+        for *of_input, group in zip(totals[::2], totals[1::2], groups.values(), strict=True)
+        for linear in group
     }
 
 
-def _probe(graph: ir.Graph, layer: ir.Node) -> tuple[str, str]:
-    """Give the graph two outputs, the `Inputs` of a layer; return their names."""
-    channels = _channels(graph.initializers[matrix_name(layer)])
+def _probe(written: GuardGraph, linear: Linear) -> tuple[str, str]:
+    """Give the graph two outputs, the `Inputs` of a linear; return their names."""
+    if linear.matrix.const_value is None:
+        raise AssertionError(f"{linear.matrix_name} has no values")
+    channels = linear.matrix.const_value.shape.numpy()[0]
     group = next((n for n in range(_GROUP, 0, -_STEP) if channels % n == 0), 1)
-    r = Replacement(graph, layer, "calibration")
-    x = r.op("Cast", layer.inputs[0], to=int(ir.DataType.FLOAT))
+    r = before(written, linear.product, f"{linear.product.name}/calibration")
+    x = r.op("Cast", linear.x, to=int(ir.DataType.FLOAT))
     largest = r.op("ReduceMax", r.op("Abs", x), r.const([0, 1]), keepdims=0)
     groups = r.op("Reshape", x, r.const([-1, channels // group, group]))
     columns, rows = (r.op("Transpose", groups, perm=p) for p in ([1, 2, 0], [1, 0, 2]))
     moments = r.op("MatMul", columns, rows)
     for output, rank in ((largest, 1), (moments, 3)):
         output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape([None] * rank)
-        graph.outputs.append(output)
+        written.model.graph.outputs.append(output)
     return str(largest.name), str(moments.name)
-
-
-def _channels(matrix: ir.Value) -> int:
-    """The inputs of a matrix [in, out]."""
-    if matrix.const_value is None:
-        raise AssertionError(f"{matrix.name} has no values")
-    return matrix.const_value.shape.numpy()[0]

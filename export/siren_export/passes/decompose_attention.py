@@ -7,18 +7,15 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .rewrite import Replacement, nodes_of
+from .edit import Place, before, nodes_of, replace
 
 
-def decompose_attention(graph: GuardGraph, compute: ir.DataType) -> None:
-    """Rewrite every Attention that is causal, or has a bool mask of visible keys.
-
-    Args:
-        compute: the dtype of queries, keys and values.
-    """
+def decompose_attention(graph: GuardGraph) -> None:
+    """Rewrite every Attention that is causal, or has a bool mask of visible keys."""
+    compute = graph.compute
     biases: dict[ir.Value | None, ir.Value] = {}  # one for each mask; None: the causal one
     for node in nodes_of(graph.model.graph, "Attention"):
-        r = Replacement(graph.model.graph, node)
+        r = before(graph, node)
         queries, keys, values = node.inputs[:3]
         visible = node.inputs[3] if len(node.inputs) > 3 else None
         heads = node.attributes["q_num_heads"].as_int()
@@ -34,11 +31,11 @@ def decompose_attention(graph: GuardGraph, compute: ir.DataType) -> None:
         scores = r.op("Add", r.op("MatMul", q, k), biases[visible])
         y = r.op("MatMul", r.op("Softmax", scores, axis=-1), v)  # [batch, heads, sequence, dim]
         y = r.op("Transpose", y, perm=[0, 2, 1, 3])
-        r.finish(r.op("Reshape", y, r.const([0, 0, -1])))
+        replace(graph, [node], r.op("Reshape", y, r.const([0, 0, -1])))
 
 
 def _split_heads(
-    r: Replacement, x: ir.Value | None, heads: int, repeated: int, order: list[int]
+    r: Place, x: ir.Value | None, heads: int, repeated: int, order: list[int]
 ) -> ir.Value:
     """[batch, sequence, heads * dim] to 4 axes in `order`, each head `repeated / heads` times."""
     if heads != repeated:  # grouped queries share keys and values
@@ -47,7 +44,7 @@ def _split_heads(
     return r.op("Transpose", r.op("Reshape", x, r.const([0, 0, repeated, -1])), perm=order)
 
 
-def _causal(r: Replacement, queries: ir.Value | None) -> ir.Value:
+def _causal(r: Place, queries: ir.Value | None) -> ir.Value:
     """bool [sequence, sequence]: a token sees itself and those before it."""
     length = r.op("Gather", r.op("Shape", queries), r.const(1))
     positions = r.op("Range", r.const(0), length, r.const(1))

@@ -9,19 +9,16 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .rewrite import Replacement, nodes_of
+from .edit import before, nodes_of, replace
 
 _FLOAT = ir.DataType.FLOAT
 
 
-def decompose_gelu(graph: GuardGraph, compute: ir.DataType) -> None:
-    """Rewrite every Gelu.
-
-    Args:
-        compute: the dtype of its input; 1 + erf would lose most of its digits in 16 bits.
-    """
+def decompose_gelu(graph: GuardGraph) -> None:
+    """Rewrite every Gelu; 1 + erf would lose most of its digits in 16 bits."""
+    compute = graph.compute
     for node in nodes_of(graph.model.graph, "Gelu"):
-        r = Replacement(graph.model.graph, node)
+        r = before(graph, node)
         x = node.inputs[0]
         if compute != _FLOAT:
             x = r.op("Cast", x, to=int(_FLOAT))
@@ -33,4 +30,4 @@ def decompose_gelu(graph: GuardGraph, compute: ir.DataType) -> None:
             bend = r.op("Erf", r.op("Mul", x, r.const(math.sqrt(0.5), _FLOAT)))
         half = r.op("Mul", x, r.const(0.5, _FLOAT))
         y = r.op("Mul", half, r.op("Add", bend, r.const(1.0, _FLOAT)))
-        r.finish(y if compute == _FLOAT else r.op("Cast", y, to=int(compute)))
+        replace(graph, [node], y if compute == _FLOAT else r.op("Cast", y, to=int(compute)))

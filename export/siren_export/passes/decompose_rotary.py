@@ -7,14 +7,14 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .rewrite import Replacement, nodes_of
+from .edit import before, nodes_of, replace
 
 
 def decompose_rotary(graph: GuardGraph) -> None:
     """Rewrite every RotaryEmbedding; the tables' rows are looked up once for all of them."""
     rows: dict[ir.Value | None, ir.Value] = {}
     for node in nodes_of(graph.model.graph, "RotaryEmbedding"):
-        r = Replacement(graph.model.graph, node)
+        r = before(graph, node)
         x, cos, sin, positions = node.inputs
         for table in (cos, sin):
             if table not in rows:  # [batch, sequence, 1, head_dim / 2]
@@ -28,4 +28,4 @@ def decompose_rotary(graph: GuardGraph) -> None:
             r.op("Add", r.op("Mul", second, rows[cos]), r.op("Mul", first, rows[sin])),
             axis=-1,
         )
-        r.finish(r.op("Reshape", y, r.const([0, 0, -1])))
+        replace(graph, [node], r.op("Reshape", y, r.const([0, 0, -1])))

@@ -1,12 +1,13 @@
-"""What every pass does to a graph: find products with constants, put nodes in place of others."""
+"""What every pass does to a graph: find linears, put nodes at a place, take nodes out."""
 
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
-from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.graph.builder import INT64, Attribute, GuardGraph
+from siren_export.graph.constants import constant
+from siren_export.graph.roles import Role
 from siren_export.graph.weights import Weight
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -14,15 +15,16 @@ CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 @dataclass(frozen=True)
 class Linear:
-    """A product of x [..., in] with a constant float32 matrix [in, out].
+    """A product of x [..., in] with a constant matrix [in, out].
 
     Where nothing but the addition of a constant `bias` [out] reads the product, that node is
-    `addition`.
+    `addition`; else the product itself is.
     """
 
     product: ir.Node
     x: ir.Value
-    matrix_name: str
+    matrix: ir.Value
+    role: Role | None
     addition: ir.Node
     bias: ir.Value | None
 
@@ -31,46 +33,109 @@ class Linear:
         """The layer's name: that of its product without the operator."""
         return str(self.product.name).rpartition("/")[0]
 
+    @property
+    def matrix_name(self) -> str:
+        """The name of the matrix among the graph's weights."""
+        return str(self.matrix.name)
 
-def linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> Iterator[Linear]:
-    """Find every MatMul with a 2-D float32 weight, in the graph's order.
 
-    Args:
-        keep_float: names of weights whose products are left out.
+def linears(graph: GuardGraph) -> Iterator[Linear]:
+    """Find every MatMul by a matrix of weights, in the graph's order: the backbone's linears.
+
+    The graph may be rewritten while going through them.
     """
-    for product in list(graph.model.graph):
-        if product.op_type != "MatMul":
-            continue
+    initializers = graph.model.graph.initializers
+    for product in nodes_of(graph.model.graph, "MatMul"):
         x, matrix = product.inputs
         assert x is not None
         assert matrix is not None
-        weight = graph.weights.get(str(matrix.name))
-        if matrix.name in keep_float or weight is None:
-            continue
-        if weight.dtype == FLOAT and len(weight.shape) == 2:
-            addition, bias = _bias(graph, product)
-            yield Linear(product, x, str(matrix.name), addition, bias)
+        if matrix.name in initializers and matrix.shape is not None and len(matrix.shape) == 2:
+            addition, bias = _bias(product, initializers)
+            role = graph.roles.get(str(matrix.name))
+            yield Linear(product, x, matrix, role, addition, bias)
 
 
-def _bias(graph: GuardGraph, product: ir.Node) -> tuple[ir.Node, ir.Value | None]:
+def _bias(
+    product: ir.Node, initializers: Mapping[str, ir.Value]
+) -> tuple[ir.Node, ir.Value | None]:
     users = product.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Add":
         for value in users[0].inputs:
-            if value is not None and value.name in graph.weights:
+            if value is not None and value.name in initializers:
                 return users[0], value
     return product, None
 
 
-def node(
-    op_type: str,
-    inputs: list[ir.Value | None],
-    name: str,
-    *,
-    domain: str = "",
-    **attributes: int,
-) -> ir.Node:
-    """Make a node of one output, which is called after it, as the graph authors do."""
-    return ir.node(op_type, inputs, attributes, outputs=[ir.val(name)], name=name, domain=domain)
+def nodes_of(graph: ir.Graph, op_type: str) -> list[ir.Node]:
+    """The graph's nodes of one standard operator, in order; safe to rewrite on the way."""
+    return [node for node in graph if node.op_type == op_type and not node.domain]
+
+
+@dataclass
+class Place:
+    """Where new nodes go, each behind the one put before: see `before` and `after`.
+
+    Names lie under `scope`, so that an engine's errors say which layer a node belongs to.
+    """
+
+    graph: ir.Graph
+    scope: str
+    _anchor: ir.Node
+    _behind: bool  # the anchor, which then is the node that was put last; else before it
+    _taken: dict[str, int] = field(default_factory=dict)
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        name: str | None = None,
+        domain: str = "",
+        **attributes: Attribute | ir.Graph,
+    ) -> ir.Value:
+        """Put a node and return its output, which has its name.
+
+        Args:
+            name: the whole name; by default the operator's under the scope.
+        """
+        if name is None:
+            copies = self._taken.get(op_type, 0)
+            self._taken[op_type] = copies + 1
+            name = f"{self.scope}/{op_type}" + (f"_{copies}" if copies else "")
+        value = ir.val(name)
+        node = ir.node(op_type, inputs, attributes, outputs=[value], name=name, domain=domain)
+        if self._behind:
+            self.graph.insert_after(self._anchor, node)
+            self._anchor = node
+        else:
+            self.graph.insert_before(self._anchor, node)
+        return value
+
+    def const(self, value: float | list[int], dtype: ir.DataType = INT64) -> ir.Value:
+        """A scalar or short vector, stored inside the graph and shared by equal uses."""
+        return constant(self.graph.initializers, value, dtype)
+
+
+def before(graph: GuardGraph, node: ir.Node, scope: str | None = None) -> Place:
+    """The place before a node; the scope is by default the node's name."""
+    return Place(graph.model.graph, scope or str(node.name), node, False)
+
+
+def after(graph: GuardGraph, value: ir.Value, scope: str | None = None) -> Place:
+    """The place right behind the node that makes `value`; the scope is by default its name."""
+    producer = value.producer()
+    assert producer is not None
+    return Place(graph.model.graph, scope or str(producer.name), producer, True)
+
+
+def replace(graph: GuardGraph, old: list[ir.Node], value: ir.Value) -> None:
+    """Let `value` stand in for the output of the last of `old`, and remove these.
+
+    Weights that only `old` read are dropped.
+    """
+    old[-1].outputs[0].replace_all_uses_with(value)
+    read = {value for node in old for value in node.inputs if value is not None}
+    graph.model.graph.remove(old, safe=True)
+    drop_unread(graph, read)
 
 
 def add_weight(graph: GuardGraph, name: str, weight: Weight) -> ir.Value:
@@ -81,34 +146,14 @@ def add_weight(graph: GuardGraph, name: str, weight: Weight) -> ir.Value:
     return value
 
 
-def const(graph: GuardGraph, value: float | list[int], dtype: ir.DataType) -> ir.Value:
-    """A scalar or short vector, stored inside the graph and shared by equal uses."""
-    name = f"const.{dtype.name.lower()}.{value}".replace(" ", "")
-    initializers = graph.model.graph.initializers
-    if name not in initializers:
-        tensor = ir.tensor(np.array(value, dtype=dtype.numpy()), name=name)
-        initializers.add(ir.val(name, const_value=tensor))
-    return initializers[name]
-
-
-def insert_after(graph: GuardGraph, value: ir.Value, nodes: list[ir.Node]) -> None:
-    """Put `nodes` right after the node that makes `value`."""
-    producer = value.producer()
-    assert producer is not None
-    graph.model.graph.insert_after(producer, nodes)
-
-
-def replace(graph: GuardGraph, old: list[ir.Node], output: ir.Value, new: list[ir.Node]) -> None:
-    """Put `new` in place of `old`; the last new node's output stands in for `output`.
-
-    Weights that only `old` read are dropped.
-    """
-    inner = graph.model.graph
-    inner.insert_before(old[0], new)
-    output.replace_all_uses_with(new[-1].outputs[0])
-    inputs = {value for n in old for value in n.inputs if value is not None}
-    inner.remove(old, safe=True)
-    for value in inputs:
+def drop_unread(graph: GuardGraph, values: Iterable[ir.Value]) -> None:
+    """Drop those of `values` that are weights and that no node reads any more."""
+    for value in values:
         if value.name in graph.weights and not value.uses():
             del graph.weights[value.name]
-            del inner.initializers[value.name]
+            del graph.model.graph.initializers[value.name]
+
+
+def import_contrib(graph: GuardGraph) -> None:
+    """Let the graph say that it may hold ONNX Runtime's own operators."""
+    graph.model.graph.opset_imports[CONTRIB] = 1

@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from siren_export.graph.builder import GuardGraph
 from siren_runtime.errors import InputError
 
 # The ONNX that TensorRT 10.3, JetPack 6's, was released for.
-OPSET, IR_VERSION = 20, 10
+_OPSET, _IR_VERSION = 20, 10
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _HALVES = _FLOATS - {TensorProto.BFLOAT16}
@@ -57,6 +58,12 @@ _CONSTANT = {"CumSum": 1, "Squeeze": 1, "Unsqueeze": 1} | {
 _ZERO_POINT = 2  # the number of this input, of QuantizeLinear and DequantizeLinear; must hold zeros
 
 
+def set_tensorrt10_opset(graph: GuardGraph) -> None:
+    """Let the graph, decomposed before, say that it is of that ONNX."""
+    graph.model.opset_imports[""] = _OPSET
+    graph.model.ir_version = _IR_VERSION
+
+
 def check_operators(path: Path) -> None:
     """Refuse a written graph that the parser of TensorRT 10.3 would.
 
@@ -66,7 +73,7 @@ def check_operators(path: Path) -> None:
     """
     model = onnx.load(path, load_external_data=False)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    refused = [] if opsets == {"": OPSET} else [f"opsets {opsets}, expected {OPSET} alone"]
+    refused = [] if opsets == {"": _OPSET} else [f"opsets {opsets}, expected {_OPSET} alone"]
     typed = onnx.shape_inference.infer_shapes(model).graph
     types = {
         value.name: value.type.tensor_type.elem_type

@@ -7,16 +7,20 @@ what an engine compiled from the graph itself adds or keeps inside a fused kerne
 
 import onnx_ir as ir
 
+from siren_export.graph.builder import GuardGraph
+
+from .edit import after, before
+
 _WIDE, _NARROW = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 _OTHER_RESULT = ("Cast", "Shape", "Size", "Less", "LessOrEqual", "Equal", "Greater")
 
 
 def widen_bfloat16(model: ir.Model) -> None:
     """Rewrite every operator on bfloat16 values between a cast to float32 and one back."""
-    graph = model.graph
-    narrow = {value for value in graph.initializers.values() if value.dtype == _NARROW}
+    graph = GuardGraph(model)
+    narrow = {value for value in model.graph.initializers.values() if value.dtype == _NARROW}
     wide: dict[ir.Value, ir.Value] = {}
-    for node in list(graph):
+    for node in list(model.graph):
         if node.op_type == "Cast":
             if node.attributes["to"].as_int() == int(_NARROW):
                 narrow.add(node.outputs[0])
@@ -24,19 +28,13 @@ def widen_bfloat16(model: ir.Model) -> None:
         taken = [(i, value) for i, value in enumerate(node.inputs) if value and value in narrow]
         for index, value in taken:
             if value not in wide:
-                cast = _cast(value, _WIDE, f"{value.name}:wide")
-                graph.insert_before(node, cast)
-                wide[value] = cast.outputs[0]
+                name = f"{value.name}:wide"
+                wide[value] = before(graph, node).op("Cast", value, name=name, to=int(_WIDE))
             node.replace_input_with(index, wide[value])
         if taken and node.op_type not in _OTHER_RESULT:
             for output in node.outputs:
-                users = output.uses()
-                cast = _cast(output, _NARROW, f"{output.name}:narrow")
+                users, name = output.uses(), f"{output.name}:narrow"
+                rounded = after(graph, output).op("Cast", output, name=name, to=int(_NARROW))
                 for user, index in users:
-                    user.replace_input_with(index, cast.outputs[0])
-                graph.insert_after(node, cast)
-                narrow.add(cast.outputs[0])
-
-
-def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
-    return ir.node("Cast", [value], {"to": int(dtype)}, outputs=[ir.val(name)], name=name)
+                    user.replace_input_with(index, rounded)
+                narrow.add(rounded)

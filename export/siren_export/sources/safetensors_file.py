@@ -12,20 +12,17 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from siren_runtime.errors import SirenError
 
 from .local_file import check_is_file
-
-Array = NDArray[Any]
+from .weights import Array, TensorInfo
 
 # The 4-bit and 6-bit floats are left out: they mean nothing without the block scales that a
 # quantization method stores beside them.
@@ -55,24 +52,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _MAX_AXES = 8
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor of a safetensors file: its name there, its stored dtype, its shape.
-
-    `offset` is where its first byte lies in the file.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the tensor in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 class SafetensorsFile:
     """A safetensors file: what its header says, and reading one tensor at a time.
 
@@ -92,6 +71,7 @@ class SafetensorsFile:
     def __init__(self, path: Path, error: type[SirenError]) -> None:
         self.path = path
         self._error = error
+        self._offsets: dict[str, int] = {}  # of each tensor's first byte in the file
         check_is_file(path, error)
         try:
             with safe_open(path, framework="numpy"):  # only to check the header
@@ -121,7 +101,7 @@ class SafetensorsFile:
             raise self._error(f"{self.path}: there is no tensor {name!r}")
         if 0 in info.shape:
             raise self._error(f"{self.path}: tensor {name!r} is empty, of shape {info.shape}")
-        shape, offset = info.shape, info.offset
+        shape, offset = info.shape, self._offsets[name]
         if rows is not None:
             if not shape or rows.step not in (None, 1):
                 raise ValueError(f"cannot read {rows} of a tensor of shape {shape}")
@@ -159,7 +139,8 @@ class SafetensorsFile:
             raise self._error(
                 f"{self.path}: tensor {name!r} has {len(shape)} axes; expected at most {_MAX_AXES}"
             )
-        return TensorInfo(name, _DTYPES[code], shape, data_start + entry["data_offsets"][0])
+        self._offsets[name] = data_start + entry["data_offsets"][0]
+        return TensorInfo(name, _DTYPES[code], shape)
 
     def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         unique = dict(pairs)

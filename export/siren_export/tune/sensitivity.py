@@ -7,20 +7,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.export import Progress, graph_file, write_graphs
-from siren_export.families.config import parse_config
+from siren_export.families.registry import parse_config
 from siren_export.graph.builder import GuardGraph
-from siren_export.guard.score import author_guard
+from siren_export.graph_writer import graph_file, write_graphs
+from siren_export.guard.score import author_score
+from siren_export.heads.base import Artifact
 from siren_export.passes.edit import linears
-from siren_export.passes.targets import lower
-from siren_export.sources.artifact import Artifact
+from siren_export.passes.table import lower, row_of
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime import Guard
+from siren_export.verify.opened import open_unpublished
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Precision
-from siren_runtime.scoring.engines import Engines, Request, open_backend
-from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.tokenizer import Tokenizer
 
 _UNCERTAIN = 1e-6  # scores are kept so far from 0 and 1, where log-odds end
@@ -55,7 +54,7 @@ def measure_layers(
     folder: Path,
     precision: Precision,
     texts: Sequence[str],
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[Layer]:
     """Quantize one layer at a time and score `texts`; the layers come most harmful first.
 
@@ -67,10 +66,11 @@ def measure_layers(
         bundle: of the same guard in float32.
         folder: an empty folder to write to, as large as both bundles.
     """
-    config = parse_config(checkpoint.config, checkpoint.source)
+    backbone = parse_config(checkpoint.config, checkpoint.source)
+    row = row_of("onnxruntime", precision)
 
     def author() -> GuardGraph:
-        return author_guard(artifact, checkpoint, config, precision)
+        return author_score(artifact, backbone, checkpoint.weights, row.compute)
 
     groups: dict[object, dict[str, int]] = {}
     source = author()
@@ -82,7 +82,7 @@ def measure_layers(
     graphs = {}
     for number, keep_float in enumerate(kept):
         graphs[f"probe-{number}"] = graph = author()
-        lower(graph, precision, "onnxruntime", keep_float=keep_float)
+        lower(graph, row, keep_float)
     write_graphs(graphs, folder, progress)
 
     names = iter(graphs)
@@ -100,8 +100,7 @@ def _scores(bundle: Bundle, folder: Path, name: str, texts: Sequence[str]) -> np
     score_graph = msgspec.structs.replace(bundle.manifest.graphs["score"], file=graph_file(name))
     probe = Bundle(folder, msgspec.structs.replace(bundle.manifest, graphs={"score": score_graph}))
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), probe.manifest.text.max_length)
-    engines = Engines(open_backend(probe, Request("cpu")))
-    with Guard([Scorer(probe, engines, tokenizer)]) as guard:
+    with open_unpublished(probe, tokenizer) as guard:
         return np.array([result.score for result in guard.score_batch(texts)])
 
 

@@ -6,7 +6,6 @@ is tried again with its most sensitive layers in float32, as few of them as the 
 
 import platform
 import shutil
-import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +14,25 @@ import msgspec
 import numpy as np
 
 from siren_export.bundle_writer import scratch
-from siren_export.export import Progress, export_bundle
-from siren_export.sources.artifact import Artifact
+from siren_export.export import export_bundle
+from siren_export.heads.base import Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.verify.texts import TEXTS
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Candidate, Tuning
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
+from siren_runtime.text.reading import AS_LLM_SIREN
 
 from .sensitivity import measure_layers
-from .timing import settle
+from .timing import time_in_turns
 
 DEFAULT_BUDGET = 0.005
 
-_TIMED_TEXTS, _ROUNDS = 24, 3
+_TIMED_TEXTS = 24
 _CHARACTERS_PER_TOKEN = 16  # more than any language has
 _PROBE_TEXTS, _PROBE_CHARACTERS = 12, 200
 _BATCH = 64
@@ -47,7 +48,7 @@ def tune(
     budget: float = DEFAULT_BUDGET,
     texts: Sequence[str] = TEXTS,
     tried: Callable[[Candidate], None] = lambda candidate: None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Tuning:
     """Find the fastest setting for ONNX Runtime on this machine's CPU, and what else was tried.
 
@@ -113,7 +114,7 @@ class _Workshop:
 
     def run(self) -> None:
         self.float_manifest = self._export(self._float_bundle, "fp32")
-        with Guard.load(self._float_bundle, backend="cpu") as guard:
+        with Guard.load(self._float_bundle, backend="cpu", **AS_LLM_SIREN) as guard:
             self.expected = self._scores(guard)
         uniform: list[Precision] = [*_QUANTIZED]
         if platform.machine() in _HALF_MACHINES:
@@ -171,14 +172,14 @@ class _Workshop:
         is_float = precision == "fp32"
         bundle = self._float_bundle if is_float else self.folder / "candidate"
         manifest = self.float_manifest if is_float else self._export(bundle, precision, keep_float)
-        with Guard.load(bundle, backend="cpu") as guard:
+        with Guard.load(bundle, backend="cpu", **AS_LLM_SIREN) as guard:
             scores = self._scores(guard)
             if is_float:
-                milliseconds = reference = time_in_turns([guard], self._timed, self._timing)[0]
+                milliseconds = reference = time_in_turns([guard], self._timed, self.progress)[0]
             else:
-                with Guard.load(self._float_bundle, backend="cpu") as float_guard:
+                with Guard.load(self._float_bundle, backend="cpu", **AS_LLM_SIREN) as float_guard:
                     reference, milliseconds = time_in_turns(
-                        [float_guard, guard], self._timed, self._timing
+                        [float_guard, guard], self._timed, self.progress
                     )
         if not is_float:
             shutil.rmtree(bundle)
@@ -223,9 +224,6 @@ class _Workshop:
             self.progress("compare", len(found), len(self.texts))
         return np.array(found)
 
-    def _timing(self, done: int, total: int) -> None:
-        self.progress("time", done, total)
-
     @property
     def _timed(self) -> list[str]:
         """Without what the guard does not read: tokenizing that would drown the engine's time."""
@@ -235,29 +233,6 @@ class _Workshop:
     def _within(self, candidate: Candidate) -> bool:
         changed = candidate.changed_verdicts / len(self.texts)
         return max(candidate.mean_difference, changed) <= self.budget
-
-
-def time_in_turns(
-    guards: Sequence[Guard], texts: Sequence[str], advance: Callable[[int, int], None]
-) -> list[float]:
-    """Time all texts on each guard in turn, the guards' order turned round every round.
-
-    Returns:
-        Milliseconds of each guard: the mean over texts of the median over rounds.
-    """
-    seconds = np.empty((len(guards), _ROUNDS, len(texts)))
-    for guard in guards:
-        guard.score(texts[-1])
-    for turn in range(_ROUNDS):
-        order = range(len(guards))
-        for done, row in enumerate(order if turn % 2 == 0 else reversed(order), 1):
-            settle()
-            for column, text in enumerate(texts):
-                start = time.perf_counter()
-                guards[row].score(text)
-                seconds[row, turn, column] = time.perf_counter() - start
-            advance(turn * len(guards) + done, _ROUNDS * len(guards))
-    return [1e3 * float(medians.mean()) for medians in np.median(seconds, axis=1)]
 
 
 def _evenly(texts: Sequence[str], count: int) -> list[str]:

@@ -4,39 +4,30 @@ from itertools import accumulate, cycle, pairwise, takewhile
 
 import msgspec
 
-from siren_runtime import Guard
-from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_export.passes.table import Bound
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
-from siren_runtime.scoring.engines import (
-    Engines,
-    Request,
-    open_backend,
-    open_stream_backend,
-)
-from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .scores import BOUNDS
+from .opened import open_unpublished
 from .texts import STREAM_TEXTS
 
 _CHUNKS = (1, 3, 16, 7)  # tokens, over and over
 
 
-def with_stream_verification(bundle: Bundle, report: Verification) -> Verification:
+def with_stream_verification(
+    bundle: Bundle, tokenizer: Tokenizer, report: Verification, bound: Bound
+) -> Verification:
     """Add to a report how far the scores of a bundle's streams are from those of whole texts.
 
     The bound of the precision is here one of the largest |score difference|, quantized weights or
     not: both graphs have the same ones.
     """
-    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length)
-    whole = Engines(open_backend(bundle, Request("cpu")))
-    with Guard([Scorer(bundle, whole, tokenizer)]) as guard:
+    with open_unpublished(bundle, tokenizer) as guard:
         expected = [guard.score(text).score for text in STREAM_TEXTS]
     differences = []
-    streaming = Engines(None, lambda: open_stream_backend(bundle, Request("cpu")))
-    with Guard([Scorer(bundle, streaming, tokenizer)]) as guard:
+    with open_unpublished(bundle, tokenizer, streaming=True) as guard:
         ids_of_texts = tokenizer.encode_batch([clean(text) for text in STREAM_TEXTS])
         for ids, score in zip(ids_of_texts, expected, strict=True):
             with guard.stream() as stream:
@@ -46,7 +37,7 @@ def with_stream_verification(bundle: Bundle, report: Verification) -> Verificati
     return msgspec.structs.replace(
         report,
         stream_texts=len(differences),
-        stream_bound=BOUNDS[bundle.manifest.precision],
+        stream_bound=bound.value,
         stream_max_difference=max(differences),
     )
 

@@ -1,8 +1,10 @@
-"""What callers pass, checked in one place."""
+"""What callers pass: numbers, checked in one place."""
 
 import operator
 from contextlib import suppress
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
+
+import numpy as np
 
 from siren_runtime.errors import InputError
 
@@ -29,3 +31,17 @@ def whole_number(
         reason = f", {why};" if why else ","
         raise InputError(f"{name} must be a whole number from {low}{most}{reason} found {value!r}")
     return number
+
+
+def real_number(name: str, value: SupportsFloat) -> float:
+    """Return a number as a float. Numpy's are such; True, False and strings are not.
+
+    Raises:
+        InputError: it is none, or too large; `name` is what the error calls it.
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return value.__float__()
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} must be a number, found {value!r}") from None

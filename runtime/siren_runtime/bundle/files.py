@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,16 +35,38 @@ def replacement(path: Path, error: type[SirenError]) -> Iterator[Path]:
             nothing is left.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    _remove_leftovers(path)
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as failure:
-        raise error(f"{path}: cannot be written: {failure}") from failure
+        raise error(f"{path}: cannot be written: {failure.strerror or failure}") from failure
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of that number is alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]{{1,9}})\.[0-9]+")
+    with suppress(OSError):
+        for beside in path.parent.iterdir():
+            match = name.fullmatch(beside.name)
+            if match and not is_running(int(match[1])):
+                beside.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes | memoryview, error: type[SirenError]) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Annotated, SupportsFloat
 
 import msgspec
-import numpy as np
 
 from siren_runtime.errors import BundleError, InputError
 
+from .arguments import real_number
 from .types import Probability, Strict
 
 
@@ -24,12 +24,7 @@ def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
     Raises:
         InputError: it is not a number from 0 to 1.
     """
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        threshold = value.__float__()
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} must be a number, found {value!r}") from None
+    threshold = real_number(name, value)
     if not 0.0 <= threshold <= 1.0:
         raise InputError(f"{name} must lie from 0 to 1, found {threshold}")
     return threshold

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -24,7 +25,12 @@ OutputFormat = Literal["table", "jsonl"]
 Row = tuple[Line, ScoreResult | SirenError]
 
 _JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
-_OUTPUT_KEYS = ("line", "score", "is_harmful", "threshold", "tier", "features", "error")
+_OUTPUT_KEYS = {"line", "error", *(field.name for field in fields(ScoreResult))}
+_VERDICTS = {
+    True: ("harmful", "bold red"),
+    False: ("safe", "green"),
+    None: ("unreadable", "yellow"),
+}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -185,15 +191,14 @@ def _write_table(rows: Sequence[Row], shown: int) -> None:
     table = Table(box=None, expand=True, show_header=shown == 0, padding=(0, 1))
     table.add_column("line", width=8, no_wrap=True)
     table.add_column("score", width=6, justify="right")
-    table.add_column("verdict", width=8)
+    table.add_column("verdict", width=10)
     table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     for line, result in rows:
         if isinstance(result, SirenError):
             score, verdict, text, style = "", "error", str(result), "yellow"
         else:
             score, text = f"{result.score:.4f}", line.text or ""
-            verdict = "harmful" if result.is_harmful else "safe"
-            style = "bold red" if result.is_harmful else "green"
+            verdict, style = _VERDICTS[result.is_harmful]
         table.add_row(
             Text(str(line.number if line.id is None else line.id)),
             Text(score, style),

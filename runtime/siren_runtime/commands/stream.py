@@ -98,7 +98,7 @@ def stream(
     if colored and result is not None:
         sys.stdout.write("\n")
         sys.stdout.flush()
-        verdict = "harmful" if result.is_harmful else "safe"
+        verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
         tier = "" if result.tier is None else f", tier {result.tier}"
         report(f"{verdict}: score {result.score:.4f}{tier} after {result.tokens} tokens")
     if stopped is not None:

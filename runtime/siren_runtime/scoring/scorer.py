@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
@@ -13,21 +14,23 @@ from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.errors import BackendError, BundleError, InputError, SirenError
+from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader, StreamReader
 from siren_runtime.streaming.track import Member
+from siren_runtime.text.passage import Passage, Span
+from siren_runtime.text.reading import Limits, Reading, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
 
+from .deadline import Deadline
 from .engines import Engines, is_compiled
 
 Tokens = Sequence[int]
-
-_NO_TOKEN = "the tokenizer makes no token of it, so there is nothing to score"
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the engine makes of one text.
+    """What the engine makes of the tokens of one window.
 
     Attributes:
         score: probability of harm at the bundle's temperature, 0 to 1, finite.
@@ -36,6 +39,24 @@ class Scored:
 
     score: float
     features: FloatArray
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What the engine makes of a text: the highest of its windows.
+
+    Attributes:
+        score, features: of that window.
+        span: that window's part of the text as given, in characters; None for the whole text.
+        tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
+    """
+
+    score: float
+    features: FloatArray
+    span: Span | None
+    tokens: int
+    truncated: bool
+    unknown: float
 
 
 class Scorer:
@@ -79,82 +100,92 @@ class Scorer:
         return backend
 
     def score_each(
-        self, texts: Sequence[str | SirenError], token_budget: int | None = None
-    ) -> list[Scored | SirenError]:
-        """Encode cleaned texts and run them; a text that cannot be scored is an error value.
+        self,
+        passages: Sequence[Passage | SirenError],
+        limits: Limits,
+        token_budget: int | None = None,
+        deadline: Deadline | None = None,
+    ) -> list[TextScore | SirenError]:
+        """Encode passages and run them; one that cannot be scored is an error value.
 
         Args:
-            texts: an error among them is its own result.
-            token_budget: as `run`.
+            passages: an error among them is its own result.
+            token_budget, deadline: as `run`.
 
         Raises:
             BackendError: the scorer is closed.
+            InterruptedCall: as `run`.
         """
-        encoded = self.encode(texts)
-        usable = {i: ids for i, ids in enumerate(encoded) if not isinstance(ids, SirenError)}
-        scored = self.run(usable, token_budget)
-        return [e if isinstance(e, SirenError) else scored[i] for i, e in enumerate(encoded)]
+        readings = self.encode(passages, limits)
+        windows = {
+            (text, number): window.ids
+            for text, reading in enumerate(readings)
+            if isinstance(reading, Reading)
+            for number, window in enumerate(reading.windows)
+        }
+        scored = self.run(windows, token_budget, deadline)
+        return [
+            _highest(passage, reading, [scored[text, n] for n in range(len(reading.windows))])
+            if isinstance(reading, Reading) and isinstance(passage, Passage)
+            else cast("SirenError", reading)
+            for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
+        ]
 
-    def encode(self, texts: Sequence[str | SirenError]) -> list[Tokens | SirenError]:
-        """Return the token ids of each cleaned text, or why it has none."""
-        strings = {i: text for i, text in enumerate(texts) if isinstance(text, str)}
-        encoded = dict(zip(strings, self._encode([*strings.values()]), strict=True))
-        results: list[Tokens | SirenError] = []
-        for index, text in enumerate(texts):
-            ids = text if isinstance(text, SirenError) else encoded[index]
-            results.append(ids or InputError(_NO_TOKEN))
-        return results
-
-    def _encode(self, texts: list[str]) -> list[list[int] | SirenError]:
-        """Token ids of each text; if one spoils the batch, each is encoded alone."""
-        try:
-            return [*self.tokenizer.encode_batch(texts)]
-        except BundleError as error:
-            if len(texts) == 1:
-                return [error]
-            return [self._encode([text])[0] for text in texts]
+    def encode(
+        self, passages: Sequence[Passage | SirenError], limits: Limits
+    ) -> list[Reading | SirenError]:
+        """Return the token ids that are to be run of each passage, or why there are none."""
+        return read_passages(self.tokenizer, passages, limits)
 
     def run(
-        self, encoded: Mapping[int, Tokens], token_budget: int | None = None
-    ) -> dict[int, Scored | BackendError]:
+        self,
+        encoded: Mapping[_Key, Tokens],
+        token_budget: int | None = None,
+        deadline: Deadline | None = None,
+    ) -> dict[_Key, Scored | BackendError]:
         """Score token ids in batches of similar length; a batch that fails is run one by one.
 
         Args:
-            encoded: number of a text -> its token ids.
+            encoded: what names a result -> token ids.
             token_budget: tokens of a batch at most, padding included; None is the backend's.
+            deadline: looked at before each batch.
 
         Raises:
             BackendError: the scorer is closed.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
         backend = self.backend
-        numbers = list(encoded)
-        results: dict[int, Scored | BackendError] = {}
-        lengths, limit = [len(encoded[n]) for n in numbers], token_budget or backend.token_budget
-        for batch in micro_batches(lengths, limit):
-            results |= self._run_batch(backend, {numbers[i]: encoded[numbers[i]] for i in batch})
+        keys = list(encoded)
+        results: dict[_Key, Scored | BackendError] = {}
+        lengths, limit = [len(encoded[key]) for key in keys], token_budget or backend.token_budget
+        batches = list(micro_batches(lengths, limit))
+        for done, batch in enumerate(batches):
+            if deadline is not None:
+                deadline.check(done, len(batches))
+            results |= self._run_batch(backend, {keys[i]: encoded[keys[i]] for i in batch})
         return results
 
     def _run_batch(
-        self, backend: Backend, batch: Mapping[int, Tokens]
-    ) -> dict[int, Scored | BackendError]:
+        self, backend: Backend, batch: Mapping[_Key, Tokens]
+    ) -> dict[_Key, Scored | BackendError]:
         try:
             outputs = backend.run(*right_pad([*batch.values()]))
         except BackendError as error:
             if len(batch) == 1:
                 return dict.fromkeys(batch, error)
-            results: dict[int, Scored | BackendError] = {}
-            for number, ids in batch.items():
-                results |= self._run_batch(backend, {number: ids})
+            results: dict[_Key, Scored | BackendError] = {}
+            for key, ids in batch.items():
+                results |= self._run_batch(backend, {key: ids})
             return results
         scores = tempered_scores(outputs, self.manifest.temperature)
         unusable = not_finite(
             {"score": scores, "logits": outputs.logits, "features": outputs.features}
         )
         return {
-            number: no_verdict(unusable[row])
+            key: no_verdict(unusable[row])
             if row in unusable
             else Scored(float(scores[row]), outputs.features[row])
-            for row, number in enumerate(batch)
+            for row, key in enumerate(batch)
         }
 
     def stream_member(self, max_tokens: int | None) -> tuple[Member, str | None]:
@@ -222,6 +253,27 @@ class Scorer:
         assert self._open_stream is not None
         self._stream_backend = self._open_stream()
         return ScoreByStream(self._stream_backend)
+
+
+def _highest(
+    passage: Passage, reading: Reading, scored: Sequence[Scored | BackendError]
+) -> TextScore | BackendError:
+    """The highest of a text's windows; one that cannot be scored leaves no verdict on the text."""
+    good = []
+    for one in scored:
+        if isinstance(one, BackendError):
+            return one
+        good.append(one)
+    best = max(range(len(good)), key=lambda number: good[number].score)
+    span = reading.windows[best].span
+    return TextScore(
+        score=good[best].score,
+        features=good[best].features,
+        span=None if span is None else passage.span_in_given(span),
+        tokens=reading.tokens,
+        truncated=reading.truncated,
+        unknown=reading.unknown,
+    )
 
 
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:

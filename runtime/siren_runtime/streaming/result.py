@@ -12,24 +12,33 @@ class StreamResult:
 
     Attributes:
         score: probability of harm of the text so far, 0 to 1.
-        is_harmful: whether `score` is at least `threshold`.
+        is_harmful: whether `score` is at least `threshold`; None where it is not, and too much of
+            the text is unknown to the tokenizer for a verdict of safe.
         threshold: the threshold that was applied.
         tokens: tokens that count so far, those that slid out of the stream included.
         computed: tokens that this feed ran through the engine.
         rolled_back: tokens read before that this feed took back, since the new text changed them.
         slid: whether text slid out of the stream, so that the score is no longer exact.
+        truncated: whether text that slid out is out of the score too, as where a stream is read
+            anew at each feed.
+        span: of a truncated stream, the part of the cleaned text that the score is of, in
+            characters; None for the whole.
+        unknown: share of the tokens held that the vocabulary lacks, 0 to 1.
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
-            the bundle was not calibrated.
+            the bundle was not calibrated; "unreadable" where `is_harmful` is None.
     """
 
     score: float
-    is_harmful: bool
+    is_harmful: bool | None
     threshold: float
     tokens: int
     computed: int
     rolled_back: int
     slid: bool
+    truncated: bool = False
+    span: tuple[int, int] | None = None
+    unknown: float = 0.0
     decisions: tuple[Decision, ...] = ()
     tier: str | None = None
 

@@ -16,7 +16,8 @@ from .decision import Decision, Decisions, Rule
 from .result import StreamResult, TokenScore
 from .track import Member, Track
 
-TierOf = Callable[[float], str | None]
+# Score, threshold and share of unknown tokens -> whether it is harmful, and the tier.
+Decide = Callable[[float, float, float], tuple[bool | None, str | None]]
 
 
 class Session:
@@ -27,11 +28,11 @@ class Session:
         tracks: Sequence[Track],
         rules: Sequence[Rule],
         threshold: float,
-        tier_of: TierOf,
+        decide: Decide,
     ) -> None:
         self.tracks = tuple(tracks)
         self._decisions = Decisions(rules)
-        self._threshold, self._tier_of = threshold, tier_of
+        self._threshold, self._decide_on = threshold, decide
         self.result: StreamResult | None = None
         self.error: BaseException | None = None
         self._made: dict[Decision, None] = {}
@@ -85,16 +86,22 @@ class Session:
         self._decide()
         leader = self.tracks[0].state
         score = self._scores()[-1]
+        unknown = max(track.unknown for track in self.tracks)
+        is_harmful, tier = self._decide_on(score, self._threshold, unknown)
+        spans = [track.span for track in self.tracks if track.is_truncated]
         self.result = StreamResult(
             score=score,
-            is_harmful=score >= self._threshold,
+            is_harmful=is_harmful,
             threshold=self._threshold,
             tokens=leader.position(len(leader.ids)),
             computed=sum(track.computed for track in self.tracks),
             rolled_back=sum(track.rolled_back for track in self.tracks),
             slid=any(track.state.slid for track in self.tracks),
+            truncated=bool(spans),
+            span=spans[0] if spans else None,
+            unknown=unknown,
             decisions=tuple(self._made),
-            tier=self._tier_of(score),
+            tier=tier,
         )
         return self.result
 
@@ -136,11 +143,9 @@ class Session:
 class Sessions:
     """Opens sessions and reads what they were fed together. Not safe to share between threads."""
 
-    def __init__(
-        self, members: Sequence[Member], max_sessions: int | None, tier_of: TierOf
-    ) -> None:
+    def __init__(self, members: Sequence[Member], max_sessions: int | None, decide: Decide) -> None:
         self.members = tuple(members)
-        self._max_sessions, self._tier_of = max_sessions, tier_of
+        self._max_sessions, self._decide = max_sessions, decide
         self._open: dict[Session, None] = {}
 
     def __len__(self) -> int:
@@ -178,7 +183,7 @@ class Sessions:
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
         tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
-        session = Session(tracks, rules, threshold, self._tier_of)
+        session = Session(tracks, rules, threshold, self._decide)
         self._open[session] = None
         return session
 

@@ -87,6 +87,21 @@ class Track:
         """Whether there is more to read than the stream holds."""
         return len(self.tokens.ids) > len(self.state.ids)
 
+    @property
+    def unknown(self) -> float:
+        """The share of the tokens held that the vocabulary lacks."""
+        return self.member.tokenizer.unknown_share(self.state.ids)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether text has slid out of the score."""
+        return self.state.slid and self.member.reads_anew
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The part of the cleaned text that is held, in characters."""
+        return self.tokens.start, self.tokens.start + len(self.tokens.text)
+
     def slide(self) -> int:
         """Let the older half go; return how many tokens that is.
 

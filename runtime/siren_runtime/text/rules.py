@@ -20,6 +20,8 @@ _CHAT_MARKERS = (
 _MARKER_RUN = re.compile("|".join(map(re.escape, _CHAT_MARKERS)))
 _BLANKS = re.compile(r"[ \t]+")
 _NEWLINES = re.compile(r"\n{3,}")
+# What `clean` does, in order: pattern and what stands in its place, which is never longer.
+SUBSTITUTIONS = ((_MARKER_RUN, " "), (_BLANKS, " "), (_NEWLINES, "\n\n"))
 
 
 def join(prompt: str | None, response: str | None) -> str:
@@ -61,9 +63,8 @@ def clean(text: str) -> str:
             f"the text holds a lone surrogate {found}; decode its bytes with errors='replace' "
             "before scoring"
         )
-    text = _MARKER_RUN.sub(" ", text)
-    text = _BLANKS.sub(" ", text)
-    text = _NEWLINES.sub("\n\n", text)
+    for pattern, replacement in SUBSTITUTIONS:
+        text = pattern.sub(replacement, text)
     return text.strip() or " "
 
 

@@ -1,11 +1,17 @@
 """The backbone's tokenizer, as a bundle holds it."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from siren_runtime.errors import BundleError, raised_in
+
+# Characters that are tokenized first for each token that a text may have, to see if there are more.
+_CHARACTERS_A_TOKEN = 4
+_MARGIN = 64  # tokens that the end of a part of a text may be off by
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,11 @@ class Encoded:
 class Tokenizer:
     """Turns cleaned texts into token ids. Safe to share between threads.
 
+    Attributes:
+        room: tokens of a text that fit in `max_length` beside the special ones.
+        unknown_id: of the token that stands for what the vocabulary lacks; None where it lacks
+            nothing.
+
     Raises:
         BundleError: tokenizer.json is not one, or `max_length` leaves no room for a text beside
             its special tokens.
@@ -35,13 +46,15 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
             special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
             self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self.unknown_id = self._unknown_id()
         if max_length <= special:
             raise BundleError(
                 f"{path}: adds {special} special tokens, so a max_length of {max_length} leaves "
                 "none for the text"
             )
-        self._tokenizer.no_padding()
-        self._room = max_length - special
+        self.max_length = max_length
+        self.room = max_length - special
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, special tokens included, without padding.
@@ -51,22 +64,74 @@ class Tokenizer:
         Raises:
             BundleError: tokenizer.json makes the tokenizer fail on a text.
         """
+        return [self.with_special(ids[: self.room]) for ids in self.encode_plain(texts)]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return all token ids of each text, without special tokens.
+
+        Raises:
+            BundleError: tokenizer.json makes the tokenizer fail on a text.
+        """
         with self._failures():
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-            for encoding in encodings:
-                if len(encoding) > self._room:
-                    encoding.truncate(self._room)
-            return [self._tokenizer.post_process(encoding).ids for encoding in encodings]
+            return [encoding.ids for encoding in encodings]
 
-    def encode(self, text: str) -> Encoded:
-        """Return all of a text's tokens, special ones included, however many they are.
+    def has_more_tokens(self, text: str, limit: int) -> bool:
+        """Whether a text surely has more than `limit` tokens, seen without tokenizing all of it.
+
+        Ever longer beginnings are tokenized until one has clearly more, or is the text.
+
+        Raises:
+            BundleError: tokenizer.json makes the tokenizer fail on the text.
+        """
+        length = _CHARACTERS_A_TOKEN * limit
+        while length < len(text):
+            (ids,) = self.encode_plain([text[:length]])
+            if len(ids) > limit + _MARGIN:
+                return True
+            length *= 2
+        return False
+
+    def with_special(self, ids: list[int]) -> list[int]:
+        """Return the ids of a text with the special tokens around them."""
+        return [*self._around[0], *ids, *self._around[1]]
+
+    def encode(self, text: str, *, special: bool = True) -> Encoded:
+        """Return all of a text's tokens, however many they are, and where they stand.
+
+        Args:
+            special: with the special tokens.
 
         Raises:
             BundleError: tokenizer.json makes the tokenizer fail on the text.
         """
         with self._failures():
-            encoding = self._tokenizer.encode(text)
+            encoding = self._tokenizer.encode(text, add_special_tokens=special)
             return Encoded(encoding.ids, encoding.offsets)
+
+    def unknown_share(self, ids: Sequence[int]) -> float:
+        """The share of token ids that stand for what the vocabulary lacks, 0 to 1."""
+        if self.unknown_id is None or not ids:
+            return 0.0
+        return ids.count(self.unknown_id) / len(ids)
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after those of a text."""
+        with self._failures():
+            plain = self._tokenizer.encode("a", add_special_tokens=False)
+            count, whole = len(plain), self._tokenizer.post_process(plain)
+            start = whole.special_tokens_mask.index(0) if count else len(whole)
+        return whole.ids[:start], whole.ids[start + count :]
+
+    def _unknown_id(self) -> int | None:
+        model = self._tokenizer.model
+        if type(model).__name__ == "Unigram":  # which does not say it
+            fields = json.loads(self._tokenizer.to_str())["model"]
+            return None if fields.get("byte_fallback") else fields.get("unk_id")
+        if getattr(model, "byte_fallback", False) or model.unk_token is None:
+            return None
+        return self._tokenizer.token_to_id(model.unk_token)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

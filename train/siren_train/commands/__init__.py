@@ -1,1 +1,1 @@
-"""The subcommands of `siren` that need the train extra."""
+"""The siren commands extract, train, evaluate and calibrate."""

@@ -20,7 +20,7 @@ class _Rate(ProgressColumn):
 
 
 class Bars:
-    """A bar a name, made when it is first heard of."""
+    """A bar for each stage, made when the stage is first heard of."""
 
     def __enter__(self) -> "Bars":
         self._progress = Progress(
@@ -38,8 +38,8 @@ class Bars:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def update(self, name: str, done: int, total: int) -> None:
-        """Show `done` of `total`."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, completed=done)
-        self._progress.update(self._tasks[name], completed=done, total=total)
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done. It is a `Progress`."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, completed=done)
+        self._progress.update(self._tasks[stage], completed=done, total=total)

@@ -2,21 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.backends.base import Backend
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Request, open_backend
-from siren_train.data.rows import parse_source
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source, parse_source
 
 from . import options
 from .bars import Bars
 from .extra import need_train_extra
 
 need_train_extra()
+
+if TYPE_CHECKING:
+    from siren_train.measure.evaluate import Scores
 
 app = typer.Typer(add_completion=False)
 
@@ -74,22 +80,16 @@ def calibrate(
     """
     # Only here, so that siren --help need not wait for scikit-learn.
     from siren_train.measure.calibrate import (
-        FITTING_TEMPERATURE,
-        choose_threshold,
-        fit_temperature,
+        find_threshold,
         make_tiers,
         read_tiers,
         tempered_guard,
         write_calibration,
     )
     from siren_train.measure.evaluate import score_rows
-    from siren_train.measure.metrics import binary_metrics
 
-    if tiers is not None and tier:
-        raise typer.BadParameter("give either --tier or --tiers")
-    if not (threshold or tier or tiers or temperature):
-        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
-    named = _rules(tier or [])
+    _check_use(threshold, tier, tiers, temperature)
+    rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
     if tiers is not None and not (threshold or temperature):
         write_calibration(folder, tiers=read_tiers(tiers))
@@ -101,47 +101,80 @@ def calibrate(
     opened = load_bundle(folder)
     if temperature and opened.manifest.head.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-    engine = open_backend(opened, Request(threads=threads))
-    first_temperature = FITTING_TEMPERATURE if temperature else opened.manifest.temperature
-    guard = tempered_guard(opened, engine, first_temperature)
+    backend = open_backend(opened, Request(threads=threads))
+    guard = tempered_guard(opened, backend, opened.manifest.temperature)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
+    sources = [parse_source(argument) for argument in data]
     with Bars() as bars:
-        sources = [parse_source(argument) for argument in data]
-        scores = score_rows(guard, sources, columns, split, bars.update)
-        new_temperature = None
         if temperature:
-            new_temperature = fit_temperature(scores)
-            scores = score_rows(
-                tempered_guard(opened, engine, new_temperature),
-                sources,
-                columns,
-                split,
-                lambda _, done, total: bars.update("scoring, tempered", done, total),
+            new_temperature, scores = _fit_temperature(
+                opened, backend, sources, columns, split, bars
             )
-    new_tiers = None
-    if tiers is not None:
-        new_tiers = read_tiers(tiers)
-    elif named:
-        chosen = {name: choose_threshold(scores, rule) for name, rule in named.items()}
-        new_tiers = make_tiers(chosen, "--tier")
+        else:
+            new_temperature, scores = None, score_rows(guard, sources, columns, split, bars.update)
+    new_tiers = read_tiers(tiers) if tiers is not None else None
+    if rules:
+        found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
+        new_tiers = make_tiers(found, "--tier")
     manifest = write_calibration(
         folder,
-        threshold=choose_threshold(scores, threshold) if threshold else None,
+        threshold=find_threshold(scores, threshold) if threshold else None,
         tiers=new_tiers,
         temperature=new_temperature,
     )
+    _print(manifest, scores, split)
+    if new_temperature is not None:
+        typer.echo(f"temperature: {new_temperature:.3f}")
+
+
+def _check_use(
+    threshold: str | None, tier: list[str] | None, tiers: Path | None, temperature: bool
+) -> None:
+    if tiers is not None and tier:
+        raise typer.BadParameter("give either --tier or --tiers")
+    if not (threshold or tier or tiers or temperature):
+        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
+
+
+def _fit_temperature(
+    bundle: Bundle,
+    backend: Backend,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    bars: Bars,
+) -> tuple[float, "Scores"]:
+    """Return the temperature that suits the rows of `split`, and their scores at it."""
+    from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
+    from siren_train.measure.evaluate import score_rows
+
+    guard = tempered_guard(bundle, backend, FITTING_TEMPERATURE)
+    temperature = fit_temperature(score_rows(guard, sources, columns, split, bars.update))
+    guard = tempered_guard(bundle, backend, temperature)
+    scores = score_rows(
+        guard,
+        sources,
+        columns,
+        split,
+        lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
+    )
+    return temperature, scores
+
+
+def _print(manifest: Manifest, scores: "Scores", split: str) -> None:
+    """Print what the threshold and each tier give on the rows of `split`."""
+    from siren_train.measure.metrics import binary_metrics
+
     lines = [("threshold", manifest.threshold)]
-    lines += [(t.name, t.threshold) for t in manifest.tiers]
+    lines += [(tier.name, tier.threshold) for tier in manifest.tiers]
     for name, value in lines:
         m = binary_metrics(scores.harmful, scores.scores, value)
         typer.echo(
             f"{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
             f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
         )
-    if new_temperature is not None:
-        typer.echo(f"temperature: {new_temperature:.3f}")
 
 
 def _rules(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,19 +1,22 @@
 """`siren evaluate`: measure a guard, or an ensemble of guards, on labelled text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
 import typer
 
 from siren_runtime import Guard
 from siren_runtime.commands.console import report
-from siren_train.data.rows import parse_source
-from siren_train.store.files import write_atomically
+from siren_runtime.text.reading import AS_LLM_SIREN, LongText
+from siren_train.data.sources import parse_source
 
 from . import options
 from .bars import Bars
 from .extra import need_train_extra
+from .reports import write_report
+
+if TYPE_CHECKING:
+    from siren_train.measure.evaluate import Evaluation, Scores
 
 need_train_extra()
 
@@ -59,6 +62,13 @@ def evaluate(
         typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    long_text: Annotated[
+        LongText,
+        typer.Option(
+            help="How a text over the guard's max_length is read: its beginning, as the SIREN "
+            "paper measures and heads are trained, or windows, as guards read by default."
+        ),
+    ] = "truncate",
     text: options.TextColumns = "",
     label: options.LabelColumn = "label",
     split_column: options.SplitColumn = "split",
@@ -76,8 +86,7 @@ def evaluate(
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
-    from siren_train.fit.plots import plot_evaluation
-    from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
+    from siren_train.measure.evaluate import measure, score_rows
 
     sources = [parse_source(argument) for argument in data]
     if streaming:
@@ -97,7 +106,9 @@ def evaluate(
         return
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
-    guard = Guard.load(folders if ensemble else folders[0], threads=threads)
+    source = folders if ensemble else folders[0]
+    read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
+    guard = Guard.load(source, threads=threads, **read)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
@@ -112,12 +123,17 @@ def evaluate(
         threshold=threshold,
         by_category=by == "category",
     )
+    _report(evaluation, scores, output)
+
+
+def _report(evaluation: "Evaluation", scores: "Scores", output: Path | None) -> None:
+    """Print the tables, and write them with JSON and plots to `output`, if it is given."""
+    from siren_train.measure.evaluate import evaluation_markdown
+    from siren_train.measure.plots import plot_evaluation
+
     markdown = evaluation_markdown(evaluation)
     typer.echo(markdown, nl=False)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
-        write_atomically(output / "evaluation.json", data_json)
-        write_atomically(output / "evaluation.md", markdown.encode())
+        write_report(output, "evaluation", evaluation, markdown)
         plot_evaluation(scores, evaluation, output)
         report(f"{output}: evaluation.json, evaluation.md and plots")

@@ -1,14 +1,14 @@
 """`siren extract`: pool labelled text into a feature store."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import typer
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
-from siren_train.data.rows import parse_source
+from siren_train.data.sources import parse_source
 from siren_train.data.wrapping import read_wrapping
 from siren_train.store.store import DType
 
@@ -20,6 +20,7 @@ need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
+_BOTH: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
 _EPILOG = "Example: siren extract minilm data/*.jsonl -o features"
 
 
@@ -43,12 +44,12 @@ def extract(
         Path | None,
         typer.Option(
             help="A JSON file of harmless sentences; train rows are pooled again with some of "
-            "them around, so that the head does not go by such."
+            "them around, so that the head learns to ignore such."
         ),
     ] = None,
     model_id: Annotated[
         str | None,
-        typer.Option(help="What heads shall call the backbone, if not by what BACKBONE says."),
+        typer.Option(help="What heads shall call the backbone; default: what BACKBONE says."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of the backbone's repository.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
@@ -64,7 +65,7 @@ def extract(
     A run that was stopped goes on where it was when the same command is given again.
     """
     # Only here, so that siren --help need not wait for the exporter.
-    from siren_export.sources.artifact import load_artifact
+    from siren_export.heads.registry import load_artifact
     from siren_export.sources.checkpoint import load_checkpoint
     from siren_export.sources.recipes import find_recipe
     from siren_train.store.extract import extract as extract_features
@@ -83,7 +84,7 @@ def extract(
             output,
             model_id=model_id,
             model_revision=revision,
-            poolings=get_args(Pooling) if pooling == "both" else (pooling,),
+            poolings=_BOTH if pooling == "both" else (pooling,),
             dtype=dtype,
             max_length=max_length,
             precision=precision,

@@ -20,8 +20,8 @@ TextColumns = Annotated[
     str,
     typer.Option(
         "--text",
-        help="Text column, or several joined by newlines: prompt,response. "
-        "[default: text, else prompt and response]",
+        help="Text column, or several joined by newlines: prompt,response; "
+        "default: text, else prompt and response.",
     ),
 ]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
@@ -39,8 +39,8 @@ Classes = Annotated[
 BundleClasses = Annotated[
     str,
     typer.Option(
-        help="Class names by index; a label is a name or an index. Class 1 is harm. "
-        "[default: the bundle's]"
+        help="Class names by index; a label is a name or an index. Class 1 is harm; "
+        "default: the bundle's."
     ),
 ]
 
@@ -67,7 +67,16 @@ def make_columns(
     classes: str,
     labels: Sequence[str] = (),
 ) -> Columns:
-    """Read the options above; `labels` are the classes where none are given."""
+    """Read the options above.
+
+    Args:
+        labels: names of the bundle's classes, if there is a bundle. They hold where `classes` is
+            empty.
+
+    Raises:
+        typer.BadParameter: the classes are not two or more different names, or contradict those of
+            the bundle.
+    """
     names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(labels)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import typer
 
 from siren_runtime import Guard
 from siren_runtime.commands.console import report, warnings_reported
-from siren_train.data.rows import Source
+from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.streaming_evaluation import (
     StreamingEvaluation,
@@ -17,11 +16,11 @@ from siren_train.measure.streaming_evaluation import (
     trace_streams,
 )
 from siren_train.measure.streaming_plot import plot_onset
-from siren_train.store.files import write_atomically
 
 from .bars import Bars
+from .reports import write_report
 
-_REENCODED_WORDS = 8  # an encoder reads the whole text anew for each score
+_REENCODED_WORDS = 8  # fewer scores, because an encoder reads the whole text anew for each
 
 
 def evaluate_streaming(
@@ -35,10 +34,15 @@ def evaluate_streaming(
     words: int | None,
     output: Path | None,
 ) -> None:
-    """Stream every response of a split, print the table, and keep it with JSON and the plot.
+    """Stream every response of a split, print the table, and write the report to `output`.
+
+    Args:
+        threshold: None takes the bundle's.
+        words: between two scores; None takes 1, or 8 where the bundle has no streaming graph.
+        output: a folder for JSON, table and plot; None writes nothing.
 
     Raises:
-        InputError: the data is unusable.
+        InputError: the data is unusable, or a file cannot be written.
     """
     rows = read_stream_rows(sources, split, split_column)
     incremental = "stream" in guard.manifest.graphs
@@ -50,7 +54,7 @@ def evaluate_streaming(
             rows,
             words,
             response_only=incremental,
-            progress=lambda done: bars.update("streaming", done, len(rows)),
+            progress=bars.update,
         )
     names = dict.fromkeys(row.dataset for row in rows)
     evaluation = StreamingEvaluation(
@@ -68,9 +72,6 @@ def evaluate_streaming(
     markdown = streaming_markdown(evaluation)
     typer.echo(markdown, nl=False)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        data_json = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
-        write_atomically(output / "streaming.json", data_json)
-        write_atomically(output / "streaming.md", markdown.encode())
+        write_report(output, "streaming", evaluation, markdown)
         plot_onset(traces, threshold, output / "onset.png")
         report(f"{output}: streaming.json, streaming.md and onset.png")

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.console import report as say
+from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
-from siren_train.store.files import write_atomically
 from siren_train.store.store import FeatureStore
 
 from .bars import Bars
@@ -33,14 +34,14 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The head's folder.")],
-    pooling: Annotated[Pooling, typer.Option(help="Which of the store's features.")] = (
+    pooling: Annotated[MlpPooling, typer.Option(help="Which of the store's features.")] = (
         "residual_mean"
     ),
     share: Annotated[
         list[float] | None,
         typer.Option(
-            help="Share of a probe's |weight| to select; repeat it to let the search choose. "
-            "[default: 0.6, 0.8, 0.9, 1]"
+            help="Share of a probe's |weight| to select; repeat it to let the search choose; "
+            "default: 0.6, 0.8, 0.9, 1."
         ),
     ] = None,
     layer_weights: Annotated[
@@ -72,7 +73,7 @@ def train(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Where finished stages are kept. [default: .work in the head's folder]"),
+        typer.Option(help="Where finished stages are kept; default: .work in the head's folder."),
     ] = None,
 ) -> None:
     """Train a SIREN head: probes, selection, search, final fit on train and validation rows.
@@ -100,18 +101,17 @@ def train(
         half=half,
         hold_out_validation=hold_out_validation,
     )
-    features, work = [FeatureStore.open(store) for store in stores], work or output / ".work"
+    opened = [FeatureStore.open(store) for store in stores]
+    work = work or output / ".work"
     workers = workers or os.cpu_count() or 1
     with Bars() as bars:
         report = pipeline.train(
-            features, output, work, settings, workers=workers, progress=bars.update
+            opened, output, work, settings, workers=workers, progress=bars.update
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
         if ablate:
-            results = pipeline.ablate(
-                features, work, settings, workers=workers, progress=bars.update
-            )
-            write_atomically(output / "ablation.md", ablation_markdown(results).encode())
+            results = pipeline.ablate(opened, work, settings, workers=workers, progress=bars.update)
+            write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
             plot_ablation(results, output / "ablation.png")
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")

@@ -1,1 +1,1 @@
-"""Labelled text, row by row."""
+"""Labelled text: where it comes from, how it is read and checked, and copies to train on."""

@@ -1,8 +1,8 @@
 """Read responses with the span where harm starts and ends, for streaming evaluation.
 
-A row has `prompt` (may be empty or missing), `response`, `harm_start` and `harm_end`, and a
-`split`, unless it is written before the path. The span is of characters of the response, its end
-excluded; a row without one is safe throughout.
+A row has `response`, `harm_start` and `harm_end`, and may have a `prompt`. It has a `split` too,
+unless the source names one. The span counts characters of the response, and its end is not part of
+it. A row without a span is safe throughout.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,23 @@ from typing import Any
 
 from siren_runtime.errors import InputError
 
-from .rows import Source, read_fields
+from .readers import read_fields
+from .sources import Source
 
 _SPAN = ("harm_start", "harm_end")
 
 
 @dataclass(frozen=True)
 class StreamRow:
-    """A response, what it answers, and where it is harmful: [start, end) in characters, or not."""
+    """A response, and where it is harmful.
+
+    Attributes:
+        origin: the file and the row's place in it, for error messages.
+        dataset: the name of the data set that it belongs to.
+        prompt: what it answers, if that is known.
+        response: the whole text that will be streamed.
+        span: the first harmful character and the one after the last; None if it is safe.
+    """
 
     origin: str
     dataset: str
@@ -31,8 +40,12 @@ class StreamRow:
 def read_stream_rows(sources: Sequence[Source], split: str, split_column: str) -> list[StreamRow]:
     """Return the rows of a split, in order.
 
+    Args:
+        split_column: the column of the split, where neither the source nor the hub gives it.
+
     Raises:
-        InputError: a row lacks a response, its span does not lie in it, or there is no row.
+        InputError: a row has no response, its span does not lie in the response, or the split has
+            no row.
     """
     rows: list[StreamRow] = []
     found: set[str] = set()
@@ -51,7 +64,10 @@ def read_stream_rows(sources: Sequence[Source], split: str, split_column: str) -
 
 
 def pieces_of(row: StreamRow, words: int) -> Iterator[str]:
-    """Cut the response as it could arrive: so many words at a time, and where the span is cut."""
+    """Cut the response as it could arrive: after every `words` words.
+
+    It is also cut where the harmful span starts and where it ends.
+    """
     cuts = {0, len(row.response), *(row.span or ())}
     count, inside = 0, False
     for index, character in enumerate(row.response):
@@ -94,7 +110,10 @@ def _text(fields: Mapping[str, Any], name: str, origin: str) -> str:
 
 
 def _position(value: Any, name: str, origin: str) -> int | None:
-    """A character's index; None where there is none. CSV has text, parquet may have floats."""
+    """Read a character's index, or None from an empty cell.
+
+    CSV gives text, and parquet may give floats.
+    """
     if value is None or value == "" or value != value:
         return None
     try:

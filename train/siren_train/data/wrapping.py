@@ -1,7 +1,8 @@
-"""Harmless sentences around the rows that a head is trained on, so that it does not go by them.
+"""Harmless sentences around the rows that a head is trained on, so that it learns to ignore them.
 
-A mean over tokens mixes a request with all that stands around it, and labelled requests mostly
-stand alone: a head trained on those goes wrong once somebody says good morning first.
+A mean over tokens mixes a request with everything that stands around it, and labelled requests
+mostly stand alone. A head that is trained on these alone goes wrong as soon as somebody says good
+morning first.
 """
 
 import hashlib
@@ -19,14 +20,15 @@ from siren_runtime.text.rules import clean
 from .rows import Row
 
 TRAIN = "train"
-_BEFORE, _AFTER = (0, 1, 2, 3, 4), (0, 0, 1, 2, 3)  # how many sentences, each as likely
+# How many sentences stand before and after a text: each entry is drawn with the same chance.
+_BEFORE, _AFTER = (0, 1, 2, 3, 4), (0, 0, 1, 2, 3)
 
 
 class Wrapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to wrap, and in what.
 
     Attributes:
-        copies: how many wrapped copies each train row of a data set gets, by the set's name.
+        copies: how many wrapped copies each train row gets, by the name of its data set.
         seed: of the draw of sentences.
         before, after: sentences that are harmless around any text.
     """
@@ -38,10 +40,10 @@ class Wrapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_wrapping(path: Path) -> Wrapping:
-    """Read a JSON file of a `Wrapping`'s fields.
+    """Read a `Wrapping` from a JSON file of its fields.
 
     Raises:
-        InputError: it is not that.
+        InputError: the file is missing or is not that, or has too few sentences.
     """
     try:
         wrapping = msgspec.json.decode(path.read_bytes(), type=Wrapping)
@@ -64,9 +66,9 @@ def digest(wrapping: Wrapping) -> str:
 
 
 def wrap_rows(rows: Iterable[Row], wrapping: Wrapping | None) -> Iterator[Row]:
-    """Pass `rows` through, each followed by its wrapped copies, of its label and without an id.
+    """Yield `rows`, each followed by its wrapped copies, which have its label and no id.
 
-    What a copy is wrapped in depends on the seed and the row alone, not on the other rows.
+    What a copy is wrapped in depends on the seed and on the row, not on other rows.
     """
     for row in rows:
         yield row

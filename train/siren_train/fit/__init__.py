@@ -1,1 +1,1 @@
-"""From features to a head, with its report."""
+"""From pooled rows to a head: probes, selection, search, fit, and the report of it all."""

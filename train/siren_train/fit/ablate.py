@@ -1,14 +1,15 @@
 """What each part of the recipe is worth: heads with one part changed, side by side.
 
-Each variant is one MLP of the chosen configuration, fitted on the train rows and measured on the
-validation rows.
+Each variant is one MLP of the configuration that the search found, fitted on the train rows and
+measured on the validation rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet
@@ -20,11 +21,17 @@ from .selection import gather, select_layers
 from .settings import LayerWeighting
 from .workers import worker_pool
 
-Progress = Callable[[str, int, int], None]
-
 
 class Variant(msgspec.Struct, frozen=True):
-    """A head to try: the layers it may read, the share of |weight| it selects, the weighting."""
+    """A head to measure.
+
+    Attributes:
+        group: the part that is changed.
+        name: how it is changed.
+        layers: 0-based, those that the head may read.
+        share: of each probe's |weight|, which the channels that are selected hold.
+        weighting: how layers are weighted.
+    """
 
     group: str
     name: str
@@ -34,7 +41,7 @@ class Variant(msgspec.Struct, frozen=True):
 
 
 class AblationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A variant's macro-F1 on the validation rows. `features` is how many channels it read."""
+    """A variant's macro-F1 on the validation rows. `features` is how many features it reads."""
 
     group: str
     name: str
@@ -46,7 +53,16 @@ class AblationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def ablation_variants(
     layers: int, choice: Choice, weighting: LayerWeighting, shares: Sequence[float]
 ) -> list[Variant]:
-    """Return the variants: the chosen head, layer weightings, shares, depths, single layers."""
+    """Return the variants to measure.
+
+    They are the head as the search found it, and then heads with another layer weighting, another
+    share, fewer layers, or one layer alone.
+
+    Args:
+        layers: how many there are.
+        choice, weighting: of the head as it is.
+        shares: to try.
+    """
     every = tuple(range(layers))
     weightings: tuple[LayerWeighting, ...] = ("adaptive", "uniform")
     return [
@@ -76,7 +92,13 @@ def ablate(
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[AblationResult]:
-    """Measure the variants that `history` lacks, `workers` at a time; return all, in order.
+    """Measure the variants that `history` lacks, and return the results of all, in order.
+
+    Args:
+        probes: of every layer.
+        config: of every variant's MLP.
+        history: a file of results, one JSON object a line, which is added to.
+        workers: variants that are measured at once.
 
     Raises:
         InputError: `history` is damaged.
@@ -110,7 +132,7 @@ def ablate(
 
 
 def ablation_markdown(results: Sequence[AblationResult]) -> str:
-    """Return the table of an ablation."""
+    """Return the table of an ablation, as Markdown."""
     names = list(results[0].by_dataset)
     lines = [
         "# Ablation",
@@ -130,7 +152,10 @@ def ablation_markdown(results: Sequence[AblationResult]) -> str:
 
 
 def _read_history(path: Path) -> list[AblationResult]:
-    """Read the measured variants; a last line that a kill cut short is dropped from the file."""
+    """Read the results so far.
+
+    If a kill cut the last line short, the line is taken off the file.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()

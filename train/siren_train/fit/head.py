@@ -1,12 +1,12 @@
-"""The head: ReLU MLPs on the selected neurons, trained one by one and folded into one.
+"""The head: ReLU MLPs on the features, trained one by one and folded into one.
 
-Each member of the ensemble is trained on standardized features. Afterwards the members are
-written as a single MLP: their first layers stacked, their later layers block-diagonal, their
-logits averaged by the last layer; and the standardization goes into the first matrix
-(W' = W / scale, b' = b - W' mean). So an ensemble is an ordinary head to every runtime.
+Each member is trained on standardized features. Afterwards the members are folded into one MLP.
+Its first layer stacks theirs, its later layers are block-diagonal, and its last layer averages
+their logits. The standardization goes into the first layer: W' = W / scale, b' = b - W' mean. So
+a head of several members is an ordinary head to every runtime.
 
-Every random number comes from a generator of the member's own, and a member trains on one
-thread, so a seed gives the same head on any number of threads.
+Each member draws its random numbers from a generator of its own and trains on one thread, so a
+seed gives the same head on any number of threads.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siren_export.sources.artifact import LayerSelection, Linear
+from siren_export.heads.mlp import Dense, LayerSelection
 from siren_train.store.features import (
     FeatureSet,
     FloatArray,
@@ -41,13 +41,13 @@ class HeadConfig:
         hidden: widths of the hidden layers of each member.
         dropout: rate after every hidden layer.
         input_dropout: rate on the standardized features.
-        learning_rate: of Adam, at its peak; it rises in the first tenth of the steps and then
+        learning_rate: of Adam, at its peak. It rises over the first tenth of the steps, and then
             falls to zero along a cosine.
         weight_decay: of Adam.
         epochs: passes over the rows.
         batch_size: rows a step.
         balance: as in balanced_weights.
-        members: how many MLPs, which differ in their seeds, the head averages.
+        members: how many MLPs the head averages; they differ in their seeds.
     """
 
     hidden: tuple[int, ...] = (128, 32)
@@ -71,23 +71,27 @@ def train_head(
     *,
     seed: int,
     workers: int = 1,
-) -> tuple[Linear, ...]:
+) -> tuple[Dense, ...]:
     """Train the members and fold them, and the standardization, into one MLP.
 
     Args:
         features: float32 [rows, n_features].
         labels: int64 [rows].
         row_weights: float32 [rows] of mean 1.
-        gains: float32 [n_features], the layer weight that is in each feature. Standardization
-            evens the channels out, so the weights are put back behind it.
+        gains: float32 [n_features], the layer's weight that is in each feature. Standardization
+            takes it out again, so it is multiplied in once more behind that.
+        classes: how many.
         workers: members that train at once.
+
+    Returns:
+        The dense layers, ReLU between them.
     """
     measured = Standardizer.fit(features)
     standardizer = Standardizer(measured.mean, measured.scale / gains)
     inputs = torch.from_numpy(standardizer.apply(features))
     targets, weights = torch.from_numpy(labels), torch.from_numpy(row_weights)
 
-    def member(index: int) -> tuple[Linear, ...]:
+    def member(index: int) -> tuple[Dense, ...]:
         generator = torch.Generator().manual_seed(seed * 1000 + index)
         return _train_member(inputs, targets, weights, classes, config, generator)
 
@@ -104,8 +108,16 @@ def fit_head(
     rows: NDArray[np.bool_] | None = None,
     seed: int,
     workers: int = 1,
-) -> tuple[Linear, ...]:
-    """Train a head that reads `layers`, on the rows of a mask, or on all."""
+) -> tuple[Dense, ...]:
+    """Train a head that reads `layers`.
+
+    Args:
+        rows: bool [rows], a mask of those to train on; None takes all.
+        workers: members that train at once.
+
+    Returns:
+        The dense layers, ReLU between them.
+    """
     taken = slice(None) if rows is None else rows
     return train_head(
         gather(features, layers, rows),
@@ -119,8 +131,8 @@ def fit_head(
     )
 
 
-def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
-    """Return float32 [rows, classes] of float32 [rows, n_features]."""
+def head_logits(head: Sequence[Dense], features: FloatArray) -> FloatArray:
+    """Return the logits, float32 [rows, classes], of `features`, float32 [rows, n_features]."""
     hidden = features
     for layer in head[:-1]:
         hidden = np.maximum(hidden @ layer.weight.T + layer.bias, 0)
@@ -128,19 +140,19 @@ def head_logits(head: Sequence[Linear], features: FloatArray) -> FloatArray:
     return logits
 
 
-def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
+def fold_members(members: Sequence[Sequence[Dense]]) -> tuple[Dense, ...]:
     """Return one MLP whose logits are the mean of those of `members`, all of one shape."""
     if len(members) == 1:
         return tuple(members[0])
     first, *_, last = stacked = list(zip(*members, strict=True))
     folded = [
-        Linear(
+        Dense(
             np.concatenate([part.weight for part in first]),
             np.concatenate([part.bias for part in first]),
         )
     ]
     folded += [
-        Linear(
+        Dense(
             _block_diagonal([part.weight for part in parts]),
             np.concatenate([part.bias for part in parts]),
         )
@@ -148,7 +160,7 @@ def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
     ]
     share = np.float32(1 / len(members))
     folded.append(
-        Linear(
+        Dense(
             share * np.concatenate([part.weight for part in last], axis=1),
             share * np.sum([part.bias for part in last], axis=0, dtype=np.float32),
         )
@@ -156,12 +168,12 @@ def fold_members(members: Sequence[Sequence[Linear]]) -> tuple[Linear, ...]:
     return tuple(folded)
 
 
-def fold_standardizer(head: Sequence[Linear], standardizer: Standardizer) -> tuple[Linear, ...]:
+def fold_standardizer(head: Sequence[Dense], standardizer: Standardizer) -> tuple[Dense, ...]:
     """Return the head that takes raw features where `head` takes standardized ones."""
     first, *rest = head
     weight = first.weight.astype(np.float64) / standardizer.scale
     bias = first.bias - weight @ standardizer.mean
-    return (Linear(weight.astype(np.float32), bias.astype(np.float32)), *rest)
+    return (Dense(weight.astype(np.float32), bias.astype(np.float32)), *rest)
 
 
 def _block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
@@ -179,7 +191,7 @@ def _train_member(
     classes: int,
     config: HeadConfig,
     generator: torch.Generator,
-) -> tuple[Linear, ...]:
+) -> tuple[Dense, ...]:
     layers = _make_layers([inputs.shape[1], *config.hidden, classes], generator)
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     optimizer = torch.optim.Adam(
@@ -206,13 +218,13 @@ def _train_member(
             optimizer.step()
             schedule.step()
     return tuple(
-        Linear(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+        Dense(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
         for layer in layers
     )
 
 
 def _make_layers(dims: Sequence[int], generator: torch.Generator) -> list[nn.Linear]:
-    """Linear layers as nn.Linear starts them, drawn from `generator`."""
+    """Return layers that start as nn.Linear starts its own, but drawn from `generator`."""
     layers = []
     for width, height in pairwise(dims):
         layer = nn.utils.skip_init(nn.Linear, width, height)

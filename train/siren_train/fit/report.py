@@ -1,4 +1,4 @@
-"""What a training run has to say for itself: training.json and training.md."""
+"""The report of a training run: training.json and training.md."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from siren_export.sources.artifact import LayerSelection
-from siren_train.store.files import write_atomically
+from siren_export.heads.mlp import LayerSelection
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.errors import InputError
 from siren_train.store.store import StoreManifest
 
 from .probe import Probe
@@ -17,7 +18,14 @@ REPORT_FILE, TABLE_FILE = "training.json", "training.md"
 
 
 class LayerReport(msgspec.Struct, frozen=True):
-    """A layer's probe (validation macro-F1, strength) and what the head reads of it."""
+    """A layer's probe, and what the head reads of the layer.
+
+    Attributes:
+        macro_f1, by_dataset: of the probe, on the validation rows.
+        strength: of the probe's L1 penalty.
+        selected: how many channels the head reads.
+        weight: the layer's.
+    """
 
     layer: int
     macro_f1: float
@@ -37,9 +45,16 @@ class TrialReport(msgspec.Struct, frozen=True):
 
 
 class TrainingReport(msgspec.Struct, frozen=True):
-    """A training run. `cross_validation` is the best trial's mean macro-F1, of one member.
+    """A training run.
 
-    Of the `rows`, `copies` are copies of others: wrapped, or of another precision.
+    Attributes:
+        store: the first that the head was trained on.
+        precisions: of all stores.
+        rows: how many there are in each split, copies included.
+        copies: how many of the rows are copies of others: wrapped, or of another precision.
+        share: of each probe's |weight|, which the channels that are selected hold.
+        head: the fields of its HeadConfig.
+        cross_validation: mean macro-F1 of the best trial, whose heads have one member.
     """
 
     store: StoreManifest
@@ -75,10 +90,14 @@ def trial_reports(trials: Sequence[Trial]) -> list[TrialReport]:
 
 
 def write_report(report: TrainingReport, folder: Path) -> None:
-    """Write training.json and training.md."""
+    """Write training.json and training.md into `folder`.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     data = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
-    write_atomically(folder / REPORT_FILE, data)
-    write_atomically(folder / TABLE_FILE, _markdown(report).encode())
+    write_whole(folder / REPORT_FILE, data, InputError)
+    write_whole(folder / TABLE_FILE, _markdown(report).encode(), InputError)
 
 
 def _markdown(report: TrainingReport) -> str:

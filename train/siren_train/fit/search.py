@@ -1,14 +1,14 @@
 """Search the head's shape and training with Optuna: TPE, pruned, cross-validated, resumable.
 
-The history is a file of finished trials, one JSON object a line. Each trial draws from a sampler
-seeded by the search's seed and the trial's number, and sees only finished trials, so a search
-that was killed goes on to the same end as an undisturbed one.
+The history is a file of finished trials, one JSON object a line. The sampler of a trial is seeded
+by the search's seed and the trial's number, and sees finished trials only. So a search that was
+killed ends as an undisturbed one.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,29 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, IntArray
 
+from .folds import FOLDS
 from .head import HeadConfig, fit_head, head_logits
 from .probe import Probe
 from .selection import gather, select_layers
 from .settings import LayerWeighting
 from .workers import worker_pool
 
-FOLDS = 5
 _STARTUP_TRIALS = 5  # drawn at random, and never pruned
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search chooses: the share of each probe's |weight| that is read, and the head."""
+    """What the search finds.
+
+    Attributes:
+        share: of each probe's |weight|, which the channels that are selected hold.
+        config: of the head.
+    """
 
     share: float
     config: HeadConfig
@@ -40,7 +46,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. `scores` are the folds' mean macro-F1s; a pruned one has fewer."""
+    """A finished trial.
+
+    Attributes:
+        number: from 0.
+        params: drawn by the sampler.
+        scores: the mean macro-F1 of each fold; of the first folds alone if it was pruned.
+        pruned: whether it was stopped early.
+    """
 
     number: int
     params: dict[str, Any]
@@ -52,27 +65,43 @@ class Trial:
         return float(np.mean(self.scores))
 
 
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """What heads are cross-validated on, and how.
+
+    Attributes:
+        features: train and validation rows.
+        folds: int64 [rows], as make_folds returns them.
+        probes: of each fold, fitted without its rows. A selection by probes that have seen the
+            labels held out would flatter the score.
+        weighting: how layers are weighted.
+        seed: of the heads.
+        workers: folds that train at once.
+    """
+
+    features: FeatureSet
+    folds: IntArray
+    probes: Sequence[Sequence[Probe]]
+    weighting: LayerWeighting
+    seed: int
+    workers: int
+
+
 def search_head(
-    features: FeatureSet,
-    folds: IntArray,
-    probes: Sequence[Sequence[Probe]],
+    setup: CrossValidation,
     history: Path,
     *,
     trials: int,
-    seed: int,
     shares: Sequence[float],
-    weighting: LayerWeighting = "adaptive",
-    workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Choice, list[Trial]]:
-    """Run the trials that `history` lacks; return the best choice, and the first `trials`.
+    """Run the trials that `history` lacks, and return the best choice and all trials.
 
     Args:
-        features: training and validation rows.
-        folds: as make_folds gives them.
-        probes: of each fold, fitted without its rows.
-        shares: of the selection, to choose from.
-        workers: folds that train at once.
+        setup: its seed is that of the search, too.
+        history: a file of finished trials, which is added to.
+        trials: how many there are in all; more of them in `history` are left aside.
+        shares: of each probe's |weight|, those that a trial may draw.
 
     Raises:
         InputError: `history` is damaged.
@@ -86,22 +115,24 @@ def search_head(
     distributions = _distributions(shares)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))
-    progress(len(done), trials)
+    progress("search", len(done), trials)
     with history.open("a", encoding="utf-8") as file:
         for number in range(len(done), trials):
             study.sampler = optuna.samplers.TPESampler(
-                seed=seed * 10_000 + number, n_startup_trials=_STARTUP_TRIALS, multivariate=True
+                seed=setup.seed * 10_000 + number,
+                n_startup_trials=_STARTUP_TRIALS,
+                multivariate=True,
             )
-            finished = _run(study, distributions, features, probes, folds, weighting, workers, seed)
+            finished = _run(study, distributions, setup)
             done.append(finished)
-            file.write(json.dumps(finished.__dict__) + "\n")
+            file.write(json.dumps(asdict(finished)) + "\n")
             file.flush()
-            progress(len(done), trials)
+            progress("search", len(done), trials)
     return make_choice(best_trial(done).params), done
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the best score over all folds; the first of equals."""
+    """Return the trial of the best score that was not pruned; the first of equally good ones."""
     return max((trial for trial in trials if not trial.pruned), key=lambda trial: trial.score)
 
 
@@ -120,43 +151,23 @@ def make_choice(params: Mapping[str, Any]) -> Choice:
     )
 
 
-def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) -> IntArray:
-    """Return int64 [rows]: the fold that holds each row out, or -1 for a row that always trains.
-
-    Every data set of `measured` and its labels are spread evenly; a copy stands in the fold of
-    its original.
-    """
-    fold = np.full(features.rows, -1, np.int64)
-    groups = features.datasets * len(features.classes) + features.labels
-    countable = ~features.is_copy & np.isin(features.datasets, measured)
-    rng = np.random.default_rng(seed)
-    for group in np.unique(groups[countable]):
-        rows = rng.permutation(np.flatnonzero(countable & (groups == group)))
-        fold[rows] = np.arange(len(rows)) % folds
-    return fold[features.originals]
-
-
 def cross_validate(
-    features: FeatureSet,
-    probes: Sequence[Sequence[Probe]],
+    setup: CrossValidation,
     choice: Choice,
-    folds: IntArray,
-    *,
-    weighting: LayerWeighting,
-    workers: int,
-    seed: int,
     proceed: Callable[[Sequence[float]], bool] = lambda scores: True,
 ) -> list[float]:
-    """Return the mean macro-F1 of each fold in turn, until `proceed` refuses to go on.
+    """Return the mean macro-F1 of each fold. Copies train with their originals, unmeasured.
 
-    Copies train with their originals, and are not measured. Each fold selects by its own
-    `probes`: a selection that has seen the held-out labels flatters the score.
+    Args:
+        proceed: is given the scores so far after each fold; no further fold is scored once it
+            returns False.
     """
+    features, folds = setup.features, setup.folds
 
     def score(fold: int) -> float:
-        layers = select_layers(probes[fold], share=choice.share, weighting=weighting)
+        layers = select_layers(setup.probes[fold], share=choice.share, weighting=setup.weighting)
         fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
-        head = fit_head(features, layers, choice.config, rows=fitting, seed=seed)
+        head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
         return macro_f1_by_dataset(
             features.labels[held_out],
             head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
@@ -165,7 +176,7 @@ def cross_validate(
         ).mean
 
     scores: list[float] = []
-    with worker_pool(workers) as pool:
+    with worker_pool(setup.workers) as pool:
         pending: list[Future[float]] = [
             pool.submit(score, fold) for fold in range(int(folds.max()) + 1)
         ]
@@ -181,12 +192,7 @@ def cross_validate(
 def _run(
     study: optuna.Study,
     distributions: Mapping[str, optuna.distributions.BaseDistribution],
-    features: FeatureSet,
-    probes: Sequence[Sequence[Probe]],
-    folds: IntArray,
-    weighting: LayerWeighting,
-    workers: int,
-    seed: int,
+    setup: CrossValidation,
 ) -> Trial:
     trial = study.ask(dict(distributions))
     pruned = False
@@ -197,16 +203,7 @@ def _run(
         pruned = len(scores) < FOLDS and bool(trial.should_prune())
         return not pruned
 
-    scores = cross_validate(
-        features,
-        probes,
-        make_choice(trial.params),
-        folds,
-        weighting=weighting,
-        workers=workers,
-        seed=seed,
-        proceed=proceed,
-    )
+    scores = cross_validate(setup, make_choice(trial.params), proceed)
     state = TrialState.PRUNED if pruned else TrialState.COMPLETE
     study.tell(trial, None if pruned else float(np.mean(scores)), state=state)
     return Trial(trial.number, dict(trial.params), scores, pruned)
@@ -242,7 +239,9 @@ def _frozen(
 
 
 def read_history(path: Path) -> list[Trial]:
-    """Read the finished trials of a search; a last line that a kill cut short is dropped.
+    """Read the finished trials of a search.
+
+    If a kill cut the last line short, the line is taken off the file.
 
     Raises:
         InputError: the file is damaged.

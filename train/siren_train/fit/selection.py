@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from siren_export.sources.artifact import LayerSelection
+from siren_export.heads.mlp import LayerSelection
 from siren_train.store.features import FeatureSet, FloatArray
 
 from .probe import Probe
@@ -17,10 +17,11 @@ WEIGHT_FLOOR = 0.1
 def select_layers(
     probes: Sequence[Probe], *, share: float, weighting: LayerWeighting = "adaptive"
 ) -> tuple[LayerSelection, ...]:
-    """Select, in each probed layer, the channels that hold `share` of its total |weight|.
+    """Select in each probed layer the channels that hold `share` of its total |weight|.
 
-    The layer weight is the probe's validation macro-F1, min-max normalized over the layers and
-    at least 0.1; "uniform" gives every layer 1.
+    Args:
+        weighting: "adaptive" weighs a layer by its probe's macro-F1 on the validation rows,
+            min-max normalized over the layers, and 0.1 at least. "uniform" gives every layer 1.
     """
     scores = np.array([probe.validation.mean for probe in probes])
     spread = scores.max() - scores.min()
@@ -33,9 +34,12 @@ def select_layers(
 
 
 def select_channels(weights: FloatArray, share: float) -> np.ndarray:
-    """Return the fewest channels whose `weights` sum to `share` of the total, ascending, int64.
+    """Return the fewest channels whose `weights` sum to `share` of the total, int64, ascending.
 
-    Channels of weight 0 are left out; if all are 0, the first channel stands for the layer.
+    Channels of weight 0 are left out. If all are 0, the first channel stands for the layer.
+
+    Args:
+        weights: float32 [channels], none negative.
     """
     order = np.argsort(-weights, kind="stable")
     cumulative = np.cumsum(weights[order], dtype=np.float64)
@@ -50,15 +54,17 @@ def gather(
     selection: Sequence[LayerSelection],
     rows: NDArray[np.bool_] | None = None,
 ) -> FloatArray:
-    """Return float32 [rows, n_features]: what the head reads, layer weights applied.
+    """Return the features that a head reads, float32 [rows, n_features].
+
+    They are the pooled neurons of the selected channels, each times its layer's weight.
 
     Args:
-        rows: bool, a mask of the rows to take; None takes all.
+        rows: bool [rows], a mask of those to take; None takes all.
     """
     taken = slice(None) if rows is None else rows
     return np.concatenate(
         [
-            features.features[taken, layer.layer][:, layer.channels].astype(np.float32)
+            features.pooled[taken, layer.layer][:, layer.channels].astype(np.float32)
             * np.float32(layer.weight)
             for layer in selection
         ],

@@ -1,14 +1,14 @@
-"""What a training run is asked for."""
+"""The settings of a training run."""
 
 from typing import Literal
 
 import msgspec
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
 
 LayerWeighting = Literal["adaptive", "uniform"]
 
-# Of a probe's L1 penalty: shares of the smallest that makes every weight zero.
+# Of a probe's L1 penalty, as shares of the smallest that makes every weight zero.
 STRENGTHS = (0.1, 0.03, 0.01, 0.003, 0.001)
 
 
@@ -16,16 +16,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a training run is asked for.
 
     Attributes:
-        shares: of |weight| that the search may choose among.
-        max_layer: read only the first so many layers; None reads all.
+        pooling: of the store, what the head reads.
+        shares: of each probe's |weight|, those that the search may draw.
+        weighting: how layers are weighted.
+        max_layer: how many layers, from the first, the head may read; None is all.
+        strengths: of the probes, those to choose from.
+        trials: of the search.
         members: MLPs that the final head averages.
+        seed: of folds, search and head.
         threshold: written into the artifact.
         half: store the head in float16.
         hold_out_validation: fit the final head on the train rows alone, so that the validation
             rows can calibrate it.
     """
 
-    pooling: Pooling = "residual_mean"
+    pooling: MlpPooling = "residual_mean"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
     weighting: LayerWeighting = "adaptive"
     max_layer: int | None = None

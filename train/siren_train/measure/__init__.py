@@ -1,1 +1,1 @@
-"""Score labelled text and measure the scores."""
+"""Score labelled text with a guard, measure the scores, and choose thresholds by them."""

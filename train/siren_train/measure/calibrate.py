@@ -13,27 +13,29 @@ from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
 from siren_runtime.backends.base import Backend
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import Tier, check_tiers
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines
 from siren_runtime.scoring.scorer import Scorer
-from siren_train.store.files import write_atomically
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from .evaluate import Scores
 from .metrics import macro_f1, precision_recall
 
-FITTING_TEMPERATURE = 100.0  # here float32 scores tell log-odds of up to 1,600 apart
+# At this temperature float32 scores still differ where the log-odds differ, up to 1,600.
+FITTING_TEMPERATURE = 100.0
 _MAX_LOG_TEMPERATURE = math.log(20.0)
 _SMALLEST = 2.0**-24
 
 
 def false_positive_threshold(scores: Scores, rate: float) -> float:
-    """Return a threshold for the most flagged rows with at most `rate` of the safe ones.
+    """Return a threshold that flags as many rows as it can, but at most `rate` of the safe ones.
 
     Raises:
-        InputError: even the highest score of a safe row would have to pass, but it is 1.
+        InputError: safe rows that must not be flagged score 1, which every threshold flags.
     """
     safe = np.sort(scores.scores[~scores.harmful])[::-1]
     allowed = int((np.arange(1, len(safe) + 1) / len(safe) <= rate).sum())
@@ -49,7 +51,7 @@ def false_positive_threshold(scores: Scores, rate: float) -> float:
 
 
 def precision_threshold(scores: Scores, target: float) -> float:
-    """Return a threshold for the most flagged rows at a precision of at least `target`.
+    """Return a threshold that flags as many rows as it can at a precision of `target` or more.
 
     Raises:
         InputError: no threshold reaches it.
@@ -62,21 +64,21 @@ def precision_threshold(scores: Scores, target: float) -> float:
 
 
 def recall_threshold(scores: Scores, target: float) -> float:
-    """Return a threshold for the fewest flagged rows at a recall of at least `target`."""
+    """Return a threshold that flags as few rows as it can at a recall of `target` or more."""
     _, recall, thresholds = precision_recall(scores.harmful, scores.scores)
     return _just_below(scores, thresholds[np.flatnonzero(recall >= target)[0]])
 
 
 def _just_below(scores: Scores, score: float) -> float:
-    """Halfway down to the next score, so that rounding cannot cost the row of this one."""
+    """Return the middle between `score` and the next lower one, so that rounding loses no row."""
     lower = scores.scores[scores.scores < score]
     return float((score + lower.max(initial=0.0)) / 2)
 
 
 def best_threshold(scores: Scores) -> float:
-    """Return the threshold of the best macro-F1, per data set then averaged.
+    """Return the threshold of the best macro-F1, averaged over data sets.
 
-    Among equals it is the middle one, which is the least bound to the rows it was chosen on.
+    Of several that are equally good it is the middle one, which depends the least on single rows.
     """
     grid = np.linspace(0.01, 0.99, 99)
     means = []
@@ -95,12 +97,12 @@ def best_threshold(scores: Scores) -> float:
 
 
 def fit_temperature(scores: Scores) -> float:
-    """Return the temperature of the least cross-entropy, from 1/20 to 20.
+    """Return the temperature of the least cross-entropy between 1/20 and 20.
 
-    Temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+    This is temperature scaling (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
-        scores: of a two-class guard at `FITTING_TEMPERATURE`.
+        scores: of a guard of two classes, at `FITTING_TEMPERATURE`.
     """
     log_odds = FITTING_TEMPERATURE * _log_odds(scores.scores)
     signs = np.where(scores.harmful, 1.0, -1.0)
@@ -112,13 +114,14 @@ def fit_temperature(scores: Scores) -> float:
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def tempered_guard(bundle: Bundle, engine: Backend, temperature: float) -> Guard:
-    """Return the guard that `bundle` would be at `temperature`, on its open engine."""
+def tempered_guard(bundle: Bundle, backend: Backend, temperature: float) -> Guard:
+    """Return the guard that `bundle` would be at `temperature`, on an open backend of it."""
     manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
-    return Guard([Scorer(replace(bundle, manifest=manifest), Engines(engine))])
+    scorer = Scorer(replace(bundle, manifest=manifest), Engines(backend))
+    return Guard([scorer], limits=LLM_SIREN_LIMITS)
 
 
-def choose_threshold(scores: Scores, rule: str) -> float:
+def find_threshold(scores: Scores, rule: str) -> float:
     """Return the threshold that a rule asks for.
 
     Args:
@@ -157,7 +160,7 @@ def _parse_share(value: str) -> float | None:
 
 
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Float32 scores round to 1 from log-odds of 17 on, so those end there."""
+    """Return the log-odds of scores, cut where float32 scores round to 1: at about 17."""
     clipped = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
     odds: NDArray[np.float64] = np.log(clipped) - np.log1p(-clipped)
     return odds
@@ -167,7 +170,7 @@ def read_tiers(path: Path) -> list[Tier]:
     """Read a tier file: a JSON object of names and thresholds, such as {"block": 0.9}.
 
     Raises:
-        InputError: it is not that, names repeat, or a threshold is outside 0 to 1.
+        InputError: it is not that, a name repeats, or a threshold is outside 0 to 1.
         BundleError: two thresholds are equal.
     """
     try:
@@ -186,7 +189,10 @@ def read_tiers(path: Path) -> list[Tier]:
 
 
 def make_tiers(named: Mapping[str, float], origin: str) -> list[Tier]:
-    """Return the tiers by falling threshold, checked as a manifest's.
+    """Return the tiers by falling threshold, checked as those of a manifest are.
+
+    Args:
+        origin: the file or option that they come from, for error messages.
 
     Raises:
         InputError: there is none, one has no name, or a threshold is outside 0 to 1.
@@ -212,13 +218,14 @@ def write_calibration(
     tiers: Sequence[Tier] | None = None,
     temperature: float | None = None,
 ) -> Manifest:
-    """Write what is given into the bundle's guard.json, and return the manifest.
+    """Write what is given into the bundle's guard.json, and return the new manifest.
 
-    A threshold that is kept moves with a new temperature of a two-class head, so that verdicts
-    stay as they were.
+    A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
+    they were; this holds for heads of two classes.
 
     Raises:
         BundleError: the bundle is damaged, or the result would not be a valid manifest.
+        InputError: guard.json cannot be written.
     """
     manifest = load_bundle(bundle).manifest
     changes: dict[str, object] = {}
@@ -233,12 +240,12 @@ def write_calibration(
         changes["tiers"] = list(tiers)
     data = encode(msgspec.structs.replace(manifest, **changes))
     manifest = decode(data, str(bundle / MANIFEST_FILE))
-    write_atomically(bundle / MANIFEST_FILE, data)
+    write_whole(bundle / MANIFEST_FILE, data, InputError)
     return manifest
 
 
 def _moved(threshold: float, scale: float) -> float:
-    """Where a threshold comes to lie when log-odds are divided by `scale`; 0 and 1 stay."""
+    """Return where a threshold lies once log-odds are divided by `scale`. 0 and 1 stay."""
     if not 0.0 < threshold < 1.0:
         return threshold
     return float(1 / (1 + np.exp(-_log_odds(np.array(threshold)) / scale)))

@@ -1,7 +1,7 @@
 """Score labelled text with a guard, and measure the scores."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -10,19 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Columns, Source, read_all, read_rows
+from siren_train.data.rows import Columns, read_all, read_rows
+from siren_train.data.sources import Source
 
 from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
 
-Progress = Callable[[str, int, int], None]  # stage; rows done; rows in all
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scored rows: `scores` float64 [rows] of harm, and what is known of each row."""
+    """Scored rows, and what is known of each.
+
+    Attributes:
+        scores: float64 [rows], of harm.
+        harmful: bool [rows], by the labels.
+        datasets, categories: str [rows], names.
+    """
 
     scores: NDArray[np.float64]
     harmful: NDArray[np.bool_]
@@ -31,7 +37,14 @@ class Scores:
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """What an evaluation found. `mean_macro_f1` is over data sets, each counting the same."""
+    """What an evaluation found.
+
+    Attributes:
+        bundles: what was scored with; several are an ensemble.
+        sources: names of the sources of the rows.
+        mean_macro_f1: over data sets, each counting the same.
+        by_category: of each data set, if asked for.
+    """
 
     bundles: list[str]
     sources: list[str]
@@ -49,7 +62,7 @@ def score_rows(
     split: str,
     progress: Progress = lambda stage, done, total: None,
 ) -> Scores:
-    """Score the rows of a split, after all data was read once and checked.
+    """Score the rows of a split. All data is read and checked before the first is scored.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -86,7 +99,12 @@ def measure(
     threshold: float,
     by_category: bool = False,
 ) -> Evaluation:
-    """Measure each data set and, if asked, each of its categories."""
+    """Measure each data set and, if `by_category`, each of its categories.
+
+    Args:
+        bundles, sources, split: for the report; `scores` are of these.
+        threshold: a row is flagged from this score on.
+    """
     by_dataset, categories = {}, {}
     for name in dict.fromkeys(scores.datasets.tolist()):
         rows = scores.datasets == name
@@ -112,7 +130,7 @@ def measure(
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Return the tables of an evaluation."""
+    """Return the tables of an evaluation, as Markdown."""
     lines = [
         f"# Evaluation on the {evaluation.split} split",
         "",

@@ -1,7 +1,7 @@
-"""Classification metrics. macro-F1 is taken per data set, then averaged over data sets.
+"""Classification metrics.
 
-That is the metric of the SIREN paper (arXiv 2604.18519): a data set counts the same whatever its
-size, and so does a class.
+The macro-F1 of each data set, averaged over data sets, is the metric of the SIREN paper (arXiv
+2604.18519): a data set counts the same whatever its size, and so does a class.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from siren_train.store.features import IntArray
 
 @dataclass(frozen=True)
 class MacroF1:
-    """`mean` over data sets, and the macro-F1 of each by name."""
+    """The macro-F1 of each data set by name, and their `mean`."""
 
     mean: float
     by_dataset: dict[str, float]
@@ -53,11 +53,16 @@ def macro_f1_by_dataset(
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """How scores of harm fare against labels. `auroc` and `average_precision` know no threshold.
+    """How scores of harm fare against labels, at a threshold.
 
-    `expected_calibration_error` is the mean distance of score and share of harm over ten bins of
-    equal width, weighted by rows. What is undefined is None: precision where nothing is flagged,
-    recall without harm, AUROC and average precision with rows of one label.
+    Attributes:
+        rows, harmful: how many there are, and how many of them are labelled harmful.
+        precision: None where nothing is flagged.
+        recall: None where nothing is harmful.
+        auroc, average_precision: of the scores alone, whatever the threshold; None where all rows
+            have one label.
+        expected_calibration_error: the mean distance between score and share of harm over ten bins
+            of equal width, weighted by their rows.
     """
 
     rows: int

@@ -1,11 +1,11 @@
 """Stream responses through a guard as they would arrive, and measure when it raises the alarm.
 
-The protocol is that of the SIREN paper (arXiv 2604.18519): a response whose harmful span is known,
-scored as it grows; recall at the span's end and some tokens later. The alarm is the first score
-that reaches the threshold.
+The protocol is that of the SIREN paper (arXiv 2604.18519). A response whose harmful span is known
+is scored as it grows, and recall is measured at the end of the span and some tokens later. The
+alarm is the first score that reaches the threshold.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard, Stream, Streams
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import SirenError
 from siren_train.data.streams import StreamRow, pieces_of
 
@@ -43,35 +44,38 @@ class Trace:
     slid: bool
 
     def tokens_at(self, character: int) -> int:
-        """How many tokens count once so many characters are fed."""
+        """Return how many tokens count once `character` characters are fed."""
         index = int(np.searchsorted(self.characters, character, side="right")) - 1
         return int(self.tokens[index]) if index >= 0 else self.tokens_before
 
     def score_at(self, token: int) -> float:
-        """The last score by then; NaN before the first."""
+        """Return the last score once `token` tokens count; NaN before the first score."""
         index = int(np.searchsorted(self.tokens, token, side="right")) - 1
         return float(self.scores[index]) if index >= 0 else float("nan")
 
     def alarm(self, threshold: float) -> int | None:
-        """The first piece whose score reaches the threshold."""
+        """Return the first piece whose score reaches the threshold, or None."""
         alarms = np.flatnonzero(self.scores >= threshold)
         return int(alarms[0]) if len(alarms) else None
 
 
 class StreamingMetrics(msgspec.Struct, frozen=True):
-    """What the traces of one data set say. What has no stream to be measured on is None.
+    """What the traces of one data set say. A metric is None if it has no stream to be taken of.
 
     Attributes:
-        recall: by tokens after the span's end, the share of harmful streams whose score then is
-            at least the threshold; of a stream that ended before, its last score.
-        reached: by the same tokens, the harmful streams that are so long.
-        false_alarms: share of safe streams that raise an alarm anywhere.
-        early, on_time, late, missed: shares of harmful streams by their first alarm: before harm
-            starts, by its end, after its end, never. They add up to 1.
-        delay_median, delay_mean: tokens from the start of harm to the alarm, of those on time or
-            late.
-        saved_mean: tokens of a harmful stream after its alarm, which need not be generated.
-        saved_share: the same, of all tokens of harmful streams.
+        harmful, safe: how many streams there are of each kind.
+        recall: by a number of tokens after the end of the span, the share of harmful streams whose
+            score is then at least the threshold. A stream that has ended by then counts with its
+            last score.
+        reached: by the same numbers, how many harmful streams are as long as that.
+        false_alarms: share of the safe streams that raise an alarm anywhere.
+        early, on_time, late, missed: shares of the harmful streams whose first alarm comes before
+            harm starts, by its end, after its end, or never. They add up to 1.
+        delay_median, delay_mean: tokens from the start of harm to the alarm, over the alarms that
+            are on time or late.
+        saved_mean: mean number of tokens of a harmful stream after its alarm, which need not be
+            generated.
+        saved_share: share of all tokens of harmful streams that come after the alarm.
         slid: streams that no longer held all of their text.
     """
 
@@ -92,7 +96,12 @@ class StreamingMetrics(msgspec.Struct, frozen=True):
 
 
 class StreamingEvaluation(msgspec.Struct, frozen=True):
-    """What a streaming evaluation found, for each data set. `reads` says what the scores are of."""
+    """What a streaming evaluation found.
+
+    Attributes:
+        reads: what the scores are of, in words.
+        words: how many words there are between two scores.
+    """
 
     bundle: str
     sources: list[str]
@@ -109,13 +118,12 @@ def trace_streams(
     words: int,
     *,
     response_only: bool,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Trace]:
     """Feed every response to a stream of its own, many at a time, `words` words at a time.
 
     Args:
-        response_only: keep the prompt out of the mean, which a bundle without a streaming graph
-            cannot.
+        response_only: keep the prompt out of the mean. A bundle without a streaming graph cannot.
 
     Raises:
         InputError, BackendError: a text cannot be scored.
@@ -137,11 +145,11 @@ def trace_streams(
                     traces[index] = feeding.trace()
                     stream.close()
                     del active[stream]
-            progress(len(traces))
+            progress("streaming", len(traces), len(rows))
 
 
 class _Feeding:
-    """A row under way: the next piece, and the points so far."""
+    """A row that is being streamed: its next piece, and what came of the earlier ones."""
 
     def __init__(self, stream: Stream, row: StreamRow, words: int, response_only: bool) -> None:
         self.stream, self.row = stream, row
@@ -152,8 +160,8 @@ class _Feeding:
         self._before = stream.feed("").tokens if counts else 0
         self._points: list[tuple[int, int, float]] = []
 
-    def advance(self, tokens: int, score: float) -> None:
-        """Note the outcome of the piece, and go to the next."""
+    def note(self, tokens: int, score: float) -> None:
+        """Note what came of the piece, and go on to the next."""
         fed = self._points[-1][0] if self._points else 0
         self._points.append((fed + len(self.piece or ""), tokens, score))
         self.piece = next(self._pieces, None)
@@ -176,7 +184,7 @@ def _feed(streams: Streams, feedings: Sequence[_Feeding]) -> None:
     for feeding, result in zip(feedings, results, strict=True):
         if isinstance(result, SirenError):
             raise type(result)(f"{feeding.row.origin}: {result}")
-        feeding.advance(result.tokens, result.score)
+        feeding.note(result.tokens, result.score)
 
 
 def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMetrics:
@@ -228,7 +236,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def streaming_markdown(evaluation: StreamingEvaluation) -> str:
-    """Return the table of a streaming evaluation, a column a data set."""
+    """Return the table of a streaming evaluation, one column for each data set, as Markdown."""
     metrics = evaluation.by_dataset.values()
     rows: list[tuple[str, list[str]]] = [
         ("harmful streams, safe streams", [f"{m.harmful}, {m.safe}" for m in metrics])

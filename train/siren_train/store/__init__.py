@@ -1,1 +1,1 @@
-"""Features of labelled rows, extracted once and kept on disk."""
+"""Pooled rows of labelled text: extracted once with the engine, and kept on disk."""

@@ -1,31 +1,35 @@
-"""Labelled text -> feature store, through an extractor bundle, chunk by chunk.
+"""Labelled text -> feature store, through the extractor, chunk by chunk.
 
-A chunk is always the same rows, and progress is recorded when a chunk is on disk, so extraction
-that was killed goes on without losing or redoing more than a chunk, and ends as if undisturbed.
-Memory is that of a chunk, and under 100 bytes a row for what is known of it.
+A chunk is always the same rows, and it is recorded as done once it is on disk. So an extraction
+that was killed goes on where it was: it repeats one chunk at most, and ends with the store of an
+undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 """
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from siren_export.sources.checkpoint import CONFIG_FILE, Checkpoint
+from siren_export.heads.mlp import MlpPooling
+from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
-from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Columns, Row, Source, read_all, read_rows
+from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_train.data.rows import Columns, Row, read_all, read_rows
+from siren_train.data.sources import Source
 from siren_train.data.wrapping import Wrapping, digest, wrap_rows
 
 from .extractor import build_extractor, extractor_shape
 from .features import IntArray
-from .files import locked
+from .locks import locked
 from .store import (
     FORMAT_VERSION,
     Column,
@@ -38,8 +42,6 @@ from .store import (
 
 CHUNK_ROWS = 512
 
-Progress = Callable[[Pooling, int, int], None]  # pooling; rows done; rows in all
-
 
 def extract(
     sources: Sequence[Source],
@@ -49,33 +51,39 @@ def extract(
     *,
     model_id: str,
     model_revision: str | None = None,
-    poolings: Sequence[Pooling] = ("residual_mean",),
+    poolings: Sequence[MlpPooling] = ("residual_mean",),
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
     wrapping: Wrapping | None = None,
     threads: int | None = None,
-    progress: Progress = lambda pooling, done, total: None,
+    chunk_rows: int = CHUNK_ROWS,
+    progress: Progress = lambda stage, done, total: None,
 ) -> FeatureStore:
     """Pool every row of `sources` into a feature store in `folder`, or finish the one there.
 
     Args:
-        max_length: token limit, special tokens included; longer texts lose their end.
-        precision: of the extractor; the precision that will serve the head.
-        wrapping: also pool copies of train rows that are wrapped in this.
+        model_id, model_revision: what heads that are trained on the store call the backbone.
+        dtype: of the pooled neurons on disk.
+        max_length: token limit of a text, special tokens included; longer texts lose their end.
+        precision: of the extractor; it should be the one that will serve the head.
+        wrapping: also pool copies of train rows, wrapped in this.
+        threads: of the CPU; None takes all.
+        chunk_rows: rows that are pooled before what is done is recorded.
+        progress: its stages are the poolings, and it counts rows.
 
     Raises:
-        InputError: the data is unusable, or `folder` holds features of something else, or
-            another extraction is at work there.
+        InputError: the data is unusable, `folder` holds features of something else, or another
+            extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     layers, channels = extractor_shape(checkpoint)
-    known, names, rows_sha256 = _scan(sources, columns, wrapping)
+    scan = _scan(sources, columns, wrapping)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
         model_revision=model_revision,
-        backbone_sha256=_backbone_sha256(checkpoint.path),
+        backbone_sha256=checkpoint.digest(),
         precision=precision,
         max_length=max_length,
         poolings=list(poolings),
@@ -83,37 +91,40 @@ def extract(
         layers=layers,
         channels=channels,
         classes=list(columns.classes),
-        datasets=names,
-        splits={split: len(values["labels"]) for split, values in known.items()},
+        datasets=scan.datasets,
+        splits={split: len(known["labels"]) for split, known in scan.columns.items()},
         sources=[_data_file(source) for source in sources],
         wrapping=digest(wrapping) if wrapping else None,
-        rows_sha256=rows_sha256,
+        rows_sha256=scan.rows_sha256,
     )
     with locked(folder, "siren extract"):
-        store = FeatureStore.create(folder, manifest, known)
+        store = FeatureStore.create(folder, manifest, scan.columns)
         for pooling in poolings:
             bundle = extractor_folder(folder, pooling)
-            build_extractor(
-                checkpoint,
-                bundle,
-                model_id=model_id,
-                model_revision=model_revision,
-                pooling=pooling,
-                max_length=max_length,
-                precision=precision,
-            )
-            with Guard.load(bundle, backend="cpu", threads=threads) as guard:
-                _fill(store, pooling, guard, sources, columns, wrapping, progress)
+            build_extractor(checkpoint, bundle, manifest, pooling)
+            rows = (row for source in sources for row in read_rows(source, columns))
+            with Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
+                _fill(store, pooling, guard, wrap_rows(rows, wrapping), chunk_rows, progress)
     return store
 
 
-def _scan(
-    sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None
-) -> tuple[dict[str, dict[Column, IntArray]], list[str], str]:
-    """Read all data once and check it.
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """What is known of all rows before any is pooled.
 
-    Returns what is known of each split's rows, the data sets, and the SHA-256 of the rows.
+    Attributes:
+        columns: of each split, int64 [rows] each.
+        datasets: names, in the order in which they occur.
+        rows_sha256: of every row's split, data set, label and text.
     """
+
+    columns: dict[str, dict[Column, IntArray]]
+    datasets: list[str]
+    rows_sha256: str
+
+
+def _scan(sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None) -> _Scan:
+    """Read all data once and check it."""
     names: list[str] = []
     sha256 = hashlib.sha256()
     known: dict[str, dict[Column, array[int]]] = {}
@@ -134,78 +145,54 @@ def _scan(
                 f"the wrapping asks for copies of {name!r}, but the data sets are "
                 f"{', '.join(names)}"
             )
-    columns_of = {
+    arrays = {
         split: {name: np.array(column, np.int64) for name, column in values.items()}
         for split, values in known.items()
     }
-    return columns_of, names, sha256.hexdigest()
+    return _Scan(arrays, names, sha256.hexdigest())
 
 
 def _fill(
     store: FeatureStore,
-    pooling: Pooling,
-    guard: Guard,
-    sources: Sequence[Source],
-    columns: Columns,
-    wrapping: Wrapping | None,
+    pooling: MlpPooling,
+    extractor: Guard,
+    rows: Iterable[Row],
+    chunk_rows: int,
     progress: Progress,
 ) -> None:
+    """Pool the rows that are not recorded as done, and record each chunk when it is on disk."""
     manifest = store.manifest
     arrays = {split: store.array(split, pooling, writable=True) for split in manifest.splits}
     filled = dict.fromkeys(manifest.splits, 0)
-    done, recorded = 0, store.progress().get(pooling, 0)
+    done, recorded = 0, store.rows_done().get(pooling, 0)
     progress(pooling, recorded, manifest.rows)
-    rows = (row for source in sources for row in read_rows(source, columns))
-    for chunk in _chunks(wrap_rows(rows, wrapping)):
-        if done >= recorded:
-            results = guard.score_batch([row.text for row in chunk], features=True)
-            for position, row, result in zip(
-                _positions(chunk, filled), chunk, results, strict=True
-            ):
-                values = np.asarray(result.features).astype(manifest.dtype)
-                if not np.isfinite(values).all():
-                    raise InputError(
-                        f"{row.origin}: a feature exceeds {manifest.dtype}; store float32"
-                    )
-                arrays[row.split][position] = values.reshape(manifest.layers, manifest.channels)
-            for values in arrays.values():
-                values.flush()
-            store.record(pooling, done + len(chunk))
-            progress(pooling, done + len(chunk), manifest.rows)
+    for chunk in _chunks(rows, chunk_rows):
+        places = []  # of each row of the chunk, in its split
         for row in chunk:
+            places.append(filled[row.split])
             filled[row.split] += 1
         done += len(chunk)
+        if done <= recorded:
+            continue
+        results = extractor.score_batch([row.text for row in chunk], features=True)
+        for row, place, result in zip(chunk, places, results, strict=True):
+            values = np.asarray(result.features).astype(manifest.dtype)
+            if not np.isfinite(values).all():
+                raise InputError(f"{row.origin}: a feature exceeds {manifest.dtype}; store float32")
+            arrays[row.split][place] = values.reshape(manifest.layers, manifest.channels)
+        for mapped in arrays.values():
+            mapped.flush()
+        store.record(pooling, done)
+        progress(pooling, done, manifest.rows)
 
 
-def _positions(chunk: Sequence[Row], filled: dict[str, int]) -> Iterator[int]:
-    """Where each row stands in its split."""
-    position = dict(filled)
-    for row in chunk:
-        yield position[row.split]
-        position[row.split] += 1
-
-
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while chunk := list(islice(rows, CHUNK_ROWS)):
+def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, size)):
         yield chunk
 
 
 def _data_file(source: Source) -> DataFile:
     if source.is_hub:
         return DataFile(source.name, source.split, None)
-    return DataFile(source.name, source.split, _sha256(Path(source.location)))
-
-
-def _backbone_sha256(folder: Path) -> str:
-    """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
-    paths = [folder / CONFIG_FILE, folder / TOKENIZER_FILE, *folder.glob("*.safetensors")]
-    digests = {path.name: _sha256(path) for path in sorted(paths)}
-    return hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
+    return DataFile(source.name, source.split, sha256_of(Path(source.location)))

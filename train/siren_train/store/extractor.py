@@ -1,7 +1,8 @@
-"""The extractor bundle: a backbone whose features are every channel of every layer.
+"""The extractor: a bundle whose head selects every channel of every layer.
 
-It is an ordinary bundle with an empty head, so what a head is trained on comes from the engine
-that will serve it, in the precision that will serve it.
+Its layer weights are 1, so its features are the pooled neurons as they are, and its dense layer is
+all zeros. It is an ordinary bundle otherwise. So what a head is trained on comes from the engine
+that will serve the head, in the precision that will serve it.
 """
 
 from pathlib import Path
@@ -10,16 +11,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from siren_export.export import export_bundle
-from siren_export.families.config import parse_config
-from siren_export.sources.artifact import LayerSelection, Linear, load_artifact
+from siren_export.families.registry import parse_config
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.types import Precision
-from siren_train.fit.head_file import write_head
+
+from .head_file import write_head
+from .store import StoreManifest
 
 
 def extractor_shape(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return the layers and the channels of each that an extractor of `checkpoint` gives.
+    """Return how many layers an extractor of `checkpoint` pools, and how many channels of each.
 
     Raises:
         CheckpointError: the backbone's kind is not supported.
@@ -31,32 +33,31 @@ def extractor_shape(checkpoint: Checkpoint) -> tuple[int, int]:
 def build_extractor(
     checkpoint: Checkpoint,
     output: Path,
-    *,
-    model_id: str,
-    model_revision: str | None,
-    pooling: Pooling,
-    max_length: int,
-    precision: Precision = "fp32",
+    store: StoreManifest,
+    pooling: MlpPooling,
 ) -> None:
-    """Export the extractor bundle of `checkpoint` to `output`; a finished one is left alone.
+    """Export the extractor of `checkpoint` to `output`. If one is there, it is left as it is.
+
+    Args:
+        store: says what the bundle calls its backbone, its token limit and its precision.
 
     Raises:
-        CheckpointError, BundleError: as siren_export.export_bundle.
+        CheckpointError, BundleError: as siren_export.export.export_bundle.
     """
     if output.exists():
         return
-    layers, channels = extractor_shape(checkpoint)
-    every = [LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)]
-    nothing = Linear(np.zeros((2, layers * channels), np.float32), np.zeros(2, np.float32))
+    every = [LayerSelection(layer, np.arange(store.channels), 1.0) for layer in range(store.layers)]
+    n_features = store.layers * store.channels
+    nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
     with TemporaryDirectory() as folder:
         write_head(
             Path(folder),
-            model_id=model_id,
-            model_revision=model_revision,
+            model_id=store.model_id,
+            model_revision=store.model_revision,
             pooling=pooling,
             layers=every,
             head=[nothing],
-            max_length=max_length,
+            max_length=store.max_length,
             threshold=0.5,
         )
-        export_bundle(load_artifact(folder), checkpoint, output, precision=precision)
+        export_bundle(load_artifact(folder), checkpoint, output, precision=store.precision)

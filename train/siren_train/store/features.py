@@ -1,4 +1,4 @@
-"""The rows that a head is trained on: pooled channels, labels and data sets."""
+"""The rows that a head is trained on: pooled neurons, labels and data sets."""
 
 from dataclasses import dataclass, replace
 
@@ -15,15 +15,17 @@ class FeatureSet:
     """Labelled rows of one pooling.
 
     Attributes:
-        features: float16 or float32 [rows, layers, channels]; may be memory-mapped.
-        labels: int64 [rows], class indices.
+        pooled: float16 or float32 [rows, layers, channels], every channel's neurons pooled over
+            the text of the row; may be memory-mapped.
+        labels: int64 [rows], indices into `classes`.
         datasets: int64 [rows], indices into `names`.
-        originals: int64 [rows], the row that a row is a changed copy of, or itself.
-        names: of the data sets.
-        classes: names of the classes, by index.
+        originals: int64 [rows], the row that a row is a changed copy of. A row that is no copy is
+            its own.
+        names: names of the data sets.
+        classes: names of the classes.
     """
 
-    features: NDArray[np.floating]
+    pooled: NDArray[np.floating]
     labels: IntArray
     datasets: IntArray
     originals: IntArray
@@ -42,28 +44,32 @@ class FeatureSet:
 
     @property
     def layers(self) -> int:
-        return int(self.features.shape[1])
+        return int(self.pooled.shape[1])
 
     def first_layers(self, count: int) -> "FeatureSet":
         """Return the first `count` layers of every row."""
-        return replace(self, features=self.features[:, :count])
+        return replace(self, pooled=self.pooled[:, :count])
 
     def with_copies(self, other: "FeatureSet") -> "FeatureSet":
-        """Return these rows, and after them the same rows as `other` has them, as their copies."""
+        """Return these rows, followed by those of `other` as their copies.
+
+        Args:
+            other: the same rows, pooled in another precision.
+        """
         return replace(
             self,
-            features=np.concatenate([self.features, other.features]),
+            pooled=np.concatenate([self.pooled, other.pooled]),
             labels=np.concatenate([self.labels, other.labels]),
             datasets=np.concatenate([self.datasets, other.datasets]),
             originals=np.concatenate([self.originals, other.originals]),
         )
 
     def where(self, rows: NDArray[np.bool_]) -> "FeatureSet":
-        """Return the rows of a mask, bool [rows], that keeps no copy without its original."""
+        """Return the rows of a mask, bool [rows], which takes no copy without its original."""
         position = np.cumsum(rows) - 1
         return replace(
             self,
-            features=self.features[rows],
+            pooled=self.pooled[rows],
             labels=self.labels[rows],
             datasets=self.datasets[rows],
             originals=position[self.originals[rows]],
@@ -78,7 +84,7 @@ class FeatureSet:
         """Return the rows of two sets of the same data sets and classes."""
         return replace(
             first,
-            features=np.concatenate([first.features, second.features]),
+            pooled=np.concatenate([first.pooled, second.pooled]),
             labels=np.concatenate([first.labels, second.labels]),
             datasets=np.concatenate([first.datasets, second.datasets]),
             originals=np.concatenate([first.originals, second.originals + first.rows]),
@@ -86,9 +92,10 @@ class FeatureSet:
 
 
 def balanced_weights(datasets: IntArray, balance: float) -> FloatArray:
-    """Return float32 [rows] of mean 1: a data set of n rows weighs n ** (1 - balance) in all.
+    """Return the weight of each row, float32 [rows] of mean 1.
 
-    With a balance of 0 every row counts the same, with 1 every data set.
+    The weights of a data set of n rows sum to n ** (1 - balance), up to a factor that is common to
+    all. With a balance of 0 every row counts the same, and with 1 every data set does.
     """
     weights: DoubleArray = np.bincount(datasets)[datasets].astype(np.float64) ** -balance
     normalized: FloatArray = (weights / weights.mean()).astype(np.float32)
@@ -97,20 +104,20 @@ def balanced_weights(datasets: IntArray, balance: float) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Per-channel `mean` and `scale`, float32 [channels]; a constant channel has scale 1."""
+    """The `mean` and `scale` of each column, float32 [columns]. A constant column has scale 1."""
 
     mean: FloatArray
     scale: FloatArray
 
     @classmethod
-    def fit(cls, features: NDArray[np.floating]) -> "Standardizer":
-        """Measure [rows, channels]."""
-        mean = features.mean(axis=0, dtype=np.float64)
-        deviation = features.std(axis=0, dtype=np.float64)
+    def fit(cls, values: NDArray[np.floating]) -> "Standardizer":
+        """Measure `values`, [rows, columns]."""
+        mean = values.mean(axis=0, dtype=np.float64)
+        deviation = values.std(axis=0, dtype=np.float64)
         return cls(
             mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
         )
 
-    def apply(self, features: NDArray[np.floating]) -> FloatArray:
-        """Return float32 [rows, channels] of mean 0 and deviation 1."""
-        return (features.astype(np.float32) - self.mean) / self.scale
+    def apply(self, values: NDArray[np.floating]) -> FloatArray:
+        """Return `values`, [rows, columns], brought to mean 0 and deviation 1, in float32."""
+        return (values.astype(np.float32) - self.mean) / self.scale

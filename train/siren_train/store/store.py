@@ -1,7 +1,7 @@
-"""The feature store: pooled channels of labelled rows on disk, read as memory maps.
+"""The feature store: pooled neurons of labelled rows on disk, read as memory maps.
 
 store.json                     what the store is of: backbone, poolings, splits, data, classes
-extractor.POOLING/             the bundle that pooled them
+extractor.POOLING/             the bundle that pooled the rows
 SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
 SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
@@ -19,12 +19,12 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from siren_runtime.bundle.heads import Pooling
+from siren_export.heads.mlp import MlpPooling
+from siren_runtime.bundle.files import replacement, write_whole
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 
 from .features import FeatureSet, IntArray
-from .files import replaced, write_atomically
 
 FORMAT_VERSION = 3
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
@@ -34,7 +34,7 @@ Column = Literal["labels", "datasets", "originals"]
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file by its name, or a hub data set, which has no `sha256`."""
+    """A source of rows: a file by its name and contents, or a hub data set, without `sha256`."""
 
     name: str
     split: str | None
@@ -42,10 +42,17 @@ class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """store.json. `splits` maps each split to its rows; labels index `classes`.
+    """The contents of store.json.
 
-    `backbone_sha256` is of the backbone's files, and `rows_sha256` of every row's split, data set,
-    label and text. `wrapping` is the digest of what train rows were wrapped in, if they were.
+    Attributes:
+        backbone_sha256: of the backbone's files.
+        max_length: token limit of a text, special tokens included.
+        dtype: of the pooled neurons on disk.
+        layers, channels: how many of each were pooled.
+        classes, datasets: names; labels and data sets of rows are indices into them.
+        splits: how many rows each split has, by its name.
+        wrapping: digest of what train rows were wrapped in; None if they were not.
+        rows_sha256: of every row's split, data set, label and text.
     """
 
     format_version: int
@@ -54,7 +61,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone_sha256: str
     precision: Precision
     max_length: int
-    poolings: list[Pooling]
+    poolings: list[MlpPooling]
     dtype: DType
     layers: int
     channels: int
@@ -74,7 +81,7 @@ class _Versioned(msgspec.Struct):
     format_version: int
 
 
-def extractor_folder(folder: Path, pooling: Pooling) -> Path:
+def extractor_folder(folder: Path, pooling: MlpPooling) -> Path:
     """Return where a store keeps the bundle that pooled it."""
     return folder / f"extractor.{pooling}"
 
@@ -93,10 +100,10 @@ class FeatureStore:
         manifest: StoreManifest,
         columns: Mapping[str, Mapping[Column, IntArray]],
     ) -> "FeatureStore":
-        """Lay out the store in `folder`; or open the one that is there, if it is of the same.
+        """Lay out an empty store in `folder`, or open the one there if it is of the same.
 
         Args:
-            columns: what is known of the rows of each split, int64 [rows] each.
+            columns: of each split, what is known of its rows, int64 [rows] each.
 
         Raises:
             InputError: a store of something else is there, or the disk is full.
@@ -104,29 +111,25 @@ class FeatureStore:
         path = folder / STORE_FILE
         if path.exists():
             store = cls._read(folder)
-            for field in manifest.__struct_fields__:
-                found, expected = getattr(store.manifest, field), getattr(manifest, field)
-                if found != expected:
-                    raise InputError(
-                        f"{folder}: holds features for other settings: {field} is {found!r}, "
-                        f"asked for {expected!r}; choose another folder, or remove this one"
-                    )
+            store._check_same(manifest)
             return store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
-        for pooling in get_args(Pooling):
+        for pooling in get_args(MlpPooling):
             shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
-                with replaced(folder / f"{split}.{name}.npy") as temporary:
-                    np.save(temporary, values)
+                column = folder / f"{split}.{name}.npy"
+                with replacement(column, InputError) as partial, partial.open("wb") as file:
+                    np.save(file, values)
             for pooling in manifest.poolings:
                 _allocate(
                     folder / f"{split}.{pooling}.npy",
                     manifest.dtype,
                     (rows, manifest.layers, manifest.channels),
                 )
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        data = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+        write_whole(path, data, InputError)
         return cls(folder, manifest)
 
     @classmethod
@@ -137,7 +140,7 @@ class FeatureStore:
             InputError: no store is there, it is damaged, or its extraction has not ended.
         """
         store = cls._read(folder)
-        done = store.progress()
+        done = store.rows_done()
         for pooling in store.manifest.poolings:
             if done.get(pooling, 0) < store.manifest.rows:
                 raise InputError(
@@ -166,8 +169,17 @@ class FeatureStore:
             raise InputError(f"{path}: not a valid store: {error}") from None
         return cls(folder, manifest)
 
-    def progress(self) -> dict[str, int]:
-        """Return the rows done of each pooling.
+    def _check_same(self, manifest: StoreManifest) -> None:
+        for field in manifest.__struct_fields__:
+            found, expected = getattr(self.manifest, field), getattr(manifest, field)
+            if found != expected:
+                raise InputError(
+                    f"{self.folder}: holds features for other settings: {field} is {found!r}, "
+                    f"asked for {expected!r}; choose another folder, or remove this one"
+                )
+
+    def rows_done(self) -> dict[str, int]:
+        """Return how many rows are on disk, by pooling.
 
         Raises:
             InputError: the record is damaged.
@@ -182,13 +194,15 @@ class FeatureStore:
                 f"{path}: not a valid record: {error}; remove it, and extract again"
             ) from None
 
-    def record(self, pooling: Pooling, rows: int) -> None:
-        """Say that the first `rows` rows, in the order of the sources, are on disk."""
-        done = {**self.progress(), pooling: rows}
-        write_atomically(self.folder / PROGRESS_FILE, msgspec.json.encode(done))
+    def record(self, pooling: MlpPooling, rows: int) -> None:
+        """Record that the first `rows` rows, in the order of the sources, are on disk."""
+        done = {**self.rows_done(), pooling: rows}
+        write_whole(self.folder / PROGRESS_FILE, msgspec.json.encode(done), InputError)
 
-    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
-        """Return the memory map [rows, layers, channels] of a split.
+    def array(
+        self, split: str, pooling: MlpPooling, *, writable: bool = False
+    ) -> np.memmap[Any, Any]:
+        """Return the pooled neurons of a split, a memory map [rows, layers, channels].
 
         Raises:
             InputError: its file is damaged.
@@ -202,7 +216,7 @@ class FeatureStore:
         )
         return array
 
-    def features(self, split: str, pooling: Pooling) -> FeatureSet:
+    def features(self, split: str, pooling: MlpPooling) -> FeatureSet:
         """Return the rows of a split.
 
         Raises:
@@ -245,9 +259,10 @@ class FeatureStore:
 
 
 def _allocate(path: Path, dtype: DType, shape: tuple[int, ...]) -> None:
-    """Make the file of an array, and claim its place on disk.
+    """Make the file of an array, and reserve its space on disk.
 
-    A memory map in a sparse file kills the process once the disk is full.
+    Without that the file would be sparse, and writing to its memory map on a full disk would kill
+    the process.
     """
     try:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

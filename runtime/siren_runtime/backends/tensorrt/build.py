@@ -18,6 +18,7 @@ from siren_runtime.backends.shapes import (
 )
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.graphs import TensorSpec
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Target
 from siren_runtime.errors import BackendError, InputError
@@ -33,7 +34,6 @@ from .plan import (
     write_plan,
 )
 
-Step = Callable[[str, int, int], None]  # phase; steps done; in all
 PlanGraph = Literal["score", "stream", "head"]
 _ERRORS_SHOWN = 3
 _OTHER_SHAPES = "; try other profiles, whose greatest length is longer"
@@ -49,7 +49,7 @@ def build_plan(
     compute_capabilities: Sequence[str] = (),
     log_level: LogLevel = "error",
     log: Callable[[str], None] = lambda line: None,
-    progress: Step = lambda phase, done, total: None,
+    progress: Progress = silent,
 ) -> Plan:
     """Compile one of the bundle's graphs into a plan under its `plans/`.
 

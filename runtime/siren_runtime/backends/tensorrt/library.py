@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import BackendError, InputError
 
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
@@ -181,10 +182,8 @@ def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger
         ) from error
 
 
-def make_progress_monitor(
-    library: Library, step: Callable[[str, int, int], None], raised: Raised
-) -> Any:
-    """A TensorRT progress monitor that calls `step(phase, done, total)` for outermost phases.
+def make_progress_monitor(library: Library, progress: Progress, raised: Raised) -> Any:
+    """A TensorRT progress monitor that calls `progress(phase, done, total)` for outermost phases.
 
     What that raises is kept in `raised`; the build ends at the next step once there is something.
     """
@@ -199,19 +198,19 @@ def make_progress_monitor(
             with raised.kept():
                 if not parent_phase:
                     self._totals[phase_name] = num_steps
-                    step(phase_name, 0, num_steps)
+                    progress(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step_number: int) -> bool:
             with raised.kept():
                 if phase_name in self._totals:
-                    step(phase_name, step_number + 1, self._totals[phase_name])
+                    progress(phase_name, step_number + 1, self._totals[phase_name])
             return raised.error is None
 
         def phase_finish(self, phase_name: str) -> None:
             with raised.kept():
                 total = self._totals.pop(phase_name, None)
                 if total is not None:
-                    step(phase_name, total, total)
+                    progress(phase_name, total, total)
 
     return ProgressMonitor()
 

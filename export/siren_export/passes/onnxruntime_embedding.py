@@ -11,7 +11,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
-from .edit import add_weight, node, replace
+from .edit import add_weight, before, replace
 
 _LEVELS = 127
 
@@ -31,12 +31,13 @@ def _replace(graph: GuardGraph, lookup: ir.Node, source: Weight) -> None:
     name = str(lookup.name)
     values = Weight(ir.DataType.INT8, source.shape, lambda: _values(source))
     scales = Weight(FLOAT, (source.shape[0], 1), lambda: map(_scales, source.blocks()))
-    row = node("Gather", [add_weight(graph, f"{table.name}.int8", values), rows], f"{name}.int8")
-    scale_weight = add_weight(graph, f"{table.name}.scale", scales)
-    scale = node("Gather", [scale_weight, rows], f"{name}.scale")
-    cast = node("Cast", [row.outputs[0]], f"{name}.cast", to=int(FLOAT))
-    rescale = node("Mul", [cast.outputs[0], scale.outputs[0]], f"{name}.rescale")
-    replace(graph, [lookup], lookup.outputs[0], [row, scale, cast, rescale])
+    r = before(graph, lookup)
+    table_int8 = add_weight(graph, f"{table.name}.int8", values)
+    table_scales = add_weight(graph, f"{table.name}.scale", scales)
+    row = r.op("Gather", table_int8, rows, name=f"{name}.int8")
+    scale = r.op("Gather", table_scales, rows, name=f"{name}.scale")
+    row = r.op("Cast", row, name=f"{name}.cast", to=int(FLOAT))
+    replace(graph, [lookup], r.op("Mul", row, scale, name=f"{name}.rescale"))
 
 
 def _values(source: Weight) -> Iterator[np.ndarray]:

@@ -23,8 +23,7 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .edit import CONTRIB, replace
-from .rewrite import Replacement, nodes_of
+from .edit import CONTRIB, before, nodes_of, replace
 
 _INT32 = ir.DataType.INT32
 
@@ -38,7 +37,7 @@ def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
     attentions = nodes_of(graph.model.graph, "Attention")
     if not attentions:
         return
-    first = Replacement(graph.model.graph, attentions[0], "long")
+    first = before(graph, attentions[0], f"{attentions[0].name}/long")
     shape = first.op("Shape", attentions[0].inputs[0])
     tokens = first.op("Gather", shape, first.const(1))
     fuse = first.op("GreaterOrEqual", tokens, first.const(long))
@@ -100,10 +99,11 @@ def _choose(graph: GuardGraph, node: ir.Node, fuse: ir.Value, fused: ir.Node) ->
         outputs=[ir.val(f"{node.name}/short")],
         name=f"{node.name}/short",
     )
-    branches = {
-        "then_branch": ir.Graph([], fused.outputs[:1], nodes=[fused], name=fused.name),
-        "else_branch": ir.Graph([], plain.outputs, nodes=[plain], name=plain.name),
-    }
-    choice = ir.node("If", [fuse], branches, outputs=[ir.val(f"{node.name}/choice")])
-    choice.name = f"{node.name}/choice"
-    replace(graph, [node], node.outputs[0], [choice])
+    choice = before(graph, node).op(
+        "If",
+        fuse,
+        name=f"{node.name}/choice",
+        then_branch=ir.Graph([], fused.outputs[:1], nodes=[fused], name=fused.name),
+        else_branch=ir.Graph([], plain.outputs, nodes=[plain], name=plain.name),
+    )
+    replace(graph, [node], choice)

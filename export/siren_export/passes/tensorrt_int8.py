@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits for TensorRT: QuantizeLinear and DequantizeLinear around each MatMul.
+"""Linears in 8 bits for TensorRT: QuantizeLinear and DequantizeLinear around each MatMul.
 
     y = dq(q(x / s)) dq(q(s W))
 
@@ -19,19 +19,20 @@ import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
+from siren_export.graph.roles import Role
 from siren_export.graph.weights import Weight, from_array
 
-from .calibration import Calibration
-from .rewrite import Replacement, linear_nodes, matrix_name
+from .edit import Linear, add_weight, before, drop_unread, linears
+from .options import Options
 
 _EXPONENT = np.float32(0.8)
 _SMOOTHING = (1e-3, 1e3)  # what float16 holds, and its inverse
-_KEPT = ("/mlp/output/MatMul", "/mlp/down_proj/MatMul")
+_KEPT: Role = "mlp_down"
 _SMALLEST = np.float32(1e-4)  # of a range; a smaller one's scale would vanish in float16
 
 
 @dataclass(frozen=True)
-class Format:
+class _Format:
     """Eight bits of a kind, and the largest value that they hold."""
 
     dtype: ir.DataType
@@ -46,31 +47,41 @@ class Format:
         return rounded
 
 
-INT8 = Format(ir.DataType.INT8, np.float32(127))
-FLOAT8 = Format(ir.DataType.FLOAT8E4M3FN, np.float32(448))  # FP8 formats, arXiv 2209.05433
+_INT8 = _Format(ir.DataType.INT8, np.float32(127))
+_FLOAT8 = _Format(ir.DataType.FLOAT8E4M3FN, np.float32(448))  # FP8 formats, arXiv 2209.05433
 
 
-def quantize_linears(graph: GuardGraph, calibration: Calibration, format: Format = INT8) -> None:
-    """Quantize the linear layers but the MLP's second, weights and activations.
+def quantize_for_tensorrt_int8(graph: GuardGraph, options: Options) -> None:
+    """Quantize the linears but the MLP's second, weights and activations.
 
     Pooling and head stay in float32.
     """
-    groups: dict[ir.Value | None, list[ir.Node]] = {}  # layers that read the same activations
-    for node in linear_nodes(graph.model.graph):
-        if str(node.name).endswith(_KEPT):
-            continue
-        groups.setdefault(node.inputs[0], []).append(node)
-    for nodes in groups.values():
-        sources = [graph.weights[matrix_name(node)] for node in nodes]
-        largest = np.maximum(calibration[matrix_name(nodes[0])].largest, _SMALLEST)
+    _quantize_linears(graph, options, _INT8)
+
+
+def quantize_for_tensorrt_fp8(graph: GuardGraph, options: Options) -> None:
+    """As `quantize_for_tensorrt_int8`, in float8."""
+    _quantize_linears(graph, options, _FLOAT8)
+
+
+def _quantize_linears(graph: GuardGraph, options: Options, format: _Format) -> None:
+    if options.calibration is None:
+        raise AssertionError("scales of activations are made from calibration")
+    groups: dict[ir.Value, list[Linear]] = {}  # linears that read the same activations
+    for linear in linears(graph):
+        if linear.role != _KEPT:
+            groups.setdefault(linear.x, []).append(linear)
+    for group in groups.values():
+        sources = [graph.weights[linear.matrix_name] for linear in group]
+        largest = np.maximum(options.calibration[group[0].matrix_name].largest, _SMALLEST)
         dtype = sources[0].dtype.numpy()
         weights = _largest_of_rows(sources)
         smooth = np.clip(largest**_EXPONENT / weights ** (1 - _EXPONENT), *_SMOOTHING)
         inverse = (1 / smooth).astype(dtype)
         smooth = 1 / inverse.astype(np.float32)  # of what is stored, so that the two cancel
-        activations = _activations(graph, nodes[0], inverse, (largest / smooth).max(), format)
-        for node, source in zip(nodes, sources, strict=True):
-            _quantize(graph, node, activations, _Smoothed(source, smooth, format))
+        activations = _activations(graph, group[0], inverse, (largest / smooth).max(), format)
+        for linear, source in zip(group, sources, strict=True):
+            _quantize(graph, linear, activations, _Smoothed(source, smooth, format))
 
 
 def _largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
@@ -84,15 +95,16 @@ def _largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
 
 
 def _activations(
-    graph: GuardGraph, node: ir.Node, inverse: np.ndarray, largest: float, format: Format
+    graph: GuardGraph, linear: Linear, inverse: np.ndarray, largest: float, format: _Format
 ) -> ir.Value:
-    """The layer's input times the inverse smoothing, through 8 bits up to `largest` and back."""
-    r = Replacement(graph.model.graph, node, "input")
+    """The linear's input times the inverse smoothing, through 8 bits up to `largest` and back."""
+    name = str(linear.product.name)
+    r = before(graph, linear.product, f"{name}/input")
     step = np.array(largest / format.largest, inverse.dtype)
-    scale = _weight(graph, f"{node.name}/scale", step)
+    scale = add_weight(graph, f"{name}/scale", from_array(step))
     zero = r.const(0, format.dtype)
-    factors = _weight(graph, f"{node.name}/inverse_smoothing", inverse)
-    quantized = r.op("QuantizeLinear", r.op("Mul", node.inputs[0], factors), scale, zero)
+    factors = add_weight(graph, f"{name}/inverse_smoothing", from_array(inverse))
+    quantized = r.op("QuantizeLinear", r.op("Mul", linear.x, factors), scale, zero)
     return r.op("DequantizeLinear", quantized, scale, zero)
 
 
@@ -102,7 +114,7 @@ class _Smoothed:
 
     source: Weight
     smooth: np.ndarray
-    format: Format
+    format: _Format
 
     def values(self) -> Iterator[np.ndarray]:
         matrix, scales = self._read()
@@ -119,26 +131,13 @@ class _Smoothed:
         return matrix, scales.astype(stored).astype(np.float32)
 
 
-def _quantize(graph: GuardGraph, node: ir.Node, activations: ir.Value, q: _Smoothed) -> None:
-    matrix = node.inputs[1]
-    if matrix is None:
-        raise AssertionError(f"{node.name} has no matrix")
-    name = str(matrix.name)
-    columns = q.source.shape[1]
+def _quantize(graph: GuardGraph, linear: Linear, activations: ir.Value, q: _Smoothed) -> None:
+    name, columns = linear.matrix_name, q.source.shape[1]
     stored = Weight(q.format.dtype, q.source.shape, q.values)
-    values = _weight(graph, f"{name}.{q.format.dtype.name.lower()}", stored)
-    scales = _weight(graph, f"{name}.scale", Weight(q.source.dtype, (columns,), q.scales))
-    r = Replacement(graph.model.graph, node, "weight")
+    values = add_weight(graph, f"{name}.{q.format.dtype.name.lower()}", stored)
+    scales = add_weight(graph, f"{name}.scale", Weight(q.source.dtype, (columns,), q.scales))
+    r = before(graph, linear.product, f"{linear.product.name}/weight")
     restored = r.op("DequantizeLinear", values, scales, axis=1)
-    node.replace_input_with(0, activations)
-    node.replace_input_with(1, restored)
-    if not matrix.uses():
-        del graph.weights[name], graph.model.graph.initializers[name]
-
-
-def _weight(graph: GuardGraph, name: str, weight: Weight | np.ndarray) -> ir.Value:
-    weight = from_array(weight) if isinstance(weight, np.ndarray) else weight
-    value = ir.val(name, dtype=weight.dtype, shape=weight.shape)
-    graph.model.graph.initializers.add(value)
-    graph.weights[name] = weight
-    return value
+    linear.product.replace_input_with(0, activations)
+    linear.product.replace_input_with(1, restored)
+    drop_unread(graph, [linear.matrix])

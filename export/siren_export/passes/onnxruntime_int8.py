@@ -28,16 +28,17 @@ took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to l
 The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.graph.builder import FLOAT, INT64, GuardGraph
+from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
-from .edit import CONTRIB, Linear, add_weight, const, insert_after, linears, node, replace
+from .edit import CONTRIB, Linear, Place, add_weight, after, before, linears, replace
+from .options import Options
 
 _LEVELS = 127
 _ZERO_POINT = 128
@@ -58,17 +59,15 @@ class _Activation:
     shift: float
 
 
-def quantize_linears(graph: GuardGraph, keep_float: Set[str] = frozenset()) -> None:
+def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
     """Rewrite every product with a constant matrix. Products of one input share its 8 bits.
 
     The inputs of all agree in every dimension but the channels.
-
-    Args:
-        keep_float: names of the matrices that stay as they are.
     """
     quantizer = _Quantizer(graph)
-    for linear in linears(graph, keep_float):
-        _replace(graph, linear, quantizer.activation(linear))
+    for linear in linears(graph):
+        if linear.matrix_name not in options.keep_float:
+            _replace(graph, linear, quantizer.activation(linear))
 
 
 @dataclass
@@ -86,46 +85,39 @@ class _Quantizer:
             gelu = producer is not None and producer.op_type == "Gelu"
             make = self._from_gelu if gelu else self._symmetric
             channels = self.graph.weights[linear.matrix_name].shape[0]
-            self._done[linear.x] = make(linear.x, channels, f"{linear.name}/quantize")
+            r = after(self.graph, linear.x, f"{linear.name}/quantize")
+            self._done[linear.x] = make(r, linear.x, channels)
         return self._done[linear.x]
 
-    def _symmetric(self, x: ir.Value, channels: int, name: str) -> _Activation:
-        magnitude = node("Abs", [x], f"{name}/Abs")
-        peak, step = self._step(magnitude.outputs[0], _LEVELS, name)
-        new = [magnitude, peak, step]
+    def _symmetric(self, r: Place, x: ir.Value, channels: int) -> _Activation:
+        step = _step(r, r.op("Abs", x), _LEVELS)
         if self._middle is None:
-            tokens = node("Shape", [step.outputs[0]], "zero_points/Shape")
-            middle = const(self.graph, _ZERO_POINT, _UINT8)
-            expand = node("Expand", [middle, tokens.outputs[0]], "zero_points")
-            self._middle = expand.outputs[0]
-            new += [tokens, expand]
-        quantize = _quantize(x, step.outputs[0], self._middle, channels, name)
-        insert_after(self.graph, x, [*new, quantize])
-        return _Activation(quantize.outputs[0], step.outputs[0], _ZERO_POINT, 0.0)
+            tokens = r.op("Shape", step, name="zero_points/Shape")
+            middle = r.const(_ZERO_POINT, _UINT8)
+            self._middle = r.op("Expand", middle, tokens, name="zero_points")
+        return _Activation(_quantize(r, channels, x, step, self._middle), step, _ZERO_POINT, 0.0)
 
-    def _from_gelu(self, x: ir.Value, channels: int, name: str) -> _Activation:
-        shifted = node("Add", [x, const(self.graph, _GELU_SHIFT, FLOAT)], f"{name}/Add")
-        peak, step = self._step(shifted.outputs[0], _GELU_LEVELS, name)
-        quantize = _quantize(shifted.outputs[0], step.outputs[0], None, channels, name)
-        insert_after(self.graph, x, [shifted, peak, step, quantize])
-        return _Activation(quantize.outputs[0], step.outputs[0], 0, _GELU_SHIFT)
-
-    def _step(self, values: ir.Value, levels: int, name: str) -> tuple[ir.Node, ir.Node]:
-        """The largest of each token's values over the levels: two nodes."""
-        peak = node("ReduceMax", [values, const(self.graph, [-1], INT64)], f"{name}/ReduceMax")
-        unit = const(self.graph, 1 / levels, FLOAT)
-        return peak, node("Mul", [peak.outputs[0], unit], f"{name}/step")
+    def _from_gelu(self, r: Place, x: ir.Value, channels: int) -> _Activation:
+        shifted = r.op("Add", x, r.const(_GELU_SHIFT, FLOAT))
+        step = _step(r, shifted, _GELU_LEVELS)
+        return _Activation(_quantize(r, channels, shifted, step), step, 0, _GELU_SHIFT)
 
 
-def _quantize(
-    x: ir.Value, step: ir.Value, zero_points: ir.Value | None, channels: int, name: str
-) -> ir.Node:
+def _step(r: Place, values: ir.Value, levels: int) -> ir.Value:
+    """The largest of each token's values over the levels."""
+    peak = r.op("ReduceMax", values, r.const([-1]))
+    return r.op("Mul", peak, r.const(1 / levels, FLOAT), name=f"{r.scope}/step")
+
+
+def _quantize(r: Place, channels: int, *inputs: ir.Value) -> ir.Value:
     """Round in blocks of a token, which is one operator where Div and a fixed scale are two.
 
     A token of zeros has a step of zero, and so its products are zero whatever it rounds to.
+
+    Args:
+        inputs: values, steps, and zero points where they are not zero.
     """
-    inputs: list[ir.Value | None] = [x, step] if zero_points is None else [x, step, zero_points]
-    return node("QuantizeLinear", inputs, name, axis=-1, block_size=channels)
+    return r.op("QuantizeLinear", *inputs, name=r.scope, axis=-1, block_size=channels)
 
 
 def _replace(graph: GuardGraph, linear: Linear, x: _Activation) -> None:
@@ -133,27 +125,25 @@ def _replace(graph: GuardGraph, linear: Linear, x: _Activation) -> None:
     matrix = _PerChannel(source)
     values = Weight(ir.DataType.INT8, source.shape, matrix.values)
     scales = Weight(FLOAT, source.shape[1:], matrix.scales)
-    product = node(
+    r = before(graph, linear.product, linear.name)
+    product = r.op(
         "MatMulIntegerToFloat",
-        [
-            x.values,
-            add_weight(graph, f"{linear.matrix_name}.int8", values),
-            const(graph, 1.0, FLOAT),
-            add_weight(graph, f"{linear.matrix_name}.scale", scales),
-            const(graph, x.zero_point, _UINT8),
-        ],
-        f"{linear.name}/MatMulIntegerToFloat",
+        x.values,
+        add_weight(graph, f"{linear.matrix_name}.int8", values),
+        r.const(1.0, FLOAT),
+        add_weight(graph, f"{linear.matrix_name}.scale", scales),
+        r.const(x.zero_point, _UINT8),
         domain=CONTRIB,
     )
-    rescale = node("Mul", [product.outputs[0], x.step], f"{linear.name}/rescale")
-    old, new = [linear.product], [product, rescale]
+    y = r.op("Mul", product, x.step, name=f"{linear.name}/rescale")
+    old = [linear.product]
     if x.shift:
         bias = None if linear.bias is None else graph.weights[str(linear.bias.name)]
         shifted = Weight(FLOAT, scales.shape, lambda: matrix.shifted(bias, x.shift))
         new_bias = add_weight(graph, f"{linear.matrix_name}.bias", shifted)
-        new.append(node("Add", [rescale.outputs[0], new_bias], f"{linear.name}/add_bias"))
+        y = r.op("Add", y, new_bias, name=f"{linear.name}/add_bias")
         old += [] if linear.bias is None else [linear.addition]
-    replace(graph, old, old[-1].outputs[0], new)
+    replace(graph, old, y)
 
 
 @dataclass

@@ -7,7 +7,7 @@ level 0, which computes in float32, took 4 times as long for one token and no le
 Of the block sizes 32 is the most accurate of those that are fast: 16 took 1.5 times as long.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,29 +16,20 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
-from .calibration import Calibration
-from .edit import CONTRIB, Linear, add_weight, linears, node, replace
+from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
+from .options import Options
 
 _BLOCK = 32
 _GRID = Grid(_BLOCK, signed=True, stored=np.float32)
 _ACCURACY_LEVEL = 4
 
 
-def quantize_linears(
-    graph: GuardGraph,
-    keep_float: Set[str] = frozenset(),
-    calibration: Calibration | None = None,
-) -> None:
-    """Rewrite every product with a constant matrix, its bias included.
-
-    Args:
-        keep_float: names of the matrices that stay as they are.
-        calibration: what weights are rounded by; None rounds to nearest.
-    """
-    for linear in linears(graph, keep_float):
-        moments = None if calibration is None else calibration[linear.matrix_name].moments
-        _replace(graph, linear, moments)
+def quantize_for_onnxruntime_int4(graph: GuardGraph, options: Options) -> None:
+    """Rewrite every product with a constant matrix, its bias included."""
+    for linear in linears(graph):
+        if linear.matrix_name not in options.keep_float:
+            _replace(graph, linear, options.moments(linear.matrix_name))
 
 
 def _replace(graph: GuardGraph, linear: Linear, moments: np.ndarray | None) -> None:
@@ -57,10 +48,9 @@ def _replace(graph: GuardGraph, linear: Linear, moments: np.ndarray | None) -> N
     if linear.bias is not None:
         inputs += [None, None, linear.bias]  # no zero points, no order of the inputs
         old.append(linear.addition)
-    product = node(
+    product = before(graph, linear.product, linear.name).op(
         "MatMulNBits",
-        inputs,
-        f"{linear.name}/MatMulNBits",
+        *inputs,
         domain=CONTRIB,
         K=channels_in,
         N=channels_out,
@@ -68,7 +58,7 @@ def _replace(graph: GuardGraph, linear: Linear, moments: np.ndarray | None) -> N
         block_size=_BLOCK,
         accuracy_level=_ACCURACY_LEVEL,
     )
-    replace(graph, old, old[-1].outputs[0], [product])
+    replace(graph, old, product)
 
 
 @dataclass

@@ -1,30 +1,30 @@
-"""A SIREN head artifact: siren_config.json and siren.safetensors, read and checked.
+"""The files of a content head: siren_config.json and siren.safetensors, read, checked and written.
 
 The format and its meaning are those of llm-siren 0.2.0: its content artifacts, with either
 pooling, any subset of layers and any number of hidden layers.
 """
 
+import json
 import re
-from dataclasses import dataclass
-from itertools import pairwise
-from os import PathLike
+from collections.abc import Sequence, Set
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
-from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.errors import ArtifactError
+from siren_export.sources.finite import all_finite
+from siren_export.sources.local_file import read_json
+from siren_export.sources.safetensors_file import SafetensorsFile
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.errors import ArtifactError, InputError
 
-from .local_file import read_json
-from .safetensors_file import SafetensorsFile
-
-CONFIG_FILE = "siren_config.json"
-WEIGHTS_FILE = "siren.safetensors"
+from .base import CONFIG_FILE, WEIGHTS_FILE
+from .mlp import Dense, LayerSelection, MlpHead, MlpPooling
 
 _BLOCK_INDEX = re.compile("0|[1-9][0-9]{0,8}")
 _INT32_MAX = 2**31 - 1
@@ -33,70 +33,6 @@ _Index = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 _Size = Annotated[int, Meta(ge=1, le=_INT32_MAX)]
 _Classes = Annotated[int, Meta(ge=2, le=_INT32_MAX)]
 _DropoutRate = Annotated[float, Meta(ge=0.0, lt=1.0)]
-_Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerSelection:
-    """The channels that the head reads of one block.
-
-    `layer` is the 0-based block, `channels` int64 [n] in the order of the features, `weight`
-    the factor on them.
-    """
-
-    layer: int
-    channels: NDArray[np.int64]
-    weight: float
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A linear layer of the head: `weight` float32 [out, in], `bias` float32 [out]."""
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Artifact:
-    """A content head. `head` has ReLU between its layers; class 1 of `classes` is harm.
-
-    `labels` names the classes; it is empty where the artifact does not name them.
-
-    `layers` ascend, and the features are their channels in that order. `max_length` counts
-    special tokens. `path` is the folder that holds the files.
-    """
-
-    source: str
-    path: Path
-    model_id: str
-    model_revision: str | None
-    pooling: Pooling
-    layers: tuple[LayerSelection, ...]
-    head: tuple[Linear, ...]
-    classes: int
-    labels: tuple[str, ...]
-    max_length: int
-    threshold: float
-
-    @property
-    def n_features(self) -> int:
-        """How many channels the head reads, over all layers."""
-        return sum(selection.channels.size for selection in self.layers)
-
-    @property
-    def deepest_layer(self) -> int:
-        """The last block that the head reads."""
-        return self.layers[-1].layer
-
-
-class _Task(msgspec.Struct):
-    task: str = "content"
-
-
-class _BaseModel(msgspec.Struct):
-    model_id: Annotated[str, Meta(min_length=1)]
-    revision: str | None = None
 
 
 class _SirenModule(msgspec.Struct):
@@ -114,79 +50,104 @@ class _Mlp(msgspec.Struct):
     class_names: list[str] = []
 
 
-class _Inference(msgspec.Struct):
-    max_length: _Size
-    default_threshold: _Probability
-
-
 class _Config(msgspec.Struct):
-    """What of siren_config.json is used; other keys (training notes) are left alone."""
+    """What of siren_config.json is used of the head; other keys (training notes) are left alone."""
 
-    base_model: _BaseModel
     siren_module: _SirenModule
     mlp: _Mlp
-    inference: _Inference
 
 
-def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -> Artifact:
-    """Read a SIREN head and check everything in it against everything else.
-
-    Args:
-        source: the artifact's folder, or its hub repository id.
-        revision: branch, tag or commit of the hub repository; the default is its main branch.
+def read_mlp_head(folder: Path) -> MlpHead:
+    """Read the head of a content artifact from its folder.
 
     Raises:
-        ArtifactError: the artifact cannot be found, is not a content artifact, or is damaged or
-            inconsistent.
+        ArtifactError: it is damaged or inconsistent.
     """
-    folder = resolve_folder(
-        source,
-        revision=revision,
-        patterns=(CONFIG_FILE, WEIGHTS_FILE),
-        error=ArtifactError,
-        allow_symlinks=True,
-    )
-    config_path = folder / CONFIG_FILE
-    config = _read_config(config_path)
+    path = folder / CONFIG_FILE
+    config = read_json(path, _Config, ArtifactError)
     module, mlp = config.siren_module, config.mlp
-    pooling = _check_pooling(module.pooling_type, config_path)
-    layers = _select_layers(module, pooling, config_path)
+    pooling = _check_pooling(module.pooling_type, path)
+    layers = _select_layers(module, pooling, path)
     features = sum(selection.channels.size for selection in layers)
     if features != mlp.input_dim:
         raise ArtifactError(
-            f"{config_path}: mlp.input_dim is {mlp.input_dim}, but selected_neurons_dict selects "
+            f"{path}: mlp.input_dim is {mlp.input_dim}, but selected_neurons_dict selects "
             f"{features} channels over {len(layers)} layers; they must be equal"
         )
-    return Artifact(
-        source=str(source),
-        path=folder,
-        model_id=config.base_model.model_id,
-        model_revision=config.base_model.revision or None,
-        pooling=pooling,
-        layers=layers,
-        head=_read_head(folder / WEIGHTS_FILE, mlp, config_path),
-        classes=mlp.num_classes,
-        labels=_class_names(mlp, config_path),
-        max_length=config.inference.max_length,
-        threshold=config.inference.default_threshold,
-    )
+    dense = _read_dense(folder / WEIGHTS_FILE, mlp, path)
+    return MlpHead(pooling, layers, dense, _class_names(mlp, path))
 
 
-def _read_config(path: Path) -> _Config:
-    task = read_json(path, _Task, ArtifactError).task
-    if task != "content":
-        hint = " (trajectory heads are not supported yet)" if task == "trajectory" else ""
-        raise ArtifactError(f"{path}: task is {task!r}; expected 'content'{hint}")
-    return read_json(path, _Config, ArtifactError)
+def write_mlp_artifact(
+    folder: Path,
+    *,
+    model_id: str,
+    model_revision: str | None = None,
+    pooling: str,
+    layers: Sequence[LayerSelection],
+    dense: Sequence[Dense],
+    max_length: int,
+    threshold: float,
+    dropout_rates: Sequence[float] | None = None,
+    class_names: Sequence[str] = (),
+    unweighted: Set[int] = frozenset(),
+    half: bool = False,
+) -> None:
+    """Write a content artifact into `folder`; each of its two files is replaced whole or left.
+
+    Args:
+        model_id: the backbone's folder or hub id.
+        layers: written in this order.
+        dense: with ReLU in between.
+        dropout_rates: one a hidden layer, in training. Scoring drops nothing; a rate of 0, the
+            default, takes no place in the tensors' names.
+        unweighted: blocks whose weight is left out, which then is 1.
+        half: store float16, which llm-siren and siren-edge widen when they load.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    rates = [0.0] * (len(dense) - 1) if dropout_rates is None else list(dropout_rates)
+    config: dict[str, Any] = {
+        "task": "content",
+        "base_model": {"model_id": model_id, "revision": model_revision},
+        "siren_module": {
+            "pooling_type": pooling,
+            "selected_layers": [layer.layer for layer in layers],
+            "layer_weights": {
+                str(layer.layer): layer.weight for layer in layers if layer.layer not in unweighted
+            },
+            "selected_neurons_dict": {
+                _key(layer.layer, pooling): layer.channels.tolist() for layer in layers
+            },
+        },
+        "mlp": {
+            "input_dim": dense[0].weight.shape[1],
+            "layer_dims": [len(layer.bias) for layer in dense[:-1]],
+            "dropout_rates": rates,
+            "num_classes": len(dense[-1].bias),
+            "class_names": list(class_names),
+        },
+        "inference": {"max_length": max_length, "default_threshold": threshold},
+    }
+    dtype = np.float16 if half else np.float32
+    tensors = {
+        f"network.{slot}.{part}": np.ascontiguousarray(value, dtype=dtype)
+        for slot, layer in zip(_dense_slots(rates), dense, strict=True)
+        for part, value in (("weight", layer.weight), ("bias", layer.bias))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / WEIGHTS_FILE, save(tensors), InputError)
+    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
 
 
-def _check_pooling(found: str, path: Path) -> Pooling:
-    if found not in get_args(Pooling):
+def _check_pooling(found: str, path: Path) -> MlpPooling:
+    if found not in get_args(MlpPooling):
         raise ArtifactError(
             f"{path}: siren_module.pooling_type is {found!r}; expected one of "
-            f"{', '.join(get_args(Pooling))}"
+            f"{', '.join(get_args(MlpPooling))}"
         )
-    return cast("Pooling", found)
+    return cast("MlpPooling", found)
 
 
 def _class_names(mlp: _Mlp, path: Path) -> tuple[str, ...]:
@@ -199,12 +160,12 @@ def _class_names(mlp: _Mlp, path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _key(layer: int, pooling: Pooling) -> str:
+def _key(layer: int, pooling: str) -> str:
     return f"layer{layer}_{pooling}"
 
 
 def _select_layers(
-    module: _SirenModule, pooling: Pooling, path: Path
+    module: _SirenModule, pooling: MlpPooling, path: Path
 ) -> tuple[LayerSelection, ...]:
     layers = sorted(module.selected_layers)
     for layer, following in pairwise(layers):
@@ -257,13 +218,13 @@ def _layer_weights(module: _SirenModule, path: Path) -> dict[int, float]:
     return weights
 
 
-def _read_head(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Linear, ...]:
+def _read_dense(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Dense, ...]:
     if len(mlp.layer_dims) != len(mlp.dropout_rates):
         raise ArtifactError(
             f"{config_path}: mlp.layer_dims has {len(mlp.layer_dims)} entries and "
             f"mlp.dropout_rates {len(mlp.dropout_rates)}; each hidden layer needs one of both"
         )
-    slots = _linear_slots(mlp.dropout_rates)
+    slots = _dense_slots(mlp.dropout_rates)
     dims = [mlp.input_dim, *mlp.layer_dims, mlp.num_classes]
     file = SafetensorsFile(path, ArtifactError)
     found = set(file.tensors)
@@ -276,7 +237,7 @@ def _read_head(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Linear, ...]:
             "dropout rate is above 0, else 2"
         )
     return tuple(
-        Linear(
+        Dense(
             weight=_read_float32(file, f"network.{slot}.weight", (width, dims[n])),
             bias=_read_float32(file, f"network.{slot}.bias", (width,)),
         )
@@ -284,12 +245,9 @@ def _read_head(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Linear, ...]:
     )
 
 
-def _linear_slots(dropout_rates: list[float]) -> list[int]:
-    """Where the Linear layers stand among Linear, ReLU and, where its rate is not 0, Dropout."""
-    slots = [0]
-    for rate in dropout_rates:
-        slots.append(slots[-1] + (3 if rate > 0 else 2))
-    return slots
+def _dense_slots(dropout_rates: Sequence[float]) -> list[int]:
+    """Where dense layers stand in `network`: ReLU and, for a rate above 0, Dropout are between."""
+    return list(accumulate((3 if rate > 0 else 2 for rate in dropout_rates), initial=0))
 
 
 def _read_float32(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -303,10 +261,10 @@ def _read_float32(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> N
         raise ArtifactError(f"{file.path}: tensor {name!r} is {info.dtype}; expected a float dtype")
     with np.errstate(over="ignore"):  # a float64 beyond float32 is caught as infinite
         values = file.read(name).astype(np.float32)
-    finite = np.isfinite(values)
-    if not finite.all():
+    if not all_finite(values):
+        damaged = values.size - np.count_nonzero(np.isfinite(values))
         raise ArtifactError(
-            f"{file.path}: tensor {name!r} has {values.size - np.count_nonzero(finite)} values "
+            f"{file.path}: tensor {name!r} has {damaged} values "
             "that are not finite in float32; the head is damaged"
         )
     return values

@@ -1,0 +1,33 @@
+"""A linear of a checkpoint: its matrix and its bias, found by one name."""
+
+import onnx_ir as ir
+
+from .builder import GraphBuilder
+from .roles import Role
+from .weights import BackboneWeights
+
+
+def linear(
+    g: GraphBuilder,
+    weights: BackboneWeights,
+    x: ir.Value,
+    name: str,
+    shape: tuple[int, int],
+    role: Role,
+    *,
+    bias: bool,
+    scale: float = 1.0,
+    label: str | None = None,
+) -> ir.Value:
+    """x [..., in] times `name`.weight, plus `name`.bias, both of the compute dtype.
+
+    Args:
+        shape: of the matrix as the checkpoint has it, [out, in].
+        role: what the matrix does in its block.
+        bias: whether there is one.
+        scale: of matrix and bias.
+        label: its scope in the graph; by default the last part of the name.
+    """
+    matrix = weights.matrix(f"{name}.weight", shape, g.compute, scale)
+    vector = weights.vector(f"{name}.bias", shape[0], g.compute, scale) if bias else None
+    return g.linear(x, label or name.rpartition(".")[2], matrix, vector, role=role)

@@ -1,0 +1,50 @@
+"""The gated MLP (arXiv 2002.05202) of decoders: down(act(gate(x)) * up(x))."""
+
+import onnx_ir as ir
+
+from .activations import activation
+from .builder import FLOAT, GraphBuilder
+from .linear import linear
+from .weights import BackboneWeights
+
+# The largest |activation| a float16 MLP can hold is raised 16-fold by scaling up_proj down.
+# Scaling by a power of two is exact, but for weights under 2^-10, whose error stays below 2^-28.
+_FLOAT16_HEADROOM = 2.0**-4
+
+
+def gated_mlp(
+    g: GraphBuilder,
+    weights: BackboneWeights,
+    prefix: str,
+    x: ir.Value,
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    hidden_act: str,
+    bias: bool,
+) -> ir.Value:
+    """x [batch, sequence, hidden] in the compute dtype to float32 of that shape.
+
+    In float16, up_proj is scaled by a power of two and the result scaled back in float32, so
+    that neither the product nor down_proj's output overflows where the unscaled ones would.
+
+    Args:
+        prefix: of the names `gate_proj`, `up_proj` and `down_proj` among the weights.
+        bias: whether each has one.
+    """
+    headroom = _FLOAT16_HEADROOM if g.compute == ir.DataType.FLOAT16 else 1.0
+    wide = (intermediate_size, hidden_size)
+
+    with g.scope("mlp"):
+        gate = linear(g, weights, x, f"{prefix}.gate_proj", wide, "mlp_gate", bias=bias)
+        gate = activation(g, hidden_act, gate)
+        up = linear(g, weights, x, f"{prefix}.up_proj", wide, "mlp_up", bias=bias, scale=headroom)
+        y = g.op("Mul", gate, up)
+        y = linear(g, weights, y, f"{prefix}.down_proj", wide[::-1], "mlp_down", bias=False)
+        y = g.to_float(y)
+        if headroom != 1.0:
+            y = g.op("Mul", y, g.const(1.0 / headroom, FLOAT))
+        if bias:  # in float32, once scaled back
+            vector = weights.vector(f"{prefix}.down_proj.bias", hidden_size, FLOAT)
+            y = g.op("Add", y, g.weight("down_proj/bias", vector))
+        return y

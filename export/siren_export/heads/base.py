@@ -1,0 +1,95 @@
+"""What a head gives to the rest, whatever kind it is; and the artifact that holds it.
+
+A kind of head is one file, and one more where its files are read and written. Its class is a
+`Head`; `registry` lists what reads one. Nothing else knows of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from siren_export.graph.builder import GraphBuilder
+from siren_export.graph.taps import Taps
+from siren_runtime.bundle.heads import HeadSpec
+
+CONFIG_FILE = "siren_config.json"
+WEIGHTS_FILE = "siren.safetensors"
+
+
+class Head(Protocol):
+    """A head: what it reads, how that becomes one row of neurons, and the graph over the row."""
+
+    @property
+    def spec(self) -> HeadSpec:
+        """What the manifest says of it."""
+
+    @property
+    def taps(self) -> Taps:
+        """What it reads of the backbone."""
+
+    @property
+    def parameters(self) -> int:
+        """The elements of its matrices."""
+
+    def pool(
+        self, g: GraphBuilder, states: Mapping[int, ir.Value], attention_mask: ir.Value
+    ) -> ir.Value:
+        """Author how the neurons of a whole text become one row.
+
+        Args:
+            states: block -> float32 [batch, sequence, hidden].
+            attention_mask: int64 [batch, sequence], 1 for real tokens.
+
+        Returns:
+            float32 [batch, n_features], not yet weighted by layer.
+        """
+
+    def pool_prefixes(
+        self,
+        g: GraphBuilder,
+        states: Mapping[int, ir.Value],
+        feature_sum: ir.Value,
+        feature_count: ir.Value,
+    ) -> tuple[ir.Value, ir.Value]:
+        """Author the same of each prefix of a growing text that ends in a chunk of it.
+
+        A head that reads the last token carries nothing: it gives each token's own neurons twice.
+
+        Args:
+            states: block -> float32 [batch, chunk, hidden].
+            feature_sum: float32 [batch, n_features], what the tokens before the chunk left.
+            feature_count: int64 [batch], how many tokens those are.
+
+        Returns:
+            What each token leaves for those after it, and the pooled row of each prefix: both
+            float32 [batch, chunk, n_features], not yet weighted by layer.
+        """
+
+    def features(self, g: GraphBuilder, pooled: ir.Value) -> ir.Value:
+        """Author the features [batch, n_features] of pooled neurons of that shape."""
+
+    def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Author score float32 [batch] and logits float32 [batch, classes] of pooled neurons.
+
+        Products with matrices are Gemm: passes quantize each MatMul by a constant matrix.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A head as it was published: itself, the backbone it belongs to, and how it is used.
+
+    `max_length` counts special tokens. `source` is what it was asked for by, `path` the folder
+    that holds its files.
+    """
+
+    source: str
+    path: Path
+    model_id: str
+    model_revision: str | None
+    max_length: int
+    threshold: float
+    head: Head

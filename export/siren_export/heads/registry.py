@@ -1,0 +1,84 @@
+"""The kinds of heads there are, found by the task of siren_config.json; and loading an artifact."""
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from siren_export.sources.local_file import read_json
+from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.bundle.types import Probability
+from siren_runtime.errors import ArtifactError
+
+from .base import CONFIG_FILE, WEIGHTS_FILE, Artifact, Head
+from .mlp_artifact import read_mlp_head
+
+# Task -> what reads its head from an artifact's folder.
+_READERS: dict[str, Callable[[Path], Head]] = {"content": read_mlp_head}
+
+_INT32_MAX = 2**31 - 1
+
+
+class _Task(msgspec.Struct):
+    task: str = "content"
+
+
+class _BaseModel(msgspec.Struct):
+    model_id: Annotated[str, Meta(min_length=1)]
+    revision: str | None = None
+
+
+class _Inference(msgspec.Struct):
+    max_length: Annotated[int, Meta(ge=1, le=_INT32_MAX)]
+    default_threshold: Probability
+
+
+class _Config(msgspec.Struct):
+    """What of siren_config.json every head has."""
+
+    base_model: _BaseModel
+    inference: _Inference
+
+
+def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -> Artifact:
+    """Read a SIREN head and check everything in it against everything else.
+
+    Args:
+        source: the artifact's folder, or its hub repository id.
+        revision: branch, tag or commit of the hub repository; the default is its main branch.
+
+    Raises:
+        ArtifactError: the artifact cannot be found, is not a content artifact, or is damaged or
+            inconsistent.
+    """
+    folder = resolve_folder(
+        source,
+        revision=revision,
+        patterns=(CONFIG_FILE, WEIGHTS_FILE),
+        error=ArtifactError,
+        allow_symlinks=True,
+    )
+    path = folder / CONFIG_FILE
+    read_head = _reader(path)
+    config = read_json(path, _Config, ArtifactError)
+    return Artifact(
+        source=str(source),
+        path=folder,
+        model_id=config.base_model.model_id,
+        model_revision=config.base_model.revision or None,
+        max_length=config.inference.max_length,
+        threshold=config.inference.default_threshold,
+        head=read_head(folder),
+    )
+
+
+def _reader(path: Path) -> Callable[[Path], Head]:
+    task = read_json(path, _Task, ArtifactError).task
+    if task not in _READERS:
+        hint = " (trajectory heads are not supported yet)" if task == "trajectory" else ""
+        expected = " or ".join(map(repr, _READERS))
+        raise ArtifactError(f"{path}: task is {task!r}; expected {expected}{hint}")
+    return _READERS[task]

@@ -1,0 +1,73 @@
+"""Verify a bundle before it is published: its scores by a reference, its streams by its scores."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import msgspec
+import onnx_ir as ir
+
+from siren_export.passes.table import row_of
+from siren_export.passes.widen_bfloat16 import widen_bfloat16
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.report import Verification
+from siren_runtime.text.tokenizer import Tokenizer
+
+from .opened import open_unpublished
+from .reference import Reference, ReferenceUnavailable
+from .scores import verify_scores
+from .streams import with_stream_verification
+
+ReferenceSource = Callable[[Progress], Reference]  # raises ReferenceUnavailable
+
+_WIDENED = "widened.onnx"
+_WIDENED_NOTE = "run in float32 with every result rounded to bfloat16; no engine was run"
+
+
+def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Verification:
+    """Score the built-in texts with a bundle and compare: with a reference, and stream with whole.
+
+    Args:
+        source: gives the reference; where there is none, the report says why.
+    """
+    if find_spec("onnxruntime") is None:
+        reason = "onnxruntime is not installed; pip install 'siren-edge[cpu]'"
+        return Verification(status="unverified", reason=reason)
+    manifest = bundle.manifest
+    bound = row_of(manifest.target, manifest.precision).bound
+    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
+    try:
+        reference = source(progress)
+    except ReferenceUnavailable as reason:
+        report = Verification(status="unverified", reason=str(reason))
+    else:
+        with (
+            _run_on_cpu(bundle) as (runnable, note),
+            open_unpublished(runnable, tokenizer) as guard,
+        ):
+            report = verify_scores(guard, reference, bound, progress)
+        report = msgspec.structs.replace(report, reason=note)
+    if "stream" in manifest.graphs:
+        report = with_stream_verification(bundle, tokenizer, report, bound)
+    return report
+
+
+@contextmanager
+def _run_on_cpu(bundle: Bundle) -> Iterator[tuple[Bundle, str | None]]:
+    """The bundle in a form that ONNX Runtime's CPU runs, and what there is to know of that form."""
+    if bundle.manifest.precision != "bf16":
+        yield bundle, None
+        return
+    graph = bundle.manifest.graphs["score"]
+    model = ir.load(bundle.file(graph.file))
+    widen_bfloat16(model)
+    widened = bundle.path / _WIDENED
+    try:
+        ir.save(model, widened)
+        spec = msgspec.structs.replace(graph, file=_WIDENED)
+        manifest = msgspec.structs.replace(bundle.manifest, graphs={"score": spec})
+        yield Bundle(bundle.path, manifest), _WIDENED_NOTE
+    finally:
+        widened.unlink(missing_ok=True)

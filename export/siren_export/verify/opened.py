@@ -1,0 +1,23 @@
+"""Open a bundle that is not published yet: its guard.json is not written, or not its own."""
+
+from siren_runtime import Guard
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.scoring.engines import Engines, Request, open_backend, open_stream_backend
+from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
+from siren_runtime.text.tokenizer import Tokenizer
+
+_CPU = Request("cpu")
+
+
+def open_unpublished(bundle: Bundle, tokenizer: Tokenizer, *, streaming: bool = False) -> Guard:
+    """A guard on the CPU, from the manifest that `bundle` holds, that reads as llm-siren does.
+
+    Args:
+        streaming: it streams; else it scores whole texts.
+    """
+    if streaming:
+        engines = Engines(None, lambda: open_stream_backend(bundle, _CPU))
+    else:
+        engines = Engines(open_backend(bundle, _CPU))
+    return Guard([Scorer(bundle, engines, tokenizer)], limits=LLM_SIREN_LIMITS)

@@ -1,0 +1,127 @@
+"""The reference that scores are compared with: llm-siren's, run here or recorded before."""
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE, Artifact
+from siren_export.sources.checkpoint import Checkpoint
+from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import ArtifactError
+
+from .texts import TEXTS, digest
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The scores that a reference gave the built-in texts.
+
+    `head` and `texts` are SHA-256s of siren.safetensors and of the texts they belong to.
+    """
+
+    name: str
+    head: str
+    texts: str
+    scores: list[float]
+
+
+class ReferenceUnavailable(Exception):
+    """No reference can be had here, for the reason that the message says."""
+
+
+@dataclass(frozen=True)
+class LlmSiren:
+    """The head's official runtime, run in float32 on this machine."""
+
+    artifact: Artifact
+    checkpoint: Checkpoint
+
+    def scores(self, progress: Progress) -> Reference:
+        """Score the built-in texts one by one.
+
+        Raises:
+            ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
+                not fit in memory.
+        """
+        model_type = self.checkpoint.config["model_type"]
+        if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
+            raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
+        self._check_memory()
+        try:
+            import torch
+            import transformers
+            from siren_guard import SirenGuard
+        except ImportError as error:
+            raise ReferenceUnavailable(
+                f"llm-siren is not installed ({error}); pip install 'siren-edge[reference]'"
+            ) from None
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        with tempfile.TemporaryDirectory() as folder:
+            self._write_local_artifact(Path(folder))
+            try:
+                guard = SirenGuard.from_pretrained(
+                    folder, device="cpu", dtype=torch.float32, trust_remote_code=False
+                )
+            except Exception as error:  # whatever transformers raises at a model it cannot load
+                raise ReferenceUnavailable(f"llm-siren cannot load the guard: {error}") from error
+        scores = []
+        for done, text in enumerate(TEXTS, start=1):
+            scores.append(guard.score(text).score)
+            progress("reference", done, len(TEXTS))
+        versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
+        name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions})"
+        return Reference(name=name, head=_head_hash(self.artifact), texts=digest(), scores=scores)
+
+    def _write_local_artifact(self, folder: Path) -> None:
+        """The same head, its backbone named by the local folder."""
+        config = json.loads((self.artifact.path / CONFIG_FILE).read_bytes())
+        config["base_model"] = {"model_id": str(self.checkpoint.path.resolve()), "revision": None}
+        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        (folder / WEIGHTS_FILE).symlink_to((self.artifact.path / WEIGHTS_FILE).resolve())
+
+    def _check_memory(self) -> None:
+        meminfo = Path("/proc/meminfo")
+        if not meminfo.exists():
+            return
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+        tensors = self.checkpoint.weights.tensors.values()
+        needed = 4 * sum(math.prod(tensor.shape) for tensor in tensors)
+        if needed > available:
+            raise ReferenceUnavailable(
+                f"llm-siren in float32 needs {needed / 1e9:.1f} GB of memory, "
+                f"{available / 1e9:.1f} GB are available"
+            )
+
+
+def read_reference(path: Path, artifact: Artifact) -> Reference:
+    """Read recorded reference scores.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        ReferenceUnavailable: the scores belong to another head or other texts.
+    """
+    try:
+        reference = msgspec.json.decode(path.read_bytes(), type=Reference)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{path}: not a recorded reference: {error}") from None
+    if reference.head != _head_hash(artifact):
+        raise ReferenceUnavailable(f"{path} was recorded for another {WEIGHTS_FILE}")
+    if reference.texts != digest() or len(reference.scores) != len(TEXTS):
+        raise ReferenceUnavailable(f"{path} was recorded for other texts")
+    return reference
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Record reference scores, for exports where the reference is not installed."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(reference), indent=1) + b"\n")
+
+
+def _head_hash(artifact: Artifact) -> str:
+    return sha256_of(artifact.path / WEIGHTS_FILE)

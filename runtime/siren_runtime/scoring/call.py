@@ -1,0 +1,62 @@
+"""What a call of a guard is given, and how errors of texts come out of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.errors import InputError, SirenError
+from siren_runtime.text.passage import Passage, make_passage
+from siren_runtime.text.reading import Limits
+
+from .deadline import Deadline
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of a guard asks for; its arguments, checked."""
+
+    threshold: float
+    features: bool
+    limits: Limits
+    token_budget: int | None
+    deadline: Deadline
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None:
+            budget = whole_number("token_budget", self.token_budget, 1)
+            object.__setattr__(self, "token_budget", budget)
+
+
+def passages_of(texts: Iterable[str], method: str, limits: Limits) -> list[Passage | SirenError]:
+    """Each text as a passage, or why it is none.
+
+    Raises:
+        InputError: `texts` is one string, or no list; `method` is what was called.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{method} takes a list of texts, found one str; use score")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
+    return [_passage(text, limits) for text in texts]
+
+
+def _passage(text: str, limits: Limits) -> Passage | SirenError:
+    try:
+        if not isinstance(text, str):
+            raise InputError(f"a text must be a str, found {type(text).__name__}")
+        return make_passage(text, max_bytes=limits.max_bytes)
+    except InputError as error:
+        return error
+
+
+def raised(values: Sequence[_T | SirenError]) -> list[_T]:
+    """Return the values of texts, or raise the first error among them with the text's place."""
+    good = []
+    for index, value in enumerate(values):
+        if isinstance(value, SirenError):
+            raise type(value)(f"texts[{index}]: {value}") from value
+        good.append(value)
+    return good

@@ -1,0 +1,96 @@
+"""A text to score: what was given, what is tokenized of it, and how places in the two agree."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from siren_runtime.errors import InputError
+
+from .rules import SUBSTITUTIONS, clean, join, one_text
+
+Span = tuple[int, int]  # characters, from the first to beyond the last
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One text, or a prompt and its response.
+
+    Attributes:
+        given: the text as given; prompt and response joined by a newline.
+        cleaned: what is tokenized.
+        boundary: characters of `cleaned` up to which it is the prompt; None where there is none.
+    """
+
+    given: str
+    cleaned: str
+    boundary: int | None = None
+
+    def span_in_given(self, span: Span) -> Span:
+        """Where a part of `cleaned` stands in `given`."""
+        places = _places(self.given)
+        start, end = span
+        return int(places[start]), int(places[end - 1]) + 1
+
+
+def make_passage(
+    text: str | None,
+    prompt: str | None = None,
+    response: str | None = None,
+    *,
+    max_bytes: int,
+) -> Passage:
+    """Clean the one text that a caller means: `text`, or `prompt` and `response` joined.
+
+    Args:
+        max_bytes: of UTF-8 that it may have.
+
+    Raises:
+        InputError: none is given, `text` comes with a part, one is not a string or holds a lone
+            surrogate, or the text is too large; that is looked at before anything else is.
+    """
+    given = one_text(text, prompt, response)
+    _check_size(given, max_bytes)
+    cleaned = clean(given)
+    boundary = None
+    if prompt and response:
+        boundary = min(len(clean(join(prompt, None)).strip()), len(cleaned))
+    return Passage(given, cleaned, boundary)
+
+
+def _check_size(text: str, max_bytes: int) -> None:
+    # A character takes one byte at least, so most texts need no encoding to be measured.
+    size = len(text)
+    if size <= max_bytes < 4 * size:
+        size = len(text.encode("utf-8", "surrogatepass"))
+    if size > max_bytes:
+        raise InputError(
+            f"the text has {size:,} bytes or more, at most {max_bytes:,} are read; split it, or "
+            "load the guard with a larger max_bytes_per_text"
+        )
+
+
+def _places(text: str) -> np.ndarray:
+    """For each character of `clean(text)`, its place in `text`, int64 [characters]."""
+    places = np.arange(len(text))
+    for pattern, replacement in SUBSTITUTIONS:
+        text, places = _substituted(pattern, replacement, text, places)
+    stripped = text.strip()
+    start = text.index(stripped) if stripped else 0
+    places = places[start : start + len(stripped)]
+    return places if len(places) else np.zeros(1, np.int64)
+
+
+def _substituted(
+    pattern: re.Pattern[str], replacement: str, text: str, places: np.ndarray
+) -> tuple[str, np.ndarray]:
+    """`pattern.sub(replacement, text)`, and the places of the characters of what it gives."""
+    kept, last = [], 0
+    for match in pattern.finditer(text):
+        stands_for = np.arange(match.start(), match.start() + len(replacement))
+        kept += [np.arange(last, match.start()), stands_for]
+        last = match.end()
+    if not kept:
+        return text, places
+    index = np.concatenate([*kept, np.arange(last, len(text))])
+    return pattern.sub(replacement, text), places[index]

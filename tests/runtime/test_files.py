@@ -1,0 +1,101 @@
+"""A file is written whole or not at all, and one that cannot be written is named."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siren_runtime.bundle.files import replacement, sha256_of, write_whole
+from siren_runtime.errors import BundleError, InputError
+
+
+def save_array(path: Path) -> None:
+    with replacement(path, InputError) as partial, partial.open("wb") as file:
+        np.save(file, np.zeros(100_000))
+
+
+def save_arrays(path: Path) -> None:
+    with replacement(path, InputError) as partial, partial.open("wb") as file:
+        np.savez(file, first=np.zeros(100_000), second=np.zeros(100_000))
+
+
+def save_bytes(path: Path) -> None:
+    write_whole(path, bytes(1 << 20), InputError)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The system refuses files of more than 64 kB, as it does any once the disk is full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write", [save_bytes, save_array, save_arrays])
+def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(
+    tmp_path: Path, small_files: None, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "train.labels.npy"
+    path.write_bytes(b"old")
+    with pytest.raises(InputError, match=r"train\.labels\.npy: cannot be written: "):
+        write(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "labels.npy"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".labels.npy.{dead.pid}.7"
+    others = [tmp_path / f".labels.npy.{os.getpid()}.7", tmp_path / f".other.npy.{dead.pid}.7"]
+    for file in (left, *others):
+        file.write_bytes(b"part")
+    write_whole(path, b"whole", InputError)
+    assert not left.exists()
+    assert all(file.exists() for file in others)
+
+
+@pytest.mark.parametrize("write", [save_bytes, save_array, save_arrays])
+def test_what_was_there_is_replaced_and_nothing_else_is_left(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "train.labels.npy"
+    path.write_bytes(b"old")
+    write(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.stat().st_size > 1 << 16
+
+
+def test_the_error_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"missing/guard\.json: cannot be written: "):
+        write_whole(tmp_path / "missing" / "guard.json", b"{}", BundleError)
+
+
+def test_what_the_block_raises_comes_out_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with replacement(path, InputError) as partial:
+            partial.write_bytes(b"half")
+            raise KeyError("a reason of its own")
+
+    with pytest.raises(KeyError, match="a reason of its own"):
+        fail()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
+def test_a_digest_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+    assert sha256_of(path) == hashlib.sha256(bytes(size)).hexdigest()

@@ -1,0 +1,225 @@
+"""A text that does not fit is read in windows, and the result says what was read."""
+
+import functools
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siren_runtime import Guard, InputError, InterruptedCall
+from siren_runtime.text.passage import make_passage
+from siren_runtime.text.reading import Limits, read_passages
+from siren_runtime.text.rules import clean
+from siren_runtime.text.tokenizer import Tokenizer
+from texts import TEXTS
+from tiny_bundle import MAX_LENGTH, make_model, make_tokenizer, save_model, seal
+
+ROOM = MAX_LENGTH - 1  # the tiny tokenizer puts a start token in front and takes a byte a token
+HARM = "z"
+
+
+@pytest.fixture(scope="module")
+def alarm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose score is that of the share of z among the bytes it reads."""
+    folder = tmp_path_factory.mktemp("alarm")
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    embedding = np.zeros((tokenizer.get_vocab_size(), 6), np.float32)
+    embedding[tokenizer.token_to_id(HARM), 0] = 1
+    linear = np.zeros((6, 2), np.float32)
+    linear[0] = 0, 40
+    save_model(make_model(embedding, linear), folder)
+    seal(folder)
+    return folder
+
+
+def share(text: str) -> float:
+    """What the alarm gives a text that fits."""
+    return float(1 / (1 + np.exp(-40 * text.count(HARM) / (len(text) + 1))))
+
+
+def test_a_text_that_fits_is_read_as_a_whole(alarm: Path) -> None:
+    result = Guard.load(alarm).score("a" * ROOM)
+    assert (result.tokens, result.truncated, result.span) == (MAX_LENGTH, False, None)
+
+
+def test_harm_far_behind_the_limit_is_found_and_its_place_named(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    text = "a" * 1000 + HARM * 8 + "b" * 400
+    result = guard.score(text)
+    assert result.score == pytest.approx(share("a" * (ROOM - 8) + HARM * 8), abs=1e-5)
+    assert (result.tokens, result.truncated) == (len(text) + 1, False)
+    start, end = result.span
+    assert end - start == ROOM
+    assert start <= 1000
+    assert end >= 1008
+    cut = guard.score(text, long_text="truncate")
+    assert cut.score == pytest.approx(0.5)
+    assert (cut.tokens, cut.truncated, cut.span) == (len(text) + 1, True, (0, ROOM))
+    with pytest.raises(InputError, match=rf"1408 tokens, the guard reads {ROOM} at once"):
+        guard.score(text, long_text="refuse")
+
+
+def test_the_way_of_a_load_is_that_of_its_calls(alarm: Path) -> None:
+    guard = Guard.load(alarm, long_text="truncate")
+    assert guard.score_batch(["a" * 99])[0].truncated
+    assert not guard.score_batch(["a" * 99], long_text="windows")[0].truncated
+    with pytest.raises(InputError, match="long_text"):
+        Guard.load(alarm, long_text="middle")  # type: ignore[arg-type]
+
+
+def test_a_response_that_does_not_fit_is_read_behind_its_prompts_end(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    prompt, response = "p" * 20 + HARM * 4, "r" * 200
+    result = guard.score(prompt=prompt, response=response)
+    # The prompt by itself holds most harm; behind 7 of its tokens the response holds 4 of 31.
+    assert result.score == pytest.approx(share(prompt), abs=1e-5)
+    assert result.span == (0, len(prompt) + 1) or result.span == (0, len(prompt))
+    late = guard.score(prompt="p" * 24, response="r" * 200 + HARM * 9)
+    assert late.span[1] == 24 + 1 + 209
+    context = guard.score(prompt=HARM * 7, response="r" * 200)
+    assert context.score == pytest.approx(share(HARM * 7), abs=0.02)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab z\n\t<|im_end|>é", max_size=300))
+def test_every_token_is_in_a_window_and_windows_are_what_the_tokenizer_makes(text: str) -> None:
+    tokenizer = _tokenizer()
+    passage = make_passage(text, max_bytes=1 << 20)
+    (reading,) = read_passages(tokenizer, [passage], Limits())
+    (whole,) = tokenizer.encode_plain([passage.cleaned])
+    assert reading.tokens == len(whole) + 1
+    seen = np.zeros(len(whole), bool)
+    for window in reading.windows:
+        assert len(window.ids) <= MAX_LENGTH
+        ids = window.ids[1:]
+        starts = [i for i in range(len(whole)) if whole[i : i + len(ids)] == ids]
+        assert starts
+        for start in starts:
+            seen[start : start + len(ids)] = True
+        if window.span is not None:
+            first, last = passage.span_in_given(window.span)
+            assert 0 <= first < last <= len(text)
+            part = passage.cleaned[slice(*window.span)]
+            assert clean(part).strip() in clean(text[first:last]) or "<" in part
+    assert seen.all()
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:20]))
+def test_characters_of_the_cleaned_text_stand_where_they_are_said_to(text: str) -> None:
+    passage = make_passage(text, max_bytes=1 << 20)
+    for place, character in list(enumerate(passage.cleaned))[::97]:
+        first, _ = passage.span_in_given((place, place + 1))
+        if not character.isspace():
+            assert passage.given[first] == character
+
+
+def test_special_tokens_stand_around_ids_as_the_library_puts_them(bundle: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    library.no_truncation()
+    library.no_padding()
+    tokenizer = Tokenizer(bundle / "tokenizer.json", 1 << 20)
+    assert tokenizer.encode_batch(TEXTS) == [library.encode(text).ids for text in TEXTS]
+
+
+# --- bounds
+
+
+def test_a_text_too_large_is_refused_before_it_is_read(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    text = "<" * 10_000_000
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"10,000,000 bytes.*max_bytes_per_text"):
+        guard.score(text)
+    assert time.process_time() - start < 0.5
+    with pytest.raises(InputError, match=r"more than the 16,384 tokens.*max_tokens_per_text"):
+        guard.score("a" * 100_000)
+    with pytest.raises(InputError, match=r"more than the 50 tokens.*: 60; split"):
+        Guard.load(alarm, max_tokens_per_text=50).score("a" * 60)
+    assert Guard.load(alarm, max_bytes_per_text=4).score("é" * 2).tokens == 5
+    with pytest.raises(InputError, match="5 bytes"):
+        Guard.load(alarm, max_bytes_per_text=4).score("aéé")
+
+
+def test_one_text_too_large_leaves_its_neighbours_their_scores(alarm: Path) -> None:
+    results = Guard.load(alarm).score_each(["a", "b" * (2 << 20), "c"])
+    assert [type(result).__name__ for result in results] == [
+        "ScoreResult",
+        "InputError",
+        "ScoreResult",
+    ]
+
+
+@pytest.mark.parametrize("name", ["max_tokens_per_text", "max_bytes_per_text"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
+def test_a_bound_is_a_whole_number(alarm: Path, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=name):
+        Guard.load(alarm, **{name: value})
+
+
+# --- calls that end early
+
+
+def test_a_deadline_and_a_cancelled_caller_end_a_call_between_runs(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    with pytest.raises(InterruptedCall, match=r"deadline of 1e-09 s passed after 0 of"):
+        guard.score("a", deadline=1e-9)
+    gone = threading.Event()
+    run, runs = guard.scorers[0].backend.run, []
+
+    def slow(*arrays: Any) -> Any:
+        runs.append(len(arrays[0]))
+        gone.set()
+        return run(*arrays)
+
+    guard.scorers[0].backend.run = slow  # type: ignore[method-assign]
+    with pytest.raises(InterruptedCall, match="cancelled after 1 of 4"):
+        guard.score_batch(["a", "bb", "ccc", "dddd"], token_budget=1, cancel=gone)
+    assert len(runs) == 1
+    for wrong in (0, -1, "soon", float("inf")):
+        with pytest.raises(InputError, match="deadline"):
+            guard.score("a", deadline=wrong)
+
+
+# --- what the vocabulary lacks
+
+
+@pytest.fixture
+def words(own_bundle: Path) -> Path:
+    """A bundle whose tokenizer knows few words."""
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", "kind", "words", "only"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(own_bundle / "tokenizer.json"))
+    seal(own_bundle)
+    return own_bundle
+
+
+def test_a_text_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None:
+    guard = Guard.load(words)
+    threshold = guard.score("kind", threshold=0.0).score + 1e-6
+    assert guard.score("kind strange words", threshold=1.0).unknown == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match=r"67% of the text is unknown.*unreadable='review'"):
+        guard.score("kind strange ones", threshold=1.0)
+    assert guard.score("kind strange ones", threshold=0.0).is_harmful
+    review = Guard.load(words, unreadable="review").score("kind strange ones", threshold=1.0)
+    assert (review.is_harmful, review.tier) == (None, "unreadable")
+    assert json.loads(json.dumps(review.to_dict()))["is_harmful"] is None
+    assert Guard.load(words, max_unknown=1.0).score("strange", threshold=1.0).is_harmful is False
+    assert threshold > 0
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tokenizer.json")
+        make_tokenizer().save(str(path))
+        return Tokenizer(path, MAX_LENGTH)

@@ -1,0 +1,49 @@
+"""Write a head in llm-siren's artifact format: siren_config.json and siren.safetensors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.mlp_artifact import write_mlp_artifact
+
+
+def write_head(
+    folder: Path,
+    *,
+    model_id: str,
+    model_revision: str | None,
+    pooling: MlpPooling,
+    layers: Sequence[LayerSelection],
+    head: Sequence[Dense],
+    max_length: int,
+    threshold: float,
+    class_names: Sequence[str] = (),
+    half: bool = False,
+) -> None:
+    """Write the two files into `folder`. Each is replaced whole or not at all.
+
+    Args:
+        folder: made if it is not there.
+        layers: what the head reads, by ascending layer.
+        head: its dense layers, ReLU between them.
+        max_length: token limit of a text, special tokens included.
+        threshold: a text is harmful from this score.
+        class_names: by index; empty leaves them unnamed.
+        half: store the dense layers in float16, which llm-siren and siren-edge widen when they
+            load them.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    write_mlp_artifact(
+        folder,
+        model_id=model_id,
+        model_revision=model_revision,
+        pooling=pooling,
+        layers=layers,
+        dense=head,
+        max_length=max_length,
+        threshold=threshold,
+        class_names=class_names,
+        half=half,
+    )
