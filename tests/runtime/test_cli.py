@@ -233,7 +233,7 @@ def test_keys_that_are_named_are_passed_through(bundle: Path) -> None:
     data = "\n".join(map(json.dumps, lines))
     result = siren("score", bundle, "--keep", "label", "--keep", "why", input=data)
     first, second, bad = rows(result)
-    assert (list(first)[0], list(first)[-2:]) == ("line", ["label", "why"])
+    assert (next(iter(first)), list(first)[-2:]) == ("line", ["label", "why"])
     assert {key: first[key] for key in kept} == kept
     assert (second["id"], second["label"], "why" in second) == (2, None, False)
     assert bad.keys() == {"line", "error"}
