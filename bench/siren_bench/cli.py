@@ -20,6 +20,9 @@ from siren_bench.commands.stream import stream
 from siren_bench.commands.stream_data import stream_data
 from siren_bench.commands.synthesize import synthesize
 from siren_bench.commands.throughput import throughput
+from siren_runtime.commands.console import need
+
+need("matplotlib", "onnxruntime", "psutil")
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure guards against their peers."

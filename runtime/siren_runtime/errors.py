@@ -30,3 +30,18 @@ class InterruptedCall(SirenError):
 
 class InputError(SirenError, ValueError):
     """What the caller passed cannot be scored."""
+
+
+def raised_in(error: BaseException, file: str) -> bool:
+    """Whether the code in `file`, or what it calls that is not Python, raised an error.
+
+    A handler of a signal runs in the midst of any call and raises through it; its errors are the
+    caller's, and are not.
+
+    Args:
+        file: a file, or a folder and a separator for all that is in it.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code.co_filename.startswith(file)

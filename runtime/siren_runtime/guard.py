@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .backends.onnxruntime.providers import Provider
+from .bundle.arguments import whole_number
 from .bundle.ensemble import check_classes
 from .bundle.manifest import Manifest
 from .bundle.reader import Verify
@@ -97,12 +98,14 @@ class Guard:
         """Load the bundle that `source` names, or an ensemble that averages several's scores.
 
         Args:
-            source: a bundle's folder, or the id of a hub repository that holds one; an
-                ensemble's, which ensemble.json makes; or a list of bundles, which is one too.
+            source: a bundle's folder, the name of a shipped guard (minilm), whose bundle siren
+                export made, or the id of a hub repository that holds one; an ensemble's, which
+                ensemble.json makes; or a list of bundles, which is one too.
             backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
                 siren build compiled; or "auto": a plan that runs here, else CUDA where it is
                 available, else the CPU. `Guard.backend` says which it became.
-            threads: CPU threads that one score may use; None leaves it to ONNX Runtime.
+            threads: CPU threads that one score may use; None leaves it to ONNX Runtime. More
+                than this process has cores are not taken, which a log says.
             providers: ONNX Runtime execution providers, by name or (name, options), in place of
                 `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
@@ -351,8 +354,8 @@ class Guard:
 
     def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> Streams:
         """What `stream` and `streams` do; called by both, so that warnings name their caller."""
-        if max_streams is not None and (not isinstance(max_streams, int) or max_streams < 1):
-            raise InputError(f"max_streams must be a whole number from 1, found {max_streams!r}")
+        if max_streams is not None:
+            max_streams = whole_number("max_streams", max_streams, 1)
         members, reasons = [], []
         for scorer in self.scorers:
             member, why = scorer.stream_member(max_tokens)

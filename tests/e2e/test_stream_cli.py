@@ -92,3 +92,37 @@ def test_an_encoder_says_in_one_line_that_it_reencodes(export):
     (line,) = errors.decode().splitlines()
     assert line.startswith("siren: warning: ")
     assert "re-encodes" in line
+
+
+def test_an_encoder_stops_at_the_token_that_was_scored(export):
+    with start(export("bert").bundle, "--stop-at", "0") as process:
+        output, errors = process.communicate(b"bread and water")
+        assert process.returncode == 3
+    result = json.loads(output)
+    assert result["tokens"] > 1
+    assert result["decisions"][0]["token"] == result["tokens"] - 1
+    assert f"at token {result['tokens'] - 1}\n".encode() in errors
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        ((b"caf\xe9 au lait \xff",), b"byte 3 is 0xe9"),
+        ((b"bread", b" \xf0\x9f", b" water", b"\xff"), b"byte 6 is 0xf0"),
+        ((b"bread \xf0\x9f",), b"byte 6 is 0xf0"),
+        (("a \ufffd of its own".encode(), b" \xc3"), b"byte 17 is 0xc3"),
+        (("a \ufffd of its own".encode(), "\u00e9".encode()[:1], "\u00e9".encode()[1:]), None),
+    ],
+)
+def test_bytes_that_are_not_utf8_are_said_once_with_their_place(bundle, pieces, told):
+    with start(bundle) as process:
+        for piece in pieces[:-1]:
+            process.stdin.write(piece)
+            process.stdin.flush()
+            if piece.isascii():
+                process.stdout.readline()
+        _, errors = process.communicate(pieces[-1])
+        assert process.returncode == 0
+    lines = errors.splitlines()
+    assert len(lines) == (told is not None)
+    assert told is None or told in lines[0]

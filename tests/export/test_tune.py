@@ -75,6 +75,23 @@ def test_a_budget_that_all_settings_meet_keeps_the_fastest(sensitive, tmp_path):
     assert all(candidate.milliseconds > 0 for candidate in tuning.candidates)
 
 
+def test_milliseconds_and_speeds_agree_on_a_machine_that_slows_down(
+    sensitive, tmp_path, monkeypatch
+):
+    slower = iter(range(1, 100))
+
+    def time_in_turns(guards, texts, advance):
+        factor = next(slower)
+        sizes = [guard.manifest.files["weights.bin"].size for guard in guards]
+        return [float(factor * size) for size in sizes]
+
+    monkeypatch.setattr(tune_module, "time_in_turns", time_in_turns)
+    float32, *others = run(sensitive, tmp_path, budget=1.0).candidates
+    for candidate in others:
+        assert candidate.speed == pytest.approx(float32.milliseconds / candidate.milliseconds)
+        assert (candidate.milliseconds < float32.milliseconds) == (candidate.speed > 1)
+
+
 def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path, monkeypatch):
     timed = []
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 
 import msgspec
@@ -83,8 +84,16 @@ def test_a_node_that_the_parser_does_not_know_is_named(tiny, rtx):
         model.graph.node[8].name = "layers.3/mlp/down_proj/MatMul"
 
     edit_model(tiny.path, rename)
-    with pytest.raises(BackendError, match=r"layers\.3/mlp/down_proj/MatMul.*MatMulInteger"):
-        build_plan(load_bundle(tiny.path), rtx)
+    node = r"layers\.3/mlp/down_proj/MatMul.*MatMulInteger"
+    bundle = load_bundle(tiny.path)
+    own = Bundle(tiny.path, msgspec.structs.replace(bundle.manifest, target="tensorrt-rtx"))
+    with pytest.raises(BackendError, match=node):
+        build_plan(own, rtx)
+    lines = []
+    with pytest.raises(BackendError, match="export for it with siren export --target") as told:
+        build_plan(bundle, rtx, log_level="warning", log=lines.append)
+    assert "MatMulInteger" not in str(told.value)
+    assert any(re.search(node, line) for line in lines)
     assert not list((tiny.path / "plans").glob("*.plan"))
 
 
@@ -145,5 +154,11 @@ def test_what_cannot_be_compiled_says_what_else_to_try(tiny, rtx, target, hint):
 
     edit_model(tiny.path, cut)
     manifest = msgspec.structs.replace(load_bundle(tiny.path).manifest, target=target)
-    with pytest.raises(BackendError, match=f"cannot compile the score graph.*{hint}$"):
-        build_plan(Bundle(tiny.path, manifest), rtx)
+    bundle = Bundle(tiny.path, manifest)
+    for log_level in ("error", "warning"):
+        lines = []
+        with pytest.raises(BackendError, match=f"cannot compile the score graph.*{hint}$") as told:
+            build_plan(bundle, rtx, log_level=log_level, log=lines.append)
+        of_library = any(".cpp" in line for line in lines)
+        assert of_library == (log_level == "warning")
+        assert (".cpp" in str(told.value)) == (target != "onnxruntime")

@@ -14,13 +14,23 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from siren_runtime import Guard, __version__
 from siren_runtime.commands.console import standard_input
 from siren_runtime.commands.siren import app
-from tiny_bundle import edit_manifest
+from tiny_bundle import (
+    CLASSES,
+    WIDTH,
+    edit_manifest,
+    make_bundle,
+    make_model,
+    make_tokenizer,
+    save_model,
+    seal,
+)
 
 SIREN = [sys.executable, "-c", "from siren_runtime.commands.siren import main; main()"]
 TIMEOUT_S = 60
@@ -89,14 +99,23 @@ def test_every_help_has_an_example(command: list[str]) -> None:
     ("modules", "command", "extra"),
     [
         ("onnxruntime tensorrt tensorrt_rtx", "score", "cpu"),
+        ("onnxruntime", "stream", "cpu"),
         ("siren_export.commands.export", "export", "export"),
+        *((module, "export", "export") for module in ("onnx_ir", "ml_dtypes", "safetensors")),
+        *((module, "bench", "bench") for module in ("matplotlib", "psutil")),
+        ("sklearn", "train", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "extract", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "evaluate", "train"),
+        ("scipy matplotlib sklearn torch optuna pyarrow", "calibrate", "train"),
     ],
 )
 def test_a_part_that_is_not_installed_says_which_extra_brings_it(
     modules: str, command: str, extra: str
 ) -> None:
     hint = f"pip install 'siren-edge[{extra}]'"
-    help_text = run_without(modules, "--help").stdout
+    listed = run_without(modules, "--help")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    help_text = listed.stdout
     assert re.search(rf" {command} +Not installed: {re.escape(hint)} ", help_text)
     for arguments in ([command], [command, "--help"], [command, "x", "--option", "y"]):
         result = run_without(modules, *arguments)
@@ -128,6 +147,10 @@ def test_inspect_works_without_an_engine_until_it_must_score(bundle: Path) -> No
         ["score", "B", "text", "--format", "xml"],
         ["score", "B", "text", "--input", "-"],
         ["score", "B", "text", "--features", "--format", "table"],
+        ["score", "B", "text", "--keep", "label"],
+        ["score", "B", "--keep", "score"],
+        ["score", "B", "--keep", "label", "--input-format", "lines"],
+        ["score", "B", "--keep", "label", "--format", "table"],
         ["score", "B", "--input", "no/such/file"],
         ["score", "B", "--input", "."],
         ["inspect"],
@@ -174,7 +197,7 @@ def test_a_file_of_json_lines_is_scored(
     bundle: Path, tmp_path: Path, guard: Guard, name: str
 ) -> None:
     path = tmp_path / name
-    lines = [{"id": "x", "prompt": "a", "response": "b", "label": 1}, {"text": "c"}]
+    lines = [{"id": "x", "prompt": "a", "response": "b"}, {"text": "c"}]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     first, second = rows(siren("score", bundle, "-i", path))
     assert first["id"] == "x"
@@ -189,7 +212,63 @@ def test_the_name_of_a_file_says_it_is_json(bundle: Path, tmp_path: Path) -> Non
     result = siren("score", bundle, "--input", path)
     assert result.exit_code == 1
     assert "line 1: not JSON" in result.stderr
-    assert [row["line"] for row in rows(result)] == [2]
+    bad, good = rows(result)
+    assert bad["line"] == 1
+    assert bad["error"].startswith("not JSON")
+    assert good["line"] == 2
+
+
+def test_a_key_that_is_misspelt_is_an_error_and_no_verdict(bundle: Path) -> None:
+    result = siren("score", bundle, input='{"promt": "a bomb", "response": "OK"}\n')
+    assert result.exit_code == 1
+    (row,) = rows(result)
+    assert row.keys() == {"line", "error"}
+    assert "unknown key 'promt'" in row["error"]
+    assert "to pass it through, --keep promt" in result.stderr
+
+
+def test_keys_that_are_named_are_passed_through(bundle: Path) -> None:
+    kept: dict[str, Any] = {"label": 1, "why": {"a": [None, 0.1, "\u00fc"]}}
+    lines = [{"text": "a", **kept}, {"text": "b", "id": 2, "label": None}, {"text": 3, "label": 4}]
+    data = "\n".join(map(json.dumps, lines))
+    result = siren("score", bundle, "--keep", "label", "--keep", "why", input=data)
+    first, second, bad = rows(result)
+    assert (next(iter(first)), list(first)[-2:]) == ("line", ["label", "why"])
+    assert {key: first[key] for key in kept} == kept
+    assert (second["id"], second["label"], "why" in second) == (2, None, False)
+    assert bad.keys() == {"line", "error"}
+
+
+def test_an_array_on_standard_input_is_rows(bundle: Path) -> None:
+    data = json.dumps([{"text": "hello", "id": "x"}, "world", 3], indent=1)
+    result = siren("score", bundle, input=data)
+    assert result.exit_code == 1
+    assert [row.get("id", row.get("line")) for row in rows(result)] == ["x", 2, 3]
+    assert "line 3: expected an object or a string" in result.stderr
+
+
+@pytest.mark.parametrize("format", ["jsonl", "table"])
+def test_a_row_whose_score_is_not_finite_is_an_error_and_the_others_are_scored(
+    tmp_path: Path, format: str
+) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    vocabulary = make_tokenizer().get_vocab()
+    embedding = np.zeros((len(vocabulary), WIDTH), np.float32)
+    embedding[vocabulary["z"]] = np.nan
+    save_model(make_model(embedding, np.zeros((WIDTH, CLASSES), np.float32)), folder)
+    seal(folder)
+    result = siren("score", folder, "--format", format, input="hello\nz\nworld\n")
+    assert result.exit_code == 1
+    assert result.stderr.count("is not finite") == 1
+    assert "1 of 3" in result.stderr
+    if format == "table":
+        _, first, bad, last = (line.split() for line in result.stdout.splitlines())
+        assert (first[:2], bad[:2], last[:2]) == (["1", "0.5000"], ["2", "error"], ["3", "0.5000"])
+        return
+    first, bad, last = rows(result)
+    assert (first["score"], last["score"]) == (0.5, 0.5)
+    assert bad.keys() == {"line", "error"}
+    assert "not finite" in bad["error"]
 
 
 def test_standard_input_is_scored_by_default_and_by_name(bundle: Path) -> None:
@@ -244,7 +323,9 @@ def test_bad_lines_are_reported_by_number_and_scoring_goes_on(bundle: Path) -> N
     data = b'{"text": "a"}\n{"text": 1}\n\xff\n{"id": 4}\n{"text": "e", "id": "five"}\n'
     result = siren("score", bundle, "--batch-size", 2, input=data)
     assert result.exit_code == 1
-    assert [row.get("id", row.get("line")) for row in rows(result)] == [1, "five"]
+    named = [row.get("id", row.get("line")) for row in rows(result)]
+    assert named == [1, 2, 3, 4, "five"]
+    assert ["error" in row for row in rows(result)] == [False, True, True, True, False]
     errors = result.stderr.splitlines()
     assert [error.split(":")[1].strip() for error in errors] == [
         "line 2",
@@ -260,7 +341,9 @@ def test_an_argument_that_is_not_utf8_is_reported_and_the_others_scored(bundle: 
         [*SIREN, "score", str(bundle), b"caf\xe9", "fine"], capture_output=True, timeout=TIMEOUT_S
     )
     assert process.returncode == 1
-    assert [json.loads(line)["line"] for line in process.stdout.splitlines()] == [2]
+    bad, good = map(json.loads, process.stdout.splitlines())
+    assert (bad["line"], "error" in bad) == (1, True)
+    assert (good["line"], "score" in good) == (2, True)
     assert process.stderr.startswith(b"siren: line 1: ")
 
 

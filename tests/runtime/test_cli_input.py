@@ -3,7 +3,8 @@
 import io
 import json
 import tracemalloc
-from typing import BinaryIO
+from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -33,8 +34,8 @@ def _pipe(*chunks: bytes) -> BinaryIO:
     return io.BufferedReader(_Chunks([*chunks]))
 
 
-def _read(data: bytes, format: InputFormat = "auto") -> list[Line]:
-    return [line for group in read_texts(io.BytesIO(data), format) for line in group]
+def _read(data: bytes, format: InputFormat = "auto", keep: Sequence[str] = ()) -> list[Line]:
+    return [line for group in read_texts(io.BytesIO(data), format, keep) for line in group]
 
 
 @given(st.lists(TEXT_LINE), st.data())
@@ -78,7 +79,7 @@ def test_what_has_arrived_is_given_before_more_is_read() -> None:
         ({"prompt": "a", "response": "b"}, "a\nb"),
         ({"prompt": "a", "response": None}, "a"),
         ({"response": "b"}, "b"),
-        ({"text": "a", "prompt": None, "label": 1, "nested": {"x": []}}, "a"),
+        ({"text": "a", "prompt": None}, "a"),
     ],
 )
 def test_a_json_row_has_a_text_or_a_prompt_and_response(row: dict, text: str) -> None:
@@ -102,7 +103,14 @@ def test_a_json_row_keeps_its_id(name: object) -> None:
         (b"{}", "nothing to score"),
         (b'{"prompt": null}', "nothing to score"),
         (b'{"text": "a", "prompt": "b"}', "not both"),
-        (b'{"text": "\\ud800"}', "not JSON"),
+        (b'{"text": "a\\ud800b"}', "'text' holds a lone surrogate U+D800 at position 1"),
+        (b'{"text": "a", "id": "\\udfff"}', "'id' holds a lone surrogate U+DFFF"),
+        (b'{"text": "a", "id": NaN}', "'id' holds nan"),
+        (b'{"text": "a", "id": 1e400}', "'id' holds inf"),
+        (b'{"text": "a", "id": true}', "'id' must be a string or a number, found true or false"),
+        (b'{"text": "a", "text": "b"}', "names the key 'text' twice"),
+        (b'{"promt": "a", "response": "b"}', "unknown key 'promt'; known are text, prompt"),
+        (b'{"text": "a", "label": NaN}', "unknown key 'label'"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b'{"text":' + b"[" * 100_000, ""),
     ],
@@ -113,6 +121,62 @@ def test_a_bad_json_row_is_reported_and_the_next_is_read(data: bytes, reason: st
     assert bad.text is None
     assert reason in str(bad.error)
     assert good == Line(2, "fine")
+
+
+@pytest.mark.parametrize("value", [1, -0.5, True, None, "\u00fc", [], {"x": [{"y": 2**70}]}])
+def test_a_key_that_is_named_is_kept_as_it_is(value: Any) -> None:
+    row = {"text": "a", "label": value}
+    (line,) = _read(json.dumps(row).encode(), keep=["label", "split"])
+    assert line == Line(1, "a", kept={"label": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"NaN", "'label' holds nan"),
+        (b'{"x": [-Infinity]}', "'label' holds -inf"),
+        (b'[{"\\ud800": 1}]', "'label' holds a lone surrogate U+D800"),
+        (b"[" * 900 + b"]" * 900, ""),
+    ],
+)
+def test_what_json_cannot_hold_is_an_error_that_names_the_key(value: bytes, reason: str) -> None:
+    data = b'{"text": "a", "id": 7, "label": ' + value + b"}"
+    bad, good = _read(data + b'\n{"text": "fine"}', keep=["label"])
+    assert reason in str(bad.error)
+    assert (bad.id, good.text) == (7, "fine")
+
+
+def test_the_elements_of_an_array_are_rows() -> None:
+    rows = [{"text": "a", "id": 1}, "b", {"prompt": "c", "response": "d"}, {"text": 1}, 3, None]
+    for data in (json.dumps(rows), json.dumps(rows, indent=2), "\n" + json.dumps(rows) + "\n"):
+        for format in ("auto", "jsonl"):
+            lines = _read(data.encode(), format)
+            assert [(line.number, line.text) for line in lines] == [
+                *((1, "a"), (2, "b"), (3, "c\nd"), (4, None), (5, None), (6, None))
+            ]
+            assert lines[0].id == 1
+    assert lines[4].error == "expected an object or a string, found a number"
+    assert _read(b"[]") == []
+
+
+@pytest.mark.parametrize("data", [b"[INST] a", b"[1] a footnote", b"[a]", b"[] a list", b'["a"'])
+def test_only_what_begins_an_array_of_rows_is_one(data: bytes) -> None:
+    (line,) = _read(data)
+    if data[1:2] in b'"]':
+        assert "begins a JSON array, but is not JSON" in str(line.error)
+    else:
+        assert line == Line(1, data.decode())
+    assert _read(data, "lines") == [Line(1, data.decode())]
+
+
+def test_an_array_without_end_is_refused_in_bounded_memory() -> None:
+    block = b'"' + b"x" * ((1 << 20) - 8) + b'",\n'
+    tracemalloc.start()
+    (line,) = [x for group in read_texts(_pipe(b"[\n", *[block] * 100), "auto") for x in group]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"a JSON array longer than {MAX_LINE_BYTES} bytes" in str(line.error)
+    assert peak < 5 * MAX_LINE_BYTES
 
 
 def test_a_line_that_is_not_utf8_is_reported() -> None:

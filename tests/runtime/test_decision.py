@@ -95,3 +95,11 @@ def test_a_tier_is_in_force_from_its_threshold_on():
 def test_rules_out_of_range_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_tokens_that_were_scored_together_decide_at_their_last():
+    decisions = Decisions((Schedule(((0, 0.9), (2, 0.5))), Patience(2, 2, 0.5)))
+    decisions.update([0.1, 0.6, 0.6, 0.6], context=1, together=1)
+    assert {d.rule[:8]: d.token for d in decisions.since(1)} == {"schedule": 2, "patience": 2}
+    decisions.update([0.1, 0.6, 0.6, 0.6, 0.7, 0.7], context=1, together=4)
+    assert {d.token for d in decisions.since(4)} == {2}  # in force since then

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from guards import load_guard
 from siren_runtime import BackendError, BundleError, Guard, InputError
 from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.commands import score
+from siren_runtime.commands.siren import app
 from texts import TEXTS
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -163,3 +164,35 @@ def test_a_damaged_member_is_refused(folder: Path) -> None:
     (folder / "two" / "weights.bin").write_bytes(b"")
     with pytest.raises(BundleError, match=r"two.*weights\.bin"):
         Guard.load(folder)
+
+
+def inspect_(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "160"})
+
+
+def test_inspect_shows_it_with_its_members(folder: Path) -> None:
+    result = inspect_(folder)
+    assert result.exit_code == 0, result.stderr
+    facts = ("mean of 2 members' scores", "0.25", "block from 0.4", "has its size")
+    for fact in (*facts, "one", "two", "example/bag-of-bytes", "fp32 for onnxruntime"):
+        assert fact in result.stdout
+    write(folder)
+    edit_manifest(folder / "two", lambda manifest: manifest.update(threshold=0.9))
+    assert "0.7, the mean of its members'" in inspect_(folder).stdout
+
+
+def test_inspect_gives_its_manifest_and_its_members_as_json(folder: Path) -> None:
+    found = json.loads(inspect_(folder, "--json").stdout)
+    assert found["ensemble"] == json.loads((folder / "ensemble.json").read_text())
+    for name in ("one", "two"):
+        assert found["members"][name] == json.loads((folder / name / "guard.json").read_bytes())
+
+
+def test_inspect_checks_every_member(folder: Path) -> None:
+    assert "the engine scores (on cpu + cpu)" in inspect_(folder, "--check").stdout
+    weights = folder / "two" / "weights.bin"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert inspect_(folder).exit_code == 0
+    result = inspect_(folder, "--check")
+    assert result.exit_code == 1
+    assert "two/weights.bin: SHA-256" in result.stderr

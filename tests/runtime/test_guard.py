@@ -1,6 +1,9 @@
 """Guard: the API of llm-siren, exact whatever the batch, and never a verdict without a score."""
 
+import gc
 import math
+import shutil
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,8 @@ from hypothesis import strategies as st
 from siren_guard import ScoreResult as UpstreamScoreResult
 
 from guards import load_guard
-from siren_runtime import BackendError, BundleError, Guard, InputError, ScoreResult
+from siren_runtime import BackendError, BundleError, Guard, InputError, Patience, ScoreResult
+from siren_runtime.bundle import shipped
 from siren_runtime.bundle.manifest import Manifest
 from texts import TEXTS
 from tiny_bundle import CLASSES, WIDTH, edit_manifest, make_bundle, make_model, save_model, seal
@@ -105,6 +109,9 @@ def test_calling_and_streaming_are_scoring(guard: Guard) -> None:
         lambda guard: guard.score_batch(3),
         lambda guard: guard.score_batch(["a"], token_budget=0),
         lambda guard: guard.score_batch(["a"], token_budget=1.5),
+        lambda guard: guard.score_batch(["a"], token_budget=True),
+        lambda guard: guard.score("a", threshold=True),
+        lambda guard: guard.score("a", threshold=np.True_),
     ],
 )
 def test_what_cannot_be_scored_is_an_input_error(
@@ -112,6 +119,46 @@ def test_what_cannot_be_scored_is_an_input_error(
 ) -> None:
     with pytest.raises(InputError):
         call(guard)
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_whole_numbers_of_numpy_are_taken(bundle: Path) -> None:
+    number: Any
+    for number in (np.int64(8), np.uint8(8), np.array(8)):
+        guard = Guard.load(bundle, threads=np.int32(1))  # type: ignore[arg-type]
+        texts = ["a", "hello"]
+        assert guard.score_batch(texts, token_budget=number) == guard.score_batch(
+            texts, token_budget=8
+        )
+        with guard.streams(max_streams=number, max_tokens=number) as streams:
+            assert type(streams.max_tokens) is int
+            assert streams.max_tokens == 8
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+@pytest.mark.parametrize("wrong", [True, np.True_, 0, -1, 1.0, "1", None, math.nan])
+@pytest.mark.parametrize("name", ["token_budget", "max_streams", "max_tokens", "threads", "span"])
+def test_what_is_no_whole_number_is_refused_by_its_name(
+    bundle: Path, guard: Guard, name: str, wrong: Any
+) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "token_budget": lambda: guard.score_batch([], token_budget=wrong),
+        "max_streams": lambda: guard.streams(max_streams=wrong),
+        "max_tokens": lambda: guard.streams(max_tokens=wrong),
+        "threads": lambda: Guard.load(bundle, threads=wrong),
+        "span": lambda: guard.stream(aggregation="ema", span=wrong),
+    }
+    if wrong is None and name != "span":  # the default
+        return
+    with pytest.raises(InputError, match=f"{name} must be a whole number from .*found"):
+        calls[name]()
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+@pytest.mark.parametrize("rules", ["x", b"x", 3, Patience(1, 2, 0.5), ["x"], [0.5], [Patience]])
+def test_rules_that_are_none_are_refused(guard: Guard, rules: Any) -> None:
+    with pytest.raises(InputError, match="rules"):
+        guard.stream(rules=rules)
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"x", "\udfff"])
@@ -295,6 +342,7 @@ def test_providers_are_the_callers(bundle: Path) -> None:
         {"threads": 0},
         {"threads": 1.5},
         {"threads": 10**12},
+        {"threads": True},
         {"threads": 1, "session_options": onnxruntime.SessionOptions()},
         {"backend": "cpu", "providers": ["CPUExecutionProvider"]},
         {"providers": []},
@@ -305,6 +353,57 @@ def test_providers_are_the_callers(bundle: Path) -> None:
 def test_arguments_that_make_no_sense_are_refused(bundle: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(arguments))):
         Guard.load(bundle, **arguments)
+
+
+def test_threads_beyond_the_cores_of_the_process_are_not_taken(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = threading.active_count()
+    guard = Guard.load(bundle, threads=1024)
+    assert guard.score("hello").score == pytest.approx(Guard.load(bundle).score("hello").score)
+    assert threading.active_count() == started
+    tasks = len([*Path("/proc/self/task").iterdir()]) if Path("/proc/self/task").is_dir() else 0
+    assert tasks < 512
+    (record,) = caplog.records
+    assert record.getMessage().startswith("threads=1024, but this process has ")
+    caplog.clear()
+    Guard.load(bundle, threads=1)
+    assert not caplog.records
+
+
+class _Alarm(Exception):
+    """What a handler of the caller raises."""
+
+
+@pytest.mark.parametrize("kind", [_Alarm, TimeoutError, RuntimeError, ValueError, Exception])
+def test_what_a_handler_of_a_signal_raises_comes_out_as_it_is(
+    bundle: Path, kind: type[Exception]
+) -> None:
+    raised: list[Exception] = []
+
+    def handle(*_: object) -> None:
+        raised.append(kind("of the caller"))
+        raise raised[-1]
+
+    guard = Guard.load(bundle, threads=1)
+
+    def score_until_the_alarm(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while len(raised) < attempt:
+            guard.score_batch(["some words of a text"] * 256)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    gc.disable()  # Hypothesis looks on, and Python drops what is raised in what it calls for that
+    try:
+        for attempt in range(1, 21):  # so many moments of the tokenizer's and the engine's work
+            with pytest.raises(kind) as caught:
+                score_until_the_alarm(1e-3 * attempt)
+            assert caught.value is raised[-1]
+    finally:
+        gc.enable()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 0 <= guard.score("hello").score <= 1
 
 
 @pytest.mark.parametrize("backend", ["cuda"])
@@ -324,6 +423,41 @@ def test_an_unknown_provider_is_refused(bundle: Path) -> None:
 def test_a_source_that_is_nothing_is_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         Guard.load(tmp_path / "nowhere")
-    wrong: Any = None
-    with pytest.raises(InputError, match="found NoneType"):
-        Guard.load(wrong)
+    wrong: Any
+    for wrong in (None, b"guard", bytearray(b"guard"), [b"one", b"two"], [1, 2]):
+        found = type(wrong[0] if isinstance(wrong, list) else wrong).__name__
+        with pytest.raises(InputError, match=f"found {found}"):
+            Guard.load(wrong)
+
+
+def test_a_shipped_guard_is_loaded_by_its_name_once_it_was_exported(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "engines" / "tiny"
+    recipe.mkdir(parents=True)
+    (recipe / "recipe.json").touch()
+    monkeypatch.setattr(shipped, "ENGINES", recipe.parent)
+    monkeypatch.setattr(shipped, "IN_CHECKOUT", True)
+    with pytest.raises(BundleError, match=r"no bundle at .*tiny/bundle yet.*siren export tiny"):
+        Guard.load("tiny")
+    shutil.copytree(bundle, recipe / "bundle")
+    assert Guard.load("tiny").score("hello") == Guard.load(bundle).score("hello")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(BundleError, match=r"tiny/guard\.json: missing"):
+        Guard.load("tiny")  # a folder of that name goes first
+
+
+def test_an_installation_keeps_bundles_of_shipped_guards_where_one_is(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site" / "tiny").mkdir(parents=True)
+    (tmp_path / "site" / "tiny" / "recipe.json").touch()
+    monkeypatch.setattr(shipped, "ENGINES", tmp_path / "site")
+    monkeypatch.setattr(shipped, "IN_CHECKOUT", False)
+    monkeypatch.chdir(tmp_path)
+    assert shipped.default_bundle("tiny") == Path("tiny")
+    with pytest.raises(BundleError, match=f"no bundle at {tmp_path}/tiny yet"):
+        Guard.load("tiny")
+    shutil.copytree(bundle, "tiny")
+    Guard.load("tiny").score("hello")

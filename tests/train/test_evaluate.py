@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.commands import calibrate, evaluate
@@ -135,6 +136,22 @@ def test_the_calibrate_command_writes_tiers(bundle: Path, data: Path) -> None:
     assert manifest.temperature != 1.0
 
 
+def test_thresholds_that_are_numbers_need_no_labelled_text(bundle: Path, tmp_path: Path) -> None:
+    def calibrated(*arguments: str) -> Manifest:
+        result = CliRunner().invoke(calibrate.app, [str(bundle), *arguments])
+        assert result.exit_code == 0, result.output
+        assert "threshold from 0.7" in result.stderr
+        return Guard.load(bundle).manifest
+
+    assert calibrated("--threshold", "0.7").threshold == 0.7
+    manifest = calibrated("--tier", "block=0.9", "--tier", "log=0.25")
+    tiers = {tier.name: tier.threshold for tier in manifest.tiers}
+    assert (manifest.threshold, tiers) == (0.7, {"block": 0.9, "log": 0.25})
+    (tmp_path / "tiers.json").write_text('{"block": 0.8}')
+    manifest = calibrated("--tiers", str(tmp_path / "tiers.json"), "--threshold", "0.75")
+    assert (manifest.threshold, [tier.threshold for tier in manifest.tiers]) == (0.75, [0.8])
+
+
 def calibration_rows(bundle: Path, flipped: int = 0) -> list[dict[str, object]]:
     """Rows labelled as the bundle scores them, but for so many of the highest, which are safe."""
     texts = [f"text {index} {'xyz'[index % 3] * (index % 17)}" for index in range(60)]
@@ -178,6 +195,9 @@ def test_thresholds_hold_for_the_scores_that_the_guard_gives(tmp_path: Path) -> 
         ["--tiers", "x.json", "--tier", "block=0.5"],
         ["--tier", "block=0.9", "--tier", "block=0.5"],
         ["--threshold", "best"],
+        ["--threshold", "1.5"],
+        ["--threshold", "0.5", "--temperature"],
+        ["--threshold", "0.5", "--tier", "block=fpr:0.1"],
     ],
 )
 def test_wrong_use_of_calibrate_exits_2(bundle: Path, arguments: list[str]) -> None:

@@ -76,7 +76,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The bundle folder to make. [default: engines/NAME/bundle]"
+            "--output",
+            "-o",
+            help="The bundle folder to make. [default for a shipped guard: engines/NAME/bundle in "
+            "a checkout, else ./NAME]",
         ),
     ] = None,
     backbone: Annotated[

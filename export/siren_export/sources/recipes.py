@@ -1,4 +1,4 @@
-"""The guards that this project ships, by name: a folder under engines/ with a recipe.json."""
+"""The guards that this project ships, by name: what their recipe.json says."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from siren_runtime.bundle.shipped import (
+    RECIPE_FILE,
+    default_bundle,
+    recipe_folder,
+    shipped_names,
+)
 from siren_runtime.errors import ArtifactError, CheckpointError
 
 from .local_file import read_json
-
-ENGINES = Path(__file__).resolve().parents[3] / "engines"
-RECIPE_FILE = "recipe.json"
 
 
 class _Backbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +40,7 @@ class Recipe:
     @property
     def bundle(self) -> Path:
         """Where its bundle lands unless another place is asked for."""
-        return self.artifact / "bundle"
+        return default_bundle(self.name)
 
     def backbone(self) -> Path:
         """The folder of the installed backbone; none of the package's code is run.
@@ -55,8 +58,8 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The names of the shipped guards; none where the package runs without its checkout."""
-    return sorted(path.parent.name for path in ENGINES.glob(f"*/{RECIPE_FILE}"))
+    """The names of the shipped guards."""
+    return shipped_names()
 
 
 def find_recipe(name: str) -> Recipe | None:
@@ -65,8 +68,8 @@ def find_recipe(name: str) -> Recipe | None:
     Raises:
         ArtifactError: its recipe.json is damaged.
     """
-    if name not in recipe_names():
+    folder = recipe_folder(name)
+    if folder is None:
         return None
-    folder = ENGINES / name
     file = read_json(folder / RECIPE_FILE, _RecipeFile, ArtifactError)
     return Recipe(name, folder, folder / file.reference, file.backbone)

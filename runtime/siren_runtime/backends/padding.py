@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
 
 from .outputs import Outputs, TokenArray
@@ -60,9 +61,7 @@ class PaddedBackend:
             _TOKEN_BUDGET, max(profile.max.batch * profile.max.length for profile in profiles)
         )
         longest = max(profile.max.length for profile in profiles)
-        self._buckets = default_buckets(longest) if buckets is None else list(buckets)
-        if sorted(set(self._buckets)) != self._buckets or min(self._buckets, default=1) < 1:
-            raise InputError(f"buckets must be lengths that ascend from 1, found {self._buckets}")
+        self._buckets = default_buckets(longest) if buckets is None else _checked_buckets(buckets)
         self._profiles = list(profiles)
         self._runners = OfThread(open_runner)
 
@@ -95,3 +94,10 @@ class PaddedBackend:
         mask[batch:, 0] = 1  # a row of padding has one token, so that its mean is a number
         outputs = self._runners.of(choice.profile).run(ids, mask)
         return Outputs(outputs.score[:batch], outputs.logits[:batch], outputs.features[:batch])
+
+
+def _checked_buckets(buckets: Sequence[int]) -> list[int]:
+    lengths = [whole_number("a length of buckets", length, 1) for length in buckets]
+    if sorted(set(lengths)) != lengths:
+        raise InputError(f"buckets must be lengths that ascend from 1, found {lengths}")
+    return lengths

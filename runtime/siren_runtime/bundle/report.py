@@ -41,10 +41,12 @@ class Verification(Strict, frozen=True):
 class Candidate(Strict, frozen=True):
     """One setting that was tried: a precision, and the matrices left in float32.
 
-    `bytes` are those of the bundle's whole-sequence graph and its weights. `milliseconds` is the
-    mean over texts of each text's median, one text at a time, and `speed` how many times
-    float32's, timed in turns with it. Score differences are to float32's; `changed_verdicts` of
-    the texts fall on the other side of the threshold. `outcome` says why it was not kept.
+    `bytes` are those of the bundle's whole-sequence graph and its weights. `speed` is how many
+    times float32's, timed in turns with it, one text at a time: the mean over texts of each
+    text's median. `milliseconds` is float32's mean at its first turns over `speed`, so that
+    settings compare though the machine is not always as fast. Score differences are to
+    float32's; `changed_verdicts` of the texts fall on the other side of the threshold. `outcome`
+    says why it was not kept.
     """
 
     precision: Precision

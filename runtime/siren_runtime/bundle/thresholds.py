@@ -7,6 +7,7 @@ import msgspec
 
 from siren_runtime.errors import BundleError, InputError
 
+from .arguments import real_number
 from .types import Probability, Strict
 
 
@@ -23,10 +24,7 @@ def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:
     Raises:
         InputError: it is not a number from 0 to 1.
     """
-    try:
-        threshold = value.__float__()
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} must be a number, found {value!r}") from None
+    threshold = real_number(name, value)
     if not 0.0 <= threshold <= 1.0:
         raise InputError(f"{name} must lie from 0 to 1, found {threshold}")
     return threshold

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import BinaryIO
 
 import typer
@@ -25,6 +26,19 @@ def standard_input() -> BinaryIO:
     with suppress(OSError):  # what stands in for it has no file descriptor
         os.set_blocking(sys.stdin.fileno(), True)
     return sys.stdin.buffer
+
+
+def need(*modules: str) -> None:
+    """See that modules are installed which a subcommand imports later, in the midst of its work.
+
+    Called where the subcommand is imported, so that siren --help names the extra that brings them.
+
+    Raises:
+        ImportError: one is not; its message names it.
+    """
+    for name in modules:
+        if find_spec(name) is None:
+            raise ImportError(f"no module named {name!r}")
 
 
 def report(message: str) -> None:

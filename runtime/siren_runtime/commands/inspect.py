@@ -1,7 +1,7 @@
 """`siren inspect`: show what a bundle is, and check it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
+from siren_runtime.bundle.ensemble import (
+    EnsembleManifest,
+    check_classes,
+    is_ensemble,
+    read_ensemble,
+)
 from siren_runtime.bundle.graphs import TensorSpec
-from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Bundle, load_bundle
+from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
 from siren_runtime.bundle.report import Tuning, Verification
-from siren_runtime.errors import BackendError, BundleError
+from siren_runtime.bundle.shipped import find_bundle
+from siren_runtime.bundle.thresholds import Tier
+from siren_runtime.errors import BackendError
 from siren_runtime.guard import Guard
 
 from .console import one_line
@@ -30,32 +37,93 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command(epilog="Example: siren inspect engines/minilm/bundle --check")
 def inspect(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle or an ensemble, a shipped guard's name (minilm), or a hub "
+            "repository id."
+        ),
+    ],
     check: Annotated[
         bool, typer.Option("--check", help="Verify every file's SHA-256 and score a text.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the manifest as JSON; of an ensemble, its own and its members'."
+        ),
+    ] = False,
 ) -> None:
     """Show what a bundle holds: backbone, head, text rules, graphs, files, verification.
+
+    Of an ensemble: its threshold and tiers, and its members in short.
 
     The exit status is 1 if it is damaged. Without --check, files are compared by size only.
     TensorRT plans are shown with what they were compiled for, and whether they still match.
     """
-    folder = resolve_folder(bundle, patterns=BUNDLE_PATTERNS, error=BundleError)
-    opened = load_bundle(folder, verify="full" if check else "size")
-    manifest = opened.manifest
+    folder = find_bundle(bundle)
+    verify: Verify = "full" if check else "size"
+    ensemble = read_ensemble(folder) if is_ensemble(folder) else None
+    names = ["."] if ensemble is None else ensemble.members
+    members = {name: load_bundle(folder / name, verify=verify) for name in names}
+    check_classes([member.manifest for member in members.values()])
     checked = "every file has its size"
     if check:
         with Guard.load(folder) as guard:
             guard.score("Hello")
             checked = f"every file has its SHA-256, and the engine scores (on {guard.backend})"
-    if json:
-        typer.echo(msgspec.json.encode(manifest))
+    if ensemble is None:
+        _show_bundle(folder, members["."], checked, check=check, json=json)
     else:
-        Console().print(_overview(str(folder), manifest, checked))
-        plans = recorded_plans(opened)
-        if plans:
-            Console().print(Text(), _plan_table(opened, plans, check=check))
+        _show_ensemble(folder, ensemble, members, checked, json=json)
+
+
+def _show_bundle(folder: Path, bundle: Bundle, checked: str, *, check: bool, json: bool) -> None:
+    if json:
+        typer.echo(msgspec.json.encode(bundle.manifest))
+        return
+    Console().print(_overview(str(folder), bundle.manifest, checked))
+    plans = recorded_plans(bundle)
+    if plans:
+        Console().print(Text(), _plan_table(bundle, plans, check=check))
+
+
+def _show_ensemble(
+    folder: Path,
+    ensemble: EnsembleManifest,
+    members: Mapping[str, Bundle],
+    checked: str,
+    *,
+    json: bool,
+) -> None:
+    manifests = {name: member.manifest for name, member in members.items()}
+    if json:
+        typer.echo(msgspec.json.encode({"ensemble": ensemble, "members": manifests}))
+        return
+    threshold, of_members = ensemble.threshold, [m.threshold for m in manifests.values()]
+    own = f"{sum(of_members) / len(of_members):g}, the mean of its members'"
+    facts = {
+        "ensemble": f"{folder} (format {ensemble.format_version}), the mean of {len(members)} "
+        "members' scores",
+        "checked": checked,
+        "classes": ", ".join(next(iter(manifests.values())).head.labels) or "not named",
+        "threshold": own if threshold is None else f"{threshold:g}",
+        "calibration": _tiers(ensemble.tiers),
+    }
+    table = Table("member", "backbone", "head", "engine", "threshold", "size", "verification")
+    table.box, table.padding = None, (0, 2, 0, 0)
+    for name, manifest in manifests.items():
+        head, report = manifest.head, manifest.verification
+        table.add_row(
+            Text(one_line(name)),
+            Text(one_line(manifest.backbone.id)),
+            f"{head.kind}, {head.features} features",
+            f"{manifest.precision} for {manifest.target}",
+            f"{manifest.threshold:g}",
+            decimal(sum(file.size for file in manifest.files.values())),
+            report.status,
+        )
+    Console().print(Group(_facts(facts), Text(), table))
 
 
 def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
@@ -78,9 +146,6 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "verification": _verification(manifest.verification),
         "made by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
-    about = Table.grid(padding=(0, 2))
-    for name, fact in facts.items():
-        about.add_row(Text(name, "bold"), Text(one_line(fact)))
     graphs = Table("graph", "opset", "inputs", "outputs", box=None, padding=(1, 2, 0, 0))
     for graph in manifest.graphs.values():
         graphs.add_row(
@@ -92,8 +157,15 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     files = Table("file", "size", "SHA-256", box=None, padding=(0, 2, 0, 0))
     for name, spec in manifest.files.items():
         files.add_row(Text(one_line(name)), decimal(spec.size), spec.sha256[:16])
-    shown = Group(about, graphs, Text(), files)
+    shown = Group(_facts(facts), graphs, Text(), files)
     return Group(shown, Text(), _tuning(manifest.tuning)) if manifest.tuning else shown
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    about = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        about.add_row(Text(name, "bold"), Text(one_line(fact)))
+    return about
 
 
 def _plan_table(
@@ -133,8 +205,11 @@ def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
 
 
 def _calibration(manifest: Manifest) -> str:
-    tiers = ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in manifest.tiers)
-    return f"temperature {manifest.temperature:g}, {tiers or 'no tiers'}"
+    return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}"
+
+
+def _tiers(tiers: Sequence[Tier]) -> str:
+    return ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in tiers) or "no tiers"
 
 
 def _tuning(tuning: Tuning) -> Group:

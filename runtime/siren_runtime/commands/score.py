@@ -1,28 +1,36 @@
 """`siren score`: score texts from arguments, a file or a pipe."""
 
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import Annotated, Any, BinaryIO, Literal
 
-import msgspec
 import typer
 
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import InputError, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.lines import InputFormat, Line, read_texts
 
-from .console import EXIT_FAILED, one_line, report, standard_input
+from .console import EXIT_FAILED, need, one_line, report, standard_input
 
-_RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
-if not any(map(find_spec, _RUNTIMES)):  # found here, so that `siren --help` names the extra
-    raise ImportError("no module named 'onnxruntime'")
+if not any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
+    need("onnxruntime")
 
 OutputFormat = Literal["table", "jsonl"]
 
+Row = tuple[Line, ScoreResult | SirenError]
+
 _JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_OUTPUT_KEYS = {"line", "error", *(field.name for field in fields(ScoreResult))}
+_VERDICTS = {
+    True: ("harmful", "bold red"),
+    False: ("safe", "green"),
+    None: ("unreadable", "yellow"),
+}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -33,11 +41,23 @@ def _check_threshold(threshold: float | None) -> float | None:
     return threshold
 
 
+def _check_keep(keep: list[str] | None) -> list[str] | None:
+    for key in keep or []:
+        if key in _OUTPUT_KEYS:
+            raise typer.BadParameter(f"the output has a key {key!r} of its own")
+    return keep
+
+
 @app.command(
     epilog="Example: tail -f chat.jsonl | siren score engines/minilm/bundle --threshold 0.8"
 )
 def score(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id."
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")
     ] = None,
@@ -47,7 +67,7 @@ def score(
     ] = None,
     input_format: Annotated[
         InputFormat,
-        typer.Option(help="JSON objects or plain lines; auto goes by file name and first text."),
+        typer.Option(help="JSON or plain lines; auto goes by file name and first text."),
     ] = "auto",
     format: Annotated[
         OutputFormat | None,
@@ -60,6 +80,15 @@ def score(
     features: Annotated[
         bool, typer.Option("--features", help="Add the features to the JSON.")
     ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            callback=_check_keep,
+            help="A key of JSON rows that the output keeps, such as label; may be given several "
+            "times. Other keys than these and those named above are errors.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts scored together at most, before they are shown.")
     ] = 64,
@@ -69,38 +98,59 @@ def score(
     """Score texts: arguments, lines of a file, or standard input.
 
     A line is a plain text, or a JSON object with "text", or "prompt" and/or "response", and an
-    optional "id" that the output keeps. Bad lines are reported with their number on standard
-    error; scoring goes on, and the exit status is 1 at the end.
+    optional "id" that the output keeps. A JSON array of such objects, or of strings, is taken
+    too; its elements count as lines. What cannot be scored is reported with its number on
+    standard error, and with an "error" in its place of the output; scoring goes on, and the exit
+    status is 1 at the end.
     """
-    if features and format == "table":
-        raise typer.BadParameter("a table cannot hold --features; use --format jsonl")
-    groups = _groups(texts or [], input, input_format)
-    as_table = format == "table" or (format is None and not features and sys.stdout.isatty())
+    if (features or keep) and format == "table":
+        name = "--features" if features else "--keep"
+        raise typer.BadParameter(f"a table cannot hold {name}; use --format jsonl")
+    groups = _groups(texts or [], input, input_format, keep or [])
+    plain = not features and not keep
+    as_table = format == "table" or (format is None and plain and sys.stdout.isatty())
     guard = Guard.load(bundle, backend=backend, threads=threads)
     write = _write_table if as_table else _write_jsonl
     count = failed = 0
     for lines in _windows(groups, batch_size):
-        good = [line for line in lines if line.error is None]
-        scored = guard.score_each([line.text or "" for line in good], threshold, features)
-        rows = list(zip(good, scored, strict=True))
-        write([(line, result) for line, result in rows if isinstance(result, ScoreResult)], count)
-        errors = [(line.number, line.error) for line in lines if line.error is not None]
-        errors += [
-            (line.number, str(result)) for line, result in rows if isinstance(result, SirenError)
-        ]
-        for number, error in sorted(errors):
-            report(f"line {number}: {error}")
+        rows = _scored(guard, lines, threshold, features)
+        write(rows, count)
+        errors = [(line, result) for line, result in rows if isinstance(result, SirenError)]
+        for line, error in errors:
+            report(f"line {line.number}: {error}")
         count, failed = count + len(lines), failed + len(errors)
     if failed:
         report(f"error: {failed} of {count} texts could not be scored")
         raise typer.Exit(EXIT_FAILED)
 
 
+def _scored(
+    guard: Guard, lines: Sequence[Line], threshold: float | None, features: bool
+) -> list[Row]:
+    """Each line with its result, or why it has none."""
+    good = [line.text for line in lines if line.text is not None]
+    results = iter(guard.score_each(good, threshold, features))
+    return [
+        (line, InputError(_reason(line)) if line.text is None else next(results)) for line in lines
+    ]
+
+
+def _reason(line: Line) -> str:
+    if line.unknown_key is None:
+        return str(line.error)
+    return f"{line.error}; to pass it through, --keep {line.unknown_key}"
+
+
 def _groups(
-    texts: list[str], input: BinaryIO | None, input_format: InputFormat
+    texts: list[str],
+    input: BinaryIO | None,
+    input_format: InputFormat,
+    keep: Collection[str],
 ) -> Iterable[list[Line]]:
     if texts and input is not None:
         raise typer.BadParameter("pass either TEXT or --input, not both")
+    if keep and (texts or input_format == "lines"):
+        raise typer.BadParameter("--keep is for JSON rows; plain texts have no keys")
     if texts:
         return [[Line(number, text) for number, text in enumerate(texts, start=1)]]
     if input is None and (sys.stdin is None or sys.stdin.isatty()):
@@ -109,7 +159,7 @@ def _groups(
         input = standard_input()
     if input_format == "auto" and str(getattr(input, "name", "")).endswith(_JSONL_SUFFIXES):
         input_format = "jsonl"
-    return read_texts(input, input_format)
+    return read_texts(input, input_format, keep)
 
 
 def _windows(groups: Iterable[list[Line]], size: int) -> Iterator[list[Line]]:
@@ -118,17 +168,21 @@ def _windows(groups: Iterable[list[Line]], size: int) -> Iterator[list[Line]]:
             yield group[start : start + size]
 
 
-def _write_jsonl(rows: list[tuple[Line, ScoreResult]], _: int) -> None:
+def _write_jsonl(rows: Sequence[Row], _: int) -> None:
     for line, result in rows:
-        name = {"line": line.number} if line.id is None else {"id": line.id}
-        row: dict[str, Any] = name | result.to_dict()
-        if result.features is not None:
-            row["features"] = result.features.tolist()
-        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+        row: dict[str, Any] = {"line": line.number} if line.id is None else {"id": line.id}
+        if isinstance(result, SirenError):
+            row["error"] = str(result)
+        else:
+            row |= result.to_dict()
+            if result.features is not None:
+                row["features"] = result.features.tolist()
+        encoded = json.dumps({**row, **line.kept}, ensure_ascii=False, separators=(",", ":"))
+        sys.stdout.buffer.write(encoded.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _write_table(rows: list[tuple[Line, ScoreResult]], shown: int) -> None:
+def _write_table(rows: Sequence[Row], shown: int) -> None:
     """Show rows in columns of fixed width, so that tables of successive windows read as one."""
     from rich.console import Console
     from rich.table import Table
@@ -137,14 +191,18 @@ def _write_table(rows: list[tuple[Line, ScoreResult]], shown: int) -> None:
     table = Table(box=None, expand=True, show_header=shown == 0, padding=(0, 1))
     table.add_column("line", width=8, no_wrap=True)
     table.add_column("score", width=6, justify="right")
-    table.add_column("verdict", width=8)
+    table.add_column("verdict", width=10)
     table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     for line, result in rows:
-        style = "bold red" if result.is_harmful else "green"
+        if isinstance(result, SirenError):
+            score, verdict, text, style = "", "error", str(result), "yellow"
+        else:
+            score, text = f"{result.score:.4f}", line.text or ""
+            verdict, style = _VERDICTS[result.is_harmful]
         table.add_row(
             Text(str(line.number if line.id is None else line.id)),
-            Text(f"{result.score:.4f}", style),
-            Text("harmful" if result.is_harmful else "safe", style),
-            Text(one_line(line.text or "")),
+            Text(score, style),
+            Text(verdict, style),
+            Text(one_line(text)),
         )
     Console().print(table)

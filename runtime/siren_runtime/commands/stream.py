@@ -3,7 +3,6 @@
 import codecs
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
@@ -16,15 +15,15 @@ from siren_runtime.streaming.decision import Decision, Schedule
 from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
 
-from .console import one_line, report, standard_input, warnings_reported
+from .console import need, one_line, report, standard_input, warnings_reported
 
-if find_spec("onnxruntime") is None:  # found here, so that `siren --help` names the extra
-    raise ImportError("no module named 'onnxruntime'")
+need("onnxruntime")
 
 OutputFormat = Literal["color", "jsonl"]
 
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 16
+_REPLACEMENT = "\ufffd"
 _HARMLESS = "\n\u200c\u200d"  # and what is printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -32,7 +31,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command(epilog="Example: ollama run qwen3 'Tell me a story' | siren stream guards/qwen3")
 def stream(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id."
+        ),
+    ],
     prompt: Annotated[
         str | None, typer.Option(help="What the text answers; it is scored with it.")
     ] = None,
@@ -62,7 +66,8 @@ def stream(
     """Score standard input as it comes: the text so far, at each piece that arrives.
 
     In a terminal the text is shown coloured by the score at each token, from green to red;
-    elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it.
+    elsewhere each update is a JSON line. The exit status is 3 if --stop-at stopped it. Bytes that
+    are not UTF-8 are read as U+FFFD; the first of them is reported on standard error.
     """
     source = standard_input()
     if sys.stdin.isatty():
@@ -93,7 +98,7 @@ def stream(
     if colored and result is not None:
         sys.stdout.write("\n")
         sys.stdout.flush()
-        verdict = "harmful" if result.is_harmful else "safe"
+        verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
         tier = "" if result.tier is None else f", tier {result.tier}"
         report(f"{verdict}: score {result.score:.4f}{tier} after {result.tokens} tokens")
     if stopped is not None:
@@ -102,13 +107,35 @@ def stream(
 
 
 def _pieces(source: BinaryIO) -> Iterator[str]:
-    """Yield text as it arrives; a character that is cut waits for its rest."""
+    """Yield text as it arrives; a character that is cut waits for its rest.
+
+    Bytes that are not UTF-8 become U+FFFD, and the first of them is reported.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while data := source.read1(_READ_BYTES):  # type: ignore[attr-defined]  # buffered readers have it
-        if text := decoder.decode(data):
+    read, told, ended = 0, False, False
+    while not ended:
+        data = source.read1(_READ_BYTES)  # type: ignore[attr-defined]  # buffered readers have it
+        ended = not data
+        waiting = decoder.getstate()[0]
+        text = decoder.decode(data, final=ended)
+        if not told and _REPLACEMENT in text:  # which the text may hold itself
+            told = _report_bytes(waiting + data, read - len(waiting), final=ended)
+        read += len(data)
+        if text:
             yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+
+
+def _report_bytes(data: bytes, start: int, *, final: bool) -> bool:
+    """Report the first byte that is not UTF-8; `start` is where `data` lies in the input."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=final)
+    except UnicodeDecodeError as error:
+        report(
+            f"warning: the input is not UTF-8: byte {start + error.start} is "
+            f"0x{data[error.start]:02x}; such bytes are read as {_REPLACEMENT}"
+        )
+        return True
+    return False
 
 
 def _write_json(result: StreamResult) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.reading import Limits
@@ -24,9 +25,9 @@ class Call:
     deadline: Deadline
 
     def __post_init__(self) -> None:
-        budget = self.token_budget
-        if budget is not None and (not isinstance(budget, int) or budget < 1):
-            raise InputError(f"token_budget must be a whole number from 1, found {budget!r}")
+        if self.token_budget is not None:
+            budget = whole_number("token_budget", self.token_budget, 1)
+            object.__setattr__(self, "token_budget", budget)
 
 
 def passages_of(texts: Iterable[str], method: str, limits: Limits) -> list[Passage | SirenError]:

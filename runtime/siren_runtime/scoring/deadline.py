@@ -4,6 +4,7 @@ import math
 import threading
 import time
 
+from siren_runtime.bundle.arguments import real_number
 from siren_runtime.errors import InputError, InterruptedCall
 
 
@@ -16,10 +17,10 @@ class Deadline:
         Raises:
             InputError: `seconds` is no positive number.
         """
-        if seconds is not None and not (
-            isinstance(seconds, int | float) and 0 < seconds < math.inf
-        ):
-            raise InputError(f"deadline must be a number of seconds above 0, found {seconds!r}")
+        if seconds is not None:
+            seconds = real_number("deadline", seconds)
+            if not 0 < seconds < math.inf:
+                raise InputError(f"deadline must be a number of seconds above 0, found {seconds}")
         self._seconds, self._cancel = seconds, cancel
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 

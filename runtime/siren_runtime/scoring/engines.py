@@ -13,6 +13,7 @@ from siren_runtime.backends.onnxruntime.providers import (
     with_caches,
 )
 from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
+from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
@@ -39,7 +40,8 @@ class Request:
         backend: "auto" takes a plan that runs here, else CUDA where it is available and starts,
             else the CPU; it logs why a plan was passed over. Any other name, and `providers`,
             which stands in for a name, gets what it asks for or an error.
-        threads, session_options: ONNX Runtime's; one of them at most.
+        threads, session_options: ONNX Runtime's; one of them at most. Threads beyond the cores
+            of this process are not taken.
         buckets: lengths that texts are padded to on a GPU.
         streaming: whether the streaming graph is to be opened at once, and to score too.
     """
@@ -50,6 +52,10 @@ class Request:
     session_options: Any = None
     buckets: Sequence[int] | None = None
     streaming: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            object.__setattr__(self, "threads", usable_threads(self.threads))
 
     @property
     def takes_any(self) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren_runtime.bundle.ensemble import is_ensemble, read_ensemble
-from siren_runtime.bundle.hub import resolve_folder
-from siren_runtime.bundle.reader import BUNDLE_PATTERNS, Verify, load_bundle
+from siren_runtime.bundle.reader import Verify, load_bundle
+from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import BundleError, InputError
 
@@ -39,16 +39,11 @@ def open_source(
     | --- | --- |
     | a list | one for each bundle |
     | a folder with ensemble.json, or the id of a hub repository of one | one for each member |
-    | another folder or id | one |
+    | another folder or id, or the name of a shipped guard | one |
 
     Raises:
         BundleError, BackendError, InputError: as `Guard.load`.
     """
-
-    def folder_of(bundle: BundleSource) -> Path:
-        return resolve_folder(
-            bundle, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
-        )
 
     def scorer_of(folder: Path) -> Scorer:
         if is_ensemble(folder):
@@ -59,8 +54,9 @@ def open_source(
         return Scorer(bundle, open_engines(bundle, request))
 
     if not isinstance(source, (str, os.PathLike)):
-        return Opened([scorer_of(folder_of(bundle)) for bundle in _several(source)])
-    folder = folder_of(source)
+        folders = [find_bundle(bundle, revision=revision) for bundle in _several(source)]
+        return Opened([scorer_of(folder) for folder in folders])
+    folder = find_bundle(source, revision=revision)
     if not is_ensemble(folder):
         return Opened([scorer_of(folder)])
     ensemble = read_ensemble(folder)
@@ -69,7 +65,7 @@ def open_source(
 
 
 def _several(source: Iterable[BundleSource]) -> list[BundleSource]:
-    if not isinstance(source, Iterable):
+    if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
         raise InputError(
             f"source must be a bundle or a list of bundles, found {type(source).__name__}"
         )

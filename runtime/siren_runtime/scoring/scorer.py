@@ -11,9 +11,10 @@ from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.memory import release_freed_memory
 from siren_runtime.backends.outputs import FloatArray, no_verdict, not_finite, tempered_scores
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader, StreamReader
 from siren_runtime.streaming.track import Member
 from siren_runtime.text.passage import Passage, Span
@@ -278,9 +279,5 @@ def _highest(
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:
     if max_tokens is None:
         return limit
-    if not isinstance(max_tokens, int) or not LEAST_STREAM_TOKENS <= max_tokens <= limit:
-        raise InputError(
-            f"max_tokens must be a whole number from {LEAST_STREAM_TOKENS} to {limit}, which is "
-            f"what this backbone, or its TensorRT plan, can hold; found {max_tokens!r}"
-        )
-    return max_tokens
+    why = "which is what this backbone, or its TensorRT plan, can hold"
+    return whole_number("max_tokens", max_tokens, LEAST_STREAM_TOKENS, limit, why=why)

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
 
 AggregationName = Literal["mean", "window", "ema"]
@@ -75,6 +76,5 @@ def aggregation_of(name: AggregationName, span: int) -> Aggregation | None:
         raise InputError(
             f"aggregation must be one of {', '.join(get_args(AggregationName))}, found {name!r}"
         )
-    if not isinstance(span, int) or span < 1:
-        raise InputError(f"span must be a whole number of tokens from 1, found {span!r}")
+    span = whole_number("span", span, 1)
     return {"mean": None, "window": Window(span), "ema": Ema(span)}[name]

@@ -4,11 +4,12 @@ A rule is a fold over (position, score), so that tokens that are taken back take
 with them. It is in force at a token or not; a decision is made where it comes into force.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Protocol
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import InputError
 
@@ -19,7 +20,9 @@ class Decision:
 
     Attributes:
         rule: its description, such as "patience(3 of 5, 0.5)".
-        token: the position of the token where it did, from 0, among those that count.
+        token: the position of the token where it did, from 0, among those that count. Where
+            each feed reads all of the text anew, its tokens have one score, that of the last of
+            them, which is the token named.
         score: the score there.
     """
 
@@ -53,7 +56,7 @@ class Schedule:
     steps: tuple[tuple[int, float], ...]
 
     def __post_init__(self) -> None:
-        positions = [position for position, _ in self.steps]
+        positions = [whole_number("a position of schedule", place, 0) for place, _ in self.steps]
         if not positions or positions[0] != 0 or positions != sorted(set(positions)):
             raise InputError(
                 f"a schedule's positions must ascend from 0, found {positions}; "
@@ -83,6 +86,9 @@ class Patience:
     threshold: float
 
     def __post_init__(self) -> None:
+        for name in ("k", "n"):  # numpy's integers have 64 bits, too few for hits
+            number = whole_number(f"{name} of patience", getattr(self, name), 0)
+            object.__setattr__(self, name, number)
         if not 1 <= self.k <= self.n:
             raise InputError(f"patience needs 1 <= k <= n, found k={self.k}, n={self.n}")
         checked_threshold(self.threshold, "a threshold of patience")
@@ -150,6 +156,27 @@ class AtTier:
         return None, score >= self.threshold
 
 
+def checked_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Return decision rules as a tuple.
+
+    Raises:
+        InputError: they are no list, or one of them is no rule.
+    """
+    if isinstance(rules, str | bytes) or not isinstance(rules, Iterable):
+        raise InputError(
+            f"rules must be a list of rules, found {rules!r}; write [Patience(3, 5, 0.9)]"
+        )
+    listed = tuple(rules)
+    for rule in listed:
+        is_rule = all(callable(getattr(rule, name, None)) for name in ("start", "step"))
+        if isinstance(rule, type) or not is_rule:
+            raise InputError(
+                f"rules are Schedule, Patience, Hysteresis, AtTier or what has their start and "
+                f"step; found {rule!r}"
+            )
+    return listed
+
+
 _Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force
 
 
@@ -170,10 +197,11 @@ class Decisions:
         self._scores: list[float] = []
         self._verdicts: list[_Verdicts] = []
 
-    def update(self, scores: Sequence[float], context: int) -> None:
+    def update(self, scores: Sequence[float], context: int, *, together: int | None = None) -> None:
         """Take over the scores of all tokens held, of which the first `context` do not count.
 
-        Only what changed since the last time is folded anew.
+        Only what changed since the last time is folded anew. The tokens from number `together` on
+        were scored as one, so that what is decided at any of them is decided at the last.
         """
         if not self.rules:
             return
@@ -185,8 +213,9 @@ class Decisions:
                 self._verdicts.append(self._start)
                 continue
             before = self._base if index == context else self._verdicts[-1]
-            position = index - context + self._base_count
-            self._verdicts.append(self._step(before, position, scores[index]))
+            named = index if together is None or index < together else len(scores) - 1
+            shift = self._base_count - context
+            self._verdicts.append(self._step(before, index + shift, named + shift, scores[index]))
 
     def since(self, first: int) -> list[Decision]:
         """Return the decisions in force at a token from `first` on, or at the last if none is."""
@@ -201,14 +230,14 @@ class Decisions:
             self._base = self._verdicts[count - 1]
         self._context, self._scores, self._verdicts = 0, [], []
 
-    def _step(self, before: _Verdicts, position: int, score: float) -> _Verdicts:
+    def _step(self, before: _Verdicts, position: int, named: int, score: float) -> _Verdicts:
         after = []
         for rule, (state, decision) in zip(self.rules, before, strict=True):
             state, in_force = rule.step(state, position, score)
             if not in_force:
                 decision = None
             elif decision is None:
-                decision = Decision(str(rule), position, score)
+                decision = Decision(str(rule), named, score)
             after.append((state, decision))
         return tuple(after)
 

@@ -1,10 +1,10 @@
 """A growing text as tokens: cleaned and tokenized anew, compared with what was there before."""
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import clean, join
 from siren_runtime.text.tokenizer import Tokenizer
@@ -123,12 +123,4 @@ class StreamTokens:
 
 
 def _token_id(value: SupportsIndex) -> int:
-    try:
-        token = operator.index(value)
-    except TypeError:
-        token = -1
-    if not 0 <= token <= _MAX_TOKEN_ID:
-        raise InputError(
-            f"a token id must be a whole number from 0 to {_MAX_TOKEN_ID}, found {value!r}"
-        )
-    return token
+    return whole_number("a token id", value, 0, _MAX_TOKEN_ID)

@@ -18,7 +18,7 @@ from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BackendError, InputError, SirenError
 
 from .aggregation import AggregationName, aggregation_of
-from .decision import Rule
+from .decision import Rule, checked_rules
 from .result import StreamResult, TokenScore
 from .session import Session, Sessions
 
@@ -172,7 +172,7 @@ class Streams:
         """
         if prompt is not None and not isinstance(prompt, str):
             raise InputError(f"prompt must be a str, found {type(prompt).__name__}")
-        aggregate = aggregation_of(aggregation, span)
+        aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
         threshold = self._threshold if threshold is None else checked_threshold(threshold)
         with self.lock:
             session = self.sessions.open(prompt, response_only, aggregate, rules, threshold)

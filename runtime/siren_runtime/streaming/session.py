@@ -121,7 +121,10 @@ class Session:
     def _decide(self) -> None:
         """Note the decisions in force at tokens just read, or at the last if there are none."""
         leader = self.tracks[0]
-        self._decisions.update(self._scores(), leader.state.context)
+        anew = any(track.member.reads_anew for track in self.tracks)
+        self._decisions.update(
+            self._scores(), leader.state.context, together=leader.scored_from if anew else None
+        )
         self._made |= dict.fromkeys(self._decisions.since(leader.scored_from))
 
     def _scores(self) -> list[float]:

@@ -1,57 +1,87 @@
-"""Read the texts to score from a stream: JSON objects or plain lines, as they arrive."""
+"""Read the texts to score from a stream: JSON objects, a JSON array or plain lines, as they
+arrive."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
-
-import msgspec
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Literal
 
 from siren_runtime.errors import InputError
 
-from .rules import one_text
+from .rules import lone_surrogate, one_text
 
 InputFormat = Literal["auto", "jsonl", "lines"]
 
 MAX_LINE_BYTES = 16 << 20
+ROW_KEYS = ("text", "prompt", "response", "id")
 _CHUNK = 1 << 20
-
-
-class _Row(msgspec.Struct):
-    text: str | None = None
-    prompt: str | None = None
-    response: str | None = None
-    id: str | int | float | None = None
+# What begins a JSON array of rows. "[INST] hello" and "[1] a footnote" are plain texts.
+_ARRAY = re.compile(rb'\s*\[\s*(?:[{"\]]|$)')
+_ARRAY_TOO_LONG = (
+    f"a JSON array longer than {MAX_LINE_BYTES} bytes; write an object a line, as jq -c '.[]' does"
+)
+_KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of input: its text, or why it has none."""
+    """One line of input: its text, or why it has none.
+
+    Attributes:
+        number: from 1; of a JSON array, the place of the element.
+        kept: the row's keys that were asked for, with their JSON values.
+        unknown_key: the row's key that nobody knows, where that is the error.
+    """
 
     number: int
     text: str | None = None
     id: str | int | float | None = None
     error: str | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    unknown_key: str | None = None
 
 
-def read_texts(stream: BinaryIO, format: InputFormat) -> Iterator[list[Line]]:
+class _Row(dict[str, Any]):
+    """A JSON object, with a key that it names twice."""
+
+    repeated: str | None = None
+
+
+def read_texts(
+    stream: BinaryIO, format: InputFormat, keep: Collection[str] = ()
+) -> Iterator[list[Line]]:
     """Yield the lines of `stream` in groups, each what one read brought; blank lines have none.
 
     A pipe's read returns what has been written so far, so nothing waits for more input, and
     what arrives during scoring makes the next, larger group. "auto" takes the stream for jsonl
-    if its first text starts with "{". Memory is bounded: a line of over `MAX_LINE_BYTES` is
-    dropped and reported.
+    if its first text starts with "{". Where it begins a JSON array of objects or strings, its
+    elements are the rows; an array is read whole. Memory is bounded: a line of over
+    `MAX_LINE_BYTES` is dropped and reported, and so is such an array.
+
+    Args:
+        keep: keys of rows that `Line.kept` holds; any other than these and `ROW_KEYS` is an error.
     """
-    number = 0
-    for chunk in _split(stream):
+    number, first = 0, True
+    chunks = _split(stream)
+    for chunk in chunks:
         group = []
-        for data in chunk:
+        for place, data in enumerate(chunk):
             number += 1
             data = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
             if data.isspace() or not data:
                 continue
+            if first and format != "lines" and _ARRAY.match(data):
+                whole = _joined([data, *chunk[place + 1 :]], chunks)
+                yield (
+                    [Line(number, error=_ARRAY_TOO_LONG)] if whole is None else _array(whole, keep)
+                )
+                return
+            first = False
             if format == "auto":
                 format = "jsonl" if data.lstrip().startswith(b"{") else "lines"
-            group.append(_parse(number, data, format))
+            group.append(_line(number, data, format, keep))
         yield group
 
 
@@ -64,17 +94,125 @@ def _split(stream: BinaryIO) -> Iterator[list[bytes]]:
     yield [rest]
 
 
-def _parse(number: int, data: bytes, format: InputFormat) -> Line:
+def _joined(lines: list[bytes], chunks: Iterator[list[bytes]]) -> bytes | None:
+    """All that is left of the input; None if that is too long."""
+    size = sum(map(len, lines))
+    while size <= MAX_LINE_BYTES:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return b"\n".join(lines)
+        lines += chunk
+        size += sum(len(line) + 1 for line in chunk)
+    return None
+
+
+def _line(number: int, data: bytes, format: InputFormat, keep: Collection[str]) -> Line:
     if len(data) > MAX_LINE_BYTES:
         return Line(number, error=f"longer than {MAX_LINE_BYTES} bytes")
     try:
+        text = data.decode("utf-8")
         if format == "lines":
-            return Line(number, data.decode("utf-8").removesuffix("\r"))
-        row = msgspec.json.decode(data, type=_Row)
-        return Line(number, one_text(row.text, row.prompt, row.response), row.id)
-    except UnicodeDecodeError as error:
-        return Line(number, error=f"not UTF-8: byte {error.start} is 0x{data[error.start]:02x}")
-    except (msgspec.ValidationError, InputError) as error:
+            return Line(number, text.removesuffix("\r"))
+        value = _decode(text)
+    except InputError as error:
         return Line(number, error=str(error))
-    except (msgspec.DecodeError, RecursionError) as error:
-        return Line(number, error=f"not JSON: {error}")
+    except UnicodeDecodeError as error:
+        return Line(number, error=_not_utf8(error))
+    if not isinstance(value, _Row):
+        return Line(number, error=f"expected a JSON object, found {_kind(value)}")
+    return _row(number, value, keep)
+
+
+def _array(data: bytes | None, keep: Collection[str]) -> list[Line]:
+    """The elements of a JSON array: objects, or texts as strings; None is one too long."""
+    if data is None:
+        return [Line(1, error=_ARRAY_TOO_LONG)]
+    try:
+        values = _decode(data.decode("utf-8"))
+    except InputError as error:
+        return [Line(1, error=f"begins a JSON array, but is {error}")]
+    except UnicodeDecodeError as error:
+        return [Line(1, error=_not_utf8(error))]
+    lines = []
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, str):
+            value = _Row(text=value)
+        if isinstance(value, _Row):
+            lines.append(_row(number, value, keep))
+        else:
+            found = _kind(value)
+            lines.append(Line(number, error=f"expected an object or a string, found {found}"))
+    return lines
+
+
+def _row(number: int, row: _Row, keep: Collection[str]) -> Line:
+    """The text, the id and the kept keys of a JSON object, or what is wrong with it."""
+    unknown = next((key for key in row if key not in ROW_KEYS and key not in keep), None)
+    id = None if _why_no_id(row) else row.get("id")
+    try:
+        if row.repeated is not None:
+            raise InputError(f"names the key {row.repeated!r} twice")
+        if unknown is not None:
+            raise InputError(
+                f"unknown key {unknown!r}; known are {', '.join(dict.fromkeys((*ROW_KEYS, *keep)))}"
+            )
+        for key in row:
+            if why := _unusable(row[key]):
+                raise InputError(f"{key!r} {why}")
+        for key in ("text", "prompt", "response"):
+            if not isinstance(row.get(key), str | None):
+                raise InputError(f"{key!r} must be a string, found {_kind(row[key])}")
+        if why := _why_no_id(row):
+            raise InputError(why)
+        text = one_text(row.get("text"), row.get("prompt"), row.get("response"))
+    except InputError as error:
+        return Line(number, id=id, error=str(error), unknown_key=unknown)
+    except RecursionError:
+        return Line(number, id=id, error="nested too deeply")
+    return Line(number, text, id, kept={key: row[key] for key in keep if key in row})
+
+
+def _why_no_id(row: _Row) -> str | None:
+    value = row.get("id")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        return f"'id' must be a string or a number, found {_kind(value)}"
+    return None if (why := _unusable(value)) is None else f"'id' {why}"
+
+
+def _unusable(value: Any) -> str | None:
+    """Why JSON cannot hold a value, or UTF-8 a string in it; None if they can."""
+    if isinstance(value, str):
+        found = lone_surrogate(value)
+        return None if found is None else f"holds a lone surrogate {found}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"holds {value}, which is no number of JSON; write null"
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return next((why for each in value if (why := _unusable(each)) is not None), None)
+    return None
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_row_of)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from None
+
+
+def _row_of(pairs: list[tuple[str, Any]]) -> _Row:
+    row = _Row(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        row.repeated = next(key for key in keys if keys.count(key) > 1)
+    return row
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return next((name for kind, name in _KINDS.items() if isinstance(value, kind)), "a number")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"

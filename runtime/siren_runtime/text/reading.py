@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError, SirenError
 
@@ -48,9 +49,8 @@ class Limits:
                     f"{name} must be one of {', '.join(get_args(choices))}, found {value!r}"
                 )
         for name in ("max_tokens", "max_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}_per_text must be a whole number from 1, found {value!r}")
+            number = whole_number(f"{name}_per_text", getattr(self, name), 1)
+            object.__setattr__(self, name, number)
         checked_threshold(self.max_unknown, "max_unknown")
 
 

@@ -57,13 +57,21 @@ def clean(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InputError(f"a text must be a str, found {type(text).__name__}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    found = lone_surrogate(text)
+    if found is not None:
         raise InputError(
-            f"the text holds a lone surrogate U+{ord(text[error.start]):04X} at position "
-            f"{error.start}; decode its bytes with errors='replace' before scoring"
-        ) from None
+            f"the text holds a lone surrogate {found}; decode its bytes with errors='replace' "
+            "before scoring"
+        )
     for pattern, replacement in SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     return text.strip() or " "
+
+
+def lone_surrogate(text: str) -> str | None:
+    """Say which lone surrogate a string holds, and where; None if it holds none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X} at position {error.start}"
+    return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, raised_in
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
@@ -137,8 +137,10 @@ class Tokenizer:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
+        # tokenizers raises plain Exception, and a panic of its Rust code is not even that. What a
+        # signal's handler raises is neither of this file nor of the library's classes.
         except BaseException as error:
+            own = type(error) is Exception or type(error).__name__ == "PanicException"
+            if not own or not raised_in(error, __file__):
+                raise
             raise BundleError(f"{self._path}: not a usable tokenizer: {error}") from error

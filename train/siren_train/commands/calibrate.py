@@ -1,4 +1,4 @@
-"""`siren calibrate`: choose thresholds on labelled text and write them into a bundle."""
+"""`siren calibrate`: write thresholds into a bundle, chosen on labelled text or by hand."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,9 @@ from siren_train.data.sources import Source, parse_source
 
 from . import options
 from .bars import Bars
+from .extra import need_train_extra
+
+need_train_extra()
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Scores
@@ -30,6 +33,8 @@ siren calibrate my-guard data.jsonl --threshold fpr:0.02
 
 siren calibrate my-guard data.jsonl --temperature --tier block=fpr:0.01 --tier review=recall:0.95
 
+siren calibrate my-guard --threshold 0.7
+
 siren calibrate my-guard --tiers tiers.json
 """
 
@@ -40,7 +45,8 @@ def calibrate(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SPLIT=]DATA...", help="Labelled text that the head was not trained on."
+            metavar="[SPLIT=]DATA...",
+            help="Labelled text that the head was not trained on; numbers need none.",
         ),
     ] = None,
     threshold: Annotated[
@@ -88,12 +94,18 @@ def calibrate(
     _check_use(threshold, tier, tiers, temperature)
     rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
-    if tiers is not None and not (threshold or temperature):
-        write_calibration(folder, tiers=read_tiers(tiers))
-        report(f"{folder}: tiers written")
-        return
     if not data:
-        raise typer.BadParameter("labelled text is needed to choose by")
+        if temperature:
+            raise typer.BadParameter("labelled text is needed to fit a temperature")
+        stated = {name: _stated(rule) for name, rule in rules.items()}
+        by_name = make_tiers(stated, "--tier") if stated else None
+        manifest = write_calibration(
+            folder,
+            threshold=_stated(threshold) if threshold else None,
+            tiers=read_tiers(tiers) if tiers is not None else by_name,
+        )
+        report(f"{folder}: {_described(manifest)}")
+        return
 
     opened = load_bundle(folder)
     if temperature and opened.manifest.head.classes != 2:
@@ -124,6 +136,24 @@ def calibrate(
     _print(manifest, scores, split)
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
+
+
+def _stated(rule: str) -> float:
+    """The number that a rule is, which needs no rows to choose it by."""
+    from siren_train.measure.calibrate import stated_threshold
+
+    number = stated_threshold(rule)
+    if number is None:
+        raise typer.BadParameter(
+            f"labelled text is needed to choose by {rule!r}; only a number from 0 to 1 needs none"
+        )
+    return number
+
+
+def _described(manifest: Manifest) -> str:
+    lines = [("threshold", manifest.threshold)]
+    lines += [(tier.name, tier.threshold) for tier in manifest.tiers]
+    return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
 
 
 def _check_use(

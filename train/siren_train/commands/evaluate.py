@@ -12,10 +12,13 @@ from siren_train.data.sources import parse_source
 
 from . import options
 from .bars import Bars
+from .extra import need_train_extra
 from .reports import write_report
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Evaluation, Scores
+
+need_train_extra()
 
 app = typer.Typer(add_completion=False)
 

@@ -14,6 +14,9 @@ from siren_train.store.store import DType
 
 from . import options
 from .bars import Bars
+from .extra import need_train_extra
+
+need_train_extra()
 
 app = typer.Typer(add_completion=False)
 

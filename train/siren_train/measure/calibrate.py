@@ -133,7 +133,7 @@ def find_threshold(scores: Scores, rule: str) -> float:
     if rule == "best":
         return best_threshold(scores)
     kind, _, value = rule.rpartition(":")
-    target = _parse_share(value)
+    target = stated_threshold(value)
     if target is not None and rule == value:
         return target
     if target is not None and kind in _RULES:
@@ -151,7 +151,8 @@ _RULES = {
 }
 
 
-def _parse_share(value: str) -> float | None:
+def stated_threshold(value: str) -> float | None:
+    """Return the number from 0 to 1 that a rule is; None if it is none."""
     try:
         number = float(value)
     except ValueError:

@@ -27,6 +27,7 @@ from siren_runtime.bundle.graphs import (
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
+from .failures import engine_failures
 from .score import OnnxRuntimeBackend
 from .session import open_session
 
@@ -62,23 +63,19 @@ class BoundSession:
             BackendError: ONNX Runtime failed.
         """
         extent = Extent(*input_ids.shape)
-        with self._lock:
-            try:
-                bound = self._bound.get(extent) or self._bind(extent)
-                bound.inputs[INPUT_IDS].update_inplace(input_ids)
-                bound.inputs[ATTENTION_MASK].update_inplace(attention_mask)
-                # What a replay does not write stays NaN, which the guard refuses.
-                score = bound.outputs[SCORE]
-                score.update_inplace(np.full(score.shape(), np.nan, np.float32))
-                self._session.run_with_iobinding(bound.binding, bound.options)
-                return Outputs(
-                    **{name: value.numpy().copy() for name, value in bound.outputs.items()}
-                )
-            except Exception as error:  # its errors have no base of their own
-                raise BackendError(
-                    f"ONNX Runtime failed on a batch of {extent.batch} texts by {extent.length} "
-                    f"tokens on {self._device}: {error}"
-                ) from error
+        what = f"a batch of {extent.batch} texts by {extent.length} tokens on {self._device}"
+        with (
+            self._lock,
+            engine_failures(lambda error: f"ONNX Runtime failed on {what}: {error}"),
+        ):
+            bound = self._bound.get(extent) or self._bind(extent)
+            bound.inputs[INPUT_IDS].update_inplace(input_ids)
+            bound.inputs[ATTENTION_MASK].update_inplace(attention_mask)
+            # What a replay does not write stays NaN, which the guard refuses.
+            score = bound.outputs[SCORE]
+            score.update_inplace(np.full(score.shape(), np.nan, np.float32))
+            self._session.run_with_iobinding(bound.binding, bound.options)
+            return Outputs(**{name: value.numpy().copy() for name, value in bound.outputs.items()})
 
     def _bind(self, extent: Extent) -> _Bound:
         import onnxruntime

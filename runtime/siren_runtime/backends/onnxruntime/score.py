@@ -8,6 +8,7 @@ from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names, score_
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
+from .failures import engine_failures
 from .providers import Provider
 from .session import open_session, token_budget
 
@@ -48,12 +49,12 @@ class OnnxRuntimeBackend:
         """
         batch, sequence = input_ids.shape
         feed = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        try:
-            values = self._session.run(names(self._outputs), feed)
-        except Exception as error:
-            raise BackendError(
+        with engine_failures(
+            lambda error: (
                 f"ONNX Runtime failed on a batch of {batch} texts by {sequence} tokens: {error}"
-            ) from error
+            )
+        ):
+            values = self._session.run(names(self._outputs), feed)
         for spec, value in zip(self._outputs, values, strict=True):
             expected = (batch, *spec.shape[1:])
             if value.shape != expected:

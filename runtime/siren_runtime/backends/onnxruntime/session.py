@@ -1,12 +1,16 @@
 """Open one of a bundle's graphs in ONNX Runtime, and see that it is the manifest's."""
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.graphs import TensorSpec, signature
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 
+from .failures import engine_failures
 from .providers import Provider, import_onnxruntime, provider_name
 
 _NAMES = {
@@ -25,6 +29,7 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 _MAX_THREADS = 1024
+_log = logging.getLogger(__name__)
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
@@ -53,15 +58,15 @@ def open_session(
         raise InputError("pass either threads or session_options with intra_op_num_threads")
     if bundle.manifest.target == "onnxruntime" and not bundle.manifest.saturation_free:
         session_options.add_session_config_entry(*_EXACT_PRODUCTS)
-    try:
+    hint = ""
+    if bundle.manifest.precision == "bf16":
+        hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
+    with engine_failures(
+        lambda error: f"{path}: ONNX Runtime cannot load the graph: {error}{hint}"
+    ):
         session = import_onnxruntime().InferenceSession(
             str(path), session_options, providers=list(providers), enable_fallback=0
         )
-    except Exception as error:  # its errors have no base of their own
-        hint = ""
-        if bundle.manifest.precision == "bf16":
-            hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
-        raise BackendError(f"{path}: ONNX Runtime cannot load the graph: {error}{hint}") from error
     first = session.get_providers()[0]
     wanted = provider_name(providers[0])
     if strict and first != wanted:
@@ -79,15 +84,34 @@ def token_budget(backend: str) -> int:
     return _CPU_TOKEN_BUDGET if backend == "cpu" else _GPU_TOKEN_BUDGET
 
 
+def usable_threads(threads: int) -> int:
+    """Return how many of `threads` there are cores for in this process.
+
+    More would take turns on them: 1024 threads on two cores need a minute for a text. A log says
+    so, since a setting that was made for a larger machine is no reason not to score.
+
+    Raises:
+        InputError: `threads` is not a whole number from 1 to 1024.
+    """
+    threads = whole_number("threads", threads, 1, _MAX_THREADS)
+    cores = _cores()
+    if threads > cores:
+        _log.warning("threads=%d, but this process has %d cores; it takes these", threads, cores)
+    return min(threads, cores)
+
+
+def _cores() -> int:
+    """The cores that this process may run on, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _session_options(threads: int | None) -> Any:
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = _FATAL
     if threads is not None:
-        if not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
-            raise InputError(
-                f"threads must be a whole number from 1 to {_MAX_THREADS}, found {threads!r}"
-            )
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = usable_threads(threads)
     return options
 
 

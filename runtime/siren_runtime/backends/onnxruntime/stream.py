@@ -13,8 +13,8 @@ from siren_runtime.backends.outputs import (
 )
 from siren_runtime.bundle.graphs import POOLED, head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.errors import BackendError
 
+from .failures import engine_failures
 from .providers import Provider
 from .session import open_session, token_budget
 
@@ -60,20 +60,16 @@ class OnnxRuntimeStreamBackend:
         batch, chunk = input_ids.shape
         feed = stream_inputs(self.cache, input_ids, past_lengths, past, feature_sum, feature_count)
         wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
-        try:
+        with engine_failures(
+            lambda error: f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
+        ):
             score, logits, sums, *new = self._session.run(wanted, feed)
-        except Exception as error:
-            raise BackendError(
-                f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
-            ) from error
         return StreamOutputs(score, logits, sums, new)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
-        try:
+        with engine_failures(
+            lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
+        ):
             values = self._head.run(self._head_outputs, {POOLED: pooled})
-        except Exception as error:
-            raise BackendError(
-                f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
-            ) from error
         return Outputs(*values)

@@ -61,7 +61,9 @@ def build_plan(
         workspace_bytes: GPU memory that one layer may use; the library's own limit if None.
         compute_capabilities: GPUs to compile for (TensorRT-RTX only), such as "8.6"; by default
             its portable range, and with TensorRT the GPU of this machine.
-        log: gets the library's messages at `log_level` or worse; its errors are raised.
+        log: gets the library's messages at `log_level` or worse; its errors are raised. Those
+            about a graph that was exported for another target, which is what is raised then, go
+            to `log` if `log_level` asks for more than errors.
         progress: called as the build goes on; what it or `log` raises ends the build.
 
     Raises:
@@ -85,10 +87,11 @@ def build_plan(
         raise BackendError(f"{folder}: cannot be written, so there is no place for a plan")
     started = time.perf_counter()
     logger = make_logger(library, log_level, log)
+    details = log if log_level != "error" else lambda line: None
     with logger.raised.deferred():
         builder = open_interface(library, "Builder", logger)
         network = builder.create_network(library.network_flags())
-        _parse(library, logger, network, bundle, graph)
+        _parse(library, logger, network, bundle, graph, details)
         config = builder.create_builder_config()
         if workspace_bytes is not None:
             config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -99,13 +102,9 @@ def build_plan(
         _use_timing_cache(config, timing)
         serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        manifest = bundle.manifest
-        raise BackendError(
-            f"{bundle.path}: {library.flavor} {library.version} cannot compile the {graph} graph "
-            f"(precision {manifest.precision}, target {manifest.target}): "
-            f"{' | '.join(logger.errors[-_ERRORS_SHOWN:]) or 'no reason given'}"
-            f"{_hint(library, manifest.target) or _OTHER_SHAPES}"
-        )
+        what = f"{bundle.path}: {library.flavor} {library.version} cannot compile the {graph} graph"
+        errors = logger.errors[-_ERRORS_SHOWN:]
+        raise _refusal(library, bundle, what, errors, _OTHER_SHAPES, details)
     write_whole(timing, memoryview(config.get_timing_cache().serialize()), BackendError)
     data = memoryview(serialized)
     record = PlanRecord(
@@ -127,7 +126,35 @@ def build_plan(
     return Plan(path, record)
 
 
-def _parse(library: Library, logger: Any, network: Any, bundle: Bundle, graph: PlanGraph) -> None:
+def _refusal(
+    library: Library,
+    bundle: Bundle,
+    what: str,
+    errors: Sequence[str],
+    advice: str,
+    details: Callable[[str], None],
+) -> BackendError:
+    """Say what cannot be done and why: the bundle's target, where that is another library's."""
+    manifest = bundle.manifest
+    hint = _hint(library, manifest.target)
+    settings = f"precision {manifest.precision}, target {manifest.target}"
+    if not hint:
+        return BackendError(
+            f"{what} ({settings}): {' | '.join(errors) or 'no reason given'}{advice}"
+        )
+    for error in errors:
+        details(error)
+    return BackendError(f"{what} ({settings}; --log-level warning shows its errors){hint}")
+
+
+def _parse(
+    library: Library,
+    logger: Any,
+    network: Any,
+    bundle: Bundle,
+    graph: PlanGraph,
+    details: Callable[[str], None],
+) -> None:
     path = bundle.file(bundle.manifest.graphs[graph].file)
     parser = library.trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(path)):
@@ -136,10 +163,8 @@ def _parse(library: Library, logger: Any, network: Any, bundle: Bundle, graph: P
     described = [_describe(error) for error in errors[:_ERRORS_SHOWN]]
     if len(errors) > _ERRORS_SHOWN:
         described.append(f"and {len(errors) - _ERRORS_SHOWN} more")
-    raise BackendError(
-        f"{path}: the ONNX parser of {library.flavor} {library.version} cannot take it: "
-        f"{' | '.join(described) or 'no reason given'}{_hint(library, bundle.manifest.target)}"
-    )
+    what = f"{path}: the ONNX parser of {library.flavor} {library.version} cannot take it"
+    raise _refusal(library, bundle, what, described, "", details)
 
 
 def _hint(library: Library, target: Target) -> str:

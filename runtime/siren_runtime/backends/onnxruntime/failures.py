@@ -1,0 +1,34 @@
+"""Which errors are ONNX Runtime's own. They have no base."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from siren_runtime.errors import BackendError, raised_in
+
+from .providers import import_onnxruntime
+
+# What its bindings raise beside the classes of their own, for arguments and for C++'s exceptions.
+_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
+
+
+@contextmanager
+def engine_failures(describe: Callable[[Exception], str]) -> Iterator[None]:
+    """Raise what ONNX Runtime raises in the block as a BackendError of what `describe` says of it.
+
+    Anything else comes out as it is, such as what a signal's handler of the caller raises.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_onnxruntime(error):
+            raise
+        raise BackendError(describe(error)) from error
+
+
+def _is_of_onnxruntime(error: Exception) -> bool:
+    if type(error).__module__.startswith("onnxruntime."):
+        return True
+    folder = Path(str(import_onnxruntime().__file__)).parent
+    return isinstance(error, _OF_BINDINGS) and raised_in(error, f"{folder}{os.sep}")
