@@ -16,7 +16,7 @@ from .bundle.manifest import Manifest
 from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold
 from .errors import BundleError, InputError, SirenError
-from .scoring.call import Call, passages_of, raised
+from .scoring.call import Call, Text, passages_of, raised
 from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
 from .scoring.opening import open_source
@@ -216,7 +216,7 @@ class Guard:
 
     def score_batch(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Text],
         threshold: float | None = None,
         features: bool = False,
         *,
@@ -230,6 +230,7 @@ class Guard:
         Inside, texts of similar length share a batch, so mixed lengths waste little.
 
         Args:
+            texts: each a str, or a tuple of a prompt and its response.
             token_budget: tokens that such a batch holds at most, padding included, but for one
                 text alone; None is what runs best on the backend.
             threshold, features, long_text, deadline, cancel: as `score`.
@@ -249,7 +250,7 @@ class Guard:
 
     def score_each(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Text],
         threshold: float | None = None,
         features: bool = False,
         *,
