@@ -10,6 +10,23 @@ from pathlib import Path
 from siren_runtime.errors import SirenError
 
 _CHUNK = 1 << 20
+_GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
+GIT_LFS_ADVICE = (
+    "holds a pointer of git LFS in place of the file; run `git lfs pull` in the repository that it "
+    "comes from, or download the file"
+)
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves where git LFS did not fetch the content.
+
+    https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_GIT_LFS)) == _GIT_LFS
 
 
 def sha256_of(path: Path) -> str:
