@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from siren_runtime.errors import SirenError
 
 _CHUNK = 1 << 20
@@ -40,6 +43,23 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_whole(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a file into memory of our own, in large pages where the system has them.
+
+    Raises:
+        OSError: it cannot be read, or was cut while it was.
+    """
+    with path.open("rb", buffering=0) as file:
+        data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        rest = data.data
+        while rest:
+            count = file.readinto(rest)
+            if not count:
+                raise OSError(f"the file ended {len(rest)} bytes early; it was cut meanwhile")
+            rest = rest[count:]
+    return data
 
 
 @contextmanager

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from siren_runtime.errors import BundleError, InputError
 
 from .external_data import external_data_locations
-from .files import GIT_LFS_ADVICE, is_git_lfs_pointer, sha256_of
+from .files import GIT_LFS_ADVICE, is_git_lfs_pointer, read_whole, sha256_of
+from .hub import is_blob, repository_of
 from .manifest import MANIFEST_FILE, FileSpec, Manifest, check_relative, decode
 
 Verify = Literal["size", "read", "full"]
@@ -46,19 +50,22 @@ class Bundle:
         Raises:
             BundleError: it cannot be read, or has another SHA-256 than guard.json says.
         """
-        data = self.read_unchecked(name)
+        data = _read(self.file(name))
         self.check(name, data)
         return data
 
-    def read_unchecked(self, name: str) -> bytes:
+    def read_unchecked(self, name: str) -> npt.NDArray[np.uint8]:
         """Return the bytes of a file that are handed to `check` before anything rests on them.
 
         Raises:
             BundleError: it cannot be read.
         """
-        return _read(self.file(name))
+        try:
+            return read_whole(self.file(name))
+        except OSError as error:
+            raise BundleError(f"{self.file(name)}: cannot be read: {error}") from None
 
-    def check(self, name: str, data: bytes) -> None:
+    def check(self, name: str, data: bytes | memoryview) -> None:
         """Compare the bytes of a file with its SHA-256, unless `verify` is "size".
 
         Raises:
@@ -183,11 +190,17 @@ def _external_files(root: Path, graph: str, model: bytes, manifest: Manifest) ->
 def _regular_file_size(root: Path, name: str) -> int:
     path = root / name
     try:
-        if os.path.realpath(path) != str(path):
+        if os.path.realpath(path) != str(path) and not is_blob(path, root):
             raise BundleError(f"{path}: is or passes through a symbolic link; a bundle holds none")
         status = path.stat()
     except FileNotFoundError:
-        raise BundleError(f"{path}: missing; copy the whole bundle or export it again") from None
+        advice = "copy the whole bundle or export it again"
+        if repository := repository_of(root):
+            advice = (
+                f"the cached snapshot of the hub repository {repository} is incomplete; load it "
+                "once with the hub in reach"
+            )
+        raise BundleError(f"{path}: missing; {advice}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if not stat.S_ISREG(status.st_mode):

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from siren_runtime.backends.memory import release_freed_memory
 from siren_runtime.backends.process import keep_in_children
 from siren_runtime.bundle.graphs import GraphSpec, TensorSpec, signature
@@ -108,7 +111,7 @@ def _created(
     contents = {file: bundle.read_unchecked(file) for file in files}
     sessions = []
     with ThreadPoolExecutor(1, "siren-sha256") as pool:
-        checks = [pool.submit(bundle.check, *item) for item in contents.items()]
+        checks = [pool.submit(bundle.check, name, data.data) for name, data in contents.items()]
         try:
             for graph, model, of_graph in zip(graphs, models, locations, strict=True):
                 weights = {location: contents[file] for location, file in of_graph.items()}
@@ -124,7 +127,7 @@ def _opened(
     bundle: Bundle,
     graph: GraphSpec,
     model: bytes,
-    weights: Mapping[str, bytes],
+    weights: Mapping[str, npt.NDArray[np.uint8]],
     options: Any,
     providers: Sequence[Provider],
 ) -> Any:
@@ -154,7 +157,7 @@ def _checked(
 ) -> str:
     """What a session runs on, if that is what was asked for and the graph is the manifest's."""
     path = bundle.file(graph.file)
-    first = session.get_providers()[0]
+    first: str = session.get_providers()[0]
     wanted = provider_name(provider)
     if strict and first != wanted:
         raise BackendError(
