@@ -86,7 +86,7 @@ class Guard:
         providers: Sequence[Provider] | None = None,
         session_options: Any = None,
         buckets: Sequence[int] | None = None,
-        verify: Verify = "size",
+        verify: Verify = "read",
         revision: str | None = None,
         streaming: bool = False,
         long_text: LongText = "windows",
@@ -111,7 +111,9 @@ class Guard:
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
             buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
                 graph; by default powers of two and their midpoints.
-            verify: "size" checks that every file is there with its size, "full" also its SHA-256.
+            verify: "read" checks that every file is there with its size, and the SHA-256 of what
+                is read of them, on the very bytes that the engine gets; "full" also that of the
+                files which are not read, and "size" none.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
