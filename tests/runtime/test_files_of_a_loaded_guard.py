@@ -156,7 +156,7 @@ def test_damaged_weights_are_named_even_if_the_engine_fails_on_them(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **settings: object) -> object:
-        raise RuntimeError("no such weights")
+        raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("no such weights")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(BackendError, match="no such weights"):

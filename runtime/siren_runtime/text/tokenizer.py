@@ -11,6 +11,7 @@ from siren_runtime.errors import BundleError, raised_in
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
+_PANIC = "PanicException"
 _MARGIN = 64  # tokens that the end of a part of a text may be off by
 
 
@@ -139,10 +140,10 @@ class Tokenizer:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        # tokenizers raises plain Exception, and a panic of its Rust code is not even that. What a
-        # signal's handler raises is neither of this file nor of the library's classes.
+        # tokenizers raises plain Exception or ValueError, and a panic of its Rust code is not even
+        # that. What a signal's handler raises is not raised in this file.
         except BaseException as error:
-            own = type(error) is Exception or type(error).__name__ == "PanicException"
+            own = type(error) in (Exception, ValueError) or type(error).__name__ == _PANIC
             if not own or not raised_in(error, __file__):
                 raise
             raise BundleError(f"{self._path}: not a usable tokenizer: {error}") from error
