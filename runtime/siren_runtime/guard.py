@@ -30,7 +30,8 @@ class Guard:
     """Scores text for harm: by one bundle, or by the mean of several's scores, an ensemble.
 
     Each member scores the same cleaned text by its own tokenizer and length, and its `features`
-    come one after another. Threads may share a guard.
+    come one after another. Threads may share a guard; a process that is forked loads its own. What
+    becomes of the files of a guard that is loaded does not touch it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Guard:
         Args:
             source: a bundle's folder, or the id of a hub repository that holds one; an
                 ensemble's, which ensemble.json makes; or a list of bundles, which is one too.
+                `org/name` is a folder if there is a folder `org`; `hf://org/name` never is.
             backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
                 siren build compiled; or "auto": a plan that runs here, else CUDA where it is
                 available, else the CPU. `Guard.backend` says which it became.
