@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.text.reading import AS_LLM_SIREN
 
 from .engines import SirenEdge
@@ -52,10 +53,9 @@ def profile_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
-    import onnxruntime
-
     from siren_runtime import Guard
 
+    onnxruntime = import_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = engine.threads

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
+from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+
 from .cost import ModelSize, passes
 from .engines import Work
 from .process import in_fresh_process
@@ -119,8 +121,8 @@ def _measure(threads: int, size: int, copy_bytes: int, rounds: int) -> Ceilings:
 def _product(op_type: str, left: Any, right: Any, threads: int) -> Any:
     """An ONNX Runtime session of the product of an input like `left` with the constant `right`."""
     import onnx_ir as ir
-    import onnxruntime
 
+    onnxruntime = import_onnxruntime()
     factor = ir.val("a", dtype=ir.tensor(left).dtype, shape=list(left.shape))
     weight = ir.val("b", const_value=ir.tensor(right, name="b"))
     weight.shape, weight.type = ir.Shape(right.shape), ir.TensorType(ir.tensor(right).dtype)

@@ -100,7 +100,8 @@ class Guard:
         Args:
             source: a bundle's folder, the name of a shipped guard (minilm), whose bundle siren
                 export made, or the id of a hub repository that holds one; an ensemble's, which
-                ensemble.json makes; or a list of bundles, which is one too.
+                ensemble.json makes; or a list of bundles, which is one too. `org/name` is a folder
+                if there is a folder `org`; `hf://org/name` never is.
             backend: "cpu" or "cuda" of ONNX Runtime; "tensorrt" or "tensorrt-rtx", a plan that
                 siren build compiled; or "auto": a plan that runs here, else CUDA where it is
                 available, else the CPU. `Guard.backend` says which it became.

@@ -34,6 +34,7 @@ def serve(folder: str, threads: str) -> None:
     requests: Queue[str] = Queue()
     Thread(target=_receive, args=(requests,), daemon=True).start()
 
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it can only be stopped before the import
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForCausalLM

@@ -11,8 +11,9 @@ from siren_runtime.errors import BundleError, raised_in
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
-_PANIC = "PanicException"
 _MARGIN = 64  # tokens that the end of a part of a text may be off by
+
+_PANIC = "PanicException"  # of the library's Rust code; its class cannot be imported
 
 
 @dataclass(frozen=True)
