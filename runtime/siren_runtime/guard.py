@@ -16,7 +16,7 @@ from .bundle.manifest import Manifest
 from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold
 from .errors import BundleError, InputError, SirenError
-from .scoring.call import Call, passages_of, raised
+from .scoring.call import Call, Text, passages_of, raised
 from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
 from .scoring.opening import open_source
@@ -86,7 +86,7 @@ class Guard:
         providers: Sequence[Provider] | None = None,
         session_options: Any = None,
         buckets: Sequence[int] | None = None,
-        verify: Verify = "size",
+        verify: Verify = "read",
         revision: str | None = None,
         streaming: bool = False,
         long_text: LongText = "windows",
@@ -111,7 +111,9 @@ class Guard:
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
             buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
                 graph; by default powers of two and their midpoints.
-            verify: "size" checks that every file is there with its size, "full" also its SHA-256.
+            verify: "read" checks that every file is there with its size, and the SHA-256 of what
+                is read of them, on the very bytes that the engine gets; "full" also that of the
+                files which are not read, and "size" none.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
@@ -216,7 +218,7 @@ class Guard:
 
     def score_batch(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Text],
         threshold: float | None = None,
         features: bool = False,
         *,
@@ -230,6 +232,7 @@ class Guard:
         Inside, texts of similar length share a batch, so mixed lengths waste little.
 
         Args:
+            texts: each a str, or a tuple of a prompt and its response.
             token_budget: tokens that such a batch holds at most, padding included, but for one
                 text alone; None is what runs best on the backend.
             threshold, features, long_text, deadline, cancel: as `score`.
@@ -249,7 +252,7 @@ class Guard:
 
     def score_each(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Text],
         threshold: float | None = None,
         features: bool = False,
         *,

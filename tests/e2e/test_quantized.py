@@ -94,15 +94,23 @@ def test_no_pair_of_int8_weights_can_saturate_sixteen_bits(export):
             assert 255 * (positive[::2] + positive[1::2]).max() <= 32767
 
 
-def test_bundles_from_before_saturation_free_weights_run_with_wide_products(export):
+def test_bundles_from_before_saturation_free_weights_run_with_wide_products(export, monkeypatch):
     """Their guard.json lacks the field, and so means false."""
+    session = onnxruntime.InferenceSession
     bundle = export("qwen3", "int8").bundle
     manifest = json.loads((bundle / "guard.json").read_text())
     assert manifest.pop("saturation_free") is True
     older = decode(json.dumps(manifest).encode(), "guard.json")
     for found, wide in ((load_bundle(bundle), False), (Bundle(bundle, older), True)):
-        options = onnxruntime.SessionOptions()
-        open_backend(found, Request("cpu", session_options=options))
+        opened = []
+
+        def open_and_keep(*arguments, _opened=opened, **settings):
+            _opened.append(session(*arguments, **settings))
+            return _opened[-1]
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", open_and_keep)
+        open_backend(found, Request("cpu"))
+        options = opened[-1].get_session_options()
         if wide:
             assert options.get_session_config_entry("session.x64quantprecision") == "1"
         else:

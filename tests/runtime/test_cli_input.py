@@ -83,7 +83,8 @@ def test_what_has_arrived_is_given_before_more_is_read() -> None:
     ],
 )
 def test_a_json_row_has_a_text_or_a_prompt_and_response(row: dict, text: str) -> None:
-    assert _read(json.dumps(row).encode()) == [Line(1, text)]
+    pair = None if row.get("text") is not None else (row.get("prompt"), row.get("response"))
+    assert _read(json.dumps(row).encode()) == [Line(1, text, pair=pair)]
 
 
 @pytest.mark.parametrize("name", ["a", 7, 0, 1.5, "", "ü"])

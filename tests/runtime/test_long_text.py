@@ -13,8 +13,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from siren_runtime import Guard, InputError, InterruptedCall
+from siren_runtime.commands import score
 from siren_runtime.text.passage import make_passage
 from siren_runtime.text.reading import Limits, read_passages
 from siren_runtime.text.rules import clean
@@ -128,6 +130,27 @@ def test_special_tokens_stand_around_ids_as_the_library_puts_them(bundle: Path) 
     library.no_padding()
     tokenizer = Tokenizer(bundle / "tokenizer.json", 1 << 20)
     assert tokenizer.encode_batch(TEXTS) == [library.encode(text).ids for text in TEXTS]
+
+
+def test_rows_of_the_command_are_read_as_prompt_and_response(alarm: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "p" * 40, "response": "r" * 200 + HARM * 9}, {"text": "a" * 99}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(score.app, [str(alarm), "--input", str(path)])
+    first, second = map(json.loads, result.stdout.splitlines())
+    expected = Guard.load(alarm).score(prompt="p" * 40, response="r" * 200 + HARM * 9)
+    assert (first["score"], first["span"]) == (expected.score, list(expected.span))
+    assert expected.span[1] - expected.span[0] < ROOM
+    assert not second["truncated"]
+    result = CliRunner().invoke(
+        score.app, [str(alarm), "--input", str(path), "--long-text", "truncate"]
+    )
+    assert json.loads(result.stdout.splitlines()[1])["truncated"]
+    result = CliRunner().invoke(score.app, [str(alarm), "a" * 99, "--max-tokens", "50"])
+    assert result.exit_code == 1
+    assert "max_tokens_per_text" in result.stderr
+    result = CliRunner().invoke(score.app, [str(alarm), "a" * 99, "--format", "table"])
+    assert "0-31" in result.stdout
 
 
 # --- bounds

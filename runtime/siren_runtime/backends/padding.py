@@ -11,6 +11,7 @@ from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
 
 from .outputs import Outputs, TokenArray
+from .process import OpeningProcess
 from .shapes import Profile, choose_profile, default_buckets, max_batch
 
 # A GPU wants much work at once; the best figure was not measured.
@@ -32,9 +33,15 @@ class OfThread(Generic[_T]):
         """Take profile number -> runner."""
         self._open_runner = open_runner
         self._local = threading.local()
+        self._process = OpeningProcess()
 
     def of(self, profile: int) -> _T:
-        """The calling thread's runner of a profile."""
+        """The calling thread's runner of a profile.
+
+        Raises:
+            BackendError: this process was forked from the one that opened the engine.
+        """
+        self._process.check()
         runners: dict[int, _T] = self._local.__dict__.setdefault("runners", {})
         if profile not in runners:
             runners[profile] = self._open_runner(profile)

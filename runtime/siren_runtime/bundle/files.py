@@ -8,9 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from siren_runtime.errors import SirenError
 
 _CHUNK = 1 << 20
+_GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
+GIT_LFS_ADVICE = (
+    "holds a pointer of git LFS in place of the file; run `git lfs pull` in the repository that it "
+    "comes from, or download the file"
+)
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves where git LFS did not fetch the content.
+
+    https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_GIT_LFS)) == _GIT_LFS
 
 
 def sha256_of(path: Path) -> str:
@@ -24,6 +44,23 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_whole(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a file into memory of our own, in large pages where the system has them.
+
+    Raises:
+        OSError: it cannot be read, or was cut while it was.
+    """
+    with path.open("rb", buffering=0) as file:
+        data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        rest = data.data
+        while rest:
+            count = file.readinto(rest)
+            if not count:
+                raise OSError(f"the file ended {len(rest)} bytes early; it was cut meanwhile")
+            rest = rest[count:]
+    return data
 
 
 @contextmanager

@@ -1,18 +1,23 @@
 """Open a bundle folder and check that it is whole and keeps to itself."""
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from siren_runtime.errors import BundleError, InputError
 
 from .external_data import external_data_locations
-from .files import sha256_of
+from .files import GIT_LFS_ADVICE, is_git_lfs_pointer, read_whole, sha256_of
+from .hub import is_blob, repository_of
 from .manifest import MANIFEST_FILE, FileSpec, Manifest, check_relative, decode
 
-Verify = Literal["size", "full"]
+Verify = Literal["size", "read", "full"]
 
 # Of an ensemble's members too: a star stands for slashes as well.
 BUNDLE_PATTERNS = (
@@ -25,28 +30,75 @@ _MAX_GRAPH_BYTES = 256 << 20  # weights belong beside the graph, which is then a
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that passed its checks. `path` is absolute."""
+    """A bundle that passed its checks. `path` is absolute.
+
+    What an engine gets is read into memory whole and never mapped, so that a loaded guard does not
+    depend on its files. `verify` "size" takes it as it is; else its SHA-256 must be guard.json's.
+    """
 
     path: Path
     manifest: Manifest
+    verify: Verify = "size"
 
     def file(self, name: str) -> Path:
         """Return the path of one of the bundle's files."""
         return self.path / name
 
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one of the bundle's files, checked.
 
-def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "size") -> Bundle:
+        Raises:
+            BundleError: it cannot be read, or has another SHA-256 than guard.json says.
+        """
+        data = _read(self.file(name))
+        self.check(name, data)
+        return data
+
+    def read_unchecked(self, name: str) -> npt.NDArray[np.uint8]:
+        """Return the bytes of a file that are handed to `check` before anything rests on them.
+
+        Raises:
+            BundleError: it cannot be read.
+        """
+        try:
+            return read_whole(self.file(name))
+        except OSError as error:
+            raise BundleError(f"{self.file(name)}: cannot be read: {error}") from None
+
+    def check(self, name: str, data: bytes | memoryview) -> None:
+        """Compare the bytes of a file with its SHA-256, unless `verify` is "size".
+
+        Raises:
+            BundleError: guard.json has another.
+        """
+        if self.verify != "size":
+            _check_hash(self.file(name), hashlib.sha256(data).hexdigest(), self.manifest, name)
+
+    def weights_of(self, graph: str, model: bytes) -> dict[str, str]:
+        """Map each location of external data in a graph's bytes to the bundle's file it names.
+
+        Raises:
+            BundleError: it is not one of the files that guard.json lists.
+        """
+        return _external_files(self.path, graph, model, self.manifest)
+
+
+def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "read") -> Bundle:
     """Read guard.json of the bundle in the folder `path` and check every file it lists.
 
-    Each must be a regular file inside the folder, of its size, and with `verify="full"` of its
-    SHA-256; the graphs may take their weights from listed files only.
+    Each must be a regular file inside the folder and of its size; the graphs may take their
+    weights from listed files only.
+
+    Args:
+        verify: "size" is no more than that. "read" checks the SHA-256 of each file when it is
+            read, on the very bytes that the engine gets. "full" also that of every file at once.
 
     Raises:
         BundleError: a check failed.
-        InputError: `verify` is neither "size" nor "full".
+        InputError: `verify` is none of these.
     """
-    if verify not in ("size", "full"):
-        raise InputError(f'verify must be "size" or "full", found {verify!r}')
+    if verify not in get_args(Verify):
+        raise InputError(f"verify must be one of {get_args(Verify)}, found {verify!r}")
     root = Path(os.path.realpath(path))
     if not root.is_dir():
         raise BundleError(f"{path}: not a folder; a bundle is the folder that siren export wrote")
@@ -56,9 +108,9 @@ def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "size") -> Bun
     for graph in manifest.graphs.values():
         _check_external_data(root, graph.file, manifest)
     if verify == "full":
-        for name, spec in manifest.files.items():
-            _check_hash(root / name, spec)
-    return Bundle(root, manifest)
+        for name in manifest.files:
+            _check_hash(root / name, _sha256_of(root / name), manifest, name)
+    return Bundle(root, manifest, verify)
 
 
 def read_manifest(root: Path, name: str) -> bytes:
@@ -68,6 +120,7 @@ def read_manifest(root: Path, name: str) -> bytes:
         BundleError: it is missing, too large, no regular file, or behind a symbolic link.
     """
     size = _regular_file_size(root, name)
+    _check_no_pointer(root / name)
     if size > _MAX_MANIFEST_BYTES:
         raise BundleError(
             f"{root / name}: {size} bytes, a manifest has {_MAX_MANIFEST_BYTES} at most"
@@ -78,20 +131,34 @@ def read_manifest(root: Path, name: str) -> bytes:
 def _check_size(root: Path, name: str, spec: FileSpec) -> None:
     size = _regular_file_size(root, name)
     if size != spec.size:
+        _check_no_pointer(root / name)
         raise BundleError(
             f"{root / name}: {size} bytes, guard.json says {spec.size}; the bundle is damaged, "
             "copy or export it again"
         )
 
 
-def _check_hash(path: Path, spec: FileSpec) -> None:
+def _check_no_pointer(path: Path) -> None:
     try:
-        found = sha256_of(path)
+        pointer = is_git_lfs_pointer(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
-    if found != spec.sha256:
+    if pointer:
+        raise BundleError(f"{path}: {GIT_LFS_ADVICE}")
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
+
+
+def _check_hash(path: Path, found: str, manifest: Manifest, name: str) -> None:
+    expected = manifest.files[name].sha256
+    if found != expected:
         raise BundleError(
-            f"{path}: SHA-256 {found}, guard.json says {spec.sha256}; the bundle is damaged or "
+            f"{path}: SHA-256 {found}, guard.json says {expected}; the bundle is damaged or "
             "was tampered with, copy or export it again"
         )
 
@@ -100,26 +167,40 @@ def _check_external_data(root: Path, graph: str, manifest: Manifest) -> None:
     path = root / graph
     if manifest.files[graph].size > _MAX_GRAPH_BYTES:
         raise BundleError(f"{path}: over {_MAX_GRAPH_BYTES} bytes; its weights must lie beside it")
+    _external_files(root, graph, _read(path), manifest)
+
+
+def _external_files(root: Path, graph: str, model: bytes, manifest: Manifest) -> dict[str, str]:
+    """Map each location of external data in a graph to the file of the bundle that it names."""
+    path, files = root / graph, {}
     try:
-        locations = external_data_locations(_read(path))
+        locations = external_data_locations(model)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
     for location in sorted(locations):
         check_relative(location, str(path))
-        if str(PurePosixPath(graph).parent / location) not in manifest.files:
+        files[location] = str(PurePosixPath(graph).parent / location)
+        if files[location] not in manifest.files:
             raise BundleError(
                 f"{path}: a tensor's data is in {location!r}, which guard.json does not list"
             )
+    return files
 
 
 def _regular_file_size(root: Path, name: str) -> int:
     path = root / name
     try:
-        if os.path.realpath(path) != str(path):
+        if os.path.realpath(path) != str(path) and not is_blob(path, root):
             raise BundleError(f"{path}: is or passes through a symbolic link; a bundle holds none")
         status = path.stat()
     except FileNotFoundError:
-        raise BundleError(f"{path}: missing; copy the whole bundle or export it again") from None
+        advice = "copy the whole bundle or export it again"
+        if repository := repository_of(root):
+            advice = (
+                f"the cached snapshot of the hub repository {repository} is incomplete; load it "
+                "once with the hub in reach"
+            )
+        raise BundleError(f"{path}: missing; {advice}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if not stat.S_ISREG(status.st_mode):

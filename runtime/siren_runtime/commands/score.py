@@ -14,6 +14,12 @@ from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.lines import InputFormat, Line, read_texts
+from siren_runtime.text.reading import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_TOKENS,
+    LongText,
+    Unreadable,
+)
 
 from .console import EXIT_FAILED, need, one_line, report, standard_input
 
@@ -94,6 +100,26 @@ def score(
     ] = 64,
     backend: Annotated[BackendName, typer.Option(help="What runs the engine.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    long_text: Annotated[
+        LongText,
+        typer.Option(
+            help="How a text over the guard's max_length is read: in windows, of which the highest "
+            "score counts, only its beginning, or not at all."
+        ),
+    ] = "windows",
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")
+    ] = DEFAULT_MAX_TOKENS,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, help="Bytes of a text; a larger one is an error.")
+    ] = DEFAULT_MAX_BYTES,
+    unreadable: Annotated[
+        Unreadable,
+        typer.Option(
+            help="What a text gets that is mostly unknown to the tokenizer and whose score is low: "
+            "an error, or a row that is neither harmful nor safe."
+        ),
+    ] = "refuse",
 ) -> None:
     """Score texts: arguments, lines of a file, or standard input.
 
@@ -109,7 +135,15 @@ def score(
     groups = _groups(texts or [], input, input_format, keep or [])
     plain = not features and not keep
     as_table = format == "table" or (format is None and plain and sys.stdout.isatty())
-    guard = Guard.load(bundle, backend=backend, threads=threads)
+    guard = Guard.load(
+        bundle,
+        backend=backend,
+        threads=threads,
+        long_text=long_text,
+        max_tokens_per_text=max_tokens,
+        max_bytes_per_text=max_bytes,
+        unreadable=unreadable,
+    )
     write = _write_table if as_table else _write_jsonl
     count = failed = 0
     for lines in _windows(groups, batch_size):
@@ -128,7 +162,7 @@ def _scored(
     guard: Guard, lines: Sequence[Line], threshold: float | None, features: bool
 ) -> list[Row]:
     """Each line with its result, or why it has none."""
-    good = [line.text for line in lines if line.text is not None]
+    good = [line.pair or line.text for line in lines if line.text is not None]
     results = iter(guard.score_each(good, threshold, features))
     return [
         (line, InputError(_reason(line)) if line.text is None else next(results)) for line in lines
@@ -192,17 +226,20 @@ def _write_table(rows: Sequence[Row], shown: int) -> None:
     table.add_column("line", width=8, no_wrap=True)
     table.add_column("score", width=6, justify="right")
     table.add_column("verdict", width=10)
+    table.add_column("read", width=14, no_wrap=True)
     table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     for line, result in rows:
         if isinstance(result, SirenError):
-            score, verdict, text, style = "", "error", str(result), "yellow"
+            score, verdict, text, style, read = "", "error", str(result), "yellow", ""
         else:
             score, text = f"{result.score:.4f}", line.text or ""
             verdict, style = _VERDICTS[result.is_harmful]
+            read = "all" if result.span is None else f"{result.span[0]}-{result.span[1]}"
         table.add_row(
             Text(str(line.number if line.id is None else line.id)),
             Text(score, style),
             Text(verdict, style),
+            Text(read, "" if read in ("", "all") else "yellow"),
             Text(one_line(text)),
         )
     Console().print(table)

@@ -30,7 +30,11 @@ class Call:
             object.__setattr__(self, "token_budget", budget)
 
 
-def passages_of(texts: Iterable[str], method: str, limits: Limits) -> list[Passage | SirenError]:
+# A text, or a prompt and its response, either of which may be None.
+Text = str | tuple[str | None, str | None]
+
+
+def passages_of(texts: Iterable[Text], method: str, limits: Limits) -> list[Passage | SirenError]:
     """Each text as a passage, or why it is none.
 
     Raises:
@@ -43,8 +47,10 @@ def passages_of(texts: Iterable[str], method: str, limits: Limits) -> list[Passa
     return [_passage(text, limits) for text in texts]
 
 
-def _passage(text: str, limits: Limits) -> Passage | SirenError:
+def _passage(text: Text, limits: Limits) -> Passage | SirenError:
     try:
+        if isinstance(text, tuple) and len(text) == 2:
+            return make_passage(None, *text, max_bytes=limits.max_bytes)
         if not isinstance(text, str):
             raise InputError(f"a text must be a str, found {type(text).__name__}")
         return make_passage(text, max_bytes=limits.max_bytes)

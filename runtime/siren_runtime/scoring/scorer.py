@@ -76,7 +76,9 @@ class Scorer:
         """
         self.manifest: Manifest = bundle.manifest
         self.tokenizer = tokenizer or Tokenizer(
-            bundle.file(TOKENIZER_FILE), bundle.manifest.text.max_length
+            bundle.file(TOKENIZER_FILE),
+            bundle.manifest.text.max_length,
+            bundle.read(TOKENIZER_FILE),
         )
         self._open_stream = engines.open_stream
         self._stream_backend: StreamBackend | None = None

@@ -30,6 +30,7 @@ class Line:
     """One line of input: its text, or why it has none.
 
     Attributes:
+        pair: the prompt and the response that the text is made of, where it is.
         number: from 1; of a JSON array, the place of the element.
         kept: the row's keys that were asked for, with their JSON values.
         unknown_key: the row's key that nobody knows, where that is the error.
@@ -41,6 +42,7 @@ class Line:
     error: str | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
     unknown_key: str | None = None
+    pair: tuple[str | None, str | None] | None = None
 
 
 class _Row(dict[str, Any]):
@@ -169,7 +171,8 @@ def _row(number: int, row: _Row, keep: Collection[str]) -> Line:
         return Line(number, id=id, error=str(error), unknown_key=unknown)
     except RecursionError:
         return Line(number, id=id, error="nested too deeply")
-    return Line(number, text, id, kept={key: row[key] for key in keep if key in row})
+    pair = None if row.get("text") is not None else (row.get("prompt"), row.get("response"))
+    return Line(number, text, id, kept={key: row[key] for key in keep if key in row}, pair=pair)
 
 
 def _why_no_id(row: _Row) -> str | None:

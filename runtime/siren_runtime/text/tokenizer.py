@@ -38,12 +38,14 @@ class Tokenizer:
             its special tokens.
     """
 
-    def __init__(self, path: Path, max_length: int) -> None:
+    def __init__(self, path: Path, max_length: int, content: bytes | None = None) -> None:
+        """Read tokenizer.json, or take its `content` where it was read before."""
         import tokenizers  # slow to import, so not when siren_runtime is
 
         self._path = path
         with self._failures():
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            content = path.read_bytes() if content is None else content
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
             special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()

@@ -1,6 +1,7 @@
 """ONNX Runtime's execution providers: which are there, and what they are asked for."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,15 @@ _log = logging.getLogger(__name__)
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime, with its telemetry off unless the environment says otherwise.
+
+    From 1.29 on it looks up a host and writes a device's id under ~/.cache/Microsoft on Linux, and
+    a child that is forked after the import never ends. It can only be stopped before the import.
 
     Raises:
         BackendError: it is not installed; the message names the extra that brings it.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from siren_runtime.backends.outputs import Outputs, TokenArray
+from siren_runtime.backends.process import OpeningProcess
 from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names, score_graph
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
@@ -38,6 +39,7 @@ class OnnxRuntimeBackend:
             threads=threads,
             session_options=session_options,
         )
+        self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
         self._outputs = score_graph(bundle.manifest.head).outputs
 
@@ -47,6 +49,7 @@ class OnnxRuntimeBackend:
         Raises:
             BackendError: ONNX Runtime failed or gave outputs of another shape.
         """
+        self._process.check()
         batch, sequence = input_ids.shape
         feed = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
         with engine_failures(

@@ -1,12 +1,23 @@
-"""Open one of a bundle's graphs in ONNX Runtime, and see that it is the manifest's."""
+"""Open a bundle's graphs in ONNX Runtime, and see that they are the manifest's.
+
+ONNX Runtime maps the weights of a graph that it opens by its path, and a file that is changed then
+changes the scores, or ends the process when it is truncated. So it gets bytes, and copies of them
+what it needs. Their hash is computed beside it, on another thread.
+"""
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from siren_runtime.backends.memory import release_freed_memory
+from siren_runtime.backends.process import keep_in_children
 from siren_runtime.bundle.arguments import whole_number
-from siren_runtime.bundle.graphs import TensorSpec, signature
+from siren_runtime.bundle.graphs import GraphSpec, TensorSpec, signature
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 
@@ -28,8 +39,15 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # exact everywhere, but slow; VNNI machines ignore it. Graphs for TensorRT have no such products,
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+# Where ONNX Runtime would look for weights that it was not given. A file is no folder: nowhere.
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _MAX_THREADS = 1024
 _log = logging.getLogger(__name__)
+# The smallest ONNX model: float x -> Identity -> y, IR version 8, opset 13.
+_IDENTITY = (
+    b'\x08\x08:/\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
+    b"Z\x0b\n\x01x\x12\x06\n\x04\x08\x01\x12\x00b\x0b\n\x01y\x12\x06\n\x04\x08\x01\x12\x00B\x04\n\x00\x10\r"
+)
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
@@ -42,33 +60,110 @@ def open_session(
     threads: int | None = None,
     session_options: Any = None,
 ) -> tuple[Any, str]:
-    """Open a graph of the bundle and check it against the manifest.
+    """Open one graph of the bundle, as `open_sessions`."""
+    (session,), name = open_sessions(
+        bundle,
+        [graph_name],
+        providers,
+        strict=strict,
+        threads=threads,
+        session_options=session_options,
+    )
+    return session, name
+
+
+def open_sessions(
+    bundle: Bundle,
+    graph_names: Sequence[str],
+    providers: Sequence[Provider],
+    *,
+    strict: bool,
+    threads: int | None = None,
+    session_options: Any = None,
+) -> tuple[list[Any], str]:
+    """Open graphs of the bundle, whose weights are read once, and check them against the manifest.
 
     Returns:
-        The `onnxruntime.InferenceSession` and what it runs on: "cpu", "cuda" or "tensorrt".
+        An `onnxruntime.InferenceSession` for each, and what they run on: "cpu", "cuda" or
+        "tensorrt".
 
     Raises:
         BackendError, BundleError, InputError: as `open_backend`.
     """
-    graph = bundle.manifest.graphs[graph_name]
+    graphs = [bundle.manifest.graphs[name] for name in graph_names]
+    sessions = _created(bundle, graphs, providers, threads, session_options)
+    release_freed_memory()
+    names = [
+        _checked(bundle, graph, session, providers[0], strict=strict)
+        for graph, session in zip(graphs, sessions, strict=True)
+    ]
+    return sessions, names[0]
+
+
+def _created(
+    bundle: Bundle,
+    graphs: Sequence[GraphSpec],
+    providers: Sequence[Provider],
+    threads: int | None,
+    session_options: Any,
+) -> list[Any]:
+    """A session for each graph. The weights are in memory twice until it is made."""
+    models = [bundle.read(graph.file) for graph in graphs]
+    locations = [
+        bundle.weights_of(graph.file, model) for graph, model in zip(graphs, models, strict=True)
+    ]
+    files = sorted({file for of_graph in locations for file in of_graph.values()})
+    contents = {file: bundle.read_unchecked(file) for file in files}
+    sessions = []
+    with ThreadPoolExecutor(1, "siren-sha256") as pool:
+        checks = [pool.submit(bundle.check, name, data.data) for name, data in contents.items()]
+        try:
+            for graph, model, of_graph in zip(graphs, models, locations, strict=True):
+                weights = {location: contents[file] for location, file in of_graph.items()}
+                options = _session_options(threads, session_options)
+                sessions.append(_opened(bundle, graph, model, weights, options, providers))
+        finally:  # that a file is damaged says more than what came of it
+            for check in checks:
+                check.result()
+    return sessions
+
+
+def _opened(
+    bundle: Bundle,
+    graph: GraphSpec,
+    model: bytes,
+    weights: Mapping[str, npt.NDArray[np.uint8]],
+    options: Any,
+    providers: Sequence[Provider],
+) -> Any:
+    """Open a graph's bytes with `weights`, the content of each of its locations."""
     path = bundle.file(graph.file)
-    if session_options is None:
-        session_options = _session_options(threads)
-    elif threads is not None:
-        raise InputError("pass either threads or session_options with intra_op_num_threads")
     if bundle.manifest.target == "onnxruntime" and not bundle.manifest.saturation_free:
-        session_options.add_session_config_entry(*_EXACT_PRODUCTS)
+        options.add_session_config_entry(*_EXACT_PRODUCTS)
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(path))
     hint = ""
     if bundle.manifest.precision == "bf16":
         hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
     with engine_failures(
         lambda error: f"{path}: ONNX Runtime cannot load the graph: {error}{hint}"
     ):
-        session = import_onnxruntime().InferenceSession(
-            str(path), session_options, providers=list(providers), enable_fallback=0
+        options.add_external_initializers_from_files_in_memory(
+            [*weights], [*weights.values()], [len(content) for content in weights.values()]
         )
-    first = session.get_providers()[0]
-    wanted = provider_name(providers[0])
+        session = import_onnxruntime().InferenceSession(
+            model, options, providers=list(providers), enable_fallback=0
+        )
+    keep_in_children(session)
+    return session
+
+
+def _checked(
+    bundle: Bundle, graph: GraphSpec, session: Any, provider: Provider, *, strict: bool
+) -> str:
+    """What a session runs on, if that is what was asked for and the graph is the manifest's."""
+    path = bundle.file(graph.file)
+    first: str = session.get_providers()[0]
+    wanted = provider_name(provider)
     if strict and first != wanted:
         raise BackendError(
             f"{wanted} is installed but did not start, only {first} did; check "
@@ -76,7 +171,7 @@ def open_session(
         )
     _check_signature(str(path), "input", session.get_inputs(), graph.inputs)
     _check_signature(str(path), "output", session.get_outputs(), graph.outputs)
-    return session, _NAMES.get(first, first)
+    return _NAMES.get(first, first)
 
 
 def token_budget(backend: str) -> int:
@@ -107,12 +202,28 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _session_options(threads: int | None) -> Any:
+def _session_options(threads: int | None, callers: Any) -> Any:
+    """Options for one session, which can be given weights: a copy of the caller's, or our own."""
+    if callers is not None:
+        if threads is not None:
+            raise InputError("pass either threads or session_options with intra_op_num_threads")
+        return _copy(callers)
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = usable_threads(threads)
     return options
+
+
+def _copy(options: Any) -> Any:
+    """ONNX Runtime copies options into a session, here one of a graph that does nothing."""
+    try:
+        session = import_onnxruntime().InferenceSession(
+            _IDENTITY, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime cannot use the session_options: {error}") from error
+    return session.get_session_options()
 
 
 def _check_signature(path: str, kind: str, found: Sequence[Any], specs: list[TensorSpec]) -> None:

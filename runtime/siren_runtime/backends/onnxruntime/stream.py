@@ -11,12 +11,13 @@ from siren_runtime.backends.outputs import (
     StreamOutputs,
     TokenArray,
 )
+from siren_runtime.backends.process import OpeningProcess
 from siren_runtime.bundle.graphs import POOLED, head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
 
 from .failures import engine_failures
 from .providers import Provider
-from .session import open_session, token_budget
+from .session import open_sessions, token_budget
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
 _CHUNK = 256
@@ -36,9 +37,11 @@ class OnnxRuntimeStreamBackend:
     ) -> None:
         """Open the sessions; arguments and errors as `OnnxRuntimeBackend`."""
         options = {"strict": strict, "threads": threads, "session_options": session_options}
-        self._session, self.name = open_session(bundle, "stream", providers, **options)
+        (self._session, self._head), self.name = open_sessions(
+            bundle, ["stream", "head"], providers, **options
+        )
+        self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
-        self._head, _ = open_session(bundle, "head", providers, **options)
         self.head_spec = bundle.manifest.head
         self.cache = bundle.manifest.stream_cache
         self._outputs = names(stream_graph(self.head_spec, self.cache).outputs)
@@ -57,6 +60,7 @@ class OnnxRuntimeStreamBackend:
         present: bool = True,
     ) -> StreamOutputs:
         """Run the streaming graph, as `StreamBackend.step`."""
+        self._process.check()
         batch, chunk = input_ids.shape
         feed = stream_inputs(self.cache, input_ids, past_lengths, past, feature_sum, feature_count)
         wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
@@ -68,6 +72,7 @@ class OnnxRuntimeStreamBackend:
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
+        self._process.check()
         with engine_failures(
             lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
         ):

@@ -1,0 +1,193 @@
+"""A path is a path, a hub id is one; a cache is read wherever it lies and says what it lacks."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_server import HubServer
+from siren_runtime import Guard
+from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.errors import BundleError
+
+# As if the cache lay on a read-only disk: whatever would write there fails as it does on one.
+_READ_ONLY = """
+import errno, os, sys
+def refuse(event, arguments):
+    writes = event in ("os.mkdir", "os.link", "os.rename", "os.remove", "os.symlink", "os.chmod")
+    if event == "open" and isinstance(arguments[2], int):
+        writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    paths = [os.fspath(a) for a in arguments if isinstance(a, (str, os.PathLike))]
+    if writes and any(path.startswith(sys.argv[3]) for path in paths):
+        raise OSError(int(sys.argv[4]), "the disk is read-only", paths[0])
+sys.addaudithook(refuse)
+"""
+_SCORE = """
+import json, sys
+from siren_runtime import Guard, SirenError
+try:
+    answer = {"score": Guard.load(sys.argv[1]).score(sys.argv[2]).score}
+except SirenError as error:
+    answer = {"error": str(error)}
+print(json.dumps(answer))
+"""
+TEXT = "hello"
+
+
+def score(
+    hub: HubServer, home: Path, source: str, *, read_only: int = 0, **environment: str
+) -> dict[str, Any]:
+    """Score `TEXT` in a process of its own, which reads the environment anew."""
+    code = _READ_ONLY + _SCORE if read_only else _SCORE
+    done = subprocess.run(
+        [sys.executable, "-c", code, source, TEXT, str(home), str(read_only)],
+        env=hub.environment(home, **environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def hub(bundle: Path) -> Iterator[HubServer]:
+    with HubServer({"org/guard": {"main": bundle}}) as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, in which a folder "guards" is."""
+    (tmp_path / "here" / "guards").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks the hub fails the test."""
+    import huggingface_hub
+
+    def asked(*arguments: Any, **settings: Any) -> str:
+        raise AssertionError(f"the hub was asked for {arguments}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+
+
+@pytest.mark.usefixtures("here", "no_hub")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "guards/small",
+        "./guards",
+        "./org/name",
+        "../org/name",
+        ".hidden/name",
+        "/org/name",
+        "~/no-such-folder",
+        "~no-such-user/name",
+        "org/name/",
+        "org/name/more",
+        "name",
+        "name/",
+        Path("org/name"),
+    ],
+    ids=repr,
+)
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(source: str | Path) -> None:
+    if source == "./guards":
+        assert resolve_folder(source, patterns=["*"], error=BundleError) == Path("guards")
+        return
+    with pytest.raises(BundleError, match=r"neither a folder that is there|there is a folder"):
+        Guard.load(source)
+
+
+@pytest.mark.usefixtures("here", "no_hub")
+def test_an_error_of_a_path_that_may_be_an_id_says_how_to_name_either() -> None:
+    with pytest.raises(BundleError) as caught:
+        Guard.load("guards/small")
+    assert "there is a folder 'guards' here and nothing of that name in it" in str(caught.value)
+    assert "'hf://guards/small'" in str(caught.value)
+
+
+def test_a_local_folder_wins_over_a_repository_of_its_name(here: Path) -> None:
+    (here / "org" / "guard").mkdir(parents=True)
+    found = resolve_folder("org/guard", patterns=["*"], error=BundleError)
+    assert found == Path("org/guard")
+
+
+def test_a_folder_of_the_home_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    assert resolve_folder("~/guards", patterns=["*"], error=BundleError) == here / "guards"
+
+
+def test_a_prefix_makes_an_id_of_what_may_be_a_path(hub: HubServer, home: Path, here: Path) -> None:
+    (here / "org").mkdir()
+    assert "there is a folder 'org'" in score(hub, home, "org/guard")["error"]
+    assert hub.requests == []
+    assert "score" in score(hub, home, "hf://org/guard")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("offline", ["0", "1"])
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_cache_that_cannot_be_written_is_read(
+    number: int, offline: str, placed: bool, hub: HubServer, home: Path, bundle: Path
+) -> None:
+    score(hub, home, "org/guard")
+    (repository,) = (home / "hub").glob("models--*")
+    if not placed:  # as another program leaves it
+        shutil.rmtree(repository / "real")
+    expected = {"score": Guard.load(bundle).score(TEXT).score}
+    found = score(hub, home, "org/guard", read_only=number, HF_HUB_OFFLINE=offline)
+    assert found == expected
+    assert (repository / "real").exists() == placed
+
+
+def test_a_link_out_of_the_cache_is_still_refused(
+    hub: HubServer, home: Path, tmp_path: Path
+) -> None:
+    score(hub, home, "org/guard")
+    (snapshot,) = (home / "hub").glob("models--*/snapshots/*")
+    shutil.rmtree(snapshot.parent.parent / "real")
+    outside = tmp_path / "weights.bin"
+    shutil.copyfile(snapshot / "weights.bin", outside)
+    (snapshot / "weights.bin").unlink()
+    (snapshot / "weights.bin").symlink_to(outside)
+    found = score(hub, home, "org/guard", read_only=errno.EROFS, HF_HUB_OFFLINE="1")
+    assert "symbolic link" in found["error"]
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer.json", "weights.bin", "guard.json"])
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("part", ["snapshot", "blob"])
+def test_a_snapshot_that_lacks_a_file_is_said_to_be_incomplete(
+    lacking: str, listed: bool, part: str, hub: HubServer, home: Path
+) -> None:
+    """Whether or not the client keeps a list of the repository's files."""
+    score(hub, home, "org/guard")
+    (snapshot,) = (home / "hub").glob("models--*/snapshots/*")
+    shutil.rmtree(snapshot.parent.parent / "real")
+    if not listed:
+        shutil.rmtree(snapshot.parent.parent / "trees", ignore_errors=True)
+    path = snapshot / lacking
+    (path if part == "snapshot" else path.resolve()).unlink()
+    error = score(hub, home, "org/guard", HF_HUB_OFFLINE="1")["error"]
+    assert "org/guard" in error
+    assert "cached snapshot" in error
+    assert "incomplete" in error
+    assert lacking in error
+    assert "score" in score(hub, home, "org/guard")  # with the hub in reach
