@@ -121,6 +121,15 @@ def test_what_is_no_head_is_an_error_in_one_line(siren, tmp_path, monkeypatch, a
     assert not (tmp_path / "bundle").exists()
 
 
+def test_calibration_without_onnx_runtime_names_the_extra(siren, head, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "texts").write_text("one\ntwo\n")
+    options = ("--precision", "int4", "--calibration", tmp_path / "texts", "--no-verify")
+    status, _, err = siren("export", head, "-o", tmp_path / "bundle", *options)
+    assert status == 1
+    assert "pip install 'siren-edge[cpu]'" in err
+
+
 def test_an_unknown_precision_is_wrong_use(siren, head, tmp_path):
     status, _, err = siren("export", head, "-o", tmp_path / "bundle", "--precision", "fp12")
     assert status == 2

@@ -40,8 +40,12 @@ def test_tensorrt10_compiles(export, rtx, name):
 
 
 def test_float32_for_another_target_is_refused_with_the_target_to_export_for(export, rtx):
-    with pytest.raises(BackendError, match=r"Attention.*siren export --target tensorrt-rtx"):
-        build_plan(export("qwen3"), rtx, profiles=SHAPES)
+    lines = []
+    options = {"log_level": "warning", "log": lines.append}
+    with pytest.raises(BackendError, match=r"siren export --target tensorrt-rtx$") as told:
+        build_plan(export("qwen3"), rtx, profiles=SHAPES, **options)
+    assert "Attention" not in str(told.value)
+    assert any("Attention" in line for line in lines)
 
 
 @pytest.mark.parametrize(

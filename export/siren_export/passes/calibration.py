@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 from siren_export.sources.finite import all_finite
+from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.errors import InputError
 from siren_runtime.text.lines import read_texts
 from siren_runtime.text.rules import clean
@@ -71,8 +72,7 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
     Raises:
         InputError: an input is not finite on some text.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     written = GuardGraph(ir.load(graph))
     groups: dict[ir.Value, list[Linear]] = {}  # of one input
     for linear in linears(written):

@@ -21,9 +21,9 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 def _engines() -> tuple[Path | None, bool]:
     """The folder of the recipes, and whether it is a checkout's, where bundles may be written."""
-    folder = Path(__file__).resolve().parents[3] / "engines"
-    if folder.is_dir():
-        return folder, True
+    runtime, checkout = Path(__file__).resolve().parents[2:4]
+    if runtime.name == "runtime" and (checkout / "engines" / "__init__.py").is_file():
+        return checkout / "engines", True
     spec = find_spec("siren_engines")
     if spec is None or not spec.submodule_search_locations:
         return None, False
