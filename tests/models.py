@@ -112,6 +112,10 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
 }
 
+# One of each family, which tests of graphs, passes, plans and streams go through.
+DECODERS = ("qwen3", "qwen2", "llama-llama3-rope", "mistral")
+FAMILIES = (*DECODERS, "bert")
+
 _TINY: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 64,

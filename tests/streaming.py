@@ -4,8 +4,6 @@ import numpy as np
 
 BOUND = 1e-5
 LIMIT = 128  # tokens; the context of the tiny backbones
-DECODERS = ("qwen3", "qwen2", "llama-llama3-rope", "mistral")
-FAMILIES = (*DECODERS, "bert")
 
 
 def neurons_of(guard, ids):

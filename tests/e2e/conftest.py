@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from guards import load_guard
 from models import make_artifact
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -62,7 +63,7 @@ def guards(export: Callable[..., Exported]) -> Iterator[Callable[..., tuple[Guar
         key = name, precision, *options.items()
         if key not in opened:
             bundle = export(name, precision, **{"max_length": LIMIT, **options}).bundle
-            opened[key] = Guard.load(bundle, threads=1), Guard.load(bundle, threads=1)
+            opened[key] = load_guard(bundle, threads=1), load_guard(bundle, threads=1)
         return opened[key]
 
     with warnings.catch_warnings():

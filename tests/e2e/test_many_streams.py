@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from models import FAMILIES
 from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.streaming.cache import KeyValueCache
-from streaming import BOUND, FAMILIES, LIMIT
+from streaming import BOUND, LIMIT
 from texts import CORPUS
 
 

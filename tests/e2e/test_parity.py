@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from guards import load_guard
-from models import BACKBONES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
+from models import BACKBONES, FAMILIES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
 from reference import Reference, load_reference
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -17,7 +17,6 @@ SCORE_BOUND = {"fp32": 1e-4, "fp16": 5e-3}
 FEATURE_BOUND = 1e-4  # of max |difference| over max |reference|, for each text
 
 POOLINGS = ("residual_mean", "mlp_mean")
-ONE_OF_EACH_FAMILY = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 
 
 def assert_agrees(
@@ -50,7 +49,7 @@ def test_every_backbone_agrees_with_both_attention_implementations(export, name,
         assert_agrees(guard, reference, TEXTS)
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_random_models_spread_their_scores_so_that_agreement_means_something(export, name):
     scores = [r.score for r in load_reference(export(name).artifact).score_batch(TEXTS)]
     assert np.std(scores) > 0.1
@@ -60,7 +59,7 @@ def test_random_models_spread_their_scores_so_that_agreement_means_something(exp
 
 @pytest.mark.parametrize("layers", [(0,), (0, 1), (2,), (3,), (3, 0, 1)], ids=str)
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_any_subset_of_layers_agrees(export, name, pooling, layers):
     exported = export(name, pooling=pooling, layers=layers)
     guard = load_guard(exported.bundle, threads=1)
@@ -81,14 +80,14 @@ def test_ragged_batches_of_any_size_agree(export, name, size, seed):
     )
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_very_long_texts_agree(export, name):
     exported = export(name)
     guard = load_guard(exported.bundle, threads=1)
     assert_agrees(guard, load_reference(exported.artifact), LONG_TEXTS)
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_text_scores_the_same_alone_and_in_a_batch(export, name):
     guard = load_guard(export(name).bundle, threads=1)
     alone = [guard.score(text).score for text in TEXTS]

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import models
 from guards import load_guard
 from models import make_artifact
 from siren_bench.process import in_fresh_process, peak_memory
@@ -23,7 +24,7 @@ from siren_runtime.scoring.engines import Request, open_backend
 from texts import LONG_TEXTS, TEXTS
 
 POOLINGS = ("residual_mean", "mlp_mean")
-FAMILIES = ("qwen3", "qwen2", "llama-mlp-bias", "mistral", "bert", "bert-gelu-new")
+FAMILIES = (*models.FAMILIES, "llama-mlp-bias", "bert-gelu-new")
 QUANTIZED = ("int8", "int4")
 # Mean |score difference| of tiny random models. They have 64 channels, so rounding averages out
 # far less than in a real model, and a head as steep as make_artifact can make it.

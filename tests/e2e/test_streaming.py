@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guards import load_guard
+from models import DECODERS, FAMILIES
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.table import row_of
 from siren_export.sources.checkpoint import load_checkpoint
-from streaming import BOUND, DECODERS, FAMILIES, LIMIT, cut, neurons_of
+from streaming import BOUND, LIMIT, cut, neurons_of
 from texts import CORPUS, TEXTS
 
 _FRAGMENTS = st.sampled_from(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from models import FAMILIES
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -11,7 +12,6 @@ from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BackendError, CheckpointError
 
-FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
 
 

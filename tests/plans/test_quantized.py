@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from guards import load_guard
+from models import FAMILIES
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import measure_inputs, read_calibration
@@ -23,7 +24,6 @@ from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
-FAMILIES = ("qwen3", "qwen2", "llama-llama3-rope", "mistral", "bert")
 # Random weights amplify what rounding does to them, far more than trained ones.
 LARGEST, MEAN = {"int8": 0.1, "int4": 0.6}, {"int8": 0.02, "int4": 0.2}
 DATA = Path(__file__).parents[3] / "shared" / "data"

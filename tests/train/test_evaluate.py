@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from guards import load_guard
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
@@ -50,7 +51,7 @@ def test_an_ensemble_scores_by_the_mean(bundle: Path, data: Path, tmp_path: Path
     arguments = [str(bundle), str(data), "--with", str(other), "-o", str(output)]
     result = CliRunner().invoke(evaluate.app, arguments)
     assert result.exit_code == 0, result.output
-    scores = score_rows(Guard.load([bundle, other]), [parse_source(str(data))], Columns(), "test")
+    scores = score_rows(load_guard([bundle, other]), [parse_source(str(data))], Columns(), "test")
     expected = binary_metrics(scores.harmful, scores.scores, 0.5)
     found = json.loads((output / "evaluation.json").read_text())
     assert found["bundles"] == [str(bundle), str(other)]

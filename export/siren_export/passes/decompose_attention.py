@@ -7,14 +7,14 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .edit import Place, before, nodes_of, replace
+from .edit import Place, attentions, before, replace
 
 
 def decompose_attention(graph: GuardGraph) -> None:
     """Rewrite every Attention that is causal, or has a bool mask of visible keys."""
     compute = graph.compute
     biases: dict[ir.Value | None, ir.Value] = {}  # one for each mask; None: the causal one
-    for node in nodes_of(graph.model.graph, "Attention"):
+    for node in attentions(graph):
         r = before(graph, node)
         queries, keys, values = node.inputs[:3]
         visible = node.inputs[3] if len(node.inputs) > 3 else None

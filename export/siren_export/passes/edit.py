@@ -55,6 +55,23 @@ def linears(graph: GuardGraph) -> Iterator[Linear]:
             yield Linear(product, x, matrix, role, addition, bias)
 
 
+_ATTENTION_ATTRIBUTES = {"is_causal", "scale", "q_num_heads", "kv_num_heads"}
+
+
+def attentions(graph: GuardGraph) -> list[ir.Node]:
+    """Every Attention, in order. Each is causal or has a mask, and is nothing that passes drop."""
+    nodes = nodes_of(graph.model.graph, "Attention")
+    for node in nodes:
+        unknown = set(node.attributes) - _ATTENTION_ATTRIBUTES
+        masked = len(node.inputs) > 3 and node.inputs[3] is not None
+        if unknown or masked == bool(node.attributes.get_int("is_causal", 0)):
+            raise AssertionError(
+                f"{node.name}: passes rewrite attention that is causal or has a mask, not both, "
+                f"and know no {', '.join(sorted(unknown)) or 'other'}"
+            )
+    return nodes
+
+
 def _bias(
     product: ir.Node, initializers: Mapping[str, ir.Value]
 ) -> tuple[ir.Node, ir.Value | None]:

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 
-from .edit import CONTRIB, before, nodes_of, replace
+from .edit import CONTRIB, attentions, before, replace
 
 _INT32 = ir.DataType.INT32
 
@@ -34,27 +34,32 @@ def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
     Args:
         long: tokens, padding included, from which the fused one is taken.
     """
-    attentions = nodes_of(graph.model.graph, "Attention")
-    if not attentions:
+    # In a decoder, one with a mask looks through a window, which the fused operator would drop.
+    nodes = [node for node in attentions(graph) if _is_causal(node) == graph.causal]
+    if not nodes:
         return
-    first = before(graph, attentions[0], f"{attentions[0].name}/long")
-    shape = first.op("Shape", attentions[0].inputs[0])
+    first = before(graph, nodes[0], f"{nodes[0].name}/long")
+    shape = first.op("Shape", nodes[0].inputs[0])
     tokens = first.op("Gather", shape, first.const(1))
     fuse = first.op("GreaterOrEqual", tokens, first.const(long))
     make: Callable[[ir.Node], ir.Node]
-    if attentions[0].attributes.get_int("is_causal", 0):
+    if graph.causal:
         batch = first.op("Gather", shape, first.const([0]))
         total = first.op("Cast", tokens, to=int(_INT32))
         last = first.op("Sub", total, first.const(1, _INT32))
         lasts = first.op("Expand", last, batch)  # padding is seen by padding only
         make = partial(_grouped, lasts=lasts, total=total)
     else:
-        visible = attentions[0].inputs[3]
+        visible = nodes[0].inputs[3]
         least = first.op("ReduceMin", first.op("Cast", visible, to=int(_INT32)), keepdims=0)
         fuse = first.op("And", fuse, first.op("Cast", least, to=int(ir.DataType.BOOL)))
         make = _multi_head
-    for node in attentions:
+    for node in nodes:
         _choose(graph, node, fuse, make(node))
+
+
+def _is_causal(node: ir.Node) -> bool:
+    return bool(node.attributes.get_int("is_causal", 0))
 
 
 def _grouped(node: ir.Node, lasts: ir.Value, total: ir.Value) -> ir.Node:

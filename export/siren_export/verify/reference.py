@@ -48,6 +48,10 @@ class LlmSiren:
             ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
                 not fit in memory.
         """
+        if self.artifact.head.spec.kind != "mlp":
+            raise ReferenceUnavailable(
+                f"llm-siren has no heads of kind {self.artifact.head.spec.kind!r}"
+            )
         model_type = self.checkpoint.config["model_type"]
         if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
             raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
