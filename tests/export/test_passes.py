@@ -14,6 +14,7 @@ from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
 from siren_export.graph.weights import from_array
 from siren_export.guard.score import author_score
 from siren_export.heads.registry import load_artifact
+from siren_export.passes.decompose_attention import decompose_attention
 from siren_export.passes.edit import CONTRIB
 from siren_export.passes.onnxruntime_attention import fuse_long_attention
 from siren_export.passes.table import lower, row_of
@@ -183,6 +184,41 @@ def test_long_attention_gives_what_attention_gives(author, name, lengths):
     graphs[1].model.graph.opset_imports[CONTRIB] = 1
     plain, fused = (run(graph, ids, mask) for graph in graphs)
     np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-5)
+
+
+def _look_through_a_window(graph: GuardGraph) -> ir.Node:
+    """Give a decoder's second attention a mask of visible keys in the place of causality."""
+    node = [n for n in graph.model.graph if n.op_type == "Attention"][1]
+    node.resize_inputs(4)
+    node.replace_input_with(3, graph.model.graph.inputs[1])
+    node.attributes.pop("is_causal")
+    return node
+
+
+def test_a_decoders_attention_through_a_window_is_not_fused(author):
+    """The fused operator sees all keys before a token, and would drop the window."""
+    graph = author("qwen3", "fp32")
+    windowed = _look_through_a_window(graph)
+    fuse_long_attention(graph, long=16)
+    left = [n for n in graph.model.graph if n.op_type == "Attention"]
+    assert left == [windowed]
+    assert sum(n.op_type == "If" for n in graph.model.graph) == 3
+
+
+@pytest.mark.parametrize("change", ["both", "neither", "softcap"])
+@pytest.mark.parametrize("rewrite", [fuse_long_attention, decompose_attention])
+def test_attention_that_a_pass_would_change_is_refused(author, change, rewrite):
+    graph = author("qwen3", "fp32")
+    node = next(n for n in graph.model.graph if n.op_type == "Attention")
+    if change == "both":
+        node.resize_inputs(4)
+        node.replace_input_with(3, graph.model.graph.inputs[1])
+    elif change == "neither":
+        node.attributes.pop("is_causal")
+    else:
+        node.attributes.add(ir.AttrFloat32("softcap", 30.0))
+    with pytest.raises(AssertionError, match="Attention"):
+        rewrite(graph)
 
 
 def test_what_gelu_gives_is_quantized_from_its_least_value_up(author):
