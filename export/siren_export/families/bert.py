@@ -210,12 +210,11 @@ class _Config(msgspec.Struct):
     is_decoder: bool = False
 
 
-# Of the pooler that Google's checkpoints name and transformers has not; and the tying of the
-# language-model head, which a guard does not read.
+# Of the pooler that Google's checkpoints name and transformers has not.
 _HARMLESS = frozenset(
     {
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
-        "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
+        "pooler_size_per_head", "pooler_type",
     }
 )  # fmt: skip
 _FIXED = {"add_cross_attention": (False,), "directionality": ("bidi",)}

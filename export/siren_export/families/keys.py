@@ -6,34 +6,35 @@ or in the next, so it is refused by name and never dropped.
 
 import json
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from siren_runtime.errors import CheckpointError
+
+from .parsing import convert
 
 # Where a checkpoint comes from, how it is trained, what it generates, what its labels are called:
 # transformers reads none of these between the token ids and the hidden states.
 HARMLESS = frozenset(
     {
         # provenance
-        "_commit_hash", "_name_or_path", "architectures", "name_or_path", "transformers_version",
+        "_commit_hash", "_name_or_path", "name_or_path", "transformers_version",
         "finetuning_task", "is_llama_config", "language", "license", "sentence_transformers",
         "task_specific_params", "tokenizer_class", "transformers.js_config", "unsloth_fixed",
         "unsloth_version",
         # how weights are stored and attention is computed; llm-siren asks for float32 itself
         "_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled",
-        "attn_implementation", "gradient_checkpointing", "output_past", "pretraining_tp",
-        "torchscript", "use_bfloat16", "use_cache", "use_flash_attn",
+        "attn_implementation", "gradient_checkpointing", "output_past", "torchscript",
+        "use_bfloat16", "use_flash_attn",
         # training
-        "attention_dropout", "attention_probs_dropout_prob", "classifier_dropout",
-        "embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "initializer_factor",
-        "initializer_range", "neftune_noise_alpha", "resid_pdrop", "attn_pdrop",
+        "attn_pdrop", "embd_pdrop", "hidden_dropout", "initializer_factor",
+        "neftune_noise_alpha", "resid_pdrop",
         # the form of what is returned; llm-siren asks for what it needs
-        "output_hidden_states", "return_dict",
+        "output_hidden_states",
         # token ids, which only generation and padding read
-        "bos_token_id", "cls_token_id", "decoder_start_token_id", "eos_token_id",
-        "mask_token_id", "sep_token_id", "unk_token_id",
+        "cls_token_id", "decoder_start_token_id", "mask_token_id", "sep_token_id",
+        "unk_token_id",
         # heads that a SIREN head replaces
         "cross_attention_hidden_size", "id2label", "label2id", "num_labels", "problem_type",
         "prefix", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
@@ -51,14 +52,34 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 
+
+class _Typed(msgspec.Struct):
+    """Harmless keys of which transformers checks the type: a model is not made with another."""
+
+    architectures: list[str] | None = None
+    attention_dropout: float | None = None
+    attention_probs_dropout_prob: float = 0.0
+    bos_token_id: int | None = None
+    classifier_dropout: float | None = None
+    eos_token_id: int | list[int] | None = None
+    hidden_dropout_prob: float = 0.0
+    initializer_range: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    pretraining_tp: int | None = None
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+
+
+# Looked at where the checkpoint is opened, and below.
+_ELSEWHERE = frozenset({"auto_map", "pad_token_id"})
+
 # What these ask for the graphs do not have; each at any of its values asks for nothing.
-# `auto_map` and `quantization_config` are looked at where the checkpoint is opened.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0, None),
     "is_encoder_decoder": (False,),
     "output_attentions": (False, None),
     "per_layer_config": (None,),
     "pruned_heads": ({}, None),
+    "return_dict": (True, None),
     "quantization_config": (None,),
     "tie_encoder_decoder": (False, None),
     "tie_last_hidden_states": (True, None),
@@ -92,18 +113,20 @@ def check_keys(
                 f"{origin}: {key} is {json.dumps(config[key])[:200]}, which is not supported; "
                 f"supported: {', '.join(map(json.dumps, allowed))}"
             )
-    known = {field.encode_name for field in msgspec.structs.fields(read)}
-    unknown = sorted(set(config) - known - set(values) - HARMLESS - harmless - {"auto_map"})
+    convert(config, _Typed, origin)
+    fields = (*msgspec.structs.fields(read), *msgspec.structs.fields(_Typed))
+    known = {field.encode_name for field in fields}
+    unknown = sorted(set(config) - known - set(values) - HARMLESS - harmless - _ELSEWHERE)
     if unknown:
         raise CheckpointError(
             f"{origin}: unknown keys {json.dumps(unknown)}; each could change what the model "
             "computes, so none is dropped. Where you know that one does not, remove it from "
             "config.json"
         )
-    check_pad_token_id(config, origin)
+    _check_pad_token_id(config, origin)
 
 
-def check_pad_token_id(config: Mapping[str, Any], origin: str) -> None:
+def _check_pad_token_id(config: Mapping[str, Any], origin: str) -> None:
     """Refuse a padding token that no row of the embedding is for: the model cannot be made."""
     pad, rows = config.get("pad_token_id"), config.get("vocab_size")
     if pad is None or not isinstance(rows, int):

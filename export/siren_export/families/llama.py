@@ -79,8 +79,8 @@ class Llama:
         """As `Backbone.check_max_length`: full attention must be what the model does."""
         if self.sliding_window is not None and self.sliding_window < max_length:
             raise CheckpointError(
-                f"{origin}: attention slides over {self.sliding_window} tokens and the head reads "
-                f"up to {max_length}; only a window of at least max_length is exact. Lower "
+                f"{origin}: sliding_window: attention slides over {self.sliding_window} tokens and "
+                f"the head reads up to {max_length}; only a window of at least max_length is exact. Lower "
                 f"inference.max_length in the artifact to {self.sliding_window} or less"
             )
 

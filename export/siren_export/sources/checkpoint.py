@@ -101,7 +101,8 @@ def load_checkpoint(
     if (folder / ADAPTER_FILE).exists():
         raise CheckpointError(
             f"{folder / ADAPTER_FILE}: an adapter lies beside the weights, and whether "
-            "transformers applies it depends on what is installed; merge it into the weights, or remove it"
+            "transformers applies it depends on what is installed; merge it into the weights, or "
+            "remove it"
         )
     remote_code = _remote_code(folder, config)
     if remote_code is not None and not trust_remote_code:

@@ -55,6 +55,7 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> bytes:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
         class_name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
         class_name = class_name or _CLASSES.get(str(model_config.get("model_type")), "")
+        _check_dropout(tokenizer, path)
         check_tokenizer_config(config, tokenizer, str(class_name), folder / TOKENIZER_CONFIG_FILE)
         merged = _merge(tokenizer, config, folder)
     except (KeyboardInterrupt, SystemExit, CheckpointError):
@@ -63,6 +64,16 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> bytes:
     except BaseException as failure:
         raise CheckpointError(f"{path}: not a tokenizer that can be loaded: {failure}") from failure
     return tokenizer.to_str(pretty=True).encode("utf-8") if merged else data
+
+
+def _check_dropout(tokenizer: Tokenizer, path: Path) -> None:
+    """Refuse BPE that drops merges at random (arXiv 1910.13267), which is for training."""
+    dropout = getattr(tokenizer.model, "dropout", None)
+    if dropout:
+        raise CheckpointError(
+            f"{path}: model.dropout is {dropout}, which tokenizes a text otherwise each time; set "
+            "it to null"
+        )
 
 
 def _merge(tokenizer: Tokenizer, config: Mapping[str, Any], folder: Path) -> bool:

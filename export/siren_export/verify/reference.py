@@ -89,7 +89,12 @@ class LlmSiren:
         own = own_texts(tokens, self.artifact.max_length)
         texts, scores = [*TEXTS, *own], []
         for done, text in enumerate(texts, start=1):
-            scores.append(guard.score(text).score)
+            try:
+                scores.append(guard.score(text).score)
+            except Exception as error:  # of a tokenizer that cannot pad, or an embedding too small
+                raise ReferenceUnavailable(
+                    f"llm-siren cannot score {text[:80]!r} with the guard: {error}"
+                ) from error
             progress("reference", done, len(texts))
         versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
         name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions})"
