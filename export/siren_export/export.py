@@ -21,7 +21,7 @@ from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Tuning, Verification
 from siren_runtime.bundle.types import Precision, Target
-from siren_runtime.errors import BundleError, InputError
+from siren_runtime.errors import BundleError, CheckpointError, InputError
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -38,6 +38,8 @@ from .passes.edit import linears
 from .passes.table import Row, lower, row_of
 from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
+from .verify.texts import TEXTS, own_texts
+from .verify.tokens import compare_tokens
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
 
@@ -79,7 +81,8 @@ def export_bundle(
         The manifest of the bundle, its verification report included.
 
     Raises:
-        ArtifactError, CheckpointError: the inputs are unusable; nothing is left at `output`.
+        ArtifactError, CheckpointError: the inputs are unusable, or the checkpoint names code of its
+            own and cannot be verified; nothing is left at `output`.
         InputError: the target has no such precision, needs `calibration`, or quantizes nothing
             that `keep_float` names.
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
@@ -121,10 +124,14 @@ def export_bundle(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         if reference is not None:
+            tokens = _check_tokens(output, checkpoint, artifact.max_length, allow_drift)
             report = verify_bundle(Bundle(folder, manifest), reference, progress)
             if not allow_drift:
                 _check_drift(output, report, precision)
+            if tokens is not None:
+                report = msgspec.structs.replace(report, status="drifted", reason=tokens)
             manifest = msgspec.structs.replace(manifest, verification=report)
+        _check_remote_code(checkpoint, manifest.verification)
         write_manifest(folder, manifest)
     return manifest
 
@@ -179,6 +186,27 @@ def _backbone_entry(artifact: Artifact, backbone: Backbone, context: int | None)
         blocks_kept=artifact.head.taps.deepest + 1,
         context_length=context,
     )
+
+
+def _check_tokens(
+    output: Path, checkpoint: Checkpoint, max_length: int, allow_drift: bool
+) -> str | None:
+    """Refuse a tokenizer that transformers reads otherwise, or return how where it is allowed."""
+    differs = compare_tokens(checkpoint, [*TEXTS, *own_texts([], max_length)])
+    if differs is not None and not allow_drift:
+        raise BundleError(
+            f"{output}: {differs}; give --allow-drift to keep the bundle all the same"
+        )
+    return differs
+
+
+def _check_remote_code(checkpoint: Checkpoint, report: Verification) -> None:
+    """Refuse a checkpoint that names code of its own where nothing compared the graphs with it."""
+    if checkpoint.remote_code is not None and report.status == "unverified":
+        raise CheckpointError(
+            f"{checkpoint.remote_code}: the graphs are those of the standard class, and whether "
+            f"that code computes the same could not be verified ({report.reason})"
+        )
 
 
 def _check_drift(output: Path, report: Verification, precision: Precision) -> None:

@@ -128,6 +128,14 @@ def export(
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Keep a bundle whose scores miss the bound.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Take a backbone that names code of its own (auto_map), which llm-siren runs when "
+            "the bundle is verified. The bundle holds none of it.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that is at the output.")
     ] = False,
@@ -169,7 +177,11 @@ def export(
     started = time.perf_counter()
     artifact = load_artifact(_existing(str(recipe.artifact) if recipe else head))
     source = backbone or (str(recipe.backbone()) if recipe else artifact.model_id)
-    checkpoint = load_checkpoint(source, revision=None if backbone else artifact.model_revision)
+    checkpoint = load_checkpoint(
+        source,
+        revision=None if backbone else artifact.model_revision,
+        trust_remote_code=trust_remote_code,
+    )
 
     def reference(progress: Progress) -> Reference:
         try:

@@ -27,6 +27,7 @@ from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights, Weight
 from siren_runtime.errors import CheckpointError
 
+from .keys import check_keys
 from .parsing import PositiveFloat, Size, convert
 
 MODEL_TYPES = ("bert",)
@@ -209,12 +210,23 @@ class _Config(msgspec.Struct):
     is_decoder: bool = False
 
 
+# Of the pooler that Google's checkpoints name and transformers has not.
+_HARMLESS = frozenset(
+    {
+        "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+        "pooler_size_per_head", "pooler_type",
+    }
+)  # fmt: skip
+_FIXED = {"add_cross_attention": (False,), "directionality": ("bidi",)}
+
+
 def parse(config: Mapping[str, Any], origin: str) -> Bert:
     """Read a config.json of one of `MODEL_TYPES`; `origin` names it in errors.
 
     Raises:
         CheckpointError: a key of a wrong type or range, or a setting that the graph does not have.
     """
+    check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
     if raw.position_embedding_type not in (None, "absolute"):
         raise CheckpointError(

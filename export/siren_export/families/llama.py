@@ -33,6 +33,7 @@ from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
 from siren_runtime.errors import CheckpointError
 
+from .keys import check_keys
 from .parsing import PositiveFloat, Size, convert, parse_rope
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -59,6 +60,7 @@ class Llama:
     qk_norm: bool
     sliding_window: int | None
     max_position_embeddings: int
+    tied_embeddings: bool
 
     causal = True
 
@@ -77,8 +79,8 @@ class Llama:
         """As `Backbone.check_max_length`: full attention must be what the model does."""
         if self.sliding_window is not None and self.sliding_window < max_length:
             raise CheckpointError(
-                f"{origin}: attention slides over {self.sliding_window} tokens and the head reads "
-                f"up to {max_length}; only a window of at least max_length is exact. Lower "
+                f"{origin}: sliding_window: attention slides over {self.sliding_window} tokens and "
+                f"the head reads up to {max_length}; only a window of at least max_length is exact. Lower "
                 f"inference.max_length in the artifact to {self.sliding_window} or less"
             )
 
@@ -94,7 +96,7 @@ class Llama:
     ) -> dict[int, ir.Value]:
         """As `Backbone.author`; the mask is not looked at."""
         shape = (self.vocab_size, self.hidden_size)
-        embedding = weights.table("embed_tokens.weight", shape, g.compute)
+        embedding = weights.table(_embedding_name(self, weights), shape, g.compute)
         hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)
         hidden = g.to_float(hidden)
         rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
@@ -117,6 +119,13 @@ class Llama:
                 last = block == self.blocks - 1
                 states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
         return states
+
+
+def _embedding_name(config: Llama, weights: BackboneWeights) -> str:
+    """The table of the input tokens; a tied one may be stored as that of the output alone."""
+    stored = weights.source.tensors
+    alias = config.tied_embeddings and "embed_tokens.weight" not in stored
+    return "lm_head.weight" if alias and "lm_head.weight" in stored else "embed_tokens.weight"
 
 
 def _attention(
@@ -202,9 +211,22 @@ class _Config(msgspec.Struct):
     max_window_layers: int = 28
     layer_types: list[str] | None = None
     max_position_embeddings: Size = 2048
+    original_max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
+    tie_word_embeddings: bool = False
+
+
+# Left in config.json by the tools that some published decoders came from; transformers has none
+# of them. `max_sequence_length` is what Llama 1 calls its context.
+_HARMLESS = frozenset({"max_sequence_length"})
+_FIXED = {
+    "is_causal": (True,),
+    "partial_rotary_factor": (1.0, None),
+    "rope_interleaved": (False,),
+    "use_mrope": (False,),
+}
 
 
 def parse(config: Mapping[str, Any], origin: str) -> Llama:
@@ -213,7 +235,9 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     Raises:
         CheckpointError: a key of a wrong type or range, or a setting that the graph does not have.
     """
+    check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
+    _check_layer_types(raw, origin)
     kv_heads = raw.num_key_value_heads
     if kv_heads is msgspec.UNSET:
         kv_heads = {"llama": None, "mistral": 8}.get(raw.model_type, 32)
@@ -241,10 +265,16 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
         hidden_act=raw.hidden_act,
         rms_norm_eps=raw.rms_norm_eps,
         rope=parse_rope(
-            raw.rope_parameters or raw.rope_scaling,
-            raw.rope_theta,
-            raw.max_position_embeddings,
-            origin,
+            raw.rope_scaling,
+            raw.rope_parameters,
+            rope_theta=raw.rope_theta,
+            original_max_position_embeddings=(
+                None
+                if raw.original_max_position_embeddings is msgspec.UNSET
+                else raw.original_max_position_embeddings
+            ),
+            max_position_embeddings=raw.max_position_embeddings,
+            origin=origin,
         ),
         qkv_bias=flag or raw.model_type == "qwen2",
         output_bias=flag,
@@ -252,7 +282,28 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
         qk_norm=raw.model_type == "qwen3",
         sliding_window=_sliding_window(raw),
         max_position_embeddings=raw.max_position_embeddings,
+        tied_embeddings=raw.tie_word_embeddings,
     )
+
+
+def _check_layer_types(raw: _Config, origin: str) -> None:
+    """Refuse layers of kinds that the model does not have, or that contradict its window."""
+    if raw.layer_types is None:
+        return
+    slides = raw.model_type in ("qwen2", "qwen3") and raw.use_sliding_window
+    allowed = {"full_attention", "sliding_attention"} if slides else {"full_attention"}
+    unknown = sorted(set(raw.layer_types) - allowed)
+    if unknown:
+        raise CheckpointError(
+            f"{origin}: layer_types holds {unknown[0]!r}; a {raw.model_type} with "
+            f"use_sliding_window {str(raw.use_sliding_window).lower()} may have "
+            f"{' and '.join(sorted(allowed))}"
+        )
+    if len(raw.layer_types) != raw.num_hidden_layers:
+        raise CheckpointError(
+            f"{origin}: layer_types has {len(raw.layer_types)} entries; num_hidden_layers is "
+            f"{raw.num_hidden_layers}"
+        )
 
 
 def _sliding_window(raw: _Config) -> int | None:

@@ -1,7 +1,8 @@
 """What reading a config.json takes in every family.
 
 Both the transformers 4 form (`rope_theta`, `rope_scaling`) and the 5 form (`rope_parameters`)
-are read. Defaults for absent keys are those of the transformers configuration classes.
+are read; where both are there, they must say the same, since releases of transformers differ in
+which one they take. Defaults for absent keys are those of its configuration classes.
 """
 
 from collections.abc import Mapping
@@ -20,14 +21,21 @@ PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 _ROPE_KINDS = get_args(RopeKind)
 
 
-class _Rope(msgspec.Struct):
-    rope_theta: PositiveFloat = 10000.0
-    rope_type: str = "default"
+class _Rope(msgspec.Struct, forbid_unknown_fields=True):
+    rope_theta: PositiveFloat
+    rope_type: str
     factor: PositiveFloat = 1.0
     low_freq_factor: PositiveFloat = 1.0
     high_freq_factor: PositiveFloat = 4.0
-    original_max_position_embeddings: Size | None = None
-    partial_rotary_factor: float = 1.0
+    original_max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
+    partial_rotary_factor: float | None = None
+
+
+_REQUIRED = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 
 
 def convert(value: Mapping[str, Any], kind: type[T], origin: str) -> T:
@@ -43,34 +51,47 @@ def convert(value: Mapping[str, Any], kind: type[T], origin: str) -> T:
 
 
 def parse_rope(
-    given: Mapping[str, Any] | None,
+    scaling: Mapping[str, Any] | None,
+    parameters: Mapping[str, Any] | None,
+    *,
     rope_theta: float | None,
+    original_max_position_embeddings: int | None,
     max_position_embeddings: int,
     origin: str,
 ) -> Rope:
     """Read the rotary embedding of a config.
 
     Args:
-        given: `rope_parameters` or `rope_scaling`.
-        rope_theta: the key of that name beside them, which counts where `given` has none.
+        scaling, parameters: its `rope_scaling` and `rope_parameters`.
+        rope_theta, original_max_position_embeddings: the keys of these names beside them, which
+            count where the rope has none.
+        max_position_embeddings: stands for the original one where there is none.
+        origin: for errors.
 
     Raises:
-        CheckpointError: a kind that the graphs do not have, or a factor of a wrong type or range.
+        CheckpointError: a kind that the graphs do not have, a key that is not known, a factor of
+            a wrong type or range, or two keys that contradict each other.
     """
-    keys = dict(given or {})
-    keys.setdefault("rope_type", keys.pop("type", "default"))
-    if rope_theta is not None:
-        keys.setdefault("rope_theta", rope_theta)
-    rope = convert(keys, _Rope, f"{origin}: rope parameters")
-    if rope.rope_type not in _ROPE_KINDS:
+    given = {
+        name: _read_rope(keys, name, rope_theta, origin)
+        for name, keys in (("rope_scaling", scaling), ("rope_parameters", parameters))
+        if keys
+    }
+    ropes = list(given.values()) or [_read_rope({}, "rope", rope_theta, origin)]
+    rope = ropes[0]
+    if rope != ropes[-1]:
         raise CheckpointError(
-            f"{origin}: rope type {rope.rope_type!r} is not supported; "
-            f"supported: {', '.join(_ROPE_KINDS)}"
+            f"{origin}: rope_scaling and rope_parameters contradict each other, and releases of "
+            "transformers differ in which one they take; remove the wrong one"
         )
-    if rope.partial_rotary_factor != 1.0:
+    original = rope.original_max_position_embeddings
+    if original is msgspec.UNSET:
+        original = original_max_position_embeddings or max_position_embeddings
+    elif rope.rope_type == "llama3" and original_max_position_embeddings not in (None, original):
         raise CheckpointError(
-            f"{origin}: partial_rotary_factor {rope.partial_rotary_factor} is not supported; "
-            "the whole head must rotate (1.0)"
+            f"{origin}: original_max_position_embeddings is {original_max_position_embeddings} "
+            f"and {original} in {next(iter(given))}, and releases of transformers differ in which "
+            "one they take; remove the wrong one"
         )
     return Rope(
         theta=rope.rope_theta,
@@ -78,7 +99,41 @@ def parse_rope(
         factor=rope.factor,
         low_freq_factor=rope.low_freq_factor,
         high_freq_factor=rope.high_freq_factor,
-        original_max_position_embeddings=(
-            rope.original_max_position_embeddings or max_position_embeddings
-        ),
+        original_max_position_embeddings=original,
     )
+
+
+def _read_rope(given: Mapping[str, Any], name: str, rope_theta: float | None, origin: str) -> _Rope:
+    keys = dict(given)
+    kind = keys.pop("type", "default")
+    kind = keys.setdefault("rope_type", kind)
+    if given.get("type", kind) != kind:
+        raise CheckpointError(
+            f"{origin}: {name}: rope_type is {kind!r} and type {given['type']!r}; remove the "
+            "wrong one"
+        )
+    theta = keys.setdefault("rope_theta", 10000.0 if rope_theta is None else rope_theta)
+    if rope_theta not in (None, theta):
+        raise CheckpointError(
+            f"{origin}: rope_theta is {rope_theta} and {theta} in {name}, and releases of "
+            "transformers differ in which one they take; remove the wrong one"
+        )
+    if kind not in _ROPE_KINDS:
+        raise CheckpointError(
+            f"{origin}: rope type {kind!r} is not supported; supported: {', '.join(_ROPE_KINDS)}"
+        )
+    for key in _REQUIRED[kind]:
+        if key not in keys:
+            raise CheckpointError(f"{origin}: {name}: {key} is missing, which {kind!r} needs")
+    rope = convert(keys, _Rope, f"{origin}: rope parameters ({name})")
+    if rope.partial_rotary_factor not in (None, 1.0):
+        raise CheckpointError(
+            f"{origin}: partial_rotary_factor {rope.partial_rotary_factor} is not supported; "
+            "the whole head must rotate (1.0)"
+        )
+    if kind == "llama3" and rope.high_freq_factor <= rope.low_freq_factor:
+        raise CheckpointError(
+            f"{origin}: {name}: high_freq_factor {rope.high_freq_factor} is not above "
+            f"low_freq_factor {rope.low_freq_factor}"
+        )
+    return rope

@@ -1,33 +1,48 @@
 """A backbone checkpoint in Hugging Face form: config.json, tokenizer.json, safetensors weights.
 
-Nothing in it is ever executed: pickled weights are refused, and code that the config names
-(`auto_map`) is neither fetched nor imported.
+Nothing in it is executed here: pickled weights are refused, and so is a checkpoint that names
+code of its own (`auto_map`), unless the caller trusts that. Then llm-siren runs it, as the
+reference that the export is verified with; the graphs are those of the standard class all the same.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer
 
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.errors import CheckpointError
 
-from .local_file import read_bytes, read_json
+from .local_file import read_json
 from .safetensors import INDEX_FILE, open_safetensors
+from .tokenizer import (
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    read_tokenizer,
+)
 from .weights import WeightSource
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 # `model*` leaves out the second copy in another layout (consolidated.safetensors) that some
-# repositories hold. tokenizer_config.json is for the reference that an export is verified with.
-_PATTERNS = (CONFIG_FILE, TOKENIZER_FILE, "tokenizer_config.json", "model*.safetensors", INDEX_FILE)
-
-_MAX_TOKENIZER_BYTES = 256 << 20
+# repositories hold.
+_PATTERNS = (
+    CONFIG_FILE,
+    ADAPTER_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+    "model*.safetensors",
+    INDEX_FILE,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +50,9 @@ class Checkpoint:
     """A backbone on disk.
 
     `revision` is the commit of a hub repository, None for a local folder. `config` is
-    config.json, of which only `model_type` is checked.
+    config.json, of which only `model_type` is checked. `tokenizer_json` is tokenizer.json with the
+    tokens that its companions declare. `remote_code` says where the checkpoint names code of its
+    own, which its caller trusts.
     """
 
     path: Path
@@ -44,35 +61,57 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
     tokenizer_json: bytes = field(repr=False)
     weights: WeightSource = field(repr=False)
+    remote_code: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
         digests = self.weights.digests()
-        for name in (CONFIG_FILE, TOKENIZER_FILE):
-            digests[name] = sha256_of(self.path / name)
+        digests[CONFIG_FILE] = sha256_of(self.path / CONFIG_FILE)
+        digests[TOKENIZER_FILE] = hashlib.sha256(self.tokenizer_json).hexdigest()
         return hashlib.sha256(msgspec.json.encode(dict(sorted(digests.items())))).hexdigest()
 
 
-def load_checkpoint(source: str | PathLike[str], *, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
     """Open a backbone: read its config and tokenizer, and the headers of its weight files.
 
     Args:
         source: the checkpoint's folder, or its hub repository id.
         revision: branch, tag or commit of the hub repository; the default is its main branch.
+        trust_remote_code: take a checkpoint that names code of its own. None of it is run here;
+            an export of it must be verified, and that runs it.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, has no safetensors weights or fast
-            tokenizer, is quantized, or is damaged.
+            tokenizer, is quantized, is damaged, is an adapter to another one, or names code that
+            is not trusted.
     """
     folder = resolve_folder(
         source,
         revision=revision,
-        patterns=_PATTERNS,
+        patterns=(*_PATTERNS, "*.py") if trust_remote_code else _PATTERNS,
         error=CheckpointError,
         allow_symlinks=True,
     )
     config = _read_config(folder / CONFIG_FILE)
-    tokenizer_json = _read_tokenizer(folder / TOKENIZER_FILE)
+    if (folder / ADAPTER_FILE).exists():
+        raise CheckpointError(
+            f"{folder / ADAPTER_FILE}: an adapter lies beside the weights, and whether "
+            "transformers applies it depends on what is installed; merge it into the weights, or "
+            "remove it"
+        )
+    remote_code = _remote_code(folder, config)
+    if remote_code is not None and not trust_remote_code:
+        raise CheckpointError(
+            f"{remote_code}: the checkpoint names code of its own, which llm-siren would run in "
+            "place of the standard class; give --trust-remote-code to run it when the export is "
+            "verified, or remove the key where the standard class is meant"
+        )
+    tokenizer_json = read_tokenizer(folder, config)
     return Checkpoint(
         path=folder,
         source=str(source),
@@ -80,7 +119,18 @@ def load_checkpoint(source: str | PathLike[str], *, revision: str | None = None)
         config=config,
         tokenizer_json=tokenizer_json,
         weights=open_safetensors(folder, str(source)),
+        remote_code=remote_code,
     )
+
+
+def _remote_code(folder: Path, config: dict[str, Any]) -> str | None:
+    """Which file names code and how, or None where none does."""
+    path = folder / TOKENIZER_CONFIG_FILE
+    tokenizer_config = read_json(path, dict[str, Any], CheckpointError) if path.exists() else {}
+    for name, keys in ((CONFIG_FILE, config), (TOKENIZER_CONFIG_FILE, tokenizer_config)):
+        if keys.get("auto_map"):
+            return f"{folder / name}: auto_map is {json.dumps(keys['auto_map'])[:200]}"
+    return None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -98,20 +148,3 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{method!r}); use the one with F32, F16 or BF16 weights that it was made from"
         )
     return config
-
-
-def _read_tokenizer(path: Path) -> bytes:
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: there is no such file; a fast tokenizer is needed. Where transformers is "
-            "installed, make one by AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-    data = read_bytes(path, CheckpointError, limit=_MAX_TOKENIZER_BYTES)
-    try:
-        Tokenizer.from_str(data.decode("utf-8"))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
-    except BaseException as failure:
-        raise CheckpointError(f"{path}: not a tokenizer that can be loaded: {failure}") from failure
-    return data

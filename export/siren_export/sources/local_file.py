@@ -11,16 +11,37 @@ T = TypeVar("T")
 
 MAX_JSON_BYTES = 16 << 20
 
+_LFS_VERSION = b"version https://git-lfs.github.com/spec/v1"
+_MAX_LFS_BYTES = 1024  # of a pointer, by the specification of git LFS
+
 
 def check_is_file(path: Path, error: type[SirenError]) -> None:
     """Refuse what is not a regular file: reading a pipe or device could block or never end.
 
+    And refuse a git LFS pointer, which holds where the file's content is and none of it.
+
     Raises:
-        error: there is no such file, or it is a folder, pipe or device.
+        error: there is no such file, or it is a folder, pipe, device or git LFS pointer.
     """
     if not path.is_file():
         found = "it is not a regular file" if path.exists() else "there is no such file"
         raise error(f"{path}: {found}")
+    if is_lfs_pointer(path):
+        raise error(
+            f"{path}: a git LFS pointer in place of the file's content; run `git lfs pull` in "
+            "the repository that it was cloned from"
+        )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a regular file is a git LFS pointer; False where it cannot be read."""
+    try:
+        if path.stat().st_size >= _MAX_LFS_BYTES:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_LFS_VERSION)) == _LFS_VERSION
+    except OSError:
+        return False
 
 
 def read_bytes(path: Path, error: type[SirenError], *, limit: int) -> bytes:

@@ -15,19 +15,28 @@ from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import ArtifactError
 
-from .texts import TEXTS, digest
+from .texts import TEXTS, added_tokens, digest, own_texts
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The scores that a reference gave the built-in texts.
+    """The scores that a reference gave the built-in texts, and the checkpoint's own ones.
 
-    `head` and `texts` are SHA-256s of siren.safetensors and of the texts they belong to.
+    `head` and `texts` are SHA-256s of siren.safetensors and of the built-in texts. `own_texts` are
+    those of `siren_export.verify.texts.own_texts`, written out.
     """
 
     name: str
     head: str
     texts: str
     scores: list[float]
+    own_texts: list[str] = []
+    own_scores: list[float] = []
+
+    @property
+    def scored(self) -> list[tuple[str, float]]:
+        """Every text with its score."""
+        built_in = zip(TEXTS, self.scores, strict=True)
+        return [*built_in, *zip(self.own_texts, self.own_scores, strict=True)]
 
 
 class ReferenceUnavailable(Exception):
@@ -36,13 +45,16 @@ class ReferenceUnavailable(Exception):
 
 @dataclass(frozen=True)
 class LlmSiren:
-    """The head's official runtime, run in float32 on this machine."""
+    """The head's official runtime, run in float32 on this machine.
+
+    Code that the checkpoint names is run where the checkpoint was opened with trust in it.
+    """
 
     artifact: Artifact
     checkpoint: Checkpoint
 
     def scores(self, progress: Progress) -> Reference:
-        """Score the built-in texts one by one.
+        """Score the built-in texts and the checkpoint's own, one by one.
 
         Raises:
             ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
@@ -70,17 +82,34 @@ class LlmSiren:
             self._write_local_artifact(Path(folder))
             try:
                 guard = SirenGuard.from_pretrained(
-                    folder, device="cpu", dtype=torch.float32, trust_remote_code=False
+                    folder,
+                    device="cpu",
+                    dtype=torch.float32,
+                    trust_remote_code=self.checkpoint.remote_code is not None,
                 )
             except Exception as error:  # whatever transformers raises at a model it cannot load
                 raise ReferenceUnavailable(f"llm-siren cannot load the guard: {error}") from error
-        scores = []
-        for done, text in enumerate(TEXTS, start=1):
-            scores.append(guard.score(text).score)
-            progress("reference", done, len(TEXTS))
+        tokens = added_tokens(self.checkpoint)
+        own = own_texts(tokens, self.artifact.max_length)
+        texts, scores = [*TEXTS, *own], []
+        for done, text in enumerate(texts, start=1):
+            try:
+                scores.append(guard.score(text).score)
+            except Exception as error:  # of a tokenizer that cannot pad, or an embedding too small
+                raise ReferenceUnavailable(
+                    f"llm-siren cannot score {text[:80]!r} with the guard: {error}"
+                ) from error
+            progress("reference", done, len(texts))
         versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
         name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions})"
-        return Reference(name=name, head=_head_hash(self.artifact), texts=digest(), scores=scores)
+        return Reference(
+            name=name,
+            head=_head_hash(self.artifact),
+            texts=digest(),
+            scores=scores[: len(TEXTS)],
+            own_texts=own,
+            own_scores=scores[len(TEXTS) :],
+        )
 
     def _write_local_artifact(self, folder: Path) -> None:
         """The same head, its backbone named by the local folder."""
@@ -117,7 +146,11 @@ def read_reference(path: Path, artifact: Artifact) -> Reference:
         raise ArtifactError(f"{path}: not a recorded reference: {error}") from None
     if reference.head != _head_hash(artifact):
         raise ReferenceUnavailable(f"{path} was recorded for another {WEIGHTS_FILE}")
-    if reference.texts != digest() or len(reference.scores) != len(TEXTS):
+    if (
+        reference.texts != digest()
+        or len(reference.scores) != len(TEXTS)
+        or len(reference.own_scores) != len(reference.own_texts)
+    ):
         raise ReferenceUnavailable(f"{path} was recorded for other texts")
     return reference
 

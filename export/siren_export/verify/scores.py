@@ -1,4 +1,4 @@
-"""Compare a bundle's scores with a reference's, in float32, over the built-in texts."""
+"""Compare a bundle's scores with a reference's, in float32, over the reference's texts."""
 
 from siren_export.passes.table import Bound
 from siren_runtime import Guard
@@ -6,13 +6,12 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import Verification
 
 from .reference import Reference
-from .texts import TEXTS
 
 
 def verify_scores(
     guard: Guard, reference: Reference, bound: Bound, progress: Progress
 ) -> Verification:
-    """Score the built-in texts and compare.
+    """Score the reference's texts and compare.
 
     Args:
         guard: the bundle under test.
@@ -20,22 +19,23 @@ def verify_scores(
         bound: of the differences that pass.
     """
     differences, agreements = [], 0
-    for done, (text, expected) in enumerate(zip(TEXTS, reference.scores, strict=True), start=1):
+    scored = reference.scored
+    for done, (text, expected) in enumerate(scored, start=1):
         result = guard.score(text)
         differences.append(abs(result.score - expected))
         agreements += result.is_harmful == (expected >= result.threshold)
-        progress("verify", done, len(TEXTS))
-    worst = max(range(len(TEXTS)), key=differences.__getitem__)
-    mean = sum(differences) / len(TEXTS)
+        progress("verify", done, len(scored))
+    worst = max(range(len(scored)), key=differences.__getitem__)
+    mean = sum(differences) / len(scored)
     within = (mean if bound.of == "mean" else differences[worst]) <= bound.value
     return Verification(
         status="passed" if within else "drifted",
         reference=reference.name,
-        texts=len(TEXTS),
+        texts=len(scored),
         bound=bound.value,
         bounded=bound.of,
         max_difference=differences[worst],
         mean_difference=mean,
-        verdict_agreement=agreements / len(TEXTS),
-        worst_text=TEXTS[worst][:80],
+        verdict_agreement=agreements / len(scored),
+        worst_text=scored[worst][0][:80],
     )

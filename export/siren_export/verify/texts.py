@@ -1,11 +1,19 @@
 """The texts that every export is verified on: mixed in length, script and markup.
 
 They are fixed, so that a recorded reference score belongs to a text for good; `digest` names the
-set. Nothing here is meant to be harmful: what is verified is arithmetic, not judgement.
+set. A checkpoint has a few of its own beside them. Nothing here is meant to be harmful: what is
+verified is arithmetic, not judgement.
 """
 
 import hashlib
 import json
+import sys
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from siren_export.sources.checkpoint import Checkpoint
+from siren_runtime.text.rules import clean
 
 _PANGRAM = "The quick brown fox jumps over the lazy dog while five boxing wizards watch. "
 
@@ -92,6 +100,31 @@ TEXTS: tuple[str, ...] = (
 
 # Few, since each is read in many steps: plain, of several scripts, with markup, some 150 tokens.
 STREAM_TEXTS: tuple[str, ...] = (_SHORT[17], _SCRIPTS[3], _SCRIPTS[14], _MARKUP[1], _PANGRAM * 8)
+
+
+_TOKENS_PER_TEXT = 16
+
+
+def added_tokens(checkpoint: Checkpoint) -> list[str]:
+    """The added tokens that a text can hold: cleaning keeps them, and the embedding has them."""
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+    declared = sorted(tokenizer.get_added_tokens_decoder().items())
+    rows = checkpoint.config.get("vocab_size", sys.maxsize)
+    contents = [token.content for index, token in declared if index < rows]
+    return [content for content in contents if content in clean(f"a {content} b")]
+
+
+def own_texts(tokens: Sequence[str], max_length: int) -> list[str]:
+    """The texts of one checkpoint: with each of its added tokens, and longer than its limit.
+
+    Args:
+        tokens: of `added_tokens`.
+        max_length: in tokens; the last text has more, and ends otherwise than it begins.
+    """
+    starts = range(0, len(tokens), _TOKENS_PER_TEXT)
+    groups = [tokens[start : start + _TOKENS_PER_TEXT] for start in starts]
+    texts = ["It says" + ", then".join(f" {token} twice{token}" for token in g) for g in groups]
+    return [*texts, " ".join(f"Item {n} of a list." for n in range(max_length // 5 + 1))]
 
 
 def digest() -> str:

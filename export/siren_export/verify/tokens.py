@@ -1,0 +1,54 @@
+"""Compare a checkpoint's tokens with those that transformers makes for llm-siren.
+
+A text that is tokenized otherwise is scored otherwise, and a score alone does not say why. The
+bound of a quantized precision may even hide it, so tokens must be equal at every precision.
+"""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from tokenizers import Tokenizer
+
+from siren_export.sources.checkpoint import Checkpoint
+from siren_runtime.text.rules import clean
+
+_SHOWN = 8  # tokens from the first that differs
+
+
+def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
+    """Say which text's tokens differ from those of transformers, and from where on.
+
+    Each added token of either side is looked at too: alone, amid words and inside one. None where
+    nothing differs, and where transformers is not installed or cannot load the tokenizer.
+
+    Args:
+        texts: to be cleaned and tokenized, whole.
+    """
+    try:
+        from transformers import AutoTokenizer, logging
+    except ImportError:
+        return None
+    logging.set_verbosity_error()
+    try:
+        theirs = AutoTokenizer.from_pretrained(
+            str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
+        )
+        added = map(str, theirs.get_added_vocab())
+    except Exception:  # whatever it raises: what cannot be loaded, the reference says
+        return None
+    ours = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+    ours.no_truncation()
+    ours.no_padding()
+    declared = (token.content for token in ours.get_added_tokens_decoder().values())
+    amid = (f"{token} a {token} b{token}c" for token in dict.fromkeys([*declared, *added]))
+    for text in map(clean, [*texts, *amid]):
+        pairs = list(zip_longest(ours.encode(text).ids, theirs(text)["input_ids"]))
+        at = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
+        if at is not None:
+            one, other = zip(*pairs[at : at + _SHOWN], strict=True)
+            return (
+                f"{checkpoint.path}: tokenizer.json tokenizes {text[:80]!r} otherwise than "
+                f"{type(theirs).__name__}, the tokenizer that transformers makes of the same "
+                f"files: from token {at} on {list(one)} and {list(other)}"
+            )
+    return None
