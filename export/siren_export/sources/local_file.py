@@ -1,18 +1,17 @@
 """Read the small files of an artifact or checkpoint whole, bounded in size, with clear errors."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from siren_runtime.bundle.files import GIT_LFS_ADVICE, is_git_lfs_pointer
 from siren_runtime.errors import SirenError
 
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 16 << 20
-
-_LFS_VERSION = b"version https://git-lfs.github.com/spec/v1"
-_MAX_LFS_BYTES = 1024  # of a pointer, by the specification of git LFS
 
 
 def check_is_file(path: Path, error: type[SirenError]) -> None:
@@ -26,22 +25,9 @@ def check_is_file(path: Path, error: type[SirenError]) -> None:
     if not path.is_file():
         found = "it is not a regular file" if path.exists() else "there is no such file"
         raise error(f"{path}: {found}")
-    if is_lfs_pointer(path):
-        raise error(
-            f"{path}: a git LFS pointer in place of the file's content; run `git lfs pull` in "
-            "the repository that it was cloned from"
-        )
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a regular file is a git LFS pointer; False where it cannot be read."""
-    try:
-        if path.stat().st_size >= _MAX_LFS_BYTES:
-            return False
-        with path.open("rb") as file:
-            return file.read(len(_LFS_VERSION)) == _LFS_VERSION
-    except OSError:
-        return False
+    with suppress(OSError):  # of a file that cannot be read, reading it says why
+        if is_git_lfs_pointer(path):
+            raise error(f"{path}: {GIT_LFS_ADVICE}")
 
 
 def read_bytes(path: Path, error: type[SirenError], *, limit: int) -> bytes:
