@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from siren_runtime.bundle.files import is_running, write_durably
 from siren_runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest, encode
 from siren_runtime.errors import BundleError
 
@@ -57,10 +58,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 def write_file(path: Path, data: bytes) -> FileSpec:
     """Write a small file durably and describe it for the manifest."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    write_durably(path, data)
     return FileSpec(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -111,7 +109,7 @@ def _remove_leftovers(output: Path) -> None:
     name = re.compile(rf"\.{re.escape(output.name)}\.(?:partial|replaced|scratch)-([0-9]{{1,9}})")
     for path in output.parent.iterdir():
         match = name.fullmatch(path.name)
-        if match and not _is_running(int(match[1])):
+        if match and not is_running(int(match[1])):
             _remove(path)
 
 
@@ -120,13 +118,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
