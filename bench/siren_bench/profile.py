@@ -66,7 +66,8 @@ def _profile(engine: SirenEdge, text: str, runs: int) -> dict[str, float]:
         for _ in range(_WARM_UP + runs):
             guard.score(text)
         guard.close()  # which ends the session, and a session that ends writes its profile
-        (written,) = Path(folder).iterdir()
+        # A small one beside it is of the session by which a guard copies the options.
+        written = max(Path(folder).iterdir(), key=lambda path: path.stat().st_size)
         events = json.loads(written.read_bytes())
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     nodes = [e for e in events if e["cat"] == "Node" and e["ts"] >= starts[_WARM_UP]]
