@@ -80,8 +80,9 @@ class Llama:
         if self.sliding_window is not None and self.sliding_window < max_length:
             raise CheckpointError(
                 f"{origin}: sliding_window: attention slides over {self.sliding_window} tokens and "
-                f"the head reads up to {max_length}; only a window of at least max_length is exact. Lower "
-                f"inference.max_length in the artifact to {self.sliding_window} or less"
+                f"the head reads up to {max_length}; only a window of at least max_length is "
+                f"exact. Lower inference.max_length in the artifact to {self.sliding_window} or "
+                "less"
             )
 
     def author(
