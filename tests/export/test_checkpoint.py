@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from transformers import BertConfig, BertModel
 
+from mutations import LFS_POINTER
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.errors import CheckpointError
 
@@ -24,6 +25,7 @@ EMBEDDING = np.random.default_rng(0).standard_normal((32, 4), np.float32)
 NORM = np.linspace(0.5, 1.5, 4, dtype=np.float32)
 TOKENIZER = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).to_str()
 CONFIG = {"model_type": "qwen3", "hidden_size": 4}
+DROPPING = Tokenizer(BPE({"a": 0}, [], dropout=0.5)).to_str()
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -108,6 +110,8 @@ def test_norms_of_old_bert_checkpoints_have_todays_names(tmp_path: Path) -> None
     }
     save_file(old, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text(TOKENIZER)
+    tokenizer_class = {"tokenizer_class": "PreTrainedTokenizerFast"}  # BERT's own lowers letters
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_class))
     checkpoint = load_checkpoint(tmp_path)
     assert set(checkpoint.weights.tensors) == today
     name = "embeddings.LayerNorm.weight"
@@ -134,9 +138,20 @@ def test_a_single_file_wins_over_an_index_as_in_transformers(tmp_path: Path) -> 
 def test_code_that_the_config_names_is_never_run(tmp_path: Path) -> None:
     write(tmp_path, auto_map={"AutoModelForCausalLM": "modeling_evil.Model"})
     (tmp_path / "modeling_evil.py").write_text("raise SystemExit('executed')")
-    checkpoint = load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.json: auto_map.*--trust-remote-code"):
+        load_checkpoint(tmp_path)
+    checkpoint = load_checkpoint(tmp_path, trust_remote_code=True)
+    assert "auto_map" in (checkpoint.remote_code or "")
     assert checkpoint.weights.read("norm.weight").shape == (4,)
     assert not any("modeling_evil" in name for name in sys.modules)
+
+
+def test_code_of_a_tokenizer_is_refused_by_its_file(tmp_path: Path) -> None:
+    settings = {"auto_map": {"AutoTokenizer": ["tokenization_evil.T", None]}}
+    (write(tmp_path) / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: auto_map"):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path, trust_remote_code=True).remote_code is not None
 
 
 _LOAD = """
@@ -225,6 +240,18 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "tokenizer-not-json": (put("tokenizer.json", "vocab"), "tokenizer.json: not a tokenizer"),
     "tokenizer-not-utf8": (put("tokenizer.json", b"\xff\xfe{}"), "tokenizer.json: not a tokenizer"),
     "tokenizer-of-no-model": (put("tokenizer.json", "{}"), "tokenizer.json: not a tokenizer"),
+    "tokenizer-with-dropout": (
+        put("tokenizer.json", DROPPING),
+        "tokenizer.json: model.dropout is 0.5",
+    ),
+    "adapter": (put("adapter_config.json", "{}"), "adapter_config.json: an adapter"),
+    "lfs-config": (put("config.json", LFS_POINTER), "config.json: a git LFS pointer"),
+    "lfs-tokenizer": (put("tokenizer.json", LFS_POINTER), "tokenizer.json: a git LFS pointer"),
+    "lfs-companion": (
+        put("tokenizer_config.json", LFS_POINTER),
+        "tokenizer_config.json: a git LFS pointer",
+    ),
+    "lfs-weights": (put("model.safetensors", LFS_POINTER), "run `git lfs pull`"),
     "tokenizer-of-unknown-model": (
         put("tokenizer.json", TOKENIZER.replace("WordLevel", "Oracle")),
         "tokenizer.json: not a tokenizer",
@@ -317,6 +344,7 @@ DAMAGED_SHARDS: dict[str, tuple[Damage, str]] = {
     "tensor-in-another-shard": (index(norm=SHARD), "'model.norm.weight'"),
     "tensor-in-no-shard": (index(other=SHARD), "'model.other.weight'"),
     "shard-truncated": (truncate(SHARD), f"{SHARD}: not a valid safetensors file"),
+    "shard-lfs": (put(SHARD, LFS_POINTER), f"{SHARD}: a git LFS pointer"),
     "shard-gone": (drop(SHARD), f"{SHARD}: there is no such file"),
 }
 

@@ -22,6 +22,13 @@ DECODER = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 ENCODER = {"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 4}
 
 
@@ -32,16 +39,29 @@ def decoder(**keys) -> Llama:
 
 
 def test_both_forms_of_rope_read_alike():
-    llama3 = {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    }
-    form_4 = decoder(rope_theta=500.0, rope_scaling=llama3)
-    form_5 = decoder(rope_parameters={"rope_theta": 500.0, **llama3})
+    form_4 = decoder(rope_theta=500.0, rope_scaling=LLAMA3)
+    form_5 = decoder(rope_parameters={"rope_theta": 500.0, **LLAMA3})
     assert form_4.rope == form_5.rope == Rope(500.0, "llama3", 8.0, 1.0, 4.0, 32)
+
+
+def test_both_forms_of_rope_may_stand_together_where_they_agree():
+    together = decoder(
+        rope_theta=500.0,
+        rope_scaling=LLAMA3,
+        rope_parameters={"rope_theta": 500.0, **LLAMA3},
+        original_max_position_embeddings=32,
+    )
+    assert together.rope == Rope(500.0, "llama3", 8.0, 1.0, 4.0, 32)
+
+
+def test_the_original_context_may_stand_beside_the_rope_alone():
+    scaling = {key: value for key, value in LLAMA3.items() if not key.startswith("original")}
+    assert (
+        decoder(
+            rope_scaling=scaling, original_max_position_embeddings=64
+        ).rope.original_max_position_embeddings
+        == 64
+    )
 
 
 def test_rope_scaling_was_once_called_type():
@@ -154,6 +174,40 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**DECODER, "rms_norm_eps": 0}, "rms_norm_eps"),
         ({**DECODER, "rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
         ({**DECODER, "rope_parameters": {"factor": "big"}}, "rope parameters"),
+        ({**DECODER, "is_causal": False}, "is_causal is false"),
+        ({**DECODER, "model_type": "qwen3", "is_causal": None}, "is_causal is null"),
+        (
+            {
+                **DECODER,
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "default"},
+            },
+            "rope_scaling and rope_parameters contradict",
+        ),
+        (
+            {**DECODER, "rope_scaling": {"rope_type": "yarn"}, "rope_parameters": {"factor": 1.0}},
+            "rope type 'yarn'",
+        ),
+        (
+            {**DECODER, "rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}},
+            "rope_theta is 5.0 and 6.0 in rope_parameters",
+        ),
+        (
+            {**DECODER, "rope_scaling": LLAMA3, "original_max_position_embeddings": 64},
+            "original_max_position_embeddings is 64 and 32 in rope_scaling",
+        ),
+        ({**DECODER, "rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
+        ({**DECODER, "rope_scaling": {"mrope_section": [1]}}, "mrope_section"),
+        ({**DECODER, "layer_types": ["sliding_attention"] * 4}, "layer_types"),
+        ({**DECODER, "layer_types": ["full_attention"] * 3}, "layer_types has 3 entries"),
+        ({**DECODER, "tie_last_hidden_states": False}, "tie_last_hidden_states"),
+        ({**DECODER, "per_layer_config": {"1": {}}}, "per_layer_config"),
+        ({**DECODER, "transformers_weights": "x.safetensors"}, '["transformers_weights"]'),
+        ({**DECODER, "logit_scale": 2, "a_new_key": 1}, '["a_new_key", "logit_scale"]'),
+        ({**DECODER, "pad_token_id": 100}, "pad_token_id is 100"),
+        ({**DECODER, "use_cache": "yes"}, "use_cache"),
+        ({**ENCODER, "pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ({**ENCODER, "add_cross_attention": True}, "add_cross_attention"),
         ({**DECODER, "rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({**ENCODER, "position_embedding_type": "relative_key"}, "relative_key"),
         ({**ENCODER, "is_decoder": True}, "is_decoder"),

@@ -1,7 +1,6 @@
 """A checkpoint whose files were changed is scored as llm-siren scores it, or refused by name.
 
-Seeds are fixed. SIREN_MUTATIONS says how many checkpoints are made: by default few enough for
-every run; all of what was looked at when these were written is 200.
+Seeds are fixed, one a checkpoint; SIREN_MUTATIONS says how many there are.
 """
 
 import json
@@ -26,7 +25,7 @@ from siren_export.verify.tokens import compare_tokens
 from siren_runtime import Guard
 from siren_runtime.errors import InputError, SirenError
 
-COUNT = int(os.environ.get("SIREN_MUTATIONS", "48"))
+COUNT = int(os.environ.get("SIREN_MUTATIONS", "200"))
 BASES = ("qwen3", "qwen2", "llama", "llama-4", "llama-llama3-rope", "mistral", "bert")
 VOCABULARY = 400  # some rows more than the tokenizers have tokens, for those that are declared
 BOUND = 1e-4

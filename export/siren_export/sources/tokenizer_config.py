@@ -27,7 +27,7 @@ _HARMLESS = frozenset(
         "spaces_between_special_tokens", "special_tokens_map_file", "stride", "tokenizer_class",
         "tokenizer_file", "transformers_version", "truncation", "truncation_strategy",
         "unk_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "use_default_system_prompt",
-        "use_fast", "verbose", "vocab_file", "wordpieces_prefix",
+        "use_fast", "verbose", "vocab_file", "vocab_size", "wordpieces_prefix",
     }
 )  # fmt: skip
 _FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -88,7 +88,7 @@ def check_tokenizer_config(
 
 def _check_ends(config: Mapping[str, Any], tokenizer: Tokenizer, path: Path) -> None:
     """`add_bos_token` and `add_eos_token` against what tokenizer.json puts around a text."""
-    tokens = tokenizer.encode("").tokens
+    tokens = tokenizer.encode("a").tokens
     for key, name, at in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", -1)):
         wanted = config.get(key)
         if wanted is None:

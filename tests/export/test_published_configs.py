@@ -1,0 +1,114 @@
+"""config.json as it is published, in every form that was seen: no key of it is in the way."""
+
+from typing import Any
+
+import pytest
+
+from siren_export.families.registry import parse_config
+
+_QWEN: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+    "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02,
+    "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 21,
+    "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.43.1",
+    "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+_LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu",
+    "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
+    "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
+    "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
+    "use_cache": True, "vocab_size": 128256,
+}  # fmt: skip
+_LLAMA3_ROPE = {
+    "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192, "rope_type": "llama3",
+}  # fmt: skip
+_MISTRAL: dict[str, Any] = {
+    "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+    "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.42.0",
+    "use_cache": True, "vocab_size": 32768,
+}  # fmt: skip
+_BERT: dict[str, Any] = {
+    "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": False, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+    "hidden_size": 384, "initializer_range": 0.02, "intermediate_size": 1536,
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+    "num_attention_heads": 12, "num_hidden_layers": 6, "pad_token_id": 0,
+    "position_embedding_type": "absolute", "transformers_version": "4.8.2",
+    "type_vocab_size": 2, "use_cache": True, "vocab_size": 30522,
+}  # fmt: skip
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "qwen2.5-0.5b": {**_QWEN, "model_type": "qwen2", "use_mrope": False},
+    "qwen2.5-instruct": {**_QWEN, "model_type": "qwen2"},
+    "qwen3-0.6b": {
+        **_QWEN, "model_type": "qwen3", "attention_bias": False, "head_dim": 128,
+        "rope_scaling": None, "sliding_window": None, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "max_window_layers": 28,
+    },
+    "qwen3-transformers-5": {
+        **{key: value for key, value in _QWEN.items() if key not in ("rope_theta", "torch_dtype")},
+        "model_type": "qwen3", "head_dim": 128, "dtype": "bfloat16", "pad_token_id": None,
+        "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"}, "sliding_window": None,
+        "layer_types": ["full_attention"] * 24, "transformers_version": "5.0.0",
+    },
+    "llama-3.2-1b": {**_LLAMA, "head_dim": 64, "rope_scaling": _LLAMA3_ROPE},
+    "llama-3-8b": {**_LLAMA, "rope_scaling": None},
+    "llama-3-unsloth": {
+        **_LLAMA, "_name_or_path": "x", "pad_token_id": 128004, "unsloth_fixed": True,
+        "unsloth_version": "2024.9",
+    },
+    "llama-2-chat": {
+        **_LLAMA, "_name_or_path": "meta-llama/Llama-2-7b-chat-hf", "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0, "rope_scaling": None, "num_key_value_heads": 32,
+    },
+    "llama-1": {
+        **_LLAMA, "max_sequence_length": 2048, "pad_token_id": -1, "num_key_value_heads": 32,
+    },
+    "vicuna": {
+        **_LLAMA, "max_length": 4096, "temperature": 0.9, "top_p": 0.6, "do_sample": True,
+    },
+    "smollm2": {
+        **_LLAMA, "is_llama_config": True, "rope_interleaved": False, "rope_scaling": None,
+        "transformers.js_config": {"dtype": "q4"}, "pad_token_id": 2,
+    },
+    "mistral-7b-v0.3": _MISTRAL,
+    "mistral-7b-v0.1": {**_MISTRAL, "sliding_window": 4096, "rope_theta": 10000.0},
+    "mistral-nemo": {**_MISTRAL, "head_dim": 128, "_name_or_path": "x"},
+    "zephyr": {**_MISTRAL, "pad_token_id": 2, "_attn_implementation_autoset": True},
+    "minilm": {**_BERT, "_name_or_path": "nreimers/MiniLM-L6-H384-uncased"},
+    "bert-base-uncased": {
+        **_BERT, "architectures": ["BertForMaskedLM"], "model_type": "bert",
+        "classifier_dropout": None,
+    },
+    "bert-base-multilingual": {
+        **_BERT, "directionality": "bidi", "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3,
+        "pooler_size_per_head": 128, "pooler_type": "first_token_transform",
+    },
+    "bge-small": {
+        **_BERT, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "torch_dtype": "float32",
+        "tokenizer_class": "BertTokenizer",
+    },
+    "bert-of-2019": {
+        **_BERT, "finetuning_task": None, "num_labels": 2, "output_attentions": False,
+        "output_hidden_states": False, "output_past": True, "pruned_heads": {},
+        "torchscript": False, "use_bfloat16": False, "is_decoder": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_read(name: str) -> None:
+    config = PUBLISHED[name]
+    assert parse_config(config, name).vocab_size == config["vocab_size"]
