@@ -245,11 +245,11 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
         "tokenizer.json: model.dropout is 0.5",
     ),
     "adapter": (put("adapter_config.json", "{}"), "adapter_config.json: an adapter"),
-    "lfs-config": (put("config.json", LFS_POINTER), "config.json: a git LFS pointer"),
-    "lfs-tokenizer": (put("tokenizer.json", LFS_POINTER), "tokenizer.json: a git LFS pointer"),
+    "lfs-config": (put("config.json", LFS_POINTER), "config.json: holds a pointer of git LFS"),
+    "lfs-tokenizer": (put("tokenizer.json", LFS_POINTER), "tokenizer.json: holds a pointer of git LFS"),
     "lfs-companion": (
         put("tokenizer_config.json", LFS_POINTER),
-        "tokenizer_config.json: a git LFS pointer",
+        "tokenizer_config.json: holds a pointer of git LFS",
     ),
     "lfs-weights": (put("model.safetensors", LFS_POINTER), "run `git lfs pull`"),
     "tokenizer-of-unknown-model": (
@@ -344,7 +344,7 @@ DAMAGED_SHARDS: dict[str, tuple[Damage, str]] = {
     "tensor-in-another-shard": (index(norm=SHARD), "'model.norm.weight'"),
     "tensor-in-no-shard": (index(other=SHARD), "'model.other.weight'"),
     "shard-truncated": (truncate(SHARD), f"{SHARD}: not a valid safetensors file"),
-    "shard-lfs": (put(SHARD, LFS_POINTER), f"{SHARD}: a git LFS pointer"),
+    "shard-lfs": (put(SHARD, LFS_POINTER), f"{SHARD}: holds a pointer of git LFS"),
     "shard-gone": (drop(SHARD), f"{SHARD}: there is no such file"),
 }
 
