@@ -16,6 +16,7 @@ import torch
 import transformers
 from siren_guard import SirenGuard
 
+from guards import load_guard
 from models import BACKBONES, BackboneSpec, make_artifact, make_backbone
 from mutations import NEW_TOKENS, draft_of, mutate
 from siren_export.export import export_bundle
@@ -98,7 +99,7 @@ def outcome(folder: Path, inputs: Inputs, seed: int | None) -> str:
     if tokens is not None:
         assert any(word in tokens for word in words), (words, tokens)
         return "refused by its tokens, as a verified export is"
-    guard = Guard.load(folder / "bundle")
+    guard = load_guard(folder / "bundle")
     try:
         expected = reference_scores(head, backbone, folder / "reference")
     except Exception as error:  # whatever transformers raises
