@@ -246,7 +246,7 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     ),
     "adapter": (put("adapter_config.json", "{}"), "adapter_config.json: an adapter"),
     "lfs-config": (put("config.json", LFS_POINTER), "config.json: holds a pointer of git LFS"),
-    "lfs-tokenizer": (put("tokenizer.json", LFS_POINTER), "tokenizer.json: holds a pointer of git LFS"),
+    "lfs-tokenizer": (put("tokenizer.json", LFS_POINTER), "tokenizer.json: holds a pointer of"),
     "lfs-companion": (
         put("tokenizer_config.json", LFS_POINTER),
         "tokenizer_config.json: holds a pointer of git LFS",
