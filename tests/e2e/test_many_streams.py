@@ -77,7 +77,7 @@ def poisoned(export, tmp_path):
     with (bundle / "weights.bin").open("r+b") as file:
         file.seek(offset + 4 * table.dims[1] * token)
         file.write(np.full(table.dims[1], np.nan, np.float32).tobytes())
-    return Guard.load(bundle, threads=1), token
+    return Guard.load(bundle, threads=1, verify="size"), token
 
 
 def test_a_stream_that_fails_leaves_the_others_right_and_refuses_to_go_on(poisoned, guards):
