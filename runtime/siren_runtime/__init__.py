@@ -19,19 +19,29 @@ from .errors import (
 )
 from .guard import Guard
 from .scoring.result import ScoreResult
-from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
-from .streaming.handles import Stream, Streams
-from .streaming.result import StreamResult, TokenScore
 
 if TYPE_CHECKING:
+    from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
+    from .streaming.handles import Stream, Streams
+    from .streaming.result import StreamResult, TokenScore
+
     __version__: str
 else:
+    _STREAMING = {
+        **dict.fromkeys(("AtTier", "Decision", "Hysteresis", "Patience", "Schedule"), "decision"),
+        **dict.fromkeys(("Stream", "Streams"), "handles"),
+        **dict.fromkeys(("StreamResult", "TokenScore"), "result"),
+    }
 
-    def __getattr__(name):
-        if name == "__version__":  # importlib.metadata is slow to import
+    def __getattr__(name):  # what is slow to import, and only some need
+        if name == "__version__":
             from importlib.metadata import version
 
             return version("siren-edge")
+        if name in _STREAMING:
+            from importlib import import_module
+
+            return getattr(import_module(f".streaming.{_STREAMING[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +23,6 @@ from .scoring.opening import open_source
 from .scoring.result import ScoreResult
 from .scoring.scorer import Scorer
 from .scoring.verdict import Judge
-from .streaming.aggregation import AggregationName
-from .streaming.decision import AtTier, Rule
-from .streaming.handles import Stream, Streams
-from .streaming.session import Sessions
 from .text.passage import Passage, make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,
@@ -36,6 +32,11 @@ from .text.reading import (
     LongText,
     Unreadable,
 )
+
+if TYPE_CHECKING:  # guards that do not stream need not wait for it
+    from .streaming.aggregation import AggregationName
+    from .streaming.decision import AtTier, Rule
+    from .streaming.handles import Stream, Streams
 
 _LIMITS = Limits()
 
@@ -164,8 +165,10 @@ class Guard:
         return self._judge.threshold
 
     @property
-    def tiers(self) -> tuple[AtTier, ...]:
+    def tiers(self) -> "tuple[AtTier, ...]":
         """The tiers of calibration as decision rules for streams; empty if there are none."""
+        from .streaming.decision import AtTier
+
         return tuple(AtTier(tier.name, tier.threshold) for tier in self._judge.tiers)
 
     @property
@@ -209,9 +212,8 @@ class Guard:
             BackendError: the engine failed, or gave a score that is not finite.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        limits = self._limits(long_text)
-        passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
-        call = Call(self._checked(threshold), features, limits, None, Deadline(deadline, cancel))
+        call = self._call(threshold, features, long_text, None, deadline, cancel)
+        passage = make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)
         (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
             raise result
@@ -244,11 +246,8 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError, InterruptedCall: as `score`.
         """
-        limits = self._limits(long_text)
-        passages = raised(passages_of(texts, "score_batch", limits))
-        call = Call(
-            self._checked(threshold), features, limits, token_budget, Deadline(deadline, cancel)
-        )
+        call = self._call(threshold, features, long_text, token_budget, deadline, cancel)
+        passages = raised(passages_of(texts, "score_batch", call.limits))
         return raised(self._score_each(passages, call))
 
     def score_each(
@@ -269,19 +268,12 @@ class Guard:
             BackendError: the guard is closed.
             InterruptedCall: as `score`.
         """
-        limits = self._limits(long_text)
-        passages = passages_of(texts, "score_each", limits)
-        call = Call(
-            self._checked(threshold), features, limits, token_budget, Deadline(deadline, cancel)
-        )
+        call = self._call(threshold, features, long_text, token_budget, deadline, cancel)
+        passages = passages_of(texts, "score_each", call.limits)
         return self._score_each(passages, call)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
-        """Score what has been generated so far: the whole `prefix` anew at each call.
-
-        Raises:
-            InputError, BackendError: as `score`.
-        """
+        """Score what has been generated so far: the whole `prefix` anew, as `score` does."""
         return self.score(prefix, threshold=threshold)
 
     __call__ = score
@@ -291,12 +283,12 @@ class Guard:
         prompt: str | None = None,
         *,
         response_only: bool = False,
-        aggregation: AggregationName = "mean",
+        aggregation: "AggregationName" = "mean",
         span: int = 64,
         threshold: float | None = None,
-        rules: Sequence[Rule] = (),
+        rules: "Sequence[Rule]" = (),
         max_tokens: int | None = None,
-    ) -> Stream:
+    ) -> "Stream":
         """Open a session over one growing text, which pays only for new tokens.
 
         The first one opens the bundle's streaming graph, and scoring goes through it from then
@@ -331,7 +323,9 @@ class Guard:
             rules=rules,
         )
 
-    def streams(self, *, max_streams: int | None = None, max_tokens: int | None = None) -> Streams:
+    def streams(
+        self, *, max_streams: int | None = None, max_tokens: int | None = None
+    ) -> "Streams":
         """Open streams that are read in one batch.
 
         Args:
@@ -344,9 +338,7 @@ class Guard:
         return self._open_streams(max_streams, max_tokens)
 
     def close(self) -> None:
-        """Free the engines; the guard cannot score after that. Open streams keep them until
-        closed.
-        """
+        """Free the engines. Nothing scores after that, but streams that are open until closed."""
         for scorer in self.scorers:
             scorer.close()
 
@@ -356,10 +348,13 @@ class Guard:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> Streams:
+    def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> "Streams":
         """What `stream` and `streams` do; called by both, so that warnings name their caller."""
         if max_streams is not None:
             max_streams = whole_number("max_streams", max_streams, 1)
+        from .streaming.handles import Streams
+        from .streaming.session import Sessions
+
         members, reasons = [], []
         for scorer in self.scorers:
             member, why = scorer.stream_member(max_tokens)
@@ -373,12 +368,20 @@ class Guard:
             )
         return Streams(Sessions(members, max_streams, self._judge.decide), self._judge.threshold)
 
-    def _checked(self, threshold: float | None) -> float:
-        return self._judge.threshold if threshold is None else checked_threshold(threshold)
-
-    def _limits(self, long_text: LongText | None) -> Limits:
-        limits = self._judge.limits
-        return limits if long_text is None else replace(limits, long_text=long_text)
+    def _call(
+        self,
+        threshold: float | None,
+        features: bool,
+        long_text: LongText | None,
+        token_budget: int | None,
+        deadline: float | None,
+        cancel: threading.Event | None,
+    ) -> Call:
+        """What a call asks for, with what the guard says where it says nothing."""
+        judge = self._judge
+        limits = judge.limits if long_text is None else replace(judge.limits, long_text=long_text)
+        threshold = judge.threshold if threshold is None else checked_threshold(threshold)
+        return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel))
 
     def _score_each(
         self, passages: Sequence[Passage | SirenError], call: Call

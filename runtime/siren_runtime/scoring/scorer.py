@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
@@ -15,14 +15,16 @@ from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, SirenError
-from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader, StreamReader
-from siren_runtime.streaming.track import Member
 from siren_runtime.text.passage import Passage, Span
 from siren_runtime.text.reading import Limits, Reading, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .deadline import Deadline
 from .engines import Engines, is_compiled
+
+if TYPE_CHECKING:
+    from siren_runtime.streaming.reader import StreamReader
+    from siren_runtime.streaming.track import Member
 
 Tokens = Sequence[int]
 _Key = TypeVar("_Key")
@@ -190,7 +192,7 @@ class Scorer:
             for row, key in enumerate(batch)
         }
 
-    def stream_member(self, max_tokens: int | None) -> tuple[Member, str | None]:
+    def stream_member(self, max_tokens: int | None) -> "tuple[Member, str | None]":
         """Return what reads streams of this scorer, and if that is anew at each feed, why.
 
         The first call opens the streaming graph; in ONNX Runtime, scoring goes through it from then
@@ -203,6 +205,9 @@ class Scorer:
             BackendError: the scorer is closed, or the graph cannot be opened.
             InputError: `max_tokens` is out of range.
         """
+        from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader
+        from siren_runtime.streaming.track import Member
+
         stream, why = self._stream_source()
         manifest = self.manifest
         limit = manifest.text.max_length if stream is None else stream.max_tokens

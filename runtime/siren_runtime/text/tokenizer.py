@@ -1,6 +1,5 @@
 """The backbone's tokenizer, as a bundle holds it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,6 +130,8 @@ class Tokenizer:
     def _unknown_id(self) -> int | None:
         model = self._tokenizer.model
         if type(model).__name__ == "Unigram":  # which does not say it
+            import json  # of no use to other tokenizers
+
             fields = json.loads(self._tokenizer.to_str())["model"]
             return None if fields.get("byte_fallback") else fields.get("unk_id")
         if getattr(model, "byte_fallback", False) or model.unk_token is None:

@@ -8,7 +8,6 @@ what it needs. Their hash is computed beside it, on another thread.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -108,6 +107,8 @@ def _created(
     session_options: Any,
 ) -> list[Any]:
     """A session for each graph. The weights are in memory twice until it is made."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, so not with the module
+
     models = [bundle.read(graph.file) for graph in graphs]
     locations = [
         bundle.weights_of(graph.file, model) for graph, model in zip(graphs, models, strict=True)
