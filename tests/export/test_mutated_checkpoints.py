@@ -99,7 +99,7 @@ def outcome(folder: Path, inputs: Inputs, seed: int | None) -> str:
         return "refused by its tokens, as a verified export is"
     guard = Guard.load(folder / "bundle")
     expected = reference_scores(head, backbone, folder / "reference")
-    if not any(expected):
+    if set(expected) == {None}:
         return "llm-siren cannot score it"
     ours = [score_or_none(guard, text) for text in TEXTS]
     assert ours == pytest.approx(expected, abs=BOUND), words
