@@ -244,6 +244,15 @@ def _output_only(draft: Draft, rng: random.Random) -> list[str]:
     return ["embed_tokens.weight", "tie_word_embeddings", "no tensor", "two forms"]
 
 
+def _rename_weights(draft: Draft, rng: random.Random) -> list[str]:
+    """Every name under another prefix, or under none."""
+    prefix = rng.choice(("model.", "bert.", "transformer.", ""))
+    for name in load_file(draft.source / "model.safetensors"):
+        stem = name.removeprefix("model.").removeprefix("bert.")
+        draft.rename[name] = name if stem == name else prefix + stem
+    return ["stored under", "is missing", "two forms"]
+
+
 def _set_tokenizer(draft: Draft, rng: random.Random) -> list[str]:
     key = rng.choice(sorted(_TOKENIZER_VALUES))
     config = draft.files["tokenizer_config.json"] or {}
@@ -350,6 +359,7 @@ _MUTATORS: Sequence[tuple[int, _Mutator]] = (
     (5, _set_rope),
     (3, _move_rope),
     (2, _output_only),
+    (2, _rename_weights),
     (8, _set_tokenizer),
     (1, _drop_companion),
     (8, _declare_token),

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 from siren_guard.siren_guard import _AdaptiveMLPClassifier
 
+from mutations import LFS_POINTER
 from siren_export.heads.base import Artifact
 from siren_export.heads.registry import load_artifact
 from siren_runtime.errors import ArtifactError
@@ -411,6 +412,14 @@ def test_a_missing_file_and_one_that_is_a_folder_are_named(name: str, tmp_path: 
         load_artifact(tmp_path)
     (tmp_path / name).mkdir()
     with pytest.raises(ArtifactError, match=f"{name}: it is not a regular file"):
+        load_artifact(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_git_lfs_pointer_in_place_of_a_file_is_named(name: str, tmp_path: Path) -> None:
+    write(tmp_path, CONFIG, TENSORS)
+    (tmp_path / name).write_text(LFS_POINTER)
+    with pytest.raises(ArtifactError, match=rf"{name}: a git LFS pointer.*git lfs pull"):
         load_artifact(tmp_path)
 
 

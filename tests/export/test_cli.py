@@ -1,6 +1,7 @@
 """`siren export` on the command line: what it makes, says, and refuses without a traceback."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_another_backbone_may_be_named(siren, tmp_path, backbone_folder):
     )
     assert status == 0
     assert Guard.load(tmp_path / "bundle").base_model_id == "someone/qwen"
+
+
+def test_code_of_a_checkpoint_needs_trust_and_verification(siren, head, tmp_path, backbone_folder):
+    backbone = shutil.copytree(backbone_folder("qwen3"), tmp_path / "backbone")
+    config = json.loads((backbone / "config.json").read_bytes())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.Model"}
+    (backbone / "config.json").write_text(json.dumps(config))
+    arguments = ("export", head, "-o", tmp_path / "bundle", "--backbone", backbone)
+    status, _, err = siren(*arguments, "--no-verify")
+    assert status == 1
+    assert "auto_map" in err
+    assert "--trust-remote-code" in err
+    status, _, err = siren(*arguments, "--no-verify", "--trust-remote-code")
+    assert status == 1
+    assert "could not be verified" in err
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_second_export_needs_overwrite(siren, head, tmp_path):

@@ -430,3 +430,18 @@ def test_a_tied_embedding_may_be_stored_as_the_outputs_alone(tmp_path, backbone_
     (backbone / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
     with pytest.raises(CheckpointError, match=r"'embed_tokens\.weight' is missing"):
         export_bundle(artifact, load_checkpoint(backbone), tmp_path / "untied")
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs"), [("qwen3", "model.", "bert."), ("bert", "bert.", "model.")]
+)
+def test_weights_under_the_names_of_another_family_are_refused(
+    tmp_path, backbone_folder, base, ours, theirs
+):
+    backbone = shutil.copytree(backbone_folder(base), tmp_path / "backbone")
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
+    tensors = load_file(backbone / "model.safetensors")
+    tensors = {name.replace(ours, theirs, 1): values for name, values in tensors.items()}
+    save_file(tensors, backbone / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"stored under '{theirs}'"):
+        export_bundle(artifact, load_checkpoint(backbone), tmp_path / "bundle")

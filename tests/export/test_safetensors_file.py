@@ -147,7 +147,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "empty-file": (b"", "header too small"),
     "shorter-than-the-length-field": (b"\1\0\0", "header too small"),
     "html-page": (b"<!DOCTYPE html><html><body>Not found</body></html>", "header"),
-    "git-lfs-pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "header"),
+    "git-lfs-pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "git lfs pull",
+    ),
     "length-beyond-any-file": (pack({}, length=2**63), "header"),
     "length-beyond-this-file": (pack({}, length=100), "header"),
     "length-zero": (pack({"t": ONE}, b"0000", length=0), "JSON"),

@@ -86,6 +86,7 @@ class Bert:
         """As `Backbone.author`."""
         if attention_mask is None or cache is not None:
             raise AssertionError("an encoder reads a whole text and its mask")
+        weights.check_prefix("bert.")
         hidden = _embeddings(g, self, weights, input_ids, max_length)
         visible = visible_keys(g, attention_mask)
 

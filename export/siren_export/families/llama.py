@@ -96,6 +96,7 @@ class Llama:
         cache: KeyValueCache | None = None,
     ) -> dict[int, ir.Value]:
         """As `Backbone.author`; the mask is not looked at."""
+        weights.check_prefix("model.")
         shape = (self.vocab_size, self.hidden_size)
         embedding = weights.table(_embedding_name(self, weights), shape, g.compute)
         hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)

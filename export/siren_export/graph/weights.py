@@ -87,6 +87,23 @@ class BackboneWeights:
 
         return Weight(dtype, (size,), blocks)
 
+    def check_prefix(self, prefix: str) -> None:
+        """Refuse weights that are stored as another family's: transformers would not find them.
+
+        Args:
+            prefix: of the family's stored names, or of none of them.
+
+        Raises:
+            CheckpointError: a tensor is stored under another prefix.
+        """
+        for name, tensor in self.source.tensors.items():
+            before = tensor.name.partition(".")[0] + "."
+            if not name.startswith(before) and before != prefix:
+                raise CheckpointError(
+                    f"{self.source.source}: tensor {tensor.name!r} is stored under {before!r}; a "
+                    f"model of config.json's model_type has {prefix!r} or nothing there"
+                )
+
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.source.tensors.get(name)
         if tensor is None:
