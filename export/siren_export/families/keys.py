@@ -129,7 +129,7 @@ def check_keys(
 def _check_pad_token_id(config: Mapping[str, Any], origin: str) -> None:
     """Refuse a padding token that no row of the embedding is for: the model cannot be made."""
     pad, rows = config.get("pad_token_id"), config.get("vocab_size")
-    if pad is None or not isinstance(rows, int):
+    if pad is None or not isinstance(rows, int) or rows < 1:  # the family says that of the rows
         return
     if isinstance(pad, bool) or not isinstance(pad, int) or not -rows <= pad < rows:
         raise CheckpointError(
