@@ -11,6 +11,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import GuardGraph
 from siren_export.sources.finite import all_finite
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS
 from siren_runtime.errors import InputError
 from siren_runtime.text.lines import read_texts
 from siren_runtime.text.rules import clean
@@ -85,7 +86,7 @@ def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> C
     totals: list[np.ndarray] = []
     for ids in tokenizer.encode_batch([clean(text) for text in texts]):
         tokens = np.array([ids], np.int64)
-        feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+        feed = {INPUT_IDS: tokens, ATTENTION_MASK: np.ones_like(tokens)}
         found = session.run(outputs, feed)
         totals = totals or [np.zeros_like(new) for new in found]
         for merge, total, new in zip(cycle((np.maximum, np.add)), totals, found, strict=False):

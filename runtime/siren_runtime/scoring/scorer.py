@@ -12,6 +12,7 @@ from siren_runtime.backends.memory import release_freed_memory
 from siren_runtime.backends.outputs import FloatArray, no_verdict, not_finite, tempered_scores
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, SirenError
@@ -182,9 +183,7 @@ class Scorer:
                 results |= self._run_batch(backend, {key: ids})
             return results
         scores = tempered_scores(outputs, self.manifest.temperature)
-        unusable = not_finite(
-            {"score": scores, "logits": outputs.logits, "features": outputs.features}
-        )
+        unusable = not_finite({**vars(outputs), SCORE: scores})
         return {
             key: no_verdict(unusable[row])
             if row in unusable
