@@ -366,7 +366,8 @@ class Guard:
             warnings.warn(
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
-        return Streams(Sessions(members, max_streams, self._judge.decide), self._judge.threshold)
+        sessions = Sessions(members, max_streams, self._judge.decide, self._judge.limits)
+        return Streams(sessions, self._judge.threshold)
 
     def _call(
         self,

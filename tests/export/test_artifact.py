@@ -419,7 +419,7 @@ def test_a_missing_file_and_one_that_is_a_folder_are_named(name: str, tmp_path: 
 def test_a_git_lfs_pointer_in_place_of_a_file_is_named(name: str, tmp_path: Path) -> None:
     write(tmp_path, CONFIG, TENSORS)
     (tmp_path / name).write_text(LFS_POINTER)
-    with pytest.raises(ArtifactError, match=rf"{name}: a git LFS pointer.*git lfs pull"):
+    with pytest.raises(ArtifactError, match=rf"{name}: holds a pointer of git LFS.*git lfs pull"):
         load_artifact(tmp_path)
 
 

@@ -62,6 +62,15 @@ def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
     assert [manifest.threshold for manifest in listed.manifests] == [0.5, 0.9]
 
 
+def test_a_bundle_counts_once_and_a_source_is_a_folder_or_a_list(folder: Path) -> None:
+    with pytest.raises((BundleError, InputError), match=r"twice|once"):
+        Guard.load([folder / "one", folder / "two", folder / "one"])
+    with pytest.raises((BundleError, InputError), match="dict"):
+        Guard.load({folder / "one": 1})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="dict"):
+        Guard.load(folder).score_batch({"a": "b"})
+
+
 def test_its_features_are_the_members_one_after_another(folder: Path) -> None:
     parts = [
         Guard.load(folder / name).score("a", features=True).features for name in ("one", "two")

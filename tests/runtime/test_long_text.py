@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from siren_runtime import Guard, InputError, InterruptedCall
+from siren_runtime import BackendError, Guard, InputError, InterruptedCall
 from siren_runtime.commands import score
 from siren_runtime.text.passage import make_passage
 from siren_runtime.text.reading import Limits, read_passages
@@ -168,6 +168,8 @@ def test_a_text_too_large_is_refused_before_it_is_read(alarm: Path) -> None:
         guard.score("a" * 100_000)
     with pytest.raises(InputError, match=r"more than the 50 tokens.*: 60; split"):
         Guard.load(alarm, max_tokens_per_text=50).score("a" * 60)
+    with pytest.raises(InputError, match="more than the 3 tokens"):
+        Guard.load(alarm, max_tokens_per_text=3).score("a" * 5)
     assert Guard.load(alarm, max_bytes_per_text=4).score("é" * 2).tokens == 5
     with pytest.raises(InputError, match="5 bytes"):
         Guard.load(alarm, max_bytes_per_text=4).score("aéé")
@@ -180,6 +182,20 @@ def test_one_text_too_large_leaves_its_neighbours_their_scores(alarm: Path) -> N
         "InputError",
         "ScoreResult",
     ]
+
+
+def test_a_piece_too_large_is_refused_and_the_stream_goes_on_anew(alarm: Path) -> None:
+    stream = Guard.load(alarm, max_tokens_per_text=50, max_bytes_per_text=90).stream()
+    for piece, message in (("a" * 60, "more than the 50 tokens"), ("a" * 91, "91 bytes")):
+        stream.reset()
+        with pytest.raises(InputError, match=message):
+            stream.feed(piece)
+        with pytest.raises(BackendError, match="has no verdict"):
+            stream.feed("a")
+    stream.reset()
+    for _ in range(3):
+        stream.feed("a" * 40)
+    assert stream.feed("a").slid
 
 
 @pytest.mark.parametrize("name", ["max_tokens_per_text", "max_bytes_per_text"])
@@ -211,6 +227,8 @@ def test_a_deadline_and_a_cancelled_caller_end_a_call_between_runs(alarm: Path) 
     for wrong in (0, -1, "soon", float("inf")):
         with pytest.raises(InputError, match="deadline"):
             guard.score("a", deadline=wrong)
+    with pytest.raises(InputError, match="cancel"):
+        guard.score("a", cancel=True)  # type: ignore[arg-type]
 
 
 # --- what the vocabulary lacks
@@ -230,8 +248,8 @@ def words(own_bundle: Path) -> Path:
 def test_a_text_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None:
     guard = Guard.load(words)
     threshold = guard.score("kind", threshold=0.0).score + 1e-6
-    assert guard.score("kind strange words", threshold=1.0).unknown == pytest.approx(1 / 3)
-    with pytest.raises(InputError, match=r"67% of the text is unknown.*unreadable='review'"):
+    assert guard.score("kind strange words", threshold=1.0).unknown == pytest.approx(7 / 16)
+    with pytest.raises(InputError, match=r"73% of the text is unknown.*unreadable='review'"):
         guard.score("kind strange ones", threshold=1.0)
     assert guard.score("kind strange ones", threshold=0.0).is_harmful
     review = Guard.load(words, unreadable="review").score("kind strange ones", threshold=1.0)
@@ -239,6 +257,20 @@ def test_a_text_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None:
     assert json.loads(json.dumps(review.to_dict()))["is_harmful"] is None
     assert Guard.load(words, max_unknown=1.0).score("strange", threshold=1.0).is_harmful is False
     assert threshold > 0
+
+
+def test_few_known_words_make_no_text_known(words: Path) -> None:
+    guard = Guard.load(words)
+    with pytest.raises(InputError, match="of the text is unknown"):
+        guard.score("kind words only " + "strangenesses" * 20, threshold=1.0)
+
+
+def test_a_stream_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None:
+    stream = Guard.load(words, unreadable="review").stream(threshold=1.0)
+    assert stream.feed("kind words ").is_harmful is False
+    result = stream.feed("strange ones are here ")
+    assert (result.is_harmful, result.tier) == (None, "unreadable")
+    assert result.unknown > 0.5
 
 
 @functools.cache

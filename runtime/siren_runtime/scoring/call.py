@@ -1,6 +1,6 @@
 """What a call of a guard is given, and how errors of texts come out of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ def passages_of(texts: Iterable[Text], method: str, limits: Limits) -> list[Pass
     """
     if isinstance(texts, str):
         raise InputError(f"{method} takes a list of texts, found one str; use score")
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
         raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
     return [_passage(text, limits) for text in texts]
 

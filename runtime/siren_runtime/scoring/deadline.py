@@ -21,6 +21,8 @@ class Deadline:
             seconds = real_number("deadline", seconds)
             if not 0 < seconds < math.inf:
                 raise InputError(f"deadline must be a number of seconds above 0, found {seconds}")
+        if cancel is not None and not isinstance(cancel, threading.Event):
+            raise InputError(f"cancel must be a threading.Event, found {type(cancel).__name__}")
         self._seconds, self._cancel = seconds, cancel
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 

@@ -1,7 +1,7 @@
 """What a source names: one bundle, or an ensemble of several."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,8 @@ def open_source(
 
     if not isinstance(source, (str, os.PathLike)):
         folders = [find_bundle(bundle, revision=revision) for bundle in _several(source)]
+        if len({os.path.realpath(folder) for folder in folders}) < len(folders):
+            raise BundleError(f"each member counts once, found {[str(f) for f in folders]}")
         return Opened([scorer_of(folder) for folder in folders])
     folder = find_bundle(source, revision=revision)
     if not is_ensemble(folder):
@@ -65,7 +67,7 @@ def open_source(
 
 
 def _several(source: Iterable[BundleSource]) -> list[BundleSource]:
-    if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
+    if isinstance(source, bytes | bytearray | Mapping) or not isinstance(source, Iterable):
         raise InputError(
             f"source must be a bundle or a list of bundles, found {type(source).__name__}"
         )

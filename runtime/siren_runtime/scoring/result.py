@@ -22,7 +22,8 @@ class ScoreResult:
         truncated: whether some of the text was not read.
         span: start and end, in characters of the text as given (prompt and response joined by a
             newline), of the part that the score is of; None for the whole.
-        unknown: share of the text's tokens that the vocabulary lacks, 0 to 1.
+        unknown: how much of the text the tokenizer does not know, 0 to 1: the share of its tokens
+            or of its characters, whichever is more.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
         features: float32 [n_features], the neurons that the head read, where they were asked for.

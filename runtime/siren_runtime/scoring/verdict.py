@@ -56,8 +56,8 @@ class Judge:
         if is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
                 f"{unknown:.0%} of the text is unknown to the tokenizer, more than "
-                f"{self.limits.max_unknown:.0%}, so its low score says nothing; load the guard "
-                "with unreadable='review' to get such texts back undecided"
+                f"{self.limits.max_unknown:.0%}, so its low score says nothing; to get such "
+                "texts back undecided, ask for them (unreadable='review', --unreadable review)"
             )
         return ScoreResult(
             score=score,

@@ -23,7 +23,7 @@ class StreamResult:
             anew at each feed.
         span: of a truncated stream, the part of the cleaned text that the score is of, in
             characters; None for the whole.
-        unknown: share of the tokens held that the vocabulary lacks, 0 to 1.
+        unknown: how much of the text held the tokenizer does not know, 0 to 1, as in `ScoreResult`.
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.text.passage import check_size
+from siren_runtime.text.reading import Limits
+from siren_runtime.text.tokenizer import Tokenizer
 
 from .aggregation import Aggregation
 from .decision import Decision, Decisions, Rule
@@ -29,10 +32,11 @@ class Session:
         rules: Sequence[Rule],
         threshold: float,
         decide: Decide,
+        limits: Limits,
     ) -> None:
         self.tracks = tuple(tracks)
         self._decisions = Decisions(rules)
-        self._threshold, self._decide_on = threshold, decide
+        self._threshold, self._decide_on, self._limits = threshold, decide, limits
         self.result: StreamResult | None = None
         self.error: BaseException | None = None
         self._made: dict[Decision, None] = {}
@@ -59,15 +63,28 @@ class Session:
         """Take a piece in: text, or a list of token ids.
 
         Raises:
-            InputError: it is neither, or not what was fed before.
+            InputError: it is neither, not what was fed before, or more than one feed reads.
         """
-        if not isinstance(piece, str):
+        if isinstance(piece, str):
+            self._check_length(piece)
+        else:
             piece = _listed(piece)
             if len(self.tracks) > 1:
                 raise InputError("token ids are those of one tokenizer; feed an ensemble text")
         self._made = {}
         for track in self.tracks:
             track.accept(piece)
+        for track in self.tracks[1:]:  # what the first one holds is compared with no more
+            track.forget_before(self.tracks[0].tokens.start - 1)
+
+    def _check_length(self, piece: str) -> None:
+        check_size(piece, self._limits.max_bytes)
+        limit = self._limits.max_tokens
+        if any(_has_more_tokens(track.member.tokenizer, piece, limit) for track in self.tracks):
+            raise InputError(
+                f"the piece has more than the {limit:,} tokens that one feed reads; feed it in "
+                "parts, or load the guard with a larger max_tokens_per_text"
+            )
 
     def slide(self, number: int) -> bool:
         """Let the older half of a full track go; return whether there is more to read."""
@@ -143,9 +160,15 @@ class Session:
 class Sessions:
     """Opens sessions and reads what they were fed together. Not safe to share between threads."""
 
-    def __init__(self, members: Sequence[Member], max_sessions: int | None, decide: Decide) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        max_sessions: int | None,
+        decide: Decide,
+        limits: Limits,
+    ) -> None:
         self.members = tuple(members)
-        self._max_sessions, self._decide = max_sessions, decide
+        self._max_sessions, self._decide, self._limits = max_sessions, decide, limits
         self._open: dict[Session, None] = {}
 
     def __len__(self) -> int:
@@ -183,7 +206,7 @@ class Sessions:
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
         tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
-        session = Session(tracks, rules, threshold, self._decide)
+        session = Session(tracks, rules, threshold, self._decide, self._limits)
         self._open[session] = None
         return session
 
@@ -256,6 +279,14 @@ class Sessions:
                     failures[session] = session.error = error
             busy = going_on
         return failures
+
+
+def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int) -> bool:
+    if 4 * len(piece) <= limit:  # a character takes four bytes at most, and no token takes less
+        return False
+    return tokenizer.has_more_tokens(piece, limit) or (
+        len(tokenizer.encode_plain([piece])[0]) > limit
+    )
 
 
 def _listed(piece: Any) -> list[Any]:

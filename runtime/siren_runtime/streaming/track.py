@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from siren_runtime.errors import InputError
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.text.tokenizer import Encoded, Tokenizer
 
 from .aggregation import Aggregation
 from .growing_text import StreamText, StreamTokens, Tokens
@@ -54,7 +54,7 @@ class Track:
         self.tokens = Tokens([], [])
         self.computed = self.rolled_back = self.scored_from = 0
         self._source: StreamText | StreamTokens | None = None
-        self._before: tuple[list[int], list[float]] = ([], [])  # of what slid out last
+        self._before: tuple[list[int], list[float]] = ([], [])  # of what slid out
         member.reader.add(self.state)
 
     def begin(self) -> None:
@@ -89,8 +89,11 @@ class Track:
 
     @property
     def unknown(self) -> float:
-        """The share of the tokens held that the vocabulary lacks."""
-        return self.member.tokenizer.unknown_share(self.state.ids)
+        """How much of the text held the tokenizer does not know; 0 where token ids are fed."""
+        start = self.tokens.start
+        offsets = [(first - start, last - start) for first, last in self.state.offsets]
+        encoded = Encoded(self.state.ids, offsets)
+        return self.member.tokenizer.unknown_share(self.tokens.text, encoded)
 
     @property
     def is_truncated(self) -> bool:
@@ -109,11 +112,17 @@ class Track:
         """
         assert self._source is not None
         dropped = max(len(self.state.ids) - self.member.reader.max_tokens // 2, 1)
-        self._before = self.places()[:dropped], self.state.scores[:dropped]
+        self._before[0].extend(self.places()[:dropped])
+        self._before[1].extend(self.state.scores[:dropped])
         self.state.slide(dropped)
         self._source.drop(dropped, self.tokens)
         self._take(self._source.tokens())
         return dropped
+
+    def forget_before(self, place: int) -> None:
+        """Forget the scores of what slid out before a place of the text."""
+        first = bisect_right(self._before[0], place)
+        self._before = self._before[0][first:], self._before[1][first:]
 
     def places(self) -> list[int]:
         """Where the text ends that each token held completes, in characters.

@@ -50,7 +50,7 @@ def make_passage(
             surrogate, or the text is too large; that is looked at before anything else is.
     """
     given = one_text(text, prompt, response)
-    _check_size(given, max_bytes)
+    check_size(given, max_bytes)
     cleaned = clean(given)
     boundary = None
     if prompt and response:
@@ -58,7 +58,12 @@ def make_passage(
     return Passage(given, cleaned, boundary)
 
 
-def _check_size(text: str, max_bytes: int) -> None:
+def check_size(text: str, max_bytes: int) -> None:
+    """Refuse a text of more bytes of UTF-8 than are read.
+
+    Raises:
+        InputError: it has more.
+    """
     # A character takes one byte at least, so most texts need no encoding to be measured.
     size = len(text)
     if size <= max_bytes < 4 * size:
@@ -66,7 +71,7 @@ def _check_size(text: str, max_bytes: int) -> None:
     if size > max_bytes:
         raise InputError(
             f"the text has {size:,} bytes or more, at most {max_bytes:,} are read; split it, or "
-            "load the guard with a larger max_bytes_per_text"
+            "raise the bound (max_bytes_per_text, --max-bytes)"
         )
 
 

@@ -70,6 +70,7 @@ class Window:
     """Token ids that are scored together, special ones included.
 
     `span` is the part of the cleaned text that the score is of, in characters; None is the whole.
+    A later part of a response stands behind its prompt's end, which is not in the span.
     """
 
     ids: list[int]
@@ -84,7 +85,7 @@ class Reading:
         windows: the text's score is the highest of theirs.
         tokens: of the whole text, special ones included.
         truncated: whether some of it is not read.
-        unknown: share of its tokens that the vocabulary lacks.
+        unknown: how much of it its tokens do not say, as `Tokenizer.unknown_share` has it.
     """
 
     windows: list[Window]
@@ -118,10 +119,10 @@ def read_passages(
     return results
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int] | SirenError]:
-    """Token ids of each text, special ones left out; if one spoils the batch, each alone."""
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Encoded | SirenError]:
+    """The tokens of each text, special ones left out; if one spoils the batch, each alone."""
     try:
-        return [*tokenizer.encode_plain(texts)]
+        return [*tokenizer.encode_with_places(texts)]
     except BundleError as error:
         if len(texts) == 1:
             return [error]
@@ -131,23 +132,24 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int] | SirenErr
 def _read(
     tokenizer: Tokenizer,
     passage: Passage | SirenError,
-    ids: list[int] | SirenError | None,
+    encoded: Encoded | SirenError | None,
     limits: Limits,
 ) -> Reading:
     if isinstance(passage, SirenError):
         raise passage
-    if isinstance(ids, SirenError):
-        raise ids
-    if ids is None or len(ids) > tokenizer.room:
+    if isinstance(encoded, SirenError):
+        raise encoded
+    if encoded is None or len(encoded.ids) > min(tokenizer.room, limits.max_tokens):
         return _read_long(tokenizer, passage, limits)
-    return _fitting(tokenizer, ids)
+    return _fitting(tokenizer, passage, encoded)
 
 
-def _fitting(tokenizer: Tokenizer, ids: list[int]) -> Reading:
-    whole = tokenizer.with_special(ids)
+def _fitting(tokenizer: Tokenizer, passage: Passage, encoded: Encoded) -> Reading:
+    whole = tokenizer.with_special(encoded.ids)
     if not whole:
         raise InputError("the tokenizer makes no token of it, so there is nothing to score")
-    return Reading([Window(whole)], len(whole), False, tokenizer.unknown_share(ids))
+    unknown = tokenizer.unknown_share(passage.cleaned, encoded)
+    return Reading([Window(whole)], len(whole), False, unknown)
 
 
 def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Reading:
@@ -155,14 +157,14 @@ def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Readin
         raise _too_many(limits)
     encoded = tokenizer.encode(passage.cleaned, special=False)
     count, room = len(encoded.ids), tokenizer.room
-    if count <= room:
-        return _fitting(tokenizer, encoded.ids)
     if count > limits.max_tokens:
         raise _too_many(limits, f": {count:,}")
+    if count <= room:
+        return _fitting(tokenizer, passage, encoded)
     if limits.long_text == "refuse":
         raise InputError(
-            f"the text has {count} tokens, the guard reads {room} at once; split it, or load the "
-            "guard with long_text='windows' or 'truncate'"
+            f"the text has {count} tokens, the guard reads {room} at once; split it, or have it "
+            "read in windows or truncated (long_text, --long-text)"
         )
     truncated = limits.long_text == "truncate"
     if truncated:
@@ -170,13 +172,13 @@ def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Readin
     else:
         windows = _windows(tokenizer, encoded, passage.boundary)
     tokens = count + tokenizer.max_length - room
-    return Reading(windows, tokens, truncated, tokenizer.unknown_share(encoded.ids))
+    return Reading(windows, tokens, truncated, tokenizer.unknown_share(passage.cleaned, encoded))
 
 
 def _too_many(limits: Limits, found: str = "") -> InputError:
     return InputError(
         f"the text has more than the {limits.max_tokens:,} tokens that are read at most{found}; "
-        "split it, or load the guard with a larger max_tokens_per_text"
+        "split it, or raise the bound (max_tokens_per_text, --max-tokens)"
     )
 
 
@@ -191,10 +193,11 @@ def _windows(tokenizer: Tokenizer, encoded: Encoded, boundary: int | None) -> li
     prompt = [_window(tokenizer, encoded, part) for part in _parts(0, first, room)]
     before = min(first, int(room * _CONTEXT))
     context = encoded.ids[first - before : first]
-    response = [
-        _window(tokenizer, encoded, part, context) for part in _parts(first, count, room - before)
-    ]
-    return prompt + response
+    parts = _parts(first, count, room - before)
+    # The first part of a response goes on where the prompt ends, so that both are one span.
+    together = _window(tokenizer, encoded, (first - before, parts[0][1]))
+    rest = [_window(tokenizer, encoded, part, context) for part in parts[1:]]
+    return [*prompt, together, *rest]
 
 
 def _parts(start: int, stop: int, size: int) -> list[tuple[int, int]]:

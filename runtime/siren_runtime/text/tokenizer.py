@@ -79,6 +79,19 @@ class Tokenizer:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [encoding.ids for encoding in encodings]
 
+    def encode_with_places(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return all tokens of each text, without special ones; without places, where it loses no
+        text and nobody needs them.
+
+        Raises:
+            BundleError: as `encode_plain`.
+        """
+        if self.unknown_id is None:
+            return [Encoded(ids, []) for ids in self.encode_plain(texts)]
+        with self._failures():
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [Encoded(encoding.ids, encoding.offsets) for encoding in encodings]
+
     def has_more_tokens(self, text: str, limit: int) -> bool:
         """Whether a text surely has more than `limit` tokens, seen without tokenizing all of it.
 
@@ -112,11 +125,32 @@ class Tokenizer:
             encoding = self._tokenizer.encode(text, add_special_tokens=special)
             return Encoded(encoding.ids, encoding.offsets)
 
-    def unknown_share(self, ids: Sequence[int]) -> float:
-        """The share of token ids that stand for what the vocabulary lacks, 0 to 1."""
-        if self.unknown_id is None or not ids:
+    def unknown_share(self, text: str, encoded: Encoded) -> float:
+        """How much of a text its tokens do not say, 0 to 1.
+
+        That is the share of its tokens that stand for what the vocabulary lacks, or if that is
+        more, the share of its characters, white space left out, that no known token covers: one
+        unknown token may stand for a million characters, and some tokenizers drop characters.
+
+        Args:
+            encoded: of the text; special tokens, which stand nowhere, do not count.
+        """
+        visible = len("".join(text.split()))
+        if self.unknown_id is None or not visible:
             return 0.0
-        return ids.count(self.unknown_id) / len(ids)
+        known = unknown = uncovered = last = 0
+        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            if end <= start:
+                continue
+            if token == self.unknown_id:
+                unknown += 1
+                continue
+            known += 1
+            if start > last:
+                uncovered += len("".join(text[last:start].split()))
+            last = max(last, end)
+        uncovered += len("".join(text[last:].split()))
+        return max(unknown / max(known + unknown, 1), uncovered / visible)
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
