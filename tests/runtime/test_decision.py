@@ -83,6 +83,9 @@ def test_a_tier_is_in_force_from_its_threshold_on():
         (lambda: Schedule(((1, 0.5),)), "ascend from 0"),
         (lambda: Schedule(((0, 0.5), (0, 0.6))), "ascend from 0"),
         (lambda: Schedule(((0, 1.5),)), "0 to 1"),
+        (lambda: Schedule(5), "pairs of a position and a threshold"),  # type: ignore[arg-type]
+        (lambda: Schedule((0, 1)), "pairs of a position and a threshold"),  # type: ignore[arg-type]
+        (lambda: Schedule(((0, 0.5, 1),)), "pairs of a position"),  # type: ignore[arg-type]
         (lambda: Patience(3, 2, 0.5), "1 <= k <= n"),
         (lambda: Patience(0, 2, 0.5), "1 <= k <= n"),
         (lambda: Patience(1, 2, -0.1), "0 to 1"),

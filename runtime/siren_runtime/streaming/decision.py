@@ -56,13 +56,21 @@ class Schedule:
     steps: tuple[tuple[int, float], ...]
 
     def __post_init__(self) -> None:
-        positions = [whole_number("a position of schedule", place, 0) for place, _ in self.steps]
+        try:
+            steps = tuple((place, threshold) for place, threshold in self.steps)
+        except (TypeError, ValueError):
+            raise InputError(
+                "a schedule's steps are pairs of a position and a threshold, found "
+                f"{self.steps!r}; write Schedule(((0, 0.9), (32, 0.7)))"
+            ) from None
+        object.__setattr__(self, "steps", steps)  # a list could change later
+        positions = [whole_number("a position of schedule", place, 0) for place, _ in steps]
         if not positions or positions[0] != 0 or positions != sorted(set(positions)):
             raise InputError(
                 f"a schedule's positions must ascend from 0, found {positions}; "
                 "write Schedule(((0, 0.9), (32, 0.7)))"
             )
-        for _, threshold in self.steps:
+        for _, threshold in steps:
             checked_threshold(threshold, "a threshold of schedule")
 
     def __str__(self) -> str:
