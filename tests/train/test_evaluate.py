@@ -1,6 +1,7 @@
 """An evaluation measures what the guards say about the rows of one split."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def test_the_bundle_says_what_the_labels_mean(bundle: Path, tmp_path: Path) -> N
     (bundle / "guard.json").write_text(json.dumps(manifest))
     rows = [{**row, "label": ("fine", "bad")[row["label"]]} for row in ROWS]
     arguments = [str(bundle), str(write_jsonl(tmp_path / "data.jsonl", rows))]
-    for more in ([], ["--with", str(bundle)]):
+    other = shutil.copytree(bundle, tmp_path / "other")
+    for more in ([], ["--with", str(other)]):
         result = CliRunner().invoke(evaluate.app, [*arguments, *more])
         assert result.exit_code == 0, result.output
         assert "| data | 12 | 6 |" in result.stdout
