@@ -53,9 +53,14 @@ class Report:
 
     @property
     def measured_on(self) -> str:
-        """The head, the threads and the processor, in words."""
-        settings, cpu = self.latency["settings"], self.latency["machine"]["cpu"]
-        return f"**{settings['head']}**, {settings['threads']} threads of {cpu}"
+        """The head, the threads and the processor, in words; other files' where they differ."""
+        on: dict[str, list[str]] = {}
+        for path, record in self.records.items():
+            machine = f"{record['settings']['threads']} threads of {record['machine']['cpu']}"
+            on.setdefault(machine, []).append(path.stem)
+        (first, _), *others = on.items()
+        notes = [f"; {machine} for {', '.join(files)}" for machine, files in others]
+        return f"**{self.latency['settings']['head']}**, {first}{''.join(notes)}"
 
     def results(self, bench: str) -> list[Any]:
         """The entries of every record of one benchmark, in the order of the files."""

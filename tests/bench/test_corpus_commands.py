@@ -253,6 +253,21 @@ def test_the_small_table_has_that_openvino_which_comes_nearest_to_ours(tmp_path)
     assert "OpenVINO float32" not in table
 
 
+def test_figures_of_another_machine_are_said_to_be(tmp_path):
+    settings = {"head": "a head", "threads": 2, "missing": {}, "engines": []}
+    latency = {"engine": "ours", "tokens": 32, "median_s": 0.1, "ratio": 1.0}
+    for bench, results in (("latency", [latency]), ("memory", [])):
+        write_record(tmp_path / f"{bench}-a.json", bench, settings, results, "")
+    report = read_report("a", tmp_path)
+    cpu = report.latency["machine"]["cpu"]
+    assert report.measured_on == f"**a head**, 2 threads of {cpu}"
+    memory = json.loads((tmp_path / "memory-a.json").read_text())
+    memory["machine"]["cpu"] = "Another"
+    (tmp_path / "memory-a.json").write_text(json.dumps(memory))
+    measured_on = read_report("a", tmp_path).measured_on
+    assert measured_on == f"**a head**, 2 threads of {cpu}; 2 threads of Another for memory-a"
+
+
 def test_generative_peers_are_refused_where_scores_are_needed(run):
     words = ["fidelity", "minilm", str(run.corpus), "--peers", "generate-float32-4"]
     result = CliRunner().invoke(app, words)
