@@ -11,11 +11,14 @@ redirected to another address, as the hub does with large files.
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _REDIRECTED = (".safetensors", ".bin")
@@ -66,6 +69,20 @@ class HubServer:
             if revision in (name, self.commit(repo_id, name)):
                 return folder
         return None
+
+    def run(self, code: str, *arguments: str, home: Path, **environment: str) -> dict[str, Any]:
+        """What a Python process prints as JSON that has `home` as its cache."""
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=self.environment(home, **environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """The environment of a process that uses this hub, with its cache under `home`."""

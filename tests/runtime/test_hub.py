@@ -1,8 +1,6 @@
 """Folders from the hub: the pinned revision, the asked files, real files, one clear error."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,16 +56,7 @@ def resolve(
     """Call resolve_folder with `home` as the cache; options in capitals are environment."""
     environment = {name: options.pop(name) for name in list(options) if name.isupper()}
     arguments = json.dumps([source, {"patterns": PATTERNS, **options}, hard_links])
-    done = subprocess.run(
-        [sys.executable, "-c", _RESOLVE, arguments],
-        env=hub.environment(home, **environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return hub.run(_RESOLVE, arguments, home=home, **environment)
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """A path is a path, a hub id is one; a cache is read wherever it lies and says what it lacks."""
 
 import errno
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,16 +42,7 @@ def score(
 ) -> dict[str, Any]:
     """Score `TEXT` in a process of its own, which reads the environment anew."""
     code = _READ_ONLY + _SCORE if read_only else _SCORE
-    done = subprocess.run(
-        [sys.executable, "-c", code, source, TEXT, str(home), str(read_only)],
-        env=hub.environment(home, **environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return hub.run(code, source, TEXT, str(home), str(read_only), home=home, **environment)
 
 
 @pytest.fixture
