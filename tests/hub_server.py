@@ -1,7 +1,7 @@
 """A Hugging Face hub on the loopback interface, for tests: real folders, the hub's file API.
 
     with HubServer({"org/name": {"main": folder, "v1": older}}) as hub:
-        subprocess.run([...], env=hub.environment(tmp_path / "home"))
+        answer = hub.run(code, "argument", home=tmp_path / "home")
 
 The client reads its settings when it is imported, hence the subprocess. Served are the calls of
 `snapshot_download`: revision -> commit, the file tree of a commit, and each file; weights are

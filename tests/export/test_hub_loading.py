@@ -1,8 +1,6 @@
 """Heads and backbones by hub repository id: pinned, minimal, refused with one clear error."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -109,16 +107,8 @@ def load(
     **environment: str,
 ) -> dict[str, Any]:
     """What load_artifact or load_checkpoint gives, with `home` as the hub's cache."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD, json.dumps([kind, source, revision])],
-        env=hub.environment(home, **environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    arguments = json.dumps([kind, source, revision])
+    return hub.run(_LOAD, arguments, home=home, **environment)
 
 
 def test_a_head_is_loaded_at_its_revision_with_its_two_files(
