@@ -74,7 +74,7 @@ class Guard:
             threshold = float(np.mean([manifest.threshold for manifest in self.manifests]))
         if tiers is None:
             tiers = self.manifests[0].tiers if len(self.manifests) == 1 else ()
-        self._judge = Judge(threshold, tuple(tiers), limits)
+        self.judge = Judge(threshold, tuple(tiers), limits)
         self._warned = False
 
     @classmethod
@@ -162,14 +162,14 @@ class Guard:
     @property
     def default_threshold(self) -> float:
         """The threshold that applies where a call passes none."""
-        return self._judge.threshold
+        return self.judge.threshold
 
     @property
     def tiers(self) -> "tuple[AtTier, ...]":
         """The tiers of calibration as decision rules for streams; empty if there are none."""
         from .streaming.decision import AtTier
 
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self._judge.tiers)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self.judge.tiers)
 
     @property
     def base_model_id(self) -> str:
@@ -212,7 +212,7 @@ class Guard:
             BackendError: the engine failed, or gave a score that is not finite.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        call = self._call(threshold, features, long_text, None, deadline, cancel)
+        call = self.call(threshold, features, long_text, None, deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)
         (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
@@ -246,7 +246,7 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError, InterruptedCall: as `score`.
         """
-        call = self._call(threshold, features, long_text, token_budget, deadline, cancel)
+        call = self.call(threshold, features, long_text, token_budget, deadline, cancel)
         passages = raised(passages_of(texts, "score_batch", call.limits))
         return raised(self._score_each(passages, call))
 
@@ -268,7 +268,7 @@ class Guard:
             BackendError: the guard is closed.
             InterruptedCall: as `score`.
         """
-        call = self._call(threshold, features, long_text, token_budget, deadline, cancel)
+        call = self.call(threshold, features, long_text, token_budget, deadline, cancel)
         passages = passages_of(texts, "score_each", call.limits)
         return self._score_each(passages, call)
 
@@ -366,20 +366,24 @@ class Guard:
             warnings.warn(
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
-        sessions = Sessions(members, max_streams, self._judge.decide, self._judge.limits)
-        return Streams(sessions, self._judge.threshold)
+        sessions = Sessions(members, max_streams, self.judge.decide, self.judge.limits)
+        return Streams(sessions, self.judge.threshold)
 
-    def _call(
+    def call(
         self,
-        threshold: float | None,
-        features: bool,
-        long_text: LongText | None,
-        token_budget: int | None,
-        deadline: float | None,
-        cancel: threading.Event | None,
+        threshold: float | None = None,
+        features: bool = False,
+        long_text: LongText | None = None,
+        token_budget: int | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Call:
-        """What a call asks for, with what the guard says where it says nothing."""
-        judge = self._judge
+        """The settings of a call as `score_batch` takes them, checked; None is what the guard says.
+
+        Raises:
+            InputError: one is out of range.
+        """
+        judge = self.judge
         limits = judge.limits if long_text is None else replace(judge.limits, long_text=long_text)
         threshold = judge.threshold if threshold is None else checked_threshold(threshold)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel))
@@ -392,7 +396,4 @@ class Guard:
             scorer.score_each(passages, call.limits, call.token_budget, call.deadline)
             for scorer in self.scorers
         ]
-        return [
-            self._judge.verdict(scored, call.threshold, features=call.features)
-            for scored in zip(*by_member, strict=True)
-        ]
+        return self.judge.verdicts(by_member, call)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from siren_runtime.streaming.track import Member
 
 Tokens = Sequence[int]
+WindowKey = tuple[int, int]  # a text's place in a call, its window's number
 _Key = TypeVar("_Key")
 
 
@@ -122,19 +123,8 @@ class Scorer:
             InterruptedCall: as `run`.
         """
         readings = self.encode(passages, limits)
-        windows = {
-            (text, number): window.ids
-            for text, reading in enumerate(readings)
-            if isinstance(reading, Reading)
-            for number, window in enumerate(reading.windows)
-        }
-        scored = self.run(windows, token_budget, deadline)
-        return [
-            _highest(passage, reading, [scored[text, n] for n in range(len(reading.windows))])
-            if isinstance(reading, Reading) and isinstance(passage, Passage)
-            else cast("SirenError", reading)
-            for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
-        ]
+        scored = self.run(windows_of(readings), token_budget, deadline)
+        return text_scores(passages, readings, scored)
 
     def encode(
         self, passages: Sequence[Passage | SirenError], limits: Limits
@@ -259,6 +249,30 @@ class Scorer:
         assert self._open_stream is not None
         self._stream_backend = self._open_stream()
         return ScoreByStream(self._stream_backend)
+
+
+def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Tokens]:
+    """The token ids that are to be run of each text's windows, for `Scorer.run`."""
+    return {
+        (text, number): window.ids
+        for text, reading in enumerate(readings)
+        if isinstance(reading, Reading)
+        for number, window in enumerate(reading.windows)
+    }
+
+
+def text_scores(
+    passages: Sequence[Passage | SirenError],
+    readings: Sequence[Reading | SirenError],
+    scored: Mapping[WindowKey, Scored | BackendError],
+) -> list[TextScore | SirenError]:
+    """The score of each text, from those of its windows."""
+    return [
+        _highest(passage, reading, [scored[text, n] for n in range(len(reading.windows))])
+        if isinstance(reading, Reading) and isinstance(passage, Passage)
+        else cast("SirenError", reading)
+        for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
+    ]
 
 
 def _highest(

@@ -9,6 +9,7 @@ from siren_runtime.bundle.thresholds import Tier, tier_of
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.reading import Limits
 
+from .call import Call
 from .result import UNREADABLE, ScoreResult
 from .scorer import TextScore
 
@@ -37,7 +38,16 @@ class Judge:
             return None, UNREADABLE
         return score >= threshold, tier_of(self.tiers, score)
 
-    def verdict(
+    def verdicts(
+        self, by_member: Sequence[Sequence[TextScore | SirenError]], call: Call
+    ) -> list[ScoreResult | SirenError]:
+        """Decide on each text of a call from what each member makes of all of them."""
+        return [
+            self._verdict(scored, call.threshold, features=call.features)
+            for scored in zip(*by_member, strict=True)
+        ]
+
+    def _verdict(
         self, scored: Sequence[TextScore | SirenError], threshold: float, *, features: bool
     ) -> ScoreResult | SirenError:
         """Decide on one text from what each member makes of it: the mean of their scores.
