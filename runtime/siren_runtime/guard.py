@@ -11,7 +11,7 @@ import numpy as np
 
 from .backends.onnxruntime.providers import Provider
 from .bundle.arguments import whole_number
-from .bundle.ensemble import check_classes
+from .bundle.ensemble import check_classes, span_thresholds
 from .bundle.manifest import Manifest
 from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold
@@ -32,6 +32,7 @@ from .text.reading import (
     LongText,
     Unreadable,
 )
+from .text.spans import checked_sizes
 
 if TYPE_CHECKING:  # guards that do not stream need not wait for it
     from .streaming.aggregation import AggregationName
@@ -59,7 +60,7 @@ class Guard:
         """Average scorers; `Guard.load` is the usual way to make a guard.
 
         Args:
-            threshold: the default one; None is the mean of the members'.
+            threshold: None is the mean of the members'.
             tiers: by falling threshold; None are those of the one member, an ensemble has none.
             limits: what is read of a text, and what is refused.
 
@@ -74,7 +75,10 @@ class Guard:
             threshold = float(np.mean([manifest.threshold for manifest in self.manifests]))
         if tiers is None:
             tiers = self.manifests[0].tiers if len(self.manifests) == 1 else ()
-        self.judge = Judge(threshold, tuple(tiers), limits)
+        spans = span_thresholds(self.manifests)
+        if limits.spans is None:
+            limits = replace(limits, spans=tuple(spans))
+        self.judge = Judge(threshold, tuple(tiers), limits, spans)
         self._warned = False
 
     @classmethod
@@ -91,6 +95,7 @@ class Guard:
         revision: str | None = None,
         streaming: bool = False,
         long_text: LongText = "windows",
+        spans: bool | Iterable[int] | None = None,
         max_tokens_per_text: int = DEFAULT_MAX_TOKENS,
         max_bytes_per_text: int = DEFAULT_MAX_BYTES,
         max_unknown: float = DEFAULT_MAX_UNKNOWN,
@@ -113,22 +118,23 @@ class Guard:
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
             buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
                 graph; by default powers of two and their midpoints.
-            verify: "read" checks that every file is there with its size, and the SHA-256 of what
-                is read of them, on the very bytes that the engine gets; "full" also that of the
-                files which are not read, and "size" none.
+            verify: "read" checks that every file is there with its size, and the SHA-256 of the
+                bytes that the engine gets; "full" also of files that are not read, "size" of none.
             revision: branch, tag or commit of a hub repository.
             streaming: open the streaming graph at once, where there is one, and score with it
                 too. Without it the first stream does that, and for that moment the weights are
-                in memory twice. Texts and streams have plans of their own: with it "auto" takes
-                plans if those of streams run here too; to "tensorrt" and "tensorrt-rtx" it does
-                nothing, and the first stream opens its plans.
+                in memory twice. With it "auto" takes plans if those of streams run here too; to
+                "tensorrt" and "tensorrt-rtx" it does nothing.
             long_text: how a text over the bundle's max_length is read: in overlapping "windows", of
                 which the highest score counts; "truncate" reads its beginning, as llm-siren does;
                 "refuse" raises. A call may say otherwise.
+            spans: True scores spans of 32, 64 and 128 tokens too, in steps of half a span; or sizes
+                in tokens. A span that reaches its threshold, which siren calibrate --spans writes
+                into the bundle, makes a text harmful; where there is none, the text's counts. None
+                is True where the bundle has such thresholds. A call may say otherwise.
             max_tokens_per_text, max_bytes_per_text: a larger text is refused before it is read.
             max_unknown: share of a text's tokens that may be unknown for a verdict of safe.
-            unreadable: a text over that share raises ("refuse"), or gets `is_harmful` None and the
-                tier "unreadable" ("review").
+            unreadable: a text over it raises ("refuse") or has `is_harmful` None ("review").
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
@@ -137,16 +143,16 @@ class Guard:
         """
         request = Request(backend, threads, providers, session_options, buckets, streaming)
         limits = Limits(long_text, max_tokens_per_text, max_bytes_per_text, max_unknown, unreadable)
-        opened = open_source(source, request, verify=verify, revision=revision)
-        return cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers, limits=limits)
+        sizes = None if spans is None else checked_sizes(spans)
+        wanted = None if sizes is None else bool(sizes)
+        opened = open_source(source, request, verify=verify, revision=revision, spans=wanted)
+        guard = cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers, limits=limits)
+        guard.judge = replace(guard.judge, limits=guard.call(spans=spans).limits)
+        return guard
 
     @property
     def manifest(self) -> Manifest:
-        """What guard.json says: backbone, heads, text rules, verification report and more.
-
-        Raises:
-            InputError: the guard is an ensemble; each of `manifests` is a member's.
-        """
+        """What guard.json says. An ensemble has none: InputError; its members' are `manifests`."""
         if len(self.scorers) > 1:
             raise InputError(
                 f"the ensemble of {self.base_model_id} has no manifest of its own; `manifests` "
@@ -190,6 +196,7 @@ class Guard:
         threshold: float | None = None,
         features: bool = False,
         long_text: LongText | None = None,
+        spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> ScoreResult:
@@ -201,7 +208,7 @@ class Guard:
         Args:
             threshold: harmful from this score; None is the guard's.
             features: return what the head read too.
-            long_text: as `load`; None is as the guard was loaded.
+            long_text, spans: as `load`; None is as the guard was loaded.
             deadline: seconds that the call may take; looked at between engine runs.
             cancel: ends the call between two engine runs once it is set.
 
@@ -212,7 +219,7 @@ class Guard:
             BackendError: the engine failed, or gave a score that is not finite.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        call = self.call(threshold, features, long_text, None, deadline, cancel)
+        call = self.call(threshold, features, long_text, spans, None, deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)
         (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
@@ -227,18 +234,17 @@ class Guard:
         *,
         token_budget: int | None = None,
         long_text: LongText | None = None,
+        spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
-        Inside, texts of similar length share a batch, so mixed lengths waste little.
-
         Args:
             texts: each a str, or a tuple of a prompt and its response.
             token_budget: tokens that such a batch holds at most, padding included, but for one
                 text alone; None is what runs best on the backend.
-            threshold, features, long_text, deadline, cancel: as `score`.
+            threshold, features, long_text, spans, deadline, cancel: as `score`.
 
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
@@ -246,7 +252,7 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError, InterruptedCall: as `score`.
         """
-        call = self.call(threshold, features, long_text, token_budget, deadline, cancel)
+        call = self.call(threshold, features, long_text, spans, token_budget, deadline, cancel)
         passages = raised(passages_of(texts, "score_batch", call.limits))
         return raised(self._score_each(passages, call))
 
@@ -258,22 +264,21 @@ class Guard:
         *,
         token_budget: int | None = None,
         long_text: LongText | None = None,
+        spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[ScoreResult | SirenError]:
         """Score many texts as `score_batch`; the error of a text stands in place of its result.
 
         Raises:
-            InputError: `texts` is one string or no list, or another argument is out of range.
-            BackendError: the guard is closed.
-            InterruptedCall: as `score`.
+            InputError, BackendError, InterruptedCall: as `score`, but for what texts are at fault.
         """
-        call = self.call(threshold, features, long_text, token_budget, deadline, cancel)
+        call = self.call(threshold, features, long_text, spans, token_budget, deadline, cancel)
         passages = passages_of(texts, "score_each", call.limits)
         return self._score_each(passages, call)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:
-        """Score what has been generated so far: the whole `prefix` anew, as `score` does."""
+        """Score what has been generated so far: the whole `prefix` anew."""
         return self.score(prefix, threshold=threshold)
 
     __call__ = score
@@ -330,10 +335,7 @@ class Guard:
 
         Args:
             max_streams: how many may be open at once; None sets no limit.
-            max_tokens: as `stream`, for each.
-
-        Raises:
-            InputError, BackendError: as `stream`.
+            max_tokens: as `stream`, for each, and so are the errors.
         """
         return self._open_streams(max_streams, max_tokens)
 
@@ -355,25 +357,23 @@ class Guard:
         from .streaming.handles import Streams
         from .streaming.session import Sessions
 
-        members, reasons = [], []
-        for scorer in self.scorers:
-            member, why = scorer.stream_member(max_tokens)
-            members.append(member)
-            if why is not None:
-                reasons.append(f"{scorer.manifest.backbone.id}: {why}")
+        opened = [scorer.stream_member(max_tokens) for scorer in self.scorers]
+        reasons = [why for _, why in opened if why is not None]
         if reasons and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
-        sessions = Sessions(members, max_streams, self.judge.decide, self.judge.limits)
-        return Streams(sessions, self.judge.threshold)
+        members, judge = [member for member, _ in opened], self.judge
+        sessions = Sessions(members, max_streams, judge.decide, judge.limits)
+        return Streams(sessions, judge.threshold)
 
     def call(
         self,
         threshold: float | None = None,
         features: bool = False,
         long_text: LongText | None = None,
+        spans: bool | Iterable[int] | None = None,
         token_budget: int | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
@@ -383,8 +383,11 @@ class Guard:
         Raises:
             InputError: one is out of range.
         """
-        judge = self.judge
-        limits = judge.limits if long_text is None else replace(judge.limits, long_text=long_text)
+        judge, limits = self.judge, self.judge.limits
+        if long_text is not None:
+            limits = replace(limits, long_text=long_text)
+        if spans is not None:
+            limits = replace(limits, spans=checked_sizes(spans, tuple(judge.spans)))
         threshold = judge.threshold if threshold is None else checked_threshold(threshold)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel))
 
@@ -392,8 +395,6 @@ class Guard:
         self, passages: Sequence[Passage | SirenError], call: Call
     ) -> list[ScoreResult | SirenError]:
         """The verdict on each passage, by all members."""
-        by_member = [
-            scorer.score_each(passages, call.limits, call.token_budget, call.deadline)
-            for scorer in self.scorers
-        ]
+        rest = call.limits, call.token_budget, call.deadline
+        by_member = [scorer.score_each(passages, *rest) for scorer in self.scorers]
         return self.judge.verdicts(by_member, call)

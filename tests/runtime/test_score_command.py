@@ -215,7 +215,7 @@ def test_a_table_shows_the_verdicts_and_survives_markup_and_control_characters(
     result = siren("score", bundle, "--format", "table", *texts)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["line", "score", "verdict", "read", "text"]
+    assert lines[0].split() == ["line", "score", "verdict", "part", "text"]
     assert len(lines) == 1 + len(texts)
     assert "[bold]not markup[/bold]" in lines[1]
     assert "\x1b" not in result.stdout

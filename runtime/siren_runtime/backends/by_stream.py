@@ -4,10 +4,12 @@ ONNX Runtime pre-packs the weights of each session for itself: a session over sc
 one over stream.onnx would hold every matrix twice.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .base import StreamBackend
-from .outputs import Outputs, TokenArray, pooled_rows
+from .outputs import FloatArray, Outputs, TokenArray, pooled_rows
 
 
 class ScoreByStream:
@@ -20,17 +22,54 @@ class ScoreByStream:
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded texts, as `Backend.run`."""
+        return self._whole(self._sums(input_ids), attention_mask)
+
+    def run_spans(
+        self,
+        input_ids: TokenArray,
+        attention_mask: TokenArray,
+        spans: Sequence[tuple[int, int, int]],
+    ) -> tuple[Outputs, Outputs]:
+        """Score right-padded texts and spans of their tokens, in one pass.
+
+        A span's mean counts the text's first token too: decoders put what all texts have there
+        (massive activations, arXiv 2402.17762), and a head has seen no mean without it.
+
+        Args:
+            spans: one or more, each a row of `input_ids`, its first token and the one behind its
+                last.
+
+        Returns:
+            What `run` gives, and the same with a row for each span. Only for heads that pool the
+            mean.
+
+        Raises:
+            BackendError: as `Backend.run`.
+        """
+        sums = self._sums(input_ids)
+        rows, starts, stops = np.array(spans).T
+        inner = (starts > 0)[:, None]
+        sink = np.where(inner, sums[rows, 0], np.float32(0))
+        before = np.where(inner, sums[rows, starts - 1], np.float32(0))
+        counts = (stops - starts)[:, None] + inner
+        pooled = (sums[rows, stops - 1] - before + sink) / counts.astype(np.float32)
+        return self._whole(sums, attention_mask), self._stream.head(pooled)
+
+    def _whole(self, sums: FloatArray, attention_mask: TokenArray) -> Outputs:
+        lengths = attention_mask.sum(axis=1)
+        rows = sums[np.arange(len(sums)), lengths - 1]
+        return self._stream.head(pooled_rows(rows, lengths, self._stream.head_spec))
+
+    def _sums(self, input_ids: TokenArray) -> FloatArray:
+        """The running sums of the neurons of texts, [batch, sequence, n_features]."""
         batch = len(input_ids)
         cache, head, none = self._stream.cache, self._stream.head_spec, np.zeros(batch, np.int64)
         shape = batch, cache.heads, 1, cache.dim
-        outputs = self._stream.step(
+        return self._stream.step(
             input_ids,
             none,
             [np.zeros(shape, cache.dtype)] * cache.buffers,
             np.zeros((batch, head.features), np.float32),
             none,
             present=False,
-        )
-        lengths = attention_mask.sum(axis=1)
-        rows = outputs.feature_sums[np.arange(batch), lengths - 1]
-        return self._stream.head(pooled_rows(rows, lengths, head))
+        ).feature_sums

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from siren_runtime.errors import BundleError
 
@@ -89,3 +90,10 @@ def check_classes(manifests: Sequence[Manifest]) -> None:
                 f"{manifests[0].backbone.id} has {first.classes} {first.labels}, of "
                 f"{manifest.backbone.id} {head.classes} {head.labels}"
             )
+
+
+def span_thresholds(manifests: Sequence[Manifest]) -> dict[int, float]:
+    """The thresholds of spans by size in tokens: the mean of the members', where all have one."""
+    by_member = [{span.tokens: span.threshold for span in m.spans} for m in manifests]
+    sizes = sorted(set.intersection(*(set(thresholds) for thresholds in by_member)))
+    return {size: float(np.mean([member[size] for member in by_member])) for size in sizes}

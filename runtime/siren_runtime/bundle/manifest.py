@@ -24,7 +24,7 @@ from .graphs import (
 )
 from .heads import PRIMARY_HEAD, HeadSpec
 from .report import Tuning, Verification
-from .thresholds import Tier, check_tiers
+from .thresholds import SpanThreshold, Tier, check_spans, check_tiers
 from .types import Positive, Precision, Probability, Sha256, Size, Strict, Target
 
 FORMAT_VERSION = 2
@@ -68,8 +68,9 @@ class Manifest(Strict, frozen=True):
 
     `files` maps each file of the bundle, but for guard.json, to what it must be.
 
-    `tiers` and `temperature` are set by calibration. Tiers fall in threshold; logits are divided
-    by the temperature before the softmax. `tuning` is there where the precision was measured.
+    `tiers`, `spans` and `temperature` are set by calibration. Tiers fall in threshold, spans ascend
+    in size; logits are divided by the temperature before the softmax. `tuning` is there where the
+    precision was measured.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
     """
@@ -88,6 +89,7 @@ class Manifest(Strict, frozen=True):
     versions: dict[str, str]
     created: str
     tiers: list[Tier] = msgspec.field(default_factory=list)
+    spans: list[SpanThreshold] = msgspec.field(default_factory=list)
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
     tuning: Tuning | None = None
     saturation_free: bool = False
@@ -206,6 +208,7 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
             f"{origin}: head.labels is {labels}; expected {manifest.head.classes} different names"
         )
     check_tiers(manifest.tiers, origin)
+    check_spans(manifest.spans, origin)
 
 
 def _check_score_graph(manifest: Manifest, origin: str) -> None:

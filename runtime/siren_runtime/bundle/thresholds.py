@@ -8,13 +8,20 @@ import msgspec
 from siren_runtime.errors import BundleError, InputError
 
 from .arguments import real_number
-from .types import Probability, Strict
+from .types import Positive, Probability, Strict
 
 
 class Tier(Strict, frozen=True):
     """A named band of scores: from `threshold` up to the next tier's."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
+    threshold: Probability
+
+
+class SpanThreshold(Strict, frozen=True):
+    """From which score a span of `tokens` tokens is harmful."""
+
+    tokens: Positive
     threshold: Probability
 
 
@@ -45,6 +52,17 @@ def check_tiers(tiers: Sequence[Tier], origin: str) -> None:
             f"{origin}: the tiers' thresholds must fall from the first to the last, found "
             f"{thresholds}"
         )
+
+
+def check_spans(spans: Sequence[SpanThreshold], origin: str) -> None:
+    """Refuse thresholds of spans that do not ascend in size.
+
+    Raises:
+        BundleError: they do not.
+    """
+    sizes = [span.tokens for span in spans]
+    if sorted(set(sizes)) != sizes:
+        raise BundleError(f"{origin}: the sizes of spans must ascend, found {sizes}")
 
 
 def tier_of(tiers: Sequence[Tier], score: float) -> str | None:

@@ -107,6 +107,14 @@ def score(
             "score counts, only its beginning, or not at all."
         ),
     ] = "windows",
+    spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--spans/--no-spans",
+            help="Score sentences and parts of 32, 64 and 128 tokens too, so that plain text "
+            "around harm does not hide it; default: where siren calibrate --spans set thresholds.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")
     ] = DEFAULT_MAX_TOKENS,
@@ -140,6 +148,7 @@ def score(
         backend=backend,
         threads=threads,
         long_text=long_text,
+        spans=spans,
         max_tokens_per_text=max_tokens,
         max_bytes_per_text=max_bytes,
         unreadable=unreadable,
@@ -216,6 +225,16 @@ def _write_jsonl(rows: Sequence[Row], _: int) -> None:
     sys.stdout.buffer.flush()
 
 
+def _decided_by(result: ScoreResult, text: str) -> tuple[str, str, str]:
+    """The score that decided, the part of the text that it is of, and what stands there."""
+    score, span = result.score, result.span
+    if result.spans and result.risk > result.score:
+        score, span = result.spans[0].score, result.spans[0].span
+    if span is None:
+        return f"{score:.4f}", "all", text
+    return f"{score:.4f}", f"{span[0]}-{span[1]}", text[slice(*span)]
+
+
 def _write_table(rows: Sequence[Row], shown: int) -> None:
     """Show rows in columns of fixed width, so that tables of successive windows read as one."""
     from rich.console import Console
@@ -226,20 +245,19 @@ def _write_table(rows: Sequence[Row], shown: int) -> None:
     table.add_column("line", width=8, no_wrap=True)
     table.add_column("score", width=6, justify="right")
     table.add_column("verdict", width=10)
-    table.add_column("read", width=14, no_wrap=True)
+    table.add_column("part", width=14, no_wrap=True)
     table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     for line, result in rows:
         if isinstance(result, SirenError):
-            score, verdict, text, style, read = "", "error", str(result), "yellow", ""
+            score, verdict, text, style, part = "", "error", str(result), "yellow", ""
         else:
-            score, text = f"{result.score:.4f}", line.text or ""
             verdict, style = _VERDICTS[result.is_harmful]
-            read = "all" if result.span is None else f"{result.span[0]}-{result.span[1]}"
+            score, part, text = _decided_by(result, line.text or "")
         table.add_row(
             Text(str(line.number if line.id is None else line.id)),
             Text(score, style),
             Text(verdict, style),
-            Text(read, "" if read in ("", "all") else "yellow"),
+            Text(part, "" if part in ("", "all") else "yellow"),
             Text(one_line(text)),
         )
     Console().print(table)

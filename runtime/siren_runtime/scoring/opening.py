@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siren_runtime.bundle.ensemble import is_ensemble, read_ensemble
@@ -32,6 +32,7 @@ def open_source(
     *,
     verify: Verify,
     revision: str | None,
+    spans: bool | None,
 ) -> Opened:
     """Open every bundle of a source.
 
@@ -40,6 +41,9 @@ def open_source(
     | a list | one for each bundle |
     | a folder with ensemble.json, or the id of a hub repository of one | one for each member |
     | another folder or id, or the name of a shipped guard | one |
+
+    Args:
+        spans: whether spans are to be scored; None is where a bundle has thresholds for them.
 
     Raises:
         BundleError, BackendError, InputError: as `Guard.load`.
@@ -51,7 +55,11 @@ def open_source(
                 f"{folder}: an ensemble cannot be a member of another; name its members"
             )
         bundle = load_bundle(folder, verify=verify)
-        return Scorer(bundle, open_engines(bundle, request))
+        has_spans = bool(bundle.manifest.spans if spans is None else spans)
+        by_stream = has_spans and bundle.manifest.head.pools_mean
+        return Scorer(
+            bundle, open_engines(bundle, replace(request, streaming=request.streaming or by_stream))
+        )
 
     if not isinstance(source, (str, os.PathLike)):
         folders = [find_bundle(bundle, revision=revision) for bundle in _several(source)]

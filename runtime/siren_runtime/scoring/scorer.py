@@ -1,48 +1,45 @@
 """One opened bundle: texts to token ids, token ids to scores. What they decide is the guard's."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
-from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.memory import release_freed_memory
-from siren_runtime.backends.outputs import FloatArray, no_verdict, not_finite, tempered_scores
+from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
-from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.text.passage import Passage, Span
-from siren_runtime.text.reading import Limits, Reading, read_passages
+from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .deadline import Deadline
 from .engines import Engines, is_compiled
+from .windows import Scored, WindowRun
 
 if TYPE_CHECKING:
     from siren_runtime.streaming.reader import StreamReader
     from siren_runtime.streaming.track import Member
 
-Tokens = Sequence[int]
 WindowKey = tuple[int, int]  # a text's place in a call, its window's number
 _Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What the engine makes of the tokens of one window.
+class HighestSpan:
+    """The span of `size` tokens with the highest score of a text.
 
-    Attributes:
-        score: probability of harm at the bundle's temperature, 0 to 1, finite.
-        features: float32 [n_features], what the head read.
+    `span` is where it stands in the text as given, in characters.
     """
 
+    size: int
     score: float
-    features: FloatArray
+    span: Span
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class TextScore:
         score, features: of that window.
         span: that window's part of the text as given, in characters; None for the whole text.
         tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
+        spans: the highest of each size that there is, by size.
     """
 
     score: float
@@ -61,6 +59,7 @@ class TextScore:
     tokens: int
     truncated: bool
     unknown: float
+    spans: tuple[HighestSpan, ...] = ()
 
 
 class Scorer:
@@ -134,52 +133,33 @@ class Scorer:
 
     def run(
         self,
-        encoded: Mapping[_Key, Tokens],
+        windows: Mapping[_Key, Window],
         token_budget: int | None = None,
         deadline: Deadline | None = None,
     ) -> dict[_Key, Scored | BackendError]:
-        """Score token ids in batches of similar length; a batch that fails is run one by one.
+        """Score windows in batches of similar length; a batch that fails is run one by one.
+
+        Spans come from the same pass where the streaming graph gives the sums that their means
+        are differences of. Elsewhere, as in an encoder, each is read by itself.
 
         Args:
-            encoded: what names a result -> token ids.
+            windows: what names a result -> token ids, and the spans among them.
             token_budget: tokens of a batch at most, padding included; None is the backend's.
             deadline: looked at before each batch.
 
         Raises:
-            BackendError: the scorer is closed.
+            BackendError: the scorer is closed, or its streaming graph cannot be opened.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        backend = self.backend
-        keys = list(encoded)
-        results: dict[_Key, Scored | BackendError] = {}
-        lengths, limit = [len(encoded[key]) for key in keys], token_budget or backend.token_budget
-        batches = list(micro_batches(lengths, limit))
-        for done, batch in enumerate(batches):
-            if deadline is not None:
-                deadline.check(done, len(batches))
-            results |= self._run_batch(backend, {keys[i]: encoded[keys[i]] for i in batch})
-        return results
+        run = WindowRun(self._backend_for(windows.values()), self.tokenizer, self.manifest)
+        return run.of(windows, token_budget, deadline)
 
-    def _run_batch(
-        self, backend: Backend, batch: Mapping[_Key, Tokens]
-    ) -> dict[_Key, Scored | BackendError]:
-        try:
-            outputs = backend.run(*right_pad([*batch.values()]))
-        except BackendError as error:
-            if len(batch) == 1:
-                return dict.fromkeys(batch, error)
-            results: dict[_Key, Scored | BackendError] = {}
-            for key, ids in batch.items():
-                results |= self._run_batch(backend, {key: ids})
-            return results
-        scores = tempered_scores(outputs, self.manifest.temperature)
-        unusable = not_finite({**vars(outputs), SCORE: scores})
-        return {
-            key: no_verdict(unusable[row])
-            if row in unusable
-            else Scored(float(scores[row]), outputs.features[row])
-            for row, key in enumerate(batch)
-        }
+    def _backend_for(self, windows: Iterable[Window]) -> Backend:
+        """What scores windows: the streaming graph if there are spans and it can pool them."""
+        pools = self._open_stream is not None and self.manifest.head.pools_mean
+        if pools and not is_compiled(self.backend_name) and any(w.cuts for w in windows):
+            self._stream_source()
+        return self.backend
 
     def stream_member(self, max_tokens: int | None) -> "tuple[Member, str | None]":
         """Return what reads streams of this scorer, and if that is anew at each feed, why.
@@ -207,6 +187,7 @@ class Scorer:
         else:
             reader = IncrementalReader(stream, held, manifest.temperature)
         n_features = manifest.head.features
+        why = None if why is None else f"{manifest.backbone.id}: {why}"
         return Member(self.tokenizer, reader, n_features, reads_anew=stream is None), why
 
     @property
@@ -251,10 +232,10 @@ class Scorer:
         return ScoreByStream(self._stream_backend)
 
 
-def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Tokens]:
-    """The token ids that are to be run of each text's windows, for `Scorer.run`."""
+def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Window]:
+    """What is to be run of each text, for `Scorer.run`."""
     return {
-        (text, number): window.ids
+        (text, number): window
         for text, reading in enumerate(readings)
         if isinstance(reading, Reading)
         for number, window in enumerate(reading.windows)
@@ -293,6 +274,21 @@ def _highest(
         tokens=reading.tokens,
         truncated=reading.truncated,
         unknown=reading.unknown,
+        spans=_highest_spans(passage, reading, good),
+    )
+
+
+def _highest_spans(
+    passage: Passage, reading: Reading, scored: Sequence[Scored]
+) -> tuple[HighestSpan, ...]:
+    highest: dict[int, tuple[float, Span]] = {}
+    for window, one in zip(reading.windows, scored, strict=True):
+        for cut, score in zip(window.cuts, one.spans, strict=True):
+            if cut.size not in highest or score > highest[cut.size][0]:
+                highest[cut.size] = score, cut.span
+    return tuple(
+        HighestSpan(size, score, passage.span_in_given(span))
+        for size, (score, span) in sorted(highest.items())
     )
 
 

@@ -1,7 +1,7 @@
 """What of a text is read: all of it at once, or in windows where it does not fit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from siren_runtime.bundle.arguments import whole_number
@@ -9,6 +9,7 @@ from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError, SirenError
 
 from .passage import Passage, Span
+from .spans import Cut, cuts, parts, span_of
 from .tokenizer import Encoded, Tokenizer
 
 LongText = Literal["windows", "truncate", "refuse"]
@@ -33,6 +34,8 @@ class Limits:
         max_unknown: share of a text's tokens that may be unknown for a verdict of safe.
         unreadable: what a text over it gets: "refuse" an error, "review" a verdict of neither
             harmful nor safe.
+        spans: sizes in tokens of the spans that are scored too, ascending; None are those that the
+            bundle has thresholds for.
     """
 
     long_text: LongText = "windows"
@@ -40,6 +43,7 @@ class Limits:
     max_bytes: int = DEFAULT_MAX_BYTES
     max_unknown: float = DEFAULT_MAX_UNKNOWN
     unreadable: Unreadable = "refuse"
+    spans: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("long_text", LongText), ("unreadable", Unreadable)):
@@ -61,8 +65,9 @@ AS_LLM_SIREN: Final[Mapping[str, Any]] = {
     "max_tokens_per_text": 1 << 40,
     "max_bytes_per_text": 1 << 40,
     "max_unknown": 1.0,
+    "spans": False,
 }
-LLM_SIREN_LIMITS: Final = Limits(*AS_LLM_SIREN.values())
+LLM_SIREN_LIMITS: Final = Limits("truncate", 1 << 40, 1 << 40, 1.0, spans=())
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,13 @@ class Window:
     """Token ids that are scored together, special ones included.
 
     `span` is the part of the cleaned text that the score is of, in characters; None is the whole.
-    A later part of a response stands behind its prompt's end, which is not in the span.
+    A later part of a response stands behind its prompt's end, which is not in the span, nor in
+    any of `cuts`, the spans that are scored too.
     """
 
     ids: list[int]
     span: Span | None = None
+    cuts: list[Cut] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def read_passages(
         if isinstance(passage, Passage) and len(passage.cleaned) <= limits.max_tokens
     }
     texts = [passage.cleaned for passage in short.values()]
-    encoded = dict(zip(short, _encode(tokenizer, texts), strict=True))
+    encoded = dict(zip(short, _encode(tokenizer, texts, limits), strict=True))
     results: list[Reading | SirenError] = []
     for index, passage in enumerate(passages):
         try:
@@ -119,14 +126,14 @@ def read_passages(
     return results
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Encoded | SirenError]:
+def _encode(tokenizer: Tokenizer, texts: list[str], limits: Limits) -> list[Encoded | SirenError]:
     """The tokens of each text, special ones left out; if one spoils the batch, each alone."""
     try:
-        return [*tokenizer.encode_with_places(texts)]
+        return [*tokenizer.encode_texts(texts, places=bool(limits.spans))]
     except BundleError as error:
         if len(texts) == 1:
             return [error]
-        return [_encode(tokenizer, [text])[0] for text in texts]
+        return [_encode(tokenizer, [text], limits)[0] for text in texts]
 
 
 def _read(
@@ -141,15 +148,15 @@ def _read(
         raise encoded
     if encoded is None or len(encoded.ids) > min(tokenizer.room, limits.max_tokens):
         return _read_long(tokenizer, passage, limits)
-    return _fitting(tokenizer, passage, encoded)
+    return _fitting(tokenizer, passage, encoded, limits)
 
 
-def _fitting(tokenizer: Tokenizer, passage: Passage, encoded: Encoded) -> Reading:
-    whole = tokenizer.with_special(encoded.ids)
-    if not whole:
+def _fitting(tokenizer: Tokenizer, passage: Passage, encoded: Encoded, limits: Limits) -> Reading:
+    whole = _Windows(tokenizer, passage.cleaned, encoded, limits).whole()
+    if not whole.ids:
         raise InputError("the tokenizer makes no token of it, so there is nothing to score")
     unknown = tokenizer.unknown_share(passage.cleaned, encoded)
-    return Reading([Window(whole)], len(whole), False, unknown)
+    return Reading([whole], len(whole.ids), False, unknown)
 
 
 def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Reading:
@@ -160,17 +167,17 @@ def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Readin
     if count > limits.max_tokens:
         raise _too_many(limits, f": {count:,}")
     if count <= room:
-        return _fitting(tokenizer, passage, encoded)
+        return _fitting(tokenizer, passage, encoded, limits)
     if limits.long_text == "refuse":
         raise InputError(
             f"the text has {count} tokens, the guard reads {room} at once; split it, or have it "
             "read in windows or truncated (long_text, --long-text)"
         )
-    truncated = limits.long_text == "truncate"
-    if truncated:
-        windows = [_window(tokenizer, encoded, (0, room))]
-    else:
-        windows = _windows(tokenizer, encoded, passage.boundary)
+    truncated, made = (
+        limits.long_text == "truncate",
+        _Windows(tokenizer, passage.cleaned, encoded, limits),
+    )
+    windows = [made.of(0, room)] if truncated else made.over_all(passage.boundary)
     tokens = count + tokenizer.max_length - room
     return Reading(windows, tokens, truncated, tokenizer.unknown_share(passage.cleaned, encoded))
 
@@ -182,42 +189,54 @@ def _too_many(limits: Limits, found: str = "") -> InputError:
     )
 
 
-def _windows(tokenizer: Tokenizer, encoded: Encoded, boundary: int | None) -> list[Window]:
-    """Overlapping windows over all tokens; those of a response stand behind its prompt's end."""
-    count, room = len(encoded.ids), tokenizer.room
-    first = 0
-    if boundary is not None:  # the first token that reaches beyond the prompt
-        first = next((i for i, (_, end) in enumerate(encoded.offsets) if end > boundary), count)
-    if first == 0 or first == count:
-        return [_window(tokenizer, encoded, part) for part in _parts(0, count, room)]
-    prompt = [_window(tokenizer, encoded, part) for part in _parts(0, first, room)]
-    before = min(first, int(room * _CONTEXT))
-    context = encoded.ids[first - before : first]
-    parts = _parts(first, count, room - before)
-    # The first part of a response goes on where the prompt ends, so that both are one span.
-    together = _window(tokenizer, encoded, (first - before, parts[0][1]))
-    rest = [_window(tokenizer, encoded, part, context) for part in parts[1:]]
-    return [*prompt, together, *rest]
+@dataclass(frozen=True)
+class _Windows:
+    """Makes windows of a text's tokens, special ones left out."""
+
+    tokenizer: Tokenizer
+    text: str
+    encoded: Encoded
+    limits: Limits
+
+    def whole(self) -> Window:
+        """All tokens."""
+        ids = self.encoded.ids
+        return Window(self.tokenizer.with_special(ids), cuts=self._cuts(0, len(ids)))
+
+    def of(self, start: int, stop: int, context: Sequence[int] = ()) -> Window:
+        """Tokens `start` to `stop`, behind those of a context."""
+        ids = self.tokenizer.with_special([*context, *self.encoded.ids[start:stop]])
+        return Window(
+            ids, span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))
+        )
+
+    def over_all(self, boundary: int | None) -> list[Window]:
+        """Overlapping windows over all tokens; those of a response stand behind its prompt's end.
+
+        Args:
+            boundary: characters up to which the text is a prompt; None where there is none.
+        """
+        count, room = len(self.encoded.ids), self.tokenizer.room
+        first = 0
+        if boundary is not None:  # the first token that reaches beyond the prompt
+            ends = (end for _, end in self.encoded.offsets)
+            first = next((i for i, end in enumerate(ends) if end > boundary), count)
+        if first == 0 or first == count:
+            return [self.of(*part) for part in _overlapping(0, count, room)]
+        prompt = [self.of(*part) for part in _overlapping(0, first, room)]
+        before = min(first, int(room * _CONTEXT))
+        context = self.encoded.ids[first - before : first]
+        # The first part of a response goes on where the prompt ends, so that both are one span.
+        (_, stop), *rest = _overlapping(first, count, room - before)
+        together = self.of(first - before, stop)
+        return [*prompt, together, *(self.of(*part, context) for part in rest)]
+
+    def _cuts(self, start: int, stop: int, context: int = 0) -> list[Cut]:
+        if not self.limits.spans:
+            return []
+        first = self.tokenizer.special_before + context
+        return cuts(self.encoded, self.text, start, stop, self.limits.spans, first)
 
 
-def _parts(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """Cover tokens `start` to `stop` by parts of at most `size`; the last ends at `stop`."""
-    step = max(size - int(size * _OVERLAP), 1)
-    parts = [(begin, begin + size) for begin in range(start, max(stop - size, start), step)]
-    return [*parts, (max(stop - size, start), stop)]
-
-
-def _window(
-    tokenizer: Tokenizer,
-    encoded: Encoded,
-    part: tuple[int, int],
-    context: list[int] | None = None,
-) -> Window:
-    start, stop = part
-    ids = [*(context or ()), *encoded.ids[start:stop]]
-    return Window(tokenizer.with_special(ids), _span(encoded, start, stop))
-
-
-def _span(encoded: Encoded, start: int, stop: int) -> Span:
-    offsets = encoded.offsets[start:stop]
-    return offsets[0][0], max(end for _, end in offsets)
+def _overlapping(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    return [*parts(start, stop, size, max(size - int(size * _OVERLAP), 1))]

@@ -79,14 +79,17 @@ class Tokenizer:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [encoding.ids for encoding in encodings]
 
-    def encode_with_places(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return all tokens of each text, without special ones; without places, where it loses no
-        text and nobody needs them.
+    def encode_texts(self, texts: Sequence[str], *, places: bool) -> list[Encoded]:
+        """Return all tokens of each text, without special ones.
+
+        Args:
+            places: whether they are needed; where not, and the tokenizer loses no text, they are
+                left out, which is quicker.
 
         Raises:
             BundleError: as `encode_plain`.
         """
-        if self.unknown_id is None:
+        if self.unknown_id is None and not places:
             return [Encoded(ids, []) for ids in self.encode_plain(texts)]
         with self._failures():
             encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -151,6 +154,11 @@ class Tokenizer:
             last = max(last, end)
         uncovered += len("".join(text[last:].split()))
         return max(unknown / max(known + unknown, 1), uncovered / visible)
+
+    @property
+    def special_before(self) -> int:
+        """How many special tokens stand before those of a text."""
+        return len(self._around[0])
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:

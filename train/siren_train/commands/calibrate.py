@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siren_runtime.backends.base import Backend
+from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
-from siren_runtime.scoring.engines import Request, open_backend
-from siren_train.data.rows import Columns
+from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
+from siren_runtime.text.spans import DEFAULT_SIZES
+from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
@@ -32,6 +35,8 @@ Examples:
 siren calibrate my-guard data.jsonl --threshold fpr:0.02
 
 siren calibrate my-guard data.jsonl --temperature --tier block=fpr:0.01 --tier review=recall:0.95
+
+siren calibrate my-guard data.jsonl --temperature --spans fpr:0.02 --diluted 100,300,1000
 
 siren calibrate my-guard --threshold 0.7
 
@@ -67,6 +72,20 @@ def calibrate(
     temperature: Annotated[
         bool, typer.Option("--temperature", help="Scale the scores to be honest probabilities.")
     ] = False,
+    spans: Annotated[
+        str | None,
+        typer.Option(
+            help="Thresholds of spans of 32, 64 and 128 tokens, with which a guard scores spans "
+            "unless told not to: fpr:RATE, the share of safe rows that spans may flag, or a number."
+        ),
+    ] = None,
+    diluted: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKENS,...",
+            help="For --spans, rows count alone and behind so many tokens of safe rows.",
+        ),
+    ] = "300",
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
@@ -91,7 +110,7 @@ def calibrate(
     )
     from siren_train.measure.evaluate import score_rows
 
-    _check_use(threshold, tier, tiers, temperature)
+    _check_use(threshold, tier, tiers, temperature, spans)
     rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
     if not data:
@@ -103,6 +122,9 @@ def calibrate(
             folder,
             threshold=_stated(threshold) if threshold else None,
             tiers=read_tiers(tiers) if tiers is not None else by_name,
+            spans=[SpanThreshold(size, _stated(spans)) for size in DEFAULT_SIZES]
+            if spans
+            else None,
         )
         report(f"{folder}: {_described(manifest)}")
         return
@@ -110,8 +132,8 @@ def calibrate(
     opened = load_bundle(folder)
     if temperature and opened.manifest.head.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-    backend = open_backend(opened, Request(threads=threads))
-    guard = tempered_guard(opened, backend, opened.manifest.temperature)
+    engines = Engines(open_backend(opened, Request(threads=threads)))
+    guard = tempered_guard(opened, engines, opened.manifest.temperature)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
@@ -119,10 +141,16 @@ def calibrate(
     with Bars() as bars:
         if temperature:
             new_temperature, scores = _fit_temperature(
-                opened, backend, sources, columns, split, bars
+                opened, engines, sources, columns, split, bars
             )
         else:
             new_temperature, scores = None, score_rows(guard, sources, columns, split, bars.update)
+        new_spans = None
+        if spans:
+            engines = open_engines(opened, Request(threads=threads, streaming=True))
+            scale = new_temperature or opened.manifest.temperature
+            guard = tempered_guard(opened, engines, scale)
+            new_spans = _calibrate_spans(guard, spans, diluted, sources, columns, split, bars)
     new_tiers = read_tiers(tiers) if tiers is not None else None
     if rules:
         found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
@@ -132,8 +160,11 @@ def calibrate(
         threshold=find_threshold(scores, threshold) if threshold else None,
         tiers=new_tiers,
         temperature=new_temperature,
+        spans=new_spans,
     )
     _print(manifest, scores, split)
+    for span in new_spans or ():
+        typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
 
@@ -153,21 +184,26 @@ def _stated(rule: str) -> float:
 def _described(manifest: Manifest) -> str:
     lines = [("threshold", manifest.threshold)]
     lines += [(tier.name, tier.threshold) for tier in manifest.tiers]
+    lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in manifest.spans]
     return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
 
 
 def _check_use(
-    threshold: str | None, tier: list[str] | None, tiers: Path | None, temperature: bool
+    threshold: str | None,
+    tier: list[str] | None,
+    tiers: Path | None,
+    temperature: bool,
+    spans: str | None,
 ) -> None:
     if tiers is not None and tier:
         raise typer.BadParameter("give either --tier or --tiers")
-    if not (threshold or tier or tiers or temperature):
-        raise typer.BadParameter("give --threshold, --tier, --tiers or --temperature")
+    if not (threshold or tier or tiers or temperature or spans):
+        raise typer.BadParameter("give --threshold, --tier, --tiers, --temperature or --spans")
 
 
 def _fit_temperature(
     bundle: Bundle,
-    backend: Backend,
+    engines: Engines,
     sources: Sequence[Source],
     columns: Columns,
     split: str,
@@ -177,9 +213,9 @@ def _fit_temperature(
     from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
     from siren_train.measure.evaluate import score_rows
 
-    guard = tempered_guard(bundle, backend, FITTING_TEMPERATURE)
+    guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE)
     temperature = fit_temperature(score_rows(guard, sources, columns, split, bars.update))
-    guard = tempered_guard(bundle, backend, temperature)
+    guard = tempered_guard(bundle, engines, temperature)
     scores = score_rows(
         guard,
         sources,
@@ -188,6 +224,28 @@ def _fit_temperature(
         lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
     )
     return temperature, scores
+
+
+def _calibrate_spans(
+    guard: Guard,
+    rule: str,
+    diluted: str,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    bars: Bars,
+) -> list[SpanThreshold]:
+    """Thresholds of spans by the rows of `split`, alone and behind plain text."""
+    from siren_train.measure.calibrate_spans import find_span_thresholds, score_spans
+
+    rows = [row for row in read_all(sources, columns) if row.split == split]
+    tokenizer = guard.scorers[0].tokenizer
+    behind = [
+        row
+        for tokens in checked_lengths(diluted)
+        for row in Dilution(tokenizer, tokens, "behind").of(rows)
+    ]
+    return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update), rule)
 
 
 def _print(manifest: Manifest, scores: "Scores", split: str) -> None:

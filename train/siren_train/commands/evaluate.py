@@ -28,6 +28,8 @@ Examples:
 siren evaluate my-guard data/*.jsonl -o evaluation --by category
 
 siren evaluate my-guard streams.jsonl --streaming -o evaluation
+
+siren evaluate my-guard data/*.jsonl --diluted 100,300,1000 --max-rows 200 -o evaluation
 """
 
 
@@ -61,6 +63,17 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
     ] = None,
+    diluted: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS,...",
+            help="Measure rows among so many tokens of safe rows of their data set, read by their "
+            "beginning, in windows and in spans.",
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=2, help="Of a data set, with --diluted; default: all.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     long_text: Annotated[
         LongText,
@@ -85,6 +98,10 @@ def evaluate(
     """
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
+    if diluted and (streaming or by == "category"):
+        raise typer.BadParameter("--diluted reports by data set, of whole texts")
+    if max_rows is not None and not diluted:
+        raise typer.BadParameter("--max-rows goes with --diluted")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
     from siren_train.measure.evaluate import measure, score_rows
 
@@ -112,6 +129,21 @@ def evaluate(
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
+    if diluted:
+        from .diluted import evaluate_diluted
+
+        evaluate_diluted(
+            guard,
+            bundles,
+            sources,
+            columns,
+            lengths=diluted,
+            split=split,
+            threshold=threshold,
+            max_rows=max_rows,
+            output=output,
+        )
+        return
     threshold = guard.default_threshold if threshold is None else threshold
     with Bars() as bars:
         scores = score_rows(guard, sources, columns, split, bars.update)

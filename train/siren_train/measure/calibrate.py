@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
-from siren_runtime.backends.base import Backend
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
-from siren_runtime.bundle.thresholds import Tier, check_tiers
+from siren_runtime.bundle.thresholds import SpanThreshold, Tier, check_tiers
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines
 from siren_runtime.scoring.scorer import Scorer
@@ -114,10 +113,10 @@ def fit_temperature(scores: Scores) -> float:
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def tempered_guard(bundle: Bundle, backend: Backend, temperature: float) -> Guard:
-    """Return the guard that `bundle` would be at `temperature`, on an open backend of it."""
+def tempered_guard(bundle: Bundle, engines: Engines, temperature: float) -> Guard:
+    """Return the guard that `bundle` would be at `temperature`, on open engines of it."""
     manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
-    scorer = Scorer(replace(bundle, manifest=manifest), Engines(backend))
+    scorer = Scorer(replace(bundle, manifest=manifest), engines)
     return Guard([scorer], limits=LLM_SIREN_LIMITS)
 
 
@@ -218,6 +217,7 @@ def write_calibration(
     threshold: float | None = None,
     tiers: Sequence[Tier] | None = None,
     temperature: float | None = None,
+    spans: Sequence[SpanThreshold] | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
 
@@ -235,10 +235,15 @@ def write_calibration(
         changes["temperature"] = temperature
         changes["threshold"] = _moved(manifest.threshold, scale)
         changes["tiers"] = [Tier(t.name, _moved(t.threshold, scale)) for t in manifest.tiers]
+        changes["spans"] = [
+            SpanThreshold(s.tokens, _moved(s.threshold, scale)) for s in manifest.spans
+        ]
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
         changes["tiers"] = list(tiers)
+    if spans is not None:
+        changes["spans"] = list(spans)
     data = encode(msgspec.structs.replace(manifest, **changes))
     manifest = decode(data, str(bundle / MANIFEST_FILE))
     write_whole(bundle / MANIFEST_FILE, data, InputError)

@@ -1,7 +1,7 @@
 """Score labelled text with a guard, and measure the scores."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -71,10 +71,7 @@ def score_rows(
     scores: list[NDArray[np.float64]] = []
     found = Counter(row.split for row in read_all(sources, columns))
     if not found[split]:
-        raise InputError(
-            f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
-            f"found {', '.join(sorted(found))}"
-        )
+        raise no_rows(split, sources, found)
     selected = (
         row for source in sources for row in read_rows(source, columns) if row.split == split
     )
@@ -87,6 +84,14 @@ def score_rows(
     datasets, categories, harmful = zip(*rows, strict=True)
     return Scores(
         np.concatenate(scores), np.array(harmful), np.array(datasets), np.array(categories)
+    )
+
+
+def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> InputError:
+    """The error for data that has rows of other splits only, which are `found`."""
+    return InputError(
+        f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
+        f"found {', '.join(sorted(found))}"
     )
 
 

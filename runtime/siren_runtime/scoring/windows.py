@@ -1,0 +1,132 @@
+"""Run windows of texts, and the spans that they have, on a backend, in batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from siren_runtime.backends.base import Backend
+from siren_runtime.backends.batching import micro_batches, right_pad
+from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.outputs import (
+    FloatArray,
+    Outputs,
+    no_verdict,
+    not_finite,
+    tempered_scores,
+)
+from siren_runtime.bundle.graphs import SCORE
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.errors import BackendError
+from siren_runtime.text.reading import Window
+from siren_runtime.text.tokenizer import Tokenizer
+
+from .deadline import Deadline
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the engine makes of the tokens of one window.
+
+    Attributes:
+        score: probability of harm at the bundle's temperature, 0 to 1, finite.
+        features: float32 [n_features], what the head read.
+        spans: the score of each of the window's spans, like `score`.
+    """
+
+    score: float
+    features: FloatArray
+    spans: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class WindowRun:
+    """Runs the windows of one bundle's texts on a backend."""
+
+    backend: Backend
+    tokenizer: Tokenizer
+    manifest: Manifest
+
+    def of(
+        self, windows: Mapping[_Key, Window], token_budget: int | None, deadline: Deadline | None
+    ) -> dict[_Key, Scored | BackendError]:
+        """Score windows and their spans; arguments and errors as `Scorer.run`.
+
+        The streaming graph gives the running sums of the neurons, and a span's mean is a difference
+        of two. Elsewhere each span is read by itself, as a text.
+        """
+        if isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean:
+            return self._in_batches(windows, token_budget, deadline)
+        alone = {
+            (key, number): Window(ids)
+            for key, window in windows.items()
+            for number, ids in enumerate([window.ids, *self._spans_of(window)])
+        }
+        scored = self._in_batches(alone, token_budget, deadline)
+        return {
+            key: _with_spans([scored[key, number] for number in range(1 + len(window.cuts))])
+            for key, window in windows.items()
+        }
+
+    def _spans_of(self, window: Window) -> list[list[int]]:
+        return [self.tokenizer.with_special(window.ids[c.start : c.stop]) for c in window.cuts]
+
+    def _in_batches(
+        self, windows: Mapping[_Key, Window], token_budget: int | None, deadline: Deadline | None
+    ) -> dict[_Key, Scored | BackendError]:
+        keys = list(windows)
+        lengths = [len(windows[key].ids) for key in keys]
+        batches = list(micro_batches(lengths, token_budget or self.backend.token_budget))
+        results: dict[_Key, Scored | BackendError] = {}
+        for done, batch in enumerate(batches):
+            if deadline is not None:
+                deadline.check(done, len(batches))
+            results |= self._one_batch({keys[i]: windows[keys[i]] for i in batch})
+        return results
+
+    def _one_batch(self, batch: Mapping[_Key, Window]) -> dict[_Key, Scored | BackendError]:
+        """Score a batch; if it fails, each window by itself."""
+        try:
+            outputs, spans = self._outputs([*batch.values()])
+        except BackendError as error:
+            if len(batch) == 1:
+                return dict.fromkeys(batch, error)
+            results: dict[_Key, Scored | BackendError] = {}
+            for key, window in batch.items():
+                results |= self._one_batch({key: window})
+            return results
+        scores, unusable = self._checked(outputs)
+        of_spans, unusable_spans = self._checked(spans) if spans else ([], {})
+        results, first = {}, 0
+        for row, (key, window) in enumerate(batch.items()):
+            mine = range(first, first + len(window.cuts))
+            first = mine.stop
+            wrong = [unusable[row]] if row in unusable else []
+            wrong += [unusable_spans[span] for span in mine if span in unusable_spans]
+            scored = Scored(scores[row], outputs.features[row], tuple(of_spans[i] for i in mine))
+            results[key] = no_verdict(wrong[0]) if wrong else scored
+        return results
+
+    def _outputs(self, windows: Sequence[Window]) -> tuple[Outputs, Outputs | None]:
+        """What the engine gives for windows, and for their spans in one row."""
+        tokens = right_pad([window.ids for window in windows])
+        cuts = [(row, c.start, c.stop) for row, w in enumerate(windows) for c in w.cuts]
+        if cuts and isinstance(self.backend, ScoreByStream):
+            return self.backend.run_spans(*tokens, cuts)
+        return self.backend.run(*tokens), None
+
+    def _checked(self, outputs: Outputs) -> tuple[list[float], dict[int, str]]:
+        """The scores, and the rows that have no verdict with what of them is not finite."""
+        scores = tempered_scores(outputs, self.manifest.temperature)
+        return scores.tolist(), not_finite({**vars(outputs), SCORE: scores})
+
+
+def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendError:
+    """A window's score and those of its spans, which come after it."""
+    good = []
+    for one in scored:
+        if isinstance(one, BackendError):
+            return one
+        good.append(one)
+    return Scored(good[0].score, good[0].features, tuple(one.score for one in good[1:]))

@@ -1,0 +1,121 @@
+"""Spans: parts of what is read whose tokens' mean is scored beside the mean of all.
+
+The mean over a text hides a harmful sentence among many plain ones; that over a span does not.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.errors import InputError
+
+from .passage import Span
+from .tokenizer import Encoded
+
+DEFAULT_SIZES: Final = (32, 64, 128)
+# Where a sentence or a line ends: its marks, closing quotes and brackets, and the space behind.
+_END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A span of `size` tokens.
+
+    Attributes:
+        start, stop: of the ids of a window.
+        span: its part of the cleaned text, in characters.
+    """
+
+    size: int
+    start: int
+    stop: int
+    span: Span
+
+
+def checked_sizes(spans: bool | Iterable[int], calibrated: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Return the sizes in tokens that a caller asks for: False is none.
+
+    Args:
+        calibrated: what True stands for; 32, 64 and 128 where that is empty.
+
+    Raises:
+        InputError: it is neither a truth value nor different whole numbers from 1.
+    """
+    if isinstance(spans, bool):
+        return (calibrated or DEFAULT_SIZES) if spans else ()
+    if isinstance(spans, str | bytes) or not isinstance(spans, Iterable):
+        raise InputError(f"spans must be True, False or sizes in tokens, found {spans!r}")
+    sizes = tuple(whole_number("a size of spans", size, 1) for size in spans)
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise InputError(f"spans must be different sizes in tokens, found {list(sizes)}")
+    return tuple(sorted(sizes))
+
+
+def cuts(
+    encoded: Encoded, text: str, start: int, stop: int, sizes: Sequence[int], first: int
+) -> list[Cut]:
+    """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences.
+
+    A size that is not below their number makes no span: the whole is scored anyway.
+
+    Args:
+        text: the cleaned one.
+        first: where token `start` stands among the ids of the window.
+    """
+    sizes = [size for size in sizes if size < stop - start]
+    sentences = _sentences(encoded, text, start, stop) if sizes else []
+    return [
+        Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
+        for size in sizes
+        for begin, end in sorted(
+            {
+                *parts(start, stop, size, max(size // 2, 1)),
+                *_whole_sentences(sentences, size),
+            }
+        )
+    ]
+
+
+def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
+    """The tokens at which sentences and lines begin, and `stop`."""
+    ends = (match.end() for match in _END.finditer(text, *span_of(encoded, start, stop)))
+    end, begins = next(ends, None), [start]
+    for token in range(start + 1, stop):
+        if end is not None and encoded.offsets[token][1] > end:
+            begins.append(token)
+            while end is not None and encoded.offsets[token][1] > end:
+                end = next(ends, None)
+    return [*begins, stop]
+
+
+def _whole_sentences(sentences: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """From a sentence on, as many as fit in a span; of one that does not fit, its beginning.
+
+    The next that a span begins with is a quarter of a span on or more, so that a text of many short
+    sentences, which costs its sender nothing, has few spans.
+    """
+    last = None
+    for number, begin in enumerate(sentences[:-1]):
+        if last is not None and begin - last < size // 4:
+            continue
+        last, following = begin, bisect_right(sentences, begin + size) - 1
+        end = sentences[following] if following > number else begin + size
+        yield begin, end
+
+
+def span_of(encoded: Encoded, start: int, stop: int) -> Span:
+    """The characters that tokens `start` to `stop` stand for, from the first to beyond the last."""
+    offsets = encoded.offsets[start:stop]
+    return offsets[0][0], max(end for _, end in offsets)
+
+
+def parts(start: int, stop: int, size: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cover `start` to `stop` by parts of at most `size` whose starts are `step` apart; the last
+    ends at `stop`.
+    """
+    for begin in range(start, max(stop - size, start), step):
+        yield begin, begin + size
+    yield max(stop - size, start), stop

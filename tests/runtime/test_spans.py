@@ -1,0 +1,192 @@
+"""Spans of a text are scored beside the whole, so that plain text around harm does not hide it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siren_runtime import Guard, InputError
+from siren_runtime.text.spans import Cut, cuts
+from siren_runtime.text.tokenizer import Encoded
+from tiny_bundle import MAX_LENGTH, make_model, make_tokenizer, save_model, seal
+
+HARM = "z"
+
+
+@pytest.fixture(scope="module")
+def alarm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose score is that of the share of z among the bytes it reads."""
+    folder = tmp_path_factory.mktemp("alarm")
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    embedding = np.zeros((tokenizer.get_vocab_size(), 6), np.float32)
+    embedding[tokenizer.token_to_id(HARM), 0] = 1
+    linear = np.zeros((6, 2), np.float32)
+    linear[0, 1] = 8
+    save_model(make_model(embedding, linear), folder)
+    seal(folder)
+    return folder
+
+
+def share(text: str) -> float:
+    """What the alarm gives a text that it reads by itself."""
+    return float(1 / (1 + np.exp(-8 * text.count(HARM) / (len(text) + 1))))
+
+
+def with_spans(alarm: Path, folder: Path, thresholds: dict[int, float], threshold: float) -> Path:
+    """A copy of the alarm with thresholds."""
+    folder.mkdir()
+    for file in alarm.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((folder / "guard.json").read_bytes())
+    manifest["threshold"] = threshold
+    manifest["spans"] = [{"tokens": n, "threshold": t} for n, t in thresholds.items()]
+    (folder / "guard.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_span_is_scored_as_the_text_that_it_is(alarm: Path) -> None:
+    text = "a" * 8 + HARM * 8 + "a" * 12
+    guard = Guard.load(alarm)
+    plain, result = guard.score(text), guard.score(text, spans=[8])
+    assert result.score == plain.score == pytest.approx(share(text), abs=1e-5)
+    assert (plain.spans, plain.risk) == ((), plain.score)
+    (span,) = result.spans
+    assert (span.tokens, span.span) == (8, (8, 16))
+    assert span.score == result.risk == pytest.approx(share(HARM * 8), abs=1e-5)
+
+
+def test_a_text_is_harmful_if_a_span_is(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    text = "a" * 12 + HARM * 2 + "a" * 14
+    threshold = (share(text) + share("aa" + HARM * 2)) / 2
+    assert not guard.score(text, threshold=threshold).is_harmful
+    assert guard.score(text, threshold=threshold, spans=[4]).is_harmful
+
+
+def test_spans_are_held_against_thresholds_of_their_own(alarm: Path, tmp_path: Path) -> None:
+    text = "a" * 12 + HARM * 2 + "a" * 14
+    of_span = share("aa" + HARM * 2)
+    for name, limit in (("above", of_span + 0.01), ("below", of_span - 0.01)):
+        folder = with_spans(alarm, tmp_path / name, {4: limit}, 0.9)
+        result = Guard.load(folder).score(text)  # which are there, so spans are the default
+        assert result.spans[0].threshold == pytest.approx(limit)
+        assert result.is_harmful == (name == "below")
+        assert (result.risk >= result.threshold) == result.is_harmful
+        assert Guard.load(folder, spans=False).score(text).spans == ()
+        assert Guard.load(folder).score(text, spans=False).spans == ()
+
+
+def test_a_threshold_of_a_call_moves_those_of_spans_with_it(alarm: Path, tmp_path: Path) -> None:
+    guard = Guard.load(with_spans(alarm, tmp_path / "b", {4: 0.95}, 0.8))
+    text = "a" * 12 + HARM * 2 + "a" * 14
+    for threshold in (0.5, 0.7, 0.9, 0.99):
+        result = guard.score(text, threshold=threshold)
+        span = result.spans[0]
+        assert result.is_harmful == (result.score >= threshold or span.score >= span.threshold)
+    assert guard.score(text, threshold=0.8).spans[0].threshold == pytest.approx(0.95)
+
+
+def test_tiers_go_by_the_risk(alarm: Path, tmp_path: Path) -> None:
+    folder = with_spans(alarm, tmp_path / "b", {4: 0.6}, 0.5)
+    manifest = json.loads((folder / "guard.json").read_bytes())
+    manifest["tiers"] = [{"name": "block", "threshold": 0.9}]
+    (folder / "guard.json").write_text(json.dumps(manifest))
+    guard, text = Guard.load(folder), "a" * 13 + HARM * 4 + "a" * 11
+    assert guard.score(text).tier == "block"
+    assert guard.score(text, spans=False).tier is None
+
+
+def test_a_text_no_longer_than_a_span_has_none(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    assert guard.score("a" * 16, spans=[16, 32]).spans == ()
+    assert [span.tokens for span in guard.score("a" * 17, spans=[16, 32]).spans] == [16]
+
+
+def test_the_place_of_a_span_is_that_in_the_text_as_given(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    text = "  a  a   a <|im_start|>  a.  " + HARM * 4 + "  aa"
+    start, end = guard.score(text, spans=[6]).spans[0].span
+    assert HARM * 4 in text[start:end]
+    result = guard.score(prompt="aaaaaaaaaaaa", response="aaa " + HARM * 4 + " aa", spans=[6])
+    start, end = result.spans[0].span
+    assert HARM * 4 in ("aaaaaaaaaaaa\naaa " + HARM * 4 + " aa")[start:end]
+
+
+def test_a_text_beyond_the_limit_has_spans_everywhere(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    for place in (0, 3, MAX_LENGTH, 200, 291):
+        text = "a" * place + HARM * 8 + "a" * (292 - place)
+        result = guard.score(text, spans=[8])
+        start, end = result.spans[0].span
+        assert text[start:end].count(HARM) >= 4
+        assert guard.score(prompt=text[:150], response=text[151:], spans=[8]).spans[0].score > 0.95
+
+
+def test_a_batch_gives_what_single_calls_give(alarm: Path) -> None:
+    guard = Guard.load(alarm, spans=[8, 16])
+    texts = ["a" * n + HARM * (n % 7) for n in (3, 9, 20, 31, 90, 12)]
+    for one, result in zip(texts, guard.score_batch(texts), strict=True):
+        alone = guard.score(one)
+        assert result.score == pytest.approx(alone.score, abs=1e-6)
+        assert [s.span for s in result.spans] == [s.span for s in alone.spans]
+        np.testing.assert_allclose(
+            [s.score for s in result.spans], [s.score for s in alone.spans], atol=1e-6
+        )
+
+
+def test_an_ensemble_averages_the_spans_of_its_members(alarm: Path, tmp_path: Path) -> None:
+    other = with_spans(alarm, tmp_path / "other", {8: 0.7, 16: 0.8}, 0.5)
+    third = with_spans(alarm, tmp_path / "third", {8: 0.9}, 0.5)
+    guard = Guard.load([other, third])
+    result = guard.score("a" * 10 + HARM * 8 + "a" * 9)
+    (span,) = result.spans
+    assert (span.tokens, span.threshold) == (8, pytest.approx(0.8))
+    assert span.score == pytest.approx(share("a" * 2 + HARM * 6), abs=0.05)
+
+
+def test_what_can_be_written_as_json_has_the_spans(alarm: Path) -> None:
+    row = Guard.load(alarm).score("a" * 20, spans=[8]).to_dict()
+    assert json.loads(json.dumps(row))["spans"][0]["tokens"] == 8
+    assert "spans" not in Guard.load(alarm).score("a" * 20).to_dict()
+
+
+@pytest.mark.parametrize("spans", ["all", 32, [0], [8, 8], [], [1.5], [True]])
+def test_sizes_that_are_none_are_refused(alarm: Path, spans: object) -> None:
+    with pytest.raises(InputError, match="spans"):
+        Guard.load(alarm, spans=spans)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="spans"):
+        Guard.load(alarm).score("a", spans=spans)  # type: ignore[arg-type]
+
+
+def _encoded(text: str) -> Encoded:
+    return Encoded([0] * len(text), [(i, i + 1) for i in range(len(text))])
+
+
+def _cuts(text: str, size: int) -> list[Cut]:
+    return cuts(_encoded(text), text, 0, len(text), [size], 0)
+
+
+def test_a_sentence_is_a_span_by_itself_where_it_fits() -> None:
+    text = "One plain thing here. Do something bad now! And thanks for all.\nA line\n下一句。再一句"
+    spans = {text[slice(*cut.span)].strip() for cut in _cuts(text, 24)}
+    assert {"One plain thing here.", "Do something bad now!", "And thanks for all."} <= spans
+    assert "A line\n下一句。再一句" in spans
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="ab .!\n。", min_size=1, max_size=200), st.sampled_from([4, 8, 32]))
+def test_spans_cover_the_text_and_are_few(text: str, size: int) -> None:
+    found = _cuts(text, size)
+    if len(text) <= size:
+        assert not found
+        return
+    assert all(0 <= cut.start < cut.stop <= len(text) for cut in found)
+    assert all(cut.stop - cut.start <= size for cut in found)
+    assert len({(cut.start, cut.stop) for cut in found}) == len(found)
+    assert len(found) <= 6 * len(text) / size + 3
+    for start in range(len(text) - size // 2 + 1):  # whatever is half a span long is in one
+        assert any(cut.start <= start and start + size // 2 <= cut.stop for cut in found)

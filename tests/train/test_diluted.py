@@ -1,0 +1,167 @@
+"""Rows among plain text: how they are made, what is measured, and thresholds of spans by them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from labelled import make_rows, write_jsonl
+from siren_runtime import Guard
+from siren_runtime.bundle.manifest import decode
+from siren_runtime.errors import InputError
+from siren_train.commands import calibrate, evaluate
+from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.sources import parse_source
+from siren_train.measure.calibrate import write_calibration
+from siren_train.measure.calibrate_spans import SpanScores, find_span_thresholds, score_spans
+from siren_train.measure.diluted import measure_diluted, sampled
+from tiny_bundle import make_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with a random head that reads 200 bytes at once, each a token."""
+    folder = make_bundle(tmp_path / "bundle", scale=3.0)
+    manifest = json.loads((folder / "guard.json").read_bytes())
+    manifest["text"]["max_length"] = 200
+    (folder / "guard.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", make_rows(60))
+
+
+def _rows(data: Path, split: str = "test") -> list[Row]:
+    sources = [parse_source(str(data))]
+    return [row for row in read_all(sources, Columns()) if row.split == split]
+
+
+@pytest.mark.parametrize("place", ["behind", "middle"])
+def test_a_row_stands_among_so_many_tokens_of_other_safe_rows(
+    bundle: Path, data: Path, place: str
+) -> None:
+    tokenizer = Guard.load(bundle).scorers[0].tokenizer
+    rows = _rows(data)
+    diluted = Dilution(tokenizer, 100, place).of(rows)  # type: ignore[arg-type]
+    safe = [row.text for row in rows if row.label == 0]
+    for row, among in zip(rows, diluted, strict=True):
+        before, found, after = among.text.partition(row.text)
+        assert found
+        assert (among.label, among.dataset, among.id) == (row.label, row.dataset, None)
+        plain = (before + after).split("\n")
+        assert 100 <= len((before + after).encode()) <= 100 + len(plain)
+        assert all(any(part in text for text in safe) for part in plain)
+        assert bool(after) == (place == "middle")
+    assert diluted == Dilution(tokenizer, 100, place).of(rows)  # type: ignore[arg-type]
+    assert diluted != Dilution(tokenizer, 100, place, seed=1).of(rows)  # type: ignore[arg-type]
+
+
+def test_a_data_set_without_plain_text_is_named(bundle: Path, data: Path) -> None:
+    tokenizer = Guard.load(bundle).scorers[0].tokenizer
+    rows = [row for row in _rows(data) if row.label == 1]
+    with pytest.raises(InputError, match=r"data: .*fewer than two"):
+        Dilution(tokenizer, 100, "behind").of(rows)
+
+
+@pytest.mark.parametrize("lengths", ["", "0", "100,100", "a", "1.5", "-3"])
+def test_lengths_that_are_none_are_refused(lengths: str) -> None:
+    with pytest.raises(InputError, match="different whole numbers"):
+        checked_lengths(lengths)
+
+
+def test_each_way_of_reading_is_measured(bundle: Path, data: Path) -> None:
+    guard, rows = Guard.load(bundle), _rows(data)
+    results = measure_diluted(guard, rows, [60, 90], 0.5)
+    assert [(r.place, r.tokens, r.way) for r in results] == [
+        (place, tokens, way)
+        for place, tokens in (
+            ("alone", 0), ("behind", 60), ("middle", 60), ("behind", 90), ("middle", 90),
+        )
+        for way in ("beginning", "windows", "spans")
+    ]  # fmt: skip
+    behind = Dilution(guard.scorers[0].tokenizer, 60, "behind").of(rows)
+    texts = [row.text for row in behind]
+    harmful = np.array([row.label == 1 for row in behind])
+    for way, scores in (
+        ("beginning", [r.score for r in guard.score_batch(texts, long_text="truncate")]),
+        ("windows", [r.score for r in guard.score_batch(texts)]),
+        ("spans", [r.risk for r in guard.score_batch(texts, spans=True)]),
+    ):
+        (found,) = [r for r in results if (r.place, r.tokens, r.way) == ("behind", 60, way)]
+        flagged = np.array(scores) >= 0.5
+        assert found.recall == pytest.approx(flagged[harmful].mean())
+        assert found.false_alarms == pytest.approx(flagged[~harmful].mean())
+
+
+def test_a_sample_has_half_of_each_class(data: Path) -> None:
+    labels = [row.label for row in sampled(_rows(data), 6)]
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
+    assert len(sampled(_rows(data), None)) == len(_rows(data))
+
+
+def test_the_command_writes_a_table_and_a_picture(bundle: Path, data: Path, tmp_path: Path) -> None:
+    arguments = [str(bundle), str(data), "--diluted", "40,80", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(evaluate.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "| data | middle | 80 | spans |" in done.output
+    report = json.loads((tmp_path / "out" / "diluted.json").read_bytes())
+    assert len(report["results"]) == 15
+    assert (tmp_path / "out" / "diluted.md").read_text() in done.output
+    assert (tmp_path / "out" / "diluted.png").read_bytes().startswith(b"\x89PNG")
+
+
+spans = st.lists(
+    st.tuples(*[st.integers(0, 20).map(lambda n: n / 21)] * 3, st.booleans()),
+    min_size=2,
+    max_size=60,
+).filter(lambda rows: any(not row[3] for row in rows))
+
+
+@given(spans, st.floats(0.0, 1.0))
+def test_at_most_the_rate_of_safe_rows_has_a_span_above(rows: list[tuple], rate: float) -> None:
+    scores = SpanScores(np.array([row[:3] for row in rows]), np.array([row[3] for row in rows]))
+    limits = np.array([span.threshold for span in find_span_thresholds(scores, f"fpr:{rate}")])
+    flagged = (scores.scores >= limits).any(axis=1)
+    assert flagged[~scores.harmful].mean() <= rate
+
+
+@pytest.mark.parametrize("rule", ["best", "fpr:2", "recall:0.9", "", "nan"])
+def test_a_rule_that_is_none_for_spans_is_refused(rule: str) -> None:
+    scores = SpanScores(np.zeros((2, 3)), np.array([True, False]))
+    with pytest.raises(InputError, match="no rule for spans"):
+        find_span_thresholds(scores, rule)
+
+
+def test_calibrated_spans_are_used_and_move_with_the_temperature(bundle: Path, data: Path) -> None:
+    arguments = [str(bundle), str(data), "--spans", "fpr:0.2", "--diluted", "60,90"]
+    done = CliRunner().invoke(calibrate.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "spans of 32 tokens: from" in done.output
+    guard, rows = Guard.load(bundle), _rows(data, "validation")
+    tokenizer = guard.scorers[0].tokenizer
+    among = [r for n in (60, 90) for r in Dilution(tokenizer, n, "behind").of(rows)]
+    spans = score_spans(guard, [*rows, *among])
+    limits = [span.threshold for span in guard.manifest.spans]
+    assert (spans.scores >= limits).any(axis=1)[~spans.harmful].mean() <= 0.2
+    text = among[0].text
+    before = guard.score(text)
+    assert before.spans
+    write_calibration(bundle, temperature=3.0)
+    after = Guard.load(bundle).score(text)
+    assert [s.tokens for s in after.spans] == [s.tokens for s in before.spans]
+    for old, new in zip(before.spans, after.spans, strict=True):
+        assert (old.score >= old.threshold) == (new.score >= new.threshold)
+
+
+def test_a_number_for_spans_needs_no_rows(bundle: Path) -> None:
+    done = CliRunner().invoke(calibrate.app, [str(bundle), "--spans", "0.9"])
+    assert done.exit_code == 0, done.output
+    manifest = decode((bundle / "guard.json").read_bytes(), "guard.json")
+    assert [(s.tokens, s.threshold) for s in manifest.spans] == [(32, 0.9), (64, 0.9), (128, 0.9)]

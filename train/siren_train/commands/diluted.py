@@ -1,0 +1,69 @@
+"""What `siren evaluate --diluted` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from siren_runtime import Guard
+from siren_runtime.commands.console import report
+from siren_train.data.dilution import checked_lengths
+from siren_train.data.rows import Columns, read_all
+from siren_train.data.sources import Source
+from siren_train.measure.diluted import (
+    DilutedEvaluation,
+    diluted_markdown,
+    measure_diluted,
+    sampled,
+)
+from siren_train.measure.diluted_plot import plot_diluted
+from siren_train.measure.evaluate import no_rows
+
+from .bars import Bars
+from .reports import write_report
+
+
+def evaluate_diluted(
+    guard: Guard,
+    bundles: Sequence[str],
+    sources: Sequence[Source],
+    columns: Columns,
+    *,
+    lengths: str,
+    split: str,
+    threshold: float | None,
+    max_rows: int | None,
+    output: Path | None,
+) -> None:
+    """Score rows of a split alone and among plain text, print the table, and write the report.
+
+    Args:
+        lengths: in tokens of the plain text, such as 100,300.
+        threshold: None takes the guard's.
+        max_rows: of a data set; None takes all.
+        output: a folder for JSON, table and picture; None writes nothing.
+
+    Raises:
+        InputError: the data is unusable, or a file cannot be written.
+    """
+    tokens, everything = checked_lengths(lengths), list(read_all(sources, columns))
+    rows = sampled((row for row in everything if row.split == split), max_rows)
+    if not rows:
+        raise no_rows(split, sources, {row.split for row in everything})
+    threshold = guard.default_threshold if threshold is None else threshold
+    with Bars() as bars:
+        results = measure_diluted(guard, rows, tokens, threshold, bars.update)
+    evaluation = DilutedEvaluation(
+        bundles=list(bundles),
+        sources=[source.name for source in sources],
+        split=split,
+        threshold=threshold,
+        span_thresholds=dict(guard.judge.spans),
+        results=results,
+    )
+    markdown = diluted_markdown(evaluation)
+    typer.echo(markdown, nl=False)
+    if output is not None:
+        write_report(output, "diluted", evaluation, markdown)
+        plot_diluted(evaluation, output / "diluted.png")
+        report(f"{output}: diluted.json, diluted.md and diluted.png")

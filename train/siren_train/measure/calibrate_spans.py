@@ -1,0 +1,91 @@
+"""Thresholds of spans from held-out rows: the highest of many scores is higher by chance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.errors import InputError
+from siren_runtime.text.spans import DEFAULT_SIZES
+from siren_train.data.rows import Row
+
+from .calibrate import stated_threshold
+
+_CHUNK_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class SpanScores:
+    """The highest span of each size, of each row.
+
+    Attributes:
+        scores: float64 [rows, sizes]; 0 where a row is not longer than the size.
+        harmful: bool [rows], by the labels.
+    """
+
+    scores: NDArray[np.float64]
+    harmful: NDArray[np.bool_]
+
+
+def score_spans(
+    guard: Guard, rows: Sequence[Row], progress: Progress = lambda stage, done, total: None
+) -> SpanScores:
+    """Score the spans of rows.
+
+    Raises:
+        SirenError: as `Guard.score_batch`.
+    """
+    scores = np.zeros((len(rows), len(DEFAULT_SIZES)))
+    progress("scoring spans", 0, len(rows))
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        texts = [row.text for row in rows[start : start + _CHUNK_ROWS]]
+        results = guard.score_batch(texts, long_text="windows", spans=DEFAULT_SIZES)
+        for row, result in enumerate(results, start):
+            for span in result.spans:
+                scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
+        progress("scoring spans", min(start + _CHUNK_ROWS, len(rows)), len(rows))
+    return SpanScores(scores, np.array([row.label == 1 for row in rows]))
+
+
+def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
+    """Return the threshold of each size that a rule asks for.
+
+    Args:
+        rule: "fpr:RATE", by which at most that share of the safe rows has a span at its threshold
+            or above, every size being as strict as the others; or a number for all sizes.
+
+    Raises:
+        InputError: the rule is neither, or no threshold meets it.
+    """
+    number = stated_threshold(rule)
+    if number is not None:
+        return [SpanThreshold(size, number) for size in DEFAULT_SIZES]
+    kind, _, value = rule.partition(":")
+    rate = stated_threshold(value)
+    if kind != "fpr" or rate is None:
+        raise InputError(
+            f"{rule!r} is no rule for spans; expected fpr:RATE or a number, from 0 to 1"
+        )
+    safe = scores.scores[~scores.harmful]
+    allowed = int(rate * len(safe))
+    # Of each row the place among the safe ones, 0 the highest, by the size that makes it highest.
+    ranks = np.min([np.argsort(np.argsort(-of_size)) for of_size in safe.T], axis=0)
+    strictest = int(np.sort(ranks)[allowed]) if allowed < len(safe) else len(safe) - 1
+    return [
+        SpanThreshold(size, _above(np.sort(of_size)[::-1][strictest], of_size, size))
+        for size, of_size in zip(DEFAULT_SIZES, safe.T, strict=True)
+    ]
+
+
+def _above(score: float, safe: NDArray[np.float64], size: int) -> float:
+    """A threshold between the score of a safe row and the next higher one."""
+    if score >= 1.0:
+        raise InputError(
+            f"no threshold for spans of {size} tokens flags so few of the {len(safe)} safe rows: "
+            f"{int((safe >= 1.0).sum())} of them score 1; scale the temperature, or allow more"
+        )
+    return float((score + safe[safe > score].min(initial=1.0)) / 2)

@@ -1,0 +1,185 @@
+"""What is left of a guard's judgement when rows stand among plain text of other rows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime import Guard
+from siren_runtime.bundle.progress import Progress
+from siren_train.data.dilution import PLACES, Dilution
+from siren_train.data.rows import Row
+
+from .metrics import binary_metrics
+
+FALSE_ALARMS = 0.05  # at which recalls of different ways are compared
+_CHUNK_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class WaysScores:
+    """Scores of the same rows, float64 [rows], by each way of reading.
+
+    Attributes:
+        beginning: of what fits in the guard's max_length, as llm-siren reads.
+        windows: of the highest window.
+        spans: the risk, as `ScoreResult` has it: of the highest window or span.
+    """
+
+    beginning: NDArray[np.float64]
+    windows: NDArray[np.float64]
+    spans: NDArray[np.float64]
+
+
+class DilutedMetrics(msgspec.Struct, frozen=True):
+    """How one way of reading fares on the rows of a data set among so much plain text.
+
+    Attributes:
+        place: where the rows stand: "alone", "behind" the plain text or in its "middle".
+        tokens: of plain text.
+        way: "beginning", "windows" or "spans", as `WaysScores` has them.
+        recall, false_alarms: shares of harmful and of safe rows that are flagged at the threshold.
+        recall_at_false_alarms: of harmful rows, at the threshold that flags `FALSE_ALARMS` of these
+            safe rows.
+        auroc: None where all rows have one label, as the other two where they count no rows.
+    """
+
+    dataset: str
+    place: str
+    tokens: int
+    way: str
+    rows: int
+    auroc: float | None
+    recall: float | None
+    false_alarms: float | None
+    recall_at_false_alarms: float | None
+
+
+class DilutedEvaluation(msgspec.Struct, frozen=True):
+    """What was found for every data set, place, length and way."""
+
+    bundles: list[str]
+    sources: list[str]
+    split: str
+    threshold: float
+    span_thresholds: dict[int, float]
+    results: list[DilutedMetrics]
+
+
+def sampled(rows: Iterable[Row], most: int | None) -> list[Row]:
+    """At most so many rows of each data set, the first of each class in turn; None is all."""
+    kept: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        of_class = kept.setdefault((row.dataset, row.label), [])
+        if most is None or len(of_class) < max(most // 2, 1):
+            of_class.append(row)
+    return [row for of_class in kept.values() for row in of_class]
+
+
+def measure_diluted(
+    guard: Guard,
+    rows: Sequence[Row],
+    lengths: Sequence[int],
+    threshold: float,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[DilutedMetrics]:
+    """Score rows alone, and behind and in the middle of `lengths` tokens of plain text.
+
+    Raises:
+        InputError: a data set has too few safe rows to take plain text from.
+        SirenError: as `Guard.score_batch`.
+    """
+    tokenizer = guard.scorers[0].tokenizer
+    settings = [("alone", 0), *((place, length) for length in lengths for place in PLACES)]
+    results = []
+    for place, tokens in settings:
+        among = rows
+        if place != "alone":
+            among = Dilution(tokenizer, tokens, place).of(rows)  # type: ignore[arg-type]
+        stage = "rows alone" if place == "alone" else f"{place} {tokens} tokens"
+        scores = _scored(guard, among, stage, progress)
+        results += _metrics(among, scores, place, tokens, threshold)
+    return results
+
+
+def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -> WaysScores:
+    found: list[tuple[float, float, float]] = []
+    progress(stage, 0, len(rows))
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        texts = [row.text for row in rows[start : start + _CHUNK_ROWS]]
+        results = guard.score_batch(texts, long_text="windows", spans=True)
+        long = [i for i, result in enumerate(results) if result.span is not None]
+        cut = guard.score_batch([texts[i] for i in long], long_text="truncate", spans=False)
+        beginnings = {i: result.score for i, result in zip(long, cut, strict=True)}
+        found += [
+            (beginnings.get(i, result.score), result.score, result.risk)
+            for i, result in enumerate(results)
+        ]
+        progress(stage, len(found), len(rows))
+    return WaysScores(*np.array(found, np.float64).T)
+
+
+def _metrics(
+    rows: Sequence[Row], scores: WaysScores, place: str, tokens: int, threshold: float
+) -> list[DilutedMetrics]:
+    harmful = np.array([row.label == 1 for row in rows])
+    datasets = np.array([row.dataset for row in rows])
+    results = []
+    for dataset in dict.fromkeys(datasets.tolist()):
+        of_set = datasets == dataset
+        labels = harmful[of_set]
+        for way, of_way in vars(scores).items():
+            values = of_way[of_set]
+            results.append(
+                DilutedMetrics(
+                    dataset=dataset,
+                    place=place,
+                    tokens=tokens,
+                    way=way,
+                    rows=int(of_set.sum()),
+                    auroc=binary_metrics(labels, values, threshold).auroc,
+                    recall=_share(values[labels] >= threshold),
+                    false_alarms=_share(values[~labels] >= threshold),
+                    recall_at_false_alarms=_recall_at(labels, values),
+                )
+            )
+    return results
+
+
+def _recall_at(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
+    """The recall at the lowest threshold that flags at most `FALSE_ALARMS` of the safe rows."""
+    safe = np.sort(scores[~harmful])[::-1]
+    if not len(safe):
+        return None
+    return _share(scores[harmful] > safe[int(FALSE_ALARMS * len(safe))])
+
+
+def _share(flagged: NDArray[np.bool_]) -> float | None:
+    return float(flagged.mean()) if len(flagged) else None
+
+
+def diluted_markdown(evaluation: DilutedEvaluation) -> str:
+    """Return the table, as Markdown."""
+    spans = ", ".join(f"{size}: {value:.4g}" for size, value in evaluation.span_thresholds.items())
+    head = (
+        "data set", "place", "plain tokens", "read by", "rows", "AUROC", "recall", "false alarms",
+        f"recall at {FALSE_ALARMS:.0%} false alarms",
+    )  # fmt: skip
+    lines = [
+        f"# Rows of the {evaluation.split} split among plain text",
+        "",
+        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}; thresholds "
+        f"of spans by their tokens: {spans or 'none, so the same'}.",
+        "",
+        f"| {' | '.join(head)} |",
+        "| --- " * len(head) + "|",
+    ]
+    for m in evaluation.results:
+        shares = (m.auroc, m.recall, m.false_alarms, m.recall_at_false_alarms)
+        shown = ["-" if share is None else f"{share:.3f}" for share in shares]
+        name = m.dataset.replace("|", r"\|")
+        cells = [name, m.place, str(m.tokens), m.way, str(m.rows), *shown]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
