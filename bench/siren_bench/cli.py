@@ -9,6 +9,7 @@ from siren_bench.commands.export_memory import export_memory
 from siren_bench.commands.extraction import extraction
 from siren_bench.commands.fidelity import fidelity
 from siren_bench.commands.gpu import gpu
+from siren_bench.commands.large_texts import large_texts
 from siren_bench.commands.latency import latency
 from siren_bench.commands.layers import layers
 from siren_bench.commands.plan_build import plan_build
@@ -16,6 +17,7 @@ from siren_bench.commands.profile import profile
 from siren_bench.commands.report import report
 from siren_bench.commands.scaling import scaling
 from siren_bench.commands.setup_optimum import setup_optimum
+from siren_bench.commands.spans import spans
 from siren_bench.commands.stream import stream
 from siren_bench.commands.stream_data import stream_data
 from siren_bench.commands.synthesize import synthesize
@@ -41,6 +43,8 @@ for _command, _example in (
     (memory, "memory minilm --tokens 32,512"),
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
+    (spans, "spans minilm --tokens 40,512,2048"),
+    (large_texts, "large-texts minilm"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),

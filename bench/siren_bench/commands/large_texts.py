@@ -1,0 +1,35 @@
+"""`siren bench large-texts`."""
+
+from typing import Annotated
+
+import typer
+
+from siren_bench.large_texts import large_texts_table, measure_large_texts
+from siren_bench.progress import console
+from siren_bench.workbench import open_workbench
+
+from . import options
+from .finish import finish
+
+
+def large_texts(
+    head: options.Head,
+    backbone: options.Backbone = None,
+    engine: Annotated[str, typer.Option(help="Our precision.")] = "fp32",
+    rounds: Annotated[int, typer.Option(min=1, help="Calls of each text.")] = 3,
+    keep: options.Keep = None,
+    output: options.Output = None,
+) -> None:
+    """Measure texts of 10 MB and of one character: time, memory, and what a neighbour waits."""
+    (precision,) = options.precisions_of(engine)
+    with open_workbench(head, backbone, keep) as bench:
+        bundle = bench.bundle(precision)
+        with console.status("scoring, each text in a process of its own"):
+            results = measure_large_texts(bundle, rounds)
+        settings = {
+            "head": bench.subject.description,
+            "precision": precision,
+            "rounds": rounds,
+        }
+    path = options.result_path(output, "large-texts", head)
+    finish(path, "large-texts", settings, results, large_texts_table(results))
