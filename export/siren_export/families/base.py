@@ -4,6 +4,7 @@ A family is one file. Its config is a frozen dataclass that is a `Backbone`; a `
 makes one of config.json; `registry` lists it. Nothing else knows of it.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import onnx_ir as ir
@@ -59,9 +60,13 @@ class Backbone(Protocol):
 
     @property
     def context_length(self) -> int | None:
-        """The longest sequence, in tokens, that a stream holds; None where there is no stream.
+        """The longest sequence, in tokens, that a stream holds; None where there is no stream."""
 
-        Attention over all of it is what the model does.
+    @property
+    def windows(self) -> Mapping[int, int]:
+        """Of a decoder, the blocks in which a token does not see all before it.
+
+        Block -> the tokens that it sees, itself included.
         """
 
     def check_max_length(self, max_length: int, origin: str) -> None:

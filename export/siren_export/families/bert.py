@@ -10,7 +10,7 @@ In float16 the residual stream and the norms stay in float32, as in decoders.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -49,6 +49,7 @@ class Bert:
     type_vocab_size: int
     causal = False
     context_length = None
+    windows: ClassVar[Mapping[int, int]] = {}
 
     @property
     def kv_heads(self) -> int:

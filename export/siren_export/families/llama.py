@@ -13,28 +13,34 @@ In float16 these stay in float32: the residual stream, whose massive activations
 making. The MLP's product is kept from overflowing by a power of two instead (see `gated_mlp`).
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 import onnx_ir as ir
 
-from siren_export.graph.attention import causal_attention
+from siren_export.graph.attention import shorter
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
-from siren_export.graph.linear import linear
+from siren_export.graph.embedding import embed_tokens
 from siren_export.graph.mlp import gated_mlp
 from siren_export.graph.norms import rms_norm
-from siren_export.graph.roles import Role
-from siren_export.graph.rotary import Rope, Rotary, rotary_tables
+from siren_export.graph.rotary import Rope, rotary_tables
+from siren_export.graph.self_attention import norm_heads, self_attention
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
-from siren_runtime.errors import CheckpointError
 
 from .keys import check_keys
-from .parsing import PositiveFloat, Size, convert, parse_rope
+from .parsing import (
+    PositiveFloat,
+    Size,
+    check_heads,
+    convert,
+    parse_layer_types,
+    parse_rope,
+)
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -58,16 +64,17 @@ class Llama:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    sliding_window: int | None
+    windows: Mapping[int, int]
     max_position_embeddings: int
     tied_embeddings: bool
+    prefixes: tuple[str, ...] = ("model.",)  # that the stored names of the weights may have
 
     causal = True
 
     @property
     def context_length(self) -> int:
-        """The longest sequence, in tokens, over which full attention is what the model does."""
-        return min(self.max_position_embeddings, self.sliding_window or sys.maxsize)
+        """The longest sequence, in tokens, that the model was made for."""
+        return self.max_position_embeddings
 
     @property
     def block_parameters(self) -> int:
@@ -76,14 +83,7 @@ class Llama:
         return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
 
     def check_max_length(self, max_length: int, origin: str) -> None:
-        """As `Backbone.check_max_length`: full attention must be what the model does."""
-        if self.sliding_window is not None and self.sliding_window < max_length:
-            raise CheckpointError(
-                f"{origin}: sliding_window: attention slides over {self.sliding_window} tokens and "
-                f"the head reads up to {max_length}; only a window of at least max_length is "
-                f"exact. Lower inference.max_length in the artifact to {self.sliding_window} or "
-                "less"
-            )
+        """As `Backbone.check_max_length`: the graph is exact at any length."""
 
     def author(
         self,
@@ -96,18 +96,32 @@ class Llama:
         cache: KeyValueCache | None = None,
     ) -> dict[int, ir.Value]:
         """As `Backbone.author`; the mask is not looked at."""
-        weights.check_prefix("model.")
-        shape = (self.vocab_size, self.hidden_size)
-        embedding = weights.table(_embedding_name(self, weights), shape, g.compute)
-        hidden = g.op("Gather", g.weight("embed_tokens.weight", embedding), input_ids)
-        hidden = g.to_float(hidden)
+        weights.check_prefix(*self.prefixes)
+        table = (self.vocab_size, self.hidden_size)
+        hidden = embed_tokens(g, weights, input_ids, table, tied=self.tied_embeddings)
         rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
+        windows = shorter(self.windows, max_length)
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
             with g.scope(f"layers.{block}"):
                 x = _norm(g, self, weights, hidden, f"layers.{block}.input_layernorm")
-                x = _attention(g, self, weights, g.to_compute(x), block, rotary, cache)
+                x = self_attention(
+                    g,
+                    weights,
+                    g.to_compute(x),
+                    block,
+                    hidden_size=self.hidden_size,
+                    heads=self.attention_heads,
+                    kv_heads=self.kv_heads,
+                    head_dim=self.head_dim,
+                    rotary=rotary,
+                    qkv_bias=self.qkv_bias,
+                    output_bias=self.output_bias,
+                    norm=partial(_head_norm, g, self, weights, block) if self.qk_norm else None,
+                    cache=cache,
+                    window=windows.get(block),
+                )
                 hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
 
                 x = _norm(g, self, weights, hidden, f"layers.{block}.post_attention_layernorm")
@@ -123,47 +137,14 @@ class Llama:
         return states
 
 
-def _embedding_name(config: Llama, weights: BackboneWeights) -> str:
-    """The table of the input tokens; a tied one may be stored as that of the output alone."""
-    stored = weights.source.tensors
-    alias = config.tied_embeddings and "embed_tokens.weight" not in stored
-    return "lm_head.weight" if alias and "lm_head.weight" in stored else "embed_tokens.weight"
-
-
-def _attention(
-    g: GraphBuilder,
-    config: Llama,
-    weights: BackboneWeights,
-    x: ir.Value,
-    block: int,
-    rotary: Rotary,
-    cache: KeyValueCache | None,
+def _head_norm(
+    g: GraphBuilder, config: Llama, weights: BackboneWeights, block: int, part: str, y: ir.Value
 ) -> ir.Value:
-    """Grouped-query causal attention: x [batch, sequence, hidden] to the same shape."""
-    prefix = f"layers.{block}.self_attn"
-    heads, kv_heads, head_dim = config.attention_heads, config.kv_heads, config.head_dim
-
-    def project(part: str, count: int, role: Role) -> ir.Value:
-        shape = (count * head_dim, config.hidden_size)
-        name, bias = f"{prefix}.{part}_proj", config.qkv_bias
-        return linear(g, weights, x, name, shape, role, bias=bias)
-
-    def rotate(part: str, y: ir.Value, count: int) -> ir.Value:
-        if config.qk_norm:  # over each head's channels
-            y = g.op("Reshape", y, g.const([0, 0, count, head_dim]))
-            y = _norm(g, config, weights, g.to_float(y), f"{prefix}.{part}_norm", head_dim)
-            y = g.op("Reshape", g.to_compute(y), g.const([0, 0, -1]))
-        return rotary.rotate(g, y, count)
-
-    with g.scope("self_attn"):
-        q = rotate("q", project("q", heads, "query"), heads)
-        k = rotate("k", project("k", kv_heads, "key"), kv_heads)
-        v = project("v", kv_heads, "value")
-        y = causal_attention(
-            g, block, q, k, v, heads=heads, kv_heads=kv_heads, head_dim=head_dim, cache=cache
-        )
-        shape, bias = (config.hidden_size, heads * head_dim), config.output_bias
-        return linear(g, weights, y, f"{prefix}.o_proj", shape, "attention_output", bias=bias)
+    """RMSNorm over the channels of each head of queries or keys."""
+    name = f"layers.{block}.self_attn.{part}_norm"
+    heads = config.attention_heads if part == "q" else config.kv_heads
+    norm = partial(_norm, g, config, weights, name=name, size=config.head_dim)
+    return norm_heads(g, y, heads, config.head_dim, norm)
 
 
 def _mlp(
@@ -244,15 +225,9 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     if kv_heads is msgspec.UNSET:
         kv_heads = {"llama": None, "mistral": 8}.get(raw.model_type, 32)
     kv_heads = kv_heads or raw.num_attention_heads
-    if raw.num_attention_heads % kv_heads:
-        raise CheckpointError(
-            f"{origin}: num_attention_heads {raw.num_attention_heads} is not a multiple of "
-            f"num_key_value_heads {kv_heads}"
-        )
     default_dim = 128 if raw.model_type == "qwen3" else raw.hidden_size // raw.num_attention_heads
     head_dim = raw.head_dim or default_dim
-    if head_dim % 2:
-        raise CheckpointError(f"{origin}: head_dim {head_dim} is odd; rotary embedding needs pairs")
+    check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
     # Mistral has no attention biases and Qwen2 always q/k/v ones, whatever config.json says.
     flag = raw.attention_bias and raw.model_type in ("llama", "qwen3")
     return Llama(
@@ -282,7 +257,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
         output_bias=flag,
         mlp_bias=raw.mlp_bias and raw.model_type == "llama",
         qk_norm=raw.model_type == "qwen3",
-        sliding_window=_sliding_window(raw),
+        windows=_windows(raw),
         max_position_embeddings=raw.max_position_embeddings,
         tied_embeddings=raw.tie_word_embeddings,
     )
@@ -290,33 +265,23 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
 
 def _check_layer_types(raw: _Config, origin: str) -> None:
     """Refuse layers of kinds that the model does not have, or that contradict its window."""
-    if raw.layer_types is None:
-        return
     slides = raw.model_type in ("qwen2", "qwen3") and raw.use_sliding_window
-    allowed = {"full_attention", "sliding_attention"} if slides else {"full_attention"}
-    unknown = sorted(set(raw.layer_types) - allowed)
-    if unknown:
-        raise CheckpointError(
-            f"{origin}: layer_types holds {unknown[0]!r}; a {raw.model_type} with "
-            f"use_sliding_window {str(raw.use_sliding_window).lower()} may have "
-            f"{' and '.join(sorted(allowed))}"
-        )
-    if len(raw.layer_types) != raw.num_hidden_layers:
-        raise CheckpointError(
-            f"{origin}: layer_types has {len(raw.layer_types)} entries; num_hidden_layers is "
-            f"{raw.num_hidden_layers}"
-        )
+    slides = slides and raw.sliding_window is not None
+    allowed = ("full_attention", "sliding_attention")[: 1 + slides]
+    parse_layer_types(raw.layer_types, allowed, raw.num_hidden_layers, origin)
 
 
-def _sliding_window(raw: _Config) -> int | None:
-    """The smallest attention window of any block; None where every block sees everything."""
+def _windows(raw: _Config) -> dict[int, int]:
+    """The attention windows of the blocks that have one."""
     window = 4096 if raw.sliding_window is msgspec.UNSET else raw.sliding_window
+    blocks = range(raw.num_hidden_layers)
+    if raw.model_type == "llama" or window is None:
+        return {}
     if raw.model_type == "mistral":
-        return window
-    if raw.model_type == "llama" or not raw.use_sliding_window:
-        return None
-    if raw.layer_types is not None:
-        slides = "sliding_attention" in raw.layer_types
-    else:
-        slides = raw.max_window_layers < raw.num_hidden_layers
-    return window if slides else None
+        return dict.fromkeys(blocks, window)
+    if not raw.use_sliding_window:
+        return {}
+    if raw.layer_types is None:
+        return dict.fromkeys(blocks[max(raw.max_window_layers, 0) :], window)
+    kinds = enumerate(raw.layer_types)
+    return {block: window for block, kind in kinds if kind == "sliding_attention"}

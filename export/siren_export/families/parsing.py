@@ -5,7 +5,7 @@ are read; where both are there, they must say the same, since releases of transf
 which one they take. Defaults for absent keys are those of its configuration classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 import msgspec
@@ -58,6 +58,7 @@ def parse_rope(
     original_max_position_embeddings: int | None,
     max_position_embeddings: int,
     origin: str,
+    default_theta: float = 10000.0,
 ) -> Rope:
     """Read the rotary embedding of a config.
 
@@ -67,17 +68,18 @@ def parse_rope(
             count where the rope has none.
         max_position_embeddings: stands for the original one where there is none.
         origin: for errors.
+        default_theta: where none is given.
 
     Raises:
         CheckpointError: a kind that the graphs do not have, a key that is not known, a factor of
             a wrong type or range, or two keys that contradict each other.
     """
     given = {
-        name: _read_rope(keys, name, rope_theta, origin)
+        name: _read_rope(keys, name, rope_theta, default_theta, origin)
         for name, keys in (("rope_scaling", scaling), ("rope_parameters", parameters))
         if keys
     }
-    ropes = list(given.values()) or [_read_rope({}, "rope", rope_theta, origin)]
+    ropes = list(given.values()) or [_read_rope({}, "rope", rope_theta, default_theta, origin)]
     rope = ropes[0]
     if rope != ropes[-1]:
         raise CheckpointError(
@@ -103,7 +105,13 @@ def parse_rope(
     )
 
 
-def _read_rope(given: Mapping[str, Any], name: str, rope_theta: float | None, origin: str) -> _Rope:
+def _read_rope(
+    given: Mapping[str, Any],
+    name: str,
+    rope_theta: float | None,
+    default_theta: float,
+    origin: str,
+) -> _Rope:
     keys = dict(given)
     kind = keys.pop("type", "default")
     kind = keys.setdefault("rope_type", kind)
@@ -112,7 +120,7 @@ def _read_rope(given: Mapping[str, Any], name: str, rope_theta: float | None, or
             f"{origin}: {name}: rope_type is {kind!r} and type {given['type']!r}; remove the "
             "wrong one"
         )
-    theta = keys.setdefault("rope_theta", 10000.0 if rope_theta is None else rope_theta)
+    theta = keys.setdefault("rope_theta", default_theta if rope_theta is None else rope_theta)
     if rope_theta not in (None, theta):
         raise CheckpointError(
             f"{origin}: rope_theta is {rope_theta} and {theta} in {name}, and releases of "
@@ -137,3 +145,37 @@ def _read_rope(given: Mapping[str, Any], name: str, rope_theta: float | None, or
             f"low_freq_factor {rope.low_freq_factor}"
         )
     return rope
+
+
+def parse_layer_types(
+    layer_types: Sequence[str] | None, allowed: Sequence[str], blocks: int, origin: str
+) -> Sequence[str] | None:
+    """Check `layer_types`: one of the kinds for each block.
+
+    Raises:
+        CheckpointError: one is of another kind, or there are more or fewer than blocks.
+    """
+    for kind in sorted(set(layer_types or ()) - set(allowed)):
+        raise CheckpointError(
+            f"{origin}: layer_types holds {kind!r}; this model may have {' and '.join(allowed)}"
+        )
+    if layer_types is not None and len(layer_types) != blocks:
+        raise CheckpointError(
+            f"{origin}: layer_types has {len(layer_types)} entries; num_hidden_layers is {blocks}"
+        )
+    return layer_types
+
+
+def check_heads(heads: int, kv_heads: int, head_dim: int, origin: str) -> None:
+    """Refuse heads that cannot share keys, or cannot be turned.
+
+    Raises:
+        CheckpointError: they do not divide, or a head has an odd number of channels.
+    """
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"{origin}: num_attention_heads {heads} is not a multiple of "
+            f"num_key_value_heads {kv_heads}"
+        )
+    if head_dim % 2:
+        raise CheckpointError(f"{origin}: head_dim {head_dim} is odd; rotary embedding needs pairs")

@@ -1,9 +1,20 @@
-"""Attention of grouped heads, causal or not; over a whole text, or behind a cache."""
+"""Attention of grouped heads, causal or not; over a whole text, or behind a cache.
+
+softmax(scale * q @ k) @ v          scores are cap * tanh(scores / cap) where there is a cap
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import onnx_ir as ir
 
 from .builder import GraphBuilder
 from .cache import KeyValueCache
+
+
+def shorter(windows: Mapping[int, int], max_length: int) -> dict[int, int]:
+    """Those of the blocks' windows that hide a token of a sequence of `max_length`."""
+    return {block: window for block, window in windows.items() if window < max_length}
 
 
 def causal_attention(
@@ -17,6 +28,9 @@ def causal_attention(
     kv_heads: int,
     head_dim: int,
     cache: KeyValueCache | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> ir.Value:
     """Grouped-query causal attention (arXiv 2305.13245); with a cache, behind what it holds.
 
@@ -25,22 +39,36 @@ def causal_attention(
     Args:
         q: [batch, sequence, heads * head_dim], rotated.
         k, v: [batch, sequence, kv_heads * head_dim]; k rotated.
+        window: the tokens that a token sees, itself included; None: all before it.
+        scale: of the scores, by default head_dim ** -0.5.
+        softcap: what the scaled scores are bent to stay below (arXiv 2408.00118); None: nothing.
 
     Returns:
         [batch, sequence, heads * head_dim].
     """
+    scale = head_dim**-0.5 if scale is None else scale
     if cache is not None:
-        return cache.attend(g, block, q, k, v)
-    return g.op(
-        "Attention",
-        q,
-        k,
-        v,
-        is_causal=1,
-        scale=head_dim**-0.5,
-        q_num_heads=heads,
-        kv_num_heads=kv_heads,
-    )
+        return cache.attend(g, block, q, k, v, window=window, scale=scale, softcap=softcap)
+    attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": kv_heads}
+    if softcap is not None:
+        attributes["softcap"] = softcap
+    if window is None:
+        return g.op("Attention", q, k, v, is_causal=1, scale=scale, **attributes)
+    visible = _visible_window(g, q, window)
+    return g.op("Attention", q, k, v, visible, scale=scale, **attributes)
+
+
+def _visible_window(g: GraphBuilder, q: ir.Value, window: int) -> ir.Value:
+    """bool [sequence, sequence]: a token sees itself and the `window` - 1 before it."""
+
+    def author() -> ir.Value:
+        length = g.op("Gather", g.op("Shape", q), g.const(1))
+        keys = g.op("Range", g.const(0), length, g.const(1))
+        back = g.op("Sub", g.op("Unsqueeze", keys, g.const([1])), keys)
+        seen = g.op("Less", back, g.const(window))
+        return g.op("And", seen, g.op("GreaterOrEqual", back, g.const(0)))
+
+    return g.once(f"window_{window}", author)
 
 
 def bidirectional_attention(

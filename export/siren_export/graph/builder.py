@@ -1,6 +1,6 @@
 """A thin layer over onnx-ir, so that a model's graph reads like the model's paper."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,6 +62,7 @@ class GraphBuilder:
     _roles: dict[str, Role] = field(default_factory=dict)
     _scope: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
+    _shared: dict[str, ir.Value] = field(default_factory=dict)
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -69,6 +70,14 @@ class GraphBuilder:
         self._scope.append(name)
         yield
         self._scope.pop()
+
+    def once(self, name: str, author: Callable[[], ir.Value]) -> ir.Value:
+        """What `author` gives, in a scope `name` of its own; authored at the first call only."""
+        if name not in self._shared:
+            scope, self._scope = self._scope, [name]
+            self._shared[name] = author()
+            self._scope = scope
+        return self._shared[name]
 
     def input(self, name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
         value = ir.val(name, dtype=dtype, shape=shape)

@@ -1,12 +1,14 @@
 """Attention over a key/value cache: a decoder reads a chunk of new tokens after those it holds.
 
-    scores = concat(q @ past_keys, q @ keys) / sqrt(head_dim)
+    scores = concat(q @ past_keys, q @ keys) * scale
     y      = softmax(scores) @ concat(past_values, values)
 
 The two halves are multiplied apart, so that neither the graph nor its caller ever copies the
 cache: the past goes in as a buffer that may be longer than what it holds (`past_lengths` says how
 much counts), and out come the chunk's own keys and values, which the caller writes behind it.
-Rows may therefore hold pasts of different lengths. The products are [batch, kv_heads, group, ...]
+Rows may therefore hold pasts of different lengths. Where a block has a window, its buffer may be a
+ring, in which token p lies at p modulo the buffer's length: keys are rotated already, so their
+order does not matter, only which of them are seen. The products are [batch, kv_heads, group, ...]
 without a copy of the shared heads; in ONNX Runtime, single tokens then read the cache as a
 vector-matrix product, several times faster at length than the standard Attention operator.
 """
@@ -41,8 +43,7 @@ class KeyValueCache:
     lengths: ir.Value
     past: Mapping[str, ir.Value]
     present: dict[str, ir.Value] = field(default_factory=dict)
-    _past_mask: ir.Value | None = None
-    _causal_mask: ir.Value | None = None
+    _masks: dict[int | None, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def positions(self, g: GraphBuilder, input_ids: ir.Value, limit: int) -> ir.Value:
         """Each token's position [batch, chunk]; padding beyond `limit` stays inside the tables."""
@@ -52,9 +53,18 @@ class KeyValueCache:
         return g.op("Min", positions, g.const(limit - 1), name="positions")
 
     def attend(
-        self, g: GraphBuilder, block: int, q: ir.Value, k: ir.Value, v: ir.Value
+        self,
+        g: GraphBuilder,
+        block: int,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        *,
+        window: int | None,
+        scale: float,
+        softcap: float | None,
     ) -> ir.Value:
-        """Grouped-query causal attention.
+        """Grouped-query causal attention; see `causal_attention`.
 
         Args:
             q: [batch, chunk, heads * head_dim], rotated.
@@ -66,7 +76,7 @@ class KeyValueCache:
         group = self.heads // self.kv_heads
         # Scaled before the transpose: next to the product, ONNX Runtime would fuse the two, and
         # has no vector-matrix product that scales.
-        q = g.op("Mul", q, g.const(float(self.head_dim**-0.5), g.compute))
+        q = g.op("Mul", q, g.const(float(scale), g.compute))
         q, k, v = (self._heads_first(g, x, n) for x, n in ((q, group), (k, 1), (v, 1)))
         for part, new in (("key", k), ("value", v)):
             self.present[cache_name("present", block, part)] = g.op("Squeeze", new, g.const([2]))
@@ -74,13 +84,23 @@ class KeyValueCache:
             g.op("Unsqueeze", self.past[cache_name(PAST, block, part)], g.const([2]))
             for part in ("key", "value")
         )
-        past_mask, causal_mask = self._masks(g, past_k, k)
+        if window not in self._masks:
+            self._masks[window] = (
+                self._all_masks(g, past_k, k)
+                if window is None
+                else self._window_masks(g, past_k, k, window)
+            )
+        past_mask, chunk_mask = self._masks[window]
 
         def scores(keys: ir.Value, mask: ir.Value) -> ir.Value:
             keys = g.op("Transpose", keys, perm=[0, 1, 2, 4, 3])
-            return g.op("Add", g.to_float(g.op("MatMul", q, keys)), mask)
+            found = g.to_float(g.op("MatMul", q, keys))
+            if softcap is not None:
+                bent = g.op("Tanh", g.op("Div", found, g.const(softcap, FLOAT)))
+                found = g.op("Mul", bent, g.const(softcap, FLOAT))
+            return g.op("Add", found, mask)
 
-        both = g.op("Concat", scores(past_k, past_mask), scores(k, causal_mask), axis=-1)
+        both = g.op("Concat", scores(past_k, past_mask), scores(k, chunk_mask), axis=-1)
         weights = g.to_compute(g.op("Softmax", both, axis=-1))
         sizes = g.op("Concat", _size(g, past_k, 3), _size(g, k, 3), axis=0)
         on_past, on_chunk = g.split(weights, sizes, axis=-1)
@@ -93,22 +113,45 @@ class KeyValueCache:
         shape = g.const([0, 0, self.kv_heads, group, self.head_dim])
         return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 3, 1, 4])
 
-    def _masks(self, g: GraphBuilder, past: ir.Value, chunk: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _all_masks(
+        self, g: GraphBuilder, past: ir.Value, chunk: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
         """Float32 0 where a key is seen and -inf elsewhere: [batch, 1, 1, 1, past], [chunk, chunk].
 
         Authored with the first block, for all of them.
         """
-        if self._past_mask is None or self._causal_mask is None:
-            seen, unseen = g.const(0.0, FLOAT), g.const(-np.inf, FLOAT)
-            zero, one = g.const(0), g.const(1)
-            slots = g.op("Range", zero, g.op("Squeeze", _size(g, past, 3)), one)
-            lengths = g.op("Reshape", self.lengths, g.const([-1, 1, 1, 1, 1]))
-            self._past_mask = g.op("Where", g.op("Less", slots, lengths), seen, unseen)
-            keys = g.op("Range", zero, g.op("Squeeze", _size(g, chunk, 3)), one)
-            queries = g.op("Unsqueeze", keys, g.const([1]))
-            causal = g.op("LessOrEqual", keys, queries)
-            self._causal_mask = g.op("Where", causal, seen, unseen)
-        return self._past_mask, self._causal_mask
+        seen, unseen = g.const(0.0, FLOAT), g.const(-np.inf, FLOAT)
+        zero, one = g.const(0), g.const(1)
+        slots = g.op("Range", zero, g.op("Squeeze", _size(g, past, 3)), one)
+        lengths = g.op("Reshape", self.lengths, g.const([-1, 1, 1, 1, 1]))
+        past_mask = g.op("Where", g.op("Less", slots, lengths), seen, unseen)
+        keys = g.op("Range", zero, g.op("Squeeze", _size(g, chunk, 3)), one)
+        queries = g.op("Unsqueeze", keys, g.const([1]))
+        causal = g.op("LessOrEqual", keys, queries)
+        return past_mask, g.op("Where", causal, seen, unseen)
+
+    def _window_masks(
+        self, g: GraphBuilder, past: ir.Value, chunk: ir.Value, window: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `_all_masks`, [batch, 1, 1, chunk, past] and [chunk, chunk].
+
+        Slot s of a ring of r holds the last position p < length for which p modulo r is s.
+        """
+        seen, unseen, width = g.const(0.0, FLOAT), g.const(-np.inf, FLOAT), g.const(window)
+        zero, one = g.const(0), g.const(1)
+        ring = g.op("Squeeze", _size(g, past, 3))
+        slots = g.op("Range", zero, ring, one)
+        lengths = g.op("Reshape", self.lengths, g.const([-1, 1, 1, 1, 1]))
+        behind = g.op("Sub", g.op("Sub", lengths, one), slots)
+        held = g.op("Add", slots, g.op("Mul", g.op("Div", behind, ring), ring))
+        keys = g.op("Range", zero, g.op("Squeeze", _size(g, chunk, 3)), one)
+        queries = g.op("Unsqueeze", keys, g.const([1]))
+        near = g.op("Less", g.op("Sub", g.op("Add", lengths, queries), held), width)
+        near = g.op("And", near, g.op("Less", slots, lengths))
+        past_mask = g.op("Where", near, seen, unseen)
+        back = g.op("Sub", queries, keys)
+        near = g.op("And", g.op("Less", back, width), g.op("GreaterOrEqual", back, zero))
+        return past_mask, g.op("Where", near, seen, unseen)
 
 
 def _size(g: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:

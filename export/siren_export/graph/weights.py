@@ -78,30 +78,36 @@ class BackboneWeights:
 
         return Weight(dtype, shape, blocks)
 
-    def vector(self, name: str, size: int, dtype: ir.DataType, scale: float = 1.0) -> Weight:
-        """A bias or a norm's scale, times `scale`."""
+    def vector(
+        self, name: str, size: int, dtype: ir.DataType, scale: float = 1.0, offset: float = 0.0
+    ) -> Weight:
+        """A bias or a norm's scale, plus `offset`, times `scale`."""
         self._check(name, (size,))
 
         def blocks() -> Iterator[np.ndarray]:
-            yield self._cast(name, self.source.read(name), dtype, scale)
+            values = self.source.read(name)
+            if offset:
+                values = values.astype(np.float32) + np.float32(offset)
+            yield self._cast(name, values, dtype, scale)
 
         return Weight(dtype, (size,), blocks)
 
-    def check_prefix(self, prefix: str) -> None:
+    def check_prefix(self, *prefixes: str) -> None:
         """Refuse weights that are stored as another family's: transformers would not find them.
 
         Args:
-            prefix: of the family's stored names, or of none of them.
+            prefixes: of the family's stored names, or of none of them.
 
         Raises:
             CheckpointError: a tensor is stored under another prefix.
         """
         for name, tensor in self.source.tensors.items():
             before = tensor.name.partition(".")[0] + "."
-            if not name.startswith(before) and before != prefix:
+            if not name.startswith(before) and not tensor.name.startswith(prefixes):
                 raise CheckpointError(
                     f"{self.source.source}: tensor {tensor.name!r} is stored under {before!r}; a "
-                    f"model of config.json's model_type has {prefix!r} or nothing there"
+                    f"model of config.json's model_type has {' or '.join(map(repr, prefixes))} or "
+                    "nothing there"
                 )
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:

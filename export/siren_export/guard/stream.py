@@ -6,6 +6,7 @@ It refers to the weights of score.onnx by the same names, so that a bundle holds
 import onnx_ir as ir
 
 from siren_export.families.base import Backbone
+from siren_export.graph.attention import shorter
 from siren_export.graph.builder import GraphBuilder, GuardGraph
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.weights import BackboneWeights
@@ -55,7 +56,9 @@ def author_stream(
     """
     head, spec, taps = artifact.head, artifact.head.spec, artifact.head.taps
     dtype = compute.numpy().name
-    cached = CacheSpec(taps.deepest + 1, backbone.kv_heads, backbone.head_dim, dtype)
+    blocks = taps.deepest + 1
+    windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
+    cached = CacheSpec(blocks, backbone.kv_heads, backbone.head_dim, dtype, windows)
     contract = stream_graph(spec, cached)
     g = GraphBuilder(compute, backbone.causal)
     inputs = add_inputs(g, contract)

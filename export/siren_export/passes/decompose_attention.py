@@ -1,6 +1,8 @@
 """Attention (opset 23) in primitive operators: softmax(q k^T * scale + mask) v, per head.
 
-For TensorRT, whose Attention has no float32 kernel, and before 10.14 does not exist at all.
+For TensorRT, whose Attention has no float32 kernel, and before 10.14 does not exist at all; and
+for scores that are capped, cap * tanh(q k^T * scale / cap) + mask, at every target: revisions of
+the standard differ in whether the mask comes before the cap, which would let a token see all.
 """
 
 import onnx_ir as ir
@@ -12,9 +14,18 @@ from .edit import Place, attentions, before, replace
 
 def decompose_attention(graph: GuardGraph) -> None:
     """Rewrite every Attention that is causal, or has a bool mask of visible keys."""
+    _decompose(graph, attentions(graph))
+
+
+def decompose_softcap(graph: GuardGraph) -> None:
+    """Rewrite those alone whose scores are capped."""
+    _decompose(graph, [node for node in attentions(graph) if "softcap" in node.attributes])
+
+
+def _decompose(graph: GuardGraph, nodes: list[ir.Node]) -> None:
     compute = graph.compute
     biases: dict[ir.Value | None, ir.Value] = {}  # one for each mask; None: the causal one
-    for node in attentions(graph):
+    for node in nodes:
         r = before(graph, node)
         queries, keys, values = node.inputs[:3]
         visible = node.inputs[3] if len(node.inputs) > 3 else None
@@ -28,7 +39,11 @@ def decompose_attention(graph: GuardGraph) -> None:
         k = _split_heads(r, keys, kv_heads, heads, [0, 2, 3, 1])
         v = _split_heads(r, values, kv_heads, heads, [0, 2, 1, 3])
         q = r.op("Mul", q, r.const(node.attributes["scale"].as_float(), compute))
-        scores = r.op("Add", r.op("MatMul", q, k), biases[visible])
+        scores = r.op("MatMul", q, k)
+        if "softcap" in node.attributes:
+            cap = r.const(node.attributes["softcap"].as_float(), compute)
+            scores = r.op("Mul", r.op("Tanh", r.op("Div", scores, cap)), cap)
+        scores = r.op("Add", scores, biases[visible])
         y = r.op("MatMul", r.op("Softmax", scores, axis=-1), v)  # [batch, heads, sequence, dim]
         y = r.op("Transpose", y, perm=[0, 2, 1, 3])
         replace(graph, [node], r.op("Reshape", y, r.const([0, 0, -1])))

@@ -55,7 +55,7 @@ def linears(graph: GuardGraph) -> Iterator[Linear]:
             yield Linear(product, x, matrix, role, addition, bias)
 
 
-_ATTENTION_ATTRIBUTES = {"is_causal", "scale", "q_num_heads", "kv_num_heads"}
+_ATTENTION_ATTRIBUTES = {"is_causal", "scale", "q_num_heads", "kv_num_heads", "softcap"}
 
 
 def attentions(graph: GuardGraph) -> list[ir.Node]:

@@ -34,7 +34,8 @@ def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
     Args:
         long: tokens, padding included, from which the fused one is taken.
     """
-    # In a decoder, one with a mask looks through a window, which the fused operator would drop.
+    # In a decoder, one with a mask looks through a window, which the fused operator would drop;
+    # those whose scores are capped are primitive operators by now.
     nodes = [node for node in attentions(graph) if _is_causal(node) == graph.causal]
     if not nodes:
         return

@@ -15,7 +15,7 @@ from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
 from .calibration import Calibration
-from .decompose_attention import decompose_attention
+from .decompose_attention import decompose_attention, decompose_softcap
 from .decompose_gelu import decompose_gelu
 from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
@@ -98,7 +98,13 @@ def _no_int4(target: Target) -> str:
 
 
 # ONNX Runtime takes graphs as they are authored. In 8 and 4 bits they hold its own operators.
-_OWN_OPERATORS: tuple[Rewrite, ...] = (quantize_embedding, fuse_long_attention, import_contrib)
+_AUTHORED: tuple[Rewrite, ...] = (decompose_softcap,)
+_OWN_OPERATORS: tuple[Rewrite, ...] = (
+    *_AUTHORED,
+    quantize_embedding,
+    fuse_long_attention,
+    import_contrib,
+)
 # TensorRT and TensorRT-RTX compile Attention in float16 and bfloat16 only.
 _NO_ATTENTION: tuple[Rewrite, ...] = (decompose_attention,)
 # TensorRT 10 of any version takes primitive operators only.
@@ -131,29 +137,33 @@ def _tensorrt10(
 
 
 # Both TensorRTs in float8, which GPUs of compute capability 8.9 and from 9.0 have.
-_FLOAT8 = Row(_FLOAT16, _FP8, quantize_for_tensorrt_fp8, calibration="needed")
+_FLOAT8 = Row(_FLOAT16, _FP8, quantize_for_tensorrt_fp8, _AUTHORED, calibration="needed")
 
 TABLE: dict[tuple[Target, Precision], Row | str] = {
-    ("onnxruntime", "fp32"): Row(FLOAT, _FP32, saturation_free=True),
-    ("onnxruntime", "fp16"): Row(_FLOAT16, _FP16, saturation_free=True),
+    ("onnxruntime", "fp32"): Row(FLOAT, _FP32, rewrites=_AUTHORED, saturation_free=True),
+    ("onnxruntime", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED, saturation_free=True),
     ("onnxruntime", "bf16"): _only_tensorrt("bf16"),
     ("onnxruntime", "fp8"): _only_tensorrt("fp8"),
     ("onnxruntime", "int8"): _onnxruntime(_INT8, quantize_for_onnxruntime_int8, helps=False),
     ("onnxruntime", "int4"): _onnxruntime(_INT4, quantize_for_onnxruntime_int4, helps=True),
     #
     ("tensorrt", "fp32"): Row(FLOAT, _FP32, rewrites=_NO_ATTENTION),
-    ("tensorrt", "fp16"): Row(_FLOAT16, _FP16),
-    ("tensorrt", "bf16"): Row(_BFLOAT16, _BF16, streams=False),
+    ("tensorrt", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED),
+    ("tensorrt", "bf16"): Row(_BFLOAT16, _BF16, rewrites=_AUTHORED, streams=False),
     ("tensorrt", "fp8"): _FLOAT8,
-    ("tensorrt", "int8"): Row(_FLOAT16, _INT8, quantize_for_tensorrt_int8, calibration="needed"),
+    ("tensorrt", "int8"): Row(
+        _FLOAT16, _INT8, quantize_for_tensorrt_int8, _AUTHORED, calibration="needed"
+    ),
     ("tensorrt", "int4"): _no_int4("tensorrt"),
     #
     ("tensorrt-rtx", "fp32"): Row(FLOAT, _FP32, rewrites=_NO_ATTENTION),
-    ("tensorrt-rtx", "fp16"): Row(_FLOAT16, _FP16),
-    ("tensorrt-rtx", "bf16"): Row(_BFLOAT16, _BF16, streams=False),
+    ("tensorrt-rtx", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED),
+    ("tensorrt-rtx", "bf16"): Row(_BFLOAT16, _BF16, rewrites=_AUTHORED, streams=False),
     ("tensorrt-rtx", "fp8"): _FLOAT8,
-    ("tensorrt-rtx", "int8"): Row(_FLOAT16, _INT8, quantize_for_rtx_int8),
-    ("tensorrt-rtx", "int4"): Row(_FLOAT16, _INT4, quantize_for_rtx_int4, calibration="helps"),
+    ("tensorrt-rtx", "int8"): Row(_FLOAT16, _INT8, quantize_for_rtx_int8, _AUTHORED),
+    ("tensorrt-rtx", "int4"): Row(
+        _FLOAT16, _INT4, quantize_for_rtx_int4, _AUTHORED, calibration="helps"
+    ),
     #
     ("tensorrt10", "fp32"): _tensorrt10(FLOAT, _FP32),
     ("tensorrt10", "fp16"): _tensorrt10(_FLOAT16, _FP16),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from siren_runtime.bundle.graphs import BATCH, CHUNK, PAST, SEQUENCE
+from siren_runtime.bundle.graphs import BATCH, CHUNK, SEQUENCE, size_of
 from siren_runtime.errors import BackendError, InputError
 
 LEAST_STREAM_TOKENS = 8  # that a stream may hold: one that is full lets the older half go
@@ -34,13 +34,14 @@ class Extent(NamedTuple):
 
     def shape(self, symbolic: Sequence[int | str]) -> tuple[int, ...]:
         """The shape of a tensor whose free dimensions have the names of the graphs."""
-        sizes = {
-            BATCH: self.batch,
-            SEQUENCE: self.length,
-            CHUNK: self.length,
-            PAST: self.past,
-        }
-        return tuple(size if isinstance(size, int) else sizes[size] for size in symbolic)
+        sizes = {BATCH: self.batch, SEQUENCE: self.length, CHUNK: self.length}
+
+        def number(size: int | str) -> int:
+            if isinstance(size, int):
+                return size
+            return sizes[size] if size in sizes else size_of(size, self.past)
+
+        return tuple(map(number, symbolic))
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,10 +15,14 @@ head:    pooled float32 [batch, n_features], not weighted by layer
 
 The cache is float32 or float16. Where a head reads the last token, feature_sums are the neurons of
 each token itself.
+
+A block whose tokens see no further back than a window of n, themselves included, calls its past
+window_n. It is a ring: token p lies at p modulo the length of the buffer, which holds n - 1 tokens
+at least, or all.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from .heads import HeadSpec
@@ -42,6 +46,9 @@ FEATURES: Final = "features"
 FEATURE_SUMS: Final = "feature_sums"
 
 _BYTES = {"float32": 4, "float16": 2}
+_WINDOW = "window_"  # and the tokens that a token sees
+# Tokens that a ring holds beyond its window, so that as many may be taken back; and its steps.
+_TAKEN_BACK, _GRANULE = 32, 16
 
 Shape = list[int | str]  # a dimension is a size or the name of a free one
 
@@ -73,12 +80,16 @@ class Contract:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The key/value cache of the streaming graph: what each of `blocks` keeps of a token."""
+    """The key/value cache of the streaming graph: what each of `blocks` keeps of a token.
+
+    `windows` are of the blocks whose tokens see no further back: block -> tokens.
+    """
 
     blocks: int
     heads: int
     dim: int
     dtype: str
+    windows: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def buffers(self) -> int:
@@ -87,26 +98,76 @@ class CacheSpec:
 
     @property
     def bytes_per_token(self) -> int:
-        """What one token of one stream takes, in bytes."""
+        """What one token of one stream takes, in bytes, where every block holds it."""
         return self.buffers * self.heads * self.dim * _BYTES[self.dtype]
+
+    def lengths(self, tokens: int) -> list[int]:
+        """How many tokens each array holds where the longest hold `tokens`, in their order."""
+        return [
+            size_of(_past(self.windows.get(block)), tokens)
+            for block in range(self.blocks)
+            for _ in ("key", "value")
+        ]
+
+    def usable(self, tokens: int, written: int) -> int:
+        """How many of a stream's first `tokens` need not be read again: all of them, or none.
+
+        Args:
+            written: the most tokens that the stream held since it was empty. Those taken back
+                since lie where rings held older ones.
+        """
+        for window in set(self.windows.values()):
+            held = _ring(window)
+            if written > held and written - tokens > held - window + 1:
+                return 0
+        return tokens
 
     @property
     def past(self) -> list[TensorSpec]:
         """The inputs that hold it, key before value, block by block."""
-        return self._specs(PAST)
+        return self._specs(PAST, {block: _past(window) for block, window in self.windows.items()})
 
     @property
     def present(self) -> list[TensorSpec]:
         """The outputs that a chunk adds to it, in the order of `past`."""
-        return self._specs("present", CHUNK)
+        return self._specs("present", dict.fromkeys(range(self.blocks), CHUNK))
 
-    def _specs(self, prefix: str, tokens: str = PAST) -> list[TensorSpec]:
-        shape: Shape = [BATCH, self.heads, tokens, self.dim]
+    def _specs(self, prefix: str, tokens: Mapping[int, str]) -> list[TensorSpec]:
         return [
-            TensorSpec(cache_name(prefix, block, part), self.dtype, shape)
+            TensorSpec(
+                cache_name(prefix, block, part),
+                self.dtype,
+                [BATCH, self.heads, tokens.get(block, PAST), self.dim],
+            )
             for block in range(self.blocks)
             for part in ("key", "value")
         ]
+
+
+def _past(window: int | None) -> str:
+    """The name of the dimension of a block's past."""
+    return PAST if window is None else f"{_WINDOW}{window}"
+
+
+def _window(past: int | str) -> int | None:
+    """The window that the name of such a dimension tells of, where it does."""
+    number = str(past).removeprefix(_WINDOW)
+    return int(number) if number != past and number.isdecimal() and int(number) > 0 else None
+
+
+def _ring(window: int) -> int:
+    """How many tokens a block with that window keeps."""
+    return -(-(window - 1 + _TAKEN_BACK) // _GRANULE) * _GRANULE
+
+
+def size_of(past: str, tokens: int) -> int:
+    """How long a past of that name is where the longest are `tokens` long."""
+    if past == PAST:
+        return tokens
+    window = _window(past)
+    if window is None:
+        raise KeyError(past)
+    return min(tokens, _ring(window))
 
 
 def cache_name(prefix: str, block: int, part: str) -> str:
@@ -161,15 +222,23 @@ def cache_of(graph: GraphSpec) -> CacheSpec | None:
     _, heads, _, dim = past[0].shape
     if not isinstance(heads, int) or not isinstance(dim, int):
         return None
-    return CacheSpec(len(past) // 2, heads, dim, past[0].dtype)
+    found = {spec.name: _window(spec.shape[2]) for spec in past if len(spec.shape) == 4}
+    windows = {block: found.get(cache_name(PAST, block, "key")) for block in range(len(past) // 2)}
+    kept = {block: window for block, window in windows.items() if window is not None}
+    return CacheSpec(len(past) // 2, heads, dim, past[0].dtype, kept)
 
 
 def signature(specs: Iterable[TensorSpec]) -> list[str]:
-    """Return what must agree of inputs or outputs, sorted: names, types, ranks, fixed sizes."""
+    """Return what must agree of inputs or outputs, sorted: names, types, ranks, fixed sizes.
+
+    Windows must agree too.
+    """
+
+    def shown(size: int | str) -> str:
+        return str(size) if isinstance(size, int) or _window(size) is not None else "?"
+
     return sorted(
-        f"{spec.name}: {spec.dtype}"
-        f"[{', '.join(str(size) if isinstance(size, int) else '?' for size in spec.shape)}]"
-        for spec in specs
+        f"{spec.name}: {spec.dtype}[{', '.join(map(shown, spec.shape))}]" for spec in specs
     )
 
 

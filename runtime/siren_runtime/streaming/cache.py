@@ -16,7 +16,8 @@ class KeyValueCache:
     """Buffers [slots, heads, capacity, dim] of every block; each stream has a slot.
 
     Capacity grows by a quarter at least, block by block, so that copying costs a few tokens'
-    worth a token and never more than one block's memory beside the cache.
+    worth a token and never more than one block's memory beside the cache. The buffers of blocks
+    with a window grow to a ring that holds it, and no further.
     """
 
     def __init__(self, spec: CacheSpec, max_tokens: int) -> None:
@@ -28,7 +29,7 @@ class KeyValueCache:
     @property
     def bytes_per_stream(self) -> int:
         """What one slot takes now, in bytes."""
-        return self._capacity * self._spec.bytes_per_token
+        return sum(self._lengths()) * self._spec.bytes_per_token // self._spec.buffers
 
     def reserve(self, slots: int, tokens: int) -> None:
         """Make room for `tokens` in each of `slots`, keeping what is there.
@@ -45,13 +46,13 @@ class KeyValueCache:
             capacity = self._capacity
         slots = max(slots, self._slots)
         try:
-            for index, old in enumerate(self._buffers):
-                new = self._make(slots, capacity)
-                new[: self._slots, :, : self._capacity] = old
+            for index, length in enumerate(self._spec.lengths(capacity)):
+                old, new = self._buffers[index], self._make(slots, length)
+                new[: self._slots, :, : old.shape[2]] = old
                 self._buffers[index] = new
         except BaseException as error:
-            for index, buffer in enumerate(self._buffers):  # streams that need no more go on
-                kept = buffer[: self._slots, :, : self._capacity]
+            for index, length in enumerate(self._lengths()):  # streams that need no more go on
+                kept = self._buffers[index][: self._slots, :, :length]
                 self._buffers[index] = np.ascontiguousarray(kept)
             if not isinstance(error, MemoryError):
                 raise
@@ -74,11 +75,17 @@ class KeyValueCache:
         counts: Sequence[int],
     ) -> None:
         """Keep the first `counts[i]` tokens of `present`'s `rows[i]` in `slots[i]`, from
-        `positions[i]` on."""
+        `positions[i]` on; of those that a ring cannot hold, the last."""
         token = np.concatenate([np.arange(count) for count in counts])
-        slot, row, first = (np.repeat(each, counts) for each in (slots, rows, positions))
+        slot, row, first, count = (np.repeat(x, counts) for x in (slots, rows, positions, counts))
+        of_length = {}
+        for length in set(self._lengths()):
+            held = count - token <= length
+            places = (first + token)[held] % length
+            of_length[length] = slot[held], places, row[held], token[held]
         for buffer, new in zip(self._buffers, present, strict=True):
-            buffer[slot, :, first + token] = new[row, :, token]
+            kept_slot, place, kept_row, kept_token = of_length[buffer.shape[2]]
+            buffer[kept_slot, :, place] = new[kept_row, :, kept_token]
 
     def move(self, source: int, target: int) -> None:
         """Copy a slot over another."""
@@ -89,6 +96,10 @@ class KeyValueCache:
         """Free the buffers; `reserve` makes new ones."""
         self._slots = self._capacity = 0
         self._buffers = [self._make(0, 0)] * self._spec.buffers
+
+    def _lengths(self) -> list[int]:
+        """The tokens that each buffer has room for."""
+        return self._spec.lengths(self._capacity)
 
     def _make(self, slots: int, tokens: int) -> CacheArray:
         return np.zeros((slots, self._spec.heads, tokens, self._spec.dim), self._spec.dtype)

@@ -36,6 +36,13 @@ class StreamReader(Protocol):
     def bytes_per_token(self) -> int:
         """The memory that a token takes, in bytes."""
 
+    def usable(self, tokens: int, written: int) -> int:
+        """How many of a stream's first `tokens` need not be read again: all of them, or none.
+
+        Args:
+            written: the most tokens that the stream held since it was empty.
+        """
+
     def add(self, state: StreamState) -> None:
         """Take a stream in."""
 
@@ -64,6 +71,10 @@ class IncrementalReader:
         self._backend = backend
         self._cache = KeyValueCache(backend.cache, max_tokens)
         self._slots: list[StreamState] = []
+
+    def usable(self, tokens: int, written: int) -> int:
+        """None where rings hold newer tokens, since taken back, in the place of some they need."""
+        return self._backend.cache.usable(tokens, written)
 
     def add(self, state: StreamState) -> None:
         """Give the stream the next slot."""
@@ -166,6 +177,10 @@ class ReencodingReader:
         self._temperature = temperature
         self.bytes_per_token = 0
         self._backend = backend
+
+    def usable(self, tokens: int, written: int) -> int:
+        """All: what is to be read, is read from its start anyway."""
+        return tokens
 
     def add(self, state: StreamState) -> None:
         """Do nothing: there is no cache."""

@@ -1,5 +1,7 @@
 """What a stream has read: its tokens, and for each of them what rolling back to it needs."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
@@ -9,13 +11,16 @@ from .growing_text import Offsets, Tokens
 
 _GRANULE = 64  # rows
 
+# The tokens that stay of a stream and the most that it held -> how many need not be read again.
+Usable = Callable[[int, int], int]
+
 
 class StreamState:
     """The tokens read and those pending, with a row of pooled neurons and a score of each token
     read.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
-    are.
+    are. `written` is the most tokens that were read since it was empty.
     """
 
     def __init__(self, n_features: int, aggregation: Aggregation | None) -> None:
@@ -23,6 +28,7 @@ class StreamState:
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
         self.pending: list[int] = []
+        self.written = 0
         self.changed = False  # since the last tokens were taken over
         self.context = 0
         self.scores: list[float] = []
@@ -36,8 +42,8 @@ class StreamState:
         """Memory of the rows, which is what there is beside the cache."""
         return self._rows.nbytes
 
-    def set_tokens(self, tokens: Tokens, limit: int) -> int:
-        """Take over the tokens of all text so far; those not read yet, up to `limit`, are pending.
+    def set_tokens(self, tokens: Tokens, limit: int, usable: Usable) -> int:
+        """Take over the tokens of all text so far; those to read, up to `limit`, are pending.
 
         Returns:
             How many tokens were taken back: read before, and now others stand in their place.
@@ -50,6 +56,8 @@ class StreamState:
         if tokens.context != self.context:
             common = min(common, tokens.context)
         taken_back = len(self.ids) - common
+        common = usable(common, self.written)
+        self.written = self.written if common else 0
         del self.ids[common:], self.scores[common:]
         self.context = tokens.context
         self.offsets = tokens.offsets[:limit]
@@ -95,6 +103,7 @@ class StreamState:
         self.ids += self.pending[:count]
         del self.pending[:count]
         self.scores += scores.tolist()
+        self.written = max(self.written, len(self.ids))
 
     def read_all(self, score: float) -> None:
         """Move all pending tokens to those read, all with the one score after the last.
@@ -119,4 +128,4 @@ class StreamState:
             if self._rows.size:
                 self.base = self._rows[count - 1].copy()
         self.ids, self.offsets, self.scores = [], [], []
-        self.context = 0
+        self.context = self.written = 0

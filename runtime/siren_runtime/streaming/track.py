@@ -139,6 +139,8 @@ class Track:
 
     def _take(self, tokens: Tokens) -> None:
         self.tokens = tokens
-        self.rolled_back += self.state.set_tokens(tokens, self.member.reader.max_tokens)
-        self.scored_from = len(self.state.ids)
+        held, reader = len(self.state.ids), self.member.reader
+        taken_back = self.state.set_tokens(tokens, reader.max_tokens, reader.usable)
+        self.rolled_back += taken_back
+        self.scored_from = held - taken_back
         self.computed += len(self.state.pending)
