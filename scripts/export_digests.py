@@ -33,7 +33,8 @@ _VOLATILE = ("created", "versions", "format_version")
 
 def make(folder: Path, names: list[str]) -> None:
     """Write `folder`/NAME/backbone and its heads, by the makers of tests/models.py."""
-    from models import BACKBONES, make_artifact, make_backbone
+    from backbones import BACKBONES
+    from models import make_artifact, make_backbone
 
     unknown = set(names) - {*BACKBONES, DEFAULT_GUARD}
     if unknown:

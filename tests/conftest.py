@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import BACKBONES, make_backbone
+from backbones import BACKBONES
+from models import make_backbone
 
 torch.set_num_threads(1)  # for tiny models, a second thread only costs
 
 
 @pytest.fixture(scope="session")
 def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of the tiny backbone of that name in models.BACKBONES; do not change it."""
+    """Return the folder of the tiny backbone of that name in backbones.BACKBONES; do not change it."""
 
     @functools.cache
     def make(name: str) -> Path:

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from models import FAMILIES
+from backbones import FAMILIES
 from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.streaming.cache import KeyValueCache
 from streaming import BOUND, LIMIT

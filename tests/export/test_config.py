@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from siren_export.families.bert import Bert
+from siren_export.families.gemma import Gemma
 from siren_export.families.llama import Llama
 from siren_export.families.registry import SUPPORTED, parse_config
 from siren_export.graph.rotary import Rope, inverse_frequencies
@@ -29,12 +30,19 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+GEMMA = {"model_type": "gemma3_text"}
 ENCODER = {"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 4}
 
 
 def decoder(**keys) -> Llama:
     config = parse_config({**DECODER, **keys}, "config.json")
     assert isinstance(config, Llama)
+    return config
+
+
+def gemma3(**keys) -> Gemma:
+    config = parse_config({"model_type": "gemma3_text", **keys}, "config.json")
+    assert isinstance(config, Gemma)
     return config
 
 
@@ -113,14 +121,13 @@ def test_bias_flags_count_only_where_the_model_has_them(model_type, qkv, output,
 
 
 @pytest.mark.parametrize(
-    ("keys", "window"),
+    ("keys", "windows"),
     [
-        ({"model_type": "llama", "sliding_window": 8}, None),
-        ({"model_type": "mistral", "sliding_window": 8}, 8),
-        ({"model_type": "mistral", "sliding_window": None}, None),
-        ({"model_type": "mistral"}, 4096),
-        ({"model_type": "qwen2", "sliding_window": 8}, None),
-        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, None),
+        ({"model_type": "llama", "sliding_window": 8}, []),
+        ({"model_type": "mistral", "sliding_window": 8}, [0, 1, 2, 3]),
+        ({"model_type": "mistral", "sliding_window": None}, []),
+        ({"model_type": "qwen2", "sliding_window": 8}, []),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, []),
         (
             {
                 "model_type": "qwen2",
@@ -128,7 +135,7 @@ def test_bias_flags_count_only_where_the_model_has_them(model_type, qkv, output,
                 "use_sliding_window": True,
                 "max_window_layers": 2,
             },
-            8,
+            [2, 3],
         ),
         (
             {
@@ -137,20 +144,60 @@ def test_bias_flags_count_only_where_the_model_has_them(model_type, qkv, output,
                 "use_sliding_window": True,
                 "layer_types": ["full_attention", "sliding_attention"] * 2,
             },
-            8,
+            [1, 3],
         ),
     ],
 )
-def test_a_sliding_window_counts_where_a_block_slides(keys, window):
-    config = decoder(num_key_value_heads=2, **keys)
-    assert config.sliding_window == window
+def test_blocks_have_the_windows_that_the_model_gives_them(keys, windows):
+    assert decoder(num_key_value_heads=2, **keys).windows == dict.fromkeys(windows, 8)
 
 
-def test_a_window_shorter_than_the_text_is_refused_and_a_longer_one_is_exact():
-    config = decoder(model_type="mistral", num_key_value_heads=2, sliding_window=512)
-    config.check_max_length(512, "config.json")
-    with pytest.raises(CheckpointError, match=r"slides over 512 tokens.*up to 513"):
-        config.check_max_length(513, "config.json")
+def test_mistral_has_a_window_where_none_is_given():
+    config = decoder(model_type="mistral", num_key_value_heads=2)
+    assert config.windows == dict.fromkeys(range(4), 4096)
+
+
+@pytest.mark.parametrize(
+    ("keys", "windows"),
+    [
+        ({"model_type": "gemma2"}, [0, 2, 4, 6]),
+        ({"model_type": "gemma3_text"}, [0, 1, 2, 3, 4, 6]),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 3}, [0, 1, 3, 4, 6]),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention"] * 7}, []),
+    ],
+)
+def test_gemma_slides_in_most_blocks_by_a_pattern(keys, windows):
+    config = parse_config({"num_hidden_layers": 7, "sliding_window": 8, **keys}, "config.json")
+    assert config.windows == dict.fromkeys(windows, 8)
+
+
+def test_both_forms_of_gemmas_two_ropes_read_alike():
+    linear = {"rope_type": "linear", "factor": 8.0}
+    form_4 = gemma3(rope_theta=5e5, rope_local_base_freq=300.0, rope_scaling=linear)
+    full = {"rope_theta": 5e5, **linear}
+    sliding = {"rope_type": "default", "rope_theta": 300.0}
+    form_5 = gemma3(rope_parameters={"full_attention": full, "sliding_attention": sliding})
+    assert (form_4.rope, form_4.window_rope) == (form_5.rope, form_5.window_rope)
+    assert (form_4.rope.theta, form_4.rope.kind, form_4.window_rope.theta) == (5e5, "linear", 300.0)
+    assert (gemma3().rope.theta, gemma3().window_rope.theta) == (1e6, 1e4)
+
+
+def test_the_text_part_of_a_model_of_images_is_read():
+    text = {"hidden_size": 2560, "num_hidden_layers": 34, "model_type": "gemma3_text"}
+    config = parse_config(
+        {"model_type": "gemma3", "text_config": text, "vision_config": {"image_size": 896}},
+        "config.json",
+    )
+    assert isinstance(config, Gemma)
+    assert (config.hidden_size, config.blocks, config.vocab_size) == (2560, 34, 262208)
+    with pytest.raises(CheckpointError, match=r"text_config: unknown keys"):
+        parse_config({"model_type": "gemma3", "text_config": {"new_key": 1}}, "config.json")
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_mixtures_of_experts_are_refused_with_what_they_would_need(model_type):
+    with pytest.raises(CheckpointError, match=r"mixture of experts.*router"):
+        parse_config({**DECODER, "model_type": model_type}, "config.json")
 
 
 def test_an_encoder_reads_no_further_than_its_positions():
@@ -212,6 +259,15 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**ENCODER, "position_embedding_type": "relative_key"}, "relative_key"),
         ({**ENCODER, "is_decoder": True}, "is_decoder"),
         ({**ENCODER, "num_attention_heads": 5}, "not a multiple of num_attention_heads 5"),
+        ({**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
+        ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ({**GEMMA, "sliding_window": None}, "sliding_window is null"),
+        ({**GEMMA, "layer_types": ["chunked_attention"] * 26}, "layer_types holds 'chunked"),
+        ({**GEMMA, "rope_parameters": {"rope_theta": 1.0}}, "rope_parameters has 'rope_theta'"),
+        ({**GEMMA, "rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({**GEMMA, "model_type": "gemma2", "rope_local_base_freq": 1.0}, "rope_local_base_freq"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, "is read with gemma3"),
+        ({"model_type": "gemma3"}, "text_config"),
     ],
 )
 def test_what_the_graphs_lack_is_refused_by_name(config, message):

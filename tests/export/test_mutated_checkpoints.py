@@ -16,8 +16,9 @@ import torch
 import transformers
 from siren_guard import SirenGuard
 
+from backbones import BACKBONES, BackboneSpec
 from guards import load_guard
-from models import BACKBONES, BackboneSpec, make_artifact, make_backbone
+from models import make_artifact, make_backbone
 from mutations import NEW_TOKENS, draft_of, mutate
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-import models
+import backbones
 from models import make_artifact
 from siren_export.families.registry import parse_config
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
@@ -20,7 +20,7 @@ from siren_export.passes.onnxruntime_attention import fuse_long_attention
 from siren_export.passes.table import lower, row_of
 from siren_export.sources.checkpoint import load_checkpoint
 
-FAMILIES = (*models.FAMILIES, "llama-mlp-bias")
+FAMILIES = (*backbones.FAMILIES, "llama-mlp-bias")
 
 
 @pytest.fixture

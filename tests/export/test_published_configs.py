@@ -48,6 +48,29 @@ _BERT: dict[str, Any] = {
     "type_vocab_size": 2, "use_cache": True, "vocab_size": 30522,
 }  # fmt: skip
 
+_GEMMA2: dict[str, Any] = {
+    "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid",
+    "eos_token_id": 1, "final_logit_softcapping": 30.0, "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 2304, "initializer_range": 0.02, "intermediate_size": 9216,
+    "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8,
+    "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+    "sliding_window": 4096, "torch_dtype": "float32", "transformers_version": "4.42.4",
+    "use_cache": True, "vocab_size": 256000,
+}  # fmt: skip
+_GEMMA3: dict[str, Any] = {
+    **{key: value for key, value in _GEMMA2.items() if key not in ("hidden_act",)},
+    "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None,
+    "eos_token_id": [1, 106], "final_logit_softcapping": None, "hidden_size": 1152,
+    "intermediate_size": 6912, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+    "num_attention_heads": 4, "num_key_value_heads": 1, "rope_local_base_freq": 10000,
+    "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512,
+    "sliding_window_pattern": 6, "vocab_size": 262144,
+}  # fmt: skip
+_VISION = {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b": {**_QWEN, "model_type": "qwen2", "use_mrope": False},
     "qwen2.5-instruct": {**_QWEN, "model_type": "qwen2"},
@@ -86,6 +109,32 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "mistral-7b-v0.1": {**_MISTRAL, "sliding_window": 4096, "rope_theta": 10000.0},
     "mistral-nemo": {**_MISTRAL, "head_dim": 128, "_name_or_path": "x"},
     "zephyr": {**_MISTRAL, "pad_token_id": 2, "_attn_implementation_autoset": True},
+    "gemma-2-2b": _GEMMA2,
+    "gemma-3-1b": _GEMMA3,
+    "gemma-3-270m": {
+        **{key: value for key, value in _GEMMA3.items() if "pattern" not in key},
+        "_sliding_window_pattern": 6, "use_bidirectional_attention": False, "num_hidden_layers": 18,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3,
+    },
+    "gemma-3-4b": {
+        "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,
+        "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+        "initializer_range": 0.02, "mm_tokens_per_image": 256, "model_type": "gemma3",
+        "text_config": {
+            "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+            "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024,
+        },
+        "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+        "vision_config": _VISION,
+    },
+    "mistral-small-3.1": {
+        "architectures": ["Mistral3ForConditionalGeneration"], "image_token_index": 10,
+        "model_type": "mistral3", "multimodal_projector_bias": False,
+        "projector_hidden_act": "gelu", "spatial_merge_size": 2, "text_config": _MISTRAL,
+        "torch_dtype": "bfloat16", "vision_config": {"model_type": "pixtral"},
+        "vision_feature_layer": -1,
+    },
     "minilm": {**_BERT, "_name_or_path": "nreimers/MiniLM-L6-H384-uncased"},
     "bert-base-uncased": {
         **_BERT, "architectures": ["BertForMaskedLM"], "model_type": "bert",
@@ -111,4 +160,5 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_is_read(name: str) -> None:
     config = PUBLISHED[name]
-    assert parse_config(config, name).vocab_size == config["vocab_size"]
+    text = config.get("text_config", config)
+    assert parse_config(config, name).vocab_size == text.get("vocab_size", 262208)

@@ -30,13 +30,22 @@ DECODERS = (
     "llama-multi-head",
     "mistral",
     "mistral-window",
+    "mistral-short-window",
+    "qwen3-window",
+    "gemma2",
+    "gemma3",
+    "gemma3-4",
+    "gemma3-multimodal",
 )
 BOUND = {"fp32": 1e-5, "fp16": 5e-3}
 CHUNKS = (1, 3, 7, 1, 1, 2, 10, 5)
 
 
 class Stream:
-    """Feeds a bundle's streaming graph, with buffers of `capacity` tokens."""
+    """Feeds a bundle's streaming graph, with buffers of `capacity` tokens.
+
+    Those of blocks with a window are rings that hold two tokens more than the least.
+    """
 
     def __init__(self, bundle, batch=1, capacity=64):
         self.session = onnxruntime.InferenceSession(bundle / "stream.onnx")
@@ -45,9 +54,10 @@ class Stream:
         self.past = {}
         for name in inputs:
             if name.startswith("past."):
-                _, heads, _, dim = inputs[name].shape
+                _, heads, past, dim = inputs[name].shape
                 dtype = np.float16 if "16" in inputs[name].type else np.float32
-                self.past[name] = np.full((batch, heads, capacity, dim), 9.0, dtype)
+                held = capacity if past == "past" else int(past.removeprefix("window_")) + 1
+                self.past[name] = np.full((batch, heads, held, dim), 9.0, dtype)
         features = inputs["feature_sum"].shape[1]
         self.sums = np.zeros((batch, features), np.float32)
         self.lengths = np.zeros(batch, np.int64)
@@ -65,7 +75,8 @@ class Stream:
             start, count = self.lengths[row], len(chunk)
             for name, buffer in self.past.items():
                 present = outputs[name.replace("past", "present")]
-                buffer[row, :, start : start + count] = present[row, :, :count]
+                for token in range(count):
+                    buffer[row, :, (start + token) % buffer.shape[2]] = present[row, :, token]
             self.lengths[row] += count
             if count:
                 self.sums[row] = outputs["feature_sums"][row, count - 1]

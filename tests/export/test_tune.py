@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from backbones import BackboneSpec
 from guards import load_guard
-from models import BackboneSpec, make_artifact, make_backbone
+from models import make_artifact, make_backbone
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import read_calibration

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models import FAMILIES
+from backbones import FAMILIES
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

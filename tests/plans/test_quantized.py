@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from backbones import FAMILIES
 from guards import load_guard
-from models import FAMILIES
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import measure_inputs, read_calibration

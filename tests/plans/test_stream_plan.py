@@ -121,7 +121,7 @@ def fed(guard: Guard, texts: Sequence[str]) -> list[float]:
     return [result.score for result in results]
 
 
-@pytest.mark.parametrize("name", ["qwen3", "llama"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "mistral-short-window", "gemma3"])
 def test_streams_over_a_plan_score_as_those_of_onnx_runtime_do(export, name):
     bundle = export(name)
     seen: list[Extent] = []
@@ -148,6 +148,22 @@ def test_a_step_and_the_head_give_what_onnx_runtime_gives(export, aggregation):
             aggregation=aggregation, max_tokens=64
         ) as stream:
             scores.append([stream.feed(piece).score for piece in text.split(" ")])
+    np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_streams_beyond_a_ring_score_as_those_of_onnx_runtime_do(export):
+    bundle = export("gemma3")
+    ids = [5 + i * i % 300 for i in range(90)]
+    scores = []
+    for open_stream in (
+        lambda: stream_backend(bundle, []),
+        lambda: open_stream_backend(bundle, Request("cpu", threads=1)),
+    ):
+        with guard_on_plans(bundle, open_stream).stream(max_tokens=96) as stream:
+            for start in range(0, 90, 9):
+                stream.feed_tokens(ids[start : start + 9])
+            scores.append([score.score for score in stream.scores])
+    assert len(scores[0]) == 90
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-import models
+import backbones
 from guards import load_guard
 from siren_export.passes.tensorrt10 import check_operators
 from siren_export.verify.reference import Reference
@@ -15,7 +15,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import InputError
 from texts import TEXTS
 
-FAMILIES = (*models.FAMILIES, "bert-gelu-new")
+FAMILIES = (*backbones.FAMILIES, "bert-gelu-new")
 DECODERS = {"stream", "head"}  # graphs that encoders have not
 BOUND = {"fp32": 1e-4, "fp16": 5e-3}
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from backbones import MAX_LENGTH
 from labelled import make_rows, write_jsonl
-from models import MAX_LENGTH
 from reference import load_reference
 from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.sources.checkpoint import load_checkpoint

@@ -1,20 +1,29 @@
 """The families there are, found by the model_type of config.json."""
 
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from siren_runtime.errors import CheckpointError
 
-from . import bert, llama
+from . import bert, gemma, llama, multimodal
 from .base import Backbone
 
 _Parse = Callable[[Mapping[str, Any], str], Backbone]
 
 _PARSERS: dict[str, _Parse] = {
     **dict.fromkeys(llama.MODEL_TYPES, llama.parse),
+    **dict.fromkeys(gemma.MODEL_TYPES, gemma.parse),
+    "gemma3": partial(multimodal.parse, text_type="gemma3_text", parse_text=gemma.parse),
+    "mistral3": partial(multimodal.parse, text_type="mistral", parse_text=llama.parse),
     **dict.fromkeys(bert.MODEL_TYPES, bert.parse),
 }
 SUPPORTED = tuple(_PARSERS)
+# Models whose MLP is a mixture of experts. Some call themselves otherwise.
+_EXPERTS = re.compile(
+    r".*(moe|mixtral|dbrx|deepseek_v|gpt_oss|jamba|llama4|minimax|ernie4_5_moe).*", re.DOTALL
+)
 
 
 def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
@@ -25,6 +34,12 @@ def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
             setting that the authored graphs do not have.
     """
     model_type = config.get("model_type")
+    if model_type not in SUPPORTED and _EXPERTS.fullmatch(str(model_type)):
+        raise CheckpointError(
+            f"{origin}: model_type {model_type!r} is a mixture of experts, which is not "
+            "supported: it would need the router authored, a product of each token with the "
+            "matrices of its own experts, and passes that quantize those; use a dense model"
+        )
     if model_type not in SUPPORTED:
         raise CheckpointError(
             f"{origin}: model_type {model_type!r} is not supported; supported: "

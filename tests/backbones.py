@@ -1,0 +1,159 @@
+"""The tiny backbones that tests are run on: one of each family, and every variant of a config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tiny_tokenizers import VOCABULARY
+
+MAX_LENGTH = 48  # of models.make_artifact, in tokens; well below what every tiny backbone takes
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What make_backbone writes.
+
+    Attributes:
+        model_type: As in config.json.
+        config: Arguments of the transformers configuration, over the tiny defaults.
+        dtype: Of the stored weights.
+        config_form: Major version of transformers whose config.json is written.
+        written: Keys put into config.json as they are, after transformers has saved it.
+        language_model: Save the model with its language-model head, so that names have the
+            prefix "model." or "bert."; else the bare model, without a prefix.
+        sharded: Several safetensors files with an index.
+    """
+
+    model_type: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Literal["F32", "F16", "BF16"] = "F32"
+    config_form: Literal[4, 5] = 5
+    written: Mapping[str, Any] = field(default_factory=dict)
+    language_model: bool = True
+    sharded: bool = False
+
+
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+
+BACKBONES: dict[str, BackboneSpec] = {
+    "qwen3": BackboneSpec("qwen3", {"tie_word_embeddings": True}),
+    "qwen3-untied": BackboneSpec("qwen3", {"tie_word_embeddings": False}, config_form=4),
+    "qwen3-bf16-sharded": BackboneSpec("qwen3", dtype="BF16", config_form=4, sharded=True),
+    "qwen3-f16-bare": BackboneSpec("qwen3", dtype="F16", language_model=False),
+    "qwen3-attention-bias": BackboneSpec("qwen3", {"attention_bias": True}),
+    "qwen2": BackboneSpec("qwen2"),
+    "qwen2-idle-window": BackboneSpec(
+        "qwen2", config_form=4, written={"use_sliding_window": False, "sliding_window": 8}
+    ),
+    "qwen2-bf16-bare-sharded": BackboneSpec(
+        "qwen2", dtype="BF16", language_model=False, sharded=True
+    ),
+    "llama": BackboneSpec("llama"),
+    "llama-4": BackboneSpec("llama", config_form=4),
+    "llama-llama3-rope": BackboneSpec("llama", {"rope_parameters": _LLAMA3_ROPE}),
+    "llama-llama3-rope-4": BackboneSpec(
+        "llama", {"rope_parameters": _LLAMA3_ROPE}, dtype="BF16", config_form=4
+    ),
+    "llama-linear-rope": BackboneSpec("llama", {"rope_parameters": _LINEAR_ROPE}),
+    "llama-linear-rope-4": BackboneSpec(
+        "llama",
+        {"rope_parameters": _LINEAR_ROPE},
+        config_form=4,
+        # The key "type" is how rope scaling was written before it was called "rope_type".
+        written={"rope_scaling": {"type": "linear", "factor": 4.0}},
+    ),
+    "llama-attention-bias": BackboneSpec("llama", {"attention_bias": True}),
+    "llama-mlp-bias": BackboneSpec("llama", {"mlp_bias": True}),
+    "llama-head-dim": BackboneSpec("llama", {"head_dim": 8}, dtype="F16"),
+    "llama-multi-head": BackboneSpec("llama", {"num_key_value_heads": 4}),
+    "mistral": BackboneSpec("mistral", {"sliding_window": None}),
+    "mistral-window": BackboneSpec("mistral", {"sliding_window": MAX_LENGTH}, config_form=4),
+    "mistral-short-window": BackboneSpec("mistral", {"sliding_window": 7}),
+    "mistral3": BackboneSpec("mistral3", {"sliding_window": 9}),
+    "qwen2-window": BackboneSpec(
+        "qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
+    ),
+    "qwen3-window": BackboneSpec(
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 11,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
+    "gemma2": BackboneSpec("gemma2"),
+    "gemma2-4": BackboneSpec("gemma2", config_form=4, dtype="BF16"),
+    "gemma2-bias-no-cap": BackboneSpec(
+        "gemma2", {"attention_bias": True, "attn_logit_softcapping": None, "sliding_window": 64}
+    ),
+    "gemma2-untied-linear-rope": BackboneSpec(
+        "gemma2", {"tie_word_embeddings": False, "rope_parameters": _LINEAR_ROPE}
+    ),
+    "gemma3": BackboneSpec("gemma3_text"),
+    "gemma3-bare": BackboneSpec("gemma3_text", language_model=False, dtype="F16"),
+    "gemma3-pattern": BackboneSpec(
+        "gemma3_text", {"layer_types": None, "attention_bias": True, "hidden_activation": "silu"}
+    ),
+    "gemma3-4": BackboneSpec(
+        "gemma3_text",
+        config_form=4,
+        written={
+            "rope_theta": 900.0,
+            "rope_local_base_freq": 50.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
+    "gemma3-multimodal": BackboneSpec("gemma3"),
+    "gemma3-multimodal-4": BackboneSpec("gemma3", dtype="BF16", sharded=True),
+    "bert": BackboneSpec("bert", {"hidden_act": "gelu"}),
+    "bert-bare": BackboneSpec("bert", language_model=False, config_form=4),
+    "bert-gelu-new": BackboneSpec("bert", {"hidden_act": "gelu_new"}),
+    "bert-gelu-tanh-f16": BackboneSpec("bert", {"hidden_act": "gelu_pytorch_tanh"}, dtype="F16"),
+    "bert-relu-bf16-sharded": BackboneSpec(
+        "bert", {"hidden_act": "relu"}, dtype="BF16", sharded=True
+    ),
+}
+
+# One of each family, which tests of graphs, passes, plans and streams go through.
+DECODERS = ("qwen3", "qwen2", "llama-llama3-rope", "mistral-short-window", "gemma2", "gemma3")
+FAMILIES = (*DECODERS, "bert")
+
+_TINY: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+_TINY_DECODER = {**_TINY, "num_key_value_heads": 2, "rms_norm_eps": 0.01}
+_FULL = ["full_attention"]
+_TINY_GEMMA = {**_TINY_DECODER, "head_dim": 24, "sliding_window": 8, "tie_word_embeddings": True}
+# Models that read images too -> the model_type of their text part, and of what reads images.
+MULTIMODAL = {"gemma3": ("gemma3_text", "siglip_vision_model"), "mistral3": ("mistral", "pixtral")}
+TINY_VISION = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "head_dim": 8, "image_size": 8, "patch_size": 4,
+}  # fmt: skip
+TINY_OF_TYPE: dict[str, dict[str, Any]] = {
+    "qwen3": {**_TINY_DECODER, "head_dim": 24, "rope_parameters": {"rope_theta": 10000.0}},
+    "qwen2": {**_TINY_DECODER, "rope_parameters": {"rope_theta": 1000.0}},
+    "llama": _TINY_DECODER,
+    "mistral": {**_TINY_DECODER, "head_dim": 24},
+    "gemma2": {**_TINY_GEMMA, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 4.0},
+    "gemma3_text": {
+        **_TINY_GEMMA,
+        "query_pre_attn_scalar": 30,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", *_FULL],
+    },
+    "bert": {**_TINY, "type_vocab_size": 2, "layer_norm_eps": 0.01},
+}
