@@ -1,13 +1,16 @@
-"""The BERT family: BERT (arXiv 1810.04805), from token ids to the tapped states.
+"""The BERT family: BERT (arXiv 1810.04805), RoBERTa (arXiv 1907.11692) and XLM-R (1911.02116).
 
     hidden = norm(word[input_ids] + position + token_type[0])
     for each block:
         hidden = norm(hidden + output(attention(q, k, v)))
         hidden = norm(hidden + output(act(intermediate(hidden))))
 
-In float16 the residual stream and the norms stay in float32, as in decoders.
+RoBERTa and XLM-R count positions from behind the padding token's id on, and no padding tokens, of
+which a text may hold some. In float16 the residual stream and the norms stay in float32, as in
+decoders.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +21,7 @@ import onnx_ir as ir
 
 from siren_export.graph.activations import activation
 from siren_export.graph.attention import bidirectional_attention, visible_keys
-from siren_export.graph.builder import FLOAT, GraphBuilder
+from siren_export.graph.builder import FLOAT, INT64, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.linear import linear
 from siren_export.graph.norms import layer_norm
@@ -30,12 +33,15 @@ from siren_runtime.errors import CheckpointError
 from .keys import check_keys
 from .parsing import PositiveFloat, Size, convert
 
-MODEL_TYPES = ("bert",)
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True)
 class Bert:
-    """BERT with absolute positions. Sizes are channels."""
+    """BERT with absolute positions. Sizes are channels.
+
+    `padding` is the padding token where positions are counted by it, as in RoBERTa.
+    """
 
     model_type: str
     vocab_size: int
@@ -47,6 +53,7 @@ class Bert:
     layer_norm_eps: float
     max_position_embeddings: int
     type_vocab_size: int
+    padding: int | None
     causal = False
     context_length = None
     windows: ClassVar[Mapping[int, int]] = {}
@@ -68,10 +75,12 @@ class Bert:
 
     def check_max_length(self, max_length: int, origin: str) -> None:
         """As `Backbone.check_max_length`: there must be a position for every token."""
-        if max_length > self.max_position_embeddings:
+        unused = 0 if self.padding is None else self.padding + 1
+        if max_length > self.max_position_embeddings - unused:
+            less = f" less {unused}, where positions start" if unused else ""
             raise CheckpointError(
                 f"{origin}: the head's max_length {max_length} exceeds max_position_embeddings "
-                f"{self.max_position_embeddings}; lower inference.max_length in the artifact"
+                f"{self.max_position_embeddings}{less}; lower inference.max_length in the artifact"
             )
 
     def author(
@@ -87,7 +96,7 @@ class Bert:
         """As `Backbone.author`."""
         if attention_mask is None or cache is not None:
             raise AssertionError("an encoder reads a whole text and its mask")
-        weights.check_prefix("bert.")
+        weights.check_prefix("bert." if self.padding is None else "roberta.")
         hidden = _embeddings(g, self, weights, input_ids, max_length)
         visible = visible_keys(g, attention_mask)
 
@@ -122,15 +131,27 @@ def _embeddings(
         shape = (config.vocab_size, config.hidden_size)
         words = weights.table("embeddings.word_embeddings.weight", shape, g.compute)
         hidden = g.to_float(g.op("Gather", g.weight("word_embeddings", words), input_ids))
-        positions = g.weight("position_embeddings", _positions(config, weights, max_length))
-        length = g.op("Gather", g.op("Shape", input_ids), g.const([1]))
-        seen = g.op("Slice", positions, g.const([0]), length, g.const([0]))
+        first = 0 if config.padding is None else config.padding
+        rows = max_length if config.padding is None else max_length + 1
+        positions = g.weight("position_embeddings", _positions(config, weights, first, rows))
+        if config.padding is None:
+            length = g.op("Gather", g.op("Shape", input_ids), g.const([1]))
+            seen = g.op("Slice", positions, g.const([0]), length, g.const([0]))
+        else:
+            seen = g.op("Gather", positions, _counted(g, input_ids, config.padding))
         hidden = g.op("Add", hidden, seen)
         return _norm(g, config, weights, hidden, "embeddings.LayerNorm")
 
 
-def _positions(config: Bert, weights: BackboneWeights, max_length: int) -> Weight:
-    """Position embeddings plus token type 0, the only one a guard uses, float32."""
+def _counted(g: GraphBuilder, input_ids: ir.Value, padding: int) -> ir.Value:
+    """How many tokens up to each are no padding ones; 0 where it is one."""
+    padded = g.op("Equal", input_ids, g.const(padding))
+    counts = g.cast(g.op("Not", padded), FLOAT)  # TensorRT sums no integers
+    return g.cast(g.op("Mul", g.op("CumSum", counts, g.const(1)), counts), INT64)
+
+
+def _positions(config: Bert, weights: BackboneWeights, first: int, count: int) -> Weight:
+    """Position embeddings plus token type 0, the only one a guard uses, float32: some rows."""
     width = config.hidden_size
     position = weights.table(
         "embeddings.position_embeddings.weight", (config.max_position_embeddings, width), FLOAT
@@ -140,10 +161,10 @@ def _positions(config: Bert, weights: BackboneWeights, max_length: int) -> Weigh
     )
 
     def blocks() -> Iterator[np.ndarray]:
-        rows = np.concatenate(list(position.blocks()))[:max_length]
+        rows = np.concatenate(list(position.blocks()))[first : first + count]
         yield rows + next(token_type.blocks())[0]
 
-    return Weight(FLOAT, (max_length, width), blocks)
+    return Weight(FLOAT, (count, width), blocks)
 
 
 def _attention(
@@ -210,6 +231,7 @@ class _Config(msgspec.Struct):
     type_vocab_size: Size = 2
     position_embedding_type: str | None = "absolute"
     is_decoder: bool = False
+    pad_token_id: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 # Of the pooler that Google's checkpoints name and transformers has not.
@@ -237,6 +259,14 @@ def parse(config: Mapping[str, Any], origin: str) -> Bert:
         )
     if raw.is_decoder:
         raise CheckpointError(f"{origin}: is_decoder is true; only BERT as an encoder is supported")
+    padding = None
+    if raw.model_type != "bert":
+        padding = 1 if raw.pad_token_id is msgspec.UNSET else raw.pad_token_id
+        if padding is None or padding < 0:
+            raise CheckpointError(
+                f"{origin}: pad_token_id is {json.dumps(padding)}; a {raw.model_type} counts "
+                "positions by it, so it must be a token"
+            )
     if raw.hidden_size % raw.num_attention_heads:
         raise CheckpointError(
             f"{origin}: hidden_size {raw.hidden_size} is not a multiple of "
@@ -253,4 +283,5 @@ def parse(config: Mapping[str, Any], origin: str) -> Bert:
         layer_norm_eps=raw.layer_norm_eps,
         max_position_embeddings=raw.max_position_embeddings,
         type_vocab_size=raw.type_vocab_size,
+        padding=padding,
     )

@@ -38,6 +38,7 @@ from .parsing import (
     convert,
     parse_layer_types,
     parse_rope,
+    parse_ropes,
 )
 
 MODEL_TYPES = ("gemma2", "gemma3_text")
@@ -323,30 +324,12 @@ def _rope2(raw: _Config, context: int, origin: str) -> tuple[Rope, Rope]:
 
 def _ropes3(raw: _Config3, context: int, origin: str) -> tuple[Rope, Rope]:
     """The ropes of the blocks without and with a window; only the first is scaled by old keys."""
-    given = raw.rope_parameters or {}
-    unknown = sorted(set(given) - set(_KINDS))
-    if unknown:
-        raise CheckpointError(
-            f"{origin}: rope_parameters has {unknown[0]!r}; expected {' and '.join(_KINDS)}, one "
-            "rope for each kind of block"
-        )
-    full, sliding = (convert({"rope": given.get(kind)}, _OneRope, origin).rope for kind in _KINDS)
-    options: dict[str, Any] = {
-        "original_max_position_embeddings": None,
-        "max_position_embeddings": context,
-    }
-    return (
-        parse_rope(
-            raw.rope_scaling,
-            full,
-            rope_theta=raw.rope_theta,
-            default_theta=1_000_000.0,
-            origin=origin,
-            **options,
-        ),
-        parse_rope(None, sliding, rope_theta=raw.rope_local_base_freq, origin=origin, **options),
+    full, sliding = parse_ropes(
+        raw.rope_parameters,
+        {"full_attention": raw.rope_scaling, "sliding_attention": None},
+        {"full_attention": raw.rope_theta, "sliding_attention": raw.rope_local_base_freq},
+        {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0},
+        max_position_embeddings=context,
+        origin=origin,
     )
-
-
-class _OneRope(msgspec.Struct):
-    rope: dict[str, Any] | None
+    return full, sliding

@@ -6,7 +6,7 @@ which one they take. Defaults for absent keys are those of its configuration cla
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 
@@ -17,8 +17,6 @@ T = TypeVar("T")
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-
-_ROPE_KINDS = get_args(RopeKind)
 
 
 class _Rope(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,6 +103,48 @@ def parse_rope(
     )
 
 
+def parse_ropes(
+    parameters: Mapping[str, Any] | None,
+    scaling: Mapping[str, Mapping[str, Any] | None],
+    thetas: Mapping[str, float | None],
+    default_thetas: Mapping[str, float],
+    *,
+    max_position_embeddings: int,
+    origin: str,
+) -> list[Rope]:
+    """Read the rotary embeddings of a config with one for each kind of block.
+
+    Args:
+        parameters: its `rope_parameters`, which hold those of each kind.
+        scaling, thetas, default_thetas: as of `parse_rope`, by kind; the ropes have their order.
+
+    Raises:
+        CheckpointError: as `parse_rope`, or a kind that there is not.
+    """
+    given = parameters or {}
+    for kind in sorted(set(given) - set(default_thetas)):
+        raise CheckpointError(
+            f"{origin}: rope_parameters has {kind!r}; expected "
+            f"{' and '.join(default_thetas)}, one rope for each kind of block"
+        )
+    return [
+        parse_rope(
+            scaling[kind],
+            convert({"rope": given.get(kind)}, _OneRope, f"{origin}: rope_parameters.{kind}").rope,
+            rope_theta=thetas[kind],
+            original_max_position_embeddings=None,
+            max_position_embeddings=max_position_embeddings,
+            origin=origin,
+            default_theta=default_theta,
+        )
+        for kind, default_theta in default_thetas.items()
+    ]
+
+
+class _OneRope(msgspec.Struct):
+    rope: dict[str, Any] | None
+
+
 def _read_rope(
     given: Mapping[str, Any],
     name: str,
@@ -126,9 +166,9 @@ def _read_rope(
             f"{origin}: rope_theta is {rope_theta} and {theta} in {name}, and releases of "
             "transformers differ in which one they take; remove the wrong one"
         )
-    if kind not in _ROPE_KINDS:
+    if kind not in _REQUIRED:
         raise CheckpointError(
-            f"{origin}: rope type {kind!r} is not supported; supported: {', '.join(_ROPE_KINDS)}"
+            f"{origin}: rope type {kind!r} is not supported; supported: {', '.join(_REQUIRED)}"
         )
     for key in _REQUIRED[kind]:
         if key not in keys:

@@ -7,7 +7,7 @@ from typing import Any
 
 from siren_runtime.errors import CheckpointError
 
-from . import bert, gemma, llama, multimodal
+from . import bert, deberta, gemma, llama, modernbert, multimodal
 from .base import Backbone
 
 _Parse = Callable[[Mapping[str, Any], str], Backbone]
@@ -18,6 +18,8 @@ _PARSERS: dict[str, _Parse] = {
     "gemma3": partial(multimodal.parse, text_type="gemma3_text", parse_text=gemma.parse),
     "mistral3": partial(multimodal.parse, text_type="mistral", parse_text=llama.parse),
     **dict.fromkeys(bert.MODEL_TYPES, bert.parse),
+    **dict.fromkeys(modernbert.MODEL_TYPES, modernbert.parse),
+    **dict.fromkeys(deberta.MODEL_TYPES, deberta.parse),
 }
 SUPPORTED = tuple(_PARSERS)
 # Models whose MLP is a mixture of experts. Some call themselves otherwise.

@@ -85,7 +85,7 @@ def bidirectional_attention(
 
     Args:
         q, k, v: [batch, sequence, heads * head_dim].
-        visible: of `visible_keys`.
+        visible: of `visible_keys` or `visible_neighbours`.
 
     Returns:
         [batch, sequence, heads * head_dim].
@@ -116,3 +116,19 @@ def visible_keys(g: GraphBuilder, attention_mask: ir.Value) -> ir.Value:
         length = g.op("Gather", shape, g.const([1]))
         keys = g.op("Unsqueeze", g.cast(attention_mask, ir.DataType.BOOL), g.const([1, 2]))
         return g.op("Expand", keys, g.op("Concat", batch, g.const([1]), length, length, axis=0))
+
+
+def visible_neighbours(g: GraphBuilder, visible: ir.Value, window: int) -> ir.Value:
+    """bool [batch, 1, sequence, sequence]: what is visible and within `window` tokens either way.
+
+    Padding sees itself, so that no row is without a key: its softmax would not be finite.
+
+    Args:
+        visible: of `visible_keys`.
+    """
+    with g.scope(f"window_{window}"):
+        length = g.op("Gather", g.op("Shape", visible), g.const(3))
+        keys = g.op("Range", g.const(0), length, g.const(1))
+        distance = g.op("Abs", g.op("Sub", g.op("Unsqueeze", keys, g.const([1])), keys))
+        near = g.op("LessOrEqual", distance, g.const(window))
+        return g.op("Or", g.op("And", visible, near), g.op("Equal", distance, g.const(0)))

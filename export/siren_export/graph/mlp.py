@@ -1,11 +1,13 @@
 """The gated MLP (arXiv 2002.05202) of decoders: down(act(gate(x)) * up(x))."""
 
+from functools import partial
+
 import onnx_ir as ir
 
 from .activations import activation
 from .builder import FLOAT, GraphBuilder
 from .linear import linear
-from .weights import BackboneWeights
+from .weights import BackboneWeights, Rows
 
 # The largest |activation| a float16 MLP can hold is raised 16-fold by scaling up_proj down.
 # Scaling by a power of two is exact, but for weights under 2^-10, whose error stays below 2^-28.
@@ -22,6 +24,8 @@ def gated_mlp(
     intermediate_size: int,
     hidden_act: str,
     bias: bool,
+    fused: str | None = None,
+    down: str = "down_proj",
 ) -> ir.Value:
     """x [batch, sequence, hidden] in the compute dtype to float32 of that shape.
 
@@ -31,20 +35,40 @@ def gated_mlp(
     Args:
         prefix: of the names `gate_proj`, `up_proj` and `down_proj` among the weights.
         bias: whether each has one.
+        fused: the name of the matrix that holds those of gate_proj and, below, of up_proj.
+        down: the name of down_proj.
     """
     headroom = _FLOAT16_HEADROOM if g.compute == ir.DataType.FLOAT16 else 1.0
     wide = (intermediate_size, hidden_size)
 
     with g.scope("mlp"):
-        gate = linear(g, weights, x, f"{prefix}.gate_proj", wide, "mlp_gate", bias=bias)
-        gate = activation(g, hidden_act, gate)
-        up = linear(g, weights, x, f"{prefix}.up_proj", wide, "mlp_up", bias=bias, scale=headroom)
-        y = g.op("Mul", gate, up)
-        y = linear(g, weights, y, f"{prefix}.down_proj", wide[::-1], "mlp_down", bias=False)
+        gate, up = (
+            partial(
+                linear,
+                name=f"{prefix}.{fused or label}",
+                shape=wide,
+                bias=bias,
+                label=label,
+                rows=Rows(start, 2 * intermediate_size) if fused else None,
+            )
+            for label, start in (("gate_proj", 0), ("up_proj", intermediate_size))
+        )
+        activated = activation(g, hidden_act, gate(g, weights, x, role="mlp_gate"))
+        y = g.op("Mul", activated, up(g, weights, x, role="mlp_up", scale=headroom))
+        y = linear(
+            g,
+            weights,
+            y,
+            f"{prefix}.{down}",
+            wide[::-1],
+            "mlp_down",
+            bias=False,
+            label="down_proj",
+        )
         y = g.to_float(y)
         if headroom != 1.0:
             y = g.op("Mul", y, g.const(1.0 / headroom, FLOAT))
         if bias:  # in float32, once scaled back
-            vector = weights.vector(f"{prefix}.down_proj.bias", hidden_size, FLOAT)
+            vector = weights.vector(f"{prefix}.{down}.bias", hidden_size, FLOAT)
             y = g.op("Add", y, g.weight("down_proj/bias", vector))
         return y

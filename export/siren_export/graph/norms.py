@@ -19,21 +19,17 @@ def rms_norm(g: GraphBuilder, x: ir.Value, name: str, weight: Weight, epsilon: f
 
 
 def layer_norm(
-    g: GraphBuilder, x: ir.Value, name: str, weight: Weight, bias: Weight, epsilon: float
+    g: GraphBuilder, x: ir.Value, name: str, weight: Weight, bias: Weight | None, epsilon: float
 ) -> ir.Value:
     """LayerNorm (arXiv 1607.06450) over the last axis.
 
     Args:
         x: float32 [..., channels].
         name: the scope of its nodes and of its weights.
-        weight, bias: float32 [channels].
+        weight, bias: float32 [channels]; there may be no bias.
     """
     with g.scope(name):
-        return g.op(
-            "LayerNormalization",
-            x,
-            g.weight("weight", weight),
-            g.weight("bias", bias),
-            epsilon=epsilon,
-            axis=-1,
-        )
+        parts = [g.weight("weight", weight)]
+        if bias is not None:
+            parts.append(g.weight("bias", bias))
+        return g.op("LayerNormalization", x, *parts, epsilon=epsilon, axis=-1)

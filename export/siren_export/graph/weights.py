@@ -45,6 +45,14 @@ def computed(dtype: ir.DataType, shape: tuple[int, ...], make: Callable[[], np.n
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Where a matrix lies in a stored one that holds several: from `start` on, of `stored` rows."""
+
+    start: int
+    stored: int
+
+
+@dataclass(frozen=True)
 class BackboneWeights:
     """The tensors of a backbone as graph weights, checked against the shape the config gives.
 
@@ -55,13 +63,18 @@ class BackboneWeights:
     source: WeightSource
 
     def matrix(
-        self, name: str, shape: tuple[int, int], dtype: ir.DataType, scale: float = 1.0
+        self,
+        name: str,
+        shape: tuple[int, int],
+        dtype: ir.DataType,
+        scale: float = 1.0,
+        rows: Rows | None = None,
     ) -> Weight:
-        """A linear's [out, in] matrix as [in, out], times `scale`."""
-        self._check(name, shape)
+        """A linear's [out, in] matrix as [in, out], times `scale`; some rows of what is stored."""
+        part = self._part(name, shape, rows)
 
         def blocks() -> Iterator[np.ndarray]:
-            values = self._cast(name, self.source.read(name), dtype, scale)
+            values = self._cast(name, self.source.read(name, part), dtype, scale)
             yield np.ascontiguousarray(values.T)
 
         return Weight(dtype, shape[::-1], blocks)
@@ -79,13 +92,19 @@ class BackboneWeights:
         return Weight(dtype, shape, blocks)
 
     def vector(
-        self, name: str, size: int, dtype: ir.DataType, scale: float = 1.0, offset: float = 0.0
+        self,
+        name: str,
+        size: int,
+        dtype: ir.DataType,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        rows: Rows | None = None,
     ) -> Weight:
-        """A bias or a norm's scale, plus `offset`, times `scale`."""
-        self._check(name, (size,))
+        """A bias or a norm's scale, plus `offset`, times `scale`; some rows of what is stored."""
+        part = self._part(name, (size,), rows)
 
         def blocks() -> Iterator[np.ndarray]:
-            values = self.source.read(name)
+            values = self.source.read(name, part)
             if offset:
                 values = values.astype(np.float32) + np.float32(offset)
             yield self._cast(name, values, dtype, scale)
@@ -109,6 +128,10 @@ class BackboneWeights:
                     f"model of config.json's model_type has {' or '.join(map(repr, prefixes))} or "
                     "nothing there"
                 )
+
+    def _part(self, name: str, shape: tuple[int, ...], rows: Rows | None) -> slice | None:
+        self._check(name, shape if rows is None else (rows.stored, *shape[1:]))
+        return None if rows is None else slice(rows.start, rows.start + shape[0])
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.source.tensors.get(name)

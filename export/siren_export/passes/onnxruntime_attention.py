@@ -16,9 +16,6 @@ So short texts, and encoders' padded batches, keep Attention. Float32 and float1
 length: they run on other providers too, whose operators have other limits.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
@@ -43,20 +40,22 @@ def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
     shape = first.op("Shape", nodes[0].inputs[0])
     tokens = first.op("Gather", shape, first.const(1))
     fuse = first.op("GreaterOrEqual", tokens, first.const(long))
-    make: Callable[[ir.Node], ir.Node]
     if graph.causal:
         batch = first.op("Gather", shape, first.const([0]))
         total = first.op("Cast", tokens, to=int(_INT32))
         last = first.op("Sub", total, first.const(1, _INT32))
         lasts = first.op("Expand", last, batch)  # padding is seen by padding only
-        make = partial(_grouped, lasts=lasts, total=total)
-    else:
-        visible = nodes[0].inputs[3]
-        least = first.op("ReduceMin", first.op("Cast", visible, to=int(_INT32)), keepdims=0)
-        fuse = first.op("And", fuse, first.op("Cast", least, to=int(ir.DataType.BOOL)))
-        make = _multi_head
+        for node in nodes:
+            _choose(graph, node, fuse, _grouped(node, lasts, total))
+        return
+    of_mask: dict[ir.Value | None, ir.Value] = {}
     for node in nodes:
-        _choose(graph, node, fuse, make(node))
+        visible = node.inputs[3]
+        if visible not in of_mask:
+            r = first if not of_mask else before(graph, node, f"{node.name}/long")
+            least = r.op("ReduceMin", r.op("Cast", visible, to=int(_INT32)), keepdims=0)
+            of_mask[visible] = r.op("And", fuse, r.op("Cast", least, to=int(ir.DataType.BOOL)))
+        _choose(graph, node, of_mask[visible], _multi_head(node))
 
 
 def _is_causal(node: ir.Node) -> bool:

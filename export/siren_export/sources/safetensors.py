@@ -23,7 +23,9 @@ INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHT_DTYPES = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 _SHARD_NAME = re.compile(r"[\w.+-]{1,200}\.safetensors", re.ASCII)
-_PREFIX = re.compile(r"^(model\.language_model|language_model\.model|language_model|model|bert)\.")
+_PREFIX = re.compile(
+    r"^(model\.language_model|language_model\.model|language_model|model|bert|roberta|deberta)\."
+)
 _LEGACY_NORM = {"gamma": "weight", "beta": "bias"}
 
 
@@ -31,8 +33,8 @@ _LEGACY_NORM = {"gamma": "weight", "beta": "bias"}
 class SafetensorsWeights:
     """A `WeightSource` over the safetensors files of a folder.
 
-    `tensors` maps each tensor's name without a leading `model.`, `bert.` or `language_model.` to
-    what it is; its `TensorInfo.name` is the stored name.
+    `tensors` maps each tensor's name without the prefix of the bare model (`_PREFIX`) to what it
+    is; its `TensorInfo.name` is the stored name.
     """
 
     folder: Path
@@ -45,9 +47,9 @@ class SafetensorsWeights:
         info = self.tensors.get(name)
         if info is None:
             raise CheckpointError(
-                f"{self.folder}: the weights have no tensor {name!r}, with or without a leading "
-                "'model.', 'bert.' or 'language_model.'; the checkpoint is incomplete or not what "
-                "config.json says"
+                f"{self.folder}: the weights have no tensor {name!r}, with or without the prefix "
+                "of the bare model, such as 'model.' or 'bert.'; the checkpoint is incomplete or "
+                "not what config.json says"
             )
         file = self._files[name]
         _check_weight_dtype(info, file.path)
