@@ -43,6 +43,17 @@ _LLAMA3_ROPE = {
 }
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 
+_LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+    "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
+    "original_max_position_embeddings": 128,
+}
+_FULL = ["full_attention"]
+_BUCKETS = {"position_buckets": 8, "max_relative_positions": 24}
+
 BACKBONES: dict[str, BackboneSpec] = {
     "qwen3": BackboneSpec("qwen3", {"tie_word_embeddings": True}),
     "qwen3-untied": BackboneSpec("qwen3", {"tie_word_embeddings": False}, config_form=4),
@@ -113,6 +124,40 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "gemma3-multimodal": BackboneSpec("gemma3"),
     "gemma3-multimodal-4": BackboneSpec("gemma3", dtype="BF16", sharded=True),
+    "granite": BackboneSpec("granite"),
+    "granite-biases-4": BackboneSpec(
+        "granite",
+        {"attention_bias": True, "mlp_bias": True, "rope_parameters": _LINEAR_ROPE},
+        config_form=4,
+        dtype="BF16",
+    ),
+    "smollm3": BackboneSpec("smollm3"),
+    "smollm3-layers": BackboneSpec(
+        "smollm3",
+        {"no_rope_layers": [0, 1, 1, 0], "use_sliding_window": True, "sliding_window": 7},
+        dtype="F16",
+    ),
+    "olmo2": BackboneSpec("olmo2"),
+    "olmo2-bias-bare": BackboneSpec(
+        "olmo2", {"attention_bias": True, "num_key_value_heads": 4}, language_model=False
+    ),
+    "phi3": BackboneSpec("phi3"),
+    "phi3-partial-window": BackboneSpec(
+        "phi3",
+        {"rope_parameters": {"partial_rotary_factor": 0.5}, "sliding_window": 9},
+        dtype="BF16",
+    ),
+    "phi3-longrope": BackboneSpec("phi3", {"rope_parameters": _LONG_ROPE}),
+    "phi3-longrope-4": BackboneSpec(
+        "phi3",
+        {"rope_parameters": _LONG_ROPE},
+        config_form=4,
+        written={
+            "rope_scaling": {key: _LONG_ROPE[key] for key in ("short_factor", "long_factor")}
+            | {"type": "longrope"},
+            "partial_rotary_factor": 0.75,
+        },
+    ),
     "bert": BackboneSpec("bert", {"hidden_act": "gelu"}),
     "bert-bare": BackboneSpec("bert", language_model=False, config_form=4),
     "bert-gelu-new": BackboneSpec("bert", {"hidden_act": "gelu_new"}),
@@ -120,11 +165,61 @@ BACKBONES: dict[str, BackboneSpec] = {
     "bert-relu-bf16-sharded": BackboneSpec(
         "bert", {"hidden_act": "relu"}, dtype="BF16", sharded=True
     ),
+    "roberta": BackboneSpec("roberta"),
+    "roberta-bare-one-type": BackboneSpec(
+        "roberta", {"type_vocab_size": 1}, dtype="F16", language_model=False
+    ),
+    "xlm-roberta": BackboneSpec("xlm-roberta", dtype="BF16"),
+    "modernbert": BackboneSpec("modernbert"),
+    "modernbert-biases": BackboneSpec(
+        "modernbert",
+        {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "hidden_activation": "silu"},
+        dtype="BF16",
+    ),
+    "modernbert-types-bare": BackboneSpec(
+        "modernbert",
+        {"layer_types": ["sliding_attention", *_FULL, "sliding_attention", *_FULL]},
+        language_model=False,
+    ),
+    "modernbert-old": BackboneSpec(
+        "modernbert",
+        {"layer_types": ["full_attention", "sliding_attention"] * 2},
+        written={
+            "layer_types": None,
+            "rope_parameters": None,
+            "global_attn_every_n_layers": 2,
+            "global_rope_theta": 500.0,
+            "local_rope_theta": 50.0,
+        },
+    ),
+    "deberta": BackboneSpec("deberta-v2"),
+    "deberta-own-matrices": BackboneSpec(
+        "deberta-v2",
+        {"share_att_key": False, "norm_rel_ebd": "none", "position_buckets": -1},
+        dtype="F16",
+    ),
+    "deberta-absolute-typed": BackboneSpec(
+        "deberta-v2", {"position_biased_input": True, "type_vocab_size": 2}, language_model=False
+    ),
+    "deberta-c2p": BackboneSpec("deberta-v2", {"pos_att_type": ["c2p"], **_BUCKETS}),
+    "deberta-p2c": BackboneSpec("deberta-v2", {"pos_att_type": "p2c", "share_att_key": False}),
+    "deberta-no-part": BackboneSpec("deberta-v2", {"pos_att_type": None}),
 }
-
 # One of each family, which tests of graphs, passes, plans and streams go through.
-DECODERS = ("qwen3", "qwen2", "llama-llama3-rope", "mistral-short-window", "gemma2", "gemma3")
-FAMILIES = (*DECODERS, "bert")
+DECODERS = (
+    "qwen3",
+    "qwen2",
+    "llama-llama3-rope",
+    "mistral-short-window",
+    "gemma2",
+    "gemma3",
+    "granite",
+    "smollm3",
+    "olmo2",
+    "phi3-longrope",
+)
+ENCODERS = ("bert", "roberta", "modernbert", "deberta")
+FAMILIES = (*DECODERS, *ENCODERS)
 
 _TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -136,7 +231,7 @@ _TINY: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 _TINY_DECODER = {**_TINY, "num_key_value_heads": 2, "rms_norm_eps": 0.01}
-_FULL = ["full_attention"]
+_ENDS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _TINY_GEMMA = {**_TINY_DECODER, "head_dim": 24, "sliding_window": 8, "tie_word_embeddings": True}
 # Models that read images too -> the model_type of their text part, and of what reads images.
 MULTIMODAL = {"gemma3": ("gemma3_text", "siglip_vision_model"), "mistral3": ("mistral", "pixtral")}
@@ -149,6 +244,21 @@ TINY_OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen2": {**_TINY_DECODER, "rope_parameters": {"rope_theta": 1000.0}},
     "llama": _TINY_DECODER,
     "mistral": {**_TINY_DECODER, "head_dim": 24},
+    "granite": {
+        **_TINY_DECODER,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "attention_multiplier": 0.1,
+        "logits_scaling": 5.0,
+    },
+    "smollm3": {**_TINY_DECODER, "no_rope_layer_interval": 2, "pad_token_id": 0},
+    "olmo2": _TINY_DECODER,
+    "phi3": {
+        **_TINY_DECODER,
+        "max_position_embeddings": 512,
+        "original_max_position_embeddings": 128,
+        "pad_token_id": 0,
+    },
     "gemma2": {**_TINY_GEMMA, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 4.0},
     "gemma3_text": {
         **_TINY_GEMMA,
@@ -156,4 +266,17 @@ TINY_OF_TYPE: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention", *_FULL],
     },
     "bert": {**_TINY, "type_vocab_size": 2, "layer_norm_eps": 0.01},
+    "roberta": {**_TINY, "max_position_embeddings": 130, "layer_norm_eps": 0.01},
+    "xlm-roberta": {**_TINY, "max_position_embeddings": 132, "pad_token_id": 3},
+    "modernbert": {**_TINY, "pad_token_id": 0, "local_attention": 9, "norm_eps": 0.01, **_ENDS},
+    "deberta-v2": {
+        **_TINY,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "position_buckets": 16,
+        "layer_norm_eps": 0.01,
+    },
 }

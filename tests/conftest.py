@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # for tiny models, a second thread only costs
 
 @pytest.fixture(scope="session")
 def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of the tiny backbone of that name in backbones.BACKBONES; do not change it."""
+    """Return the folder of that tiny backbone of backbones.BACKBONES; do not change it."""
 
     @functools.cache
     def make(name: str) -> Path:

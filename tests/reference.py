@@ -19,6 +19,9 @@ Pooling = Literal["residual_mean", "mlp_mean"]
 # Where a block's MLP ends, before the residual add, in the models that are not Llama's like.
 _MLPS = {
     "bert": "bert.encoder.layer.{}.output.dense",
+    "roberta": "roberta.encoder.layer.{}.output.dense",
+    "xlm-roberta": "roberta.encoder.layer.{}.output.dense",
+    "deberta-v2": "deberta.encoder.layer.{}.output.dense",
     "gemma3": "model.language_model.layers.{}.mlp",
     "mistral3": "model.language_model.layers.{}.mlp",
 }

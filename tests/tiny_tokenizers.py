@@ -112,16 +112,39 @@ def _write_bert_tokenizer(folder: Path) -> None:
     )
 
 
+def _write_roberta_tokenizer(folder: Path) -> None:
+    """Byte-level BPE as in RoBERTa, with a padding token that is not the first and has a text."""
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = tokenizers.Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    _train_byte_level(tokenizer, specials)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    names = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    _save_tokenizer(folder, tokenizer, **{f"{name}_token": text for name, text in names.items()})
+
+
 TOKENIZERS = {
     "qwen3": _write_qwen_tokenizer,
     "qwen2": _write_qwen_tokenizer,
     "llama": _write_llama_tokenizer,
     "mistral": _write_mistral_tokenizer,
     "mistral3": _write_mistral_tokenizer,
+    "granite": _write_llama_tokenizer,
+    "smollm3": _write_llama_tokenizer,
+    "olmo2": _write_qwen_tokenizer,
+    "phi3": _write_mistral_tokenizer,
     "gemma2": _write_mistral_tokenizer,
     "gemma3_text": _write_mistral_tokenizer,
     "gemma3": _write_mistral_tokenizer,
     "bert": _write_bert_tokenizer,
+    "roberta": _write_roberta_tokenizer,
+    "xlm-roberta": _write_roberta_tokenizer,
+    "modernbert": _write_bert_tokenizer,
+    "deberta-v2": _write_bert_tokenizer,
 }
 
 

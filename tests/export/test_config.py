@@ -31,11 +31,20 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 GEMMA = {"model_type": "gemma3_text"}
+PHI = {**DECODER, "model_type": "phi3"}
+MODERN = {"model_type": "modernbert"}
+DEBERTA = {"model_type": "deberta-v2", "relative_attention": True}
 ENCODER = {"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 4}
 
 
 def decoder(**keys) -> Llama:
     config = parse_config({**DECODER, **keys}, "config.json")
+    assert isinstance(config, Llama)
+    return config
+
+
+def decoder_of(**keys) -> Llama:
+    config = parse_config(keys, "config.json")
     assert isinstance(config, Llama)
     return config
 
@@ -200,6 +209,27 @@ def test_mixtures_of_experts_are_refused_with_what_they_would_need(model_type):
         parse_config({**DECODER, "model_type": model_type}, "config.json")
 
 
+def test_longrope_is_exact_up_to_the_context_of_its_short_factors():
+    factors = {"short_factor": [1.5] * 8, "long_factor": [4.0] * 8}
+    config = decoder_of(
+        **PHI,
+        rope_scaling={"type": "longrope", **factors},
+        original_max_position_embeddings=64,
+        max_position_embeddings=256,
+    )
+    assert config.context_length == 64
+    config.check_max_length(64, "config.json")
+    with pytest.raises(CheckpointError, match=r"max_length 65 exceeds .*64.*longrope"):
+        config.check_max_length(65, "config.json")
+
+
+def test_positions_that_start_behind_the_padding_token_are_fewer():
+    config = parse_config({**ENCODER, "model_type": "roberta"}, "config.json")
+    config.check_max_length(510, "config.json")
+    with pytest.raises(CheckpointError, match="512 less 2, where positions start"):
+        config.check_max_length(511, "config.json")
+
+
 def test_an_encoder_reads_no_further_than_its_positions():
     config = parse_config(ENCODER, "config.json")
     assert isinstance(config, Bert)
@@ -268,6 +298,20 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**GEMMA, "model_type": "gemma2", "rope_local_base_freq": 1.0}, "rope_local_base_freq"),
         ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, "is read with gemma3"),
         ({"model_type": "gemma3"}, "text_config"),
+        ({**DECODER, "model_type": "granite", "multiplier": 2}, '["multiplier"]'),
+        ({**DECODER, "model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1"),
+        ({**DECODER, "model_type": "olmo2", "clip_qkv": 8.0}, '["clip_qkv"]'),
+        ({**PHI, "rope_scaling": {"type": "yarn"}}, "rope type 'yarn'"),
+        ({**PHI, "rope_scaling": {"type": "longrope"}}, "short_factor of the longrope is missing"),
+        ({**PHI, "partial_rotary_factor": 0.2}, "turns 3 of 16 channels"),
+        ({**PHI, "mlp_bias": True}, "mlp_bias is true"),
+        ({**ENCODER, "model_type": "roberta", "pad_token_id": None}, "pad_token_id is null"),
+        ({**MODERN, "local_attention": 0}, "local_attention"),
+        ({**MODERN, "layer_types": ["chunked_attention"] * 22}, "layer_types holds 'chunked"),
+        ({**DEBERTA, "conv_kernel_size": 3}, "conv_kernel_size is 3"),
+        ({**DEBERTA, "relative_attention": False}, "relative_attention is False"),
+        ({**DEBERTA, "pos_att_type": ["p2p"]}, "pos_att_type holds 'p2p'"),
+        ({**DEBERTA, "embedding_size": 128}, "embedding_size is 128"),
     ],
 )
 def test_what_the_graphs_lack_is_refused_by_name(config, message):

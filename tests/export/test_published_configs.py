@@ -69,6 +69,16 @@ _GEMMA3: dict[str, Any] = {
     "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512,
     "sliding_window_pattern": 6, "vocab_size": 262144,
 }  # fmt: skip
+_PHI: dict[str, Any] = {
+    "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 199999, "embd_pdrop": 0.0, "eos_token_id": 199999, "hidden_act": "silu",
+    "hidden_size": 5120, "initializer_range": 0.02, "intermediate_size": 17920,
+    "model_type": "phi3", "num_attention_heads": 40, "num_hidden_layers": 40,
+    "original_max_position_embeddings": 4096, "pad_token_id": 199999, "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": None,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
+    "use_cache": True, "vocab_size": 200064,
+}  # fmt: skip
 _VISION = {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -134,6 +144,67 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "projector_hidden_act": "gelu", "spatial_merge_size": 2, "text_config": _MISTRAL,
         "torch_dtype": "bfloat16", "vision_config": {"model_type": "pixtral"},
         "vision_feature_layer": -1,
+    },
+    "granite-3.3-2b": {
+        **_LLAMA, "model_type": "granite", "architectures": ["GraniteForCausalLM"],
+        "attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
+        "residual_multiplier": 0.22, "rope_scaling": None,
+    },
+    "smollm3-3b": {
+        **_LLAMA, "model_type": "smollm3", "layer_types": ["full_attention"] * 16,
+        "max_window_layers": 28, "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 1, 1, 0] * 4, "pretraining_tp": 2, "rope_scaling": None,
+        "sliding_window": None, "use_sliding_window": False,
+    },
+    "olmo-2-1b": {
+        **{key: value for key, value in _LLAMA.items() if key != "mlp_bias"},
+        "model_type": "olmo2", "pad_token_id": 100277, "rope_scaling": None,
+    },
+    "phi-4": {**_PHI, "max_position_embeddings": 16384, "num_key_value_heads": 10},
+    "phi-4-mini": {
+        **_PHI, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False,
+        "max_position_embeddings": 131072, "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "long_factor": [1.0] * 48, "short_factor": [1.0] * 48, "type": "longrope",
+        },
+        "sliding_window": 262144, "num_key_value_heads": 8,
+    },
+    "roberta-base": {
+        **_BERT, "architectures": ["RobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "roberta",
+        "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 50265,
+    },
+    "xlm-roberta-base": {
+        **_BERT, "architectures": ["XLMRobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "xlm-roberta",
+        "output_past": True, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 250002,
+    },
+    "modernbert-base": {
+        "architectures": ["ModernBertForMaskedLM"], "attention_bias": False,
+        "attention_dropout": 0.0, "bos_token_id": 50281, "classifier_activation": "gelu",
+        "classifier_bias": False, "classifier_dropout": 0.0, "classifier_pooling": "mean",
+        "cls_token_id": 50281, "decoder_bias": True, "deterministic_flash_attn": False,
+        "embedding_dropout": 0.0, "eos_token_id": 50282, "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0, "gradient_checkpointing": False,
+        "hidden_activation": "gelu", "hidden_size": 768, "initializer_cutoff_factor": 2.0,
+        "initializer_range": 0.02, "intermediate_size": 1152, "layer_norm_eps": 1e-05,
+        "local_attention": 128, "local_rope_theta": 10000.0, "max_position_embeddings": 8192,
+        "mlp_bias": False, "mlp_dropout": 0.0, "model_type": "modernbert", "norm_bias": False,
+        "norm_eps": 1e-05, "num_attention_heads": 12, "num_hidden_layers": 22,
+        "pad_token_id": 50283, "position_embedding_type": "absolute", "reference_compile": None,
+        "repad_logits_with_grad": False, "sep_token_id": 50282,
+        "sparse_pred_ignore_index": -100, "sparse_prediction": False, "torch_dtype": "float32",
+        "transformers_version": "4.47.0.dev0", "vocab_size": 50368,
+    },
+    "mdeberta-v3-base": {
+        "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+        "layer_norm_eps": 1e-07, "max_position_embeddings": 512, "max_relative_positions": -1,
+        "model_type": "deberta-v2", "norm_rel_ebd": "layer_norm", "num_attention_heads": 12,
+        "num_hidden_layers": 12, "pad_token_id": 0, "pooler_dropout": 0,
+        "pooler_hidden_act": "gelu", "pooler_hidden_size": 768, "pos_att_type": "p2c|c2p",
+        "position_biased_input": False, "position_buckets": 256, "relative_attention": True,
+        "share_att_key": True, "type_vocab_size": 0, "vocab_size": 251000,
     },
     "minilm": {**_BERT, "_name_or_path": "nreimers/MiniLM-L6-H384-uncased"},
     "bert-base-uncased": {

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from backbones import DECODERS, ENCODERS
 from models import make_artifact
 from siren_export.families.registry import parse_config
 from siren_export.graph.builder import FLOAT
@@ -30,13 +31,16 @@ def author(tmp_path, backbone_folder):
 
 @pytest.mark.parametrize(
     ("name", "roles"),
-    [("qwen3", GATED), ("qwen2", GATED), ("llama", GATED), ("mistral", GATED), ("bert", PLAIN)],
+    [
+        *((name, GATED) for name in (*DECODERS, "llama", "mistral", "modernbert")),
+        *((name, PLAIN) for name in ENCODERS if name != "modernbert"),
+    ],
 )
 def test_every_matrix_of_every_family_has_a_role_once_a_block(author, name, roles):
     graph = author(name)
     found = Counter(linear.role for linear in linears(graph))
     assert found == dict.fromkeys(roles, 4)
-    assert graph.causal == (name != "bert")
+    assert graph.causal == (name not in ENCODERS)
 
 
 def test_biases_are_found_with_their_linears(author):

@@ -36,6 +36,11 @@ DECODERS = (
     "gemma3",
     "gemma3-4",
     "gemma3-multimodal",
+    "granite-biases-4",
+    "smollm3-layers",
+    "olmo2",
+    "phi3-partial-window",
+    "phi3-longrope",
 )
 BOUND = {"fp32": 1e-5, "fp16": 5e-3}
 CHUNKS = (1, 3, 7, 1, 1, 2, 10, 5)

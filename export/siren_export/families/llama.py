@@ -31,6 +31,7 @@ from siren_export.graph.rotary import Rope, rotary_tables
 from siren_export.graph.self_attention import norm_heads, self_attention
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
+from siren_runtime.errors import CheckpointError
 
 from .keys import check_keys
 from .parsing import (
@@ -47,7 +48,18 @@ MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class Llama:
-    """Llama, Mistral, Qwen2 or Qwen3. Biases are flags; sizes are channels."""
+    """Llama, Mistral, Qwen2 or Qwen3. Biases are flags; sizes are channels.
+
+    Attributes:
+        windows: block -> the tokens that a token sees there; the others see all before them.
+        prefixes: that the stored names of the weights may have.
+        embedding_scale, residual_scale, attention_scale: Granite's, of the embedding, of what a
+            block adds to the residual stream, and of the scores of attention (None: as in Llama).
+        unturned: the blocks without a rope, which SmolLM3 has.
+        fused: whether queries, keys and values, and gate and up, are stored as one, as in Phi-3.
+        rotary_dim: how many channels of a head turn, the first ones; None: all.
+        longest: the longest sequence at which the rope is exact; None: there is no limit.
+    """
 
     model_type: str
     vocab_size: int
@@ -67,14 +79,21 @@ class Llama:
     windows: Mapping[int, int]
     max_position_embeddings: int
     tied_embeddings: bool
-    prefixes: tuple[str, ...] = ("model.",)  # that the stored names of the weights may have
+    prefixes: tuple[str, ...] = ("model.",)
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float | None = None
+    unturned: frozenset[int] = frozenset()
+    fused: bool = False
+    rotary_dim: int | None = None
+    longest: int | None = None
 
     causal = True
 
     @property
     def context_length(self) -> int:
         """The longest sequence, in tokens, that the model was made for."""
-        return self.max_position_embeddings
+        return self.longest or self.max_position_embeddings
 
     @property
     def block_parameters(self) -> int:
@@ -83,7 +102,13 @@ class Llama:
         return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
 
     def check_max_length(self, max_length: int, origin: str) -> None:
-        """As `Backbone.check_max_length`: the graph is exact at any length."""
+        """As `Backbone.check_max_length`: the rope may change with the length of a text."""
+        if self.longest is not None and max_length > self.longest:
+            raise CheckpointError(
+                f"{origin}: the head's max_length {max_length} exceeds "
+                f"original_max_position_embeddings {self.longest}, beyond which longrope turns "
+                "all tokens otherwise; lower inference.max_length in the artifact"
+            )
 
     def author(
         self,
@@ -99,7 +124,9 @@ class Llama:
         weights.check_prefix(*self.prefixes)
         table = (self.vocab_size, self.hidden_size)
         hidden = embed_tokens(g, weights, input_ids, table, tied=self.tied_embeddings)
-        rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
+        hidden = _scaled(g, hidden, self.embedding_scale)
+        arguments = input_ids, max_length, cache, self.rotary_dim
+        rotary = rotary_tables(g, self.rope, self.head_dim, *arguments)
         windows = shorter(self.windows, max_length)
 
         states: dict[int, ir.Value] = {}
@@ -115,14 +142,17 @@ class Llama:
                     heads=self.attention_heads,
                     kv_heads=self.kv_heads,
                     head_dim=self.head_dim,
-                    rotary=rotary,
+                    rotary=None if block in self.unturned else rotary,
                     qkv_bias=self.qkv_bias,
                     output_bias=self.output_bias,
+                    fused=self.fused,
                     norm=partial(_head_norm, g, self, weights, block) if self.qk_norm else None,
                     cache=cache,
                     window=windows.get(block),
+                    scale=self.attention_scale,
                 )
-                hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
+                x = _scaled(g, g.to_float(x), self.residual_scale)
+                hidden = g.op("Add", hidden, x, name="attention_residual")
 
                 x = _norm(g, self, weights, hidden, f"layers.{block}.post_attention_layernorm")
                 mlp = _mlp(g, self, weights, g.to_compute(x), block)
@@ -130,11 +160,16 @@ class Llama:
                     states[block] = mlp
                     if block == taps.deepest:
                         break
-                hidden = g.op("Add", hidden, mlp, name="mlp_residual")
+                x = _scaled(g, mlp, self.residual_scale)
+                hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
                 last = block == self.blocks - 1
                 states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
         return states
+
+
+def _scaled(g: GraphBuilder, x: ir.Value, scale: float) -> ir.Value:
+    return x if scale == 1.0 else g.op("Mul", x, g.const(scale, FLOAT), name="scaled")
 
 
 def _head_norm(
@@ -160,6 +195,7 @@ def _mlp(
         intermediate_size=config.intermediate_size,
         hidden_act=config.hidden_act,
         bias=config.mlp_bias,
+        fused="gate_up_proj" if config.fused else None,
     )
 
 

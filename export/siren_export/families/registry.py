@@ -7,7 +7,7 @@ from typing import Any
 
 from siren_runtime.errors import CheckpointError
 
-from . import bert, deberta, gemma, llama, modernbert, multimodal
+from . import bert, deberta, gemma, granite, llama, modernbert, multimodal, olmo2, phi3, smollm3
 from .base import Backbone
 
 _Parse = Callable[[Mapping[str, Any], str], Backbone]
@@ -15,6 +15,10 @@ _Parse = Callable[[Mapping[str, Any], str], Backbone]
 _PARSERS: dict[str, _Parse] = {
     **dict.fromkeys(llama.MODEL_TYPES, llama.parse),
     **dict.fromkeys(gemma.MODEL_TYPES, gemma.parse),
+    **dict.fromkeys(granite.MODEL_TYPES, granite.parse),
+    **dict.fromkeys(smollm3.MODEL_TYPES, smollm3.parse),
+    **dict.fromkeys(olmo2.MODEL_TYPES, olmo2.parse),
+    **dict.fromkeys(phi3.MODEL_TYPES, phi3.parse),
     "gemma3": partial(multimodal.parse, text_type="gemma3_text", parse_text=gemma.parse),
     "mistral3": partial(multimodal.parse, text_type="mistral", parse_text=llama.parse),
     **dict.fromkeys(bert.MODEL_TYPES, bert.parse),

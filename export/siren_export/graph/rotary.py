@@ -10,12 +10,16 @@ from .builder import GraphBuilder
 from .cache import KeyValueCache
 from .weights import Weight, computed
 
-RopeKind = Literal["default", "linear", "llama3"]
+RopeKind = Literal["default", "linear", "llama3", "longrope"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How angles go with positions; the factors are those of "linear" and "llama3"."""
+    """How angles go with positions; the factors are those of "linear" and "llama3".
+
+    `factors` are of "longrope" (arXiv 2402.13753): what divides each frequency; `scale` is of the
+    cosines and sines.
+    """
 
     theta: float
     kind: RopeKind = "default"
@@ -23,26 +27,36 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    factors: tuple[float, ...] = ()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """The rotary tables [positions, head_dim / 2] and each token's position [batch, sequence]."""
+    """The rotary tables [positions, channels / 2] and each token's position [batch, sequence].
+
+    `partial` is how many channels of a head turn, the first ones; None: all.
+    """
 
     cos: ir.Value
     sin: ir.Value
     positions: ir.Value
+    partial: int | None = None
 
     def rotate(self, g: GraphBuilder, x: ir.Value, heads: int) -> ir.Value:
         """Queries or keys [batch, sequence, heads * head_dim], turned by their positions."""
-        return g.op("RotaryEmbedding", x, self.cos, self.sin, self.positions, num_heads=heads)
+        attributes = {"num_heads": heads}
+        if self.partial is not None:
+            attributes["rotary_embedding_dim"] = self.partial
+        inputs = x, self.cos, self.sin, self.positions
+        return g.op("RotaryEmbedding", *inputs, name=None, outputs=1, **attributes)
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     """Rotary angular frequencies, float32 [head_dim / 2].
 
     "linear" divides them by the factor (arXiv 2306.15595); "llama3" divides the low ones only and
-    blends in between, as Llama 3.1 was trained.
+    blends in between, as Llama 3.1 was trained; "longrope" divides each by its own.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.asarray(1.0 / np.float32(rope.theta) ** exponents, np.float32)
@@ -53,6 +67,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
         span = rope.high_freq_factor - rope.low_freq_factor
         keep = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
         frequencies = keep * frequencies + (1 - keep) * frequencies / rope.factor
+    elif rope.kind == "longrope":
+        frequencies = np.divide(frequencies, np.array(rope.factors), dtype=np.float32)
     return np.asarray(frequencies, np.float32)
 
 
@@ -63,6 +79,7 @@ def rotary_tables(
     input_ids: ir.Value,
     max_length: int,
     cache: KeyValueCache | None = None,
+    partial: int | None = None,
 ) -> Rotary:
     """Author the tables, in the compute dtype but made in float32, and the tokens' positions.
 
@@ -70,13 +87,15 @@ def rotary_tables(
         input_ids: int64 [batch, sequence].
         max_length: the longest sequence, in tokens, those in the cache included.
         cache: what the tokens before `input_ids` left, where there are some.
+        partial: as of `Rotary`.
     """
-    frequencies = inverse_frequencies(rope, head_dim)
+    frequencies = inverse_frequencies(rope, head_dim if partial is None else partial)
 
     def table(function: np.ufunc) -> Weight:
         def make() -> np.ndarray:
             angles = np.outer(np.arange(max_length, dtype=np.float32), frequencies)
-            return np.asarray(function(angles).astype(g.compute.numpy()))
+            values = np.asarray(function(angles)) * np.float32(rope.scale)
+            return np.asarray(values.astype(g.compute.numpy()))
 
         return computed(g.compute, (max_length, len(frequencies)), make)
 
@@ -89,4 +108,5 @@ def rotary_tables(
             positions = g.op("Expand", positions, shape, name="positions")
         else:
             positions = cache.positions(g, input_ids, max_length)
-        return Rotary(g.weight("cos", table(np.cos)), g.weight("sin", table(np.sin)), positions)
+        cos, sin = g.weight("cos", table(np.cos)), g.weight("sin", table(np.sin))
+        return Rotary(cos, sin, positions, partial)

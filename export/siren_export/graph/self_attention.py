@@ -10,7 +10,7 @@ from .cache import KeyValueCache
 from .linear import linear
 from .roles import Role
 from .rotary import Rotary
-from .weights import BackboneWeights
+from .weights import BackboneWeights, Rows
 
 
 def self_attention(
@@ -26,6 +26,7 @@ def self_attention(
     rotary: Rotary | None,
     qkv_bias: bool = False,
     output_bias: bool = False,
+    fused: bool = False,
     norm: Callable[[str, ir.Value], ir.Value] | None = None,
     cache: KeyValueCache | None = None,
     window: int | None = None,
@@ -36,14 +37,29 @@ def self_attention(
 
     Args:
         rotary: None where the block's queries and keys are not turned.
+        fused: whether q_proj, k_proj and v_proj are stored as one, qkv_proj, in this order.
         norm: of "q" and "k" [batch, sequence, heads * head_dim], before they are turned.
         cache, window, scale, softcap: as in `causal_attention`.
     """
     prefix = f"layers.{block}.self_attn"
 
     def project(part: str, count: int, role: Role) -> ir.Value:
-        shape = (count * head_dim, hidden_size)
-        return linear(g, weights, x, f"{prefix}.{part}_proj", shape, role, bias=qkv_bias)
+        name, rows = f"{prefix}.{part}_proj", None
+        if fused:
+            start = {"q": 0, "k": heads, "v": heads + kv_heads}[part]
+            name = f"{prefix}.qkv_proj"
+            rows = Rows(start * head_dim, (heads + 2 * kv_heads) * head_dim)
+        return linear(
+            g,
+            weights,
+            x,
+            name,
+            (count * head_dim, hidden_size),
+            role,
+            bias=qkv_bias,
+            label=f"{part}_proj",
+            rows=rows,
+        )
 
     def turned(part: str, count: int, role: Role) -> ir.Value:
         y = project(part, count, role)
