@@ -1,4 +1,4 @@
-"""A backbone checkpoint in Hugging Face form: config.json, tokenizer.json, safetensors weights.
+"""A backbone checkpoint: config.json, tokenizer.json and safetensors weights, or a GGUF file.
 
 Nothing in it is executed here: pickled weights are refused, and so is a checkpoint that names
 code of its own (`auto_map`), unless the caller trusts that. Then llm-siren runs it, as the
@@ -49,10 +49,11 @@ _PATTERNS = (
 class Checkpoint:
     """A backbone on disk.
 
-    `revision` is the commit of a hub repository, None for a local folder. `config` is
-    config.json, of which only `model_type` is checked. `tokenizer_json` is tokenizer.json with the
-    tokens that its companions declare. `remote_code` says where the checkpoint names code of its
-    own, which its caller trusts.
+    `path` is its folder, or a GGUF file. `revision` is the commit of a hub repository, None for
+    what is local. `config` is config.json, of which only `model_type` is checked.
+    `tokenizer_json` is tokenizer.json with the tokens that its companions declare. `remote_code`
+    says where the checkpoint names code of its own, which its caller trusts. `gguf_tokenizer` is
+    what a GGUF file calls its tokenizer, where that is the one that counts.
     """
 
     path: Path
@@ -62,11 +63,18 @@ class Checkpoint:
     tokenizer_json: bytes = field(repr=False)
     weights: WeightSource = field(repr=False)
     remote_code: str | None = None
+    gguf_tokenizer: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return _is_gguf(self.path)
 
     def digest(self) -> str:
         """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
         digests = self.weights.digests()
-        digests[CONFIG_FILE] = sha256_of(self.path / CONFIG_FILE)
+        if not self.is_gguf:
+            digests[CONFIG_FILE] = sha256_of(self.path / CONFIG_FILE)
         digests[TOKENIZER_FILE] = hashlib.sha256(self.tokenizer_json).hexdigest()
         return hashlib.sha256(msgspec.json.encode(dict(sorted(digests.items())))).hexdigest()
 
@@ -80,16 +88,19 @@ def load_checkpoint(
     """Open a backbone: read its config and tokenizer, and the headers of its weight files.
 
     Args:
-        source: the checkpoint's folder, or its hub repository id.
+        source: the checkpoint's folder, its hub repository id, or a GGUF file.
         revision: branch, tag or commit of the hub repository; the default is its main branch.
         trust_remote_code: take a checkpoint that names code of its own. None of it is run here;
             an export of it must be verified, and that runs it.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, has no safetensors weights or fast
-            tokenizer, is quantized, is damaged, is an adapter to another one, or names code that
-            is not trusted.
+            tokenizer, is quantized otherwise than in a GGUF file, is damaged, is an adapter to
+            another one, or names code that is not trusted.
     """
+    path = Path(source).expanduser()
+    if _is_gguf(path):
+        return _load_gguf(path)
     folder = resolve_folder(
         source,
         revision=revision,
@@ -120,6 +131,30 @@ def load_checkpoint(
         tokenizer_json=tokenizer_json,
         weights=open_safetensors(folder, str(source)),
         remote_code=remote_code,
+    )
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
+def _load_gguf(path: Path) -> Checkpoint:
+    try:
+        from .gguf_checkpoint import open_gguf
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: reading a GGUF file takes the gguf package ({error}); "
+            "pip install 'siren-edge[gguf]'"
+        ) from None
+    found = open_gguf(path, str(path))
+    return Checkpoint(
+        path=path,
+        source=str(path),
+        revision=None,
+        config=found.config,
+        tokenizer_json=found.tokenizer_json,
+        weights=found.weights,
+        gguf_tokenizer=found.tokenizer,
     )
 
 

@@ -104,10 +104,10 @@ def _open_files(folder: Path) -> list[tuple[TensorInfo, SafetensorsFile]]:
             f"read; convert them to {WEIGHTS_FILE}. Where transformers is installed and you trust "
             "the file: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
         )
-    raise CheckpointError(
-        f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}; weights in another format "
-        "must be converted to safetensors first"
-    )
+    advice = "weights in another format must be converted to safetensors first"
+    if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
+        advice = f"to read a GGUF file, name it: {folder / ggufs[0]}"
+    raise CheckpointError(f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}; {advice}")
 
 
 class _Index(msgspec.Struct):

@@ -1,0 +1,76 @@
+"""A GGUF file as a checkpoint: its config, tokenizer and weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.errors import CheckpointError
+
+from .gguf_config import read_config
+from .gguf_file import GgufFile
+from .gguf_header import Header
+from .gguf_tokenizer import build_tokenizer
+from .gguf_vocabulary import TOKENS_KEY, read_vocabulary
+from .gguf_weights import GgufWeights, open_weights
+from .tokenizer import read_tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class GgufCheckpoint:
+    """What a GGUF file holds, as transformers would have it in a folder.
+
+    Attributes:
+        config: as config.json has it.
+        tokenizer_json: of the tokenizer.json beside the file, else made of the header.
+        weights: by the names of transformers.
+        tokenizer: what the header calls its tokenizer: `llama` for SentencePiece's, else the name
+            of the pre-tokenizer. None where tokenizer.json lies beside the file.
+    """
+
+    config: dict[str, Any]
+    tokenizer_json: bytes
+    weights: GgufWeights
+    tokenizer: str | None
+
+
+def open_gguf(path: Path, source: str) -> GgufCheckpoint:
+    """Open a GGUF file: read its header.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds what is not supported.
+    """
+    file = GgufFile(path)
+    header = Header(path, file.metadata)
+    config = read_config(file, header)
+    architecture = header.text("general.architecture")
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    weights = open_weights(file, source, architecture, heads, kv_heads)
+    beside = path.with_name(TOKENIZER_FILE)
+    if beside.exists():
+        data, name = read_tokenizer(path.parent, config), None
+        _check_is_its(beside, data, header)
+    else:
+        data = build_tokenizer(header, architecture)
+        kind = header.text("tokenizer.ggml.model")
+        name = header.text("tokenizer.ggml.pre") if kind == "gpt2" else kind
+    if TOKENS_KEY in header and len(header.strings(TOKENS_KEY)) != config["vocab_size"]:
+        raise header.refusal(TOKENS_KEY, f"the embedding has {config['vocab_size']:,} rows")
+    return GgufCheckpoint(config, data, weights, name)
+
+
+def _check_is_its(path: Path, data: bytes, header: Header) -> None:
+    """Refuse a tokenizer.json of another model than the header has the tokens of."""
+    if TOKENS_KEY not in header:
+        return
+    vocabulary = read_vocabulary(header)
+    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    for index, token in enumerate(vocabulary.tokens):
+        found = tokenizer.id_to_token(index)
+        if vocabulary.is_normal(index) and found != token:
+            raise CheckpointError(
+                f"{path}: token {index} is {found!r}, and {token!r} in {header.path.name} beside "
+                "it; it is the tokenizer of another model. Put the model's own there, or none"
+            )
