@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,8 +14,9 @@ from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE, Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.errors import ArtifactError
+from siren_runtime.errors import ArtifactError, CheckpointError
 
+from .gguf_reference import read_model, read_tokenizer
 from .texts import TEXTS, added_tokens, digest, own_texts
 
 
@@ -69,26 +71,20 @@ class LlmSiren:
             raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
         self._check_memory()
         try:
-            import torch
+            import siren_guard  # noqa: F401  # imports torch
             import transformers
-            from siren_guard import SirenGuard
         except ImportError as error:
             raise ReferenceUnavailable(
                 f"llm-siren is not installed ({error}); pip install 'siren-edge[reference]'"
             ) from None
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        with tempfile.TemporaryDirectory() as folder:
-            self._write_local_artifact(Path(folder))
-            try:
-                guard = SirenGuard.from_pretrained(
-                    folder,
-                    device="cpu",
-                    dtype=torch.float32,
-                    trust_remote_code=self.checkpoint.remote_code is not None,
-                )
-            except Exception as error:  # whatever transformers raises at a model it cannot load
-                raise ReferenceUnavailable(f"llm-siren cannot load the guard: {error}") from error
+        try:
+            guard, given = self._load()
+        except (CheckpointError, ReferenceUnavailable):
+            raise
+        except Exception as error:  # whatever transformers raises at a model it cannot load
+            raise ReferenceUnavailable(f"llm-siren cannot load the guard: {error}") from error
         tokens = added_tokens(self.checkpoint)
         own = own_texts(tokens, self.artifact.max_length)
         texts, scores = [*TEXTS, *own], []
@@ -101,7 +97,7 @@ class LlmSiren:
                 ) from error
             progress("reference", done, len(texts))
         versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
-        name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions})"
+        name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions}{given})"
         return Reference(
             name=name,
             head=_head_hash(self.artifact),
@@ -110,6 +106,52 @@ class LlmSiren:
             own_texts=own,
             own_scores=scores[len(TEXTS) :],
         )
+
+    def _load(self) -> tuple[Any, str]:
+        """The guard, and what of its backbone is not as transformers reads it."""
+        if self.checkpoint.is_gguf:
+            return self._load_gguf()
+        import torch
+        from siren_guard import SirenGuard
+
+        with tempfile.TemporaryDirectory() as folder:
+            self._write_local_artifact(Path(folder))
+            guard = SirenGuard.from_pretrained(
+                folder,
+                device="cpu",
+                dtype=torch.float32,
+                trust_remote_code=self.checkpoint.remote_code is not None,
+            )
+        return guard, ""
+
+    def _load_gguf(self) -> tuple[Any, str]:
+        """As `_load`: llm-siren opens folders only, so it is handed what transformers read."""
+        import torch
+        from safetensors.torch import load_file
+        from siren_guard import siren_guard
+
+        try:
+            import accelerate  # noqa: F401  # transformers takes it for GGUF files
+        except ImportError as error:
+            raise ReferenceUnavailable(
+                f"transformers reads GGUF files with accelerate ({error}); "
+                "pip install 'siren-edge[reference]'"
+            ) from None
+        model, tokenizer = read_model(self.checkpoint), read_tokenizer(self.checkpoint)
+        config = json.loads((self.artifact.path / CONFIG_FILE).read_bytes())
+        shape = config["mlp"]
+        mlp = siren_guard._AdaptiveMLPClassifier(
+            input_dim=shape["input_dim"],
+            layer_dims=shape["layer_dims"],
+            dropout_rates=shape["dropout_rates"],
+            num_classes=shape.get("num_classes", 2),
+        )
+        mlp.load_state_dict(load_file(self.artifact.path / WEIGHTS_FILE))
+        guard = siren_guard.SirenGuard(
+            config, mlp, model.made, tokenizer.made, torch.device("cpu"), torch.float32
+        )
+        given = ", ".join((*model.ours, *tokenizer.ours))
+        return guard, f"; of the GGUF file it does not read {given}" if given else ""
 
     def _write_local_artifact(self, folder: Path) -> None:
         """The same head, its backbone named by the local folder."""

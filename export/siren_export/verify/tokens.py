@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.text.rules import clean
 
+from .gguf_reference import read_tokenizer
+
 _SHOWN = 8  # tokens from the first that differs
 
 
@@ -30,9 +32,12 @@ def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
         return None
     logging.set_verbosity_error()
     try:
-        theirs = AutoTokenizer.from_pretrained(
-            str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
-        )
+        if checkpoint.is_gguf:
+            theirs = read_tokenizer(checkpoint).made
+        else:
+            theirs = AutoTokenizer.from_pretrained(
+                str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
+            )
         added = map(str, theirs.get_added_vocab())
     except Exception:  # whatever it raises: what cannot be loaded, the reference says
         return None
