@@ -52,6 +52,8 @@ siren export UofTCSSLab/SIREN-Qwen3-0.6B -o guards/qwen3 --precision fp16
 
 siren export ./my-head --backbone ./my-backbone -o guards/mine
 
+siren export ./my-head --backbone SmolLM2-135M-Instruct.Q4_1.gguf -o guards/smollm2
+
 siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
 _STAGES = {
@@ -84,7 +86,9 @@ def export(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="The backbone's folder or repo id, instead of the artifact's own."),
+        typer.Option(
+            help="The backbone's folder, repo id or GGUF file, instead of the artifact's own."
+        ),
     ] = None,
     precision: Annotated[
         Literal[Precision, "auto"],
