@@ -12,6 +12,7 @@ from .errors import (
     ArtifactError,
     BackendError,
     BundleError,
+    BusyError,
     CheckpointError,
     InputError,
     InterruptedCall,
@@ -21,16 +22,23 @@ from .guard import Guard
 from .scoring.result import ScoreResult
 
 if TYPE_CHECKING:
+    from .serving.asynchronous import AsyncGuard, AsyncStream
+    from .serving.shared import SharedGuard
+    from .serving.sharing import Run, Sharing
     from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
     from .streaming.handles import Stream, Streams
     from .streaming.result import StreamResult, TokenScore
 
     __version__: str
 else:
-    _STREAMING = {
-        **dict.fromkeys(("AtTier", "Decision", "Hysteresis", "Patience", "Schedule"), "decision"),
-        **dict.fromkeys(("Stream", "Streams"), "handles"),
-        **dict.fromkeys(("StreamResult", "TokenScore"), "result"),
+    _RULES = ("AtTier", "Decision", "Hysteresis", "Patience", "Schedule")
+    _LATER = {
+        **dict.fromkeys(_RULES, "streaming.decision"),
+        **dict.fromkeys(("Stream", "Streams"), "streaming.handles"),
+        **dict.fromkeys(("StreamResult", "TokenScore"), "streaming.result"),
+        **dict.fromkeys(("AsyncGuard", "AsyncStream"), "serving.asynchronous"),
+        **dict.fromkeys(("Run", "Sharing"), "serving.sharing"),
+        "SharedGuard": "serving.shared",
     }
 
     def __getattr__(name):  # what is slow to import, and only some need
@@ -38,18 +46,21 @@ else:
             from importlib.metadata import version
 
             return version("siren-edge")
-        if name in _STREAMING:
+        if name in _LATER:
             from importlib import import_module
 
-            return getattr(import_module(f".streaming.{_STREAMING[name]}", __name__), name)
+            return getattr(import_module(f".{_LATER[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "ArtifactError",
+    "AsyncGuard",
+    "AsyncStream",
     "AtTier",
     "BackendError",
     "BundleError",
+    "BusyError",
     "CheckpointError",
     "Decision",
     "Guard",
@@ -57,8 +68,11 @@ __all__ = [
     "InputError",
     "InterruptedCall",
     "Patience",
+    "Run",
     "Schedule",
     "ScoreResult",
+    "SharedGuard",
+    "Sharing",
     "SirenError",
     "Stream",
     "StreamResult",

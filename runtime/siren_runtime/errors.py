@@ -28,6 +28,18 @@ class InterruptedCall(SirenError):
     """A call ended without a verdict: its deadline passed, or its caller cancelled it."""
 
 
+class BusyError(SirenError):
+    """A shared guard has as much to do as it may have waiting; nothing was scored.
+
+    Attributes:
+        retry_after: seconds after which what waits now is probably done.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class InputError(SirenError, ValueError):
     """What the caller passed cannot be scored."""
 

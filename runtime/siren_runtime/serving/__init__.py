@@ -1,0 +1,1 @@
+"""A guard that many callers share: one owner of a queue, who batches what they ask."""

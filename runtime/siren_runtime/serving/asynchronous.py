@@ -1,0 +1,187 @@
+"""A guard for asyncio: calls are awaited, and those of all tasks are scored together."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from siren_runtime.errors import BackendError, BusyError, SirenError
+from siren_runtime.guard import Guard
+from siren_runtime.scoring.call import Call, Text, passages_of, raised
+from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.streaming.handles import Stream, Streams
+from siren_runtime.streaming.result import StreamResult, TokenScore
+from siren_runtime.text.passage import Passage, make_passage
+
+from .dispatcher import Dispatcher
+from .pending import PendingCall, Results
+from .sharing import DEFAULT_SHARING, Run, Sharing, ignore
+
+_READERS = 2  # threads that tokenize
+
+
+class AsyncGuard:
+    """Scores as a guard does, without blocking the event loop.
+
+        async with AsyncGuard(Guard.load("minilm", threads=1)) as guard:
+            result = await guard.score("…")
+            async with guard.stream(prompt="…") as stream:
+                async for result in stream.results(pieces):
+                    …
+
+    A task that is cancelled costs no engine run that has not begun. A score is that of
+    `Guard.score` up to the rounding that another batch brings.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        sharing: Sharing = DEFAULT_SHARING,
+        on_run: Callable[[Run], None] = ignore,
+    ) -> None:
+        """Share `guard`, which stays its owner's to close; arguments as `Dispatcher`."""
+        self.guard = guard
+        self.dispatcher = Dispatcher(guard, sharing, on_run)
+        self._readers = ThreadPoolExecutor(_READERS, "siren-read")
+
+    async def score(
+        self,
+        text: str | None = None,
+        *,
+        prompt: str | None = None,
+        response: str | None = None,
+        **settings: Any,
+    ) -> ScoreResult:
+        """Score one text, or a prompt and its response, as `Guard.score`.
+
+        Args:
+            settings: threshold, features, long_text, deadline and cancel, as `Guard.score`.
+
+        Raises:
+            BusyError: too much waits already; nothing was scored.
+            SirenError: as `Guard.score`.
+        """
+
+        def passages(call: Call) -> list[Passage | SirenError]:
+            return [make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)]
+
+        (result,) = await self._answer(passages, settings)
+        if isinstance(result, SirenError):
+            raise result
+        return result
+
+    async def score_batch(self, texts: Iterable[Text], **settings: Any) -> list[ScoreResult]:
+        """Score many texts, as `Guard.score_batch`; settings and errors as `score`."""
+        return raised(await self.score_each(texts, **settings))
+
+    async def score_each(
+        self, texts: Iterable[Text], **settings: Any
+    ) -> list[ScoreResult | SirenError]:
+        """Score many texts, as `Guard.score_each`; settings and errors as `score`."""
+
+        def passages(call: Call) -> list[Passage | SirenError]:
+            return passages_of(texts, "score_each", call.limits)
+
+        return await self._answer(passages, settings)
+
+    def stream(self, prompt: str | None = None, **options: Any) -> "AsyncStream":
+        """Return a stream over one growing text; entering it opens it.
+
+        Args:
+            prompt, options: as `Streams.open`: response_only, aggregation, span, threshold, rules.
+        """
+        return AsyncStream(self.dispatcher, prompt, options)
+
+    async def close(self, *, drain: bool = True) -> None:
+        """Take nothing more in, answer what waits (with errors, unless `drain`), and end."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: self.dispatcher.close(drain=drain))
+        self._readers.shutdown(wait=False)
+
+    async def __aenter__(self) -> "AsyncGuard":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def _answer(
+        self, passages: Callable[[Call], Sequence[Passage | SirenError]], settings: dict[str, Any]
+    ) -> Results:
+        call = self.guard.call(**settings)
+        with self.dispatcher.admitted():
+            loop = asyncio.get_running_loop()
+            pending = await loop.run_in_executor(
+                self._readers, lambda: PendingCall(self.guard, passages(call), call)
+            )
+            self.dispatcher.submit(pending)
+            return await asyncio.wrap_future(pending.future)
+
+
+class AsyncStream:
+    """A session over one growing text, as `Stream`, that is awaited. `AsyncGuard.stream` makes it.
+
+    Pieces are read in the order in which they are fed. Where a feed is cancelled its piece may or
+    may not have been read, so the stream is closed.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, prompt: str | None, options: dict[str, Any]) -> None:
+        self._dispatcher, self._prompt, self._options = dispatcher, prompt, options
+        self._stream: Stream | None = None
+
+    async def __aenter__(self) -> "AsyncStream":
+        """Open it.
+
+        Raises:
+            BusyError: as many streams as may be are open.
+            InputError, BackendError: as `Streams.open`.
+        """
+        limit = self._dispatcher.sharing.max_streams
+
+        def open_stream(streams: Streams) -> Stream:
+            if len(streams) >= limit:
+                raise BusyError(f"{limit} streams are open, as many as may be; try later", 1.0)
+            return streams.open(self._prompt, **self._options)
+
+        opening = self._dispatcher.with_streams(open_stream)
+        try:
+            self._stream = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unused)
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._close()
+
+    async def feed(self, text: str) -> StreamResult:
+        """Add `text` and score all text so far, as `Stream.feed`."""
+        try:
+            return await asyncio.wrap_future(self._dispatcher.feed(self._opened(), text))
+        except asyncio.CancelledError:
+            self._close()
+            raise
+
+    async def results(self, pieces: AsyncIterable[str]) -> AsyncIterator[StreamResult]:
+        """Feed pieces as they come; yields the result of each."""
+        async for piece in pieces:
+            yield await self.feed(piece)
+
+    async def scores(self) -> list[TokenScore]:
+        """The entry of each token held, as `Stream.scores`."""
+        stream = self._opened()
+        return await asyncio.wrap_future(self._dispatcher.with_streams(lambda _: stream.scores))
+
+    def _close_unused(self, opening: "Future[Stream]") -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._dispatcher.discard(opening.result())
+
+    def _opened(self) -> Stream:
+        if self._stream is None:
+            raise BackendError("the stream is closed, or was not opened: async with … as stream")
+        return self._stream
+
+    def _close(self) -> None:
+        """Free it between two runs; nobody waits for that."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._dispatcher.discard(stream)

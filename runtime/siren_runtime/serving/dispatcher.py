@@ -1,0 +1,246 @@
+"""The owner of the queue: what waits, which engine run is next, and who is refused."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from siren_runtime.errors import BackendError, BusyError
+from siren_runtime.guard import Guard
+from siren_runtime.streaming.handles import Stream, Streams
+from siren_runtime.streaming.result import StreamResult
+
+from .answers import fail, settle
+from .feeds import Feed, WaitingFeeds, read
+from .pending import PendingCall
+from .sharing import DEFAULT_SHARING, Run, Sharing, ignore
+from .waiting import Waiting, WaitingWindows
+
+_T = TypeVar("_T")
+_RECENT = 0.1  # weight of the last run in the mean speed
+
+
+class Dispatcher:
+    """Batches what callers of a guard ask by token budget, in threads of its own.
+
+    Whoever waits is answered, with a verdict or an error; whoever has gone costs no engine run.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        sharing: Sharing = DEFAULT_SHARING,
+        on_run: Callable[[Run], None] = ignore,
+    ) -> None:
+        """Start the threads, one for each engine run at once.
+
+        Args:
+            on_run: called after each run, in its thread; it must be quick.
+        """
+        self.guard, self.sharing, self._on_run = guard, sharing, on_run
+        self._windows, self._feeds = WaitingWindows(), WaitingFeeds()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._streams: Streams | None = None
+        self._turn = self._calls = 0
+        self._feeding = self._closing = False
+        self._speed = 0.0  # tokens a second
+        self._budgets = [
+            sharing.token_budget or scorer.backend.token_budget for scorer in guard.scorers
+        ]
+        self._changed = threading.Condition()
+        self._answering = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"siren-run-{number}", daemon=True)
+            for number in range(sharing.runs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> tuple[int, int, int]:
+        """Calls under way, tokens of texts that wait, pieces of streams that wait."""
+        with self._changed:
+            return self._calls, self._windows.tokens, len(self._feeds)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a call while it is under way.
+
+        Raises:
+            BusyError: as many as may be are.
+            BackendError: closed.
+        """
+        with self._changed:
+            self._check_open()
+            if self._calls >= self.sharing.max_calls:
+                raise self._busy(f"{self._calls} calls are under way")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+
+    def submit(self, call: PendingCall) -> None:
+        """Let a call's windows wait for their runs; `call.future` has the results.
+
+        Raises:
+            BusyError: with it, more tokens would wait than may.
+            BackendError: closed.
+        """
+        with self._changed:
+            self._check_open()
+            waiting = self._windows.tokens
+            if waiting and waiting + call.tokens > self.sharing.max_waiting_tokens:
+                raise self._busy(f"{waiting:,} tokens wait")
+            self._turn += 1
+            self._windows.add(call, self._turn, time.monotonic())
+            self._changed.notify()
+        call.answer_if_done()
+
+    def feed(self, stream: Stream, piece: str) -> "Future[StreamResult]":
+        """Let a piece wait for its stream to be read.
+
+        Raises:
+            BackendError: closed.
+        """
+        future: Future[StreamResult] = Future()
+        with self._changed:
+            self._check_open()
+            self._turn += 1
+            self._feeds.add(Feed(stream, piece, future, self._turn, time.monotonic()))
+            self._changed.notify()
+        return future
+
+    def with_streams(self, task: Callable[[Streams], _T]) -> "Future[_T]":
+        """Do something with the streams between two runs; the first time, they are opened.
+
+        Raises:
+            BackendError: closed.
+        """
+        future: Future[Any] = Future()
+        with self._changed:
+            self._check_open()
+            self._tasks.append(lambda: settle(future, lambda: task(self._opened_streams())))
+            self._changed.notify()
+        return future
+
+    def discard(self, stream: Stream) -> None:
+        """Close a stream between two runs; nobody waits for that."""
+        with self._changed:
+            if not self._closing:  # which closes all
+                self._tasks.append(stream.close)
+                self._changed.notify()
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take nothing more in, and end the threads once all that waits is answered.
+
+        Args:
+            drain: with verdicts; else with an error.
+        """
+        with self._changed:
+            self._closing = True
+            if not drain:
+                closed = BackendError("the guard was closed before the text's turn came")
+                for call in self._windows.calls():
+                    call.fail(closed)
+                for feed in self._feeds.clear():
+                    fail(feed.future, closed)
+                self._windows.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        if self._streams is not None:
+            self._streams.close()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise BackendError("the guard is closed; load it again")
+
+    def _busy(self, why: str) -> BusyError:
+        tokens = self._windows.tokens
+        seconds = tokens / self._speed if self._speed else 1.0
+        return BusyError(f"the queue is full: {why}; try again in {seconds:.1f} s", seconds)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            job()
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for something to do; None at the end."""
+        with self._changed:
+            while True:
+                job, pause = self._choose()
+                if job is not None:
+                    if self._tasks or self._windows or self._feeds:
+                        self._changed.notify()
+                    return job
+                if self._closing and pause is None and not self._feeding:
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait(pause)
+
+    def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
+        """The next thing to do, or the seconds after which there may be one."""
+        if self._tasks:
+            return self._tasks.popleft(), None
+        window = self._windows.first()
+        feed = None if self._feeding else self._feeds.first()
+        if feed is not None and (window is None or feed.turn < window.turn):
+            feeds, self._feeding = self._feeds.take(), True
+            return lambda: self._read(feeds), None
+        if window is None:
+            return None, None
+        left = window.since + self.sharing.gather - time.monotonic()
+        is_full = self._windows.tokens >= self._budgets[window.member]
+        if left > 0 and not self._closing and not is_full:
+            return None, left
+        batch = self._windows.take(self._budgets)
+        return lambda: self._score(batch), None
+
+    def _score(self, batch: Sequence[Waiting]) -> None:
+        member, started = batch[0].member, time.monotonic()
+        ids = {number: window.ids for number, window in enumerate(batch)}
+        try:
+            scored = self.guard.scorers[member].run(ids, self._budgets[member])
+        except Exception as error:  # the callers' to see, not this thread's to end of
+            with self._answering:
+                for window in batch:
+                    window.call.fail(error)
+            return
+        seconds = time.monotonic() - started
+        with self._answering:
+            for number, window in enumerate(batch):
+                window.call.take(member, {window.key: scored[number]})
+        tokens = sum(map(len, ids.values()))
+        self._speed += (tokens / seconds - self._speed) * (_RECENT if self._speed else 1)
+        waited = [started - window.since for window in batch]
+        self._on_run(Run("score", len(batch), tokens, seconds, waited))
+
+    def _read(self, feeds: list[Feed]) -> None:
+        started = time.monotonic()
+        try:
+            read(self._opened_streams(), feeds)
+        finally:
+            with self._changed:
+                self._feeding = False
+                self._changed.notify_all()
+        seconds = time.monotonic() - started
+        answered = [feed for feed in feeds if not feed.future.cancelled()]
+        results = [f.future.result() for f in answered if f.future.exception() is None]
+        tokens = sum(result.computed for result in results)
+        waited = [started - feed.since for feed in answered]
+        self._on_run(Run("stream", len(answered), tokens, seconds, waited))
+
+    def _opened_streams(self) -> Streams:
+        with self._answering:
+            if self._streams is None:
+                self._streams = self.guard.streams(
+                    max_streams=self.sharing.max_streams,
+                    max_tokens=self.sharing.max_stream_tokens,
+                )
+            return self._streams

@@ -1,0 +1,68 @@
+"""How callers share a guard, and what each engine run tells those who count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from siren_runtime.bundle.arguments import real_number, whole_number
+from siren_runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How callers share a guard.
+
+    Attributes:
+        runs: engine runs at once, of one engine; each takes the threads that the guard was loaded
+            with.
+        gather: seconds that a window waits at most for others to share its run, while an engine
+            is free. Texts that come while it is busy share the next run in any case.
+        token_budget: tokens of a run, padding included, but for one window alone; None is what
+            runs best on the backend.
+        max_calls: calls that may be under way, those being tokenized included.
+        max_waiting_tokens: that may wait. A larger call is taken only when nothing waits.
+        max_streams: streams that may be open.
+        max_stream_tokens: that each may hold; None is what the backbone can.
+    """
+
+    runs: int = 1
+    gather: float = 0.0
+    token_budget: int | None = None
+    max_calls: int = 512
+    max_waiting_tokens: int = 32_768
+    max_streams: int = 64
+    max_stream_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "token_budget", "max_calls", "max_waiting_tokens", "max_streams"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, 1))
+        gather = real_number("gather", self.gather)
+        if not 0 <= gather <= 1:
+            raise InputError(f"gather must be 0 to 1 second, found {gather}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One engine run, for those who count them.
+
+    Attributes:
+        kind: "score", or "stream" for pieces of streams.
+        texts: windows or pieces in it.
+        tokens: in it, padding left out; of streams, those that were computed.
+        seconds: that it took.
+        waited: seconds that each window or piece waited before it.
+    """
+
+    kind: str
+    texts: int
+    tokens: int
+    seconds: float
+    waited: Sequence[float] = field(repr=False)
+
+
+DEFAULT_SHARING = Sharing()
+
+
+def ignore(run: Run) -> None:
+    """Count nothing."""

@@ -1,0 +1,84 @@
+"""Windows that wait for an engine run, and which of them share the next one."""
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from siren_runtime.backends.batching import micro_batches
+from siren_runtime.scoring.scorer import Tokens, WindowKey
+
+from .pending import PendingCall
+
+_CONSIDERED = 256  # windows that the next batch is chosen from
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A window that waits.
+
+    Attributes:
+        turn: its place in the queue; the n-th window of a call waits as if n calls had come before,
+            so that a long text or list does not hold up what comes after it.
+        since: seconds of the monotonic clock.
+    """
+
+    call: PendingCall
+    member: int
+    key: WindowKey
+    ids: Tokens
+    turn: int
+    since: float
+
+
+class WaitingWindows:
+    """A queue in order of turns. Its owner sees to it that one thread at a time uses it."""
+
+    def __init__(self) -> None:
+        self._windows: list[Waiting] = []
+        self.tokens = 0
+
+    def __len__(self) -> int:
+        """Return how many windows wait."""
+        return len(self._windows)
+
+    def add(self, call: PendingCall, turn: int, now: float) -> None:
+        """Let all windows of a call wait, the first at `turn`."""
+        for member, windows in enumerate(call.windows):
+            for number, (key, ids) in enumerate(windows.items()):
+                waiting = Waiting(call, member, key, ids, turn + number, now)
+                insort(self._windows, waiting, key=lambda other: other.turn)
+        self.tokens += call.tokens
+
+    def first(self) -> Waiting | None:
+        """The window whose turn it is; those of calls that have ended are dropped."""
+        self._keep([w for w in self._windows if not w.call.has_ended()])
+        return self._windows[0] if self._windows else None
+
+    def take(self, token_budgets: Sequence[int]) -> list[Waiting]:
+        """Take the first window and those that fill its batch best: of similar length, of the same
+        member.
+
+        Args:
+            token_budgets: of each member, tokens that a batch holds, padding included.
+        """
+        member = self._windows[0].member
+        near = [w for w in self._windows[:_CONSIDERED] if w.member == member]
+        lengths = [len(waiting.ids) for waiting in near]
+        batches = micro_batches(lengths, token_budgets[member])
+        taken = [near[index] for index in next(batch for batch in batches if 0 in batch)]
+        chosen = set(taken)
+        self._keep([waiting for waiting in self._windows if waiting not in chosen])
+        return taken
+
+    def calls(self) -> list[PendingCall]:
+        """The calls that wait, each once."""
+        return list(dict.fromkeys(waiting.call for waiting in self._windows))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._keep([])
+
+    def _keep(self, windows: list[Waiting]) -> None:
+        if len(windows) != len(self._windows):
+            self._windows = windows
+            self.tokens = sum(len(waiting.ids) for waiting in windows)

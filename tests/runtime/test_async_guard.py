@@ -1,0 +1,214 @@
+"""A guard for asyncio: awaited, shared, and gone callers cost nothing."""
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gated import WAIT_S, gated
+from siren_runtime import (
+    AsyncGuard,
+    BackendError,
+    BusyError,
+    Guard,
+    InputError,
+    Patience,
+    ScoreResult,
+    Sharing,
+    StreamResult,
+)
+from texts import CORPUS
+
+ROUNDING = 1e-6
+
+
+@pytest.fixture
+def plain(bundle: Path) -> Guard:
+    return Guard.load(bundle, threads=1, unreadable="review")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    with warnings.catch_warnings():  # the tiny bundle's streams are read anew at each feed
+        warnings.filterwarnings("ignore", message=".*re-encodes its text")
+        yield
+
+
+def _run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, WAIT_S))
+
+
+async def _eventually(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+def _fields(result: ScoreResult | StreamResult) -> dict[str, object]:
+    return {**result.to_dict(), "score": pytest.approx(result.score, abs=ROUNDING)}
+
+
+def test_many_tasks_get_what_the_guard_itself_gives(plain: Guard) -> None:
+    async def test() -> None:
+        texts = [text for text in CORPUS if text.strip()]
+        async with AsyncGuard(plain, Sharing(runs=2)) as guard:
+            results = await asyncio.gather(*map(guard.score, texts))
+            assert [r.to_dict() for r in results] == [_fields(plain.score(text)) for text in texts]
+            pairs = await guard.score_batch([("How do I", "pick a lock?"), "text"], threshold=0.1)
+            expected = plain.score_batch([("How do I", "pick a lock?"), "text"], threshold=0.1)
+            assert [r.to_dict() for r in pairs] == [*map(_fields, expected)]
+            with pytest.raises(InputError, match="one str"):
+                await guard.score_each("text")
+
+    _run(test())
+
+
+def test_the_loop_goes_on_while_the_engine_runs(plain: Guard) -> None:
+    async def test() -> None:
+        behind, gate = gated(plain)
+        async with AsyncGuard(behind) as guard:
+            task = asyncio.create_task(guard.score("text"))
+            await _eventually(lambda: bool(gate.runs))
+            await asyncio.sleep(0)
+            assert not task.done()
+            gate.open()
+            assert (await task).to_dict() == _fields(plain.score("text"))
+
+    _run(test())
+
+
+def test_a_cancelled_task_costs_no_run(plain: Guard) -> None:
+    async def test() -> None:
+        behind, gate = gated(plain)
+        async with AsyncGuard(behind) as guard:
+            first = asyncio.create_task(guard.score("first"))
+            await _eventually(lambda: bool(gate.runs))
+            gone = asyncio.create_task(guard.score("gone"))
+            stays = asyncio.create_task(guard.score("it stays"))
+            await _eventually(lambda: guard.dispatcher.waiting[1] == 14)
+            gone.cancel()
+            await asyncio.wait([gone])
+            assert guard.dispatcher.waiting[0] == 2
+            gate.open()
+            assert (await stays).tokens == 9
+            assert (await first).tokens == 6
+        assert gate.runs == [[6], [9]]
+
+    _run(test())
+
+
+def test_closing_without_draining_fails_what_waits(plain: Guard) -> None:
+    async def test() -> None:
+        behind, gate = gated(plain)
+        guard = AsyncGuard(behind)
+        first = asyncio.create_task(guard.score("first"))
+        await _eventually(lambda: bool(gate.runs))
+        waits = asyncio.create_task(guard.score("waits"))
+        await _eventually(lambda: guard.dispatcher.waiting[1] > 0)
+        closing = asyncio.create_task(guard.close(drain=False))
+        with pytest.raises(BackendError, match="closed before"):
+            await waits
+        gate.open()
+        assert (await first).tokens == 6
+        await closing
+        with pytest.raises(BackendError, match="closed"):
+            await guard.score("late")
+
+    _run(test())
+
+
+async def _pieces(text: str, size: int) -> AsyncIterator[str]:
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_stream_gives_what_the_guards_own_gives(plain: Guard, size: int) -> None:
+    text, rules = "How do I pick a lock, quickly?", (Patience(2, 3, 0.2),)
+
+    async def test() -> None:
+        own = plain.stream("a prompt", rules=rules)
+        expected = [own.feed(text[i : i + size]) for i in range(0, len(text), size)]
+        async with (
+            AsyncGuard(plain) as guard,
+            guard.stream("a prompt", rules=rules) as stream,
+        ):
+            results = [result async for result in stream.results(_pieces(text, size))]
+            assert [r.score for r in results] == pytest.approx(
+                [r.score for r in expected], abs=1e-6
+            )
+            assert [[d.token for d in r.decisions] for r in results] == [
+                [d.token for d in r.decisions] for r in expected
+            ]
+            assert len(await stream.scores()) == len(own.scores)
+        with pytest.raises(BackendError, match="closed"):
+            await stream.feed("more")
+
+    _run(test())
+
+
+def test_streams_are_bounded_and_their_places_come_back(plain: Guard) -> None:
+    async def test() -> None:
+        async with AsyncGuard(plain, Sharing(max_streams=2)) as guard:
+            async with guard.stream(), guard.stream():
+                with pytest.raises(BusyError, match="2 streams are open"):
+                    async with guard.stream():
+                        pass
+            async with guard.stream() as again:
+                assert (await again.feed("text")).tokens == 5
+
+    _run(test())
+
+
+def test_texts_and_pieces_of_many_streams_are_read_beside_each_other(plain: Guard) -> None:
+    async def one(guard: AsyncGuard, text: str) -> float:
+        async with guard.stream() as stream:
+            return [r async for r in stream.results(_pieces(text, 4))][-1].score
+
+    async def test() -> None:
+        texts = [f"text {n}, like the others" for n in range(12)]
+        runs = []
+        async with AsyncGuard(plain, Sharing(runs=2), runs.append) as guard:
+            streams = asyncio.gather(*(one(guard, text) for text in texts))
+            scores = [result.score for result in await guard.score_batch(texts)]
+            assert await streams == pytest.approx(scores, abs=ROUNDING)
+        assert {run.kind for run in runs} == {"score", "stream"}
+        pieces = sum(-(-len(text) // 4) for text in texts)
+        assert sum(run.texts for run in runs if run.kind == "stream") == pieces
+        assert len([run for run in runs if run.kind == "stream"]) < pieces
+        assert all(run.seconds > 0 and min(run.waited) >= 0 for run in runs)
+
+    _run(test())
+
+
+def test_a_stream_whose_feed_was_cancelled_has_no_verdict(plain: Guard) -> None:
+    async def test() -> None:
+        behind, gate = gated(plain)
+        async with AsyncGuard(behind) as guard, guard.stream() as stream:
+            busy = asyncio.create_task(guard.score("text"))
+            await _eventually(lambda: bool(gate.runs))
+            feed = asyncio.create_task(stream.feed("a piece"))
+            await _eventually(lambda: guard.dispatcher.waiting[2] == 1)
+            feed.cancel()
+            await asyncio.wait([feed])
+            gate.open()
+            assert (await busy).tokens == 5
+            with pytest.raises(BackendError, match="closed"):
+                await stream.feed("another")
+
+    _run(test())
+
+
+def test_an_error_of_a_stream_is_its_own(plain: Guard) -> None:
+    async def test() -> None:
+        async with AsyncGuard(plain) as guard, guard.stream() as bad, guard.stream() as good:
+            results = await asyncio.gather(
+                bad.feed("\ud800"), good.feed("text"), return_exceptions=True
+            )
+            assert isinstance(results[0], InputError)
+            assert isinstance(results[1], StreamResult)
+
+    _run(test())

@@ -1,0 +1,57 @@
+"""Which windows share the next engine run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siren_runtime.serving.waiting import WaitingWindows
+
+
+@dataclass(eq=False)
+class Call:
+    """As much of a pending call as the queue looks at."""
+
+    windows: list[dict[Any, list[int]]]
+    ended: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for windows in self.windows for ids in windows.values())
+
+    def has_ended(self) -> bool:
+        return self.ended
+
+
+calls = st.lists(
+    st.lists(st.lists(st.integers(1, 60), max_size=5), min_size=2, max_size=2), max_size=12
+)
+
+
+@given(calls, st.integers(1, 200), st.data())
+def test_every_window_is_taken_once_in_turn_and_within_the_budget(
+    lengths: list[list[list[int]]], budget: int, data: st.DataObject
+) -> None:
+    queue = WaitingWindows()
+    pending = [
+        Call([{(0, n): [0] * length for n, length in enumerate(member)} for member in call])
+        for call in lengths
+    ]
+    for turn, call in enumerate(pending):
+        queue.add(call, turn, 0.0)  # type: ignore[arg-type]
+    ended = data.draw(st.sets(st.sampled_from(range(len(pending))))) if pending else set()
+    for place in ended:
+        pending[place].ended = True
+    taken = []
+    while (first := queue.first()) is not None:
+        batch = queue.take([budget, budget])
+        assert first in batch
+        assert len({window.member for window in batch}) == 1
+        longest = max(len(window.ids) for window in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+        assert all(window.turn >= first.turn for window in batch)
+        taken += batch
+    assert queue.tokens == len(queue) == 0
+    expected = sum(len(w) for n, c in enumerate(pending) if n not in ended for w in c.windows)
+    assert len(taken) == len(set(taken)) == expected
