@@ -6,7 +6,7 @@ installation has them; pyproject.toml alone cannot give a folder another name.
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("runtime", "export", "train", "bench")
+FOLDERS = ("runtime", "export", "train", "bench", "serve")
 
 packages = {
     package: f"{folder}/{package.replace('.', '/')}"

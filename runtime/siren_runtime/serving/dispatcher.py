@@ -45,7 +45,7 @@ class Dispatcher:
         self._tasks: deque[Callable[[], None]] = deque()
         self._streams: Streams | None = None
         self._turn = self._calls = 0
-        self._feeding = self._closing = False
+        self._feeding = self._closing = self._dropping = False
         self._speed = 0.0  # tokens a second
         self._budgets = [
             sharing.token_budget or scorer.backend.token_budget for scorer in guard.scorers
@@ -83,16 +83,19 @@ class Dispatcher:
         finally:
             with self._changed:
                 self._calls -= 1
+                if self._closing:
+                    self._changed.notify_all()
 
     def submit(self, call: PendingCall) -> None:
         """Let a call's windows wait for their runs; `call.future` has the results.
 
         Raises:
             BusyError: with it, more tokens would wait than may.
-            BackendError: closed.
+            BackendError: closed, and not to answer what was admitted before.
         """
         with self._changed:
-            self._check_open()
+            if self._dropping:
+                self._check_open()
             waiting = self._windows.tokens
             if waiting and waiting + call.tokens > self.sharing.max_waiting_tokens:
                 raise self._busy(f"{waiting:,} tokens wait")
@@ -136,7 +139,7 @@ class Dispatcher:
                 self._changed.notify()
 
     def close(self, *, drain: bool = True) -> None:
-        """Take nothing more in, and end the threads once all that waits is answered.
+        """Take nothing more in, and end the threads once all that was admitted is answered.
 
         Args:
             drain: with verdicts; else with an error.
@@ -144,6 +147,7 @@ class Dispatcher:
         with self._changed:
             self._closing = True
             if not drain:
+                self._dropping = True
                 closed = BackendError("the guard was closed before the text's turn came")
                 for call in self._windows.calls():
                     call.fail(closed)
@@ -179,10 +183,15 @@ class Dispatcher:
                     if self._tasks or self._windows or self._feeds:
                         self._changed.notify()
                     return job
-                if self._closing and pause is None and not self._feeding:
+                if self._has_ended(pause):
                     self._changed.notify_all()
                     return None
                 self._changed.wait(pause)
+
+    def _has_ended(self, pause: float | None) -> bool:
+        """Whether nothing is left, and nothing may come."""
+        admitted = self._calls and not self._dropping
+        return self._closing and pause is None and not self._feeding and not admitted
 
     def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
         """The next thing to do, or the seconds after which there may be one."""

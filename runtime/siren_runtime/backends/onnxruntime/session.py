@@ -190,13 +190,13 @@ def usable_threads(threads: int) -> int:
         InputError: `threads` is not a whole number from 1 to 1024.
     """
     threads = whole_number("threads", threads, 1, _MAX_THREADS)
-    cores = _cores()
+    cores = usable_cores()
     if threads > cores:
         _log.warning("threads=%d, but this process has %d cores; it takes these", threads, cores)
     return min(threads, cores)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The cores that this process may run on, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

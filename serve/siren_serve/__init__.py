@@ -1,0 +1,1 @@
+"""A guard behind HTTP: `siren serve`."""

@@ -1,0 +1,176 @@
+"""The ASGI application: routes, errors, and what lives as long as the server does."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    SerializationException,
+    ValidationException,
+)
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from siren_runtime import __version__
+from siren_runtime.errors import SirenError
+
+from . import logs
+from .errors import RefusedRequest, body_of, refused
+from .gate import Gate
+from .guards import Guards
+from .keys import Keys
+from .metrics import Metrics
+from .reload import reload_all
+from .routes import classifiers, kserve, litellm, moderations, operations, score, streams
+from .settings import Settings
+from .streams import Sessions
+
+ENVIRONMENT = "SIREN_SERVE_SETTINGS"
+_log = logging.getLogger("siren_serve")
+
+ROUTES = [
+    score.score,
+    moderations.moderations,
+    classifiers.predict,
+    classifiers.classify,
+    litellm.guardrail,
+    *kserve.ROUTES,
+    *streams.ROUTES,
+    *operations.ROUTES,
+]
+
+
+def make_app(settings: Settings) -> Gate:
+    """Make the application; its guards are loaded when it starts.
+
+    Raises:
+        InputError: the file of keys cannot be used.
+    """
+    metrics, keys = Metrics(), Keys(settings.keys_file)
+    guards = Guards(settings, metrics)
+    state = State(
+        {
+            "settings": settings,
+            "metrics": metrics,
+            "api_keys": keys,
+            "guards": guards,
+            "sessions": Sessions(settings, guards, metrics),
+        }
+    )
+    app = Litestar(
+        ROUTES,
+        state=state,
+        lifespan=[_life],
+        logging_config=None,
+        request_max_body_size=settings.max_body_bytes,
+        exception_handlers={Exception: _answer_error},
+        openapi_config=OpenAPIConfig(
+            title="siren serve",
+            version=__version__,
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        ),
+    )
+    # Made once, before the first request: it takes longer than many scores.
+    app.state.openapi = msgspec.json.encode(app.openapi_schema.to_schema())
+    return Gate(app, settings, keys, guards, metrics)
+
+
+@asynccontextmanager
+async def _life(app: Litestar) -> AsyncIterator[None]:
+    """Load the guards before the server takes requests, and close them when it has ended."""
+    state, loop = app.state, asyncio.get_running_loop()
+    _handle_signals(state, loop)
+    await state.guards.load()
+    watching = loop.create_task(state.sessions.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await state.sessions.close()
+        await state.guards.close()
+        logs.event("ended")
+
+
+def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
+    """SIGTERM: not ready at once, uvicorn's end after a while. SIGHUP: reload."""
+
+    async def reload() -> None:
+        try:
+            await reload_all(state)
+        except SirenError as error:
+            _log.error("not reloaded, the old guards stay: %s", error)
+
+    reloads = set[asyncio.Task[None]]()
+
+    def hang_up() -> None:
+        task = loop.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    end: Any = signal.getsignal(signal.SIGTERM)
+
+    def terminate(number: int, frame: Any) -> None:
+        first, state.guards.draining = not state.guards.draining, True
+        delay = state.settings.drain_s if first else 0
+        loop.call_soon_threadsafe(loop.call_later, delay, end, number, None)
+
+    with suppress(ValueError, NotImplementedError):  # not in the main thread: a test's server
+        if callable(end):
+            signal.signal(signal.SIGTERM, terminate)
+        if state.settings.workers == 1:
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
+        else:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent replaces its workers
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    refusal = _refusal(error)
+    if refusal.status == 500:
+        _log.error("a request failed", exc_info=error)
+    request.app.state.metrics.refusals.labels(refusal.code).inc()
+    kserve_own = request.scope["path"].startswith("/v2/")  # whose clients take a string only
+    return Response(
+        {"error": str(refusal)} if kserve_own else body_of(refusal),
+        status_code=refusal.status,
+        headers=refusal.headers,
+        media_type="application/json",
+    )
+
+
+def _refusal(error: Exception) -> RefusedRequest:
+    if isinstance(error, ValidationException):
+        where = [f"{e.get('key', '')}: {e['message']}" for e in _details(error)]
+        return RefusedRequest(422, "invalid", "; ".join(where) or error.detail)
+    if isinstance(error, msgspec.ValidationError):
+        return RefusedRequest(422, "invalid", str(error))
+    if isinstance(error, SerializationException | msgspec.DecodeError | UnicodeError):
+        return RefusedRequest(400, "not_json", f"the body is not JSON: {error}")
+    if isinstance(error, NotFoundException):
+        return RefusedRequest(404, "not_found", "no such path; /openapi.json lists them")
+    if isinstance(error, MethodNotAllowedException):
+        return RefusedRequest(405, "method_not_allowed", error.detail, error.headers)
+    if isinstance(error, HTTPException):
+        code = "too_large" if error.status_code == 413 else "invalid"
+        return RefusedRequest(error.status_code, code, error.detail, error.headers)
+    return refused(error)
+
+
+def _details(error: ValidationException) -> list[dict[str, Any]]:
+    return [e for e in error.extra if isinstance(e, dict)] if isinstance(error.extra, list) else []
+
+
+def from_environment() -> Gate:
+    """Make the application of a worker, whose parent left the settings in the environment."""
+    logs.configure(os.environ.get("SIREN_SERVE_LOG_LEVEL", "info"))
+    return make_app(Settings.decode(os.environ[ENVIRONMENT]))

@@ -1,0 +1,1 @@
+"""The `siren serve` subcommand."""

@@ -1,0 +1,141 @@
+"""`siren serve`: guards behind HTTP."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from siren_runtime.commands.console import need, report
+from siren_runtime.errors import InputError
+from siren_runtime.scoring.engines import BackendName
+from siren_runtime.text.reading import LongText, Unreadable
+
+need("litestar", "onnxruntime", "prometheus_client", "uvicorn", "httptools", "websockets")
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+_DEFAULT_NAME = "guard"
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: siren serve engines/minilm/bundle --port 8000 --api-key-file keys")
+def serve(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE [NAME=BUNDLE …]",
+            help="Bundles, by the names that requests ask for; the first is the default.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its guards.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of an engine run.")] = 1,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Engine runs at once; default: the cores.")
+    ] = None,
+    backend: Annotated[BackendName, typer.Option(help="What runs the engines.")] = "auto",
+    gather_ms: Annotated[
+        float, typer.Option(min=0, max=1000, help="A lone text waits so long for others.")
+    ] = 0,
+    long_text: Annotated[LongText, typer.Option(help="How a long text is read.")] = "windows",
+    unreadable: Annotated[
+        Unreadable, typer.Option(help="What a text too unknown gets.")
+    ] = "refuse",
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds to answer in.")] = 10,
+    body_timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds for headers to come, then for the body.")
+    ] = 10,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2 << 20,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 256,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a text.")] = 256 << 10,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 16_384,
+    max_calls: Annotated[int, typer.Option(min=1, help="Requests under way, of a guard.")] = 512,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Tokens that wait, of a guard.")] = 32_768,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections.")] = 1024,
+    max_streams: Annotated[int, typer.Option(min=1, help="Open streams, of a guard.")] = 64,
+    max_stream_tokens: Annotated[
+        int, typer.Option(min=8, help="Tokens that a stream holds, as far as the backbone can.")
+    ] = 4096,
+    stream_idle: Annotated[
+        float, typer.Option(min=0.01, help="Seconds without a piece that end a stream.")
+    ] = 60,
+    stream_time: Annotated[float, typer.Option(min=0.01, help="Seconds of a stream.")] = 3600,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds from not being ready to taking no more.")
+    ] = 0,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="API keys, one a line; without, none is asked for.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key, PEM.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="CAs of client certificates.")] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="From which level to log.")] = "info",
+) -> None:
+    """Serve guards over HTTP: OpenAI's moderations, text-embeddings-inference, vLLM, KServe,
+    LiteLLM, the project's own scores and streams.
+
+    It is ready when every guard has scored a text. SIGHUP loads bundles and keys anew, SIGTERM
+    answers what was accepted and ends. Logs are JSON lines on standard error, without any text.
+    """
+    from siren_runtime.backends.onnxruntime.session import usable_cores
+    from siren_serve.server import serve as run
+    from siren_serve.settings import Settings
+
+    settings = Settings(
+        guards=_named(bundles),
+        backend=backend,
+        threads=threads,
+        runs=runs or max(1, usable_cores() // threads),
+        gather_ms=gather_ms,
+        long_text=long_text,
+        unreadable=unreadable,
+        timeout_s=timeout,
+        body_timeout_s=body_timeout,
+        max_body_bytes=max_body,
+        max_texts=max_texts,
+        max_text_bytes=max_bytes,
+        max_text_tokens=max_tokens,
+        max_calls=max_calls,
+        max_waiting_tokens=max_waiting,
+        max_connections=max_connections,
+        max_streams=max_streams,
+        max_stream_tokens=max_stream_tokens,
+        stream_idle_s=stream_idle,
+        stream_s=stream_time,
+        drain_s=drain,
+        keys_file=api_key_file,
+        workers=workers,
+    )
+    if api_key_file is None and not _is_loopback(host):
+        report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")
+    tls = {"ssl_keyfile": tls_key, "ssl_certfile": tls_cert, "ssl_ca_certs": tls_ca}
+    if (tls_key is None) != (tls_cert is None):
+        raise InputError("TLS needs both --tls-key and --tls-cert")
+    if tls_ca is not None:
+        tls["ssl_cert_reqs"] = 2  # type: ignore[assignment]  # ssl.CERT_REQUIRED
+    run(settings, host=host, port=port, log_level=log_level, tls=tls)
+
+
+def _named(bundles: list[str]) -> dict[str, str]:
+    guards: dict[str, str] = {}
+    for given in bundles:
+        name, equals, source = given.partition("=")
+        if not equals or "/" in name:  # a folder may have = in its name
+            name, source = (_DEFAULT_NAME if not guards else _short_name(given)), given
+        if not name or not source or name in guards:
+            raise InputError(f"{given!r}: each bundle needs a name of its own: NAME=BUNDLE")
+        guards[name] = source
+    return guards
+
+
+def _short_name(source: str) -> str:
+    return Path(source).name
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,125 @@
+"""What every request passes: keys, counting, logging, and the end of one whose caller has gone."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from . import logs
+from .errors import RefusedRequest, raw_response
+from .guards import Guards
+from .keys import Keys
+from .metrics import Metrics
+from .settings import Settings
+
+# ASGI's own shapes: https://asgi.readthedocs.io/en/latest/specs/www.html
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+_OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+_GONE = 499  # the client closed the connection, as nginx has it
+
+
+class Gate:
+    """An ASGI application around another."""
+
+    def __init__(
+        self, app: Application, settings: Settings, keys: Keys, guards: Guards, metrics: Metrics
+    ) -> None:
+        self._app, self._keys, self.guards = app, keys, guards
+        self.settings, self.metrics = settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] not in _OPEN and not self._keys.open(list(scope["headers"])):
+            self.metrics.refusals.labels("unauthorized").inc()
+            await _refuse(scope, send)
+        elif scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+        else:
+            await _Exchange(self.guards, self.metrics).run(self._app, scope, receive, send)
+
+
+async def _refuse(scope: Scope, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key"})
+        return
+    error = RefusedRequest(
+        401, "unauthorized", "no valid API key: send Authorization: Bearer KEY, or X-API-Key",
+        {"WWW-Authenticate": "Bearer"},
+    )  # fmt: skip
+    headers, body = raw_response(error)
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, guards: Guards, metrics: Metrics) -> None:
+        self._guards, self._metrics = guards, metrics
+        self._status = 0
+        self._answered = False
+        self._gone: asyncio.Task[Message] | None = None
+
+    async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; once the body is there, a client that goes ends it."""
+        started, task = time.monotonic(), asyncio.current_task()
+
+        async def watched() -> Message:
+            message = await receive()
+            if not self._answered and task is not None:
+                self._status = _GONE
+                task.cancel()
+            return message
+
+        async def receiving() -> Message:
+            if self._gone is not None:
+                return await asyncio.shield(self._gone)
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                self._gone = asyncio.get_running_loop().create_task(watched())
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._status = message["status"]
+                if self._guards.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            elif not message.get("more_body"):
+                self._answered = True
+            await send(message)
+
+        try:
+            await app(scope, receiving, sending)
+        except asyncio.CancelledError:
+            if self._status != _GONE:
+                raise
+        finally:
+            if self._gone is not None:
+                self._gone.cancel()
+            self._count(scope, time.monotonic() - started)
+
+    def _count(self, scope: Scope, seconds: float) -> None:
+        route = scope.get("path_template") or "unmatched"
+        self._metrics.requests.labels(route, str(self._status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        client = scope.get("client")
+        logs.access.info(
+            "request",
+            extra={
+                "fields": {
+                    "method": scope["method"],
+                    "route": route,
+                    "status": self._status,
+                    "ms": round(1000 * seconds, 2),
+                    "client": client[0] if client else None,
+                }
+            },
+        )

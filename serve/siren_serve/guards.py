@@ -1,0 +1,211 @@
+"""The guards that a server has by name: opened, warmed, exchanged while requests go on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.errors import SirenError
+from siren_runtime.guard import Guard
+from siren_runtime.scoring.call import Text
+from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
+from siren_runtime.serving.sharing import Sharing
+
+from . import logs
+from .errors import RefusedRequest
+from .metrics import Metrics
+from .settings import Settings
+
+_LOOK_S = 0.1
+
+
+class Served:
+    """One guard under its name."""
+
+    def __init__(self, name: str, source: str, guard: AsyncGuard, metrics: Metrics) -> None:
+        self.name, self.source, self.guard = name, source, guard
+        self._metrics = metrics
+        self.loaded = time.time()
+        self.open_streams = 0
+
+    async def score_each(
+        self, texts: list[Text], **settings: Any
+    ) -> list[ScoreResult | SirenError]:
+        """Score texts, and count the verdicts."""
+        results = await self.guard.score_each(texts, **settings)
+        for result in results:
+            if isinstance(result, ScoreResult):
+                self._metrics.count_verdict(self.name, result)
+        return results
+
+    async def score_all(self, texts: list[Text], **settings: Any) -> list[ScoreResult]:
+        """Score texts of an interface that has no place for an error of one.
+
+        Raises:
+            SirenError: the first that a text has, which names its place if there are several.
+        """
+        good = []
+        for place, result in enumerate(await self.score_each(texts, **settings)):
+            if isinstance(result, SirenError):
+                if len(texts) == 1:
+                    raise result
+                raise type(result)(f"texts[{place}]: {result}")
+            good.append(result)
+        return good
+
+    @asynccontextmanager
+    async def stream(self, prompt: str | None, **options: Any) -> AsyncIterator[AsyncStream]:
+        """Open a stream, which keeps this guard open when another one takes its name."""
+        self.open_streams += 1
+        self._metrics.streams.labels(self.name).inc()
+        try:
+            async with self.guard.stream(prompt, **options) as stream:
+                yield stream
+        finally:
+            self.open_streams -= 1
+            self._metrics.streams.labels(self.name).dec()
+
+    def info(self) -> dict[str, Any]:
+        """What it is: bundle, hashes, backend, versions."""
+        guard = self.guard.guard
+        return {
+            "source": self.source,
+            "backend": guard.backend,
+            "threshold": guard.default_threshold,
+            "tiers": {tier.name: tier.threshold for tier in guard.judge.tiers},
+            "loaded": self.loaded,
+            "members": [
+                {
+                    "base_model": manifest.backbone.id,
+                    "revision": manifest.backbone.revision,
+                    "precision": manifest.precision,
+                    "max_length": manifest.text.max_length,
+                    "streams": "stream" in manifest.graphs,
+                    "created": manifest.created,
+                    "versions": dict(manifest.versions),
+                    "sha256": {name: file.sha256 for name, file in manifest.files.items()},
+                }
+                for manifest in guard.manifests
+            ],
+        }
+
+    def measure(self) -> None:
+        """Put what waits now into the metrics."""
+        calls, tokens, pieces = self.guard.dispatcher.waiting
+        self._metrics.calls.labels(self.name).set(calls)
+        self._metrics.waiting_tokens.labels(self.name).set(tokens)
+        self._metrics.waiting_pieces.labels(self.name).set(pieces)
+
+    async def close(self) -> None:
+        """Answer what was accepted, let streams end, and free the engine."""
+        while self.open_streams:
+            await asyncio.sleep(_LOOK_S)
+        await self.guard.close()
+        self.guard.guard.close()
+
+
+class Guards:
+    """The guards by name; the first is the one for requests that name none."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._served: dict[str, Served] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self.draining = False
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether all have scored something, and the server goes on."""
+        return not self.draining and len(self._served) == len(self._settings.guards)
+
+    def names(self) -> list[str]:
+        """Their names, the first one first."""
+        return list(self._settings.guards)
+
+    def all(self) -> list[Served]:
+        """Those that are open."""
+        return list(self._served.values())
+
+    def get(self, name: str | None) -> Served:
+        """The guard of a name; the first one without.
+
+        Raises:
+            RefusedRequest: there is none of it, or it is not open yet.
+        """
+        wanted = self.names()[0] if name is None else name
+        if wanted not in self._settings.guards:
+            raise RefusedRequest(
+                404, "model_not_found", f"no guard {wanted!r} here, only {', '.join(self.names())}"
+            )
+        if wanted not in self._served:
+            raise RefusedRequest(503, "loading", f"the guard {wanted!r} is being loaded")
+        return self._served[wanted]
+
+    async def load(self) -> None:
+        """Open every guard anew, each warmed by a score, and let it take its name's place.
+
+        Those before answer what they accepted, and are closed.
+
+        Raises:
+            SirenError: one cannot be opened; it and those after it stay as they were.
+        """
+        async with self._reloading:
+            for name, source in self._settings.guards.items():
+                started = time.monotonic()
+                guard = await asyncio.get_running_loop().run_in_executor(
+                    None, partial(_opened, source, self._settings)
+                )
+                count: Callable[[Any], None] = partial(self._metrics.count_run, name)
+                shared = AsyncGuard(guard, _sharing(self._settings, guard), count)
+                before = self._served.get(name)
+                self._served[name] = Served(name, source, shared, self._metrics)
+                logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
+                if before is not None:
+                    self._close_later(before)
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for served in self._served.values():
+            self._close_later(served)
+        await asyncio.gather(*self._closing)
+        self._served.clear()
+
+    def _close_later(self, served: Served) -> None:
+        task = asyncio.get_running_loop().create_task(served.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _opened(source: str, settings: Settings) -> Guard:
+    guard = Guard.load(
+        source,
+        backend=settings.backend,
+        threads=settings.threads,
+        long_text=settings.long_text,
+        unreadable=settings.unreadable,
+        max_tokens_per_text=settings.max_text_tokens,
+        max_bytes_per_text=settings.max_text_bytes,
+    )
+    guard.score("A first text is slower than those after it.")
+    return guard
+
+
+def _sharing(settings: Settings, guard: Guard) -> Sharing:
+    return Sharing(
+        runs=settings.runs,
+        gather=settings.gather_ms / 1000,
+        max_calls=settings.max_calls,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        max_streams=settings.max_streams,
+        max_stream_tokens=min(settings.max_stream_tokens, *map(_longest, guard.manifests)),
+    )
+
+
+def _longest(manifest: Manifest) -> int:
+    """The tokens that a stream can hold: what the backbone can, or what a whole text may have."""
+    return manifest.backbone.context_length or manifest.text.max_length

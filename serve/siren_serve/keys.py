@@ -1,0 +1,62 @@
+"""API keys: read from a file, compared in constant time."""
+
+import hashlib
+import hmac
+from pathlib import Path
+
+from siren_runtime.errors import InputError
+
+_SHORTEST = 16
+
+
+class Keys:
+    """The keys that open a server; without a file it is open."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the file.
+
+        Raises:
+            InputError: it cannot be read, holds no key, or one of under 16 characters.
+        """
+        self._path = path
+        self._digests: list[bytes] = []
+        self.read()
+
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether a request needs a key."""
+        return self._path is not None
+
+    def read(self) -> None:
+        """Read the file again; where that fails, what was read before stays."""
+        if self._path is None:
+            return
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self._path}: cannot read API keys: {error}") from None
+        keys = [key for line in lines if (key := line.strip()) and not key.startswith("#")]
+        if not keys or min(map(len, keys)) < _SHORTEST:
+            raise InputError(
+                f"{self._path}: expected API keys of {_SHORTEST} characters or more, one a line; "
+                f"found {len(keys)}, the shortest of {min(map(len, keys), default=0)}"
+            )
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def open(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether `Authorization: Bearer` or `X-API-Key` among a request's headers is a key."""
+        if self._path is None:
+            return True
+        given = b""
+        for name, value in headers:
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                given = value[7:].strip()
+            elif name == b"x-api-key":
+                given = value.strip()
+        digest = _digest(given)
+        # All are compared, so that the time does not tell which comes near.
+        return sum(hmac.compare_digest(digest, key) for key in self._digests) > 0
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,52 @@
+"""Logs: one JSON object a line on standard error, without any text that was scored."""
+
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+access = logging.getLogger("siren_serve.access")
+_log = logging.getLogger("siren_serve")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            # A message may quote what was scored, so places in code only.
+            line["exception"] = record.exc_info[0].__name__
+            line["places"] = _places(record.exc_info[2])
+        return msgspec.json.encode(line).decode()
+
+
+def _places(traceback: Any) -> list[str]:
+    found = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        found.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return found
+
+
+def configure(level: str) -> None:
+    """Let every logger of this process write JSON from `level` on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+
+
+def event(message: str, **fields: Any) -> None:
+    """Log that something happened to the server."""
+    _log.info(message, extra={"fields": fields})

@@ -1,0 +1,78 @@
+"""Connections: how many there may be, and how long a request may take to come."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .errors import RefusedRequest, raw_response
+from .gate import Gate
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with the bounds of the application's settings.
+
+    A connection over `max_connections` is answered with 503 and closed. Where the headers of a
+    request, from the connection or the first byte on, or then its body, have not come within
+    `body_timeout_s`, it is answered with 408 and closed.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def _gate(self) -> Gate:
+        assert isinstance(self.app, Gate)
+        return self.app
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection in, or refuse it."""
+        super().connection_made(transport)
+        self._gate.metrics.connections.inc()
+        if len(self.connections) > self._gate.settings.max_connections:
+            self._refuse(503, "too_many_connections", "too many connections are open")
+        else:
+            self._wait_for("headers")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._arrived()
+        self._gate.metrics.connections.dec()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; the first byte of a request starts its time."""
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for("headers")
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Wait for the body."""
+        self._arrived()
+        self._wait_for("body")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for nothing more."""
+        self._arrived()
+        super().on_message_complete()
+
+    def _wait_for(self, part: str) -> None:
+        seconds = self._gate.settings.body_timeout_s
+        message = f"the request's {part} did not come within {seconds:g} s"
+        self._timer = self.loop.call_later(seconds, self._refuse, 408, "too_slow", message)
+
+    def _arrived(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self._gate.metrics.refusals.labels(code).inc()
+            headers, body = raw_response(RefusedRequest(status, code, message))
+            lines = [f"HTTP/1.1 {status} {code}".encode(), *(n + b": " + v for n, v in headers)]
+            self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
+        self.transport.close()

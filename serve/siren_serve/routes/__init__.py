@@ -1,0 +1,1 @@
+"""One file an interface; each reads what that interface sends and answers as it does."""

@@ -1,0 +1,190 @@
+"""KServe's open inference protocol, version 2, and the `:predict` of version 1.
+
+A guard is a model with one input, `text` (BYTES, any shape), and three outputs of as many elements:
+`score` (FP64), `is_harmful` (BOOL; true also where too little of a text can be read) and `tier`
+(BYTES). Tensors come as JSON or in the binary form that Triton's client sends by default.
+"""
+
+import struct
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get, post
+from litestar.datastructures import State
+from litestar.params import Parameter
+
+from siren_runtime import __version__
+from siren_runtime.scoring.result import ScoreResult
+from siren_serve.errors import RefusedRequest
+from siren_serve.messages import checked_count
+
+_INPUT = {"name": "text", "datatype": "BYTES", "shape": [-1]}
+_OUTPUTS = {"score": "FP64", "is_harmful": "BOOL", "tier": "BYTES"}
+
+
+class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input; its data stand here or behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class OutputWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An output that is asked for; it is answered as JSON, whatever its parameters say."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An inference request."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    outputs: list[OutputWanted] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class PredictV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Version 1's request."""
+
+    instances: list[str]
+
+
+def _bad(message: str) -> RefusedRequest:
+    return RefusedRequest(422, "cannot_be_scored", message)
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    return [one for item in data for one in (_flat(item) if isinstance(item, list) else [item])]
+
+
+def _unpacked(data: bytes) -> list[str]:
+    """Elements of BYTES, each behind its length in four bytes, the lowest first."""
+    texts, start = [], 0
+    try:
+        while start < len(data):
+            (length,) = struct.unpack_from("<I", data, start)
+            start += 4 + length
+            if start > len(data):
+                raise _bad("the binary data of input 'text' ends within an element")
+            texts.append(data[start - length : start].decode("utf-8"))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise _bad(f"the binary data of input 'text' cannot be read: {error}") from None
+    return texts
+
+
+def _texts(request: InferRequest, behind: bytes) -> list[str]:
+    """The elements of the input `text`."""
+    if len(request.inputs) != 1 or request.inputs[0].name != "text":
+        names = [tensor.name for tensor in request.inputs]
+        raise _bad(f"a guard has one input, 'text'; found {names}")
+    tensor = request.inputs[0]
+    if tensor.datatype != "BYTES":
+        raise _bad(f"input 'text' is of BYTES, found {tensor.datatype}")
+    if tensor.data is None:
+        size = tensor.parameters.get("binary_data_size")
+        if size != len(behind):
+            raise _bad(f"input 'text' has binary_data_size {size!r}, {len(behind)} bytes follow")
+        texts: list[Any] = _unpacked(behind)
+    else:
+        texts = _flat(tensor.data)
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    if count != len(texts) or not all(isinstance(text, str) for text in texts):
+        raise _bad(f"input 'text' of shape {tensor.shape} needs that many strings")
+    return texts
+
+
+def _tensor(name: str, shape: list[int], results: list[ScoreResult]) -> dict[str, Any]:
+    values: dict[str, list[Any]] = {
+        "score": [result.score for result in results],
+        "is_harmful": [result.is_harmful is not False for result in results],
+        "tier": [result.tier or "" for result in results],
+    }
+    return {"name": name, "datatype": _OUTPUTS[name], "shape": shape, "data": values[name]}
+
+
+@post("/v2/models/{name:str}/infer", status_code=200, tags=["KServe"])
+async def infer(
+    name: str,
+    request: Request[Any, Any, Any],
+    state: State,
+    json_length: Annotated[int | None, Parameter(header="Inference-Header-Content-Length")] = None,
+) -> dict[str, Any]:
+    """Score texts as an inference of version 2; the body is an `InferRequest`."""
+    served = state.guards.get(name)
+    body = await request.body()
+    length = len(body) if json_length is None else json_length
+    if not 0 <= length <= len(body):
+        raise _bad(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
+    asked = msgspec.json.decode(body[:length], type=InferRequest)
+    wanted = [output.name for output in asked.outputs or ()] or [*_OUTPUTS]
+    if unknown := [output for output in wanted if output not in _OUTPUTS]:
+        raise _bad(f"a guard has the outputs {', '.join(_OUTPUTS)}; found {unknown}")
+    texts = checked_count([*_texts(asked, body[length:])], state.settings.max_texts)
+    results = await served.score_all(texts, deadline=state.settings.timeout_s)
+    shape = asked.inputs[0].shape
+    answer: dict[str, Any] = {"model_name": name, "model_version": "1"}
+    answer["outputs"] = [_tensor(output, shape, results) for output in wanted]
+    return answer if asked.id is None else {**answer, "id": asked.id}
+
+
+@post("/v1/models/{name:str}", status_code=200, tags=["KServe"])
+async def predict_v1(name: str, data: PredictV1, state: State) -> dict[str, Any]:
+    """Score texts as `/v1/models/NAME:predict` of version 1."""
+    model, _, verb = name.rpartition(":")
+    if verb != "predict":
+        raise RefusedRequest(404, "not_found", f"no {name!r}; POST /v1/models/NAME:predict")
+    served = state.guards.get(model)
+    texts = checked_count([*data.instances], state.settings.max_texts)
+    results = await served.score_all(texts, deadline=state.settings.timeout_s)
+    return {"predictions": [result.to_dict() for result in results]}
+
+
+@get("/v2", tags=["KServe"])
+async def server() -> dict[str, Any]:
+    """Say what this server is."""
+    return {"name": "siren-edge", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+
+@get("/v2/models/{name:str}", tags=["KServe"])
+async def model(name: str, state: State) -> dict[str, Any]:
+    """Say what a guard takes and gives."""
+    state.guards.get(name)
+    outputs = [{"name": n, "datatype": kind, "shape": [-1]} for n, kind in _OUTPUTS.items()]
+    return {
+        "name": name,
+        "versions": ["1"],
+        "platform": "siren_edge",
+        "inputs": [_INPUT],
+        "outputs": outputs,
+    }
+
+
+@get("/v2/models/{name:str}/ready", tags=["KServe"])
+async def model_ready(name: str, state: State) -> dict[str, Any]:
+    """Whether a guard scores."""
+    state.guards.get(name)
+    return {"name": name, "ready": True}
+
+
+@get("/v2/health/live", tags=["KServe"])
+async def live() -> dict[str, bool]:
+    """Whether the process answers."""
+    return {"live": True}
+
+
+@get("/v2/health/ready", tags=["KServe"])
+async def ready(state: State) -> dict[str, bool]:
+    """Whether all guards score."""
+    if not state.guards.are_ready:
+        raise RefusedRequest(503, "not_ready", "not ready: a guard is being loaded, or it ends")
+    return {"ready": True}
+
+
+ROUTES = [infer, predict_v1, server, model, model_ready, live, ready]

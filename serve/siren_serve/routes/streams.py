@@ -1,0 +1,124 @@
+"""Streams: a WebSocket, or a session that requests feed and server-sent events tell of."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from litestar import WebSocket, delete, get, post, websocket
+from litestar.datastructures import State
+from litestar.exceptions import WebSocketDisconnect
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+
+from siren_runtime.errors import InputError, SirenError
+from siren_serve.errors import RefusedRequest, body_of, refused
+from siren_serve.streams import OpenRequest
+
+_ENDED, _POLICY, _FAILED, _LATER = 1000, 1008, 1011, 1013
+
+
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next piece of a text; `end` after it ends the stream."""
+
+    text: str | None = None
+    end: bool = False
+
+
+class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next piece of a text."""
+
+    text: str
+
+
+@websocket("/v1/stream")
+async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
+    """Open a stream with the first message, an `OpenRequest`; then each `Piece` is answered.
+
+    Messages from here have a `type`: opened, result, or error, after which it is closed.
+    """
+    await socket.accept()
+    code = _ENDED
+    try:
+        await _serve(socket, state)
+    except WebSocketDisconnect:
+        return
+    except (asyncio.TimeoutError, RefusedRequest, SirenError, msgspec.DecodeError) as error:
+        if isinstance(error, asyncio.TimeoutError):
+            error = RefusedRequest(408, "stream_timeout", "the stream's time is up")
+        if isinstance(error, msgspec.DecodeError):
+            error = InputError(f"the message is not what is expected: {error}")
+        refusal = refused(error)
+        state.metrics.refusals.labels(refusal.code).inc()
+        code = _LATER if refusal.status in (429, 503) else _FAILED
+        code = _POLICY if refusal.status in (404, 408, 422) else code
+        with suppress(WebSocketDisconnect):
+            await _send(socket, {"type": "error", **msgspec.to_builtins(body_of(refusal))})
+    with suppress(Exception):  # it may be closed already
+        await socket.close(code)
+
+
+async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
+    settings, end = state.settings, time.monotonic() + state.settings.stream_s
+
+    async def receive() -> str:
+        left = min(settings.stream_idle_s, end - time.monotonic())
+        return await asyncio.wait_for(socket.receive_text(), max(left, 0))
+
+    asked = msgspec.json.decode(await receive(), type=OpenRequest)
+    served = state.guards.get(asked.model)
+    async with served.stream(asked.prompt, **asked.options(served)) as opened:
+        await _send(socket, {"type": "opened", "model": served.name})
+        while True:
+            piece = msgspec.json.decode(await receive(), type=Piece)
+            if piece.text is not None:
+                result = await asyncio.wait_for(opened.feed(piece.text), settings.timeout_s)
+                state.metrics.count_verdict(served.name, result)
+                await _send(socket, {"type": "result", **result.to_dict()})
+            if piece.end:
+                return
+
+
+async def _send(socket: WebSocket[Any, Any, Any], message: dict[str, Any]) -> None:
+    await socket.send_text(msgspec.json.encode(message).decode())
+
+
+@post("/v1/streams", status_code=201, tags=["streams"])
+async def open_session(data: OpenRequest, state: State) -> dict[str, Any]:
+    """Open a session; it ends when it is deleted, or when nothing comes for a while."""
+    session = await state.sessions.open(data)
+    return {
+        "id": session.id,
+        "model": session.served.name,
+        "idle_s": state.settings.stream_idle_s,
+    }
+
+
+@post("/v1/streams/{name:str}", status_code=200, tags=["streams"])
+async def feed(name: str, data: FeedRequest, state: State) -> dict[str, Any]:
+    """Feed a session; the answer is the verdict on all text so far."""
+    result: dict[str, Any] = await state.sessions.feed(name, data.text)
+    return result
+
+
+@get("/v1/streams/{name:str}/events", tags=["streams"])
+async def events(name: str, state: State) -> ServerSentEvent:
+    """Tell of each verdict as a server-sent event `result`, and of the `end`."""
+    session = state.sessions.get(name)
+
+    async def messages() -> AsyncIterator[ServerSentEventMessage]:
+        async for kind, data in session.events(state.guards):
+            yield ServerSentEventMessage(event=kind, data=msgspec.json.encode(data).decode())
+
+    return ServerSentEvent(messages())
+
+
+@delete("/v1/streams/{name:str}", tags=["streams"])
+async def end(name: str, state: State) -> None:
+    """End a session."""
+    state.sessions.get(name)
+    await state.sessions.end(name, "it was deleted")
+
+
+ROUTES = [stream, open_session, feed, events, end]

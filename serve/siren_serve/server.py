@@ -1,0 +1,79 @@
+"""Running the application in uvicorn: one process, or a parent with several workers."""
+
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from siren_runtime.errors import BackendError
+
+from . import logs
+from .app import ENVIRONMENT, make_app
+from .protocol import BoundedProtocol
+from .settings import Settings
+
+_END_S = 30  # beyond the timeout of requests, for those under way when the server ends
+_LOAD_S = 600  # that a new worker may take to load before the parent gives it up
+
+
+def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict[str, Any]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        port: 0 takes one that is free, which a log tells.
+        tls: uvicorn's ssl_keyfile, ssl_certfile, ssl_keyfile_password and ssl_ca_certs.
+
+    Raises:
+        BackendError: the server did not start; its log says why.
+        InputError: the file of keys cannot be used.
+    """
+    logs.configure(log_level)
+    options = {**uvicorn_options(settings), "host": host, "port": port, **tls}
+    os.environ["SIREN_SERVE_LOG_LEVEL"] = log_level
+    os.environ[ENVIRONMENT] = settings.encode()
+    if settings.workers > 1:
+        _serve_by_workers(settings, options)
+        return
+    config = uvicorn.Config(make_app(settings), **options)
+    # uvicorn raises the signal that ended it again: an end that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise BackendError("the server did not start; the lines above say why")
+
+
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """Settings of uvicorn that are always the same, and those that follow from a server's."""
+    return {
+        "http": BoundedProtocol,
+        "interface": "asgi3",
+        "proxy_headers": False,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "lifespan": "on",
+        "ws_max_size": settings.max_body_bytes,
+        "timeout_graceful_shutdown": int(settings.timeout_s + _END_S),
+        "timeout_worker_healthcheck": _LOAD_S,
+    }
+
+
+def _serve_by_workers(settings: Settings, options: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="siren-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+        config = uvicorn.Config(
+            "siren_serve.app:from_environment",
+            factory=True,
+            workers=settings.workers,
+            **options,
+        )
+        parent = Multiprocess(config, sockets=[config.bind_socket()])
+        parent.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in parent.processes):
+            raise BackendError("a worker did not start; the lines above say why")

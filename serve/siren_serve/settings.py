@@ -1,0 +1,62 @@
+"""What a server was asked to be: its guards, its bounds, its keys."""
+
+from pathlib import Path
+
+import msgspec
+
+from siren_runtime.scoring.engines import BackendName
+from siren_runtime.text.reading import LongText, Unreadable
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a server. Processes hand them on as JSON.
+
+    Attributes:
+        guards: name -> what `Guard.load` takes.
+        threads, runs: CPU threads of an engine run, and engine runs at once, of each guard.
+        gather_ms: as `Sharing.gather`.
+        timeout_s: seconds in which a request is answered, from when its body is there.
+        body_timeout_s: seconds in which the headers, and then the body, must have come.
+        max_body_bytes, max_texts: of one request.
+        max_text_bytes, max_text_tokens: of one text.
+        max_calls, max_waiting_tokens: as `Sharing` has them.
+        max_connections: that are open at once.
+        max_streams, max_stream_tokens: streams open at once, and tokens that each may hold.
+        stream_idle_s, stream_s: seconds without a piece, and in all, after which a stream ends.
+        drain_s: seconds between "not ready" and the end of listening.
+        keys_file: API keys, one a line; None asks for none.
+        workers: processes, each with guards of its own.
+    """
+
+    guards: dict[str, str]
+    backend: BackendName = "auto"
+    threads: int = 1
+    runs: int = 1
+    gather_ms: float = 0.0
+    long_text: LongText = "windows"
+    unreadable: Unreadable = "refuse"
+    timeout_s: float = 10.0
+    body_timeout_s: float = 10.0
+    max_body_bytes: int = 2 << 20
+    max_texts: int = 256
+    max_text_bytes: int = 256 << 10
+    max_text_tokens: int = 16_384
+    max_calls: int = 512
+    max_waiting_tokens: int = 32_768
+    max_connections: int = 1024
+    max_streams: int = 64
+    max_stream_tokens: int = 4096
+    stream_idle_s: float = 60.0
+    stream_s: float = 3600.0
+    drain_s: float = 0.0
+    keys_file: Path | None = None
+    workers: int = 1
+
+    def encode(self) -> str:
+        """The settings as JSON, which `decode` reads."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def decode(text: str) -> "Settings":
+        """Read what `encode` wrote."""
+        return msgspec.json.decode(text, type=Settings)

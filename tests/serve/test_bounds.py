@@ -1,0 +1,180 @@
+"""Whoever asks for too much is refused at once, in one form, and nobody else notices."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from served import Running, eventually, running
+from siren_runtime import InputError
+from siren_serve.keys import Keys
+
+KEY = "a key of sixteen characters and more"
+
+
+def _error(answer: httpx.Response) -> tuple[int, str]:
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    return answer.status_code, error["code"]
+
+
+def _raw(server: Running, data: bytes, wait: float = 10) -> bytes:
+    """Send bytes and read until the server closes, or has nothing more to say."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=wait) as connection:
+        connection.sendall(data)
+        found = b""
+        try:
+            while chunk := connection.recv(65536):
+                found += chunk
+        except TimeoutError:
+            pass
+        return found
+
+
+@pytest.fixture(scope="module")
+def tight(bundle: Path) -> Any:
+    """A server of small bounds."""
+    bounds = {
+        "max_body_bytes": 2000,
+        "max_texts": 3,
+        "max_text_tokens": 100,
+        "body_timeout_s": 0.3,
+        "timeout_s": 0.2,
+        "max_calls": 2,
+        "max_waiting_tokens": 60,
+        "max_connections": 8,
+    }
+    with running({"tiny": str(bundle)}, **bounds) as server:
+        yield server
+
+
+def test_a_large_body_is_refused_before_it_is_read(tight: Running) -> None:
+    assert _error(tight.client.post("/v1/score", json={"text": "a" * 3000})) == (413, "too_large")
+    head = b"POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
+    assert b"413" in _raw(tight, head + b"{").partition(b"\r\n")[0]
+
+
+def test_too_many_texts_or_tokens_are_refused(tight: Running) -> None:
+    answer = tight.client.post("/v1/score", json={"inputs": ["a"] * 4})
+    assert _error(answer) == (413, "too_many_texts")
+    answer = tight.client.post("/v1/score", json={"text": "a" * 101})
+    assert _error(answer) == (422, "cannot_be_scored")
+    assert "100 tokens" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"", b"[" * 1500])
+def test_malformed_json_is_an_error_of_the_client(tight: Running, body: bytes) -> None:
+    status, _ = _error(tight.client.post("/v1/score", content=body))
+    assert status in (400, 422)
+
+
+def test_slow_headers_and_slow_bodies_are_ended(tight: Running) -> None:
+    start = time.monotonic()
+    assert b" 408 " in _raw(tight, b"")
+    assert b" 408 " in _raw(tight, b"POST /v1/score HTTP/1.1\r\nHost:")
+    head = b"POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n{"
+    answer = _raw(tight, head)
+    assert b" 408 " in answer
+    assert b"body did not come within 0.3 s" in answer
+    assert time.monotonic() - start < 9
+
+
+def test_malformed_http_leaves_the_server_up(tight: Running) -> None:
+    for data in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"):
+        assert b" 200 " not in _raw(tight, data)
+    assert tight.client.get("/health/ready").status_code == 200
+
+
+def test_connections_are_bounded(tight: Running) -> None:
+    host, _, port = tight.url.removeprefix("http://").partition(":")
+    sockets = [socket.create_connection((host, int(port)), timeout=5) for _ in range(20)]
+    answers = []
+    for connection in sockets:
+        with connection:
+            answers.append(connection.recv(65536).partition(b"\r\n")[0])
+    assert sum(b" 503 " in answer for answer in answers) >= 12
+    eventually(lambda: tight.client.get("/health/ready").status_code == 200)
+
+
+def test_a_full_queue_refuses_at_once_and_tells_when_to_come_back(tight: Running) -> None:
+    with tight.held(), ThreadPoolExecutor(2) as pool:
+        waits = pool.submit(tight.client.post, "/v1/score", json={"text": "a" * 50})
+        eventually(lambda: tight.served.guard.dispatcher.waiting[1] > 50)
+        start = time.monotonic()
+        refused = tight.client.post("/v1/score", json={"text": "b" * 50})
+        assert _error(refused) == (429, "busy")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert time.monotonic() - start < 5
+        time.sleep(0.25)  # until the first one's time is up
+    assert _error(waits.result()) == (504, "timeout")
+    assert tight.client.post("/v1/score", json={"text": "text"}).status_code == 200
+    assert tight.metric('siren_refusals_total{code="busy"}') >= 1
+
+
+def test_a_client_that_goes_costs_no_engine_run(server: Running) -> None:
+    runs = 'siren_run_seconds_count{guard="tiny",kind="score"}'
+    before = server.metric(runs)
+    with server.held():
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b'POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Length: 15\r\n\r\n{"text": "gone"}'
+            )
+            eventually(lambda: server.served.guard.dispatcher.waiting[1] > 0)
+        eventually(lambda: server.served.guard.dispatcher.waiting[0] == 0)
+    assert server.client.post("/v1/score", json={"text": "text"}).status_code == 200
+    eventually(lambda: server.metric(runs) == before + 1)
+    assert server.metric('siren_requests_total{route="/v1/score",status="499"}') == 1
+
+
+def test_keys_open_all_but_health(bundle: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"# comment\n{KEY}\n")
+    with running({"tiny": str(bundle)}, keys_file=keys) as server:
+        assert server.client.get("/health/ready").status_code == 200
+        for headers in ({}, {"X-API-Key": KEY[:-1]}, {"Authorization": f"Basic {KEY}"}):
+            answer = server.client.post("/v1/score", json={"text": "a"}, headers=headers)
+            assert _error(answer) == (401, "unauthorized")
+        for headers in ({"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}):
+            answer = server.client.post("/v1/score", json={"text": "a"}, headers=headers)
+            assert answer.status_code == 200
+        before = server.served
+        keys.write_text("another key of sixteen characters\n")
+        answer = server.client.post("/admin/reload", headers={"X-API-Key": KEY})
+        assert answer.json() == {"reloaded": ["tiny"]}
+        assert server.served is not before
+        assert server.client.get("/info", headers={"X-API-Key": KEY}).status_code == 401
+
+
+def test_without_keys_nobody_reloads_over_http(server: Running) -> None:
+    assert _error(server.client.post("/admin/reload")) == (403, "no_keys")
+
+
+@pytest.mark.parametrize("content", [None, "", "# only this\n", "short\n"])
+def test_a_file_of_keys_that_holds_none_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="keys"):
+        Keys(path)
+
+
+schema = schemathesis.pytest.from_fixture("document")
+
+
+@pytest.fixture(scope="module")
+def document(server: Running) -> Any:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+
+@schema.exclude(path_regex="events$").parametrize()
+@settings(max_examples=8, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+def test_no_request_that_the_document_allows_makes_the_server_fail(case: Any) -> None:
+    assert case.call(timeout=30).status_code < 500

@@ -1,0 +1,157 @@
+"""A server that ends, reloads or loses a worker loses no request that it accepted."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from served import Command, command, eventually
+from siren_runtime import Guard
+from siren_serve.commands.serve import _named
+from tiny_bundle import make_bundle
+
+SECRET = "a text that no log may hold"
+
+
+class Load:
+    """Callers that ask until they are told to stop, each over a connection of its own."""
+
+    def __init__(self, url: str, scores: list[float], callers: int = 6) -> None:
+        self._url, self._scores = url, scores
+        self._stop = threading.Event()
+        self.answers = 0
+        self.wrong: list[object] = []
+        self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post(f"{self._url}/v1/score", json={"text": SECRET})
+                except httpx.ConnectError:  # nobody listens: not accepted
+                    return
+                except httpx.HTTPError as error:
+                    self.wrong.append(error)
+                    return
+                score = answer.json().get("score")
+                if score is None or min(abs(score - right) for right in self._scores) > 1e-6:
+                    self.wrong.append(answer.text)
+                self.answers += 1
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A bundle with other scores."""
+    return make_bundle(tmp_path / "other", scale=5.0)
+
+
+def test_sigterm_under_load_loses_nothing_and_logs_no_text(
+    bundle: Path, guard: Guard, tmp_path: Path
+) -> None:
+    with command(tmp_path, f"tiny={bundle}", "--drain", 0.5) as server:
+        load = Load(server.url, [guard.score(SECRET).score])
+        eventually(lambda: load.answers > 20)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not server.is_ready())  # and still it answers
+        assert server.process.wait(60) == 0
+        load.stop()
+    assert not load.wrong
+    assert load.answers > 20
+    assert SECRET not in server.log.read_text(encoding="utf-8")
+    lines = [line for line in server.lines() if line["logger"] == "siren_serve.access"]
+    assert {"method", "route", "status", "ms", "time", "level"} <= lines[-1].keys()
+    assert server.lines()[-1]["message"]
+
+
+def test_sighup_under_load_takes_the_new_bundle_and_loses_nothing(
+    bundle: Path, other: Path, guard: Guard, tmp_path: Path
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    before, after = guard.score(SECRET).score, Guard.load(other).score(SECRET).score
+    assert abs(before - after) > 1e-3
+    with command(tmp_path, f"tiny={link}") as server:
+        load = Load(server.url, [before, after])
+        for target in (other, bundle, other):
+            _point(link, target)
+            _reload(server, "reloaded")
+        assert _score(server) == pytest.approx(after, abs=1e-6)
+        link.unlink()
+        _reload(server, "not reloaded")
+        assert _score(server) == pytest.approx(after, abs=1e-6)
+        load.stop()
+    assert not load.wrong
+    assert load.answers > 0
+
+
+def _point(link: Path, target: Path) -> None:
+    link.unlink()
+    link.symlink_to(target)
+
+
+def _reload(server: Command, message: str) -> None:
+    def times() -> int:
+        return sum(line["message"].startswith(message) for line in server.lines())
+
+    before = times()
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: times() > before)
+
+
+def _score(server: Command) -> float:
+    answer = httpx.post(f"{server.url}/v1/score", json={"text": SECRET})
+    score: float = answer.json()["score"]
+    return score
+
+
+def test_workers_serve_on_when_one_is_killed(bundle: Path, guard: Guard, tmp_path: Path) -> None:
+    with command(tmp_path, f"tiny={bundle}", "--workers", 2) as server:
+        expected = guard.score(SECRET).score
+
+        def workers() -> set[int]:
+            found = set[int]()
+            for _ in range(20):
+                answer = httpx.get(f"{server.url}/info")
+                found.add(answer.json()["process"])
+            return found
+
+        eventually(lambda: len(workers()) == 2)
+        first = next(iter(workers()))
+        os.kill(first, signal.SIGKILL)
+        start = time.monotonic()
+        assert _retried(lambda: _score(server)) == pytest.approx(expected, abs=1e-6)
+        assert time.monotonic() - start < 30
+        eventually(lambda: len(found := _retried(workers)) == 2 and first not in found)
+        sessions = httpx.post(f"{server.url}/v1/streams", json={})
+        assert sessions.status_code == 501
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'siren_requests_total{route="/v1/score",status="200"}' in metrics
+    assert server.process.returncode == 0
+
+
+def _retried(call: Callable[[], object]) -> object:
+    """Call again where the connection was the killed worker's."""
+    for _ in range(100):
+        try:
+            return call()
+        except (httpx.HTTPError, KeyError):
+            time.sleep(0.1)
+    raise AssertionError("nobody answers")
+
+
+def test_bundles_have_names() -> None:
+    assert _named(["a/b"]) == {"guard": "a/b"}
+    assert _named(["a/b", "n=c", "d/e"]) == {"guard": "a/b", "n": "c", "e": "d/e"}
+    assert _named(["dir/x=1/b"]) == {"guard": "dir/x=1/b"}

@@ -1,0 +1,230 @@
+"""Every interface answers its own client with the guard's verdicts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from openai import NotFoundError, OpenAI, UnprocessableEntityError
+from tritonclient import http as triton
+
+from served import Running, eventually
+from siren_runtime import Guard
+from texts import CORPUS
+
+ROUNDING = 1e-6
+TEXTS = [text for text in CORPUS if text.strip()][:6]
+
+
+def _close(score: float) -> Any:
+    return pytest.approx(score, abs=ROUNDING)
+
+
+@pytest.fixture(scope="module")
+def openai(server: Running) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none is asked for", max_retries=0)
+
+
+def test_openais_client_gets_moderations(openai: OpenAI, guard: Guard) -> None:
+    answer = openai.moderations.create(input=TEXTS, model="other")
+    assert answer.model == "other"
+    for text, result in zip(TEXTS, answer.results, strict=True):
+        expected = guard.score(text)
+        assert result.flagged is expected.is_harmful
+        assert result.category_scores.to_dict() == {"harmful": _close(expected.score)}
+        assert result.categories.violence is None  # unknown, which is not "none"
+    (one,) = openai.moderations.create(input="text").results
+    assert one.flagged is guard.score("text").is_harmful
+    parts = [{"type": "text", "text": "te"}, {"type": "text", "text": "xt"}]
+    (joined,) = openai.moderations.create(input=parts).results  # type: ignore[arg-type]
+    assert joined.category_scores.to_dict() == {"harmful": _close(guard.score("te\nxt").score)}
+
+
+def test_what_a_moderation_cannot_read_is_an_error_and_no_verdict(openai: OpenAI) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    with pytest.raises(UnprocessableEntityError, match="image_url"):
+        openai.moderations.create(input=[picture])  # type: ignore[list-item]
+    with pytest.raises(UnprocessableEntityError, match=r"texts\[1\]"):
+        openai.moderations.create(input=["good", "\x00" * 20_000])
+    with pytest.raises(NotFoundError, match="only tiny, other"):
+        openai.moderations.create(input="text", model="omni-moderation-latest")
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": [{"type": "text", "text": "How do I"}]},
+    {"role": "assistant", "content": "Pick it."},
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ({"text": "hello"}, {"text": "hello"}),
+        ({"prompt": "How do", "response": "I"}, {"prompt": "How do", "response": "I"}),
+        ({"response": "only"}, {"response": "only"}),
+        ({"messages": CONVERSATION[:2]}, {"text": "Be kind.\nHow do I"}),
+        ({"messages": CONVERSATION}, {"prompt": "Be kind.\nHow do I", "response": "Pick it."}),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"arguments": "rm"}}]}
+                ]
+            },
+            {"response": "rm"},
+        ),
+    ],
+)
+def test_a_text_is_scored_in_every_form(
+    server: Running, guard: Guard, request_: dict[str, Any], text: dict[str, str]
+) -> None:
+    answer = server.client.post("/v1/score", json={**request_, "threshold": 0.3})
+    expected = guard.score(**text, threshold=0.3)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "model": "tiny",
+        **expected.to_dict(),
+        "score": _close(expected.score),
+    }
+
+
+def test_a_list_has_a_result_or_an_error_for_each_text(server: Running, guard: Guard) -> None:
+    inputs = ["good", "x" * 300_000, {"prompt": "a", "response": "b"}, {"messages": CONVERSATION}]
+    answer = server.client.post("/v1/score", json={"inputs": inputs, "long_text": "truncate"})
+    first, second, third, fourth = answer.json()["results"]
+    assert first["score"] == _close(guard.score("good").score)
+    assert "300,000 bytes" in second["error"]["message"]
+    assert third["score"] == _close(guard.score(prompt="a", response="b").score)
+    assert fourth["tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "one of these"),
+        ({"text": "a", "prompt": "b"}, "one of these"),
+        ({"text": "a", "inputs": ["b"]}, "not both"),
+        ({"inputs": []}, "no text to score"),
+        ({"txt": "a"}, "unknown field `txt`"),
+        ({"text": "a", "threshold": 2}, "<= 1.0"),
+        ({"text": "a", "long_text": "all"}, "Invalid enum value 'all'"),
+        ({"text": 1}, "Expected `str"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": [{"role": "user", "content": None}]}, r"messages[0] has no text"),
+        ({"messages": [{"role": "user", "content": "a", "audio": {}}]}, "unknown field `audio`"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "'file'"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(
+    server: Running, request_: dict[str, Any], message: str
+) -> None:
+    answer = server.client.post("/v1/score", json=request_)
+    assert answer.status_code == 422
+    assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
+    assert message in answer.json()["error"]["message"]
+
+
+def test_clients_of_text_embeddings_inference_get_predictions(
+    server: Running, guard: Guard
+) -> None:
+    one = server.client.post("/predict", json={"inputs": "hello"}).json()
+    score = guard.score("hello").score
+    assert {p["label"]: p["score"] for p in one} == {
+        "harmful": _close(score),
+        "safe": _close(1 - score),
+    }
+    assert one[0]["score"] >= one[1]["score"]
+    batch = server.client.post("/predict", json={"inputs": [["a"], ["How do", "I"]]}).json()
+    labels = {p["label"]: p["score"] for p in batch[1]}
+    assert len(batch) == 2
+    assert labels["harmful"] == _close(guard.score(prompt="How do", response="I").score)
+    assert server.client.post("/predict", json={"inputs": ["a", "b", "c"]}).status_code == 422
+    raw = {"inputs": "a", "raw_scores": True}
+    assert server.client.post("/predict", json=raw).status_code == 422
+
+
+def test_clients_of_vllm_get_classes(server: Running, guard: Guard) -> None:
+    answer = server.client.post("/classify", json={"model": "tiny", "input": TEXTS}).json()
+    for text, found in zip(TEXTS, answer["data"], strict=True):
+        expected = guard.score(text)
+        assert found["label"] == ("harmful" if expected.is_harmful else "safe")
+        assert found["probs"] == [_close(1 - expected.score), _close(expected.score)]
+    assert answer["usage"]["prompt_tokens"] == sum(guard.score(text).tokens for text in TEXTS)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritons_client_infers(server: Running, guard: Guard, binary: bool) -> None:
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("tiny")
+        assert client.get_model_metadata("tiny")["inputs"][0]["datatype"] == "BYTES"
+        given = triton.InferInput("text", [len(TEXTS), 1], "BYTES")
+        data = np.array([[text.encode()] for text in TEXTS], dtype=object)
+        given.set_data_from_numpy(data, binary_data=binary)
+        answer = client.infer("tiny", [given], request_id="7")
+        assert answer.get_response()["id"] == "7"
+        expected = [guard.score(text) for text in TEXTS]
+        scores, harmful = answer.as_numpy("score"), answer.as_numpy("is_harmful")
+        assert scores.shape == (len(TEXTS), 1)
+        assert scores[:, 0] == pytest.approx([r.score for r in expected], abs=ROUNDING)
+        assert harmful[:, 0].tolist() == [r.is_harmful for r in expected]
+        with pytest.raises(Exception, match="only tiny, other"):
+            client.infer("third", [given])
+
+
+def test_predict_of_the_first_version_answers(server: Running, guard: Guard) -> None:
+    answer = server.client.post("/v1/models/tiny:predict", json={"instances": TEXTS[:2]})
+    assert [p["score"] for p in answer.json()["predictions"]] == [
+        _close(guard.score(text).score) for text in TEXTS[:2]
+    ]
+
+
+def test_litellm_is_told_to_block_what_is_harmful_or_cannot_be_read(
+    server: Running, guard: Guard
+) -> None:
+    def asked(**request: Any) -> dict[str, Any]:
+        call = {"input_type": "request", "litellm_call_id": "1", "request_data": {}, **request}
+        answer: dict[str, Any] = server.client.post(
+            "/beta/litellm_basic_guardrail_api", json=call
+        ).json()
+        return answer
+
+    by_verdict = {guard.score(text).is_harmful: text for text in [*TEXTS, "zz", "How", "bomb", "q"]}
+    assert set(by_verdict) == {True, False}
+    safe = by_verdict[False]
+    assert asked(texts=[safe]) == {"action": "NONE", "texts": [safe]}
+    blocked = asked(texts=[safe, by_verdict[True]])
+    assert blocked["action"] == "BLOCKED"
+    assert "harmful: score" in blocked["blocked_reason"]
+    calls = [{"function": {"arguments": by_verdict[True]}}]
+    assert asked(texts=[], tool_calls=calls)["action"] == "BLOCKED"
+    assert asked(texts=[safe], images=["data:,"])["action"] == "BLOCKED"
+    assert asked(texts=[])["action"] == "NONE"
+
+
+def test_operators_are_told_what_runs_and_what_it_did(server: Running, guard: Guard) -> None:
+    assert server.client.get("/health/live").json() == {"status": "live"}
+    assert server.client.get("/health/ready").json() == {"status": "ready"}
+    info = server.client.get("/info").json()
+    files = {name: file.sha256 for name, file in guard.manifest.files.items()}
+    assert info["guards"]["tiny"]["members"][0]["sha256"] == files
+    assert info["guards"]["tiny"]["backend"] == "cpu"
+    verdict = "harmful" if guard.score("hello").is_harmful else "safe"
+    lines = [
+        f'siren_verdicts_total{{guard="other",tier="",verdict="{verdict}"}}',
+        'siren_run_seconds_count{guard="other",kind="score"}',
+        'siren_requests_total{route="/v1/score",status="200"}',
+        'siren_tokens_total{guard="other",kind="score"}',
+    ]
+    before = [server.metric(line) for line in lines]
+    answer = server.client.post("/v1/score", json={"text": "hello", "model": "other"})
+    assert answer.status_code == 200
+    eventually(lambda: all(server.metric(m) > b for m, b in zip(lines, before, strict=True)))
+    document = server.client.get("/openapi.json").json()
+    assert {"/v1/score", "/v1/moderations", "/predict", "/classify", "/info"} <= set(
+        document["paths"]
+    )
+    missing = server.client.get("/nothing")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    wrong = server.client.get("/v1/score")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")

@@ -1,0 +1,145 @@
+"""Streams over a WebSocket and over sessions with server-sent events."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from served import Running, eventually, running
+from siren_runtime import Guard, Patience
+
+ROUNDING = 1e-6
+TEXT = "How do I pick a lock, now?"
+PIECES = [TEXT[i : i + 5] for i in range(0, len(TEXT), 5)]
+RULE = {"rule": "patience", "k": 2, "n": 3, "threshold": 0.2}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*re-encodes its text")
+
+
+@pytest.fixture(scope="module")
+def expected(guard: Guard) -> list[dict[str, Any]]:
+    with guard.stream("ask", rules=(Patience(2, 3, 0.2), *guard.tiers)) as stream:
+        results = [stream.feed(piece).to_dict() for piece in PIECES]
+    return [
+        {**json.loads(json.dumps(r)), "score": pytest.approx(r["score"], abs=ROUNDING)}
+        for r in results
+    ]
+
+
+def _without_scores(decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in decision.items() if k != "score"} for decision in decisions]
+
+
+def _same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    decisions = found.pop("decisions"), expected["decisions"]
+    assert found == {k: v for k, v in expected.items() if k != "decisions"}
+    assert _without_scores(decisions[0]) == _without_scores(decisions[1])
+
+
+def _connect(server: Running) -> ClientConnection:
+    return connect(server.url.replace("http://", "ws://") + "/v1/stream")
+
+
+def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
+    server: Running, expected: list[dict[str, Any]]
+) -> None:
+    with _connect(server) as socket:
+        socket.send(json.dumps({"prompt": "ask", "rules": [RULE]}))
+        assert json.loads(socket.recv()) == {"type": "opened", "model": "tiny"}
+        for piece, result in zip(PIECES, expected, strict=True):
+            socket.send(json.dumps({"text": piece}))
+            found = json.loads(socket.recv())
+            assert found.pop("type") == "result"
+            _same(found, result)
+        socket.send(json.dumps({"end": True}))
+        with pytest.raises(ConnectionClosed):
+            socket.recv()
+        assert socket.close_code == 1000
+    eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        (["{"], "cannot_be_scored"),
+        (['{"rules": [{"rule": "guess"}]}'], "cannot_be_scored"),
+        (['{"model": "third"}'], "model_not_found"),
+        (["{}", '{"txt": "a"}'], "cannot_be_scored"),
+        (["{}", '{"text": "' + "a" * 300_000 + '"}'], "cannot_be_scored"),
+        (['{"rules": [{"rule": "schedule", "steps": [[1, 0.5]]}]}'], "cannot_be_scored"),
+    ],
+)
+def test_a_message_that_is_not_understood_ends_a_websocket(
+    server: Running, messages: list[str], code: str
+) -> None:
+    with _connect(server) as socket:
+        for message in messages:
+            socket.send(message)
+        answers = []
+        with pytest.raises(ConnectionClosed):
+            while True:
+                answers.append(json.loads(socket.recv()))
+    assert answers[-1]["type"] == "error"
+    assert answers[-1]["error"]["code"] == code
+
+
+def test_a_session_tells_its_verdicts_to_who_feeds_and_who_listens(
+    server: Running, expected: list[dict[str, Any]]
+) -> None:
+    opened = server.client.post("/v1/streams", json={"prompt": "ask", "rules": [RULE]})
+    assert opened.status_code == 201
+    path = f"/v1/streams/{opened.json()['id']}"
+    for piece, result in zip(PIECES[:2], expected, strict=False):
+        _same(server.client.post(path, json={"text": piece}).json(), result)
+    with server.client.stream("GET", f"{path}/events") as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        lines = events.iter_lines()
+        found = [_event(lines) for _ in range(2)]
+        for piece in PIECES[2:]:
+            assert server.client.post(path, json={"text": piece}).status_code == 200
+        found += [_event(lines) for _ in PIECES[2:]]
+        assert server.client.delete(path).status_code == 204
+        assert _event(lines) == ("end", {"why": "it was deleted"})
+    for (kind, data), result in zip(found, expected, strict=True):
+        assert kind == "result"
+        _same(data, result)
+    assert server.client.post(path, json={"text": "more"}).status_code == 404
+
+
+def _event(lines: Any) -> tuple[str, Any]:
+    kind = ""
+    for line in lines:
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        if line.startswith("data: "):
+            return kind, json.loads(line.removeprefix("data: "))
+    raise AssertionError("the events ended")
+
+
+def test_sessions_are_bounded_and_end_when_nothing_comes(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}, max_streams=2, stream_idle_s=0.5) as server:
+        for _ in range(2):
+            assert server.client.post("/v1/streams", json={}).status_code == 201
+        third = server.client.post("/v1/streams", json={})
+        assert third.status_code == 429
+        assert third.headers["Retry-After"] == "1"
+        with _connect(server) as socket:
+            socket.send("{}")
+            assert json.loads(socket.recv())["error"]["code"] == "busy"
+        eventually(lambda: server.client.post("/v1/streams", json={}).status_code == 201)
+        start = time.monotonic()
+        with _connect(server) as socket:
+            assert json.loads(socket.recv())["error"]["code"] == "stream_timeout"
+        assert time.monotonic() - start >= 0.5
+
+
+def test_a_session_whose_feed_fails_has_no_verdict(server: Running) -> None:
+    name = server.client.post("/v1/streams", json={}).json()["id"]
+    assert server.client.post(f"/v1/streams/{name}", json={"text": ""}).status_code in (200, 422)
+    large = {"text": "a" * 300_000}
+    assert server.client.post(f"/v1/streams/{name}", json=large).status_code in (404, 422)
+    assert server.client.post(f"/v1/streams/{name}", json={"text": "a"}).status_code == 404
