@@ -213,9 +213,9 @@ class Dispatcher:
 
     def _score(self, batch: Sequence[Waiting]) -> None:
         member, started = batch[0].member, time.monotonic()
-        ids = {number: window.ids for number, window in enumerate(batch)}
+        windows = {number: waiting.window for number, waiting in enumerate(batch)}
         try:
-            scored = self.guard.scorers[member].run(ids, self._budgets[member])
+            scored = self.guard.scorers[member].run(windows, self._budgets[member])
         except Exception as error:  # the callers' to see, not this thread's to end of
             with self._answering:
                 for window in batch:
@@ -225,7 +225,7 @@ class Dispatcher:
         with self._answering:
             for number, window in enumerate(batch):
                 window.call.take(member, {window.key: scored[number]})
-        tokens = sum(map(len, ids.values()))
+        tokens = sum(len(window.ids) for window in windows.values())
         self._speed += (tokens / seconds - self._speed) * (_RECENT if self._speed else 1)
         waited = [started - window.since for window in batch]
         self._on_run(Run("score", len(batch), tokens, seconds, waited))

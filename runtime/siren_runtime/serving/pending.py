@@ -7,8 +7,10 @@ from siren_runtime.errors import BackendError, InterruptedCall, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Call
 from siren_runtime.scoring.result import ScoreResult
-from siren_runtime.scoring.scorer import Scored, Tokens, WindowKey, text_scores, windows_of
+from siren_runtime.scoring.scorer import WindowKey, text_scores, windows_of
+from siren_runtime.scoring.windows import Scored
 from siren_runtime.text.passage import Passage
+from siren_runtime.text.reading import Window
 
 from .answers import fail, settle
 
@@ -27,8 +29,8 @@ class PendingCall:
         self.future: Future[Results] = Future()
         self._judge, self._passages = guard.judge, passages
         self._readings = [scorer.encode(passages, call.limits) for scorer in guard.scorers]
-        self.windows: list[dict[WindowKey, Tokens]] = [windows_of(r) for r in self._readings]
-        self.tokens = sum(len(ids) for windows in self.windows for ids in windows.values())
+        self.windows: list[dict[WindowKey, Window]] = [windows_of(r) for r in self._readings]
+        self.tokens = sum(len(w.ids) for windows in self.windows for w in windows.values())
         self._scored: list[dict[WindowKey, Scored | BackendError]] = [{} for _ in self.windows]
         self._total = sum(map(len, self.windows))
         self._left = self._total

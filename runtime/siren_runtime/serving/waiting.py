@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from siren_runtime.backends.batching import micro_batches
-from siren_runtime.scoring.scorer import Tokens, WindowKey
+from siren_runtime.scoring.scorer import WindowKey
+from siren_runtime.text.reading import Window
 
 from .pending import PendingCall
 
@@ -25,7 +26,7 @@ class Waiting:
     call: PendingCall
     member: int
     key: WindowKey
-    ids: Tokens
+    window: Window
     turn: int
     since: float
 
@@ -44,8 +45,8 @@ class WaitingWindows:
     def add(self, call: PendingCall, turn: int, now: float) -> None:
         """Let all windows of a call wait, the first at `turn`."""
         for member, windows in enumerate(call.windows):
-            for number, (key, ids) in enumerate(windows.items()):
-                waiting = Waiting(call, member, key, ids, turn + number, now)
+            for number, (key, window) in enumerate(windows.items()):
+                waiting = Waiting(call, member, key, window, turn + number, now)
                 insort(self._windows, waiting, key=lambda other: other.turn)
         self.tokens += call.tokens
 
@@ -63,7 +64,7 @@ class WaitingWindows:
         """
         member = self._windows[0].member
         near = [w for w in self._windows[:_CONSIDERED] if w.member == member]
-        lengths = [len(waiting.ids) for waiting in near]
+        lengths = [len(waiting.window.ids) for waiting in near]
         batches = micro_batches(lengths, token_budgets[member])
         taken = [near[index] for index in next(batch for batch in batches if 0 in batch)]
         chosen = set(taken)
@@ -81,4 +82,4 @@ class WaitingWindows:
     def _keep(self, windows: list[Waiting]) -> None:
         if len(windows) != len(self._windows):
             self._windows = windows
-            self.tokens = sum(len(waiting.ids) for waiting in windows)
+            self.tokens = sum(len(waiting.window.ids) for waiting in windows)
