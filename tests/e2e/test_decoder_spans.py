@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models import DECODERS
+from backbones import DECODERS
 from siren_runtime import Guard
 from siren_runtime.backends.by_stream import ScoreByStream
 from streaming import BOUND, neurons_of

@@ -10,8 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from backbones import BACKBONES, BackboneSpec
 from gguf_files import write_gguf
-from models import BACKBONES, BackboneSpec, make_artifact, make_backbone
+from models import make_artifact, make_backbone
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify import gguf_reference
 from siren_runtime import Guard

@@ -11,8 +11,9 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from backbones import BACKBONES
 from gguf_files import write_gguf
-from models import BACKBONES, make_backbone
+from models import make_backbone
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_export.verify.gguf_reference import read_tokenizer
 from siren_export.verify.texts import TEXTS, added_tokens, own_texts
