@@ -1,5 +1,6 @@
 """What the int8 and int4 passes rewrite, and what they leave."""
 
+import itertools
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ from siren_export.passes.onnxruntime_attention import fuse_long_attention
 from siren_export.passes.table import lower, row_of
 from siren_export.sources.checkpoint import load_checkpoint
 
+TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10")
 FAMILIES = (*backbones.FAMILIES, "llama-mlp-bias")
 
 
@@ -172,7 +174,9 @@ def run(graph: GuardGraph, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return session.run(["features"], {"input_ids": ids, "attention_mask": mask})[0]
 
 
-@pytest.mark.parametrize("name", ["qwen3", "llama-mlp-bias", "bert"])
+@pytest.mark.parametrize(
+    "name", ["qwen3", "llama-mlp-bias", "bert", "gemma3", "modernbert", "roberta"]
+)
 @pytest.mark.parametrize("lengths", [(3,), (15,), (16,), (40,), (40, 40), (40, 9)])
 def test_long_attention_gives_what_attention_gives(author, name, lengths):
     """At lengths around the choice, alone, in batches, and with padding."""
@@ -205,8 +209,15 @@ def test_a_decoders_attention_through_a_window_is_not_fused(author):
     assert sum(n.op_type == "If" for n in graph.model.graph) == 3
 
 
-@pytest.mark.parametrize("change", ["both", "neither", "softcap"])
-@pytest.mark.parametrize("rewrite", [fuse_long_attention, decompose_attention])
+@pytest.mark.parametrize(
+    ("change", "rewrite"),
+    [
+        *itertools.product(
+            ("both", "neither", "other"), (fuse_long_attention, decompose_attention)
+        ),
+        ("softcap", fuse_long_attention),
+    ],
+)
 def test_attention_that_a_pass_would_change_is_refused(author, change, rewrite):
     graph = author("qwen3", "fp32")
     node = next(n for n in graph.model.graph if n.op_type == "Attention")
@@ -215,10 +226,22 @@ def test_attention_that_a_pass_would_change_is_refused(author, change, rewrite):
         node.replace_input_with(3, graph.model.graph.inputs[1])
     elif change == "neither":
         node.attributes.pop("is_causal")
+    elif change == "other":
+        node.attributes.add(ir.AttrInt64("softmax_precision", 1))
     else:
         node.attributes.add(ir.AttrFloat32("softcap", 30.0))
     with pytest.raises(AssertionError, match="Attention"):
         rewrite(graph)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_target_is_given_scores_that_are_capped_inside_an_operator(author, target):
+    """Revisions of the standard differ in whether the mask comes before the cap."""
+    graph = author("gemma2", "fp32")
+    assert sum("softcap" in node.attributes for node in graph.model.graph) == 4
+    lower(graph, row_of(target, "fp32"))
+    assert not any("softcap" in node.attributes for node in graph.model.graph)
+    assert [node.op_type for node in graph.model.graph].count("Tanh") == 4
 
 
 def test_what_gelu_gives_is_quantized_from_its_least_value_up(author):

@@ -239,18 +239,21 @@ def test_without_a_plan_of_its_own_a_stream_reads_its_text_anew_and_says_why(exp
 
 
 @pytest.mark.parametrize(
-    ("precision", "target"),
+    ("name", "precision", "target"),
     [
-        ("fp16", "tensorrt-rtx"),
-        ("int4", "tensorrt-rtx"),
-        ("int8", "tensorrt"),
-        ("fp32", "tensorrt10"),
+        ("qwen3", "fp16", "tensorrt-rtx"),
+        ("qwen3", "int4", "tensorrt-rtx"),
+        ("qwen3", "int8", "tensorrt"),
+        ("qwen3", "fp32", "tensorrt10"),
+        ("gemma3", "fp16", "tensorrt-rtx"),
+        ("gemma2", "fp32", "tensorrt10"),
+        ("phi3-partial-window", "fp32", "tensorrt10"),
     ],
 )
 def test_every_precision_streams_and_compiles_with_the_tensors_of_its_graph(
-    export, rtx, precision, target
+    export, rtx, name, precision, target
 ):
-    bundle = export("qwen3", precision=precision, target=target, calibration=TEXTS[:8])
+    bundle = export(name, precision=precision, target=target, calibration=TEXTS[:8])
     with Guard.load(bundle.path, backend="cpu", threads=1) as guard:
         with guard.stream() as stream:
             result = [stream.feed(piece) for piece in ("how ", "are you", " today?")][-1]

@@ -110,7 +110,7 @@ class Deberta:
             raise AssertionError("an encoder reads a whole text and its mask")
         weights.check_prefix("deberta.")
         hidden = _embeddings(g, self, weights, input_ids, max_length)
-        distances = Distances.author(g, input_ids, attention_mask, _rows(self, max_length))
+        distances = Distances.author(g, input_ids, attention_mask, distance_rows(self, max_length))
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
@@ -172,7 +172,7 @@ def _token_type(config: Deberta, weights: BackboneWeights) -> Weight:
     return Weight(FLOAT, (config.hidden_size,), lambda: (next(stored.blocks())[0] for _ in "0"))
 
 
-def _rows(config: Deberta, max_length: int) -> np.ndarray:
+def distance_rows(config: Deberta, max_length: int) -> np.ndarray:
     """The row of the embeddings of distances for each distance from max_length to -max_length.
 
     int64 [2 * max_length + 1]. Rounded as in transformers, whose logarithms are float32.

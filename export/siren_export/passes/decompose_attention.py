@@ -11,15 +11,18 @@ from siren_export.graph.builder import GuardGraph
 
 from .edit import Place, attentions, before, replace
 
+_KNOWN = frozenset({"softcap"})
+
 
 def decompose_attention(graph: GuardGraph) -> None:
     """Rewrite every Attention that is causal, or has a bool mask of visible keys."""
-    _decompose(graph, attentions(graph))
+    _decompose(graph, attentions(graph, _KNOWN))
 
 
 def decompose_softcap(graph: GuardGraph) -> None:
     """Rewrite those alone whose scores are capped."""
-    _decompose(graph, [node for node in attentions(graph) if "softcap" in node.attributes])
+    nodes = attentions(graph, _KNOWN)
+    _decompose(graph, [node for node in nodes if "softcap" in node.attributes])
 
 
 def _decompose(graph: GuardGraph, nodes: list[ir.Node]) -> None:

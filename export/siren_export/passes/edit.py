@@ -1,6 +1,6 @@
 """What every pass does to a graph: find linears, put nodes at a place, take nodes out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -55,14 +55,18 @@ def linears(graph: GuardGraph) -> Iterator[Linear]:
             yield Linear(product, x, matrix, role, addition, bias)
 
 
-_ATTENTION_ATTRIBUTES = {"is_causal", "scale", "q_num_heads", "kv_num_heads", "softcap"}
+_ATTENTION_ATTRIBUTES = frozenset({"is_causal", "scale", "q_num_heads", "kv_num_heads"})
 
 
-def attentions(graph: GuardGraph) -> list[ir.Node]:
-    """Every Attention, in order. Each is causal or has a mask, and is nothing that passes drop."""
+def attentions(graph: GuardGraph, also: Set[str] = frozenset()) -> list[ir.Node]:
+    """Every Attention, in order. Each is causal or has a mask, and is nothing that passes drop.
+
+    Args:
+        also: attributes that the pass knows beside those of every Attention.
+    """
     nodes = nodes_of(graph.model.graph, "Attention")
     for node in nodes:
-        unknown = set(node.attributes) - _ATTENTION_ATTRIBUTES
+        unknown = set(node.attributes) - _ATTENTION_ATTRIBUTES - also
         masked = len(node.inputs) > 3 and node.inputs[3] is not None
         if unknown or masked == bool(node.attributes.get_int("is_causal", 0)):
             raise AssertionError(

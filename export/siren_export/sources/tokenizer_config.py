@@ -25,7 +25,8 @@ _HARMLESS = frozenset(
         "pad_token_id", "pad_token_type_id", "padding", "padding_side", "processor_class",
         "response_template", "return_attention_mask", "sp_model_kwargs",
         "spaces_between_special_tokens", "special_tokens_map_file", "stride", "tokenizer_class",
-        "tokenizer_file", "transformers_version", "truncation", "truncation_strategy",
+        "tokenizer_file", "transformers_version", "trim_offsets", "truncation",
+        "truncation_strategy",
         "unk_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "use_default_system_prompt",
         "use_fast", "verbose", "vocab_file", "vocab_size", "wordpieces_prefix",
     }
@@ -35,8 +36,10 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "fix_mistral_regex": (False, None),
     "init_inputs": ([], None),
     "never_split": ([], None),
+    "split_by_punct": (False, None),
     "split_special_tokens": (False, None),
     "truncation_side": ("right",),
+    "vocab_type": ("spm", None),
 }
 _OF_TOKENS = frozenset(
     {"added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"}
