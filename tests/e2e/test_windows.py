@@ -1,15 +1,19 @@
 """Attention that looks back no further than a window: exact beyond it, and no more is kept."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backbones import MAX_LENGTH
+from guards import load_guard
 from reference import load_reference
 from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.bundle.graphs import CacheSpec
+from siren_runtime.errors import BundleError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.reader import IncrementalReader
 from siren_runtime.streaming.state import StreamState
@@ -102,3 +106,15 @@ def test_a_ring_is_read_anew_only_where_it_lost_what_is_needed():
     assert spec.usable(100 - 41, 100) == 59
     assert spec.usable(100 - 42, 100) == 0
     assert CacheSpec(2, 1, 8, "float32").usable(1, 10_000) == 1
+
+
+@pytest.mark.parametrize("written", ["window_4", "window_08", "past", "window_80000000000"])
+def test_a_manifest_of_other_windows_than_the_graphs_is_refused(export, tmp_path, written):
+    """A ring of another size would drop tokens that the graph looks for."""
+    exported = export("gemma3", max_length=LIMIT).bundle
+    bundle = shutil.copytree(exported, tmp_path / "bundle")
+    manifest = (bundle / "guard.json").read_text()
+    assert "window_8" in manifest
+    (bundle / "guard.json").write_text(manifest.replace("window_8", written))
+    with pytest.raises(BundleError, match="window_8"):
+        load_guard(bundle, threads=1, streaming=True)

@@ -21,6 +21,7 @@ window_n. It is a ring: token p lies at p modulo the length of the buffer, which
 at least, or all.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -49,6 +50,7 @@ _BYTES = {"float32": 4, "float16": 2}
 _WINDOW = "window_"  # and the tokens that a token sees
 # Tokens that a ring holds beyond its window, so that as many may be taken back; and its steps.
 _TAKEN_BACK, _GRANULE = 32, 16
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 Shape = list[int | str]  # a dimension is a size or the name of a free one
 
@@ -151,8 +153,10 @@ def _past(window: int | None) -> str:
 
 def _window(past: int | str) -> int | None:
     """The window that the name of such a dimension tells of, where it does."""
-    number = str(past).removeprefix(_WINDOW)
-    return int(number) if number != past and number.isdecimal() and int(number) > 0 else None
+    if not isinstance(past, str) or not past.startswith(_WINDOW):
+        return None
+    number = past.removeprefix(_WINDOW)
+    return int(number) if _NUMBER.fullmatch(number) else None
 
 
 def _ring(window: int) -> int:

@@ -214,7 +214,10 @@ class Streams:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that each token held takes, in bytes: its keys, values and neurons."""
+        """Memory that each token held takes, in bytes: its keys, values and neurons.
+
+        Blocks that look back over a window keep no more tokens than that.
+        """
         return sum(member.reader.bytes_per_token for member in self.sessions.members)
 
     @property
