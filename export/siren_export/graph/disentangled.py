@@ -93,8 +93,9 @@ def disentangled_attention(
 
     def of_distances(x: ir.Value, table: ir.Value, rows: ir.Value) -> ir.Value:
         """x [batch, heads, sequence, head_dim] with each distance: [.., sequence, sequence]."""
-        y = g.op("Reshape", g.op("Gather", table, rows), g.const([0, heads, head_dim]))
-        found = g.op("MatMul", x, g.op("Transpose", y, perm=[1, 2, 0]))
+        # Of as many axes as x: ONNX Runtime 1.32 crashes on float16 products of 4 and 3.
+        y = g.op("Reshape", g.op("Gather", table, rows), g.const([1, -1, heads, head_dim]))
+        found = g.op("MatMul", x, g.op("Transpose", y, perm=[0, 2, 3, 1]))
         return _aligned(g, found, distances.length)
 
     q, k, v = heads_first(g.op("Mul", q, scale)), heads_first(k), heads_first(v)
