@@ -16,6 +16,7 @@ from siren_bench.commands.plan_build import plan_build
 from siren_bench.commands.profile import profile
 from siren_bench.commands.report import report
 from siren_bench.commands.scaling import scaling
+from siren_bench.commands.serve import serve
 from siren_bench.commands.setup_optimum import setup_optimum
 from siren_bench.commands.spans import spans
 from siren_bench.commands.stream import stream
@@ -45,6 +46,7 @@ for _command, _example in (
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (spans, "spans minilm --tokens 40,512,2048"),
     (large_texts, "large-texts minilm"),
+    (serve, "serve minilm --callers 1,16"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),

@@ -154,7 +154,7 @@ def _refusal(error: Exception) -> RefusedRequest:
         return RefusedRequest(422, "invalid", "; ".join(where) or error.detail)
     if isinstance(error, msgspec.ValidationError):
         return RefusedRequest(422, "invalid", str(error))
-    if isinstance(error, SerializationException | msgspec.DecodeError | UnicodeError):
+    if isinstance(error, SerializationException | msgspec.DecodeError | RecursionError):
         return RefusedRequest(400, "not_json", f"the body is not JSON: {error}")
     if isinstance(error, NotFoundException):
         return RefusedRequest(404, "not_found", "no such path; /openapi.json lists them")

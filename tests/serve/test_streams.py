@@ -79,10 +79,9 @@ def test_a_message_that_is_not_understood_ends_a_websocket(
     with _connect(server) as socket:
         for message in messages:
             socket.send(message)
-        answers = []
+        answers = [json.loads(socket.recv()) for _ in messages]
         with pytest.raises(ConnectionClosed):
-            while True:
-                answers.append(json.loads(socket.recv()))
+            socket.recv()
     assert answers[-1]["type"] == "error"
     assert answers[-1]["error"]["code"] == code
 
