@@ -186,6 +186,7 @@ def _opened(source: str, settings: Settings) -> Guard:
         source,
         backend=settings.backend,
         threads=settings.threads,
+        streaming=settings.streaming,
         long_text=settings.long_text,
         unreadable=settings.unreadable,
         max_tokens_per_text=settings.max_text_tokens,

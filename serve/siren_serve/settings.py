@@ -15,6 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         guards: name -> what `Guard.load` takes.
         threads, runs: CPU threads of an engine run, and engine runs at once, of each guard.
         gather_ms: as `Sharing.gather`.
+        streaming: open streaming graphs at the start, as `Guard.load`.
         timeout_s: seconds in which a request is answered, from when its body is there.
         body_timeout_s: seconds in which the headers, and then the body, must have come.
         max_body_bytes, max_texts: of one request.
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: int = 1
     runs: int = 1
     gather_ms: float = 0.0
+    streaming: bool = False
     long_text: LongText = "windows"
     unreadable: Unreadable = "refuse"
     timeout_s: float = 10.0

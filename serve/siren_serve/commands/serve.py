@@ -39,6 +39,9 @@ def serve(
     gather_ms: Annotated[
         float, typer.Option(min=0, max=1000, help="A lone text waits so long for others.")
     ] = 0,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Open streaming graphs at once; they score too.")
+    ] = False,
     long_text: Annotated[LongText, typer.Option(help="How a long text is read.")] = "windows",
     unreadable: Annotated[
         Unreadable, typer.Option(help="What a text too unknown gets.")
@@ -89,6 +92,7 @@ def serve(
         threads=threads,
         runs=runs or max(1, usable_cores() // threads),
         gather_ms=gather_ms,
+        streaming=streaming,
         long_text=long_text,
         unreadable=unreadable,
         timeout_s=timeout,
