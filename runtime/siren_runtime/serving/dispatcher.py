@@ -47,9 +47,7 @@ class Dispatcher:
         self._turn = self._calls = 0
         self._feeding = self._closing = self._dropping = False
         self._speed = 0.0  # tokens a second
-        self._budgets = [
-            sharing.token_budget or scorer.backend.token_budget for scorer in guard.scorers
-        ]
+        self._budgets = [sharing.budget_of(scorer.backend) for scorer in guard.scorers]
         self._changed = threading.Condition()
         self._answering = threading.Lock()
         self._threads = [
