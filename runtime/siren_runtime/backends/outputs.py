@@ -49,7 +49,18 @@ def tempered_scores(outputs: Outputs | StreamOutputs, temperature: float) -> Flo
     return np.where(np.isfinite(outputs.score), scores, outputs.score)
 
 
-def not_finite(arrays: Mapping[str, FloatArray]) -> dict[int, str]:
+def precise_scores(outputs: Outputs, temperature: float) -> npt.NDArray[np.float64]:
+    """Return the scores at a temperature in float64 [batch], which tells apart what float32 rounds
+    to 1; NaN where the engine's own score is not finite.
+    """
+    logits = outputs.logits.astype(np.float64) / temperature
+    with np.errstate(invalid="ignore"):  # of logits that are not finite
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: npt.NDArray[np.float64] = shares[:, HARMFUL] / shares.sum(axis=-1)
+    return np.where(np.isfinite(outputs.score), scores, np.nan)
+
+
+def not_finite(arrays: Mapping[str, npt.NDArray[np.floating[Any]]]) -> dict[int, str]:
     """Return the rows that hold a value which is not finite, and the first array that does.
 
     A comparison with NaN is false, so a score that is not finite would pass as safe.

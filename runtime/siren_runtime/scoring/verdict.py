@@ -14,8 +14,7 @@ from .call import Call
 from .result import UNREADABLE, ScoreResult, SpanScore
 from .scorer import TextScore
 
-# Float32 scores round to 1 above log-odds of about 17.
-_SMALLEST = 2.0**-24
+_SMALLEST = 2.0**-53  # the distance of 1 to the largest float64 below it
 
 
 @dataclass(frozen=True)

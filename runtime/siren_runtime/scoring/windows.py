@@ -1,8 +1,10 @@
 """Run windows of texts, and the spans that they have, on a backend, in batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import numpy as np
 
 from siren_runtime.backends.base import Backend
 from siren_runtime.backends.batching import micro_batches, right_pad
@@ -12,6 +14,7 @@ from siren_runtime.backends.outputs import (
     Outputs,
     no_verdict,
     not_finite,
+    precise_scores,
     tempered_scores,
 )
 from siren_runtime.bundle.graphs import SCORE
@@ -32,11 +35,13 @@ class Scored:
     Attributes:
         score: probability of harm at the bundle's temperature, 0 to 1, finite.
         features: float32 [n_features], what the head read.
-        spans: the score of each of the window's spans, like `score`.
+        precise: `score` in float64, which tells apart what float32 rounds to 1.
+        spans: the score of each of the window's spans, like `precise`.
     """
 
     score: float
     features: FloatArray
+    precise: float
     spans: tuple[float, ...] = ()
 
 
@@ -96,16 +101,24 @@ class WindowRun:
             for key, window in batch.items():
                 results |= self._one_batch({key: window})
             return results
-        scores, unusable = self._checked(outputs)
-        of_spans, unusable_spans = self._checked(spans) if spans else ([], {})
+        temperature = self.manifest.temperature
+        scores, precise = (
+            tempered_scores(outputs, temperature),
+            precise_scores(outputs, temperature),
+        )
+        unusable = not_finite({**vars(outputs), SCORE: scores})
+        of_spans = np.zeros(0) if spans is None else precise_scores(spans, temperature)
+        unusable_spans = {} if spans is None else not_finite({**vars(spans), SCORE: of_spans})
         results, first = {}, 0
         for row, (key, window) in enumerate(batch.items()):
             mine = range(first, first + len(window.cuts))
             first = mine.stop
             wrong = [unusable[row]] if row in unusable else []
             wrong += [unusable_spans[span] for span in mine if span in unusable_spans]
-            scored = Scored(scores[row], outputs.features[row], tuple(of_spans[i] for i in mine))
-            results[key] = no_verdict(wrong[0]) if wrong else scored
+            found = float(scores[row]), outputs.features[row], float(precise[row])
+            results[key] = (
+                no_verdict(wrong[0]) if wrong else Scored(*found, (*of_spans[mine].tolist(),))
+            )
         return results
 
     def _outputs(self, windows: Sequence[Window]) -> tuple[Outputs, Outputs | None]:
@@ -116,11 +129,6 @@ class WindowRun:
             return self.backend.run_spans(*tokens, cuts)
         return self.backend.run(*tokens), None
 
-    def _checked(self, outputs: Outputs) -> tuple[list[float], dict[int, str]]:
-        """The scores, and the rows that have no verdict with what of them is not finite."""
-        scores = tempered_scores(outputs, self.manifest.temperature)
-        return scores.tolist(), not_finite({**vars(outputs), SCORE: scores})
-
 
 def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendError:
     """A window's score and those of its spans, which come after it."""
@@ -129,4 +137,4 @@ def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendErro
         if isinstance(one, BackendError):
             return one
         good.append(one)
-    return Scored(good[0].score, good[0].features, tuple(one.score for one in good[1:]))
+    return replace(good[0], spans=tuple(one.precise for one in good[1:]))

@@ -7,7 +7,6 @@ from siren_runtime.backends.base import Backend
 from siren_runtime.bundle.arguments import real_number, whole_number
 from siren_runtime.errors import InputError
 
-
 # Measured with MiniLM in int8 and float32: one CPU thread takes as long for a token at 128 of them
 # as at 512, and twice as long at 20; larger runs only pad more, and answer later.
 _CPU_TOKEN_BUDGET = 128

@@ -254,4 +254,5 @@ def _moved(threshold: float, scale: float) -> float:
     """Return where a threshold lies once log-odds are divided by `scale`. 0 and 1 stay."""
     if not 0.0 < threshold < 1.0:
         return threshold
-    return float(1 / (1 + np.exp(-_log_odds(np.array(threshold)) / scale)))
+    log_odds = math.log(threshold) - math.log1p(-threshold)
+    return 1 / (1 + math.exp(-log_odds / scale))
