@@ -61,7 +61,7 @@ def write_gguf(
     for name, array in _tensors(backbone, config, architecture).items():
         kind = next((t for part, t in (types or {}).items() if part in name), "F32")
         stored = gguf.GGMLQuantizationType[kind]
-        data = gguf.quantize(array, stored) if array.ndim == 2 else array
+        data = _quantized(array, stored) if array.ndim == 2 else array
         writer.add_tensor(name, data, raw_dtype=stored if array.ndim == 2 else None)
     if change is not None:
         change(writer)
@@ -70,6 +70,17 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _quantized(array: np.ndarray, stored: gguf.GGMLQuantizationType) -> np.ndarray:
+    """Stored rows; of Q4_K, which the package does not quantize to, any with the gain of one."""
+    if stored != gguf.GGMLQuantizationType.Q4_K:
+        return gguf.quantize(array, stored)
+    shape = (len(array), array.shape[1] // 256, 144)
+    blocks = np.random.default_rng(array.size).integers(0, 256, shape, np.uint8)
+    factors = np.array([0.006, 0.03], np.float16) / np.float16(array.shape[1] ** 0.5)
+    blocks[:, :, :4] = factors.view(np.uint8)
+    return blocks.reshape(len(array), -1)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -120,6 +120,7 @@ def export_bundle(
             verification=Verification(status="unverified", reason="not asked for"),
             tuning=tuning,
             saturation_free=row.saturation_free,
+            carried_over=len(graphs["score"].carried_over),
             versions={p: metadata.version(p) for p in _MADE_BY},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )

@@ -304,6 +304,10 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
         f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
         f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
+    if manifest.carried_over:
+        console.print(
+            f"carried over: {manifest.carried_over} matrices keep the blocks that the file has"
+        )
     if report.status == "unverified":
         console.print(Text.assemble(("unverified", "yellow"), f": {report.reason}"))
     else:

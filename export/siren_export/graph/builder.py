@@ -27,6 +27,7 @@ class GuardGraph:
         roles: of the backbone's matrices, by the names that they were authored with.
         compute: the dtype of matrix products and attention.
         causal: whether a token sees none after it.
+        carried_over: names of matrices that keep the blocks that the checkpoint has them in.
     """
 
     model: ir.Model
@@ -34,6 +35,7 @@ class GuardGraph:
     roles: dict[str, Role] = field(default_factory=dict)
     compute: ir.DataType = FLOAT
     causal: bool = True
+    carried_over: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from siren_export.sources.finite import all_finite
-from siren_export.sources.weights import WeightSource
+from siren_export.sources.weights import Blocks, WeightSource
 from siren_runtime.bundle.manifest import FileSpec
 from siren_runtime.errors import CheckpointError
 
@@ -22,12 +23,28 @@ BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What a weight is made of where the checkpoint has it in blocks of few bits.
+
+    `read` gives some of its rows, [out, in] of a matrix, as they are stored.
+    """
+
+    bits: int
+    has_minimums: bool
+    read: Callable[[slice], Blocks]
+
+
+@dataclass(frozen=True)
 class Weight:
-    """A tensor of the graph: `blocks()` yields its values in row-major order, piece by piece."""
+    """A tensor of the graph: `blocks()` yields its values in row-major order, piece by piece.
+
+    `stored` is there where they are exactly those of blocks that the checkpoint has.
+    """
 
     dtype: ir.DataType
     shape: tuple[int, ...]
     blocks: Callable[[], Iterator[np.ndarray]]
+    stored: Stored | None = None
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +94,8 @@ class BackboneWeights:
             values = self._cast(name, self.source.read(name, part), dtype, scale)
             yield np.ascontiguousarray(values.T)
 
-        return Weight(dtype, shape[::-1], blocks)
+        whole = scale == 1.0 and rows is None
+        return Weight(dtype, shape[::-1], blocks, self._stored(name) if whole else None)
 
     def table(self, name: str, shape: tuple[int, int], dtype: ir.DataType) -> Weight:
         """An embedding [rows, channels], streamed in blocks of rows."""
@@ -89,7 +107,7 @@ class BackboneWeights:
                 block = self.source.read(name, slice(start, min(start + rows, shape[0])))
                 yield self._cast(name, block, dtype)
 
-        return Weight(dtype, shape, blocks)
+        return Weight(dtype, shape, blocks, self._stored(name))
 
     def vector(
         self,
@@ -132,6 +150,10 @@ class BackboneWeights:
     def _part(self, name: str, shape: tuple[int, ...], rows: Rows | None) -> slice | None:
         self._check(name, shape if rows is None else (rows.stored, *shape[1:]))
         return None if rows is None else slice(rows.start, rows.start + shape[0])
+
+    def _stored(self, name: str) -> Stored | None:
+        layout = self.source.block_layout(name)
+        return None if layout is None else Stored(*layout, partial(self.source.read_blocks, name))
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.source.tensors.get(name)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
+from .carry_over import CarriedOver
 from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
 from .options import Options
@@ -26,9 +27,17 @@ _ACCURACY_LEVEL = 4
 
 
 def quantize_for_onnxruntime_int4(graph: GuardGraph, options: Options) -> None:
-    """Rewrite every product with a constant matrix, its bias included."""
+    """Rewrite every product with a constant matrix, its bias included.
+
+    A matrix that the checkpoint has in blocks keeps them.
+    """
+    carried_over = CarriedOver(graph)
     for linear in linears(graph):
-        if linear.matrix_name not in options.keep_float:
+        if linear.matrix_name in options.keep_float:
+            continue
+        if graph.weights[linear.matrix_name].stored is not None:
+            carried_over.replace(linear)
+        else:
             _replace(graph, linear, options.moments(linear.matrix_name))
 
 

@@ -12,9 +12,10 @@ from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import CheckpointError
 
 from .finite import all_finite
+from .gguf_blocks import LAYOUTS, unpack
 from .gguf_file import GgufFile, StoredTensor
 from .gguf_names import names_of_tensors
-from .weights import Array, TensorInfo
+from .weights import Array, Blocks, TensorInfo
 
 _FLOATS: Mapping[str, np.dtype[np.generic]] = {
     "F32": np.dtype(np.float32),
@@ -66,12 +67,21 @@ class GgufWeights:
             values = _decoded(self.stored_rows(name, rows), layout.stored.type)
         if layout.added:
             values = values.astype(np.float32, copy=False) - np.float32(layout.added)
-        if not all_finite(values):
-            raise CheckpointError(
-                f"{self.file.path}: tensor {layout.stored.name!r} holds NaN or infinite values; "
-                "the file is damaged"
-            )
+        self._check_finite(name, values)
         return values
+
+    def block_layout(self, name: str) -> tuple[int, bool] | None:
+        """As `WeightSource.block_layout`."""
+        stored = self.stored(name)
+        return LAYOUTS.get(stored.type.name) if len(stored.shape) == 2 else None
+
+    def read_blocks(self, name: str, rows: slice | None = None) -> Blocks:
+        """As `WeightSource.read_blocks`: integers, scales and minimums are those of the file."""
+        blocks = unpack(self.stored_rows(name, rows), self.stored(name).type)
+        self._check_finite(name, blocks.scales)
+        if blocks.minimums is not None:
+            self._check_finite(name, blocks.minimums)
+        return blocks
 
     def stored(self, name: str) -> StoredTensor:
         """What the file holds for a tensor, before anything is undone."""
@@ -84,6 +94,13 @@ class GgufWeights:
             return self.file.read(layout.stored.name, rows)
         data: Array = self.file.read(layout.stored.name)[layout.order[rows or slice(None)]]
         return data
+
+    def _check_finite(self, name: str, values: Array) -> None:
+        if not all_finite(values):
+            raise CheckpointError(
+                f"{self.file.path}: tensor {self.stored(name).name!r} holds NaN or infinite "
+                "values; the file is damaged"
+            )
 
     def digests(self) -> dict[str, str]:
         """The SHA-256 of the file, by its name."""

@@ -15,7 +15,7 @@ from siren_runtime.errors import CheckpointError
 from .finite import all_finite
 from .local_file import read_json
 from .safetensors_file import SafetensorsFile
-from .weights import Array, TensorInfo
+from .weights import Array, Blocks, TensorInfo
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -60,6 +60,13 @@ class SafetensorsWeights:
                 "is damaged"
             )
         return values
+
+    def block_layout(self, name: str) -> None:
+        """As `WeightSource.block_layout`: no matrix is in blocks."""
+
+    def read_blocks(self, name: str, rows: slice | None = None) -> Blocks:
+        """As `WeightSource.read_blocks`; there is none to read."""
+        raise ValueError(f"{name} is not stored in blocks")
 
     def digests(self) -> dict[str, str]:
         """The SHA-256 of every safetensors file of the folder, by its name."""

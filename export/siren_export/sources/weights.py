@@ -25,6 +25,27 @@ class TensorInfo:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+BLOCK = 32  # inputs that share a scale where a matrix is stored in blocks
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix [out, in] as a file of 4 or 8 bits has it, with a scale for each block of inputs.
+
+        W = integer * scale + minimum               where there are minimums
+        W = (integer - middle) * scale              else; the middle is 8, or 128 of 8 bits
+
+    Attributes:
+        integers: uint8 [out, in], of 4 bits 0 to 15.
+        scales: float32 [out, in / BLOCK].
+        minimums: float32 [out, in / BLOCK], or None.
+    """
+
+    integers: Array
+    scales: Array
+    minimums: Array | None
+
+
 class WeightSource(Protocol):
     """The tensors of a backbone, read one by one.
 
@@ -52,6 +73,16 @@ class WeightSource(Protocol):
         Raises:
             CheckpointError: there is no such tensor, it is no float of a kind that a backbone's
                 weights may have, it cannot be read, or it holds a value that is not finite.
+        """
+
+    def block_layout(self, name: str) -> tuple[int, bool] | None:
+        """Bits (4 or 8) and whether there are minimums, where `read_blocks` gives the matrix."""
+
+    def read_blocks(self, name: str, rows: slice | None = None) -> Blocks:
+        """Return a matrix as it is stored, or some rows of it, where `block_layout` is not None.
+
+        Raises:
+            CheckpointError: it cannot be read, or a scale or minimum is not finite.
         """
 
     def digests(self) -> dict[str, str]:

@@ -93,6 +93,7 @@ class Manifest(Strict, frozen=True):
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
     tuning: Tuning | None = None
     saturation_free: bool = False
+    carried_over: Size = 0
 
     @property
     def head(self) -> HeadSpec:
