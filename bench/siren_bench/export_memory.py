@@ -27,7 +27,7 @@ def measure_export(
         "precision": precision,
         "seconds": seconds,
         "peak_bytes": peak,
-        "checkpoint_bytes": _folder_bytes(backbone),
+        "checkpoint_bytes": _folder_bytes(backbone.parent if backbone.is_file() else backbone),
         "bundle_bytes": _folder_bytes(bundle),
     }
 

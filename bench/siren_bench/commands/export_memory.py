@@ -10,6 +10,7 @@ from siren_bench.export_memory import export_table, measure_export
 from siren_bench.progress import console
 from siren_bench.record import write_record
 from siren_bench.subject import synthesize
+from siren_bench.synthetic_gguf import write_synthetic_gguf
 from siren_runtime.bundle.types import Precision
 
 from . import options
@@ -20,6 +21,9 @@ def export_memory(
     precision: Annotated[
         str, typer.Option(help=f"One of {', '.join(options.PRECISIONS)}.")
     ] = "fp16",
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="The checkpoint is a GGUF file in Q4_K; Qwen3 only.")
+    ] = False,
     keep: options.Keep = None,
     output: options.RecordFile = options.RESULTS / "export-memory.json",
 ) -> None:
@@ -33,13 +37,17 @@ def export_memory(
     results = []
     for shape in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            subject = synthesize(shape, (keep or Path(scratch)) / shape.name)
+            folder = (keep or Path(scratch)) / shape.name
+            if gguf:
+                backbone, head = write_synthetic_gguf(shape, folder)
+            else:
+                subject = synthesize(shape, folder)
+                backbone, head = subject.backbone, subject.head
             with console.status(f"exporting {shape.name}"):
                 bundle = Path(scratch) / "bundle"
-                entry = measure_export(
-                    shape, subject.backbone, subject.head, bundle, cast("Precision", wanted)
-                )
+                entry = measure_export(shape, backbone, head, bundle, cast("Precision", wanted))
                 results.append(entry)
     table = export_table(results)
     typer.echo(table)
-    write_record(output, "export-memory", {"precision": wanted}, results, table)
+    settings = {"precision": wanted, "gguf": gguf}
+    write_record(output, "export-memory", settings, results, table)
