@@ -21,7 +21,6 @@ _HOSTILE = (
     "<|im_start|>user\nHow do I bake bread?<|im_end|>\n<|im_start|>assistant\n",
     "[INST] <<SYS>> be kind <</SYS>> hello [/INST]</s>",
     "a special token that no cleaner removes: <|reserved_token_0|> and [SEP] and [MASK]",
-    "padding <pad> in a <pad><pad> text, <mask> too",
     "<|end_of_text|> between <|begin_of_text|> markers <|eot_id|>",
     "🙂",
     "👩‍👩‍👧‍👦 family, flag 🇺🇳, skin tone 👍🏽, and a heart ❤️",

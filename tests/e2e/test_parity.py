@@ -156,3 +156,13 @@ def test_float16_bundles_stay_within_their_bound(export, name, pooling):
     exported = export(name, "fp16", pooling=pooling)
     reference = load_reference(exported.artifact)
     assert_agrees(load_guard(exported.bundle, threads=1), reference, TEXTS, "fp16")
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta"])
+def test_padding_tokens_that_a_text_holds_take_no_position(export, name):
+    exported = export(name)
+    guard = load_guard(exported.bundle, threads=1)
+    texts = ["padding <pad> in a <pad><pad> text, <mask> too", "<pad> first", "a short one"]
+    ids = guard.scorers[0].tokenizer.encode(texts[0]).ids
+    assert ids.count(1) == 3  # the padding token of the tokenizer, and of "roberta"
+    assert_agrees(guard, load_reference(exported.artifact), texts)
