@@ -135,6 +135,8 @@ def _tokenizer(backbone: Path, config: dict[str, Any], pre: str) -> dict[str, An
         elif len(token) == 6 and token.startswith("<0x"):
             kind = _BYTE
         kinds.append(kind)
+    if config["model_type"].startswith("gemma"):
+        _rename_as_gemmas(tokens, kinds)
     keys: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
     if data["model"].get("byte_fallback"):
         gemma = config["model_type"].startswith("gemma")
@@ -148,6 +150,13 @@ def _tokenizer(backbone: Path, config: dict[str, Any], pre: str) -> dict[str, An
             keys[f"{key}_token_id"] = vocabulary[companion[f"{name}_token"]]
     keys["add_bos_token"] = (data.get("post_processor") or {}).get("type") == "TemplateProcessing"
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+
+
+def _rename_as_gemmas(tokens: list[str], kinds: list[int]) -> None:
+    """Let special tokens be called as Gemma's are, which transformers adds where they are not."""
+    for old, new in (("<s>", "<bos>"), ("</s>", "<eos>")):
+        tokens[tokens.index(old)] = new
+    tokens[-2:], kinds[-2:] = ["<pad>", "<mask>"], [_CONTROL, _CONTROL]
 
 
 def _tensors(backbone: Path, config: dict[str, Any], architecture: str) -> dict[str, np.ndarray]:

@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from backbones import BackboneSpec
 from gguf_files import write_gguf
 from guards import load_guard
-from models import BackboneSpec, make_artifact, make_backbone
+from models import make_artifact, make_backbone
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

@@ -117,6 +117,28 @@ def test_an_export_is_verified_against_what_transformers_reads_of_the_file(
     assert report.max_difference < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_an_export_of_gemma_is_verified_likewise(
+    name: str,
+    precision: str,
+    backbone_folder: Folders,
+    tmp_path: Path,
+    export: Callable[..., tuple[int, str]],
+) -> None:
+    types = {"token_embd": "Q8_0", "blk": "Q4_1"}
+    path = write_gguf(tmp_path / "model.gguf", backbone_folder(name), types=types)
+    weights, original = (load_checkpoint(p).weights for p in (path, backbone_folder(name)))
+    norm = "layers.2.pre_feedforward_layernorm.weight"
+    np.testing.assert_allclose(weights.read(norm), original.read(norm), atol=1e-6)
+    head = make_artifact(tmp_path / "head", backbone_folder(name))
+    status, err = export(head, path, "--precision", precision)
+    assert status == 0, err
+    report = Guard.load(tmp_path / "bundle").manifest.verification
+    assert report.max_difference is not None
+    assert report.max_difference < 1e-4
+
+
 def test_scores_are_those_of_the_folder_where_nothing_is_quantized(
     backbone_folder: Folders, tmp_path: Path, export: Callable[..., tuple[int, str]]
 ) -> None:

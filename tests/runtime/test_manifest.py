@@ -83,7 +83,16 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "mean_difference",
         "context_length",
     }
-    optional |= {"labels", "tiers", "spans", "temperature", "saturation_free", "tuning", "note"}
+    optional |= {
+        "labels",
+        "tiers",
+        "spans",
+        "temperature",
+        "saturation_free",
+        "tuning",
+        "note",
+        "carried_over",
+    }
     free = [manifest[name] for name in ("files", "graphs", "versions", "heads")]
     for position, original in enumerate(_objects(manifest)):
         if original in free:
