@@ -7,18 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siren_runtime.serving.waiting import WaitingWindows
+from siren_runtime.text.reading import Window
 
 
 @dataclass(eq=False)
 class Call:
     """As much of a pending call as the queue looks at."""
 
-    windows: list[dict[Any, list[int]]]
+    windows: list[dict[Any, Window]]
     ended: bool = False
 
     @property
     def tokens(self) -> int:
-        return sum(len(ids) for windows in self.windows for ids in windows.values())
+        return sum(len(w.ids) for windows in self.windows for w in windows.values())
 
     def has_ended(self) -> bool:
         return self.ended
@@ -35,7 +36,7 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
 ) -> None:
     queue = WaitingWindows()
     pending = [
-        Call([{(0, n): [0] * length for n, length in enumerate(member)} for member in call])
+        Call([{(0, n): Window([0] * length) for n, length in enumerate(member)} for member in call])
         for call in lengths
     ]
     for turn, call in enumerate(pending):
@@ -48,7 +49,7 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
         batch = queue.take([budget, budget])
         assert first in batch
         assert len({window.member for window in batch}) == 1
-        longest = max(len(window.ids) for window in batch)
+        longest = max(len(waiting.window.ids) for waiting in batch)
         assert len(batch) == 1 or len(batch) * longest <= budget
         assert all(window.turn >= first.turn for window in batch)
         taken += batch
