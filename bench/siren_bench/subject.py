@@ -13,6 +13,7 @@ from siren_runtime.errors import InputError
 
 from .kept import made_whole
 from .progress import progress_bar
+from .real_models import REAL_MODELS, RealModel, shape_of, write_real_model
 from .shapes import SHAPES, Shape
 from .synthetic import write_checkpoint, write_head
 
@@ -24,7 +25,7 @@ class Subject:
     """A head, whose base_model.model_id is the folder `backbone`, and what reports call them.
 
     Attributes:
-        random: The weights are random, so scores mean nothing.
+        random: The head's weights are random, so scores mean nothing.
     """
 
     head: Path
@@ -36,7 +37,7 @@ class Subject:
 def find_subject(
     name: str, folder: Path, backbone: Path | None = None, max_length: int = MAX_LENGTH
 ) -> Subject:
-    """Find a head by the name of a shape or of a shipped guard, or in a folder.
+    """Find a head by the name of a shape, a trained model or a shipped guard, or in a folder.
 
     Args:
         folder: A folder to write in: a shape's checkpoint and head, which are used again where
@@ -50,11 +51,14 @@ def find_subject(
     """
     if name in SHAPES:
         return synthesize(SHAPES[name], folder, f"head-{max_length}", max_length)
+    if name in REAL_MODELS:
+        return _real(REAL_MODELS[name], folder, max_length)
     recipe = find_recipe(name)
     if recipe is None and not Path(name).is_dir():
         raise InputError(
-            f"{name!r} is neither a shape ({', '.join(SHAPES)}), nor a shipped guard "
-            f"({', '.join(recipe_names())}), nor the folder of a head"
+            f"{name!r} is neither a shape ({', '.join(SHAPES)}), nor a trained model "
+            f"({', '.join(REAL_MODELS)}), nor a shipped guard ({', '.join(recipe_names())}), nor "
+            "the folder of a head"
         )
     head = recipe.artifact if recipe else Path(name)
     model_id = load_artifact(head).model_id
@@ -70,7 +74,7 @@ def folder_name(name: str, backbone: Path | None = None) -> str:
     A shape's is its name. Another's tells its files too, so that a head that was trained again,
     or another one of that name, finds nothing of the first.
     """
-    if name in SHAPES:
+    if name in SHAPES or name in REAL_MODELS:
         return name
     recipe = find_recipe(name)
     head = (recipe.artifact if recipe else Path(name)).resolve()
@@ -95,6 +99,18 @@ def synthesize(
         with made_whole(head) as unfinished:
             write_head(unfinished, shape, backbone, max_length=max_length)
     return Subject(head, backbone, f"{shape.name}, random weights of the true shape", random=True)
+
+
+def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
+    """Dequantize a trained model, and write a random head for it, where they are not there yet."""
+    backbone, head = folder / "backbone", folder / f"head-{max_length}"
+    if not backbone.exists():
+        with made_whole(backbone) as unfinished, progress_bar() as progress:
+            write_real_model(model, unfinished, progress)
+    if not head.exists():
+        with made_whole(head) as unfinished:
+            write_head(unfinished, shape_of(model, backbone), backbone, max_length=max_length)
+    return Subject(head, backbone, f"{model.name}, trained weights, a random head", random=True)
 
 
 def _pointed_to(backbone: Path, head: Path, folder: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from siren_bench.peers.registry import PEERS, peer_names
+from siren_bench.real_models import REAL_MODELS
 from siren_bench.shapes import SHAPES, Shape
 
 RESULTS = Path("bench/results")
@@ -17,8 +18,8 @@ LLM_SIREN = "llm-siren-float32,llm-siren-bfloat16"
 Head = Annotated[
     str,
     typer.Argument(
-        help="A shipped guard (minilm), a head's folder, or a shape to fill with random "
-        f"weights ({SHAPE_NAMES})."
+        help="A shipped guard (minilm), a head's folder, a trained model "
+        f"({', '.join(REAL_MODELS)}), or a shape to fill with random weights ({SHAPE_NAMES})."
     ),
 ]
 Backbone = Annotated[
