@@ -10,10 +10,11 @@ input, and its product has a thirty-second of the work. MatMulNBits takes zero p
 type too, -minimum / scale, but then dequantizes the whole matrix at every run (3.1 ms for a token
 and a matrix of 576 x 1,536; 0.1 ms as it is here), and they do not exist where a scale is zero.
 
-Activations stay in float32 (accuracy level 1), so that the scores are those of the float32 engine.
-Eight bits for them (level 4) moved SmolLM2's by 2e-3 in the mean and by 3e-2 at most, and took a
-third of the time for one token and no less for many. MatMulNBits has 8-bit integers at that level
-alone without dequantizing the whole matrix, hence the two halves.
+Activations stay in float32 (accuracy level 1), so that the scores are those of the float32 engine:
+on 304 texts SmolLM2's Q4_1 file moved them by 9e-7 in the mean and 3.4e-5 at most. Eight bits for
+activations (level 4) moved them by 4e-3 and 0.14, took a third of the time for one token, and no
+less for a text. MatMulNBits has 8-bit integers at that level alone without dequantizing the whole
+matrix, hence the two halves.
 """
 
 from collections.abc import Callable, Iterator
