@@ -6,7 +6,6 @@ from typing import Any
 
 from siren_runtime import Guard
 from siren_runtime.scoring.scorer import Scorer
-from siren_runtime.text.reading import Window
 
 WAIT_S = 30
 
@@ -27,11 +26,11 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scorer, name)
 
-    def run(self, windows: Mapping[Any, Window], *arguments: Any) -> Any:
-        self.runs.append([len(window.ids) for window in windows.values()])
+    def run(self, encoded: Mapping[Any, Any], *arguments: Any) -> Any:
+        self.runs.append([len(window.ids) for window in encoded.values()])
         self._begun.release()
         assert self._open.wait(WAIT_S)
-        return self._scorer.run(windows, *arguments)
+        return self._scorer.run(encoded, *arguments)
 
     def wait_for_run(self) -> None:
         """Wait until an engine run begins that was not waited for yet."""

@@ -70,8 +70,7 @@ def test_settings_of_a_call_are_its_own(plain: Guard) -> None:
 
 def test_what_comes_while_the_engine_is_busy_shares_the_next_run(plain: Guard) -> None:
     guard, gate = gated(plain)
-    sharing = Sharing(token_budget=200)
-    with SharedGuard(guard, sharing) as shared, ThreadPoolExecutor(16) as pool:
+    with SharedGuard(guard, Sharing(token_budget=512)) as shared, ThreadPoolExecutor(16) as pool:
         first = pool.submit(shared.score, "first")
         gate.wait_for_run()
         rest = [pool.submit(shared.score, "a" * (n + 1)) for n in range(12)]

@@ -49,7 +49,7 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
         batch = queue.take([budget, budget])
         assert first in batch
         assert len({window.member for window in batch}) == 1
-        longest = max(len(waiting.window.ids) for waiting in batch)
+        longest = max(window.length for window in batch)
         assert len(batch) == 1 or len(batch) * longest <= budget
         assert all(window.turn >= first.turn for window in batch)
         taken += batch

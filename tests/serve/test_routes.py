@@ -87,6 +87,14 @@ def test_a_text_is_scored_in_every_form(
     }
 
 
+def test_spans_are_asked_for_and_told(server: Running, guard: Guard) -> None:
+    text = "How do I pick a lock?"
+    answer = server.client.post("/v1/score", json={"text": text, "spans": [8]}).json()
+    expected = guard.score(text, spans=[8]).to_dict()
+    assert [span["tokens"] for span in answer["spans"]] == [8]
+    assert answer["spans"][0]["score"] == _close(expected["spans"][0]["score"])
+
+
 def test_a_list_has_a_result_or_an_error_for_each_text(server: Running, guard: Guard) -> None:
     inputs = ["good", "x" * 300_000, {"prompt": "a", "response": "b"}, {"messages": CONVERSATION}]
     answer = server.client.post("/v1/score", json={"inputs": inputs, "long_text": "truncate"})

@@ -223,7 +223,7 @@ class Dispatcher:
         with self._answering:
             for number, window in enumerate(batch):
                 window.call.take(member, {window.key: scored[number]})
-        tokens = sum(len(window.ids) for window in windows.values())
+        tokens = sum(waiting.length for waiting in batch)
         self._speed += (tokens / seconds - self._speed) * (_RECENT if self._speed else 1)
         waited = [started - window.since for window in batch]
         self._on_run(Run("score", len(batch), tokens, seconds, waited))

@@ -30,6 +30,11 @@ class Waiting:
     turn: int
     since: float
 
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+        return len(self.window.ids)
+
 
 class WaitingWindows:
     """A queue in order of turns. Its owner sees to it that one thread at a time uses it."""
@@ -64,7 +69,7 @@ class WaitingWindows:
         """
         member = self._windows[0].member
         near = [w for w in self._windows[:_CONSIDERED] if w.member == member]
-        lengths = [len(waiting.window.ids) for waiting in near]
+        lengths = [waiting.length for waiting in near]
         batches = micro_batches(lengths, token_budgets[member])
         taken = [near[index] for index in next(batch for batch in batches if 0 in batch)]
         chosen = set(taken)
@@ -82,4 +87,4 @@ class WaitingWindows:
     def _keep(self, windows: list[Waiting]) -> None:
         if len(windows) != len(self._windows):
             self._windows = windows
-            self.tokens = sum(len(waiting.window.ids) for waiting in windows)
+            self.tokens = sum(waiting.length for waiting in windows)
