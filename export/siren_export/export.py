@@ -19,7 +19,7 @@ from siren_runtime.bundle.manifest import (
 from siren_runtime.bundle.manifest import Backbone as BackboneEntry
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.bundle.report import Tuning, Verification
+from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import BundleError, CheckpointError, InputError
 from siren_runtime.text.rules import JOINER
@@ -35,6 +35,8 @@ from .guard.stream import author_stream, context_length
 from .heads.base import Artifact
 from .passes.calibration import Calibration, measure_inputs
 from .passes.edit import linears
+from .passes.example_texts import EXAMPLE_TEXTS
+from .passes.sensitive import sensitive
 from .passes.table import Row, lower, row_of
 from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
@@ -67,8 +69,8 @@ def export_bundle(
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
             numpy does not have, there is none.
-        calibration: example texts, for a target that quantizes activations, which needs them, and
-            for int4, whose weights are rounded by the linears' inputs on them.
+        calibration: example texts, by which int8, int4 and fp8 fit scales and rounding; by default
+            built-in ones.
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
             float32.
         tuning: how the precision was chosen (`siren_export.tune.tune`), kept in the manifest.
@@ -83,18 +85,21 @@ def export_bundle(
     Raises:
         ArtifactError, CheckpointError: the inputs are unusable, or the checkpoint names code of its
             own and cannot be verified; nothing is left at `output`.
-        InputError: the target has no such precision, needs `calibration`, or quantizes nothing
-            that `keep_float` names.
+        InputError: the target has no such precision, or quantizes nothing that `keep_float`
+            names.
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     backbone = parse_config(checkpoint.config, checkpoint.source)
     row = row_of(target, precision)
     context = context_length(artifact, backbone) if stream and row.streams else None
     graphs = _author(artifact, backbone, checkpoint, row, context)
-    inputs = _calibrate(graphs["score"], checkpoint, artifact.max_length, calibration, row)
+    inputs = calibrate(graphs["score"], checkpoint, artifact.max_length, calibration, row)
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
+    wider = frozenset[str]()
+    if row.four_bits is not None and inputs is not None:
+        wider = sensitive(graphs["score"], inputs, row.four_bits) - keep_float
     for graph in graphs.values():
-        lower(graph, row, keep_float, inputs)
+        lower(graph, row, keep_float, inputs, wider)
     with staging(output, overwrite=overwrite) as folder:
         files = write_graphs(graphs, folder, progress)
         if row.check is not None:
@@ -119,6 +124,9 @@ def export_bundle(
             files=files,
             verification=Verification(status="unverified", reason="not asked for"),
             tuning=tuning,
+            quantization=None
+            if inputs is None
+            else Quantization(len(calibration or EXAMPLE_TEXTS), not calibration, sorted(wider)),
             saturation_free=row.saturation_free,
             carried_over=len(graphs["score"].carried_over),
             versions={p: metadata.version(p) for p in _MADE_BY},
@@ -153,23 +161,25 @@ def _author(
     return graphs
 
 
-def _calibrate(
+def calibrate(
     graph: GuardGraph, checkpoint: Checkpoint, max_length: int, texts: Sequence[str], row: Row
 ) -> Calibration | None:
-    """Measure the linears' inputs on `texts`, where the row makes use of them."""
-    if row.calibration == "none" or (row.calibration == "helps" and not texts):
+    """Measure the linears' inputs, where the row makes use of them.
+
+    Args:
+        graph: of whole texts, as authored.
+        texts: as the guard will see them; by default built-in ones.
+    """
+    if row.calibration == "none":
         return None
-    if not texts:
-        raise InputError(
-            "this target quantizes activations, whose scales example texts give; name a file of "
-            "them, one a line, with --calibration"
-        )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_graphs({"score": graph}, folder, silent)
         write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
-        return measure_inputs(folder / graph_file("score"), tokenizer, texts)
+        moments = row.calibration == "moments"
+        score, texts = folder / graph_file("score"), texts or EXAMPLE_TEXTS
+        return measure_inputs(score, tokenizer, texts, moments=moments)
 
 
 def _check_kept(keep_float: Set[str], graph: GuardGraph, row: Row, setting: str) -> None:

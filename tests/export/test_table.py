@@ -25,6 +25,10 @@ def test_a_pair_without_a_row_is_refused_by_its_names(target, precision):
         assert row_of(target, precision) is TABLE[target, precision]
 
 
+def refused():
+    return {pair for pair, row in TABLE.items() if isinstance(row, str)}
+
+
 def rows(**wanted):
     return {
         pair
@@ -33,13 +37,16 @@ def rows(**wanted):
     }
 
 
-def test_texts_are_needed_where_activations_have_fixed_scales_and_help_where_weights_have_4_bits():
+def test_ranges_are_measured_where_activations_have_8_bits_and_moments_where_weights_have_4():
     tensorrt = ("tensorrt", "tensorrt10")
-    assert rows(calibration="needed") == {
+    assert rows(calibration="ranges") == {
+        ("onnxruntime", "int8"),
         *((target, "fp8") for target in (*tensorrt, "tensorrt-rtx")),
         *((target, "int8") for target in tensorrt),
     }
-    assert rows(calibration="helps") == {("onnxruntime", "int4"), ("tensorrt-rtx", "int4")}
+    four_bits = {("onnxruntime", "int4"), ("tensorrt-rtx", "int4")}
+    assert rows(calibration="moments") == four_bits
+    assert set(PAIRS) - four_bits - refused() == rows(four_bits=None)
 
 
 def test_all_stream_but_bfloat16_which_numpy_does_not_have():

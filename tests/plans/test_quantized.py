@@ -14,6 +14,7 @@ from guards import load_guard
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.calibration import measure_inputs, read_calibration
+from siren_export.passes.example_texts import EXAMPLE_TEXTS
 from siren_export.passes.four_bits import Grid, round_matrix
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
@@ -83,9 +84,13 @@ def test_calibrated_int8_stays_close_to_float32(export, name, target):
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
-def test_int8_without_calibration_texts_is_refused(export, target):
-    with pytest.raises(InputError, match="--calibration"):
-        export("qwen3", precision="int8", target=target)
+def test_int8_without_calibration_texts_is_fitted_to_the_built_in_ones(export, target):
+    expected = scores(export("qwen3").path)
+    bundle = export("qwen3", precision="int8", target=target)
+    assert np.abs(scores(bundle.path) - expected).mean() <= 0.05
+    quantization = bundle.manifest.quantization
+    assert quantization.built_in
+    assert quantization.examples == len(EXAMPLE_TEXTS)
 
 
 def test_a_calibration_file_without_a_text_is_refused(tmp_path):
@@ -243,3 +248,16 @@ def test_calibration_that_sees_what_is_not_finite_is_refused(export, tmp_path):
     tokenizer = Tokenizer(bundle.path / "tokenizer.json", 48)
     with pytest.raises(InputError, match=r"down_proj.* is not finite"):
         measure_inputs(broken / "score.onnx", tokenizer, TEXTS[:2])
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-rtx"])
+def test_the_bundle_says_what_it_was_fitted_to_and_what_has_8_bits(export, target):
+    bundle = export("qwen3", precision="int4", target=target, calibration=TEXTS[:8])
+    found = bundle.manifest.quantization
+    assert (found.examples, found.built_in) == (8, False)
+    graph = onnx.load(str(bundle.path / "score.onnx"), load_external_data=False).graph
+    layers = {i.name for i in graph.initializer if i.name.startswith("layers")}
+    eight = {name.removesuffix(".int8") for name in layers if name.endswith(".int8")}
+    assert set(found.wider) == eight
+    assert eight < {name.rpartition(".")[0] for name in layers if "/weight." in name}
+    assert export("qwen3").manifest.quantization is None

@@ -121,9 +121,8 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Example texts, plain or JSON lines as siren score reads them: fp8, and int8 for "
-            "tensorrt and tensorrt10, take their scales from them; int4 is more accurate with "
-            "them; auto measures on them, by default on built-in ones."
+            help="Example texts, plain or JSON lines as siren score reads them, by default "
+            "built-in ones: int8, int4 and fp8 are fitted to them; auto measures on them."
         ),
     ] = None,
     verify: Annotated[
@@ -304,6 +303,10 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
         f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
         f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
+    if manifest.quantization is not None:
+        console.print(f"quantized: {manifest.quantization.fitted}")
+        if manifest.quantization.wider:
+            console.print(f"8 bits: {', '.join(manifest.quantization.wider)}")
     if manifest.carried_over:
         console.print(
             f"carried over: {manifest.carried_over} matrices keep the blocks that the file has"

@@ -1,7 +1,7 @@
 """What the inputs of linears are like on example texts, which quantization makes use of."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from siren_runtime.text.lines import read_texts
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .edit import Linear, before, linears
+from .edit import Linear, after, before, by_input
 
 _GROUP, _STEP = 512, 32  # channels of a group at most, and what divides it if it can
 
@@ -29,11 +29,15 @@ class Inputs:
     Attributes:
         largest: the largest |x| of each channel, float32 [in].
         moments: the sums of x x^T within groups of neighbouring channels, float32
-            [in / group, group, group].
+            [in / group, group, group]; None where they were not asked for.
+        tokens: how many they are of.
+        typical_output: the median over the tokens of the product's sum of squares; None as above.
     """
 
     largest: np.ndarray
-    moments: np.ndarray
+    moments: np.ndarray | None = None
+    tokens: int = 0
+    typical_output: float | None = None
 
 
 Calibration = Mapping[str, Inputs]  # name of a linear's matrix -> its inputs
@@ -59,64 +63,102 @@ def read_calibration(path: Path) -> list[str]:
     return texts
 
 
-def measure_inputs(graph: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> Calibration:
+def measure_inputs(
+    graph: Path, tokenizer: Tokenizer, texts: Sequence[str], *, moments: bool = True
+) -> Calibration:
     """Run the written graph on `texts`, one by one, on the CPU.
 
-    It takes the memory of the graph in ONNX Runtime, and 2 KB at most for each input channel of
-    every block, twice while a text runs: 0.8 GB for Qwen3-0.6B, 2.8 GB for Qwen3-4B. Moments over
-    all inputs of a layer would be 36 GB for the latter, and so they are of groups.
+    The weights stay in their file, which is mapped. Moments take 2 KB at most for each input
+    channel of every block, twice while a text runs: 0.8 GB for Qwen3-0.6B, 2.8 GB for Qwen3-4B.
+    Over all inputs of a layer they would be 36 GB for the latter, and so they are of groups.
 
     Args:
         graph: score.onnx with its weights beside it; a probed copy is written there too.
         texts: as the guard will see them: from its domain, of its lengths.
+        moments: whether the second moments are measured too.
 
     Raises:
         InputError: an input is not finite on some text.
     """
-    onnxruntime = import_onnxruntime()
     written = GuardGraph(ir.load(graph))
-    groups: dict[ir.Value, list[Linear]] = {}  # of one input
-    for linear in linears(written):
-        groups.setdefault(linear.x, []).append(linear)
-    names = [_probe(written, group[0]) for group in groups.values()]
-    probed = graph.with_name("probed.onnx")
-    ir.save(written.model, probed)
-    session = onnxruntime.InferenceSession(str(probed), providers=["CPUExecutionProvider"])
-    outputs = [name for pair in names for name in pair]
+    groups = list(by_input(written).values())
+    names = [_probe(written, group[0], moments) for group in groups]
+    all_linears = [linear for group in groups for linear in group]
+    sizes = [_probe_output(written, linear) for linear in all_linears] if moments else []
     totals: list[np.ndarray] = []
-    for ids in tokenizer.encode_batch([clean(text) for text in texts]):
-        tokens = np.array([ids], np.int64)
-        feed = {INPUT_IDS: tokens, ATTENTION_MASK: np.ones_like(tokens)}
-        found = session.run(outputs, feed)
-        totals = totals or [np.zeros_like(new) for new in found]
-        for merge, total, new in zip(cycle((np.maximum, np.add)), totals, found, strict=False):
+    outputs: list[list[np.ndarray]] = []  # of each text, the size of every linear's
+    probes = [name for group in names for name in group]
+    for found in _run(written, graph, tokenizer, texts, [*probes, *sizes]):
+        totals = totals or [np.zeros_like(new) for new in found[: len(probes)]]
+        merges = cycle((np.maximum, np.add) if moments else (np.maximum,))
+        for merge, total, new in zip(merges, totals, found, strict=False):
             merge(total, new, out=total)
-    for group, total in zip(groups.values(), totals[1::2], strict=True):
-        if not all_finite(total):
+        outputs.append(found[len(probes) :])
+    each = iter(totals)
+    inputs: dict[str, Inputs] = {}
+    for group in groups:
+        largest, sums = next(each), next(each) if moments else None
+        if not all_finite(largest if sums is None else sums):
             raise InputError(
                 f"calibration: the input of {group[0].product.name} is not finite on some text; "
                 "export in a higher precision"
             )
-    return {
-        linear.matrix_name: Inputs(*of_input)
-        for *of_input, group in zip(totals[::2], totals[1::2], groups.values(), strict=True)
-        for linear in group
-    }
+        inputs |= {linear.matrix_name: Inputs(largest, sums) for linear in group}
+    for linear, tokens in zip(
+        all_linears, map(np.concatenate, zip(*outputs, strict=True)), strict=False
+    ):
+        inputs[linear.matrix_name] = replace(
+            inputs[linear.matrix_name], tokens=len(tokens), typical_output=float(np.median(tokens))
+        )
+    return inputs
 
 
-def _probe(written: GuardGraph, linear: Linear) -> tuple[str, str]:
-    """Give the graph two outputs, the `Inputs` of a linear; return their names."""
+def _run(
+    written: GuardGraph,
+    graph: Path,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    outputs: Sequence[str],
+) -> Iterator[list[np.ndarray]]:
+    """Run the graph, written anew beside `graph`; yield its `outputs` for each text."""
+    onnxruntime = import_onnxruntime()
+    probed = graph.with_name("probed.onnx")
+    ir.save(written.model, probed)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies the weights
+    session = onnxruntime.InferenceSession(str(probed), options, providers=["CPUExecutionProvider"])
+    for ids in tokenizer.encode_batch([clean(text) for text in texts]):
+        tokens = np.array([ids], np.int64)
+        feed = {INPUT_IDS: tokens, ATTENTION_MASK: np.ones_like(tokens)}
+        yield session.run(outputs, feed)
+
+
+def _probe(written: GuardGraph, linear: Linear, moments: bool) -> list[str]:
+    """Give the graph outputs, the `Inputs` of a linear; return their names."""
     if linear.matrix.const_value is None:
         raise AssertionError(f"{linear.matrix_name} has no values")
-    channels = linear.matrix.const_value.shape.numpy()[0]
-    group = next((n for n in range(_GROUP, 0, -_STEP) if channels % n == 0), 1)
     r = before(written, linear.product, f"{linear.product.name}/calibration")
     x = r.op("Cast", linear.x, to=int(ir.DataType.FLOAT))
     largest = r.op("ReduceMax", r.op("Abs", x), r.const([0, 1]), keepdims=0)
+    if not moments:
+        return [_output(written, largest, 1)]
+    channels = linear.matrix.const_value.shape.numpy()[0]
+    group = next((n for n in range(_GROUP, 0, -_STEP) if channels % n == 0), 1)
     groups = r.op("Reshape", x, r.const([-1, channels // group, group]))
     columns, rows = (r.op("Transpose", groups, perm=p) for p in ([1, 2, 0], [1, 0, 2]))
-    moments = r.op("MatMul", columns, rows)
-    for output, rank in ((largest, 1), (moments, 3)):
-        output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape([None] * rank)
-        written.model.graph.outputs.append(output)
-    return str(largest.name), str(moments.name)
+    return [_output(written, largest, 1), _output(written, r.op("MatMul", columns, rows), 3)]
+
+
+def _probe_output(written: GuardGraph, linear: Linear) -> str:
+    """Give the graph an output, the sum of squares of a product for each token; return its name."""
+    y = linear.product.outputs[0]
+    r = after(written, y, f"{linear.product.name}/output")
+    y = r.op("Cast", y, to=int(ir.DataType.FLOAT))
+    squares = r.op("ReduceSumSquare", y, r.const([-1]), keepdims=0)
+    return _output(written, r.op("Reshape", squares, r.const([-1])), 1)
+
+
+def _output(written: GuardGraph, value: ir.Value, rank: int) -> str:
+    value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([None] * rank)
+    written.model.graph.outputs.append(value)
+    return str(value.name)

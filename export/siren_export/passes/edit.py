@@ -55,6 +55,14 @@ def linears(graph: GuardGraph) -> Iterator[Linear]:
             yield Linear(product, x, matrix, role, addition, bias)
 
 
+def by_input(graph: GuardGraph) -> dict[ir.Value, list[Linear]]:
+    """The linears by the value that they read, as queries, keys and values read one."""
+    groups: dict[ir.Value, list[Linear]] = {}
+    for linear in linears(graph):
+        groups.setdefault(linear.x, []).append(linear)
+    return groups
+
+
 _ATTENTION_ATTRIBUTES = frozenset({"is_causal", "scale", "q_num_heads", "kv_num_heads"})
 
 

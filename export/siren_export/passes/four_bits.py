@@ -1,4 +1,4 @@
-"""Rounding a matrix to 4 bits, with a scale for each block of inputs of an output channel.
+"""Rounding a matrix to 4 or 8 bits, with a scale for each block of inputs of an output channel.
 
 To nearest, every weight is off by itself. With the second moments H of the layer's inputs, what an
 input's rounded weights are off by is made up for by the weights of the inputs after it (GPTQ, arXiv
@@ -17,25 +17,39 @@ import numpy as np
 import numpy.typing as npt
 
 _DAMPING = 0.01
-_LOWEST, _HIGHEST = -8, 7
 # Of the scale at which no weight is clipped, those that are tried.
 _SHARES = (1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Four-bit values: -8 to 7 times the scale of a block of inputs.
+    """Values of 4 bits, -8 to 7, or of 8, -128 to 127, times the scale of a block of inputs.
 
     Attributes:
         block: inputs that share a scale.
         signed: whether a scale may be negative, so that the weight of largest magnitude is at -8;
             else it is at 7 or -7.
         stored: dtype of the scales, to which they are rounded before they are used.
+        bits: 4 or 8.
     """
 
     block: int
     signed: bool
     stored: npt.DTypeLike
+    bits: int = 4
+
+    @property
+    def lowest(self) -> int:
+        return -(1 << self.bits - 1)
+
+    @property
+    def highest(self) -> int:
+        return -1 - self.lowest
+
+    def round(self, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """The nearest integers, as floats."""
+        rounded: np.ndarray = np.clip(np.rint(values / scale), self.lowest, self.highest)
+        return rounded
 
 
 def round_matrix(
@@ -66,7 +80,7 @@ def round_matrix(
         scale = _scales(block, diagonal**-2, grid)
         errors = np.empty_like(block)
         for i in range(grid.block):
-            rounded = _round(block[:, i], scale)
+            rounded = grid.round(block[:, i], scale)
             integers[:, start + i] = rounded
             errors[:, i] = (block[:, i] - rounded * scale) / diagonal[:, i]
             after = u[:, i, start + i + 1 : stop, None]
@@ -91,20 +105,15 @@ def _scales(block: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:
     magnitude = np.abs(block)
     if grid.signed:
         where = magnitude.argmax(axis=1)[:, None]
-        whole = np.take_along_axis(block, where, axis=1)[:, 0] / _LOWEST
+        whole = np.take_along_axis(block, where, axis=1)[:, 0] / grid.lowest
     else:
-        whole = magnitude.max(axis=1) / _HIGHEST
+        whole = magnitude.max(axis=1) / grid.highest
     smallest = np.finfo(grid.stored).tiny
     best, least = whole, np.full(whole.shape, np.inf, np.float32)
     for share in _SHARES:
         scale = (whole * np.float32(share)).astype(grid.stored).astype(np.float32)
         scale[np.abs(scale) < smallest] = smallest
-        rounded = _round(block, scale[:, None]) * scale[:, None]
+        rounded = grid.round(block, scale[:, None]) * scale[:, None]
         error = (weights * np.square(rounded - block)).sum(axis=1)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)
     return best
-
-
-def _round(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    rounded: np.ndarray = np.clip(np.rint(values / scale), _LOWEST, _HIGHEST)
-    return rounded

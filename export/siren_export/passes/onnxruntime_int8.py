@@ -39,6 +39,7 @@ from siren_export.graph.weights import Weight
 
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, linears, replace
 from .options import Options
+from .smoothing import smooth_inputs
 
 _LEVELS = 127
 _ZERO_POINT = 128
@@ -64,6 +65,8 @@ def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
 
     The inputs of all agree in every dimension but the channels.
     """
+    if options.calibration is not None:
+        smooth_inputs(graph, options.calibration)
     quantizer = _Quantizer(graph)
     for linear in linears(graph):
         if linear.matrix_name not in options.keep_float:

@@ -12,7 +12,6 @@ import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
-from siren_export.graph.roles import Role
 from siren_export.graph.weights import Weight
 
 from .edit import Linear, add_weight, before, drop_unread, linears
@@ -22,13 +21,7 @@ from .options import Options
 # Inputs that share an int4 scale. Of MiniLM's verdicts on 1,135 validation rows 16 kept 99.0 %, 32
 # 98.0 %; it costs half a bit more a weight.
 _BLOCK = 16
-# An encoder's matrices that stay in 8 bits with int4, all but queries and keys: 83 % of MiniLM's.
-# Rounded to the nearest 4 bits, the values and the MLP's first matrix made most of the features'
-# error (0.0126 and 0.0170 of 0.0442, squared), and values alone turned 3 % of the verdicts. Of what
-# was left with calibration (0.0073) the MLP's second matrix made 0.0036 and attention's output
-# 0.0018: with both in 8 bits, for 1.7 MB of 44.5, 99.3 % of 1,832 validation rows' verdicts are
-# kept, else 99.1 %.
-_EIGHT_BITS: tuple[Role, ...] = ("value", "attention_output", "mlp_up", "mlp_down")
+FOUR_BITS = Grid(_BLOCK, signed=False, stored=np.float16)
 _LARGEST_INT8 = 127
 
 
@@ -41,13 +34,13 @@ def quantize_for_rtx_int8(graph: GuardGraph, options: Options) -> None:
 def quantize_for_rtx_int4(graph: GuardGraph, options: Options) -> None:
     """Put the matrix of every linear in 4 bits; pooling and the head stay as they are.
 
-    An encoder's most sensitive matrices have 8 bits. One whose inputs are no whole blocks, or with
-    an odd number of outputs, stays as it is.
+    Sensitive matrices have 8 bits. One whose inputs are no whole blocks, or with an odd number of
+    outputs, stays as it is.
     """
     for linear in linears(graph):
         source = graph.weights[linear.matrix_name]
         rows, columns = source.shape
-        if not graph.causal and linear.role in _EIGHT_BITS:
+        if linear.matrix_name in options.wider:
             _dequantize(graph, linear, _PerChannel(source))
         elif rows % _BLOCK == 0 and columns % 2 == 0:
             moments = options.moments(linear.matrix_name)
@@ -104,8 +97,7 @@ class _PerBlock:
 
     def values(self) -> Iterator[np.ndarray]:
         matrix = np.concatenate(list(self.source.blocks())).astype(np.float32)
-        grid = Grid(_BLOCK, signed=False, stored=self.source.dtype.numpy())
-        integers, self._scales = round_matrix(matrix, grid, self.moments)
+        integers, self._scales = round_matrix(matrix, FOUR_BITS, self.moments)
         nibbles = integers.reshape(-1).view(np.uint8) & 0xF
         yield nibbles[::2] | nibbles[1::2] << 4  # the first in the low half
 

@@ -20,11 +20,14 @@ from .decompose_gelu import decompose_gelu
 from .decompose_rms_norm import decompose_rms_norm
 from .decompose_rotary import decompose_rotary
 from .edit import import_contrib
+from .four_bits import Grid
 from .onnxruntime_attention import fuse_long_attention
 from .onnxruntime_embedding import quantize_embedding
+from .onnxruntime_int4 import FOUR_BITS as ONNXRUNTIME_FOUR_BITS
 from .onnxruntime_int4 import quantize_for_onnxruntime_int4
 from .onnxruntime_int8 import quantize_for_onnxruntime_int8
 from .options import Options
+from .rtx_weights import FOUR_BITS as RTX_FOUR_BITS
 from .rtx_weights import quantize_for_rtx_int4, quantize_for_rtx_int8
 from .tensorrt10 import check_operators, set_tensorrt10_opset
 from .tensorrt_int8 import quantize_for_tensorrt_fp8, quantize_for_tensorrt_int8
@@ -50,6 +53,7 @@ _FP8 = Bound(5e-2, "mean")
 _INT8 = Bound(2e-2, "mean")
 _INT4 = Bound(5e-2, "mean")
 
+Measured = Literal["none", "ranges", "moments"]
 Quantize = Callable[[GuardGraph, Options], None]
 Rewrite = Callable[[GuardGraph], None]
 
@@ -64,8 +68,9 @@ class Row:
         bound: of an export's scores.
         quantize: the pass that quantizes, which comes first.
         rewrites: the passes after it, in order.
-        calibration: whether example texts are "needed" to quantize, make it more accurate
-            ("helps"), or are not looked at ("none").
+        calibration: what is measured of the linears' inputs on example texts before quantizing:
+            their "ranges", and their second "moments" too; or nothing ("none").
+        four_bits: how weights are rounded, where those of sensitive matrices get 8 bits.
         streams: whether a streaming graph is made too.
         keeps_float: whether single matrices can be left in float32.
         saturation_free: whether no integer product can saturate on any CPU.
@@ -76,7 +81,8 @@ class Row:
     bound: Bound
     quantize: Quantize | None = None
     rewrites: tuple[Rewrite, ...] = ()
-    calibration: Literal["none", "helps", "needed"] = "none"
+    calibration: Measured = "none"
+    four_bits: Grid | None = None
     streams: bool = True
     keeps_float: bool = False
     saturation_free: bool = False
@@ -117,13 +123,16 @@ _PRIMITIVE: tuple[Rewrite, ...] = (
 )
 
 
-def _onnxruntime(bound: Bound, quantize: Quantize, helps: bool) -> Row:
+def _onnxruntime(
+    bound: Bound, quantize: Quantize, calibration: Measured, four_bits: Grid | None = None
+) -> Row:
     return Row(
         FLOAT,
         bound,
         quantize,
         _OWN_OPERATORS,
-        calibration="helps" if helps else "none",
+        calibration=calibration,
+        four_bits=four_bits,
         keeps_float=True,
         saturation_free=True,
     )
@@ -132,27 +141,29 @@ def _onnxruntime(bound: Bound, quantize: Quantize, helps: bool) -> Row:
 def _tensorrt10(
     compute: ir.DataType, bound: Bound, quantize: Quantize | None = None, streams: bool = True
 ) -> Row:
-    needed: Literal["none", "needed"] = "none" if quantize is None else "needed"
-    return Row(compute, bound, quantize, _PRIMITIVE, needed, streams=streams, check=check_operators)
+    ranges: Measured = "none" if quantize is None else "ranges"
+    return Row(compute, bound, quantize, _PRIMITIVE, ranges, streams=streams, check=check_operators)
 
 
 # Both TensorRTs in float8, which GPUs of compute capability 8.9 and from 9.0 have.
-_FLOAT8 = Row(_FLOAT16, _FP8, quantize_for_tensorrt_fp8, _AUTHORED, calibration="needed")
+_FLOAT8 = Row(_FLOAT16, _FP8, quantize_for_tensorrt_fp8, _AUTHORED, calibration="ranges")
 
 TABLE: dict[tuple[Target, Precision], Row | str] = {
     ("onnxruntime", "fp32"): Row(FLOAT, _FP32, rewrites=_AUTHORED, saturation_free=True),
     ("onnxruntime", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED, saturation_free=True),
     ("onnxruntime", "bf16"): _only_tensorrt("bf16"),
     ("onnxruntime", "fp8"): _only_tensorrt("fp8"),
-    ("onnxruntime", "int8"): _onnxruntime(_INT8, quantize_for_onnxruntime_int8, helps=False),
-    ("onnxruntime", "int4"): _onnxruntime(_INT4, quantize_for_onnxruntime_int4, helps=True),
+    ("onnxruntime", "int8"): _onnxruntime(_INT8, quantize_for_onnxruntime_int8, "ranges"),
+    ("onnxruntime", "int4"): _onnxruntime(
+        _INT4, quantize_for_onnxruntime_int4, "moments", ONNXRUNTIME_FOUR_BITS
+    ),
     #
     ("tensorrt", "fp32"): Row(FLOAT, _FP32, rewrites=_NO_ATTENTION),
     ("tensorrt", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED),
     ("tensorrt", "bf16"): Row(_BFLOAT16, _BF16, rewrites=_AUTHORED, streams=False),
     ("tensorrt", "fp8"): _FLOAT8,
     ("tensorrt", "int8"): Row(
-        _FLOAT16, _INT8, quantize_for_tensorrt_int8, _AUTHORED, calibration="needed"
+        _FLOAT16, _INT8, quantize_for_tensorrt_int8, _AUTHORED, calibration="ranges"
     ),
     ("tensorrt", "int4"): _no_int4("tensorrt"),
     #
@@ -162,7 +173,12 @@ TABLE: dict[tuple[Target, Precision], Row | str] = {
     ("tensorrt-rtx", "fp8"): _FLOAT8,
     ("tensorrt-rtx", "int8"): Row(_FLOAT16, _INT8, quantize_for_rtx_int8, _AUTHORED),
     ("tensorrt-rtx", "int4"): Row(
-        _FLOAT16, _INT4, quantize_for_rtx_int4, _AUTHORED, calibration="helps"
+        _FLOAT16,
+        _INT4,
+        quantize_for_rtx_int4,
+        _AUTHORED,
+        calibration="moments",
+        four_bits=RTX_FOUR_BITS,
     ),
     #
     ("tensorrt10", "fp32"): _tensorrt10(FLOAT, _FP32),
@@ -191,14 +207,17 @@ def lower(
     row: Row,
     keep_float: Set[str] = frozenset(),
     calibration: Calibration | None = None,
+    wider: Set[str] = frozenset(),
 ) -> None:
     """Rewrite an authored graph in place for the precision and the target of `row`.
 
     Args:
         keep_float: names of the matrices that stay in float32, where the row keeps some.
-        calibration: of the linears' inputs, where the row's is "needed" or "helps".
+        calibration: of the linears' inputs, as the row says; None rounds to nearest, where the
+            precision can do without.
+        wider: names of the matrices that get 8 bits where the row's have 4.
     """
     if row.quantize is not None:
-        row.quantize(graph, Options(keep_float, calibration))
+        row.quantize(graph, Options(keep_float, calibration, wider))
     for rewrite in row.rewrites:
         rewrite(graph)

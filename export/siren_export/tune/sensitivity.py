@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from siren_export.export import calibrate
 from siren_export.families.registry import parse_config
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph_writer import graph_file, write_graphs
@@ -74,6 +75,7 @@ def measure_layers(
 
     groups: dict[object, dict[str, int]] = {}
     source = author()
+    inputs = calibrate(source, checkpoint, artifact.max_length, (), row)
     for linear in linears(source):
         rows, columns = source.weights[linear.matrix_name].shape
         groups.setdefault(linear.x, {})[linear.matrix_name] = rows * columns
@@ -82,7 +84,7 @@ def measure_layers(
     graphs = {}
     for number, keep_float in enumerate(kept):
         graphs[f"probe-{number}"] = graph = author()
-        lower(graph, row, keep_float)
+        lower(graph, row, keep_float, inputs)
     write_graphs(graphs, folder, progress)
 
     names = iter(graphs)

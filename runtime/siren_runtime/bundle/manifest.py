@@ -23,7 +23,7 @@ from .graphs import (
     stream_graph,
 )
 from .heads import PRIMARY_HEAD, HeadSpec
-from .report import Tuning, Verification
+from .report import Quantization, Tuning, Verification
 from .thresholds import SpanThreshold, Tier, check_spans, check_tiers
 from .types import Positive, Precision, Probability, Sha256, Size, Strict, Target
 
@@ -70,7 +70,7 @@ class Manifest(Strict, frozen=True):
 
     `tiers`, `spans` and `temperature` are set by calibration. Tiers fall in threshold, spans ascend
     in size; logits are divided by the temperature before the softmax. `tuning` is there where the
-    precision was measured.
+    precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
     """
@@ -92,6 +92,7 @@ class Manifest(Strict, frozen=True):
     spans: list[SpanThreshold] = msgspec.field(default_factory=list)
     temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
     tuning: Tuning | None = None
+    quantization: Quantization | None = None
     saturation_free: bool = False
     carried_over: Size = 0
 

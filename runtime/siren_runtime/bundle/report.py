@@ -1,4 +1,4 @@
-"""What guard.json reports of an export: its verification, and how its precision was chosen."""
+"""What guard.json reports of an export: verification, quantization, how a precision was chosen."""
 
 from typing import Literal
 
@@ -36,6 +36,24 @@ class Verification(Strict, frozen=True):
             and self.stream_max_difference is not None
             and not self.stream_max_difference <= self.stream_bound
         )
+
+
+class Quantization(Strict, frozen=True):
+    """What 8 or 4 bits were fitted to: so many example texts, `built_in` where none were named.
+
+    `wider` names the matrices that have 8 bits where the others have 4.
+    """
+
+    examples: Size
+    built_in: bool
+    wider: list[str]
+
+    @property
+    def fitted(self) -> str:
+        """What it was fitted to and what is wider, in a few words."""
+        kind = "built-in " if self.built_in else ""
+        wider = f", {len(self.wider)} matrices in 8 bits" if self.wider else ""
+        return f"fitted to {self.examples} {kind}texts{wider}"
 
 
 class Candidate(Strict, frozen=True):

@@ -22,7 +22,7 @@ from siren_runtime.bundle.ensemble import (
 from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
-from siren_runtime.bundle.report import Tuning, Verification
+from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import BackendError
@@ -143,6 +143,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
         f"{text.max_length} tokens, truncated on the {text.truncation_side}",
         "precision": f"{manifest.precision} for {manifest.target}",
+        **_quantization(manifest.quantization),
         "verification": _verification(manifest.verification),
         "made by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
@@ -210,6 +211,14 @@ def _calibration(manifest: Manifest) -> str:
 
 def _tiers(tiers: Sequence[Tier]) -> str:
     return ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in tiers) or "no tiers"
+
+
+def _quantization(quantization: Quantization | None) -> dict[str, str]:
+    """What was fitted to which texts, and the matrices that have 8 bits where others have 4."""
+    if quantization is None:
+        return {}
+    wider = {"in 8 bits": ", ".join(quantization.wider)} if quantization.wider else {}
+    return {"quantization": quantization.fitted, **wider}
 
 
 def _tuning(tuning: Tuning) -> Group:

@@ -1,0 +1,149 @@
+"""What calibration changes in 8 and 4 bits: evened activations, and matrices that stay wider."""
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
+from siren_export.graph.norms import layer_norm, rms_norm
+from siren_export.graph.weights import from_array
+from siren_export.passes.calibration import Inputs
+from siren_export.passes.four_bits import Grid
+from siren_export.passes.sensitive import harm, sensitive
+from siren_export.passes.smoothing import smooth_inputs
+from siren_export.passes.table import lower, row_of
+
+HIDDEN, WIDE, OUTLIER = 64, 96, 17
+
+
+def _weight(random: np.random.Generator, *shape: int):
+    return from_array(random.normal(size=shape).astype(np.float32))
+
+
+def _block(norm: str = "rms", *, tapped: bool = False) -> GuardGraph:
+    """A norm whose output has one large channel, and a gated MLP behind it."""
+    random = np.random.default_rng(0)
+    g = GraphBuilder(FLOAT)
+    x = g.input("x", FLOAT, ["batch", "sequence", HIDDEN])
+    scale = np.abs(random.normal(size=HIDDEN)).astype(np.float32)
+    scale[OUTLIER] = 60
+    if norm == "rms":
+        y = rms_norm(g, x, "norm", from_array(scale), 1e-6)
+    else:
+        y = layer_norm(g, x, "norm", from_array(scale), _weight(random, HIDDEN), 1e-6)
+    gate = g.op("Sigmoid", g.linear(y, "gate", _weight(random, HIDDEN, WIDE)))
+    up = g.linear(y, "up", _weight(random, HIDDEN, WIDE), _weight(random, WIDE))
+    z = g.linear(g.op("Mul", gate, up), "down", _weight(random, WIDE, HIDDEN))
+    if tapped:
+        z = g.op("Add", z, y)
+    return g.build("test", {"features": Output(z, ["batch", "sequence", HIDDEN])})
+
+
+def _tokens() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(1, 40, HIDDEN)).astype(np.float32)
+
+
+def _run(graph: GuardGraph, *outputs: str) -> list[np.ndarray]:
+    for name, weight in graph.weights.items():
+        values = np.concatenate(list(weight.blocks())).reshape(weight.shape)
+        graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+    for name in outputs:
+        value = next(n.outputs[0] for n in graph.model.graph if n.name == name)
+        value.dtype, value.shape = FLOAT, ir.Shape([None] * 3)
+        graph.model.graph.outputs.append(value)
+    session = onnxruntime.InferenceSession(ir.to_proto(graph.model).SerializeToString())
+    return session.run(["features", *outputs], {"x": _tokens()})
+
+
+def _calibration(norm: str = "rms") -> dict[str, Inputs]:
+    inner = "norm/RMSNormalization" if norm == "rms" else "norm/LayerNormalization"
+    _, y, z = _run(_block(norm), inner, "Mul")
+    largest = {"gate": y, "up": y, "down": z}
+    return {
+        f"{name}/weight": Inputs(np.abs(values).max(axis=(0, 1)))
+        for name, values in largest.items()
+    }
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_smoothing_changes_weights_and_nothing_that_the_graph_computes(norm):
+    graph, plain = _block(norm), _block(norm)
+    before = [node.name for node in graph.model.graph]
+    smooth_inputs(graph, _calibration(norm))
+    assert [node.name for node in graph.model.graph] == before
+    assert set(graph.weights) == set(plain.weights)
+    changed = {n for n in graph.weights if not np.array_equal(*_values(n, graph, plain))}
+    assert changed >= {"norm/weight", "gate/weight", "up/weight", "up/bias", "down/weight"}
+    np.testing.assert_allclose(_run(graph)[0], _run(plain)[0], rtol=1e-3, atol=1e-3)
+
+
+def _values(name: str, *graphs: GuardGraph) -> list[np.ndarray]:
+    return [np.concatenate(list(graph.weights[name].blocks())) for graph in graphs]
+
+
+def test_an_input_that_something_else_reads_keeps_its_scale():
+    graph, plain = _block(tapped=True), _block(tapped=True)
+    smooth_inputs(graph, _calibration())
+    for name in ("norm/weight", "gate/weight"):
+        np.testing.assert_array_equal(*_values(name, graph, plain))
+    assert not np.array_equal(*_values("down/weight", graph, plain))
+
+
+def test_calibrated_int8_is_closer_to_float32_where_one_channel_is_large():
+    expected = _run(_block())[0]
+    errors = []
+    for calibration in (None, _calibration()):
+        graph = _block()
+        lower(graph, row_of("onnxruntime", "int8"), calibration=calibration)
+        errors.append(np.linalg.norm(_run(graph)[0] - expected))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def _inputs(x: np.ndarray, matrix: np.ndarray) -> Inputs:
+    moments = (x.T @ x)[None].astype(np.float32)
+    outputs = np.square(x @ matrix).sum(axis=1)
+    return Inputs(np.abs(x).max(axis=0), moments, len(x), float(np.median(outputs)))
+
+
+def test_harm_is_the_relative_error_of_rounding_where_tokens_are_alike():
+    random = np.random.default_rng(0)
+    x, matrix = random.normal(size=(400, 64)), random.normal(size=(64, 48)).astype(np.float32)
+    grid = Grid(32, signed=False, stored=np.float32)
+    steps = np.repeat(np.abs(matrix.reshape(2, 32, 48)).max(axis=1) / 8, 32, axis=0)
+    rounded = np.rint(matrix / steps) * steps
+    seen = np.square(x @ (rounded - matrix)).sum() / np.square(x @ matrix).sum()
+    assert harm(matrix, _inputs(x, matrix), grid) == pytest.approx(seen, rel=0.2)
+
+
+def test_a_few_massive_tokens_make_a_matrix_sensitive():
+    random = np.random.default_rng(0)
+    x, matrix = random.normal(size=(400, 64)), random.normal(size=(64, 48)).astype(np.float32)
+    grid = Grid(32, signed=False, stored=np.float32)
+    usual = harm(matrix, _inputs(x, matrix), grid)
+    x[::50, 5] = 500
+    assert harm(matrix, _inputs(x, matrix), grid) > 50 * usual
+
+
+def test_sensitive_matrices_are_found_by_measurement_and_get_8_bits():
+    random = np.random.default_rng(0)
+    g = GraphBuilder(FLOAT)
+    x = g.input("x", FLOAT, ["batch", "sequence", HIDDEN])
+    y = g.linear(g.op("Neg", x), "calm", _weight(random, HIDDEN, HIDDEN))
+    y = g.linear(g.op("Sigmoid", y), "massive", _weight(random, HIDDEN, HIDDEN))
+    graph = g.build("test", {"features": Output(y, ["batch", "sequence", HIDDEN])})
+    tokens = random.normal(size=(400, HIDDEN))
+    matrices = {name: _values(name, graph)[0] for name in ("calm/weight", "massive/weight")}
+    calibration = {name: _inputs(tokens, matrix) for name, matrix in matrices.items()}
+    tokens[::50, 5] = 500
+    calibration["massive/weight"] = _inputs(tokens, matrices["massive/weight"])
+    row = row_of("onnxruntime", "int4")
+    assert row.four_bits is not None
+    wider = sensitive(graph, calibration, row.four_bits)
+    assert wider == {"massive/weight"}
+    expected = _run(graph)[0]
+    lower(graph, row, calibration=calibration, wider=wider)
+    bits = {n.name: n.attributes["bits"].as_int() for n in graph.model.graph if n.domain}
+    assert bits == {"calm/MatMulNBits": 4, "massive/MatMulNBits": 8}
+    found = _run(graph)[0]
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
