@@ -12,7 +12,7 @@ The MLP's second matrix keeps the compute dtype: its inputs have outliers that n
 the tensor holds. With it the default guard kept 91 % of its verdicts, without it over 99 %.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,9 @@ from siren_export.graph.builder import GuardGraph
 from siren_export.graph.roles import Role
 from siren_export.graph.weights import Weight, from_array
 
-from .edit import Linear, add_weight, before, drop_unread, linears
+from .edit import Linear, add_weight, before, by_input, drop_unread
 from .options import Options
+from .smoothing import largest_of_rows
 
 _EXPONENT = np.float32(0.8)
 _SMOOTHING = (1e-3, 1e3)  # what float16 holds, and its inverse
@@ -67,31 +68,20 @@ def quantize_for_tensorrt_fp8(graph: GuardGraph, options: Options) -> None:
 def _quantize_linears(graph: GuardGraph, options: Options, format: _Format) -> None:
     if options.calibration is None:
         raise AssertionError("scales of activations are made from calibration")
-    groups: dict[ir.Value, list[Linear]] = {}  # linears that read the same activations
-    for linear in linears(graph):
-        if linear.role != _KEPT:
-            groups.setdefault(linear.x, []).append(linear)
-    for group in groups.values():
+    for readers in by_input(graph).values():
+        group = [linear for linear in readers if linear.role != _KEPT]
+        if not group:
+            continue
         sources = [graph.weights[linear.matrix_name] for linear in group]
         largest = np.maximum(options.calibration[group[0].matrix_name].largest, _SMALLEST)
         dtype = sources[0].dtype.numpy()
-        weights = _largest_of_rows(sources)
+        weights = largest_of_rows(sources)
         smooth = np.clip(largest**_EXPONENT / weights ** (1 - _EXPONENT), *_SMOOTHING)
         inverse = (1 / smooth).astype(dtype)
         smooth = 1 / inverse.astype(np.float32)  # of what is stored, so that the two cancel
         activations = _activations(graph, group[0], inverse, (largest / smooth).max(), format)
         for linear, source in zip(group, sources, strict=True):
             _quantize(graph, linear, activations, _Smoothed(source, smooth, format))
-
-
-def _largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
-    """The largest |weight| of each input channel over all matrices, float32 [in]."""
-    rows = [
-        np.concatenate([np.abs(block.astype(np.float32)).max(axis=1) for block in source.blocks()])
-        for source in sources
-    ]
-    largest: np.ndarray = np.maximum(np.max(rows, axis=0), _SMALLEST)
-    return largest
 
 
 def _activations(
