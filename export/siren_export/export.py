@@ -97,7 +97,14 @@ def export_bundle(
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
     wider = frozenset[str]()
     if row.four_bits is not None and inputs is not None:
-        wider = sensitive(graphs["score"], inputs, row.four_bits) - keep_float
+        found = sensitive(
+            graphs["score"],
+            inputs,
+            row.four_bits,
+            row.encoder_eight_bits,
+            carries_over=row.carries_over,
+        )
+        wider = found - keep_float
     for graph in graphs.values():
         lower(graph, row, keep_float, inputs, wider)
     with staging(output, overwrite=overwrite) as folder:

@@ -13,9 +13,12 @@ massive activations (arXiv 2402.17762), as in the MLP's second matrix of some ea
 error alone is as large as the typical product, and pooling hands it to the features.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from siren_export.graph.builder import GuardGraph
+from siren_export.graph.roles import Role
 
 from .calibration import Calibration, Inputs
 from .edit import linears
@@ -26,18 +29,29 @@ from .four_bits import Grid
 _LIMIT = 0.01
 
 
-def sensitive(graph: GuardGraph, calibration: Calibration, grid: Grid) -> frozenset[str]:
+def sensitive(
+    graph: GuardGraph,
+    calibration: Calibration,
+    grid: Grid,
+    encoder: Collection[Role] = (),
+    *,
+    carries_over: bool = False,
+) -> frozenset[str]:
     """The names of the matrices that the steps of `grid` harm too much.
 
-    Those that the checkpoint has in blocks are carried over as they are, which harms nothing.
+    Args:
+        encoder: roles whose matrices count as sensitive in an encoder, whatever was measured.
+        carries_over: whether matrices that the checkpoint has in blocks stay as they are, which
+            harms nothing.
     """
     found = set()
     for linear in linears(graph):
-        if graph.weights[linear.matrix_name].stored is not None:
+        if carries_over and graph.weights[linear.matrix_name].stored is not None:
             continue
         blocks = graph.weights[linear.matrix_name].blocks()
         matrix = np.concatenate([block.astype(np.float32) for block in blocks])
-        if harm(matrix, calibration[linear.matrix_name], grid) > _LIMIT:
+        known = not graph.causal and linear.role in encoder
+        if known or harm(matrix, calibration[linear.matrix_name], grid) > _LIMIT:
             found.add(linear.matrix_name)
     return frozenset(found)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from siren_export.graph.builder import FLOAT, GuardGraph
+from siren_export.graph.roles import Role
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
@@ -27,8 +28,8 @@ from .onnxruntime_int4 import FOUR_BITS as ONNXRUNTIME_FOUR_BITS
 from .onnxruntime_int4 import quantize_for_onnxruntime_int4
 from .onnxruntime_int8 import quantize_for_onnxruntime_int8
 from .options import Options
+from .rtx_weights import ENCODER_EIGHT_BITS, quantize_for_rtx_int4, quantize_for_rtx_int8
 from .rtx_weights import FOUR_BITS as RTX_FOUR_BITS
-from .rtx_weights import quantize_for_rtx_int4, quantize_for_rtx_int8
 from .tensorrt10 import check_operators, set_tensorrt10_opset
 from .tensorrt_int8 import quantize_for_tensorrt_fp8, quantize_for_tensorrt_int8
 
@@ -71,6 +72,8 @@ class Row:
         calibration: what is measured of the linears' inputs on example texts before quantizing:
             their "ranges", and their second "moments" too; or nothing ("none").
         four_bits: how weights are rounded, where those of sensitive matrices get 8 bits.
+        encoder_eight_bits: roles of an encoder whose matrices always count as sensitive.
+        carries_over: whether matrices that the checkpoint has in 4-bit blocks keep them.
         streams: whether a streaming graph is made too.
         keeps_float: whether single matrices can be left in float32.
         saturation_free: whether no integer product can saturate on any CPU.
@@ -83,6 +86,8 @@ class Row:
     rewrites: tuple[Rewrite, ...] = ()
     calibration: Measured = "none"
     four_bits: Grid | None = None
+    encoder_eight_bits: tuple[Role, ...] = ()
+    carries_over: bool = False
     streams: bool = True
     keeps_float: bool = False
     saturation_free: bool = False
@@ -133,6 +138,7 @@ def _onnxruntime(
         _OWN_OPERATORS,
         calibration=calibration,
         four_bits=four_bits,
+        carries_over=four_bits is not None,
         keeps_float=True,
         saturation_free=True,
     )
@@ -179,6 +185,7 @@ TABLE: dict[tuple[Target, Precision], Row | str] = {
         _AUTHORED,
         calibration="moments",
         four_bits=RTX_FOUR_BITS,
+        encoder_eight_bits=ENCODER_EIGHT_BITS,
     ),
     #
     ("tensorrt10", "fp32"): _tensorrt10(FLOAT, _FP32),
