@@ -166,9 +166,11 @@ def test_a_stream_reaches_the_backbones_context_beyond_the_heads_limit(
         assert scores[0, -1] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_sliding_window_limits_the_context(backbone_folder):
+def test_a_stream_reaches_beyond_a_sliding_window(backbone_folder):
     checkpoint = load_checkpoint(backbone_folder("mistral-window"))
-    assert parse_config(checkpoint.config, "config.json").context_length == 48
+    backbone = parse_config(checkpoint.config, "config.json")
+    assert backbone.context_length == 128
+    assert set(backbone.windows.values()) == {48}
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama-mlp-bias"])

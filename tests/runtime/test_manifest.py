@@ -92,6 +92,7 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "tuning",
         "note",
         "carried_over",
+        "quantization",
     }
     free = [manifest[name] for name in ("files", "graphs", "versions", "heads")]
     for position, original in enumerate(_objects(manifest)):

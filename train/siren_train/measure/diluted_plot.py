@@ -45,8 +45,8 @@ def plot_diluted(evaluation: DilutedEvaluation, path: Path) -> None:
     grid[1, 0].set(ylabel=f"recall at {FALSE_ALARMS:.0%} false alarms")
     handles = [Line2D([], [], color=color, label=way) for way, color in _COLORS.items()]
     handles += [
-        Line2D([], [], color="black", linestyle=style, label=f"row {place} it")
-        for place, style in _STYLES.items()
+        Line2D([], [], color="black", linestyle=_STYLES[place], label=label)
+        for place, label in (("behind", "row behind it"), ("middle", "row in its middle"))
     ]
     grid[1, -1].legend(handles=handles, fontsize=8, loc="lower left")
     save_figure(figure, path)
