@@ -29,7 +29,8 @@ LAYER = "layers.1/mlp/down_proj/weight"
 def sensitive(tmp_path_factory):
     """A guard whose last layer has an outlier in each output channel, which no input reaches.
 
-    In float32 the outliers change nothing; a quantized channel has only their scale.
+    In float32 the outliers change nothing; a channel in 4 bits has only their scale. In 8 bits they
+    are evened out.
     """
     folder = tmp_path_factory.mktemp("sensitive")
     backbone = make_backbone(folder / "backbone", BackboneSpec("qwen3", {"num_hidden_layers": 2}))
@@ -109,12 +110,12 @@ def test_a_huge_text_is_timed_by_what_the_guard_reads_of_it(sensitive, tmp_path,
 
 @pytest.mark.usefixtures("by_size")
 def test_the_layer_that_quantization_hurts_is_the_one_kept_in_float32(sensitive, tmp_path):
-    tuning = run(sensitive, tmp_path, budget=0.03)
-    kept, (float32, *uniform) = kept_candidate(tuning), tuning.candidates[:3]
+    tuning = run(sensitive, tmp_path, budget=0.025)
+    kept, (float32, _, int4) = kept_candidate(tuning), tuning.candidates[:3]
     assert LAYER in kept.keep_float
-    assert kept.mean_difference <= 0.03 < min(candidate.mean_difference for candidate in uniform)
+    assert kept.mean_difference <= 0.025 < int4.mean_difference
     assert kept.bytes < float32.bytes
-    assert all(LAYER in candidate.keep_float for candidate in tuning.candidates[3:])
+    assert tuning.candidates[3].keep_float == [LAYER]
 
 
 @pytest.mark.usefixtures("by_size")
