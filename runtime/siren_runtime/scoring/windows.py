@@ -61,7 +61,8 @@ class WindowRun:
         The streaming graph gives the running sums of the neurons, and a span's mean is a difference
         of two. Elsewhere each span is read by itself, as a text.
         """
-        if isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean:
+        one_pass = isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean
+        if one_pass or not any(window.cuts for window in windows.values()):
             return self._in_batches(windows, token_budget, deadline)
         alone = {
             (key, number): Window(ids)
