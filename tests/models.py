@@ -10,6 +10,7 @@ weights and biases are random too: a graph that forgets one does not agree by lu
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,3 +156,33 @@ def _spread_scores(artifact: Path) -> None:
     tensors[f"network.{last}.weight"] = weight * np.float32(scale)
     tensors[f"network.{last}.bias"] = (bias - logits.mean(dim=0).numpy()) * np.float32(scale)
     save_file(tensors, path)
+
+
+LABELS = ("hate", "violence", "self-harm")
+
+
+def make_labels(
+    folder: Path,
+    backbone: Path,
+    *,
+    layers: Sequence[int],
+    labels: Sequence[str] = LABELS,
+    seed: int = 7,
+    **options: Any,
+) -> Path:
+    """Write a random head of independent labels for a backbone and return its folder."""
+    make_artifact(
+        folder, backbone, layers=layers, classes=max(len(labels), 2), seed=seed, **options
+    )
+    config = json.loads((folder / "siren_config.json").read_text())
+    config["task"] = "categories"
+    config["mlp"] |= {"num_classes": len(labels), "class_names": list(labels)}
+    (folder / "siren_config.json").write_text(json.dumps(config))
+    path = folder / "siren.safetensors"
+    tensors = load_file(path)
+    last = max(int(name.split(".")[1]) for name in tensors)
+    for part in ("weight", "bias"):
+        name = f"network.{last}.{part}"
+        tensors[name] = np.ascontiguousarray(tensors[name][: len(labels)])
+    save_file(tensors, path)
+    return folder

@@ -1,16 +1,20 @@
 """llm-siren in float32, the reference that every score is compared with."""
 
+import functools
+import json
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
+from safetensors.torch import load_file
 from siren_guard import SirenGuard
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMaskedLM,
+    AutoTokenizer,
     PreTrainedConfig,
 )
 
@@ -69,3 +73,35 @@ def load_reference(artifact: Path, *, attention: Literal["eager", "sdpa"] = "sdp
         attention if guard._backbone._supports_sdpa else "eager"
     )
     return guard
+
+
+def plain_logits(artifact: Path, backbone: Path, text: str) -> torch.Tensor:
+    """The logits of a head, float32 [classes], by transformers' hidden states and torch alone.
+
+    Written from the artifact's format; shares no code with llm-siren or siren-edge.
+    """
+    config = json.loads((artifact / "siren_config.json").read_text())
+    module, tensors = config["siren_module"], load_file(artifact / "siren.safetensors")
+    model, tokenizer = _backbone(backbone)
+    limit = config["inference"]["max_length"]
+    tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit)
+    with torch.no_grad():
+        states = model(**tokens, output_hidden_states=True).hidden_states
+        parts = [
+            states[layer + 1][0].mean(dim=0)[module["selected_neurons_dict"][key]]
+            * module["layer_weights"].get(str(layer), 1.0)
+            for layer in sorted(module["selected_layers"])
+            for key in [f"layer{layer}_residual_mean"]
+        ]
+        x = torch.cat(parts).float()
+        slots = sorted({int(name.split(".")[1]) for name in tensors})
+        for place, slot in enumerate(slots):
+            x = torch.relu(x) if place else x
+            x = tensors[f"network.{slot}.weight"] @ x + tensors[f"network.{slot}.bias"]
+    return x
+
+
+@functools.cache
+def _backbone(folder: Path) -> tuple[Any, Any]:
+    model = _AnyLanguageModel.from_pretrained(str(folder), dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(str(folder))

@@ -118,7 +118,7 @@ def edit_model(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
 def seal(folder: Path) -> None:
     """Write the guard.json that the files in the folder deserve."""
     head = HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)
-    contract = graphs.score_graph(head)
+    contract = graphs.score_graph({PRIMARY_HEAD: head})
     spec = graphs.GraphSpec("score.onnx", OPSET, [*contract.inputs], [*contract.outputs])
     files = {}
     for name in ("score.onnx", "tokenizer.json", "weights.bin"):

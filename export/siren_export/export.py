@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from siren_runtime.bundle.heads import PRIMARY_HEAD
 from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
@@ -33,6 +32,7 @@ from .graph_writer import graph_file, graph_spec, write_graphs
 from .guard.score import author_head_alone, author_score
 from .guard.stream import author_stream, context_length
 from .heads.base import Artifact
+from .heads.together import head_set
 from .passes.calibration import Calibration, measure_inputs
 from .passes.edit import linears
 from .passes.example_texts import EXAMPLE_TEXTS
@@ -65,6 +65,7 @@ def export_bundle(
     """Compile a head and its backbone into the bundle folder `output`.
 
     Args:
+        artifact: the head, and those that are read with it.
         precision: of weights and matrix products.
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
@@ -92,6 +93,7 @@ def export_bundle(
     backbone = parse_config(checkpoint.config, checkpoint.source)
     row = row_of(target, precision)
     context = context_length(artifact, backbone) if stream and row.streams else None
+    heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
     inputs = calibrate(graphs["score"], checkpoint, artifact.max_length, calibration, row)
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
@@ -117,7 +119,7 @@ def export_bundle(
             format_version=FORMAT_VERSION,
             task="content",
             backbone=_backbone_entry(artifact, backbone, context),
-            heads={PRIMARY_HEAD: artifact.head.spec},
+            heads=heads.specs,
             text=TextRules(
                 cleaner=CLEANER,
                 joiner=JOINER,
@@ -125,6 +127,10 @@ def export_bundle(
                 truncation_side="right",
             ),
             threshold=artifact.threshold,
+            temperature=artifact.decision.temperature,
+            labels=artifact.decision.labels,
+            neurons=None if heads.neurons == artifact.head.spec.features else heads.neurons,
+            decisions={name: other.decision for name, other in artifact.further.items()},
             precision=precision,
             target=target,
             graphs={name: graph_spec(name, graph) for name, graph in graphs.items()},
@@ -164,7 +170,7 @@ def _author(
     graphs = {"score": author_score(artifact, backbone, weights, row.compute)}
     if context is not None:
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
-        graphs["head"] = author_head_alone(artifact.head)
+        graphs["head"] = author_head_alone(artifact)
     return graphs
 
 
@@ -201,7 +207,7 @@ def _backbone_entry(artifact: Artifact, backbone: Backbone, context: int | None)
         revision=artifact.model_revision,
         model_type=backbone.model_type,
         blocks=backbone.blocks,
-        blocks_kept=artifact.head.taps.deepest + 1,
+        blocks_kept=head_set(artifact).taps.deepest + 1,
         context_length=context,
     )
 
@@ -229,6 +235,14 @@ def _check_remote_code(checkpoint: Checkpoint, report: Verification) -> None:
 
 def _check_drift(output: Path, report: Verification, precision: Precision) -> None:
     """Refuse a bundle whose scores, or whose streams' scores, miss the bound."""
+    for name, head in report.further.items():
+        if not head.passed:
+            raise BundleError(
+                f"{output}: scores of the head {name!r} drift from {report.reference} by up to "
+                f"{head.max_difference:.2e}, {head.mean_difference:.2e} in the mean, beyond the "
+                f"{precision} bound of {report.bound:.0e} for the {report.bounded} (worst text "
+                f"{head.worst_text!r}); give --allow-drift to keep the bundle all the same"
+            )
     if report.status == "drifted":
         raise BundleError(
             f"{output}: scores drift from {report.reference} by up to "

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .backends.onnxruntime.providers import Provider
 from .bundle.arguments import whole_number
-from .bundle.ensemble import check_classes, span_thresholds
+from .bundle.ensemble import check_heads, mean_decisions
 from .bundle.manifest import Manifest
 from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold
@@ -22,7 +20,7 @@ from .scoring.engines import BackendName, Request
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
 from .scoring.scorer import Scorer
-from .scoring.verdict import Judge
+from .scoring.verdict import judge_of
 from .text.passage import Passage, make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,
@@ -70,15 +68,11 @@ class Guard:
         if not scorers:
             raise BundleError("a guard has one member or more, found none")
         self.scorers = tuple(scorers)
-        check_classes(self.manifests)
-        if threshold is None:
-            threshold = float(np.mean([manifest.threshold for manifest in self.manifests]))
-        if tiers is None:
-            tiers = self.manifests[0].tiers if len(self.manifests) == 1 else ()
-        spans = span_thresholds(self.manifests)
-        if limits.spans is None:
-            limits = replace(limits, spans=tuple(spans))
-        self.judge = Judge(threshold, tuple(tiers), limits, spans)
+        check_heads(self.manifests)
+        if tiers is None and len(self.manifests) > 1:
+            tiers = ()
+        decisions = mean_decisions(self.manifests)
+        self.judge = judge_of(self.manifests[0].heads, decisions, limits, threshold, tiers)
         self._warned = False
 
     @classmethod
@@ -178,6 +172,11 @@ class Guard:
         return tuple(AtTier(tier.name, tier.threshold) for tier in self.judge.tiers)
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, whose verdicts are `ScoreResult.heads`; the primary one first."""
+        return tuple(self.judge.heads)
+
+    @property
     def base_model_id(self) -> str:
         """The hub id of the backbone; those of an ensemble's members joined by " + "."""
         return " + ".join(manifest.backbone.id for manifest in self.manifests)
@@ -206,7 +205,7 @@ class Guard:
         behind the prompt's end, and the prompt by itself.
 
         Args:
-            threshold: harmful from this score; None is the guard's.
+            threshold: harmful from this score of the primary head; None is the guard's.
             features: return what the head read too.
             long_text, spans: as `load`; None is as the guard was loaded.
             deadline: seconds that the call may take; looked at between engine runs.
@@ -365,7 +364,7 @@ class Guard:
                 f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
             )
         members, judge = [member for member, _ in opened], self.judge
-        sessions = Sessions(members, max_streams, judge.decide, judge.limits)
+        sessions = Sessions(members, max_streams, judge.on_heads, judge.limits)
         return Streams(sessions, judge.threshold)
 
     def call(
@@ -387,7 +386,7 @@ class Guard:
         if long_text is not None:
             limits = replace(limits, long_text=long_text)
         if spans is not None:
-            limits = replace(limits, spans=checked_sizes(spans, tuple(judge.spans)))
+            limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
         threshold = judge.threshold if threshold is None else checked_threshold(threshold)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel))
 

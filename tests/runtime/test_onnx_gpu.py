@@ -23,7 +23,7 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from texts import TEXTS
 from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
 
-OUTPUTS = score_graph(HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)).outputs
+OUTPUTS = score_graph({"harm": HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)}).outputs
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 

@@ -1,7 +1,9 @@
 """`siren export`: compile a head and its backbone into a bundle."""
 
 import os
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +24,9 @@ from rich.text import Text
 
 from siren_export.bundle_writer import check_output
 from siren_export.export import export_bundle
+from siren_export.heads.base import Artifact
 from siren_export.heads.registry import load_artifact
+from siren_export.heads.together import together
 from siren_export.passes.calibration import read_calibration
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe, recipe_names
@@ -35,6 +39,7 @@ from siren_export.verify.reference import (
     write_reference,
 )
 from siren_export.verify.texts import TEXTS
+from siren_runtime.bundle.heads import HEAD_NAME, PRIMARY_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import Candidate
@@ -54,6 +59,8 @@ siren export ./my-head --backbone ./my-backbone -o guards/mine
 
 siren export ./my-head --backbone SmolLM2-135M-Instruct.Q4_1.gguf -o guards/smollm2
 
+siren export ./my-head categories=./my-labels -o guards/both
+
 siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
 _STAGES = {
@@ -68,11 +75,14 @@ _STAGES = {
 
 @app.command(epilog=_EPILOG)
 def export(
-    head: Annotated[
-        str,
+    heads: Annotated[
+        list[str],
         typer.Argument(
+            metavar="HEAD...",
             help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, a hub "
-            "repo id, or the name of a shipped guard (minilm)."
+            "repo id, or the name of a shipped guard (minilm). Several are read from one pass of "
+            "the backbone; NAME=HEAD names one, else the first is named harm and the others by "
+            "their folders. The first is the guard's score.",
         ),
     ],
     output: Annotated[
@@ -149,13 +159,14 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Compile a SIREN head and its backbone into a guard bundle.
+    """Compile SIREN heads and their backbone into a guard bundle.
 
-    The graph holds the backbone up to the deepest block that the head reads, pooling and head;
+    The graph holds the backbone up to the deepest block that a head reads, pooling and heads;
     weights are streamed, so a large backbone needs little memory. With the reference extra
     installed, the bundle's scores are compared with llm-siren's, and the report kept in it.
     """
-    recipe = find_recipe(head)
+    named = _named(heads)
+    recipe = find_recipe(next(iter(named.values())))
     if output is None:
         if recipe is None:
             raise typer.BadParameter("--output is needed for a head that is not a shipped one")
@@ -178,7 +189,11 @@ def export(
     check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
-    artifact = load_artifact(_existing(str(recipe.artifact) if recipe else head))
+    artifact = together(
+        {name: load_artifact(_existing(_artifact_of(head))) for name, head in named.items()}
+    )
+    if backbone is None:
+        _check_one_backbone(artifact)
     source = backbone or (str(recipe.backbone()) if recipe else artifact.model_id)
     checkpoint = load_checkpoint(
         source,
@@ -229,6 +244,42 @@ def export(
             progress=bars.update,
         )
     _summary(output, manifest, time.perf_counter() - started)
+
+
+def _named(heads: Sequence[str]) -> dict[str, str]:
+    """Each head by its name: the given one, else harm for the first and its folder's for others."""
+    named: dict[str, str] = {}
+    for place, given in enumerate(heads):
+        name, equals, head = given.partition("=")
+        if not equals or not re.fullmatch(HEAD_NAME, name):
+            head = given
+            name = Path(given.rstrip("/")).name if place else PRIMARY_HEAD
+        if not re.fullmatch(HEAD_NAME, name):
+            raise typer.BadParameter(
+                f"{given!r}: {name!r} cannot name a head; give NAME={given}, a name of letters, "
+                "digits, _ and -"
+            )
+        if name in named:
+            raise typer.BadParameter(f"two heads are named {name!r}; give NAME=HEAD")
+        named[name] = head
+    return named
+
+
+def _artifact_of(head: str) -> str:
+    recipe = find_recipe(head)
+    return str(recipe.artifact) if recipe else head
+
+
+def _check_one_backbone(artifact: Artifact) -> None:
+    """Refuse heads of several backbones, where none is named that all are to be read from."""
+    for name, other in artifact.further.items():
+        wanted = artifact.model_id, artifact.model_revision
+        if (other.model_id, other.model_revision) != wanted:
+            raise InputError(
+                f"{other.source}: the head {name!r} is of {other.model_id} at "
+                f"{other.model_revision}, but {artifact.name!r} of {wanted[0]} at {wanted[1]}; if "
+                "these are one backbone, say where it is with --backbone"
+            )
 
 
 def _existing(head: str) -> str:
@@ -318,6 +369,11 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
             f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "
             f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
             f"{report.texts} texts against {report.reference}"
+        )
+    for name, head in report.further.items():
+        console.print(
+            f"head {name}: |score difference| at most {head.max_difference:.1e}, mean "
+            f"{head.mean_difference:.1e}, verdicts equal {head.verdict_agreement:.1%}"
         )
     if report.stream_max_difference is not None:
         console.print(

@@ -1,4 +1,4 @@
-"""score.onnx: a backbone up to its deepest tap, pooling and head, as one graph; and head.onnx."""
+"""score.onnx: a backbone up to its deepest tap, pooling and heads, as one graph; and head.onnx."""
 
 import onnx_ir as ir
 
@@ -6,15 +6,13 @@ from siren_export.families.base import Backbone
 from siren_export.graph.activations import check_activation
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
-from siren_export.heads.base import Artifact, Head
+from siren_export.heads.base import Artifact
+from siren_export.heads.together import head_set
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
-    FEATURES,
     INPUT_IDS,
-    LOGITS,
     POOLED,
-    SCORE,
     head_graph,
     score_graph,
 )
@@ -36,34 +34,27 @@ def author_score(
         CheckpointError: a tensor is missing or of another shape than config.json says, or the
             backbone has a setting that the graphs do not.
     """
-    _check_fits(artifact, backbone)
+    for one in (artifact, *artifact.further.values()):
+        _check_fits(one, backbone)
     backbone.check_max_length(artifact.max_length, weights.source)
     check_activation(backbone.hidden_act, weights.source)
 
-    head, limit = artifact.head, artifact.max_length
-    contract = score_graph(head.spec)
+    heads = head_set(artifact)
+    contract = score_graph(heads.specs)
     g = GraphBuilder(compute, backbone.causal)
     inputs = add_inputs(g, contract)
     input_ids, mask = inputs[INPUT_IDS], inputs[ATTENTION_MASK]
     tensors = BackboneWeights(weights)
-    states = backbone.author(g, tensors, input_ids, mask, head.taps, limit)
-    pooled = head.pool(g, states, mask)
-    return build(g, "guard", contract, _outputs(g, head, pooled))
+    states = backbone.author(g, tensors, input_ids, mask, heads.taps, artifact.max_length)
+    return build(g, "guard", contract, heads.outputs(g, heads.pool(g, states, mask)))
 
 
-def author_head_alone(head: Head) -> GuardGraph:
-    """Author the head over neurons that were pooled elsewhere."""
-    contract = head_graph(head.spec)
+def author_head_alone(artifact: Artifact) -> GuardGraph:
+    """Author the heads over neurons that were pooled elsewhere."""
+    heads = head_set(artifact)
+    contract = head_graph(heads.specs, heads.neurons)
     g = GraphBuilder(FLOAT)
-    pooled = add_inputs(g, contract)[POOLED]
-    return build(g, "head", contract, _outputs(g, head, pooled))
-
-
-def _outputs(g: GraphBuilder, head: Head, pooled: ir.Value) -> dict[str, ir.Value]:
-    """Author the head over pooled float32 [batch, n_features]."""
-    features = head.features(g, pooled)
-    score, logits = head.classify(g, pooled)
-    return {SCORE: score, LOGITS: logits, FEATURES: features}
+    return build(g, "head", contract, heads.outputs(g, add_inputs(g, contract)[POOLED]))
 
 
 def _check_fits(artifact: Artifact, backbone: Backbone) -> None:

@@ -11,6 +11,7 @@ from siren_export.graph.builder import GraphBuilder, GuardGraph
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.weights import BackboneWeights
 from siren_export.heads.base import Artifact
+from siren_export.heads.together import head_set
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
     FEATURE_COUNT,
@@ -21,6 +22,7 @@ from siren_runtime.bundle.graphs import (
     PAST_LENGTHS,
     SCORE,
     CacheSpec,
+    output_name,
     stream_graph,
 )
 
@@ -54,12 +56,13 @@ def author_stream(
     Raises:
         CheckpointError: a tensor is missing or of another shape than config.json says.
     """
-    head, spec, taps = artifact.head, artifact.head.spec, artifact.head.taps
+    heads = head_set(artifact)
+    taps = heads.taps
     dtype = compute.numpy().name
     blocks = taps.deepest + 1
     windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
     cached = CacheSpec(blocks, backbone.kv_heads, backbone.head_dim, dtype, windows)
-    contract = stream_graph(spec, cached)
+    contract = stream_graph(heads.specs, heads.neurons, cached)
     g = GraphBuilder(compute, backbone.causal)
     inputs = add_inputs(g, contract)
     input_ids = inputs[INPUT_IDS]
@@ -72,13 +75,14 @@ def author_stream(
     )
     tensors = BackboneWeights(weights)
     states = backbone.author(g, tensors, input_ids, None, taps, context, cache)
-    sums, pooled = head.pool_prefixes(g, states, inputs[FEATURE_SUM], inputs[FEATURE_COUNT])
-    rows = g.op("Reshape", pooled, g.const([-1, spec.features]))
-    score, logits = head.classify(g, rows)
+    sums, pooled = heads.pool_prefixes(g, states, inputs[FEATURE_SUM], inputs[FEATURE_COUNT])
+    rows = g.op("Reshape", pooled, g.const([-1, heads.neurons]))
+    of_rows = heads.outputs(g, rows, features=False)
     shape = g.op("Shape", input_ids)
-    outputs = {
-        SCORE: g.op("Reshape", score, shape),
-        LOGITS: g.op("Reshape", logits, g.op("Concat", shape, g.const([spec.classes]), axis=0)),
-        FEATURE_SUMS: sums,
-    }
+    outputs = {FEATURE_SUMS: sums}
+    for name, spec in heads.specs.items():
+        score, logits = (output_name(heads.specs, name, part) for part in (SCORE, LOGITS))
+        outputs[score] = g.op("Reshape", of_rows[score], shape)
+        wide = g.op("Concat", shape, g.const([spec.classes]), axis=0)
+        outputs[logits] = g.op("Reshape", of_rows[logits], wide)
     return build(g, "stream", contract, {**outputs, **cache.present})

@@ -5,7 +5,7 @@ A kind of head is one file, and one more where its files are read and written. I
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
-from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec
 
 CONFIG_FILE = "siren_config.json"
 WEIGHTS_FILE = "siren.safetensors"
@@ -74,6 +74,8 @@ class Head(Protocol):
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Author score float32 [batch] and logits float32 [batch, classes] of pooled neurons.
 
+        Pooled neurons are float32 [batch, n_features].
+
         Products with matrices are Gemm: passes quantize each MatMul by a constant matrix.
         """
 
@@ -83,7 +85,9 @@ class Artifact:
     """A head as it was published: itself, the backbone it belongs to, and how it is used.
 
     `max_length` counts special tokens. `source` is what it was asked for by, `path` the folder
-    that holds its files.
+    that holds its files. `decision` is how it decides before any calibration in the bundle. `name`
+    is the bundle's for the head, and `further` are heads, by name, that are read from the same
+    pass (`siren_export.heads.together`).
     """
 
     source: str
@@ -91,5 +95,12 @@ class Artifact:
     model_id: str
     model_revision: str | None
     max_length: int
-    threshold: float
+    decision: Decision
     head: Head
+    name: str = PRIMARY_HEAD
+    further: Mapping[str, "Artifact"] = field(default_factory=dict)
+
+    @property
+    def threshold(self) -> float:
+        """A text is harmful from this score."""
+        return self.decision.threshold

@@ -2,13 +2,13 @@
 
 pooled[l]  = mean over real tokens of states[l], the selected channels
 features   = concat over l of layer_weight[l] * pooled[l]
-score      = softmax(mlp(features))[harmful]
+score      = softmax(mlp(features))[harmful], or the largest of sigmoid(mlp(features))
 
 In float32 at every precision.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import computed
-from siren_runtime.bundle.heads import HARMFUL, HeadSpec
+from siren_runtime.bundle.heads import HARMFUL, Activation, HeadSpec
 
 from .pooling import mean, running_mean
 
@@ -50,15 +50,18 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class MlpHead:
-    """A `Head`. `layers` ascend; `dense` has ReLU in between; class 1 of its last outputs is harm.
+    """A `Head`. `layers` ascend; `dense` has ReLU in between.
 
-    `labels` names the classes; it is empty where the artifact does not name them.
+    Of a softmax class 1 is harm; of sigmoids each is a kind of harm. `labels` names the classes; it
+    is empty where the artifact does not name them. `openai` is as `HeadSpec` has it.
     """
 
     pooling: MlpPooling
     layers: tuple[LayerSelection, ...]
     dense: tuple[Dense, ...]
     labels: tuple[str, ...] = ()
+    activation: Activation = "softmax"
+    openai: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def n_features(self) -> int:
@@ -80,6 +83,8 @@ class MlpHead:
             features=self.n_features,
             classes=self.classes,
             labels=list(self.labels),
+            activation=self.activation,
+            openai={key: list(names) for key, names in self.openai.items()},
         )
 
     @property
@@ -125,6 +130,9 @@ class MlpHead:
                 matrix = computed(FLOAT, layer.weight.shape[::-1], partial(_scaled, layer, scale))
                 with g.scope(f"linear.{i}"):
                     x = g.op("Gemm", x, g.weight("weight", matrix), g.table("bias", layer.bias))
+            if self.activation == "sigmoid":
+                labels = g.op("Sigmoid", x)
+                return g.op("ReduceMax", labels, g.const([-1]), keepdims=0), x
             probabilities = g.op("Softmax", x, axis=-1)
             return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
 

@@ -1,12 +1,18 @@
-"""The files of a content head: siren_config.json and siren.safetensors, read, checked and written.
+"""The files of an MLP head: siren_config.json and siren.safetensors, read, checked and written.
 
 The format and its meaning are those of llm-siren 0.2.0: its content artifacts, with either
 pooling, any subset of layers and any number of hidden layers.
+
+A head of labels has `task: "categories"`, which llm-siren refuses, and beside the keys of a content
+artifact, with `mlp.class_names` and `mlp.num_classes` required,
+
+    inference.labels       {"hate": {"threshold": 0.4, "temperature": 1.2}, …}; optional
+    openai_categories      {"hate": ["hate"], "illicit": [], …}: OpenAI's 13 keys; optional
 """
 
 import json
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -21,17 +27,18 @@ from siren_export.sources.finite import all_finite
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.heads import Activation, check_openai
 from siren_runtime.errors import ArtifactError, InputError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
 from .mlp import Dense, LayerSelection, MlpHead, MlpPooling
 
+TASKS: dict[Activation, str] = {"softmax": "content", "sigmoid": "categories"}
 _BLOCK_INDEX = re.compile("0|[1-9][0-9]{0,8}")
 _INT32_MAX = 2**31 - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Index = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 _Size = Annotated[int, Meta(ge=1, le=_INT32_MAX)]
-_Classes = Annotated[int, Meta(ge=2, le=_INT32_MAX)]
 _DropoutRate = Annotated[float, Meta(ge=0.0, lt=1.0)]
 
 
@@ -46,7 +53,7 @@ class _Mlp(msgspec.Struct):
     input_dim: _Size
     layer_dims: list[_Size]
     dropout_rates: list[_DropoutRate]
-    num_classes: _Classes = 2
+    num_classes: _Size | None = None
     class_names: list[str] = []
 
 
@@ -55,10 +62,14 @@ class _Config(msgspec.Struct):
 
     siren_module: _SirenModule
     mlp: _Mlp
+    openai_categories: dict[str, list[str]] = {}
 
 
-def read_mlp_head(folder: Path) -> MlpHead:
-    """Read the head of a content artifact from its folder.
+def read_mlp_head(folder: Path, activation: Activation = "softmax") -> MlpHead:
+    """Read the head of an artifact from its folder.
+
+    Args:
+        activation: "softmax" of a content artifact's classes, "sigmoid" of labels.
 
     Raises:
         ArtifactError: it is damaged or inconsistent.
@@ -74,8 +85,10 @@ def read_mlp_head(folder: Path) -> MlpHead:
             f"{path}: mlp.input_dim is {mlp.input_dim}, but selected_neurons_dict selects "
             f"{features} channels over {len(layers)} layers; they must be equal"
         )
+    names = _class_names(mlp, activation, path)
     dense = _read_dense(folder / WEIGHTS_FILE, mlp, path)
-    return MlpHead(pooling, layers, dense, _class_names(mlp, path))
+    openai = _openai(config, names, activation, path)
+    return MlpHead(pooling, layers, dense, names, activation, openai)
 
 
 def write_mlp_artifact(
@@ -90,10 +103,12 @@ def write_mlp_artifact(
     threshold: float,
     dropout_rates: Sequence[float] | None = None,
     class_names: Sequence[str] = (),
+    activation: Activation = "softmax",
+    openai: Mapping[str, Sequence[str]] | None = None,
     unweighted: Set[int] = frozenset(),
     half: bool = False,
 ) -> None:
-    """Write a content artifact into `folder`; each of its two files is replaced whole or left.
+    """Write an artifact into `folder`; each of its two files is replaced whole or left.
 
     Args:
         model_id: the backbone's folder or hub id.
@@ -101,6 +116,8 @@ def write_mlp_artifact(
         dense: with ReLU in between.
         dropout_rates: one a hidden layer, in training. Scoring drops nothing; a rate of 0, the
             default, takes no place in the tensors' names.
+        activation: "softmax" makes a content artifact, "sigmoid" one of labels.
+        openai: which labels cover each of OpenAI's 13 keys.
         unweighted: blocks whose weight is left out, which then is 1.
         half: store float16, which llm-siren and siren-edge widen when they load.
 
@@ -109,7 +126,7 @@ def write_mlp_artifact(
     """
     rates = [0.0] * (len(dense) - 1) if dropout_rates is None else list(dropout_rates)
     config: dict[str, Any] = {
-        "task": "content",
+        "task": TASKS[activation],
         "base_model": {"model_id": model_id, "revision": model_revision},
         "siren_module": {
             "pooling_type": pooling,
@@ -130,6 +147,8 @@ def write_mlp_artifact(
         },
         "inference": {"max_length": max_length, "default_threshold": threshold},
     }
+    if openai:
+        config["openai_categories"] = {key: list(names) for key, names in openai.items()}
     dtype = np.float16 if half else np.float32
     tensors = {
         f"network.{slot}.{part}": np.ascontiguousarray(value, dtype=dtype)
@@ -150,14 +169,42 @@ def _check_pooling(found: str, path: Path) -> MlpPooling:
     return cast("MlpPooling", found)
 
 
-def _class_names(mlp: _Mlp, path: Path) -> tuple[str, ...]:
-    names = mlp.class_names
-    if names and (len(set(names)) != mlp.num_classes or len(names) != mlp.num_classes):
+def _class_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:
+    names, classes = mlp.class_names, _classes(mlp)
+    if activation == "softmax" and classes < 2:
+        raise ArtifactError(f"{path}: $.mlp.num_classes is {classes}; expected 2 or more")
+    if activation == "sigmoid" and (mlp.num_classes is None or not names):
         raise ArtifactError(
-            f"{path}: mlp.class_names is {names}; expected {mlp.num_classes} different names, one "
+            f"{path}: a head of labels needs mlp.num_classes and mlp.class_names, their names"
+        )
+    if names and (len(set(names)) != classes or len(names) != classes):
+        raise ArtifactError(
+            f"{path}: mlp.class_names is {names}; expected {classes} different names, one "
             "for each class"
         )
+    for name in names if activation == "sigmoid" else ():
+        if not name.strip() or name != name.strip() or "+" in name or not name.isprintable():
+            raise ArtifactError(
+                f"{path}: mlp.class_names has {name!r}; a label is printable, without blanks "
+                "around it and without +, which joins labels"
+            )
     return tuple(names)
+
+
+def _classes(mlp: _Mlp) -> int:
+    return 2 if mlp.num_classes is None else mlp.num_classes
+
+
+def _openai(
+    config: _Config, names: Sequence[str], activation: Activation, path: Path
+) -> dict[str, list[str]]:
+    if config.openai_categories and activation == "softmax":
+        raise ArtifactError(
+            f"{path}: openai_categories is for heads of labels; the task of this one is "
+            f"{TASKS[activation]!r}"
+        )
+    check_openai(config.openai_categories, names, f"{path}: openai_categories", ArtifactError)
+    return config.openai_categories
 
 
 def _key(layer: int, pooling: str) -> str:
@@ -225,7 +272,7 @@ def _read_dense(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Dense, ...]:
             f"mlp.dropout_rates {len(mlp.dropout_rates)}; each hidden layer needs one of both"
         )
     slots = _dense_slots(mlp.dropout_rates)
-    dims = [mlp.input_dim, *mlp.layer_dims, mlp.num_classes]
+    dims = [mlp.input_dim, *mlp.layer_dims, _classes(mlp)]
     file = SafetensorsFile(path, ArtifactError)
     found = set(file.tensors)
     expected = {f"network.{slot}.{part}" for slot in slots for part in ("weight", "bias")}

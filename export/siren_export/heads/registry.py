@@ -1,6 +1,7 @@
 """The kinds of heads there are, found by the task of siren_config.json; and loading an artifact."""
 
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +10,18 @@ import msgspec
 from msgspec import Meta
 
 from siren_export.sources.local_file import read_json
+from siren_runtime.bundle.heads import Decision, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import ArtifactError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE, Artifact, Head
-from .mlp_artifact import read_mlp_head
+from .mlp_artifact import TASKS, read_mlp_head
 
 # Task -> what reads its head from an artifact's folder.
-_READERS: dict[str, Callable[[Path], Head]] = {"content": read_mlp_head}
+_READERS: dict[str, Callable[[Path], Head]] = {
+    TASKS[activation]: partial(read_mlp_head, activation=activation) for activation in TASKS
+}
 
 _INT32_MAX = 2**31 - 1
 
@@ -31,9 +35,15 @@ class _BaseModel(msgspec.Struct):
     revision: str | None = None
 
 
+class _Label(msgspec.Struct, forbid_unknown_fields=True):
+    threshold: Probability
+    temperature: Temperature = 1.0
+
+
 class _Inference(msgspec.Struct):
     max_length: Annotated[int, Meta(ge=1, le=_INT32_MAX)]
     default_threshold: Probability
+    labels: dict[str, _Label] = {}
 
 
 class _Config(msgspec.Struct):
@@ -51,7 +61,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         revision: branch, tag or commit of the hub repository; the default is its main branch.
 
     Raises:
-        ArtifactError: the artifact cannot be found, is not a content artifact, or is damaged or
+        ArtifactError: the artifact cannot be found, is of another kind, or is damaged or
             inconsistent.
     """
     folder = resolve_folder(
@@ -64,15 +74,29 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
     path = folder / CONFIG_FILE
     read_head = _reader(path)
     config = read_json(path, _Config, ArtifactError)
+    head = read_head(folder)
     return Artifact(
         source=str(source),
         path=folder,
         model_id=config.base_model.model_id,
         model_revision=config.base_model.revision or None,
         max_length=config.inference.max_length,
-        threshold=config.inference.default_threshold,
-        head=read_head(folder),
+        decision=_decision(config.inference, head, path),
+        head=head,
     )
+
+
+def _decision(inference: _Inference, head: Head, path: Path) -> Decision:
+    """How the head decides; of labels that are named, each by its own threshold."""
+    expected = head.spec.labels if head.spec.activation == "sigmoid" else []
+    found = inference.labels
+    if found and set(found) != set(expected):
+        raise ArtifactError(
+            f"{path}: inference.labels decides on {sorted(found)}; expected "
+            f"{sorted(expected) or 'none, since the head has no labels of their own'}"
+        )
+    labels = [LabelDecision(n, found[n].threshold, found[n].temperature) for n in expected if found]
+    return Decision(inference.default_threshold, labels=labels)
 
 
 def _reader(path: Path) -> Callable[[Path], Head]:

@@ -16,6 +16,7 @@ from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import ArtifactError, CheckpointError
 
+from . import rows
 from .gguf_reference import read_model, read_tokenizer
 from .texts import TEXTS, added_tokens, digest, own_texts
 
@@ -24,7 +25,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The scores that a reference gave the built-in texts, and the checkpoint's own ones.
 
     `head` and `texts` are SHA-256s of siren.safetensors and of the built-in texts. `own_texts` are
-    those of `siren_export.verify.texts.own_texts`, written out.
+    those of `siren_export.verify.texts.own_texts`, written out. `rows` are of those heads, by name,
+    that are read with it or have categories: of each text what `siren_export.verify.rows` gives.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: list[float]
     own_texts: list[str] = []
     own_scores: list[float] = []
+    rows: dict[str, list[list[float]]] = {}
 
     @property
     def scored(self) -> list[tuple[str, float]]:
@@ -62,10 +65,14 @@ class LlmSiren:
             ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
                 not fit in memory.
         """
-        if self.artifact.head.spec.kind != "mlp":
-            raise ReferenceUnavailable(
-                f"llm-siren has no heads of kind {self.artifact.head.spec.kind!r}"
-            )
+        heads = {self.artifact.name: self.artifact, **self.artifact.further}
+        for artifact in heads.values():
+            if artifact.head.spec.kind != "mlp":
+                raise ReferenceUnavailable(
+                    f"llm-siren has no heads of kind {artifact.head.spec.kind!r}"
+                )
+        plain = not self.artifact.head.spec.categories
+        of_heads = [*self.artifact.further] if plain else [*heads]
         model_type = self.checkpoint.config["model_type"]
         if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
             raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
@@ -81,6 +88,7 @@ class LlmSiren:
         transformers.logging.disable_progress_bar()
         try:
             guard, given = self._load()
+            guards = {name: rows.of_head(guard, heads[name]) for name in of_heads}
         except (CheckpointError, ReferenceUnavailable):
             raise
         except Exception as error:  # whatever transformers raises at a model it cannot load
@@ -88,9 +96,12 @@ class LlmSiren:
         tokens = added_tokens(self.checkpoint)
         own = own_texts(tokens, self.artifact.max_length)
         texts, scores = [*TEXTS, *own], []
+        found: dict[str, list[list[float]]] = {name: [] for name in of_heads}
         for done, text in enumerate(texts, start=1):
             try:
-                scores.append(guard.score(text).score)
+                for name in of_heads:
+                    found[name].append(rows.row(guards[name], heads[name], text))
+                scores.append(guard.score(text).score if plain else found[of_heads[0]][-1][0])
             except Exception as error:  # of a tokenizer that cannot pad, or an embedding too small
                 raise ReferenceUnavailable(
                     f"llm-siren cannot score {text[:80]!r} with the guard: {error}"
@@ -105,6 +116,7 @@ class LlmSiren:
             scores=scores[: len(TEXTS)],
             own_texts=own,
             own_scores=scores[len(TEXTS) :],
+            rows=found,
         )
 
     def _load(self) -> tuple[Any, str]:
@@ -126,10 +138,6 @@ class LlmSiren:
 
     def _load_gguf(self) -> tuple[Any, str]:
         """As `_load`: llm-siren opens folders only, so it is handed what transformers read."""
-        import torch
-        from safetensors.torch import load_file
-        from siren_guard import siren_guard
-
         try:
             import accelerate  # noqa: F401  # transformers takes it for GGUF files
         except ImportError as error:
@@ -138,25 +146,17 @@ class LlmSiren:
                 "pip install 'siren-edge[reference]'"
             ) from None
         model, tokenizer = read_model(self.checkpoint), read_tokenizer(self.checkpoint)
-        config = json.loads((self.artifact.path / CONFIG_FILE).read_bytes())
-        shape = config["mlp"]
-        mlp = siren_guard._AdaptiveMLPClassifier(
-            input_dim=shape["input_dim"],
-            layer_dims=shape["layer_dims"],
-            dropout_rates=shape["dropout_rates"],
-            num_classes=shape.get("num_classes", 2),
-        )
-        mlp.load_state_dict(load_file(self.artifact.path / WEIGHTS_FILE))
-        guard = siren_guard.SirenGuard(
-            config, mlp, model.made, tokenizer.made, torch.device("cpu"), torch.float32
-        )
+        guard = rows.llm_siren_guard(self.artifact.path, model.made, tokenizer.made)
         given = ", ".join((*model.ours, *tokenizer.ours))
         return guard, f"; of the GGUF file it does not read {given}" if given else ""
 
     def _write_local_artifact(self, folder: Path) -> None:
-        """The same head, its backbone named by the local folder."""
+        """The same head, its backbone named by the local folder; the task is of content, since
+        what llm-siren computes before the verdict is the same for labels.
+        """
         config = json.loads((self.artifact.path / CONFIG_FILE).read_bytes())
         config["base_model"] = {"model_id": str(self.checkpoint.path.resolve()), "revision": None}
+        config["task"] = "content"
         (folder / CONFIG_FILE).write_text(json.dumps(config))
         (folder / WEIGHTS_FILE).symlink_to((self.artifact.path / WEIGHTS_FILE).resolve())
 
@@ -192,6 +192,7 @@ def read_reference(path: Path, artifact: Artifact) -> Reference:
         reference.texts != digest()
         or len(reference.scores) != len(TEXTS)
         or len(reference.own_scores) != len(reference.own_texts)
+        or {*reference.rows} != {*artifact.further}
     ):
         raise ReferenceUnavailable(f"{path} was recorded for other texts")
     return reference

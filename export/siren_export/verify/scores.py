@@ -1,9 +1,11 @@
 """Compare a bundle's scores with a reference's, in float32, over the reference's texts."""
 
+from collections.abc import Sequence
+
 from siren_export.passes.table import Bound
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.bundle.report import Verification
+from siren_runtime.bundle.report import HeadVerification, Verification
 
 from .reference import Reference
 
@@ -11,31 +13,57 @@ from .reference import Reference
 def verify_scores(
     guard: Guard, reference: Reference, bound: Bound, progress: Progress
 ) -> Verification:
-    """Score the reference's texts and compare.
+    """Score the reference's texts and compare, of each head the score and every category.
 
     Args:
         guard: the bundle under test.
         reference: what to compare with.
         bound: of the differences that pass.
     """
-    differences, agreements = [], 0
+    differences: dict[str, list[float]] = {name: [] for name in guard.heads}
+    agreements = dict.fromkeys(guard.heads, 0)
+    primary = guard.heads[0]
     scored = reference.scored
-    for done, (text, expected) in enumerate(scored, start=1):
-        result = guard.score(text)
-        differences.append(abs(result.score - expected))
-        agreements += result.is_harmful == (expected >= result.threshold)
-        progress("verify", done, len(scored))
-    worst = max(range(len(scored)), key=differences.__getitem__)
-    mean = sum(differences) / len(scored)
-    within = (mean if bound.of == "mean" else differences[worst]) <= bound.value
+    for done, (text, expected) in enumerate(scored):
+        heads = guard.score(text).heads
+        for name, head in heads.items():
+            rows = reference.rows.get(name)
+            row = [expected] if rows is None else rows[done]
+            found = [head.score, *head.categories.values()][: len(row)]
+            differences[name].append(_farthest(found, row))
+            agreements[name] += (head.score >= head.threshold) == (row[0] >= head.threshold)
+        progress("verify", done + 1, len(scored))
+    reports = {
+        name: _report(differences[name], agreements[name], scored, bound) for name in guard.heads
+    }
+    own, further = reports[primary], {name: reports[name] for name in guard.heads[1:]}
     return Verification(
-        status="passed" if within else "drifted",
+        status="passed" if all(report.passed for report in reports.values()) else "drifted",
         reference=reference.name,
         texts=len(scored),
         bound=bound.value,
         bounded=bound.of,
+        max_difference=own.max_difference,
+        mean_difference=own.mean_difference,
+        verdict_agreement=own.verdict_agreement,
+        worst_text=own.worst_text,
+        further=further,
+    )
+
+
+def _farthest(found: Sequence[float], expected: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True))
+
+
+def _report(
+    differences: Sequence[float], agreements: int, scored: Sequence[tuple[str, float]], bound: Bound
+) -> HeadVerification:
+    worst = max(range(len(differences)), key=differences.__getitem__)
+    mean = sum(differences) / len(differences)
+    return HeadVerification(
+        passed=(mean if bound.of == "mean" else differences[worst]) <= bound.value,
         max_difference=differences[worst],
         mean_difference=mean,
-        verdict_agreement=agreements / len(scored),
+        verdict_agreement=agreements / len(differences),
         worst_text=scored[worst][0][:80],
     )

@@ -1,10 +1,12 @@
 """Compare a bundle's streaming graph, fed in chunks, with its whole-sequence graph."""
 
+from collections.abc import Mapping
 from itertools import accumulate, cycle, pairwise, takewhile
 
 import msgspec
 
 from siren_export.passes.table import Bound
+from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
 from siren_runtime.text.rules import clean
@@ -25,21 +27,27 @@ def with_stream_verification(
     not: both graphs have the same ones.
     """
     with open_unpublished(bundle, tokenizer) as guard:
-        expected = [guard.score(text).score for text in STREAM_TEXTS]
+        expected = [_numbers(guard.score(text).heads) for text in STREAM_TEXTS]
     differences = []
     with open_unpublished(bundle, tokenizer, streaming=True) as guard:
         ids_of_texts = tokenizer.encode_batch([clean(text) for text in STREAM_TEXTS])
-        for ids, score in zip(ids_of_texts, expected, strict=True):
+        for ids, numbers in zip(ids_of_texts, expected, strict=True):
             with guard.stream() as stream:
                 for chunk in _chunks(ids):
                     result = stream.feed_tokens(chunk)
-            differences.append(abs(result.score - score))
+            streamed = _numbers(result.heads)
+            differences += [abs(a - b) for a, b in zip(streamed, numbers, strict=True)]
     return msgspec.structs.replace(
         report,
-        stream_texts=len(differences),
+        stream_texts=len(ids_of_texts),
         stream_bound=bound.value,
         stream_max_difference=max(differences),
     )
+
+
+def _numbers(heads: Mapping[str, HeadScore]) -> list[float]:
+    """Every head's score and the probabilities of its categories."""
+    return [n for head in heads.values() for n in (head.score, *head.categories.values())]
 
 
 def _chunks(ids: list[int]) -> list[list[int]]:

@@ -72,7 +72,11 @@ class StreamBackend(Protocol):
 
     @property
     def head_spec(self) -> HeadSpec:
-        """What the head reads, and how it pools."""
+        """What the primary head reads, and how all of them pool."""
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons are pooled, for all heads together."""
 
     @property
     def max_tokens(self) -> int:
@@ -95,7 +99,7 @@ class StreamBackend(Protocol):
         """Read `input_ids` [batch, chunk] after the first `past_lengths` [batch] tokens of `past`.
 
         Args:
-            feature_sum: [batch, n_features], over `feature_count` [batch] tokens.
+            feature_sum: [batch, neurons], over `feature_count` [batch] tokens.
             present: whether to return the chunk's keys and values, which costs a copy.
 
         Raises:
@@ -103,7 +107,7 @@ class StreamBackend(Protocol):
         """
 
     def head(self, pooled: FloatArray) -> Outputs:
-        """Evaluate the head on `pooled` [batch, n_features], not weighted by layer.
+        """Evaluate the heads on `pooled` [batch, neurons], not weighted by layer.
 
         Raises:
             BackendError: the engine failed.

@@ -61,15 +61,15 @@ class ScoreByStream:
         return self._stream.head(pooled_rows(rows, lengths, self._stream.head_spec))
 
     def _sums(self, input_ids: TokenArray) -> FloatArray:
-        """The running sums of the neurons of texts, [batch, sequence, n_features]."""
+        """The running sums of the neurons of texts, [batch, sequence, neurons]."""
         batch = len(input_ids)
-        cache, head, none = self._stream.cache, self._stream.head_spec, np.zeros(batch, np.int64)
+        cache, none = self._stream.cache, np.zeros(batch, np.int64)
         shape = batch, cache.heads, 1, cache.dim
         return self._stream.step(
             input_ids,
             none,
             [np.zeros(shape, cache.dtype)] * cache.buffers,
-            np.zeros((batch, head.features), np.float32),
+            np.zeros((batch, self._stream.neurons), np.float32),
             none,
             present=False,
         ).feature_sums

@@ -1,13 +1,14 @@
 """What graphs give for a batch, and what can be said of it before there is a verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.bundle.heads import HARMFUL, HeadSpec
+from siren_runtime.bundle.graphs import FEATURES, LOGITS, SCORE
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import BackendError
 
 CacheArray = npt.NDArray[Any]  # float32 or float16
@@ -16,12 +17,57 @@ TokenArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the score graph gives for one batch."""
+class HeadOutputs:
+    """What a graph gives of one head for each row: of a batch, or of the tokens of a chunk.
 
-    score: FloatArray  # [batch], the probability of harm
-    logits: FloatArray  # [batch, classes]
-    features: FloatArray  # [batch, n_features], pooled, selected, layer-weighted neurons
+    Attributes:
+        score: [...], the probability of harm.
+        logits: [..., classes].
+        features: [..., n_features], pooled, selected, layer-weighted neurons; the streaming graph
+            gives none.
+    """
+
+    score: FloatArray
+    logits: FloatArray
+    features: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the score graph gives for one batch, of each head in the order of the manifest.
+
+    Attributes:
+        score: [batch], features: [batch, n_features], logits: [batch, classes], all of the primary
+            head.
+        further: of the other heads, in their order.
+    """
+
+    score: FloatArray
+    logits: FloatArray
+    features: FloatArray
+    further: tuple[HeadOutputs, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[FloatArray]) -> "Outputs":
+        """Take what the outputs of the contract are, in its order."""
+        first, *further = (HeadOutputs(*values[i : i + 3]) for i in range(0, len(values), 3))
+        assert first.features is not None
+        return cls(first.score, first.logits, first.features, tuple(further))
+
+    @property
+    def heads(self) -> tuple[HeadOutputs, ...]:
+        """Those of each head, the primary one first."""
+        return HeadOutputs(self.score, self.logits, self.features), *self.further
+
+    @property
+    def values(self) -> list[FloatArray]:
+        """The outputs in the order of the contract."""
+        return [
+            value
+            for head in self.heads
+            for value in (head.score, head.logits, head.features)
+            if value is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -30,34 +76,32 @@ class StreamOutputs:
 
     score: FloatArray  # [batch, chunk], of the prefix that ends in each token
     logits: FloatArray  # [batch, chunk, classes]
-    feature_sums: FloatArray  # [batch, chunk, n_features], not weighted by layer
+    feature_sums: FloatArray  # [batch, chunk, neurons], not weighted by layer
     present: list[CacheArray]  # the chunk's keys and values, in the order of the past
+    further: tuple[HeadOutputs, ...] = ()  # of the other heads, in their order
+
+    @classmethod
+    def of(cls, values: Sequence[CacheArray], heads: int) -> "StreamOutputs":
+        """Take the outputs of so many heads, and of the cache, in the contract's order."""
+        score, logits, sums, *rest = values
+        present = 2 * (heads - 1)
+        further = tuple(HeadOutputs(*rest[i : i + 2]) for i in range(0, present, 2))
+        return cls(score, logits, sums, rest[present:], further)
+
+    @property
+    def heads(self) -> tuple[HeadOutputs, ...]:
+        """Those of each head, the primary one first."""
+        return HeadOutputs(self.score, self.logits), *self.further
 
 
-def tempered_scores(outputs: Outputs | StreamOutputs, temperature: float) -> FloatArray:
-    """Return the scores, float32 of the shape of `outputs.score`, at a calibrated temperature.
-
-    Temperature scaling (Guo et al. 2017, arXiv 1706.04599): the logits are divided by it before
-    the softmax; at 1 the engine's own scores are returned. A score that is not finite stays so: it
-    marks outputs that the engine did not write.
-    """
-    if temperature == 1.0:
-        return outputs.score
-    logits = outputs.logits / np.float32(temperature)
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores: FloatArray = shares[..., HARMFUL] / shares.sum(axis=-1)
-    return np.where(np.isfinite(outputs.score), scores, outputs.score)
-
-
-def precise_scores(outputs: Outputs, temperature: float) -> npt.NDArray[np.float64]:
-    """Return the scores at a temperature in float64 [batch], which tells apart what float32 rounds
-    to 1; NaN where the engine's own score is not finite.
-    """
-    logits = outputs.logits.astype(np.float64) / temperature
-    with np.errstate(invalid="ignore"):  # of logits that are not finite
-        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores: npt.NDArray[np.float64] = shares[:, HARMFUL] / shares.sum(axis=-1)
-    return np.where(np.isfinite(outputs.score), scores, np.nan)
+def named_values(outputs: Outputs) -> dict[str, FloatArray]:
+    """The outputs by what errors call them."""
+    parts = SCORE, LOGITS, FEATURES
+    return {
+        f"{part} of further head {head}" if head else part: value
+        for i, value in enumerate(outputs.values)
+        for head, part in [(i // 3, parts[i % 3])]
+    }
 
 
 def not_finite(arrays: Mapping[str, npt.NDArray[np.floating[Any]]]) -> dict[int, str]:

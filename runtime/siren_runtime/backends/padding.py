@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -86,12 +85,8 @@ class PaddedBackend:
             self._run(input_ids[start : start + size], attention_mask[start : start + size])
             for start in range(0, batch, size)
         ]
-        return Outputs(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in (field.name for field in fields(Outputs))
-            )
-        )
+        values = zip(*(part.values for part in parts), strict=True)
+        return Outputs.of([np.concatenate(of_parts) for of_parts in values])
 
     def _run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         batch, length = input_ids.shape
@@ -100,7 +95,7 @@ class PaddedBackend:
         ids[:batch, :length], mask[:batch, :length] = input_ids, attention_mask
         mask[batch:, 0] = 1  # a row of padding has one token, so that its mean is a number
         outputs = self._runners.of(choice.profile).run(ids, mask)
-        return Outputs(outputs.score[:batch], outputs.logits[:batch], outputs.features[:batch])
+        return Outputs.of([values[:batch] for values in outputs.values])
 
 
 def _checked_buckets(buckets: Sequence[int]) -> list[int]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from siren_runtime.errors import BundleError
 
+from .heads import Decision, LabelDecision
 from .manifest import MANIFEST_FILE, Manifest, check_relative
 from .reader import read_manifest
-from .thresholds import Tier, check_tiers
+from .thresholds import SpanThreshold, Tier, check_tiers
 from .types import Probability, Strict
 
 FORMAT_VERSION = 1
@@ -76,24 +77,70 @@ def read_ensemble(folder: Path) -> EnsembleManifest:
     return manifest
 
 
-def check_classes(manifests: Sequence[Manifest]) -> None:
-    """Refuse members whose scores are not of one thing.
+def check_heads(manifests: Sequence[Manifest]) -> None:
+    """Refuse members whose scores are not of the same things.
 
     Raises:
-        BundleError: their classes or labels differ.
+        BundleError: they have other heads, or these other classes or labels. The primary heads
+            are compared whatever their names.
     """
-    first, *others = (manifest.head for manifest in manifests)
-    for manifest, head in zip(manifests[1:], others, strict=True):
-        if (head.classes, head.labels) != (first.classes, first.labels):
+
+    def told_apart(manifest: Manifest) -> list[tuple[str, str, int, list[str]]]:
+        return [
+            ("" if name == manifest.primary else name, head.activation, head.classes, head.labels)
+            for name, head in manifest.heads.items()
+        ]
+
+    first, *others = manifests
+    for other in others:
+        if told_apart(other) != told_apart(first):
             raise BundleError(
-                f"the members of an ensemble must have the same classes: {MANIFEST_FILE} of "
-                f"{manifests[0].backbone.id} has {first.classes} {first.labels}, of "
-                f"{manifest.backbone.id} {head.classes} {head.labels}"
+                "the members of an ensemble must have the same heads, in one order, and these the "
+                f"same classes: {MANIFEST_FILE} of {first.backbone.id} has {_shown(first)}, of "
+                f"{other.backbone.id} {_shown(other)}"
             )
 
 
-def span_thresholds(manifests: Sequence[Manifest]) -> dict[int, float]:
-    """The thresholds of spans by size in tokens: the mean of the members', where all have one."""
-    by_member = [{span.tokens: span.threshold for span in m.spans} for m in manifests]
+def _shown(manifest: Manifest) -> str:
+    return "; ".join(
+        f"{name}: {head.classes} {head.labels}" for name, head in manifest.heads.items()
+    )
+
+
+def mean_decisions(manifests: Sequence[Manifest]) -> dict[str, Decision]:
+    """How the mean of the members' scores decides, by head: by the mean of their thresholds.
+
+    Spans have those sizes that all members have thresholds for. Several members have no tiers.
+    """
+    names = [list(manifest.heads) for manifest in manifests]
+    return {
+        of_head[0]: _mean([m.decision(n) for m, n in zip(manifests, of_head, strict=True)])
+        for of_head in zip(*names, strict=True)
+    }
+
+
+def _mean(decisions: Sequence[Decision]) -> Decision:
+    if len(decisions) == 1:
+        return decisions[0]
+    by_member = [{span.tokens: span.threshold for span in one.spans} for one in decisions]
     sizes = sorted(set.intersection(*(set(thresholds) for thresholds in by_member)))
-    return {size: float(np.mean([member[size] for member in by_member])) for size in sizes}
+    return Decision(
+        threshold=float(np.mean([one.threshold for one in decisions])),
+        spans=[
+            SpanThreshold(size, float(np.mean([member[size] for member in by_member])))
+            for size in sizes
+        ],
+        labels=_mean_labels(decisions),
+    )
+
+
+def _mean_labels(decisions: Sequence[Decision]) -> list[LabelDecision]:
+    """The mean thresholds of labels; a member without them has its own threshold for each."""
+    labelled = next((one.labels for one in decisions if one.labels), [])
+    return [
+        LabelDecision(
+            label.name,
+            float(np.mean([d.labels[i].threshold if d.labels else d.threshold for d in decisions])),
+        )
+        for i, label in enumerate(labelled)
+    ]

@@ -13,6 +13,10 @@ stream:  input_ids int64 [batch, chunk]; past_lengths int64 [batch], how many to
 head:    pooled float32 [batch, n_features], not weighted by layer
          -> as score
 
+These are the primary head's. Of each further one, score and head give heads.NAME.score,
+heads.NAME.logits and heads.NAME.features beside, and stream the first two. What is summed and
+pooled is then what all heads read together, [..., neurons]: each takes its own of it.
+
 The cache is float32 or float16. Where a head reads the last token, feature_sums are the neurons of
 each token itself.
 
@@ -52,6 +56,7 @@ _WINDOW = "window_"  # and the tokens that a token sees
 _TAKEN_BACK, _GRANULE = 32, 16
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
+Heads = Mapping[str, HeadSpec]  # by name, the primary one first
 Shape = list[int | str]  # a dimension is a size or the name of a free one
 
 
@@ -179,43 +184,58 @@ def cache_name(prefix: str, block: int, part: str) -> str:
     return f"{prefix}.{block}.{part}"
 
 
-def score_graph(head: HeadSpec) -> Contract:
-    """The contract of score.onnx."""
+def score_graph(heads: Heads) -> Contract:
+    """The contract of score.onnx, of heads by name, the primary one first."""
     tokens: Shape = [BATCH, SEQUENCE]
     inputs = (TensorSpec(INPUT_IDS, "int64", tokens), TensorSpec(ATTENTION_MASK, "int64", tokens))
-    return Contract(inputs, _head_outputs(head))
+    return Contract(inputs, _of_heads(heads, [BATCH], (SCORE, LOGITS, FEATURES)))
 
 
-def head_graph(head: HeadSpec) -> Contract:
-    """The contract of head.onnx."""
-    pooled = TensorSpec(POOLED, "float32", [BATCH, head.features])
-    return Contract((pooled,), _head_outputs(head))
+def head_graph(heads: Heads, neurons: int) -> Contract:
+    """The contract of head.onnx.
+
+    Args:
+        neurons: that are pooled for all heads together.
+    """
+    pooled = TensorSpec(POOLED, "float32", [BATCH, neurons])
+    return Contract((pooled,), _of_heads(heads, [BATCH], (SCORE, LOGITS, FEATURES)))
 
 
-def stream_graph(head: HeadSpec, cache: CacheSpec) -> Contract:
-    """The contract of stream.onnx."""
+def stream_graph(heads: Heads, neurons: int, cache: CacheSpec) -> Contract:
+    """The contract of stream.onnx; arguments as `head_graph`."""
     inputs = (
         TensorSpec(INPUT_IDS, "int64", [BATCH, CHUNK]),
         TensorSpec(PAST_LENGTHS, "int64", [BATCH]),
-        TensorSpec(FEATURE_SUM, "float32", [BATCH, head.features]),
+        TensorSpec(FEATURE_SUM, "float32", [BATCH, neurons]),
         TensorSpec(FEATURE_COUNT, "int64", [BATCH]),
         *cache.past,
     )
-    outputs = (
-        TensorSpec(SCORE, "float32", [BATCH, CHUNK]),
-        TensorSpec(LOGITS, "float32", [BATCH, CHUNK, head.classes]),
-        TensorSpec(FEATURE_SUMS, "float32", [BATCH, CHUNK, head.features]),
-        *cache.present,
-    )
-    return Contract(inputs, outputs)
+    score, logits, *further = _of_heads(heads, [BATCH, CHUNK], (SCORE, LOGITS))
+    sums = TensorSpec(FEATURE_SUMS, "float32", [BATCH, CHUNK, neurons])
+    return Contract(inputs, (score, logits, sums, *further, *cache.present))
 
 
-def _head_outputs(head: HeadSpec) -> tuple[TensorSpec, ...]:
-    return (
-        TensorSpec(SCORE, "float32", [BATCH]),
-        TensorSpec(LOGITS, "float32", [BATCH, head.classes]),
-        TensorSpec(FEATURES, "float32", [BATCH, head.features]),
+def _of_heads(heads: Heads, rows: Shape, parts: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """What each head gives of rows of that shape."""
+
+    def shape(head: HeadSpec, part: str) -> Shape:
+        return rows if part == SCORE else [*rows, head.classes if part == LOGITS else head.features]
+
+    return tuple(
+        TensorSpec(output_name(heads, name, part), "float32", shape(head, part))
+        for name, head in heads.items()
+        for part in parts
     )
+
+
+def output_name(heads: Heads, head: str, part: str) -> str:
+    """What graphs call an output of a head: the primary one's have plain names."""
+    return part if head == next(iter(heads)) else f"heads.{head}.{part}"
+
+
+def score_names(specs: Iterable[TensorSpec]) -> list[str]:
+    """The names of those outputs that are scores, the primary head's first."""
+    return [spec.name for spec in specs if spec.name.rpartition(".")[2] == SCORE]
 
 
 def cache_of(graph: GraphSpec) -> CacheSpec | None:

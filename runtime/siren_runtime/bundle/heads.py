@@ -1,16 +1,31 @@
-"""What guard.json says of a head: what it reads, how it pools, and what it gives."""
+"""What guard.json says of a head: what it reads, how it pools, what it gives, how it decides."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from .types import Positive, Size, Strict
+from siren_runtime.errors import BundleError
+
+from .thresholds import SpanThreshold, Tier, check_spans, check_tiers
+from .types import Positive, Probability, Size, Strict
 
 HARMFUL: Final = 1  # the class whose probability is the score
-PRIMARY_HEAD: Final = "harm"  # its outputs have plain names
+PRIMARY_HEAD: Final = "harm"  # the first head's name where it is given none
+HEAD_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 # What of a block is read, and how its tokens become one row: their mean, or the last of them.
 Pooling = Literal["residual_mean", "mlp_mean", "residual_last", "mlp_last"]
+# Logits to probabilities: of classes of which one is true, or of labels each true or not.
+Activation = Literal["softmax", "sigmoid"]
+Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100.0)]
+
+# The keys of OpenAI's moderations, as of omni-moderation-latest.
+OPENAI_KEYS: Final = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit",
+    "illicit/violent", "self-harm", "self-harm/intent", "self-harm/instructions", "sexual",
+    "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
 
 
 class HeadSpec(Strict, frozen=True):
@@ -18,15 +33,22 @@ class HeadSpec(Strict, frozen=True):
 
     `kind` names what authored its graph; a runtime goes by the other fields. `layers` are the
     blocks that it reads, `features` how many neurons it reads of them, `classes` the number of
-    its logits. `labels` names the classes by index, or is empty; class 1 is harm.
+    its logits. `labels` names them by index, or is empty.
+
+    With "softmax" one class is true, and class 1 is harm. With "sigmoid" each label is true or not,
+    all are kinds of harm, and the score is the likeliest's probability. `openai` says by which
+    labels each of OpenAI's 13 keys is covered; none cover a key that has an empty list. Without a
+    table it is empty.
     """
 
     kind: Annotated[str, msgspec.Meta(min_length=1)]
     pooling: Pooling
     layers: list[Size]
     features: Positive
-    classes: Annotated[int, msgspec.Meta(ge=2)]
+    classes: Positive
     labels: list[str] = msgspec.field(default_factory=list)
+    activation: Activation = "softmax"
+    openai: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
     @property
     def pools_mean(self) -> bool:
@@ -34,3 +56,100 @@ class HeadSpec(Strict, frozen=True):
         token, which needs no state.
         """
         return self.pooling in ("residual_mean", "mlp_mean")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names of what it gives probabilities of, beside harm; empty where it tells harm from
+        the rest, and no more.
+        """
+        if self.activation == "softmax" and self.classes == 2:
+            return ()
+        return tuple(self.labels) or tuple(map(str, range(self.classes)))
+
+
+class LabelDecision(Strict, frozen=True):
+    """From which probability a label holds; its logit is divided by the temperature before."""
+
+    name: str
+    threshold: Probability
+    temperature: Temperature = 1.0
+
+
+class Decision(Strict, frozen=True):
+    """How a head's logits become a verdict: set by the artifact, and by calibration.
+
+    Tiers fall in threshold, spans ascend in size. Logits of classes are divided by `temperature`
+    before the softmax. `labels` are those of a head of independent labels, in their order; where
+    there are none, each holds from `threshold` on.
+    """
+
+    threshold: Probability
+    tiers: list[Tier] = msgspec.field(default_factory=list)
+    spans: list[SpanThreshold] = msgspec.field(default_factory=list)
+    temperature: Temperature = 1.0
+    labels: list[LabelDecision] = msgspec.field(default_factory=list)
+
+
+def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
+    """Refuse a head that contradicts itself, or that reads blocks beyond the first `blocks`.
+
+    Raises:
+        BundleError: it does.
+    """
+    what = f"{origin}: heads.{name}"
+    layers, labels = head.layers, head.labels
+    if not layers or sorted(set(layers)) != layers or layers[-1] >= blocks:
+        raise BundleError(
+            f"{what}.layers must ascend and end below blocks_kept ({blocks}), found {layers}"
+        )
+    if head.activation == "softmax" and head.classes < 2:
+        raise BundleError(f"{what}.classes is {head.classes}; a softmax needs 2 at least")
+    if (labels or head.activation == "sigmoid") and (
+        (len(labels), len(set(labels))) != (head.classes,) * 2 or not all(labels)
+    ):
+        raise BundleError(f"{what}.labels is {labels}; expected {head.classes} different names")
+    check_openai(head.openai, labels, f"{what}.openai", BundleError)
+
+
+def check_openai(
+    table: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    what: str,
+    error: type[Exception],
+) -> None:
+    """Refuse a table of OpenAI's keys that is not whole, or names labels that there are not.
+
+    Raises:
+        error: it is so; an empty table is none.
+    """
+    if table and set(table) != set(OPENAI_KEYS):
+        raise error(
+            f"{what} must say of each of OpenAI's 13 keys which labels cover it, [] for none; "
+            f"missing {sorted(set(OPENAI_KEYS) - set(table))}, unknown "
+            f"{sorted(set(table) - set(OPENAI_KEYS))}"
+        )
+    for key, names in table.items():
+        if unknown := sorted(set(names) - set(labels)):
+            raise error(f"{what} covers {key!r} by {unknown}; the labels are {list(labels)}")
+
+
+def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -> None:
+    """Refuse a decision that is not for such a head.
+
+    Raises:
+        BundleError: its tiers or spans are out of order, it has labels that are not the head's, or
+            one temperature for independent labels.
+    """
+    check_tiers(decision.tiers, origin)
+    check_spans(decision.spans, origin)
+    names = [label.name for label in decision.labels]
+    expected = head.labels if head.activation == "sigmoid" else []
+    if names and names != expected:
+        raise BundleError(
+            f"{origin}: the labels that head {name!r} decides on are {names}, expected {expected}"
+        )
+    if head.activation == "sigmoid" and decision.temperature != 1.0:
+        raise BundleError(
+            f"{origin}: the temperature of head {name!r} is {decision.temperature:g}; one of "
+            "independent labels has a temperature for each of them"
+        )

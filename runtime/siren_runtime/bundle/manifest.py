@@ -22,15 +22,25 @@ from .graphs import (
     signature,
     stream_graph,
 )
-from .heads import PRIMARY_HEAD, HeadSpec
+from .heads import (
+    HEAD_NAME,
+    PRIMARY_HEAD,
+    Decision,
+    HeadSpec,
+    LabelDecision,
+    Temperature,
+    check_decision,
+    check_head,
+)
 from .report import Quantization, Tuning, Verification
-from .thresholds import SpanThreshold, Tier, check_spans, check_tiers
+from .thresholds import SpanThreshold, Tier
 from .types import Positive, Precision, Probability, Sha256, Size, Strict, Target
 
 FORMAT_VERSION = 2
 MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
 CLEANER: Final = "llm-siren-0.2"
+HeadName = Annotated[str, msgspec.Meta(pattern=HEAD_NAME)]
 
 
 class Backbone(Strict, frozen=True):
@@ -68,9 +78,11 @@ class Manifest(Strict, frozen=True):
 
     `files` maps each file of the bundle, but for guard.json, to what it must be.
 
-    `tiers`, `spans` and `temperature` are set by calibration. Tiers fall in threshold, spans ascend
-    in size; logits are divided by the temperature before the softmax. `tuning` is there where the
-    precision was measured, `quantization` where it was fitted to texts.
+    `threshold`, `tiers`, `spans`, `temperature` and `labels` are how the primary head decides, as
+    in `Decision`; `decisions` are the further heads' by name. `neurons` is how many neurons the
+    graphs pool for all heads together; None is as many as the one head reads.
+
+    `tuning` is there where the precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
     """
@@ -78,7 +90,7 @@ class Manifest(Strict, frozen=True):
     format_version: int
     task: Literal["content"]
     backbone: Backbone
-    heads: Annotated[dict[str, HeadSpec], msgspec.Meta(min_length=1, max_length=1)]
+    heads: Annotated[dict[HeadName, HeadSpec], msgspec.Meta(min_length=1)]
     text: TextRules
     threshold: Probability
     precision: Precision
@@ -90,7 +102,10 @@ class Manifest(Strict, frozen=True):
     created: str
     tiers: list[Tier] = msgspec.field(default_factory=list)
     spans: list[SpanThreshold] = msgspec.field(default_factory=list)
-    temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
+    temperature: Temperature = 1.0
+    labels: list[LabelDecision] = msgspec.field(default_factory=list)
+    neurons: Positive | None = None
+    decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
     tuning: Tuning | None = None
     quantization: Quantization | None = None
     saturation_free: bool = False
@@ -100,6 +115,43 @@ class Manifest(Strict, frozen=True):
     def head(self) -> HeadSpec:
         """The primary head, whose score is the guard's."""
         return next(iter(self.heads.values()))
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary head."""
+        return next(iter(self.heads))
+
+    @property
+    def pooled(self) -> int:
+        """How many neurons the graphs pool, for all heads together."""
+        return self.head.features if self.neurons is None else self.neurons
+
+    def decision(self, name: str) -> Decision:
+        """How the head of that name decides.
+
+        Raises:
+            BundleError: there is no such head.
+        """
+        if name not in self.heads:
+            raise BundleError(
+                f"the bundle of {self.backbone.id} has no head {name!r}; it has "
+                f"{', '.join(self.heads)}"
+            )
+        if name != self.primary:
+            return self.decisions[name]
+        return Decision(self.threshold, self.tiers, self.spans, self.temperature, self.labels)
+
+    def deciding(self, name: str, decision: Decision) -> "Manifest":
+        """The manifest with another decision of the head of that name.
+
+        Raises:
+            BundleError: there is no such head.
+        """
+        self.decision(name)
+        if name == self.primary:
+            return msgspec.structs.replace(self, **msgspec.structs.asdict(decision))
+        decisions = {**self.decisions, name: decision}
+        return msgspec.structs.replace(self, decisions=decisions)
 
     @property
     def stream_cache(self) -> CacheSpec:
@@ -194,27 +246,48 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     _check_stream_graphs(manifest, origin)
     if TOKENIZER_FILE not in manifest.files:
         raise BundleError(f"{origin}: files lacks {TOKENIZER_FILE!r}")
-    backbone, layers = manifest.backbone, manifest.head.layers
+    backbone = manifest.backbone
     if backbone.blocks_kept > backbone.blocks:
         raise BundleError(
             f"{origin}: blocks_kept {backbone.blocks_kept} exceeds blocks {backbone.blocks}"
         )
-    if not layers or sorted(set(layers)) != layers or layers[-1] != backbone.blocks_kept - 1:
+    _check_heads(manifest, origin)
+
+
+def _check_heads(manifest: Manifest, origin: str) -> None:
+    """Each head by itself; then that they read one pass, and that each further one decides."""
+    kept = manifest.backbone.blocks_kept
+    for name, head in manifest.heads.items():
+        check_head(name, head, kept, origin)
+    deepest = max(head.layers[-1] for head in manifest.heads.values())
+    if deepest != kept - 1:
         raise BundleError(
-            f"{origin}: head.layers must ascend and end at the deepest block kept "
-            f"({backbone.blocks_kept - 1}), found {layers}"
+            f"{origin}: the heads read block {deepest} at the deepest; blocks_kept is {kept}, so "
+            f"one must read block {kept - 1}"
         )
-    labels = manifest.head.labels
-    if labels and (len(labels), len(set(labels))) != (manifest.head.classes,) * 2:
+    poolings = {head.pooling for head in manifest.heads.values()}
+    if len(poolings) > 1:
         raise BundleError(
-            f"{origin}: head.labels is {labels}; expected {manifest.head.classes} different names"
+            f"{origin}: heads of one bundle pool alike, found {', '.join(sorted(poolings))}"
         )
-    check_tiers(manifest.tiers, origin)
-    check_spans(manifest.spans, origin)
+    of_heads = [head.features for head in manifest.heads.values()]
+    if not max(of_heads) <= manifest.pooled <= sum(of_heads):
+        raise BundleError(
+            f"{origin}: neurons is {manifest.pooled}; heads of {of_heads} features read from "
+            f"{max(of_heads)} to {sum(of_heads)} neurons together"
+        )
+    further = [*manifest.heads][1:]
+    if set(manifest.decisions) != set(further):
+        raise BundleError(
+            f"{origin}: decisions are those of {sorted(manifest.decisions)}; expected one of each "
+            f"further head: {sorted(further)}"
+        )
+    for name, head in manifest.heads.items():
+        check_decision(name, head, manifest.decision(name), origin)
 
 
 def _check_score_graph(manifest: Manifest, origin: str) -> None:
-    _check_graph(manifest, "score", score_graph(manifest.head), origin)
+    _check_graph(manifest, "score", score_graph(manifest.heads), origin)
 
 
 def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
@@ -229,8 +302,8 @@ def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     if cache is None:
         raise BundleError(f"{origin}: graphs.stream lacks a usable input 'past.0.key'")
     cache = replace(cache, blocks=manifest.backbone.blocks_kept)
-    _check_graph(manifest, "stream", stream_graph(manifest.head, cache), origin)
-    _check_graph(manifest, "head", head_graph(manifest.head), origin)
+    _check_graph(manifest, "stream", stream_graph(manifest.heads, manifest.pooled, cache), origin)
+    _check_graph(manifest, "head", head_graph(manifest.heads, manifest.pooled), origin)
 
 
 def _check_graph(manifest: Manifest, name: str, contract: Contract, origin: str) -> None:

@@ -2,7 +2,22 @@
 
 from typing import Literal
 
+import msgspec
+
 from .types import Positive, Precision, Probability, Size, Strict
+
+
+class HeadVerification(Strict, frozen=True):
+    """How far a head's scores, and the probabilities of its categories, are from a reference's.
+
+    Of each text the largest difference counts. `passed` says whether it keeps the bound.
+    """
+
+    passed: bool
+    max_difference: float
+    mean_difference: float
+    verdict_agreement: Probability
+    worst_text: str
 
 
 class Verification(Strict, frozen=True):
@@ -11,7 +26,8 @@ class Verification(Strict, frozen=True):
     `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
     in what other form than its own the graph was run.
     `bound` is for the difference that `bounded` names, over the texts. What begins with
-    `stream` is of the streaming graph, read in chunks, against the whole-sequence graph.
+    `stream` is of the streaming graph, read in chunks, against the whole-sequence graph, of all
+    heads. `further` are those of the other heads by name; the rest are the primary head's.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -27,6 +43,7 @@ class Verification(Strict, frozen=True):
     stream_texts: Size = 0
     stream_bound: float | None = None
     stream_max_difference: float | None = None
+    further: dict[str, HeadVerification] = msgspec.field(default_factory=dict)
 
     @property
     def stream_drifted(self) -> bool:

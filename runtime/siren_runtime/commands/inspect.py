@@ -15,7 +15,7 @@ from rich.text import Text
 from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
 from siren_runtime.bundle.ensemble import (
     EnsembleManifest,
-    check_classes,
+    check_heads,
     is_ensemble,
     read_ensemble,
 )
@@ -66,7 +66,7 @@ def inspect(
     ensemble = read_ensemble(folder) if is_ensemble(folder) else None
     names = ["."] if ensemble is None else ensemble.members
     members = {name: load_bundle(folder / name, verify=verify) for name in names}
-    check_classes([member.manifest for member in members.values()])
+    check_heads([member.manifest for member in members.values()])
     checked = "every file has its size"
     if check:
         with Guard.load(folder) as guard:

@@ -55,8 +55,10 @@ def open_source(
                 f"{folder}: an ensemble cannot be a member of another; name its members"
             )
         bundle = load_bundle(folder, verify=verify)
-        has_spans = bool(bundle.manifest.spans if spans is None else spans)
-        by_stream = has_spans and bundle.manifest.head.pools_mean
+        manifest = bundle.manifest
+        calibrated = any(manifest.decision(name).spans for name in manifest.heads)
+        has_spans = calibrated if spans is None else spans
+        by_stream = has_spans and manifest.head.pools_mean
         return Scorer(
             bundle, open_engines(bundle, replace(request, streaming=request.streaming or by_stream))
         )

@@ -1,29 +1,20 @@
 """What a guard gives back for a text."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.verdicts import (
+    HeadScore,
+    SpanScore,
+    categories_to_dict,
+    heads_to_dict,
+    spans_to_dict,
+)
 from siren_runtime.text.passage import Span
 
 UNREADABLE = "unreadable"  # the tier of a text that is not known well enough to be called safe
-
-
-@dataclass(frozen=True)
-class SpanScore:
-    """The highest score of a text's spans of one size.
-
-    Attributes:
-        tokens: how many a span of the size has.
-        score: probability of harm, by the mean over the span's tokens.
-        threshold: harmful from this score.
-        span: start and end of the span, in characters of the text as given.
-    """
-
-    tokens: int
-    score: float
-    threshold: float
-    span: Span
 
 
 @dataclass(frozen=True)
@@ -32,8 +23,9 @@ class ScoreResult:
 
     Attributes:
         score: probability of harm, 0 to 1.
-        is_harmful: whether `score` is at least `threshold`, or that of a span its own; None where
-            neither is, and too much of the text is unknown to the tokenizer for a verdict of safe.
+        is_harmful: whether `score` is at least `threshold`, or that of a span or a label its own;
+            None where none is, and too much of the text is unknown to the tokenizer for a verdict
+            of safe.
         threshold: the threshold that was applied.
         tokens: of the whole text, special ones included; of an ensemble, the most of its members'.
         truncated: whether some of the text was not read.
@@ -43,11 +35,15 @@ class ScoreResult:
             or of its characters, whichever is more.
         tier: name of the bundle's tier that `risk` falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
-        risk: the larger of `score` and the highest span's, moved in log-odds so that its threshold
-            stands at `threshold`; what texts are ranked by. `score` where there are no spans.
+        risk: the largest of `score` and those of spans and labels, each moved in log-odds so that
+            its threshold stands at `threshold`; what texts are ranked by.
         spans: the highest of each size, if spans were asked for and the text is longer than the
             size; the one that is the most harmful for its threshold comes first.
         features: float32 [n_features], the neurons that the head read, where they were asked for.
+        categories: probability by name, of the first head that has categories: labels, or more
+            than two classes. In a long text each is that of its highest window.
+        flagged: those labels whose probability is at least their threshold.
+        heads: the verdict of each head by name, the primary one's first, whose is the above.
     """
 
     score: float
@@ -61,10 +57,13 @@ class ScoreResult:
     risk: float = 0.0
     spans: tuple[SpanScore, ...] = ()
     features: FloatArray | None = field(default=None, compare=False, repr=False)
+    categories: Mapping[str, float] = field(default_factory=dict)
+    flagged: tuple[str, ...] = ()
+    heads: Mapping[str, HeadScore] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be written as JSON: all but the features, and no tier or spans where
-        there are none.
+        """Return what can be written as JSON: all but the features; no tier, spans or categories
+        where there are none, and no heads where there is one.
         """
         verdict: dict[str, Any] = {
             "score": self.score,
@@ -77,6 +76,6 @@ class ScoreResult:
         }
         if self.tier is not None:
             verdict["tier"] = self.tier
-        if self.spans:
-            verdict |= {"risk": self.risk, "spans": [asdict(span) for span in self.spans]}
-        return verdict
+        verdict |= spans_to_dict(self.risk, self.spans)
+        verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
+        return verdict | heads_to_dict(self.heads)

@@ -2,24 +2,24 @@
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.memory import release_freed_memory
-from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.readout import Readout
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, SirenError
-from siren_runtime.text.passage import Passage, Span
+from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .deadline import Deadline
 from .engines import Engines, is_compiled
+from .text_score import TextScore, text_score
 from .windows import Scored, WindowRun
 
 if TYPE_CHECKING:
@@ -28,38 +28,6 @@ if TYPE_CHECKING:
 
 WindowKey = tuple[int, int]  # a text's place in a call, its window's number
 _Key = TypeVar("_Key")
-
-
-@dataclass(frozen=True)
-class HighestSpan:
-    """The span of `size` tokens with the highest score of a text.
-
-    `span` is where it stands in the text as given, in characters.
-    """
-
-    size: int
-    score: float
-    span: Span
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """What the engine makes of a text: the highest of its windows.
-
-    Attributes:
-        score, features: of that window.
-        span: that window's part of the text as given, in characters; None for the whole text.
-        tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
-        spans: the highest of each size that there is, by size.
-    """
-
-    score: float
-    features: FloatArray
-    span: Span | None
-    tokens: int
-    truncated: bool
-    unknown: float
-    spans: tuple[HighestSpan, ...] = ()
 
 
 class Scorer:
@@ -78,6 +46,7 @@ class Scorer:
             BackendError: the streaming graph, which is to score, cannot be opened.
         """
         self.manifest: Manifest = bundle.manifest
+        self.readout = Readout(bundle.manifest)
         self.tokenizer = tokenizer or Tokenizer(
             bundle.file(TOKENIZER_FILE),
             bundle.manifest.text.max_length,
@@ -123,7 +92,7 @@ class Scorer:
         """
         readings = self.encode(passages, limits)
         scored = self.run(windows_of(readings), token_budget, deadline)
-        return text_scores(passages, readings, scored)
+        return self.text_scores(passages, readings, scored)
 
     def encode(
         self, passages: Sequence[Passage | SirenError], limits: Limits
@@ -151,8 +120,28 @@ class Scorer:
             BackendError: the scorer is closed, or its streaming graph cannot be opened.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        run = WindowRun(self._backend_for(windows.values()), self.tokenizer, self.manifest)
+        backend = self._backend_for(windows.values())
+        run = WindowRun(backend, self.tokenizer, self.manifest, self.readout)
         return run.of(windows, token_budget, deadline)
+
+    def text_scores(
+        self,
+        passages: Sequence[Passage | SirenError],
+        readings: Sequence[Reading | SirenError],
+        scored: Mapping[WindowKey, Scored | BackendError],
+    ) -> list[TextScore | SirenError]:
+        """The score of each text, from those of its windows, which `run` gives."""
+        return [
+            text_score(
+                self.readout,
+                passage,
+                reading,
+                [scored[text, n] for n in range(len(reading.windows))],
+            )
+            if isinstance(reading, Reading) and isinstance(passage, Passage)
+            else cast("SirenError", reading)
+            for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
+        ]
 
     def _backend_for(self, windows: Iterable[Window]) -> Backend:
         """What scores windows: the streaming graph if there are spans and it can pool them."""
@@ -183,12 +172,12 @@ class Scorer:
         held = _checked_tokens(max_tokens, limit)
         reader: StreamReader
         if stream is None:
-            reader = ReencodingReader(self.backend, held, manifest.temperature)
+            reader = ReencodingReader(self.backend, held, self.readout)
         else:
-            reader = IncrementalReader(stream, held, manifest.temperature)
-        n_features = manifest.head.features
+            reader = IncrementalReader(stream, held, self.readout)
         why = None if why is None else f"{manifest.backbone.id}: {why}"
-        return Member(self.tokenizer, reader, n_features, reads_anew=stream is None), why
+        member = Member(self.tokenizer, reader, manifest.pooled, self.readout, stream is None)
+        return member, why
 
     @property
     def stream_backend(self) -> StreamBackend | None:
@@ -240,56 +229,6 @@ def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Wind
         if isinstance(reading, Reading)
         for number, window in enumerate(reading.windows)
     }
-
-
-def text_scores(
-    passages: Sequence[Passage | SirenError],
-    readings: Sequence[Reading | SirenError],
-    scored: Mapping[WindowKey, Scored | BackendError],
-) -> list[TextScore | SirenError]:
-    """The score of each text, from those of its windows."""
-    return [
-        _highest(passage, reading, [scored[text, n] for n in range(len(reading.windows))])
-        if isinstance(reading, Reading) and isinstance(passage, Passage)
-        else cast("SirenError", reading)
-        for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
-    ]
-
-
-def _highest(
-    passage: Passage, reading: Reading, scored: Sequence[Scored | BackendError]
-) -> TextScore | BackendError:
-    """The highest of a text's windows; one that cannot be scored leaves no verdict on the text."""
-    good = []
-    for one in scored:
-        if isinstance(one, BackendError):
-            return one
-        good.append(one)
-    best = max(range(len(good)), key=lambda number: good[number].score)
-    span = reading.windows[best].span
-    return TextScore(
-        score=good[best].score,
-        features=good[best].features,
-        span=None if span is None else passage.span_in_given(span),
-        tokens=reading.tokens,
-        truncated=reading.truncated,
-        unknown=reading.unknown,
-        spans=_highest_spans(passage, reading, good),
-    )
-
-
-def _highest_spans(
-    passage: Passage, reading: Reading, scored: Sequence[Scored]
-) -> tuple[HighestSpan, ...]:
-    highest: dict[int, tuple[float, Span]] = {}
-    for window, one in zip(reading.windows, scored, strict=True):
-        for cut, score in zip(window.cuts, one.spans, strict=True):
-            if cut.size not in highest or score > highest[cut.size][0]:
-                highest[cut.size] = score, cut.span
-    return tuple(
-        HighestSpan(size, score, passage.span_in_given(span))
-        for size, (score, span) in sorted(highest.items())
-    )
 
 
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:

@@ -2,19 +2,59 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from siren_runtime.backends.readout import HeadText
+from siren_runtime.backends.verdicts import HeadScore, SpanScore, categories_of
+from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.thresholds import Tier, tier_of
 from siren_runtime.errors import InputError, SirenError
+from siren_runtime.text.passage import Span
 from siren_runtime.text.reading import Limits
 
 from .call import Call
-from .result import UNREADABLE, ScoreResult, SpanScore
-from .scorer import TextScore
+from .result import UNREADABLE, ScoreResult
+from .text_score import TextScore
 
 _SMALLEST = 2.0**-53  # the distance of 1 to the largest float64 below it
+
+
+@dataclass(frozen=True)
+class HeadJudge:
+    """Decides by one head.
+
+    Attributes:
+        threshold: harmful from this score, where a call passes none.
+        tiers: by falling threshold.
+        spans: from which score a span of so many tokens is as harmful as a text of `threshold`;
+            where a size is not there, that is `threshold` itself.
+        labels: from which probability a label is as harmful; empty where labels exclude one
+            another.
+    """
+
+    threshold: float
+    tiers: tuple[Tier, ...]
+    spans: Mapping[int, float]
+    labels: Mapping[str, float]
+
+    @classmethod
+    def of(cls, spec: HeadSpec, decision: Decision) -> "HeadJudge":
+        """Take what a manifest says."""
+        labels = {label.name: label.threshold for label in decision.labels}
+        if spec.activation == "sigmoid" and not labels:
+            labels = dict.fromkeys(spec.labels, decision.threshold)
+        spans = {span.tokens: span.threshold for span in decision.spans}
+        return cls(decision.threshold, tuple(decision.tiers), spans, labels)
+
+    def shift(self, own: float) -> float:
+        """How far scores of the threshold `own` are moved in log-odds, to be ranked with texts'."""
+        return _log_odds(self.threshold) - _log_odds(own)
+
+    def harmful_from(self, own: float, threshold: float) -> float:
+        """Where the threshold `own` stands in a call that takes `threshold` for the head's."""
+        return own if threshold == self.threshold else _moved(threshold, -self.shift(own))
 
 
 @dataclass(frozen=True)
@@ -22,27 +62,37 @@ class Judge:
     """Decides on texts.
 
     Attributes:
-        threshold: harmful from this score, where a call passes none.
-        tiers: by falling threshold.
+        heads: by name, the primary one first.
         limits: how much of a text may be unknown, and what is done with one of which more is.
-        spans: from which score a span of so many tokens is as harmful as a text of `threshold`;
-            where a size is not there, that is `threshold` itself.
     """
 
-    threshold: float
-    tiers: tuple[Tier, ...]
+    heads: Mapping[str, HeadJudge]
     limits: Limits
-    spans: Mapping[int, float] = field(default_factory=dict)
 
-    def decide(
-        self, risk: float, threshold: float, unknown: float
-    ) -> tuple[bool | None, str | None]:
-        """Whether a risk is harmful, and its tier; neither harmful nor safe where too much of the
-        text is unknown for a low one to say anything.
-        """
-        if risk < threshold and unknown > self.limits.max_unknown:
-            return None, UNREADABLE
-        return risk >= threshold, tier_of(self.tiers, risk)
+    @property
+    def primary(self) -> HeadJudge:
+        """What decides by the primary head."""
+        return next(iter(self.heads.values()))
+
+    @property
+    def threshold(self) -> float:
+        """The primary head's."""
+        return self.primary.threshold
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The primary head's."""
+        return self.primary.tiers
+
+    @property
+    def spans(self) -> Mapping[int, float]:
+        """The primary head's."""
+        return self.primary.spans
+
+    @property
+    def span_sizes(self) -> tuple[int, ...]:
+        """The sizes of spans that a head has thresholds for, ascending."""
+        return tuple(sorted({size for head in self.heads.values() for size in head.spans}))
 
     def verdicts(
         self, by_member: Sequence[Sequence[TextScore | SirenError]], call: Call
@@ -50,57 +100,145 @@ class Judge:
         """Decide on each text of a call from what each member makes of all of them."""
         return [self._verdict(scored, call) for scored in zip(*by_member, strict=True)]
 
+    def on_head(
+        self, name: str, scored: Sequence[HeadText], threshold: float | None, unknown: float
+    ) -> HeadScore:
+        """Decide by one head from what each member makes of a text: the mean of their scores.
+
+        Args:
+            threshold: None is the head's own.
+            unknown: how much of the text is; a low score then says nothing.
+        """
+        head = self.heads[name]
+        threshold = head.threshold if threshold is None else threshold
+        score = float(np.mean([one.score for one in scored]))
+        categories = {
+            label: float(np.mean([one.categories[label] for one in scored]))
+            for label in scored[0].categories
+        }
+        spans = self._spans(head, scored, threshold)
+        flagged = tuple(
+            label
+            for label, own in head.labels.items()
+            if categories[label] >= head.harmful_from(own, threshold)
+        )
+        risks = [risk for risk, _ in spans]
+        for label, own in head.labels.items():
+            risks.append(_moved(categories[label], head.shift(own)))
+        risk = max(risks if head.labels else [score, *risks])  # the score is one of the labels'
+        is_harmful = risk >= threshold or bool(flagged)
+        unsure = not is_harmful and unknown > self.limits.max_unknown
+        return HeadScore(
+            score=score,
+            is_harmful=None if unsure else is_harmful,
+            threshold=threshold,
+            span=max(scored, key=lambda one: one.score).span,
+            tier=UNREADABLE if unsure else tier_of(head.tiers, risk),
+            risk=risk,
+            spans=tuple(span for _, span in spans),
+            categories=categories,
+            flagged=flagged,
+        )
+
     def _verdict(
         self, scored: Sequence[TextScore | SirenError], call: Call
     ) -> ScoreResult | SirenError:
-        """Decide on one text from what each member makes of it: the mean of their scores."""
+        """Decide on one text from what each member makes of it."""
         good = []
         for one in scored:
             if isinstance(one, SirenError):
                 return one
             good.append(one)
-        score = float(np.mean([one.score for one in good]))
-        spans = self._spans(good, call.threshold)
-        risk = max([score, *(risk for risk, _ in spans)])
         unknown = max(one.unknown for one in good)
-        is_harmful, tier = self.decide(risk, call.threshold, unknown)
-        if is_harmful is None and self.limits.unreadable == "refuse":
+        heads = self.on_heads([one.heads for one in good], call.threshold, unknown)
+        primary = next(iter(heads.values()))
+        if primary.is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
                 f"{unknown:.0%} of the text is unknown to the tokenizer, more than "
                 f"{self.limits.max_unknown:.0%}, so its low score says nothing; to get such "
                 "texts back undecided, ask for them (unreadable='review', --unreadable review)"
             )
+        categories, flagged = categories_of(heads.values())
         return ScoreResult(
-            score=score,
-            is_harmful=is_harmful,
-            threshold=call.threshold,
+            score=primary.score,
+            is_harmful=primary.is_harmful,
+            threshold=primary.threshold,
             tokens=max(one.tokens for one in good),
             truncated=any(one.truncated for one in good),
-            span=max(good, key=lambda one: one.score).span,
+            span=primary.span,
             unknown=unknown,
-            tier=tier,
-            risk=risk,
-            spans=tuple(span for _, span in spans),
+            tier=primary.tier,
+            risk=primary.risk,
+            spans=primary.spans,
             features=np.concatenate([one.features for one in good]) if call.features else None,
+            categories=categories,
+            flagged=flagged,
+            heads=heads,
         )
 
+    def on_heads(
+        self, members: Sequence[Mapping[str, HeadText]], threshold: float, unknown: float
+    ) -> dict[str, HeadScore]:
+        """Decide by each head from what each member makes of a text.
+
+        Args:
+            threshold: the primary head's; others keep their own.
+            unknown: as `on_head`.
+        """
+        thresholds = {next(iter(self.heads)): threshold}
+        of_members = [list(heads.values()) for heads in members]  # whose names may differ
+        return {
+            name: self.on_head(
+                name, [heads[place] for heads in of_members], thresholds.get(name), unknown
+            )
+            for place, name in enumerate(self.heads)
+        }
+
     def _spans(
-        self, scored: Sequence[TextScore], threshold: float
+        self, head: HeadJudge, scored: Sequence[HeadText], threshold: float
     ) -> list[tuple[float, SpanScore]]:
         """The risk and the score of the spans of each size that every member has, risks falling.
 
-        The score is the mean of the members' highest, the place that of the highest of all.
+        The score is the mean of the members' highest, the place that of the highest of all. Where
+        other heads have thresholds for spans and this one has none, it has no spans.
         """
+        if self.span_sizes and not head.spans:
+            return []
         by_size = [{span.size: span for span in one.spans} for one in scored]
         found = []
         for size in set.intersection(*(set(spans) for spans in by_size)):
             of_size = [spans[size] for spans in by_size]
             score = float(np.mean([span.score for span in of_size]))
-            shift = _log_odds(self.threshold) - _log_odds(self.spans.get(size, self.threshold))
+            shift = head.shift(head.spans.get(size, head.threshold))
             harmful_from = _moved(threshold, -shift)
-            place = max(of_size, key=lambda span: span.score).span
+            place: Span = max(of_size, key=lambda span: span.score).span
             found.append((_moved(score, shift), SpanScore(size, score, harmful_from, place)))
         return sorted(found, key=lambda item: (-item[0], item[1].tokens))
+
+
+def judge_of(
+    specs: Mapping[str, HeadSpec],
+    decisions: Mapping[str, Decision],
+    limits: Limits,
+    threshold: float | None = None,
+    tiers: Sequence[Tier] | None = None,
+) -> Judge:
+    """A judge of heads by name, the primary one first.
+
+    Args:
+        limits: where they name no sizes of spans, those that a head has thresholds for.
+        threshold, tiers: of the primary head, in place of its own.
+    """
+    heads = {name: HeadJudge.of(spec, decisions[name]) for name, spec in specs.items()}
+    primary = next(iter(heads))
+    if threshold is not None:
+        heads[primary] = replace(heads[primary], threshold=threshold)
+    if tiers is not None:
+        heads[primary] = replace(heads[primary], tiers=tuple(tiers))
+    judge = Judge(heads, limits)
+    if limits.spans is None:
+        judge = replace(judge, limits=replace(limits, spans=judge.span_sizes))
+    return judge
 
 
 def _log_odds(probability: float) -> float:

@@ -12,11 +12,11 @@ from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.outputs import (
     FloatArray,
     Outputs,
+    named_values,
     no_verdict,
     not_finite,
-    precise_scores,
-    tempered_scores,
 )
+from siren_runtime.backends.readout import DoubleArray, Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import BackendError
@@ -33,16 +33,22 @@ class Scored:
     """What the engine makes of the tokens of one window.
 
     Attributes:
-        score: probability of harm at the bundle's temperature, 0 to 1, finite.
-        features: float32 [n_features], what the head read.
-        precise: `score` in float64, which tells apart what float32 rounds to 1.
-        spans: the score of each of the window's spans, like `precise`.
+        row: float32 [width], each head's score and probabilities at the bundle's temperatures, as
+            `siren_runtime.backends.readout` has them, finite.
+        features: float32 [n_features], what the primary head read.
+        precise: `row` in float64, which tells apart what float32 rounds to 1.
+        spans: the same of each of the window's spans, float64 [spans, width].
     """
 
-    score: float
+    row: FloatArray
     features: FloatArray
-    precise: float
-    spans: tuple[float, ...] = ()
+    precise: DoubleArray
+    spans: DoubleArray
+
+    @property
+    def score(self) -> float:
+        """The primary head's probability of harm, 0 to 1."""
+        return float(self.row[0])
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class WindowRun:
     backend: Backend
     tokenizer: Tokenizer
     manifest: Manifest
+    readout: Readout
 
     def of(
         self, windows: Mapping[_Key, Window], token_budget: int | None, deadline: Deadline | None
@@ -102,24 +109,21 @@ class WindowRun:
             for key, window in batch.items():
                 results |= self._one_batch({key: window})
             return results
-        temperature = self.manifest.temperature
-        scores, precise = (
-            tempered_scores(outputs, temperature),
-            precise_scores(outputs, temperature),
-        )
-        unusable = not_finite({**vars(outputs), SCORE: scores})
-        of_spans = np.zeros(0) if spans is None else precise_scores(spans, temperature)
-        unusable_spans = {} if spans is None else not_finite({**vars(spans), SCORE: of_spans})
+        rows, precise = self.readout.rows(outputs), self.readout.precise(outputs)
+        unusable = not_finite({**named_values(outputs), SCORE: rows[:, 0]})
+        of_spans = np.zeros((0, self.readout.width))
+        unusable_spans: dict[int, str] = {}
+        if spans is not None:
+            of_spans = self.readout.precise(spans)
+            unusable_spans = not_finite({**named_values(spans), SCORE: of_spans[:, 0]})
         results, first = {}, 0
         for row, (key, window) in enumerate(batch.items()):
             mine = range(first, first + len(window.cuts))
             first = mine.stop
             wrong = [unusable[row]] if row in unusable else []
             wrong += [unusable_spans[span] for span in mine if span in unusable_spans]
-            found = float(scores[row]), outputs.features[row], float(precise[row])
-            results[key] = (
-                no_verdict(wrong[0]) if wrong else Scored(*found, (*of_spans[mine].tolist(),))
-            )
+            found = rows[row], outputs.features[row], precise[row], of_spans[mine]
+            results[key] = no_verdict(wrong[0]) if wrong else Scored(*found)
         return results
 
     def _outputs(self, windows: Sequence[Window]) -> tuple[Outputs, Outputs | None]:
@@ -138,4 +142,5 @@ def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendErro
         if isinstance(one, BackendError):
             return one
         good.append(one)
-    return replace(good[0], spans=tuple(one.precise for one in good[1:]))
+    spans = np.stack([one.precise for one in good])[1:]
+    return replace(good[0], spans=spans)

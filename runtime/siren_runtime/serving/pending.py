@@ -7,7 +7,7 @@ from siren_runtime.errors import BackendError, InterruptedCall, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Call
 from siren_runtime.scoring.result import ScoreResult
-from siren_runtime.scoring.scorer import WindowKey, text_scores, windows_of
+from siren_runtime.scoring.scorer import WindowKey, windows_of
 from siren_runtime.scoring.windows import Scored
 from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Window
@@ -27,7 +27,7 @@ class PendingCall:
         """Tokenize; no engine runs yet."""
         self.call = call
         self.future: Future[Results] = Future()
-        self._judge, self._passages = guard.judge, passages
+        self._judge, self._scorers, self._passages = guard.judge, guard.scorers, passages
         self._readings = [scorer.encode(passages, call.limits) for scorer in guard.scorers]
         self.windows: list[dict[WindowKey, Window]] = [windows_of(r) for r in self._readings]
         self.tokens = sum(len(w.ids) for windows in self.windows for w in windows.values())
@@ -62,7 +62,9 @@ class PendingCall:
 
     def _results(self) -> Results:
         by_member = [
-            text_scores(self._passages, readings, scored)
-            for readings, scored in zip(self._readings, self._scored, strict=True)
+            scorer.text_scores(self._passages, readings, scored)
+            for scorer, readings, scored in zip(
+                self._scorers, self._readings, self._scored, strict=True
+            )
         ]
         return self._judge.verdicts(by_member, self.call)

@@ -7,13 +7,8 @@ import numpy as np
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.outputs import (
-    FloatArray,
-    neurons_of_chunk,
-    no_verdict,
-    not_finite,
-    tempered_scores,
-)
+from siren_runtime.backends.outputs import FloatArray, neurons_of_chunk, no_verdict, not_finite
+from siren_runtime.backends.readout import Readout
 from siren_runtime.errors import SirenError
 
 from .cache import KeyValueCache
@@ -63,11 +58,11 @@ class StreamReader(Protocol):
 class IncrementalReader:
     """Pays for new tokens only. Streams next to each other in the cache share a batch."""
 
-    def __init__(self, backend: StreamBackend, max_tokens: int, temperature: float) -> None:
+    def __init__(self, backend: StreamBackend, max_tokens: int, readout: Readout) -> None:
         self.max_tokens = max_tokens
-        self._temperature = temperature
-        self._n_features = backend.head_spec.features
-        self.bytes_per_token = backend.cache.bytes_per_token + 4 * self._n_features
+        self._readout = readout
+        self._neurons = backend.neurons
+        self.bytes_per_token = backend.cache.bytes_per_token + 4 * self._neurons
         self._backend = backend
         self._cache = KeyValueCache(backend.cache, max_tokens)
         self._slots: list[StreamState] = []
@@ -135,7 +130,7 @@ class IncrementalReader:
         batch = stop - first
         input_ids = np.zeros((batch, width), np.int64)
         lengths, counts = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
-        sums = np.zeros((batch, self._n_features), np.float32)
+        sums = np.zeros((batch, self._neurons), np.float32)
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             row = slot - first
             input_ids[row, :chunk] = state.pending[:chunk]
@@ -146,24 +141,24 @@ class IncrementalReader:
             input_ids, lengths, self._cache.rows(first, stop), sums, counts
         )
 
-        streamed = tempered_scores(outputs, self._temperature)
-        rows, scores = [], []
+        streamed = self._readout.rows(outputs)
+        rows, readouts = [], []
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             summed = outputs.feature_sums[slot - first, :chunk]
-            score = streamed[slot - first, :chunk]
-            _check_finite(summed, score)
+            readout = streamed[slot - first, :chunk]
+            _check_finite(summed, readout)
             if state.aggregation is not None:
                 neurons = neurons_of_chunk(summed, self._backend.head_spec)
                 summed, pooled = state.folded(neurons)
-                score = tempered_scores(self._backend.head(pooled), self._temperature)
-                _check_finite(summed, score)
+                readout = self._readout.rows(self._backend.head(pooled))
+                _check_finite(summed, readout)
             rows.append(summed)
-            scores.append(score)
+            readouts.append(readout)
         positions = [len(state.ids) for state in states]
         relative = [slot - first for slot in slots]
         self._cache.write(slots, positions, outputs.present, relative, chunks)
-        for state, summed, score in zip(states, rows, scores, strict=True):
-            state.commit(summed, score)
+        for state, summed, readout in zip(states, rows, readouts, strict=True):
+            state.commit(summed, readout)
 
 
 class ReencodingReader:
@@ -172,9 +167,9 @@ class ReencodingReader:
     All tokens of a feed get the score after its last.
     """
 
-    def __init__(self, backend: Backend, max_tokens: int, temperature: float) -> None:
+    def __init__(self, backend: Backend, max_tokens: int, readout: Readout) -> None:
         self.max_tokens = max_tokens
-        self._temperature = temperature
+        self._readout = readout
         self.bytes_per_token = 0
         self._backend = backend
 
@@ -203,8 +198,8 @@ class ReencodingReader:
 
     def _score(self, states: list[StreamState], sequences: list[list[int]]) -> Failures:
         try:
-            score = tempered_scores(self._backend.run(*right_pad(sequences)), self._temperature)
-            _check_finite(score, score)
+            readouts = self._readout.rows(self._backend.run(*right_pad(sequences)))
+            _check_finite(readouts, readouts)
         except SirenError as error:
             if len(states) == 1:
                 return {states[0]: error}
@@ -212,8 +207,8 @@ class ReencodingReader:
             for state, ids in zip(states, sequences, strict=True):
                 failures |= self._score([state], [ids])
             return failures
-        for state, value in zip(states, score.tolist(), strict=True):
-            state.read_all(value)
+        for state, readout in zip(states, readouts, strict=True):
+            state.read_all(readout)
         return {}
 
 
@@ -239,11 +234,11 @@ def _width(lengths: Sequence[int]) -> int:
     return width
 
 
-def _check_finite(sums: FloatArray, score: FloatArray) -> None:
+def _check_finite(sums: FloatArray, readouts: FloatArray) -> None:
     """Refuse what would make no verdict.
 
     Raises:
         BackendError: a value is not finite.
     """
-    if not_finite({"score": score, "feature_sums": sums}):
+    if not_finite({"score": readouts, "feature_sums": sums}):
         raise no_verdict("score of a stream")

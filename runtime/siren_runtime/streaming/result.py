@@ -1,7 +1,10 @@
 """What a stream gives back after a feed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from siren_runtime.backends.verdicts import HeadScore, categories_to_dict, heads_to_dict
 
 from .decision import Decision
 
@@ -27,6 +30,7 @@ class StreamResult:
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
+        risk, categories, flagged, heads: as in `ScoreResult`.
     """
 
     score: float
@@ -41,13 +45,22 @@ class StreamResult:
     unknown: float = 0.0
     decisions: tuple[Decision, ...] = ()
     tier: str | None = None
+    risk: float = 0.0
+    categories: Mapping[str, float] = field(default_factory=dict)
+    flagged: tuple[str, ...] = ()
+    heads: Mapping[str, HeadScore] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, decisions as dictionaries, and the tier where there is one."""
+        """Return the fields by name, decisions and heads as dictionaries; no tier or categories
+        where there are none, and no heads where there is one.
+        """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.tier is None:
-            del fields["tier"]
-        return fields | {"decisions": [decision.to_dict() for decision in self.decisions]}
+        left_out = ["tier"] if self.tier is None else []
+        for name in ("risk", "categories", "flagged", "heads", *left_out):
+            del fields[name]
+        fields["decisions"] = [decision.to_dict() for decision in self.decisions]
+        fields |= categories_to_dict(self.risk, self.categories, self.flagged)
+        return fields | heads_to_dict(self.heads)
 
 
 @dataclass(frozen=True)

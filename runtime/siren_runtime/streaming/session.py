@@ -4,11 +4,13 @@ A session of an ensemble is read by every member, and its score is the mean of t
 are the first member's; the others' scores count at the same places of the text.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from siren_runtime.backends.readout import HeadText
+from siren_runtime.backends.verdicts import HeadScore, categories_of
 from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.passage import check_size
 from siren_runtime.text.reading import Limits
@@ -19,8 +21,9 @@ from .decision import Decision, Decisions, Rule
 from .result import StreamResult, TokenScore
 from .track import Member, Track
 
-# Score, threshold and share of unknown tokens -> whether it is harmful, and the tier.
-Decide = Callable[[float, float, float], tuple[bool | None, str | None]]
+# What each member makes of a text by head, the primary head's threshold, and the share of unknown
+# tokens -> the verdict of each head, the primary one's first.
+Decide = Callable[[Sequence[Mapping[str, HeadText]], float, float], Mapping[str, HeadScore]]
 
 
 class Session:
@@ -102,13 +105,14 @@ class Session:
         """Return the verdict on all that was read."""
         self._decide()
         leader = self.tracks[0].state
-        score = self._scores()[-1]
         unknown = max(track.unknown for track in self.tracks)
-        is_harmful, tier = self._decide_on(score, self._threshold, unknown)
+        heads = self._decide_on([t.heads for t in self.tracks], self._threshold, unknown)
+        primary = next(iter(heads.values()))
+        categories, flagged = categories_of(heads.values())
         spans = [track.span for track in self.tracks if track.is_truncated]
         self.result = StreamResult(
-            score=score,
-            is_harmful=is_harmful,
+            score=primary.score,
+            is_harmful=primary.is_harmful,
             threshold=self._threshold,
             tokens=leader.position(len(leader.ids)),
             computed=sum(track.computed for track in self.tracks),
@@ -118,7 +122,11 @@ class Session:
             span=spans[0] if spans else None,
             unknown=unknown,
             decisions=tuple(self._made),
-            tier=tier,
+            tier=primary.tier,
+            risk=primary.risk,
+            categories=categories,
+            flagged=flagged,
+            heads=heads,
         )
         return self.result
 

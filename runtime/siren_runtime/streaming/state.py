@@ -16,14 +16,14 @@ Usable = Callable[[int, int], int]
 
 
 class StreamState:
-    """The tokens read and those pending, with a row of pooled neurons and a score of each token
-    read.
+    """The tokens read and those pending, with a row of pooled neurons and a readout of each token
+    read. `scores` are the primary head's, the first of each readout.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
     """
 
-    def __init__(self, n_features: int, aggregation: Aggregation | None) -> None:
+    def __init__(self, neurons: int, aggregation: Aggregation | None) -> None:
         self.aggregation = aggregation
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
@@ -32,10 +32,11 @@ class StreamState:
         self.changed = False  # since the last tokens were taken over
         self.context = 0
         self.scores: list[float] = []
-        self.base: FloatArray = np.zeros(n_features, np.float32)
+        self.readouts: list[FloatArray] = []
+        self.base: FloatArray = np.zeros(neurons, np.float32)
         self.base_count = 0
         self.slid = False
-        self._rows: FloatArray = np.zeros((0, n_features), np.float32)
+        self._rows: FloatArray = np.zeros((0, neurons), np.float32)
 
     @property
     def bytes(self) -> int:
@@ -58,7 +59,7 @@ class StreamState:
         taken_back = len(self.ids) - common
         common = usable(common, self.written)
         self.written = self.written if common else 0
-        del self.ids[common:], self.scores[common:]
+        del self.ids[common:], self.scores[common:], self.readouts[common:]
         self.context = tokens.context
         self.offsets = tokens.offsets[:limit]
         self.pending = tokens.ids[common:limit]
@@ -81,7 +82,7 @@ class StreamState:
         return self._rows[read - 1], count
 
     def folded(self, neurons: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Fold the neurons of the next tokens [chunk, n_features] by the aggregation."""
+        """Fold the neurons of the next tokens [chunk, neurons] by the aggregation."""
         assert self.aggregation is not None
         read = len(self.ids)
         first = self.context if read >= self.context else 0
@@ -90,8 +91,13 @@ class StreamState:
             before = self.base[None]
         return self.aggregation.fold(before, neurons)
 
-    def commit(self, rows: FloatArray, scores: FloatArray) -> None:
-        """Move as many pending tokens as there are rows to those read."""
+    def commit(self, rows: FloatArray, readouts: FloatArray) -> None:
+        """Move as many pending tokens as there are rows to those read.
+
+        Args:
+            rows: float32 [chunk, neurons].
+            readouts: float32 [chunk, width].
+        """
         read, count = len(self.ids), len(rows)
         if read + count > len(self._rows):
             grown = np.zeros(
@@ -102,19 +108,22 @@ class StreamState:
         self._rows[read : read + count] = rows
         self.ids += self.pending[:count]
         del self.pending[:count]
-        self.scores += scores.tolist()
+        self.scores += readouts[:, 0].tolist()
+        self.readouts += list(readouts)
         self.written = max(self.written, len(self.ids))
 
-    def read_all(self, score: float) -> None:
-        """Move all pending tokens to those read, all with the one score after the last.
+    def read_all(self, readout: FloatArray) -> None:
+        """Move all pending tokens to those read, all with the one readout [width] after the last.
 
         Where tokens were taken back and none came, the last one left gets it.
         """
         if not self.pending:
-            del self.scores[-1:]
+            del self.scores[-1:], self.readouts[-1:]
         self.ids += self.pending
         self.pending = []
-        self.scores += [score] * (len(self.ids) - len(self.scores))
+        new = len(self.ids) - len(self.scores)
+        self.scores += [float(readout[0])] * new
+        self.readouts += [readout] * new
 
     def position(self, index: int) -> int:
         """The position of a token among all that count, those that slid out included."""
@@ -127,5 +136,5 @@ class StreamState:
             self.base_count += count - self.context
             if self._rows.size:
                 self.base = self._rows[count - 1].copy()
-        self.ids, self.offsets, self.scores = [], [], []
+        self.ids, self.offsets, self.scores, self.readouts = [], [], [], []
         self.context = self.written = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from siren_runtime.backends.readout import HeadText, Readout
 from siren_runtime.errors import InputError
 from siren_runtime.text.tokenizer import Encoded, Tokenizer
 
@@ -22,13 +23,15 @@ class Member:
     Attributes:
         tokenizer: its own.
         reader: reads its tokens.
-        n_features: how many neurons its head reads.
+        neurons: how many its heads read together.
+        readout: what is read off its outputs.
         reads_anew: whether each feed reads all of a text anew, so that there are no running means.
     """
 
     tokenizer: Tokenizer
     reader: StreamReader
-    n_features: int
+    neurons: int
+    readout: Readout
     reads_anew: bool
 
 
@@ -50,7 +53,7 @@ class Track:
     ) -> None:
         self.member = member
         self._prompt, self._response_only = prompt, response_only
-        self.state = StreamState(member.n_features, aggregation)
+        self.state = StreamState(member.neurons, aggregation)
         self.tokens = Tokens([], [])
         self.computed = self.rolled_back = self.scored_from = 0
         self._source: StreamText | StreamTokens | None = None
@@ -60,7 +63,7 @@ class Track:
     def begin(self) -> None:
         """Forget everything."""
         self.member.reader.remove(self.state)
-        self.state = StreamState(self.member.n_features, self.state.aggregation)
+        self.state = StreamState(self.member.neurons, self.state.aggregation)
         self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
         self.member.reader.add(self.state)
 
@@ -94,6 +97,11 @@ class Track:
         offsets = [(first - start, last - start) for first, last in self.state.offsets]
         encoded = Encoded(self.state.ids, offsets)
         return self.member.tokenizer.unknown_share(self.tokens.text, encoded)
+
+    @property
+    def heads(self) -> dict[str, HeadText]:
+        """What each head makes of all that was read."""
+        return self.member.readout.heads(self.state.readouts[-1])
 
     @property
     def is_truncated(self) -> bool:

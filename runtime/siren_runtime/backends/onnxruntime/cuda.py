@@ -20,9 +20,10 @@ from siren_runtime.backends.shapes import Extent, Profile, default_profiles
 from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
     INPUT_IDS,
-    SCORE,
     TensorSpec,
+    names,
     score_graph,
+    score_names,
 )
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
@@ -72,10 +73,11 @@ class BoundSession:
             bound.inputs[INPUT_IDS].update_inplace(input_ids)
             bound.inputs[ATTENTION_MASK].update_inplace(attention_mask)
             # What a replay does not write stays NaN, which the guard refuses.
-            score = bound.outputs[SCORE]
-            score.update_inplace(np.full(score.shape(), np.nan, np.float32))
+            for name in score_names(self._outputs):
+                score = bound.outputs[name]
+                score.update_inplace(np.full(score.shape(), np.nan, np.float32))
             self._session.run_with_iobinding(bound.binding, bound.options)
-            return Outputs(**{name: value.numpy().copy() for name, value in bound.outputs.items()})
+            return Outputs.of([bound.outputs[n].numpy().copy() for n in names(self._outputs)])
 
     def _bind(self, extent: Extent) -> _Bound:
         import onnxruntime
@@ -125,7 +127,7 @@ def open_cuda(
     if name != "cuda":
         del session
         return OnnxRuntimeBackend(bundle, [_CPU], **options)
-    outputs = score_graph(bundle.manifest.head).outputs
+    outputs = score_graph(bundle.manifest.heads).outputs
     return bound_backend(session, outputs, name, bundle.manifest.text.max_length, buckets)
 
 

@@ -41,7 +41,7 @@ class OnnxRuntimeBackend:
         )
         self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
-        self._outputs = score_graph(bundle.manifest.head).outputs
+        self._outputs = score_graph(bundle.manifest.heads).outputs
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded `input_ids` [batch, sequence]; the mask is 1 on real tokens.
@@ -65,4 +65,4 @@ class OnnxRuntimeBackend:
                     f"the graph's output {spec.name!r} has shape {value.shape}, expected "
                     f"{expected}; export the bundle again"
                 )
-        return Outputs(*values)
+        return Outputs.of(values)

@@ -1,4 +1,4 @@
-"""Run a bundle's streaming graph and its head in ONNX Runtime."""
+"""Run a bundle's streaming graph and its heads in ONNX Runtime."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,11 +42,12 @@ class OnnxRuntimeStreamBackend:
         )
         self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
-        self.head_spec = bundle.manifest.head
-        self.cache = bundle.manifest.stream_cache
-        self._outputs = names(stream_graph(self.head_spec, self.cache).outputs)
-        self._head_outputs = names(head_graph(self.head_spec).outputs)
-        self.max_tokens = bundle.manifest.backbone.context_length or 0
+        manifest = bundle.manifest
+        self.head_spec, self.neurons, self._heads = manifest.head, manifest.pooled, manifest.heads
+        self.cache = manifest.stream_cache
+        self._outputs = names(stream_graph(self._heads, self.neurons, self.cache).outputs)
+        self._head_outputs = names(head_graph(self._heads, self.neurons).outputs)
+        self.max_tokens = manifest.backbone.context_length or 0
         self.max_chunk = _CHUNK
 
     def step(
@@ -67,8 +68,8 @@ class OnnxRuntimeStreamBackend:
         with engine_failures(
             lambda error: f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
         ):
-            score, logits, sums, *new = self._session.run(wanted, feed)
-        return StreamOutputs(score, logits, sums, new)
+            values = self._session.run(wanted, feed)
+        return StreamOutputs.of(values, len(self._heads))
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
@@ -77,4 +78,4 @@ class OnnxRuntimeStreamBackend:
             lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
         ):
             values = self._head.run(self._head_outputs, {POOLED: pooled})
-        return Outputs(*values)
+        return Outputs.of(values)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from siren_runtime.backends.outputs import Outputs, TokenArray
 from siren_runtime.backends.shapes import Extent
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, SCORE, GraphSpec, names
+from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, GraphSpec, names, score_names
 from siren_runtime.errors import BackendError
 
 from .gpu import CudaGraph, CudaStream, Memory, Mirror, current_device, use_device
@@ -134,7 +134,8 @@ class ScoreRunner:
             BackendError: the library or CUDA failed.
         """
         inputs = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        return Outputs(**self._runner.run(inputs, Extent(*input_ids.shape), self._outputs))
+        found = self._runner.run(inputs, Extent(*input_ids.shape), self._outputs)
+        return Outputs.of([found[name] for name in self._outputs])
 
 
 def fill(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
@@ -151,6 +152,7 @@ class Runner:
         use_device(engine.device)
         limit = engine.plan.record.profiles[profile].max
         self._engine, self._profile = engine, profile
+        self._scores = score_names(engine.outputs)
         self._stream = CudaStream()
         self._buffers = {
             spec.name: Mirror(limit.shape(spec.shape), spec.dtype)
@@ -187,8 +189,9 @@ class Runner:
             if spec.name in wanted
         }
         # What the engine does not write stays NaN, which the guard refuses: it never fails open.
-        self._buffers[SCORE].host(shapes[SCORE]).fill(np.nan)
-        self._buffers[SCORE].upload(shapes[SCORE], self._stream)
+        for name in self._scores:
+            self._buffers[name].host(shapes[name]).fill(np.nan)
+            self._buffers[name].upload(shapes[name], self._stream)
         self._execute(extent)
         for name, shape in shapes.items():
             self._buffers[name].download(shape, self._stream)

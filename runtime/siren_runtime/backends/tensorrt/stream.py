@@ -31,11 +31,11 @@ from siren_runtime.bundle.graphs import (
     PAST_LENGTHS,
     POOLED,
     CacheSpec,
+    Heads,
     head_graph,
     names,
     stream_graph,
 )
-from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import Bundle
 
 from . import engine
@@ -76,14 +76,21 @@ class PlanStreamBackend:
     """A `StreamBackend` over the plans of the streaming graph and of the head."""
 
     def __init__(
-        self, name: str, head_spec: HeadSpec, cache: CacheSpec, stream: Profiles, head: Profiles
+        self,
+        name: str,
+        heads: Heads,
+        neurons: int,
+        cache: CacheSpec,
+        stream: Profiles,
+        head: Profiles,
     ) -> None:
-        """Take what the graphs read, and what runs the streaming graph and the head."""
-        self.name, self.head_spec, self.cache = name, head_spec, cache
+        """Take what the graphs read, and what runs the streaming graph and the heads."""
+        self.name, self.neurons, self.cache = name, neurons, cache
+        self.head_spec, self._of_heads = next(iter(heads.values())), len(heads)
         self._past = frozenset(names(cache.past))
         self._kept = frozenset(names(cache.present))
-        self._outputs = names(stream_graph(head_spec, cache).outputs)
-        self._head_outputs = names(head_graph(head_spec).outputs)
+        self._outputs = names(stream_graph(heads, neurons, cache).outputs)
+        self._head_outputs = names(head_graph(heads, neurons).outputs)
         self._profiles, self._head = stream, head
         # One profile takes all of it: a stream alone can then be read whatever its length.
         longest = max(stream.profiles, key=lambda profile: profile.max.past).max
@@ -106,8 +113,8 @@ class PlanStreamBackend:
         )
         wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
         parts = [self._step(part, wanted) for part in self._parts(inputs)]
-        score, logits, sums, *new = (np.concatenate([p[name] for p in parts]) for name in wanted)
-        return StreamOutputs(score, logits, sums, new)
+        values = [np.concatenate([part[name] for part in parts]) for name in wanted]
+        return StreamOutputs.of(values, self._of_heads)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`; more rows than it takes in parts."""
@@ -118,7 +125,7 @@ class PlanStreamBackend:
             choice = choose_profile(self._head.profiles, [], len(rows), 1)
             outputs = self._head.run({POOLED: rows}, choice, self._head_outputs)
             parts.append([outputs[name][: len(rows)] for name in self._head_outputs])
-        return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+        return Outputs.of([*map(np.concatenate, zip(*parts, strict=True))])
 
     def _parts(self, inputs: Arrays) -> list[Arrays]:
         batch, chunk = inputs[INPUT_IDS].shape
@@ -164,5 +171,10 @@ def open_stream_plan(bundle: Bundle, flavor: Flavor) -> PlanStreamBackend:
 
     manifest = bundle.manifest
     return PlanStreamBackend(
-        flavor, manifest.head, manifest.stream_cache, opened("stream"), opened("head")
+        flavor,
+        manifest.heads,
+        manifest.pooled,
+        manifest.stream_cache,
+        opened("stream"),
+        opened("head"),
     )

@@ -1,0 +1,148 @@
+"""The heads of one bundle: they read one pass of the backbone, and share what is pooled of it.
+
+pooled     = what all heads read together, the first head's neurons before the others' in each block
+of a head  = its own neurons of that, in its own order
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from siren_export.graph.builder import GraphBuilder
+from siren_export.graph.taps import Taps
+from siren_runtime.bundle.graphs import FEATURES, LOGITS, SCORE, output_name
+from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.errors import ArtifactError
+
+from .base import Artifact, Head
+from .pooling import mean, running_mean
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Heads by name, the primary one first. What they read is authored once for all of them."""
+
+    heads: Mapping[str, Head]
+
+    @property
+    def specs(self) -> dict[str, HeadSpec]:
+        """What the manifest says of each."""
+        return {name: head.spec for name, head in self.heads.items()}
+
+    @cached_property
+    def taps(self) -> Taps:
+        """What they read together: of each block the channels of the first head that reads it, then
+        those that the others add.
+        """
+        all_taps = [head.taps for head in self.heads.values()]
+        if len(all_taps) == 1:
+            return all_taps[0]
+        channels: dict[int, NDArray[np.int64]] = {}
+        for block in sorted({block for taps in all_taps for block in taps.channels}):
+            read = [taps.channels[block] for taps in all_taps if block in taps.channels]
+            channels[block] = np.array(list(dict.fromkeys(np.concatenate(read).tolist())), np.int64)
+        return Taps(all_taps[0].state, channels)
+
+    @property
+    def neurons(self) -> int:
+        """How many that are."""
+        return sum(channels.size for channels in self.taps.channels.values())
+
+    def pool(
+        self, g: GraphBuilder, states: Mapping[int, ir.Value], attention_mask: ir.Value
+    ) -> ir.Value:
+        """As `Head.pool`, of what all heads read: float32 [batch, neurons]."""
+        if len(self.heads) == 1:
+            return self._only.pool(g, states, attention_mask)
+        return mean(g, self.taps.channels, states, attention_mask)
+
+    def pool_prefixes(
+        self,
+        g: GraphBuilder,
+        states: Mapping[int, ir.Value],
+        feature_sum: ir.Value,
+        feature_count: ir.Value,
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `Head.pool_prefixes`, of what all heads read: float32 [batch, chunk, neurons]."""
+        if len(self.heads) == 1:
+            return self._only.pool_prefixes(g, states, feature_sum, feature_count)
+        return running_mean(g, self.taps.channels, states, feature_sum, feature_count)
+
+    def outputs(
+        self, g: GraphBuilder, pooled: ir.Value, *, features: bool = True
+    ) -> dict[str, ir.Value]:
+        """Author all heads over pooled float32 [batch, neurons]; return what they give by name.
+
+        Args:
+            features: give the features too.
+        """
+        found: dict[str, ir.Value] = {}
+        specs = self.specs
+        for name in self.heads:
+            if name == next(iter(self.heads)):
+                outputs = self._outputs(g, name, pooled, features)
+            else:
+                with g.scope(f"heads.{name}"):
+                    outputs = self._outputs(g, name, pooled, features)
+            found |= {output_name(specs, name, part): value for part, value in outputs.items()}
+        return found
+
+    def _outputs(
+        self, g: GraphBuilder, name: str, pooled: ir.Value, wanted: bool
+    ) -> dict[str, ir.Value]:
+        head, places = self.heads[name], self.places(name)
+        if not np.array_equal(places, np.arange(self.neurons)):
+            pooled = g.op("Gather", pooled, g.table("neurons", places), axis=1)
+        found = {FEATURES: head.features(g, pooled)} if wanted else {}
+        score, logits = head.classify(g, pooled)
+        return {**found, SCORE: score, LOGITS: logits}
+
+    def places(self, name: str) -> NDArray[np.int64]:
+        """Where a head's neurons stand among the pooled ones, int64 [n_features]."""
+        found, start = [], 0
+        own = self.heads[name].taps.channels
+        for block, channels in self.taps.channels.items():
+            if block in own:
+                place = {channel: start + i for i, channel in enumerate(channels.tolist())}
+                found += [place[channel] for channel in own[block].tolist()]
+            start += channels.size
+        return np.array(found, np.int64)
+
+    @property
+    def _only(self) -> Head:
+        return next(iter(self.heads.values()))
+
+
+def head_set(artifact: Artifact) -> HeadSet:
+    """The heads of an artifact, and of those that are to be read with it."""
+    further = {name: other.head for name, other in artifact.further.items()}
+    return HeadSet({artifact.name: artifact.head, **further})
+
+
+def together(artifacts: Mapping[str, Artifact]) -> Artifact:
+    """Join heads, by name, that are to be read from one pass; the first is the primary one.
+
+    Raises:
+        ArtifactError: they do not read the same of a text.
+    """
+    (name, first), *others = artifacts.items()
+    for other_name, other in others:
+        for what, found, expected in (
+            ("pools", other.head.spec.pooling, first.head.spec.pooling),
+            ("has a max_length of", other.max_length, first.max_length),
+        ):
+            if found != expected:
+                raise ArtifactError(
+                    f"{other.source}: the head {other_name!r} {what} {found}, but {name!r} of "
+                    f"{first.source} {expected}; heads of one bundle read the same pass, so export "
+                    "this one into a bundle of its own"
+                )
+    if others and not first.head.spec.pools_mean:
+        raise ArtifactError(
+            f"{first.source}: heads that read the last token are exported one by one"
+        )
+    return replace(first, name=name, further=dict(others))

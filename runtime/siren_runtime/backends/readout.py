@@ -1,0 +1,137 @@
+"""What is read off a graph's logits: each head's score and probabilities, at its temperatures.
+
+A readout is a row of numbers, which windows, spans and streams carry alike: of each head its score,
+and behind it the probability of each of its categories, if it has any.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siren_runtime.bundle.heads import HARMFUL, Decision, HeadSpec
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.text.passage import Span
+
+from .outputs import FloatArray, HeadOutputs, Outputs, StreamOutputs
+
+DoubleArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a head stands in a row: its score, and its categories behind that."""
+
+    score: int
+    categories: slice
+
+
+@dataclass(frozen=True)
+class HighestSpan:
+    """The span of `size` tokens with the highest score of a text.
+
+    `span` is where it stands in the text as given, in characters.
+    """
+
+    size: int
+    score: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class HeadText:
+    """What one head makes of a text.
+
+    Attributes:
+        score: that of the highest window.
+        span: that window's part of the text as given, in characters; None for the whole text.
+        categories: probabilities by the name of a category, each that of its highest window.
+        spans: the highest of each size that there is, by size.
+    """
+
+    score: float
+    span: Span | None
+    categories: Mapping[str, float]
+    spans: tuple[HighestSpan, ...] = ()
+
+
+class Readout:
+    """Reads rows off the outputs of one bundle's graphs."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Take how each head decides from the manifest."""
+        self._heads = {
+            name: (spec, manifest.decision(name)) for name, spec in manifest.heads.items()
+        }
+        self.columns: dict[str, Column] = {}
+        self.width = 0
+        for name, spec in manifest.heads.items():
+            stop = self.width + 1 + len(spec.categories)
+            self.columns[name] = Column(self.width, slice(self.width + 1, stop))
+            self.width = stop
+
+    def categories(self, name: str, row: npt.NDArray[Any]) -> dict[str, float]:
+        """The probabilities of a head's categories in a row [width], by their names."""
+        names = self._heads[name][0].categories
+        return dict(zip(names, row[self.columns[name].categories].tolist(), strict=True))
+
+    def heads(self, row: npt.NDArray[Any]) -> dict[str, HeadText]:
+        """What a row [width] says of each head."""
+        return {
+            name: HeadText(float(row[column.score]), None, self.categories(name, row))
+            for name, column in self.columns.items()
+        }
+
+    def rows(self, outputs: Outputs | StreamOutputs) -> FloatArray:
+        """Return float32 [..., width]. At a temperature of 1 scores are the engine's own.
+
+        A score that is not finite stays so: it marks outputs that the engine did not write.
+        """
+        rows: FloatArray = self._read(outputs, np.float32)
+        return rows
+
+    def precise(self, outputs: Outputs) -> DoubleArray:
+        """Return float64 [..., width], of the logits alone, which tells apart what float32 rounds
+        to 1; NaN where the engine's own score is not finite.
+        """
+        rows: DoubleArray = self._read(outputs, np.float64)
+        return rows
+
+    def _read(self, outputs: Outputs | StreamOutputs, dtype: Any) -> Any:
+        columns = [
+            _columns(head, spec, decision, dtype)
+            for head, (spec, decision) in zip(outputs.heads, self._heads.values(), strict=True)
+        ]
+        return np.concatenate(columns, axis=-1)
+
+
+def _columns(head: HeadOutputs, spec: HeadSpec, decision: Decision, dtype: Any) -> Any:
+    """A head's part of the rows, [..., 1 + categories].
+
+    Temperature scaling (Guo et al. 2017, arXiv 1706.04599): logits are divided by it before the
+    softmax, or before the sigmoid, each label by its own.
+    """
+    own = dtype == np.float32 and _is_plain(decision)
+    with np.errstate(invalid="ignore"):  # of logits that are not finite
+        if spec.activation == "softmax":
+            logits = head.logits.astype(dtype) / dtype(decision.temperature)
+            shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            score = shares[..., HARMFUL] / shares.sum(axis=-1)
+            probabilities = shares / shares.sum(axis=-1, keepdims=True)
+        else:
+            temperatures = [label.temperature for label in decision.labels] or [1.0]
+            logits = head.logits.astype(dtype) / np.array(temperatures, dtype)
+            probabilities = np.exp(-np.logaddexp(dtype(0), -logits))
+            score = probabilities.max(axis=-1)
+    if own:
+        score = head.score
+    marked = np.where(np.isfinite(head.score), score, head.score if dtype == np.float32 else np.nan)
+    if not spec.categories:
+        return marked[..., None]
+    return np.concatenate([marked[..., None], probabilities], axis=-1)
+
+
+def _is_plain(decision: Decision) -> bool:
+    return decision.temperature == 1.0 and all(one.temperature == 1.0 for one in decision.labels)

@@ -1,0 +1,82 @@
+"""What one head says of a text, in results of whole texts and of streams alike."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from siren_runtime.text.passage import Span
+
+
+@dataclass(frozen=True)
+class SpanScore:
+    """The highest score of a text's spans of one size.
+
+    Attributes:
+        tokens: how many a span of the size has.
+        score: probability of harm, by the mean over the span's tokens.
+        threshold: harmful from this score.
+        span: start and end of the span, in characters of the text as given.
+    """
+
+    tokens: int
+    score: float
+    threshold: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """The verdict of one head on a text.
+
+    Attributes are those of `siren_runtime.scoring.result.ScoreResult`, which says what they mean.
+    """
+
+    score: float
+    is_harmful: bool | None
+    threshold: float
+    span: Span | None = None
+    tier: str | None = None
+    risk: float = 0.0
+    spans: tuple[SpanScore, ...] = ()
+    categories: Mapping[str, float] = field(default_factory=dict)
+    flagged: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON: no tier, spans or categories where there are none."""
+        verdict: dict[str, Any] = {
+            "score": self.score,
+            "is_harmful": self.is_harmful,
+            "threshold": self.threshold,
+            "span": self.span,
+        }
+        if self.tier is not None:
+            verdict["tier"] = self.tier
+        verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
+        return verdict | spans_to_dict(self.risk, self.spans)
+
+
+def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    """The categories of the first head that has any, and which of them are flagged."""
+    found = next((head for head in heads if head.categories), None)
+    return ({}, ()) if found is None else (found.categories, found.flagged)
+
+
+def spans_to_dict(risk: float, spans: tuple[SpanScore, ...]) -> dict[str, Any]:
+    """What JSON has of spans, and of the risk that is another number because of them."""
+    return {"risk": risk, "spans": [asdict(span) for span in spans]} if spans else {}
+
+
+def categories_to_dict(
+    risk: float, categories: Mapping[str, float], flagged: tuple[str, ...]
+) -> dict[str, Any]:
+    """What JSON has of categories, where there are any."""
+    if not categories:
+        return {}
+    return {"risk": risk, "categories": dict(categories), "flagged": list(flagged)}
+
+
+def heads_to_dict(heads: Mapping[str, HeadScore]) -> dict[str, Any]:
+    """What JSON has of several heads."""
+    return (
+        {"heads": {name: head.to_dict() for name, head in heads.items()}} if len(heads) > 1 else {}
+    )

@@ -1,0 +1,87 @@
+"""From the windows of a text to what each head makes of it: of every number the highest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.readout import Column, HeadText, HighestSpan, Readout
+from siren_runtime.errors import BackendError
+from siren_runtime.text.passage import Passage, Span
+from siren_runtime.text.reading import Reading
+
+from .windows import Scored
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What the engine makes of a text.
+
+    Attributes:
+        heads: by name, the primary one first.
+        features: of the window that the primary head scores the highest.
+        tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
+    """
+
+    heads: Mapping[str, HeadText]
+    features: FloatArray
+    tokens: int
+    truncated: bool
+    unknown: float
+
+
+def text_score(
+    readout: Readout, passage: Passage, reading: Reading, scored: Sequence[Scored | BackendError]
+) -> TextScore | BackendError:
+    """The highest of a text's windows; one that cannot be scored leaves no verdict on the text."""
+    good = []
+    for one in scored:
+        if isinstance(one, BackendError):
+            return one
+        good.append(one)
+    rows = np.stack([one.row for one in good])
+    highest = rows.argmax(axis=0)
+    return TextScore(
+        heads={
+            name: _head_text(readout, name, column, passage, reading, good, rows)
+            for name, column in readout.columns.items()
+        },
+        features=good[highest[0]].features,
+        tokens=reading.tokens,
+        truncated=reading.truncated,
+        unknown=reading.unknown,
+    )
+
+
+def _head_text(
+    readout: Readout,
+    name: str,
+    column: Column,
+    passage: Passage,
+    reading: Reading,
+    scored: Sequence[Scored],
+    rows: FloatArray,
+) -> HeadText:
+    best = int(rows[:, column.score].argmax())
+    span = reading.windows[best].span
+    return HeadText(
+        score=float(rows[best, column.score]),
+        span=None if span is None else passage.span_in_given(span),
+        categories=readout.categories(name, rows.max(axis=0)),
+        spans=_highest_spans(column.score, passage, reading, scored),
+    )
+
+
+def _highest_spans(
+    column: int, passage: Passage, reading: Reading, scored: Sequence[Scored]
+) -> tuple[HighestSpan, ...]:
+    highest: dict[int, tuple[float, Span]] = {}
+    for window, one in zip(reading.windows, scored, strict=True):
+        for cut, row in zip(window.cuts, one.spans, strict=True):
+            if cut.size not in highest or row[column] > highest[cut.size][0]:
+                highest[cut.size] = float(row[column]), cut.span
+    return tuple(
+        HighestSpan(size, score, passage.span_in_given(span))
+        for size, (score, span) in sorted(highest.items())
+    )
