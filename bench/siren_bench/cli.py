@@ -9,6 +9,7 @@ from siren_bench.commands.export_memory import export_memory
 from siren_bench.commands.extraction import extraction
 from siren_bench.commands.fidelity import fidelity
 from siren_bench.commands.gpu import gpu
+from siren_bench.commands.heads import heads
 from siren_bench.commands.large_texts import large_texts
 from siren_bench.commands.latency import latency
 from siren_bench.commands.layers import layers
@@ -45,6 +46,7 @@ for _command, _example in (
     (cold_start, "cold-start minilm"),
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (spans, "spans minilm --tokens 40,512,2048"),
+    (heads, "heads qwen3-0.6b --counts 2,10"),
     (large_texts, "large-texts minilm"),
     (serve, "serve minilm --callers 1,16"),
     (stream, "stream qwen3-0.6b"),

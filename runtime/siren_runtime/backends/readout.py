@@ -85,7 +85,7 @@ class Readout:
         }
 
     def rows(self, outputs: Outputs | StreamOutputs) -> FloatArray:
-        """Return float32 [..., width]. At a temperature of 1 scores are the engine's own.
+        """Return float32 [..., width]. At a temperature of 1, scores of classes are the engine's.
 
         A score that is not finite stays so: it marks outputs that the engine did not write.
         """
@@ -113,7 +113,6 @@ def _columns(head: HeadOutputs, spec: HeadSpec, decision: Decision, dtype: Any) 
     Temperature scaling (Guo et al. 2017, arXiv 1706.04599): logits are divided by it before the
     softmax, or before the sigmoid, each label by its own.
     """
-    own = dtype == np.float32 and _is_plain(decision)
     with np.errstate(invalid="ignore"):  # of logits that are not finite
         if spec.activation == "softmax":
             logits = head.logits.astype(dtype) / dtype(decision.temperature)
@@ -125,13 +124,11 @@ def _columns(head: HeadOutputs, spec: HeadSpec, decision: Decision, dtype: Any) 
             logits = head.logits.astype(dtype) / np.array(temperatures, dtype)
             probabilities = np.exp(-np.logaddexp(dtype(0), -logits))
             score = probabilities.max(axis=-1)
-    if own:
+    if dtype == np.float32 and spec.activation == "softmax" and decision.temperature == 1.0:
         score = head.score
-    marked = np.where(np.isfinite(head.score), score, head.score if dtype == np.float32 else np.nan)
+    score = np.where(np.isfinite(head.score), score, head.score if dtype == np.float32 else np.nan)
     if not spec.categories:
-        return marked[..., None]
-    return np.concatenate([marked[..., None], probabilities], axis=-1)
-
-
-def _is_plain(decision: Decision) -> bool:
-    return decision.temperature == 1.0 and all(one.temperature == 1.0 for one in decision.labels)
+        return score[..., None]
+    if spec.activation == "softmax":
+        probabilities[..., HARMFUL] = score
+    return np.concatenate([score[..., None], probabilities], axis=-1)

@@ -20,6 +20,7 @@ from siren_runtime.bundle.ensemble import (
     read_ensemble,
 )
 from siren_runtime.bundle.graphs import TensorSpec
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
 from siren_runtime.bundle.report import Quantization, Tuning, Verification
@@ -134,12 +135,12 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "checked": checked,
         "backbone": f"{backbone.id}{revision}, {backbone.model_type}",
         "blocks": f"{backbone.blocks_kept} kept of {backbone.blocks}",
-        "head": f"{head.kind} over {head.features} features ({head.pooling}) of "
-        f"{len(head.layers)} layers, {head.classes} classes",
+        "head": _head(head),
         "layers": ", ".join(map(str, head.layers)),
         "classes": ", ".join(head.labels) or "not named",
         "threshold": f"{manifest.threshold:g}",
         "calibration": _calibration(manifest),
+        **_further(manifest),
         "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
         f"{text.max_length} tokens, truncated on the {text.truncation_side}",
         "precision": f"{manifest.precision} for {manifest.target}",
@@ -160,6 +161,36 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         files.add_row(Text(one_line(name)), decimal(spec.size), spec.sha256[:16])
     shown = Group(_facts(facts), graphs, Text(), files)
     return Group(shown, Text(), _tuning(manifest.tuning)) if manifest.tuning else shown
+
+
+def _head(head: HeadSpec) -> str:
+    what = "classes" if head.activation == "softmax" else "labels"
+    return (
+        f"{head.kind} over {head.features} features ({head.pooling}) of {len(head.layers)} layers, "
+        f"{head.classes} {what}"
+    )
+
+
+def _further(manifest: Manifest) -> dict[str, str]:
+    """The heads beside the primary one, what labels hold from, and what covers OpenAI's keys."""
+    facts = {}
+    for name, head in manifest.heads.items():
+        decision = manifest.decision(name)
+        if name != manifest.primary:
+            facts[f"head {name}"] = (
+                f"{_head(head)}: {', '.join(head.labels) or 'not named'}; from "
+                f"{decision.threshold:g}, {_tiers(decision.tiers)}"
+            )
+        if decision.labels:
+            facts[f"labels of {name}"] = ", ".join(
+                f"{label.name} from {label.threshold:g}" for label in decision.labels
+            )
+        if head.openai:
+            covered = [f"{key} by {' or '.join(by)}" for key, by in head.openai.items() if by]
+            missing = [key for key, by in head.openai.items() if not by]
+            facts[f"OpenAI keys of {name}"] = ", ".join(covered) or "none"
+            facts["not covered"] = ", ".join(missing) or "none"
+    return facts
 
 
 def _facts(facts: Mapping[str, str]) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.console import report
@@ -41,6 +41,8 @@ siren calibrate my-guard data.jsonl --temperature --spans fpr:0.02 --diluted 100
 siren calibrate my-guard --threshold 0.7
 
 siren calibrate my-guard --tiers tiers.json
+
+siren calibrate my-guard data.jsonl --head categories --temperature --threshold best
 """
 
 
@@ -54,11 +56,15 @@ def calibrate(
             help="Labelled text that the head was not trained on; numbers need none.",
         ),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Name of the head that is calibrated; default: the bundle's first."),
+    ] = None,
     threshold: Annotated[
         str | None,
         typer.Option(
             help="The default threshold: best (macro-F1), fpr:RATE, precision:TARGET, "
-            "recall:TARGET or a number."
+            "recall:TARGET or a number. Of a head of labels, each label's."
         ),
     ] = None,
     tier: Annotated[
@@ -113,6 +119,23 @@ def calibrate(
     _check_use(threshold, tier, tiers, temperature, spans)
     rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
+    opened = load_bundle(folder)
+    head = opened.manifest.primary if head is None else head
+    opened.manifest.decision(head)
+    if opened.manifest.heads[head].activation == "sigmoid":
+        if tier or tiers or spans:
+            raise typer.BadParameter(
+                f"the head {head!r} has labels: --threshold and --temperature are each label's; "
+                "tiers and spans are for heads of classes"
+            )
+        from .calibrate_labels import calibrate_labels
+
+        columns = options.make_columns(
+            text, label, split_column, id_column, category, classes or "safe,harmful"
+        )
+        sources = [parse_source(argument) for argument in data or ()]
+        calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
+        return
     if not data:
         if temperature:
             raise typer.BadParameter("labelled text is needed to fit a temperature")
@@ -120,20 +143,21 @@ def calibrate(
         by_name = make_tiers(stated, "--tier") if stated else None
         manifest = write_calibration(
             folder,
+            head=head,
             threshold=_stated(threshold) if threshold else None,
             tiers=read_tiers(tiers) if tiers is not None else by_name,
             spans=[SpanThreshold(size, _stated(spans)) for size in DEFAULT_SIZES]
             if spans
             else None,
         )
-        report(f"{folder}: {_described(manifest)}")
+        report(f"{folder}: {_described(manifest.decision(head))}")
         return
 
-    opened = load_bundle(folder)
-    if temperature and opened.manifest.head.classes != 2:
+    if temperature and opened.manifest.heads[head].classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
     engines = Engines(open_backend(opened, Request(threads=threads)))
-    guard = tempered_guard(opened, engines, opened.manifest.temperature)
+    old = opened.manifest.decision(head)
+    guard = tempered_guard(opened, engines, old.temperature, head)
     columns = options.make_columns(
         text, label, split_column, id_column, category, classes, options.labels(guard)
     )
@@ -141,28 +165,29 @@ def calibrate(
     with Bars() as bars:
         if temperature:
             new_temperature, scores = _fit_temperature(
-                opened, engines, sources, columns, split, bars
+                opened, engines, head, sources, columns, split, bars
             )
         else:
-            new_temperature, scores = None, score_rows(guard, sources, columns, split, bars.update)
+            new_temperature = None
+            scores = score_rows(guard, sources, columns, split, bars.update, head=head)
         new_spans = None
         if spans:
             engines = open_engines(opened, Request(threads=threads, streaming=True))
-            scale = new_temperature or opened.manifest.temperature
-            guard = tempered_guard(opened, engines, scale)
-            new_spans = _calibrate_spans(guard, spans, diluted, sources, columns, split, bars)
+            guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
+            new_spans = _calibrate_spans(guard, head, spans, diluted, sources, columns, split, bars)
     new_tiers = read_tiers(tiers) if tiers is not None else None
     if rules:
         found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
         new_tiers = make_tiers(found, "--tier")
     manifest = write_calibration(
         folder,
+        head=head,
         threshold=find_threshold(scores, threshold) if threshold else None,
         tiers=new_tiers,
         temperature=new_temperature,
         spans=new_spans,
     )
-    _print(manifest, scores, split)
+    _print(manifest.decision(head), scores, split)
     for span in new_spans or ():
         typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
@@ -181,10 +206,10 @@ def _stated(rule: str) -> float:
     return number
 
 
-def _described(manifest: Manifest) -> str:
-    lines = [("threshold", manifest.threshold)]
-    lines += [(tier.name, tier.threshold) for tier in manifest.tiers]
-    lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in manifest.spans]
+def _described(decision: Decision) -> str:
+    lines = [("threshold", decision.threshold)]
+    lines += [(tier.name, tier.threshold) for tier in decision.tiers]
+    lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in decision.spans]
     return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
 
 
@@ -204,6 +229,7 @@ def _check_use(
 def _fit_temperature(
     bundle: Bundle,
     engines: Engines,
+    head: str,
     sources: Sequence[Source],
     columns: Columns,
     split: str,
@@ -213,21 +239,24 @@ def _fit_temperature(
     from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
     from siren_train.measure.evaluate import score_rows
 
-    guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE)
-    temperature = fit_temperature(score_rows(guard, sources, columns, split, bars.update))
-    guard = tempered_guard(bundle, engines, temperature)
+    guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE, head)
+    found = score_rows(guard, sources, columns, split, bars.update, head=head)
+    temperature = fit_temperature(found)
+    guard = tempered_guard(bundle, engines, temperature, head)
     scores = score_rows(
         guard,
         sources,
         columns,
         split,
         lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
+        head=head,
     )
     return temperature, scores
 
 
 def _calibrate_spans(
     guard: Guard,
+    head: str,
     rule: str,
     diluted: str,
     sources: Sequence[Source],
@@ -245,15 +274,15 @@ def _calibrate_spans(
         for tokens in checked_lengths(diluted)
         for row in Dilution(tokenizer, tokens, "behind").of(rows)
     ]
-    return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update), rule)
+    return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update, head=head), rule)
 
 
-def _print(manifest: Manifest, scores: "Scores", split: str) -> None:
+def _print(decision: Decision, scores: "Scores", split: str) -> None:
     """Print what the threshold and each tier give on the rows of `split`."""
     from siren_train.measure.metrics import binary_metrics
 
-    lines = [("threshold", manifest.threshold)]
-    lines += [(tier.name, tier.threshold) for tier in manifest.tiers]
+    lines = [("threshold", decision.threshold)]
+    lines += [(tier.name, tier.threshold) for tier in decision.tiers]
     for name, value in lines:
         m = binary_metrics(scores.harmful, scores.scores, value)
         typer.echo(

@@ -95,6 +95,9 @@ def evaluate(
 
     --streaming feeds each `response`, after its `prompt`, as it would arrive. harm_start and
     harm_end are characters of the response; a row without them is safe.
+
+    Where a head has labels, they are those that the category column names, joined by +, and each
+    is measured; so is each of more than two classes.
     """
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
@@ -154,6 +157,7 @@ def evaluate(
         split=split,
         threshold=threshold,
         by_category=by == "category",
+        thresholds={name: dict(head.labels) for name, head in guard.judge.heads.items()},
     )
     _report(evaluation, scores, output)
 

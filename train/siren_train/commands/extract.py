@@ -21,7 +21,13 @@ need_train_extra()
 app = typer.Typer(add_completion=False)
 
 _BOTH: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
-_EPILOG = "Example: siren extract minilm data/*.jsonl -o features"
+_EPILOG = """
+Examples:
+
+siren extract minilm data/*.jsonl -o features
+
+siren extract minilm data/*.jsonl -o features --labels hate,violence,self-harm
+"""
 
 
 @app.command(epilog=_EPILOG)
@@ -59,6 +65,7 @@ def extract(
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
     classes: options.Classes = "safe,harmful",
+    labels: options.Labels = "",
 ) -> None:
     """Pool every layer's neurons over labelled text, with the engine that will serve the head.
 
@@ -70,7 +77,10 @@ def extract(
     from siren_export.sources.recipes import find_recipe
     from siren_train.store.extract import extract as extract_features
 
-    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    named = [name.strip() for name in labels.split(",")] if labels else []
+    columns = options.make_columns(
+        text, label, split_column, id_column, category, classes, labels=named
+    )
     sources = [parse_source(argument) for argument in data]
     recipe = find_recipe(backbone)
     checkpoint = load_checkpoint(str(recipe.backbone()) if recipe else backbone, revision=revision)

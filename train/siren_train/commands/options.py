@@ -32,6 +32,15 @@ IdColumn = Annotated[str, typer.Option("--id", help="Column of the id, if there 
 CategoryColumn = Annotated[
     str, typer.Option("--category", help="Column of the category, if there is one.")
 ]
+Labels = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        metavar="NAME,...",
+        help="Labels that the category column names, several joined by +, for siren train --head "
+        "categories. A harmful row that names none of them is left out there.",
+    ),
+]
 Classes = Annotated[
     str,
     typer.Option(help="Class names by index; a label is a name or an index. Class 1 is harm."),
@@ -54,8 +63,9 @@ def bundle_folder(name: str) -> str:
 
 
 def labels(guard: Guard) -> Sequence[str]:
-    """Return the names of the classes that a guard tells apart."""
-    return guard.manifests[0].head.labels or Columns().classes
+    """Return the names of the classes that a guard tells apart; one of labels tells harm."""
+    head = guard.manifests[0].head
+    return (head.labels if head.activation == "softmax" else ()) or Columns().classes
 
 
 def make_columns(
@@ -65,26 +75,31 @@ def make_columns(
     id_: str,
     category: str,
     classes: str,
+    bundle_classes: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> Columns:
     """Read the options above.
 
     Args:
-        labels: names of the bundle's classes, if there is a bundle. They hold where `classes` is
-            empty.
+        bundle_classes: names of the bundle's classes, if there is a bundle. They hold where
+            `classes` is empty.
+        labels: that categories may name.
 
     Raises:
         typer.BadParameter: the classes are not two or more different names, or contradict those of
             the bundle.
     """
-    names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(labels)
+    names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(bundle_classes)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")
-    if any(name in labels and labels.index(name) != index for index, name in enumerate(names)):
+    own = list(bundle_classes)
+    if any(name in own and own.index(name) != index for index, name in enumerate(names)):
         raise typer.BadParameter(
-            f"--classes is {', '.join(names)}, but the bundle's classes are {', '.join(labels)}, "
+            f"--classes is {', '.join(names)}, but the bundle's classes are {', '.join(own)}, "
             "in this order"
         )
+    if len(set(labels)) < len(labels) or not all(labels) or any("+" in name for name in labels):
+        raise typer.BadParameter(f"--labels needs different names without +, found {labels}")
     return Columns(
         text=tuple(name.strip() for name in text.split(",") if name.strip()),
         label=label,
@@ -92,4 +107,5 @@ def make_columns(
         id=id_,
         category=category,
         classes=names,
+        labels=tuple(labels),
     )

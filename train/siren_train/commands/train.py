@@ -11,7 +11,7 @@ from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.console import report as say
 from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
-from siren_train.store.store import FeatureStore
+from siren_train.store.store import FeatureStore, Target
 
 from .bars import Bars
 from .extra import need_train_extra
@@ -20,7 +20,13 @@ need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
-_EPILOG = "Example: siren train features -o my-head --trials 24"
+_EPILOG = """
+Examples:
+
+siren train features -o my-head --trials 24
+
+siren train features -o my-labels --head categories
+"""
 
 
 @app.command(epilog=_EPILOG)
@@ -37,6 +43,20 @@ def train(
     pooling: Annotated[MlpPooling, typer.Option(help="Which of the store's features.")] = (
         "residual_mean"
     ),
+    head: Annotated[
+        Target,
+        typer.Option(
+            help="What the head tells: harm, by the label column; or categories, each a label of "
+            "its own, of a store that was extracted with --labels."
+        ),
+    ] = "harm",
+    openai: Annotated[
+        Path | None,
+        typer.Option(
+            help='Which labels cover OpenAI\'s moderation keys: {"hate": ["slurs"]}, for --head '
+            "categories; default: by the labels' names."
+        ),
+    ] = None,
     share: Annotated[
         list[float] | None,
         typer.Option(
@@ -89,8 +109,11 @@ def train(
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
+    if openai is not None and head != "categories":
+        raise typer.BadParameter("--openai goes with --head categories")
     settings = Settings(
         pooling=pooling,
+        head=head,
         shares=tuple(share) if share else Settings().shares,
         weighting=layer_weights,
         max_layer=max_layer,
@@ -106,7 +129,13 @@ def train(
     workers = workers or os.cpu_count() or 1
     with Bars() as bars:
         report = pipeline.train(
-            opened, output, work, settings, workers=workers, progress=bars.update
+            opened,
+            output,
+            work,
+            settings,
+            openai=_openai(openai, opened[0]) if head == "categories" else None,
+            workers=workers,
+            progress=bars.update,
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
@@ -115,3 +144,10 @@ def train(
             write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
             plot_ablation(results, output / "ablation.png")
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
+
+
+def _openai(path: Path | None, store: FeatureStore) -> dict[str, list[str]]:
+    from siren_train.fit.openai_keys import read_table, table_by_names
+
+    labels = store.manifest.labels
+    return table_by_names(labels) if path is None else read_table(path, labels)

@@ -30,6 +30,8 @@ class Columns:
         split: the column of the split, which a row needs where its source names none.
         id, category: columns that a row may lack or leave empty.
         classes: the names of the classes, by index. A label is one of them, or its index.
+        labels: the names of labels that the category column may hold, several joined by +; what
+            else it holds is no label.
     """
 
     text: tuple[str, ...] = ()
@@ -38,6 +40,7 @@ class Columns:
     id: str = "id"
     category: str = "category"
     classes: tuple[str, ...] = ("safe", "harmful")
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def ablate(
         head = fit_head(train, layers, config, seed=seed)
         score = macro_f1_by_dataset(
             validation.labels,
-            head_logits(head, gather(validation, layers)).argmax(axis=1),
+            validation.decided(head_logits(head, gather(validation, layers))),
             validation.datasets,
             validation.names,
         )

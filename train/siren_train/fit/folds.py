@@ -10,7 +10,7 @@ FOLDS = 5
 def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) -> IntArray:
     """Return int64 [rows]: the fold that holds each row out, or -1 for a row that always trains.
 
-    The rows of each label of each measured data set are spread evenly over the folds. A copy is in
+    The rows of each class of each measured data set are spread evenly over the folds. A copy is in
     the fold of its original.
 
     Args:
@@ -20,7 +20,8 @@ def make_folds(features: FeatureSet, folds: int, seed: int, measured: IntArray) 
             train.
     """
     fold = np.full(features.rows, -1, np.int64)
-    groups = features.datasets * len(features.classes) + features.labels
+    strata = features.strata
+    groups = features.datasets * max(len(features.classes), strata.max() + 1) + strata
     countable = ~features.is_copy & np.isin(features.datasets, measured)
     rng = np.random.default_rng(seed)
     for group in np.unique(groups[countable]):

@@ -76,7 +76,7 @@ def train_head(
 
     Args:
         features: float32 [rows, n_features].
-        labels: int64 [rows].
+        labels: int64 [rows], or of labels that do not exclude one another [rows, classes], 0 or 1.
         row_weights: float32 [rows] of mean 1.
         gains: float32 [n_features], the layer's weight that is in each feature. Standardization
             takes it out again, so it is multiplied in once more behind that.
@@ -210,9 +210,7 @@ def _train_member(
             hidden = _dropout(inputs[batch], config.input_dropout, generator)
             for layer in layers[:-1]:
                 hidden = _dropout(torch.relu(layer(hidden)), config.dropout, generator)
-            losses = nn.functional.cross_entropy(
-                layers[-1](hidden), targets[batch], reduction="none"
-            )
+            losses = _losses(layers[-1](hidden), targets[batch])
             optimizer.zero_grad()
             (losses * row_weights[batch]).mean().backward()
             optimizer.step()
@@ -221,6 +219,16 @@ def _train_member(
         Dense(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
         for layer in layers
     )
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each row: of its class, or the mean over its labels."""
+    if targets.dim() == 1:
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.to(logits.dtype), reduction="none"
+    )
+    return losses.mean(dim=1)
 
 
 def _make_layers(dims: Sequence[int], generator: torch.Generator) -> list[nn.Linear]:

@@ -4,7 +4,7 @@ Every stage keeps its result in a work folder. So a run that was killed goes on 
 ends with the head of an undisturbed one. Test rows are not read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -48,6 +48,7 @@ def train(
     work: Path,
     settings: Settings,
     *,
+    openai: Mapping[str, Sequence[str]] | None = None,
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainingReport:
@@ -57,6 +58,7 @@ def train(
         stores: of the same rows, pooled in different precisions. The head is trained on all of
             them, and measured on the first.
         work: the folder where the stages keep their results.
+        openai: which labels cover each of OpenAI's 13 keys, written into a head of labels.
         workers: threads; the head does not depend on how many.
 
     Raises:
@@ -88,7 +90,7 @@ def train(
     final = train_rows if settings.hold_out_validation else everything
     head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
     progress("final fit", 1, 1)
-    _write_head(output, stores[0].manifest, settings, layers, head)
+    _write_head(output, stores[0].manifest, settings, layers, head, openai)
     return TrainingReport(
         store=stores[0].manifest,
         precisions=[store.manifest.precision for store in stores],
@@ -127,6 +129,7 @@ def _write_head(
     settings: Settings,
     layers: Sequence[LayerSelection],
     head: Sequence[Dense],
+    openai: Mapping[str, Sequence[str]] | None,
 ) -> None:
     write_head(
         output,
@@ -137,7 +140,9 @@ def _write_head(
         head=head,
         max_length=store.max_length,
         threshold=settings.threshold,
-        class_names=store.classes,
+        class_names=store.labels if settings.head == "categories" else store.classes,
+        activation="sigmoid" if settings.head == "categories" else "softmax",
+        openai=openai,
         half=settings.half,
     )
 

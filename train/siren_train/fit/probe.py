@@ -19,7 +19,6 @@ from siren_train.store.features import (
     DoubleArray,
     FeatureSet,
     FloatArray,
-    IntArray,
     Standardizer,
     balanced_weights,
 )
@@ -78,14 +77,14 @@ def fit_probe(
     if not (np.isfinite(inputs).all() and np.isfinite(held_out).all()):
         raise InputError(f"layer {layer}: a feature is not finite; extract again")
     row_weights = balanced_weights(train.datasets, balance)
-    classes = len(train.classes)
-    silent = _silencing_penalty(inputs, train.labels, row_weights, classes)
+    targets, exclusive = train.targets, train.labels.ndim == 1
+    silent = _silencing_penalty(inputs, targets, row_weights)
     best: Probe | None = None
     for strength in sorted(strengths, reverse=True):
-        weights, bias = _fit(inputs, train.labels, row_weights, classes, strength * silent)
+        weights, bias = _fit(inputs, targets, exclusive, row_weights, strength * silent)
         score = macro_f1_by_dataset(
             validation.labels,
-            (held_out @ weights.T + bias).argmax(axis=1),
+            validation.decided(held_out @ weights.T + bias),
             validation.datasets,
             validation.names,
         )
@@ -98,13 +97,19 @@ def fit_probe(
 
 
 def _fit(
-    inputs: DoubleArray, labels: IntArray, row_weights: FloatArray, classes: int, penalty: float
+    inputs: DoubleArray,
+    targets: DoubleArray,
+    exclusive: bool,
+    row_weights: FloatArray,
+    penalty: float,
 ) -> tuple[DoubleArray, DoubleArray]:
     """Return weights [classes, channels] and bias [classes]: each class against the rest.
 
-    Two classes are fitted once, because the second is the mirror image of the first.
+    Two classes that exclude one another are fitted once, because the second is the mirror image of
+    the first.
     """
-    positive = [1] if classes == 2 else range(classes)
+    mirrored = exclusive and targets.shape[1] == 2
+    positive = targets.T[1:] if mirrored else targets.T
     models = [
         LogisticRegression(
             **_L1,
@@ -112,20 +117,17 @@ def _fit(
             solver="liblinear",
             intercept_scaling=_INTERCEPT_SCALING,
             random_state=0,
-        ).fit(inputs, labels == label, row_weights)
-        for label in positive
+        ).fit(inputs, target == 1, row_weights)
+        for target in positive
     ]
     weights = np.concatenate([model.coef_ for model in models])
     bias = np.concatenate([model.intercept_ for model in models])
-    if classes == 2:
+    if mirrored:
         return np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
     return weights, bias
 
 
-def _silencing_penalty(
-    inputs: DoubleArray, labels: IntArray, row_weights: FloatArray, classes: int
-) -> float:
+def _silencing_penalty(inputs: DoubleArray, targets: DoubleArray, row_weights: FloatArray) -> float:
     """Return the smallest penalty that makes every weight zero, of a loss summed over rows."""
-    targets = np.eye(classes)[labels]
     residual = targets - np.average(targets, axis=0, weights=row_weights)
     return float(np.abs(inputs.T @ (row_weights[:, None] * residual)).max())

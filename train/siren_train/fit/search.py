@@ -170,7 +170,7 @@ def cross_validate(
         head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
         return macro_f1_by_dataset(
             features.labels[held_out],
-            head_logits(head, gather(features, layers, held_out)).argmax(axis=1),
+            features.decided(head_logits(head, gather(features, layers, held_out))),
             features.datasets[held_out],
             features.names,
         ).mean

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from siren_export.heads.mlp import MlpPooling
+from siren_train.store.store import Target
 
 LayerWeighting = Literal["adaptive", "uniform"]
 
@@ -17,6 +18,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         pooling: of the store, what the head reads.
+        head: what it tells: the classes of rows, or the labels that their categories name.
         shares: of each probe's |weight|, those that the search may draw.
         weighting: how layers are weighted.
         max_layer: how many layers, from the first, the head may read; None is all.
@@ -31,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     pooling: MlpPooling = "residual_mean"
+    head: Target = "harm"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
     weighting: LayerWeighting = "adaptive"
     max_layer: int | None = None

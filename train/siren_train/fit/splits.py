@@ -36,7 +36,10 @@ def load_splits(
             f"{store.folder}: max_layer is {settings.max_layer}; the backbone has {layers} layers"
         )
     train_rows, validation = (
-        reduce(FeatureSet.with_copies, (each.features(split, settings.pooling) for each in stores))
+        reduce(
+            FeatureSet.with_copies,
+            (each.features(split, settings.pooling, settings.head) for each in stores),
+        )
         for split in ("train", "validation")
     )
     depth = settings.max_layer or layers
@@ -67,7 +70,7 @@ def check_folds(
     """
     in_train, in_validation = np.split(folds, [train_rows.rows])
     for fold in range(FOLDS):
-        left = np.bincount(train_rows.labels[in_train != fold], minlength=len(train_rows.classes))
+        left = train_rows.targets[in_train != fold].sum(axis=0)
         for name in np.array(train_rows.classes)[left == 0].tolist():
             raise InputError(
                 f"{folder}: the train rows of class {name!r} are too few: none is left once one "

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
 from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold, Tier, check_tiers
@@ -113,9 +114,26 @@ def fit_temperature(scores: Scores) -> float:
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def tempered_guard(bundle: Bundle, engines: Engines, temperature: float) -> Guard:
-    """Return the guard that `bundle` would be at `temperature`, on open engines of it."""
-    manifest = msgspec.structs.replace(bundle.manifest, temperature=temperature)
+def tempered_guard(
+    bundle: Bundle,
+    engines: Engines,
+    temperature: float | Mapping[str, float],
+    head: str | None = None,
+) -> Guard:
+    """Return the guard that `bundle` would be at a temperature, on open engines of it.
+
+    Args:
+        temperature: of a head of labels, that of each by name, in their order.
+        head: the name of the head that has it; None is the primary one.
+    """
+    name = head or bundle.manifest.primary
+    decision = bundle.manifest.decision(name)
+    if isinstance(temperature, Mapping):
+        labels = [LabelDecision(label, 0.5, own) for label, own in temperature.items()]
+        decision = msgspec.structs.replace(decision, labels=labels)
+    else:
+        decision = msgspec.structs.replace(decision, temperature=temperature)
+    manifest = bundle.manifest.deciding(name, decision)
     scorer = Scorer(replace(bundle, manifest=manifest), engines)
     return Guard([scorer], limits=LLM_SIREN_LIMITS)
 
@@ -214,12 +232,17 @@ def make_tiers(named: Mapping[str, float], origin: str) -> list[Tier]:
 def write_calibration(
     bundle: Path,
     *,
+    head: str | None = None,
     threshold: float | None = None,
     tiers: Sequence[Tier] | None = None,
     temperature: float | None = None,
     spans: Sequence[SpanThreshold] | None = None,
+    labels: Sequence[LabelDecision] | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
+
+    Args:
+        head: the name of the head that decides by it; None is the primary one.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes.
@@ -229,28 +252,30 @@ def write_calibration(
         InputError: guard.json cannot be written.
     """
     manifest = load_bundle(bundle).manifest
+    name = head or manifest.primary
+    old = manifest.decision(name)
     changes: dict[str, object] = {}
     if temperature is not None:
-        scale = temperature / manifest.temperature
+        scale = temperature / old.temperature
         changes["temperature"] = temperature
-        changes["threshold"] = _moved(manifest.threshold, scale)
-        changes["tiers"] = [Tier(t.name, _moved(t.threshold, scale)) for t in manifest.tiers]
-        changes["spans"] = [
-            SpanThreshold(s.tokens, _moved(s.threshold, scale)) for s in manifest.spans
-        ]
+        changes["threshold"] = moved(old.threshold, scale)
+        changes["tiers"] = [Tier(t.name, moved(t.threshold, scale)) for t in old.tiers]
+        changes["spans"] = [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.spans]
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
         changes["tiers"] = list(tiers)
     if spans is not None:
         changes["spans"] = list(spans)
-    data = encode(msgspec.structs.replace(manifest, **changes))
+    if labels is not None:
+        changes["labels"] = list(labels)
+    data = encode(manifest.deciding(name, msgspec.structs.replace(old, **changes)))
     manifest = decode(data, str(bundle / MANIFEST_FILE))
     write_whole(bundle / MANIFEST_FILE, data, InputError)
     return manifest
 
 
-def _moved(threshold: float, scale: float) -> float:
+def moved(threshold: float, scale: float) -> float:
     """Return where a threshold lies once log-odds are divided by `scale`. 0 and 1 stay."""
     if not 0.0 < threshold < 1.0:
         return threshold

@@ -32,9 +32,16 @@ class SpanScores:
 
 
 def score_spans(
-    guard: Guard, rows: Sequence[Row], progress: Progress = lambda stage, done, total: None
+    guard: Guard,
+    rows: Sequence[Row],
+    progress: Progress = lambda stage, done, total: None,
+    *,
+    head: str | None = None,
 ) -> SpanScores:
     """Score the spans of rows.
+
+    Args:
+        head: whose scores are taken; None is the primary one.
 
     Raises:
         SirenError: as `Guard.score_batch`.
@@ -45,7 +52,7 @@ def score_spans(
         texts = [row.text for row in rows[start : start + _CHUNK_ROWS]]
         results = guard.score_batch(texts, long_text="windows", spans=DEFAULT_SIZES)
         for row, result in enumerate(results, start):
-            for span in result.spans:
+            for span in result.heads[head or guard.heads[0]].spans:
                 scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
         progress("scoring spans", min(start + _CHUNK_ROWS, len(rows)), len(rows))
     return SpanScores(scores, np.array([row.label == 1 for row in rows]))

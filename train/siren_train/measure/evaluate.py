@@ -1,8 +1,8 @@
 """Score labelled text with a guard, and measure the scores."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import msgspec
@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Columns, read_all, read_rows
+from siren_runtime.scoring.result import ScoreResult
+from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
 
+from .categories import (
+    CategoryEvaluation,
+    CategoryScores,
+    categories_markdown,
+    category_scores,
+    heads_of_categories,
+    measure_categories,
+)
 from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
@@ -28,12 +37,14 @@ class Scores:
         scores: float64 [rows], of harm.
         harmful: bool [rows], by the labels.
         datasets, categories: str [rows], names.
+        heads: of each head that has categories.
     """
 
     scores: NDArray[np.float64]
     harmful: NDArray[np.bool_]
     datasets: NDArray[np.str_]
     categories: NDArray[np.str_]
+    heads: tuple[CategoryScores, ...] = ()
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -44,6 +55,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         sources: names of the sources of the rows.
         mean_macro_f1: over data sets, each counting the same.
         by_category: of each data set, if asked for.
+        heads: of each head that has labels, or more than two classes.
     """
 
     bundles: list[str]
@@ -53,6 +65,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     mean_macro_f1: float
     by_dataset: dict[str, BinaryMetrics]
     by_category: dict[str, dict[str, BinaryMetrics]] = field(default_factory=dict)
+    heads: list[CategoryEvaluation] = field(default_factory=list)
 
 
 def score_rows(
@@ -61,14 +74,19 @@ def score_rows(
     columns: Columns,
     split: str,
     progress: Progress = lambda stage, done, total: None,
+    *,
+    head: str | None = None,
 ) -> Scores:
     """Score the rows of a split. All data is read and checked before the first is scored.
+
+    Args:
+        head: whose scores are taken; None is the primary one.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
     """
-    rows: list[tuple[str, str, bool]] = []
-    scores: list[NDArray[np.float64]] = []
+    rows: list[Row] = []
+    results: list[ScoreResult] = []
     found = Counter(row.split for row in read_all(sources, columns))
     if not found[split]:
         raise no_rows(split, sources, found)
@@ -77,13 +95,20 @@ def score_rows(
     )
     progress("scoring", 0, found[split])
     while chunk := list(islice(selected, _CHUNK_ROWS)):
-        results = guard.score_batch([row.text for row in chunk])
-        scores.append(np.array([result.score for result in results], np.float64))
-        rows += [(row.dataset, row.category, row.label == 1) for row in chunk]
+        results += guard.score_batch([row.text for row in chunk])
+        rows += [replace(row, text="") for row in chunk]
         progress("scoring", len(rows), found[split])
-    datasets, categories, harmful = zip(*rows, strict=True)
+    name = head or guard.heads[0]
     return Scores(
-        np.concatenate(scores), np.array(harmful), np.array(datasets), np.array(categories)
+        np.array([result.heads[name].score for result in results], np.float64),
+        np.array([row.label == 1 for row in rows]),
+        np.array([row.dataset for row in rows]),
+        np.array([row.category for row in rows]),
+        tuple(
+            of_head
+            for head_name in heads_of_categories(guard)
+            if (of_head := category_scores(guard, head_name, rows, results)) is not None
+        ),
     )
 
 
@@ -103,12 +128,14 @@ def measure(
     split: str,
     threshold: float,
     by_category: bool = False,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Evaluation:
-    """Measure each data set and, if `by_category`, each of its categories.
+    """Measure each data set and, if `by_category`, each of its categories; and each head's own.
 
     Args:
         bundles, sources, split: for the report; `scores` are of these.
         threshold: a row is flagged from this score on.
+        thresholds: of labels, by the name of a head.
     """
     by_dataset, categories = {}, {}
     for name in dict.fromkeys(scores.datasets.tolist()):
@@ -131,6 +158,9 @@ def measure(
         mean_macro_f1=float(np.mean([m.macro_f1 for m in by_dataset.values()])),
         by_dataset=by_dataset,
         by_category=categories,
+        heads=[
+            measure_categories(head, (thresholds or {}).get(head.head, {})) for head in scores.heads
+        ],
     )
 
 
@@ -146,6 +176,8 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     ]
     for name, categories in evaluation.by_category.items():
         lines += ["", f"{name} by category:", "", *_table("category", categories)]
+    for head in evaluation.heads:
+        lines += categories_markdown(head)
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,17 @@ class MacroF1:
 
 
 def macro_f1(labels: IntArray, predictions: IntArray) -> float:
-    """Return the mean F1 over the classes that occur in [rows] `labels` or `predictions`."""
+    """Return the mean F1 over the classes that occur in `labels` or `predictions`, of one shape.
+
+    Both are [rows] of classes, or [rows, labels] of 0 and 1; 1 where no label occurs in either.
+    """
+    if labels.ndim == 2:
+        occurs = (labels | predictions).any(axis=0)
+        if not occurs.any():
+            return 1.0
+        labels, predictions = labels[:, occurs], predictions[:, occurs]
+        if occurs.sum() == 1:  # scikit-learn takes one column for classes
+            return float(f1_score(labels[:, 0], predictions[:, 0], zero_division=0.0))
     return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
@@ -41,7 +51,7 @@ def macro_f1_by_dataset(
     """Return the macro-F1 of each data set that has rows, and their plain mean.
 
     Args:
-        labels, predictions: int64 [rows], class indices.
+        labels, predictions: int64 [rows], class indices, or [rows, labels], 0 or 1.
         datasets: int64 [rows], indices into `names`.
     """
     by_dataset = {
@@ -59,6 +69,7 @@ class BinaryMetrics:
         rows, harmful: how many there are, and how many of them are labelled harmful.
         precision: None where nothing is flagged.
         recall: None where nothing is harmful.
+        f1: of harm alone; 0 where nothing is flagged, or nothing that is harmful.
         auroc, average_precision: of the scores alone, whatever the threshold; None where all rows
             have one label.
         expected_calibration_error: the mean distance between score and share of harm over ten bins
@@ -71,6 +82,7 @@ class BinaryMetrics:
     precision: float | None
     recall: float | None
     macro_f1: float
+    f1: float
     auroc: float | None
     average_precision: float | None
     expected_calibration_error: float
@@ -80,10 +92,17 @@ CALIBRATION_BINS = 10
 
 
 def binary_metrics(
-    harmful: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float
+    harmful: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    threshold: float,
+    verdicts: NDArray[np.bool_] | None = None,
 ) -> BinaryMetrics:
-    """Measure [rows] `scores` of harm against whether each row is `harmful`."""
-    verdicts = scores >= threshold
+    """Measure [rows] `scores` of harm against whether each row is `harmful`.
+
+    Args:
+        verdicts: bool [rows], where the threshold alone does not make them.
+    """
+    verdicts = scores >= threshold if verdicts is None else verdicts
     hits = int((verdicts & harmful).sum())
     flagged, positives = int(verdicts.sum()), int(harmful.sum())
     mixed = 0 < positives < len(harmful)
@@ -94,6 +113,7 @@ def binary_metrics(
         precision=hits / flagged if flagged else None,
         recall=hits / positives if positives else None,
         macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
+        f1=2 * hits / (flagged + positives) if hits else 0.0,
         auroc=float(roc_auc_score(harmful, scores)) if mixed else None,
         average_precision=float(average_precision_score(harmful, scores)) if mixed else None,
         expected_calibration_error=calibration_error(harmful, scores),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot
 
+from .categories import CategoryEvaluation, CategoryScores
 from .evaluate import Evaluation, Scores
 from .figure import save_figure
 from .metrics import calibration_bins, precision_recall
@@ -13,10 +14,11 @@ _MOST_CATEGORIES = 25
 
 
 def plot_evaluation(scores: Scores, evaluation: Evaluation, folder: Path) -> None:
-    """Draw four pictures into `folder`.
+    """Draw pictures into `folder`.
 
     They are precision-recall curves, histograms of the scores, a reliability diagram, and the
-    verdicts in each category.
+    verdicts in each category; and of each head that has categories, their precision-recall curves,
+    reliability, and F1.
 
     Raises:
         InputError: a file cannot be written.
@@ -25,6 +27,8 @@ def plot_evaluation(scores: Scores, evaluation: Evaluation, folder: Path) -> Non
     _plot_histograms(scores, evaluation, folder / "scores.png")
     _plot_reliability(scores, evaluation, folder / "reliability.png")
     _plot_verdicts(scores, evaluation, folder / "verdicts.png")
+    for found, measured in zip(scores.heads, evaluation.heads, strict=True):
+        _plot_categories(found, measured, folder / f"categories.{found.head}.png")
 
 
 def _plot_precision_recall(scores: Scores, evaluation: Evaluation, path: Path) -> None:
@@ -106,4 +110,31 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
     axes.margins(y=0.01)
     axes.set(xlim=(0, 1), xlabel="share of rows", title="Verdicts by category (rows)")
     figure.legend(fontsize=8, ncols=4, loc="outside lower center")
+    save_figure(figure, path)
+
+
+def _plot_categories(scores: CategoryScores, evaluation: CategoryEvaluation, path: Path) -> None:
+    """Draw each category's precision against recall, its reliability, and its F1."""
+    figure, (curves, honest, bars) = pyplot.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    honest.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    for place, (name, metrics) in enumerate(evaluation.by_category.items()):
+        truth, probabilities = scores.truth[:, place], scores.probabilities[:, place]
+        if metrics.average_precision is None:
+            continue
+        precision, recall, _ = precision_recall(truth, probabilities)
+        (line,) = curves.plot(recall, precision, label=f"{name} ({metrics.average_precision:.2f})")
+        if metrics.precision is not None and metrics.recall is not None:
+            curves.plot([metrics.recall], [metrics.precision], "o", color=line.get_color())
+        mean, share, _ = calibration_bins(truth, probabilities)
+        honest.plot(mean, share, marker="o", markersize=4, color=line.get_color(), label=name)
+    curves.set(
+        xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01),
+        title=f"Categories of {scores.head}; dots as decided",
+    )  # fmt: skip
+    curves.legend(title="average precision", fontsize=8)
+    honest.set(xlabel="mean probability of a bin", ylabel="share in it", title="Reliability")
+    names = [f"{name} ({m.harmful})" for name, m in evaluation.by_category.items()]
+    bars.barh(names, [m.f1 for m in evaluation.by_category.values()])
+    bars.invert_yaxis()
+    bars.set(xlim=(0, 1), xlabel="F1", title="F1 by category (rows of it)")
     save_figure(figure, path)

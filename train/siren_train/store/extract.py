@@ -7,7 +7,7 @@ undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_train.data.labels import label_values
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
 from siren_train.data.wrapping import Wrapping, digest, wrap_rows
@@ -91,6 +92,7 @@ def extract(
         layers=layers,
         channels=channels,
         classes=list(columns.classes),
+        labels=list(columns.labels),
         datasets=scan.datasets,
         splits={split: len(known["labels"]) for split, known in scan.columns.items()},
         sources=[_data_file(source) for source in sources],
@@ -113,7 +115,7 @@ class _Scan:
     """What is known of all rows before any is pooled.
 
     Attributes:
-        columns: of each split, int64 [rows] each.
+        columns: of each split, int64 [rows] each; of labels [rows, labels].
         datasets: names, in the order in which they occur.
         rows_sha256: of every row's split, data set, label and text.
     """
@@ -132,24 +134,51 @@ def _scan(sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None
         if row.dataset not in names:
             names.append(row.dataset)
         values = known.setdefault(
-            row.split, {"labels": array("q"), "datasets": array("q"), "originals": array("q")}
+            row.split,
+            {name: array("q") for name in ("labels", "datasets", "originals", "categories")},
         )
         originals = values["originals"]
         originals.append(originals[-1] if row.is_copy else len(originals))
         values["labels"].append(row.label)
+        labels = label_values(row, columns.labels)
+        values["categories"].extend(labels)
         values["datasets"].append(names.index(row.dataset))
-        sha256.update(msgspec.json.encode((row.split, row.dataset, row.label, row.text)))
+        identity = row.split, row.dataset, row.label, row.text
+        sha256.update(msgspec.json.encode((*identity, labels) if labels else identity))
     for name in wrapping.copies if wrapping else ():
         if name not in names:
             raise InputError(
                 f"the wrapping asks for copies of {name!r}, but the data sets are "
                 f"{', '.join(names)}"
             )
-    arrays = {
-        split: {name: np.array(column, np.int64) for name, column in values.items()}
-        for split, values in known.items()
-    }
+    arrays = {split: _arrays(values, columns.labels) for split, values in known.items()}
+    if columns.labels:
+        _check_labels(arrays, columns.labels, sources)
     return _Scan(arrays, names, sha256.hexdigest())
+
+
+def _arrays(values: Mapping[Column, "array[int]"], labels: Sequence[str]) -> dict[Column, IntArray]:
+    arrays = {name: np.array(column, np.int64) for name, column in values.items()}
+    categories = arrays.pop("categories")
+    if labels:
+        arrays["categories"] = categories.reshape(-1, len(labels))
+    return arrays
+
+
+def _check_labels(
+    arrays: Mapping[str, Mapping[Column, IntArray]],
+    labels: Sequence[str],
+    sources: Sequence[Source],
+) -> None:
+    """Refuse labels that no row of a split names: nothing could be learned or measured of them."""
+    for split, columns in arrays.items():
+        named = (columns["categories"] == 1).any(axis=0)
+        missing = [name for name, found in zip(labels, named, strict=True) if not found]
+        if missing and split in ("train", "validation"):
+            raise InputError(
+                f"{', '.join(source.location for source in sources)}: no category of the {split} "
+                f"split names {', '.join(map(repr, missing))}; a row has labels joined by +"
+            )
 
 
 def _fill(

@@ -17,7 +17,8 @@ class FeatureSet:
     Attributes:
         pooled: float16 or float32 [rows, layers, channels], every channel's neurons pooled over
             the text of the row; may be memory-mapped.
-        labels: int64 [rows], indices into `classes`.
+        labels: int64 [rows], indices into `classes`; or where a row may be of several, int64
+            [rows, classes], 0 or 1.
         datasets: int64 [rows], indices into `names`.
         originals: int64 [rows], the row that a row is a changed copy of. A row that is no copy is
             its own.
@@ -41,6 +42,28 @@ class FeatureSet:
         """Bool [rows]: whether a row is a changed copy of another."""
         changed: NDArray[np.bool_] = self.originals != np.arange(self.rows)
         return changed
+
+    @property
+    def targets(self) -> DoubleArray:
+        """float64 [rows, classes]: 1 for each class that a row is of, else 0."""
+        if self.labels.ndim == 2:
+            return self.labels.astype(np.float64)
+        return np.eye(len(self.classes))[self.labels]
+
+    @property
+    def strata(self) -> IntArray:
+        """int64 [rows]: one number for all rows that are of the same classes."""
+        if self.labels.ndim == 1:
+            return self.labels
+        _, numbers = np.unique(self.labels, axis=0, return_inverse=True)
+        return numbers.reshape(-1).astype(np.int64)
+
+    def decided(self, logits: NDArray[np.floating]) -> IntArray:
+        """What logits [rows, classes] decide, in the form of `labels`: the class of the largest,
+        or each label whose logit is above 0.
+        """
+        decisions = logits.argmax(axis=1) if self.labels.ndim == 1 else logits > 0
+        return decisions.astype(np.int64)
 
     @property
     def layers(self) -> int:

@@ -1,10 +1,11 @@
 """Write a head in llm-siren's artifact format: siren_config.json and siren.safetensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_runtime.bundle.heads import Activation
 
 
 def write_head(
@@ -18,6 +19,8 @@ def write_head(
     max_length: int,
     threshold: float,
     class_names: Sequence[str] = (),
+    activation: Activation = "softmax",
+    openai: Mapping[str, Sequence[str]] | None = None,
     half: bool = False,
 ) -> None:
     """Write the two files into `folder`. Each is replaced whole or not at all.
@@ -29,6 +32,8 @@ def write_head(
         max_length: token limit of a text, special tokens included.
         threshold: a text is harmful from this score.
         class_names: by index; empty leaves them unnamed.
+        activation: "softmax" of classes, "sigmoid" of labels.
+        openai: which labels cover each of OpenAI's 13 keys.
         half: store the dense layers in float16, which llm-siren and siren-edge widen when they
             load them.
 
@@ -45,5 +50,7 @@ def write_head(
         max_length=max_length,
         threshold=threshold,
         class_names=class_names,
+        activation=activation,
+        openai=openai,
         half=half,
     )

@@ -5,6 +5,7 @@ extractor.POOLING/             the bundle that pooled the rows
 SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
 SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
+SPLIT.categories.npy           int64 [rows, labels]: 1, 0, or -1 where not known
 progress.json                  rows done of each pooling; extraction goes on from there
 .lock                          held by the extraction that is at work
 """
@@ -13,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +25,7 @@ from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.files import replacement, write_whole
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
+from siren_train.data.labels import known
 
 from .features import FeatureSet, IntArray
 
@@ -30,7 +33,8 @@ FORMAT_VERSION = 3
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
-Column = Literal["labels", "datasets", "originals"]
+Column = Literal["labels", "datasets", "originals", "categories"]
+Target = Literal["harm", "categories"]  # what a head is trained to tell
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +54,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dtype: of the pooled neurons on disk.
         layers, channels: how many of each were pooled.
         classes, datasets: names; labels and data sets of rows are indices into them.
+        labels: names of the labels that the categories of rows may hold.
         splits: how many rows each split has, by its name.
         wrapping: digest of what train rows were wrapped in; None if they were not.
         rows_sha256: of every row's split, data set, label and text.
@@ -71,6 +76,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: list[DataFile]
     wrapping: str | None
     rows_sha256: str
+    labels: list[str] = []
 
     @property
     def rows(self) -> int:
@@ -103,7 +109,7 @@ class FeatureStore:
         """Lay out an empty store in `folder`, or open the one there if it is of the same.
 
         Args:
-            columns: of each split, what is known of its rows, int64 [rows] each.
+            columns: of each split, what is known of its rows, int64 [rows] each, or [rows, labels].
 
         Raises:
             InputError: a store of something else is there, or the disk is full.
@@ -216,11 +222,11 @@ class FeatureStore:
         )
         return array
 
-    def features(self, split: str, pooling: MlpPooling) -> FeatureSet:
-        """Return the rows of a split.
+    def features(self, split: str, pooling: MlpPooling, target: Target = "harm") -> FeatureSet:
+        """Return the rows of a split; for categories, those whose labels are known.
 
         Raises:
-            InputError: the store has no such split or pooling, or a file is damaged.
+            InputError: the store has no such split or pooling, or no labels, or a file is damaged.
         """
         manifest = self.manifest
         if split not in manifest.splits or pooling not in manifest.poolings:
@@ -228,7 +234,7 @@ class FeatureStore:
                 f"{self.folder}: has no {pooling} of {split!r}; it has "
                 f"{', '.join(manifest.poolings)} of {', '.join(manifest.splits)}"
             )
-        return FeatureSet(
+        rows = FeatureSet(
             self.array(split, pooling),
             self._column(split, "labels"),
             self._column(split, "datasets"),
@@ -236,10 +242,20 @@ class FeatureStore:
             tuple(manifest.datasets),
             tuple(manifest.classes),
         )
+        if target == "harm":
+            return rows
+        if not manifest.labels:
+            raise InputError(
+                f"{self.folder}: its rows have no labels; extract with --labels NAME,NAME"
+            )
+        labels = self._column(split, "categories")
+        return replace(rows, labels=labels, classes=tuple(manifest.labels)).where(known(labels))
 
     def _column(self, split: str, name: Column) -> IntArray:
-        rows = self.manifest.splits[split]
-        column: IntArray = self._load(f"{split}.{name}.npy", "int64", (rows,), None)
+        shape: tuple[int, ...] = (self.manifest.splits[split],)
+        if name == "categories":
+            shape = *shape, len(self.manifest.labels)
+        column: IntArray = self._load(f"{split}.{name}.npy", "int64", shape, None)
         return column
 
     def _load(

@@ -1,0 +1,79 @@
+"""`siren calibrate --head NAME` for a head of labels: each label by itself."""
+
+from collections.abc import Sequence
+
+import typer
+
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.commands.console import report
+from siren_runtime.scoring.engines import Engines, Request, open_backend
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+
+from .bars import Bars
+
+
+def calibrate_labels(
+    bundle: Bundle,
+    head: str,
+    rule: str | None,
+    temperature: bool,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    threads: int | None,
+) -> None:
+    """Choose temperatures and thresholds of a head's labels, and write them into the bundle.
+
+    Args:
+        rule: of each label's threshold; None leaves them where their verdicts are.
+        temperature: whether each label gets a temperature.
+        sources: labelled text; numbers need none.
+    """
+    from siren_train.measure.calibrate import (
+        FITTING_TEMPERATURE,
+        stated_threshold,
+        tempered_guard,
+        write_calibration,
+    )
+    from siren_train.measure.calibrate_labels import (
+        find_label_thresholds,
+        fit_label_temperatures,
+        labels_of,
+        recalibrated,
+    )
+    from siren_train.measure.evaluate import score_rows
+
+    old = labels_of(bundle.manifest, head)
+    temperatures: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    if not sources:
+        number = stated_threshold(rule or "")
+        if number is None or temperature:
+            raise typer.BadParameter("labelled text is needed for all but a number")
+        thresholds = {label.name: number for label in old}
+    else:
+        engines = Engines(open_backend(bundle, Request(threads=threads)))
+        with Bars() as bars:
+            if temperature:
+                hot = {label.name: FITTING_TEMPERATURE for label in old}
+                guard = tempered_guard(bundle, engines, hot, head)
+                scores = score_rows(guard, sources, columns, split, bars.update)
+                temperatures = fit_label_temperatures(scores, head)
+            if rule is not None:
+                kept = {o.name: temperatures.get(o.name, o.temperature) for o in old}
+                guard = tempered_guard(bundle, engines, kept, head)
+                stage = "scoring, tempered" if temperature else "scoring"
+                scores = score_rows(
+                    guard,
+                    sources,
+                    columns,
+                    split,
+                    lambda _, done, total: bars.update(stage, done, total),
+                )
+                thresholds = find_label_thresholds(scores, head, rule)
+    new = recalibrated(old, thresholds, temperatures)
+    write_calibration(bundle.path, head=head, labels=new)
+    for label in new:
+        typer.echo(f"{label.name}: from {label.threshold:.4f}, temperature {label.temperature:.3f}")
+    report(f"{bundle.path}: {len(new)} labels of {head} calibrated")
