@@ -127,6 +127,17 @@ def test_the_store_keeps_what_rows_say_and_trains_on_what_is_known(made):
     assert store.features("train", "residual_mean").rows == len(train)
 
 
+def decided_labels(bundle):
+    return load_guard(bundle, threads=1).manifest.decision("kinds").labels
+
+
+def test_training_chooses_temperatures_and_thresholds_by_rows_left_out(made):
+    labels = decided_labels(made[2])
+    assert [label.name for label in labels] == [*LABELS]
+    assert all(label.temperature != 1.0 and 0.1 < label.threshold < 0.9 for label in labels)
+    assert load_artifact(made[1]["kinds"]).decision.labels == labels
+
+
 def test_the_head_tells_each_label_from_the_others(made):
     data, _, bundle, _, _ = made
     guard = load_guard(bundle, threads=1)
@@ -145,7 +156,8 @@ def test_a_trained_head_scores_as_plain_pytorch_does(made):
     guard = load_guard(bundle, threads=1)
     for line in data.read_text().splitlines()[:6]:
         text = json.loads(line)["text"]
-        expected = torch.sigmoid(plain_logits(heads["kinds"], backbone, text))
+        temperatures = torch.tensor([label.temperature for label in decided_labels(bundle)])
+        expected = torch.sigmoid(plain_logits(heads["kinds"], backbone, text) / temperatures)
         found = guard.score(text).categories
         np.testing.assert_allclose([*found.values()], expected, rtol=0, atol=1e-5)
 
@@ -155,6 +167,7 @@ def test_labels_are_calibrated_one_by_one_and_verdicts_follow(made, tmp_path, si
     bundle = tmp_path / "bundle"
     shutil.copytree(made_bundle, bundle)
     before = load_guard(bundle, threads=1).manifest
+    old = {label.name: label.temperature for label in before.decision("kinds").labels}
     status, out, err = siren(
         "calibrate", bundle, data, "--head", "kinds", "--temperature", "--threshold", "best"
     )
@@ -174,7 +187,7 @@ def test_labels_are_calibrated_one_by_one_and_verdicts_follow(made, tmp_path, si
         head = result.heads["kinds"]
         for label in labels:
             odds = np.log(plain.categories[label.name] / (1 - plain.categories[label.name]))
-            expected = 1 / (1 + np.exp(-odds / label.temperature))
+            expected = 1 / (1 + np.exp(-odds * old[label.name] / label.temperature))
             assert head.categories[label.name] == pytest.approx(expected, abs=1e-4)
             over = head.categories[label.name] >= label.threshold
             assert (label.name in head.flagged) == over
@@ -233,7 +246,8 @@ def test_an_evaluation_measures_and_draws_each_label(made, tmp_path):
     assert head.rows < len(scores.scores)
     assert head.macro_f1 == pytest.approx(np.mean([m.f1 for m in head.by_category.values()]))
     markdown = evaluation_markdown(evaluation)
-    assert all(f"| {name} | 0.5 |" in markdown for name in LABELS)
+    for label in decided_labels(bundle):
+        assert f"| {label.name} | {label.threshold:.3g} |" in markdown
     plot_evaluation(scores, evaluation, tmp_path)
     assert (tmp_path / "categories.kinds.png").stat().st_size > 10_000
 

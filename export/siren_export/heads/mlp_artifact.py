@@ -27,7 +27,7 @@ from siren_export.sources.finite import all_finite
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.heads import Activation, check_openai
+from siren_runtime.bundle.heads import Activation, LabelDecision, check_openai
 from siren_runtime.errors import ArtifactError, InputError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
@@ -105,6 +105,7 @@ def write_mlp_artifact(
     class_names: Sequence[str] = (),
     activation: Activation = "softmax",
     openai: Mapping[str, Sequence[str]] | None = None,
+    decisions: Sequence[LabelDecision] = (),
     unweighted: Set[int] = frozenset(),
     half: bool = False,
 ) -> None:
@@ -118,6 +119,7 @@ def write_mlp_artifact(
             default, takes no place in the tensors' names.
         activation: "softmax" makes a content artifact, "sigmoid" one of labels.
         openai: which labels cover each of OpenAI's 13 keys.
+        decisions: how the head decides on each of its labels.
         unweighted: blocks whose weight is left out, which then is 1.
         half: store float16, which llm-siren and siren-edge widen when they load.
 
@@ -147,6 +149,11 @@ def write_mlp_artifact(
         },
         "inference": {"max_length": max_length, "default_threshold": threshold},
     }
+    if decisions:
+        config["inference"]["labels"] = {
+            label.name: {"threshold": label.threshold, "temperature": label.temperature}
+            for label in decisions
+        }
     if openai:
         config["openai_categories"] = {key: list(names) for key, names in openai.items()}
     dtype = np.float16 if half else np.float32

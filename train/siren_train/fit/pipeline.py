@@ -15,6 +15,7 @@ import numpy as np
 
 from siren_export.heads.mlp import Dense, LayerSelection
 from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.store.features import FeatureSet
@@ -26,6 +27,7 @@ from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
 from .folds import FOLDS, make_folds
 from .head import fit_head
+from .label_decisions import decide_labels
 from .layer_probes import fit_fold_probes, fit_probes
 from .probe import Probe
 from .report import TrainingReport, layer_reports, trial_reports
@@ -75,14 +77,20 @@ def train(
         of_folds = fit_fold_probes(
             train_rows, validation, folds, probes, work, workers=workers, progress=progress
         )
+        setup = CrossValidation(
+            everything, folds, of_folds, settings.weighting, settings.seed, workers
+        )
         choice, trials = search_head(
-            CrossValidation(
-                everything, folds, of_folds, settings.weighting, settings.seed, workers
-            ),
+            setup,
             work / HISTORY_FILE,
             trials=settings.trials,
             shares=settings.shares,
             progress=progress,
+        )
+        decisions = (
+            decide_labels(setup, choice, settings.members, progress)
+            if settings.head == "categories"
+            else []
         )
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
@@ -90,7 +98,7 @@ def train(
     final = train_rows if settings.hold_out_validation else everything
     head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
     progress("final fit", 1, 1)
-    _write_head(output, stores[0].manifest, settings, layers, head, openai)
+    _write_head(output, stores[0].manifest, settings, layers, head, decisions, openai)
     return TrainingReport(
         store=stores[0].manifest,
         precisions=[store.manifest.precision for store in stores],
@@ -129,6 +137,7 @@ def _write_head(
     settings: Settings,
     layers: Sequence[LayerSelection],
     head: Sequence[Dense],
+    decisions: Sequence[LabelDecision],
     openai: Mapping[str, Sequence[str]] | None,
 ) -> None:
     write_head(
@@ -143,6 +152,7 @@ def _write_head(
         class_names=store.labels if settings.head == "categories" else store.classes,
         activation="sigmoid" if settings.head == "categories" else "softmax",
         openai=openai,
+        decisions=decisions,
         half=settings.half,
     )
 

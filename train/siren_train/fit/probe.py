@@ -84,7 +84,7 @@ def fit_probe(
         weights, bias = _fit(inputs, targets, exclusive, row_weights, strength * silent)
         score = macro_f1_by_dataset(
             validation.labels,
-            validation.decided(held_out @ weights.T + bias),
+            validation.decided(held_out @ weights.T + bias, validation.labels),
             validation.datasets,
             validation.names,
         )

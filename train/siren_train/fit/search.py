@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
-from siren_train.store.features import FeatureSet, IntArray
+from siren_train.store.features import FeatureSet, FloatArray, IntArray
 
 from .folds import FOLDS
 from .head import HeadConfig, fit_head, head_logits
@@ -85,6 +86,11 @@ class CrossValidation:
     weighting: LayerWeighting
     seed: int
     workers: int
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return int(self.folds.max()) + 1
 
 
 def search_head(
@@ -162,24 +168,20 @@ def cross_validate(
         proceed: is given the scores so far after each fold; no further fold is scored once it
             returns False.
     """
-    features, folds = setup.features, setup.folds
+    features = setup.features
 
     def score(fold: int) -> float:
-        layers = select_layers(setup.probes[fold], share=choice.share, weighting=setup.weighting)
-        fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
-        head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
+        held_out, logits = held_out_logits(setup, choice, fold)
         return macro_f1_by_dataset(
             features.labels[held_out],
-            features.decided(head_logits(head, gather(features, layers, held_out))),
+            features.decided(logits, features.labels[held_out]),
             features.datasets[held_out],
             features.names,
         ).mean
 
     scores: list[float] = []
     with worker_pool(setup.workers) as pool:
-        pending: list[Future[float]] = [
-            pool.submit(score, fold) for fold in range(int(folds.max()) + 1)
-        ]
+        pending: list[Future[float]] = [pool.submit(score, fold) for fold in range(setup.count)]
         for future in pending:
             scores.append(future.result())
             if not proceed(scores):
@@ -187,6 +189,22 @@ def cross_validate(
                     other.cancel()
                 break
     return scores
+
+
+def held_out_logits(
+    setup: CrossValidation, choice: Choice, fold: int
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Train a head without a fold.
+
+    Returns:
+        The rows of the fold that are no copies, a mask bool [rows], and the head's logits for
+        them, float32 [rows of the mask, classes].
+    """
+    features, folds = setup.features, setup.folds
+    layers = select_layers(setup.probes[fold], share=choice.share, weighting=setup.weighting)
+    fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
+    head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
+    return held_out, head_logits(head, gather(features, layers, held_out))
 
 
 def _run(

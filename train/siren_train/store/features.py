@@ -48,7 +48,8 @@ class FeatureSet:
         """float64 [rows, classes]: 1 for each class that a row is of, else 0."""
         if self.labels.ndim == 2:
             return self.labels.astype(np.float64)
-        return np.eye(len(self.classes))[self.labels]
+        one_hot: DoubleArray = np.eye(len(self.classes))[self.labels]
+        return one_hot
 
     @property
     def strata(self) -> IntArray:
@@ -58,12 +59,17 @@ class FeatureSet:
         _, numbers = np.unique(self.labels, axis=0, return_inverse=True)
         return numbers.reshape(-1).astype(np.int64)
 
-    def decided(self, logits: NDArray[np.floating]) -> IntArray:
-        """What logits [rows, classes] decide, in the form of `labels`: the class of the largest,
-        or each label whose logit is above 0.
+    def decided(self, logits: NDArray[np.floating], labels: IntArray) -> IntArray:
+        """What logits [rows, classes] decide, in the form of `labels`: the class of the largest; or
+        each label from the logit on by which it has the best F1 on these rows, whose labels are
+        given. Rare labels hardly ever reach a probability of one half, and get thresholds of their
+        own when the head is trained.
         """
-        decisions = logits.argmax(axis=1) if self.labels.ndim == 1 else logits > 0
-        return decisions.astype(np.int64)
+        if labels.ndim == 1:
+            largest: IntArray = logits.argmax(axis=1).astype(np.int64)
+            return largest
+        columns = [_best_f1(of, true) for of, true in zip(logits.T, labels.T, strict=True)]
+        return np.stack(columns, axis=1)
 
     @property
     def layers(self) -> int:
@@ -112,6 +118,15 @@ class FeatureSet:
             datasets=np.concatenate([first.datasets, second.datasets]),
             originals=np.concatenate([first.originals, second.originals + first.rows]),
         )
+
+
+def _best_f1(logits: NDArray[np.floating], labels: IntArray) -> IntArray:
+    """int64 [rows]: 1 for the rows of the largest logits, as many as give the best F1."""
+    order = np.argsort(-logits, kind="stable")
+    hits = np.cumsum(labels[order])
+    f1 = 2 * hits / (np.arange(1, len(labels) + 1) + max(int(labels.sum()), 1))
+    best = int(f1.argmax()) if hits[-1] else -1
+    return (logits >= logits[order[best]] if best >= 0 else np.zeros(len(labels))).astype(np.int64)
 
 
 def balanced_weights(datasets: IntArray, balance: float) -> FloatArray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.heads.mlp_artifact import write_mlp_artifact
-from siren_runtime.bundle.heads import Activation
+from siren_runtime.bundle.heads import Activation, LabelDecision
 
 
 def write_head(
@@ -21,6 +21,7 @@ def write_head(
     class_names: Sequence[str] = (),
     activation: Activation = "softmax",
     openai: Mapping[str, Sequence[str]] | None = None,
+    decisions: Sequence[LabelDecision] = (),
     half: bool = False,
 ) -> None:
     """Write the two files into `folder`. Each is replaced whole or not at all.
@@ -34,6 +35,7 @@ def write_head(
         class_names: by index; empty leaves them unnamed.
         activation: "softmax" of classes, "sigmoid" of labels.
         openai: which labels cover each of OpenAI's 13 keys.
+        decisions: how the head decides on each of its labels.
         half: store the dense layers in float16, which llm-siren and siren-edge widen when they
             load them.
 
@@ -52,5 +54,6 @@ def write_head(
         class_names=class_names,
         activation=activation,
         openai=openai,
+        decisions=decisions,
         half=half,
     )

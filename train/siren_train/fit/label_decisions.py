@@ -1,0 +1,51 @@
+"""Temperature and threshold of each label, from the rows that cross-validation left out."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from siren_runtime.bundle.heads import LabelDecision
+from siren_runtime.bundle.progress import Progress
+from siren_train.measure.calibrate import FITTING_TEMPERATURE, best_threshold, fit_temperature
+from siren_train.measure.evaluate import Scores
+from siren_train.store.features import DoubleArray
+
+from .search import Choice, CrossValidation, held_out_logits
+from .workers import worker_pool
+
+
+def decide_labels(
+    setup: CrossValidation, choice: Choice, members: int, progress: Progress
+) -> list[LabelDecision]:
+    """Return how a head decides on each label: a temperature by which its probabilities are honest,
+    and the threshold of the best macro-F1, both on rows that a head of the choice did not see.
+
+    Args:
+        members: of each fold's head, as the final one will have.
+    """
+    choice = replace(choice, config=replace(choice.config, members=members))
+    features, found = setup.features, []
+    with worker_pool(setup.workers) as pool:
+        folds = pool.map(lambda fold: held_out_logits(setup, choice, fold), range(setup.count))
+        for done, of_fold in enumerate(folds, start=1):
+            found.append(of_fold)
+            progress("labels", done, setup.count)
+    rows = np.concatenate([np.flatnonzero(mask) for mask, _ in found])
+    logits = np.concatenate([of_rows for _, of_rows in found]).astype(np.float64)
+    names = np.array(features.names)[features.datasets[rows]]
+
+    def scores(label: int, temperature: float) -> Scores:
+        probabilities = _sigmoid(logits[:, label] / temperature)
+        return Scores(probabilities, features.labels[rows, label] == 1, names, names)
+
+    decisions = []
+    for label, name in enumerate(features.classes):
+        temperature = fit_temperature(scores(label, FITTING_TEMPERATURE))
+        threshold = best_threshold(scores(label, temperature))
+        decisions.append(LabelDecision(name, threshold, temperature))
+    return decisions
+
+
+def _sigmoid(x: DoubleArray) -> DoubleArray:
+    probabilities: DoubleArray = 1 / (1 + np.exp(-x))
+    return probabilities
