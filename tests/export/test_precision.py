@@ -9,6 +9,7 @@ from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
 from siren_export.graph.norms import layer_norm, rms_norm
 from siren_export.graph.weights import from_array
 from siren_export.passes.calibration import Inputs
+from siren_export.passes.eight_bits import round_channels
 from siren_export.passes.four_bits import Grid
 from siren_export.passes.sensitive import harm, sensitive
 from siren_export.passes.smoothing import smooth_inputs
@@ -98,6 +99,37 @@ def test_calibrated_int8_is_closer_to_float32_where_one_channel_is_large():
         lower(graph, row_of("onnxruntime", "int8"), calibration=calibration)
         errors.append(np.linalg.norm(_run(graph)[0] - expected))
     assert errors[1] < 0.5 * errors[0]
+
+
+def _correlated() -> tuple[np.ndarray, np.ndarray]:
+    """Inputs [512, 128] that go together, as a layer's do, and a matrix [128, 64]."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(512, 24)) @ random.normal(size=(24, 128))
+    return inputs.astype(np.float32), random.normal(size=(128, 64)).astype(np.float32)
+
+
+def test_moments_round_eight_bits_to_products_closer_to_float32_and_pairs_stay_safe():
+    inputs, matrix = _correlated()
+    groups = inputs.reshape(512, 2, 64)
+    errors = []
+    for moments in (None, np.einsum("tgi,tgj->gij", groups, groups)):
+        integers, scales = round_channels(matrix, moments)
+        pairs = integers.astype(int).reshape(64, 2, 64)
+        same_sign = np.sign(pairs[:, 0]) == np.sign(pairs[:, 1])
+        assert np.abs(pairs.sum(axis=1))[same_sign].max() <= 128
+        assert np.abs(pairs).max() <= 127
+        errors.append(np.linalg.norm(inputs @ (integers * scales - matrix)))
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_dividing_inputs_divides_what_was_measured_of_them():
+    inputs, matrix = _correlated()
+    factors = np.random.default_rng(1).lognormal(size=128).astype(np.float32)
+    found = _inputs(inputs, matrix).divided(factors)
+    expected = _inputs(inputs / factors, matrix * factors[:, None])
+    np.testing.assert_allclose(found.largest, expected.largest, rtol=1e-5)
+    np.testing.assert_allclose(found.moments, expected.moments, rtol=1e-3, atol=1e-2)
+    assert found.typical_output == pytest.approx(expected.typical_output, rel=1e-3)
 
 
 def _inputs(x: np.ndarray, matrix: np.ndarray) -> Inputs:

@@ -1,6 +1,6 @@
 """What the inputs of linears are like on example texts, which quantization makes use of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -20,6 +20,7 @@ from siren_runtime.text.tokenizer import Tokenizer
 from .edit import Linear, after, before, by_input
 
 _GROUP, _STEP = 512, 32  # channels of a group at most, and what divides it if it can
+_MOMENTS = 256 * 1024 * 1024  # bytes that all groups take, if a group of _STEP channels can be had
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,16 @@ class Inputs:
     tokens: int = 0
     typical_output: float | None = None
 
+    def divided(self, factors: np.ndarray) -> "Inputs":
+        """Of the inputs divided by `factors` [in]; their product stays the same."""
+        moments = self.moments
+        if moments is not None:
+            each = factors.reshape(moments.shape[:2])
+            moments = moments / (each[:, :, None] * each[:, None, :])
+        return replace(self, largest=self.largest / factors, moments=moments)
 
-Calibration = Mapping[str, Inputs]  # name of a linear's matrix -> its inputs
+
+Calibration = dict[str, Inputs]  # name of a linear's matrix -> its inputs
 
 
 def read_calibration(path: Path) -> list[str]:
@@ -68,9 +77,9 @@ def measure_inputs(
 ) -> Calibration:
     """Run the written graph on `texts`, one by one, on the CPU.
 
-    The weights stay in their file, which is mapped. Moments take 2 KB at most for each input
-    channel of every block, twice while a text runs: 0.8 GB for Qwen3-0.6B, 2.8 GB for Qwen3-4B.
-    Over all inputs of a layer they would be 36 GB for the latter, and so they are of groups.
+    The weights stay in their file, which is mapped. Moments take 256 MB, twice while a text runs:
+    groups have 512 channels where that allows it, as in SmolLM2-135M, and 64 in Qwen3-4B. Over all
+    inputs of a layer they would be 36 GB for the latter.
 
     Args:
         graph: score.onnx with its weights beside it; a probed copy is written there too.
@@ -82,7 +91,9 @@ def measure_inputs(
     """
     written = GuardGraph(ir.load(graph))
     groups = list(by_input(written).values())
-    names = [_probe(written, group[0], moments) for group in groups]
+    channels = [_channels(group[0]) for group in groups]
+    size = min(_GROUP, _MOMENTS // (4 * sum(channels))) if moments else 0
+    names = [_probe(written, group[0], size) for group in groups]
     all_linears = [linear for group in groups for linear in group]
     sizes = [_probe_output(written, linear) for linear in all_linears] if moments else []
     totals: list[np.ndarray] = []
@@ -133,17 +144,27 @@ def _run(
         yield session.run(outputs, feed)
 
 
-def _probe(written: GuardGraph, linear: Linear, moments: bool) -> list[str]:
-    """Give the graph outputs, the `Inputs` of a linear; return their names."""
+def _channels(linear: Linear) -> int:
     if linear.matrix.const_value is None:
         raise AssertionError(f"{linear.matrix_name} has no values")
+    return int(linear.matrix.const_value.shape.numpy()[0])
+
+
+def _probe(written: GuardGraph, linear: Linear, size: int) -> list[str]:
+    """Give the graph outputs, the `Inputs` of a linear; return their names.
+
+    Args:
+        size: channels of a group of moments at most, where whole blocks of them divide the input's;
+            0 for no moments.
+    """
     r = before(written, linear.product, f"{linear.product.name}/calibration")
     x = r.op("Cast", linear.x, to=int(ir.DataType.FLOAT))
     largest = r.op("ReduceMax", r.op("Abs", x), r.const([0, 1]), keepdims=0)
-    if not moments:
+    if not size:
         return [_output(written, largest, 1)]
-    channels = linear.matrix.const_value.shape.numpy()[0]
-    group = next((n for n in range(_GROUP, 0, -_STEP) if channels % n == 0), 1)
+    channels = _channels(linear)
+    whole = range(max(size // _STEP, 1) * _STEP, 0, -_STEP)
+    group = next((n for n in whole if channels % n == 0), 1)
     groups = r.op("Reshape", x, r.const([-1, channels // group, group]))
     columns, rows = (r.op("Transpose", groups, perm=p) for p in ([1, 2, 0], [1, 0, 2]))
     return [_output(written, largest, 1), _output(written, r.op("MatMul", columns, rows), 3)]

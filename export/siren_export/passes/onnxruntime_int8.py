@@ -28,6 +28,7 @@ took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to l
 The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, linears, replace
+from .eight_bits import round_channels
 from .options import Options
 from .smoothing import smooth_inputs
 
@@ -66,11 +68,14 @@ def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
     The inputs of all agree in every dimension but the channels.
     """
     if options.calibration is not None:
-        smooth_inputs(graph, options.calibration)
+        options = dataclasses.replace(
+            options, calibration=smooth_inputs(graph, options.calibration)
+        )
     quantizer = _Quantizer(graph)
     for linear in linears(graph):
         if linear.matrix_name not in options.keep_float:
-            _replace(graph, linear, quantizer.activation(linear))
+            moments = options.moments(linear.matrix_name)
+            _replace(graph, linear, quantizer.activation(linear), moments)
 
 
 @dataclass
@@ -123,9 +128,9 @@ def _quantize(r: Place, channels: int, *inputs: ir.Value) -> ir.Value:
     return r.op("QuantizeLinear", *inputs, name=r.scope, axis=-1, block_size=channels)
 
 
-def _replace(graph: GuardGraph, linear: Linear, x: _Activation) -> None:
+def _replace(graph: GuardGraph, linear: Linear, x: _Activation, moments: np.ndarray | None) -> None:
     source = graph.weights[linear.matrix_name]
-    matrix = _PerChannel(source)
+    matrix = _PerChannel(source, moments)
     values = Weight(ir.DataType.INT8, source.shape, matrix.values)
     scales = Weight(FLOAT, source.shape[1:], matrix.scales)
     r = before(graph, linear.product, linear.name)
@@ -151,20 +156,16 @@ def _replace(graph: GuardGraph, linear: Linear, x: _Activation) -> None:
 
 @dataclass
 class _PerChannel:
-    """A matrix [in, out] in 8 bits, symmetric, with one scale for each output channel.
-
-    The inputs 2i and 2i + 1 are a pair, whose weights of one sign add up to 128 at most.
-    """
+    """A matrix [in, out] in 8 bits, with one scale for each output channel."""
 
     source: Weight
-    _scales: np.ndarray | None = None  # left by writing the values, so as not to read twice
+    moments: np.ndarray | None
+    _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
 
     def values(self) -> Iterator[np.ndarray]:
         matrix = np.concatenate(list(self.source.blocks()))
-        largest = np.maximum(_largest_pair(matrix), _largest_pair(-matrix))
-        scales = largest / np.float32(_LEVELS)
-        self._scales = np.where(scales > 0, scales, np.float32(1))  # 0 too where that underflows
-        yield np.rint(matrix / self._scales).astype(np.int8)
+        integers, self._scales = round_channels(matrix, self.moments)
+        yield integers
 
     def shifted(self, bias: Weight | None, shift: float) -> Iterator[np.ndarray]:
         """The bias without what `shift` in every input adds to the product."""
@@ -178,10 +179,3 @@ class _PerChannel:
             next(self.values())
         assert self._scales is not None
         yield self._scales
-
-
-def _largest_pair(matrix: np.ndarray) -> np.ndarray:
-    """The largest sum of the positive weights of a pair, for each output channel."""
-    positive = np.maximum(matrix, 0)
-    largest: np.ndarray = np.add.reduceat(positive, range(0, len(matrix), 2), axis=0).max(axis=0)
-    return largest

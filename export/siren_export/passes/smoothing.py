@@ -27,8 +27,12 @@ _SMALLEST = np.float32(1e-4)  # of a range
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
-def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> None:
-    """Rescale weights of a float32 graph; what it computes stays the same."""
+def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> Calibration:
+    """Rescale weights of a float32 graph; what it computes stays the same.
+
+    Returns:
+        The calibration of the graph's inputs as they are then.
+    """
     found = []
     for x, group in by_input(graph).items():
         makers = _makers(graph, x, group)
@@ -40,6 +44,11 @@ def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> None:
         for linear in group:
             source = graph.weights[linear.matrix_name]
             graph.weights[linear.matrix_name] = _scaled(source, factors[:, None])
+    return calibration | {
+        linear.matrix_name: calibration[linear.matrix_name].divided(factors)
+        for _, group, factors in found
+        for linear in group
+    }
 
 
 def largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:

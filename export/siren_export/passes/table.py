@@ -128,15 +128,13 @@ _PRIMITIVE: tuple[Rewrite, ...] = (
 )
 
 
-def _onnxruntime(
-    bound: Bound, quantize: Quantize, calibration: Measured, four_bits: Grid | None = None
-) -> Row:
+def _onnxruntime(bound: Bound, quantize: Quantize, four_bits: Grid | None = None) -> Row:
     return Row(
         FLOAT,
         bound,
         quantize,
         _OWN_OPERATORS,
-        calibration=calibration,
+        calibration="moments",
         four_bits=four_bits,
         carries_over=four_bits is not None,
         keeps_float=True,
@@ -159,9 +157,9 @@ TABLE: dict[tuple[Target, Precision], Row | str] = {
     ("onnxruntime", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED, saturation_free=True),
     ("onnxruntime", "bf16"): _only_tensorrt("bf16"),
     ("onnxruntime", "fp8"): _only_tensorrt("fp8"),
-    ("onnxruntime", "int8"): _onnxruntime(_INT8, quantize_for_onnxruntime_int8, "ranges"),
+    ("onnxruntime", "int8"): _onnxruntime(_INT8, quantize_for_onnxruntime_int8),
     ("onnxruntime", "int4"): _onnxruntime(
-        _INT4, quantize_for_onnxruntime_int4, "moments", ONNXRUNTIME_FOUR_BITS
+        _INT4, quantize_for_onnxruntime_int4, ONNXRUNTIME_FOUR_BITS
     ),
     #
     ("tensorrt", "fp32"): Row(FLOAT, _FP32, rewrites=_NO_ATTENTION),

@@ -1,7 +1,5 @@
 """Temperature and threshold of each label, from the rows that cross-validation left out."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from siren_runtime.bundle.heads import LabelDecision
@@ -10,8 +8,7 @@ from siren_train.measure.calibrate import FITTING_TEMPERATURE, best_threshold, f
 from siren_train.measure.evaluate import Scores
 from siren_train.store.features import DoubleArray
 
-from .search import Choice, CrossValidation, held_out_logits
-from .workers import worker_pool
+from .search import Choice, CrossValidation, all_held_out_logits
 
 
 def decide_labels(
@@ -23,19 +20,12 @@ def decide_labels(
     Args:
         members: of each fold's head, as the final one will have.
     """
-    choice = replace(choice, config=replace(choice.config, members=members))
-    features, found = setup.features, []
-    with worker_pool(setup.workers) as pool:
-        folds = pool.map(lambda fold: held_out_logits(setup, choice, fold), range(setup.count))
-        for done, of_fold in enumerate(folds, start=1):
-            found.append(of_fold)
-            progress("labels", done, setup.count)
-    rows = np.concatenate([np.flatnonzero(mask) for mask, _ in found])
-    logits = np.concatenate([of_rows for _, of_rows in found]).astype(np.float64)
+    features = setup.features
+    rows, logits = all_held_out_logits(setup, choice, members, progress, "labels")
     names = np.array(features.names)[features.datasets[rows]]
 
     def scores(label: int, temperature: float) -> Scores:
-        probabilities = _sigmoid(logits[:, label] / temperature)
+        probabilities = _sigmoid(logits[:, label].astype(np.float64) / temperature)
         return Scores(probabilities, features.labels[rows, label] == 1, names, names)
 
     decisions = []

@@ -35,6 +35,7 @@ from .search import CrossValidation, best_trial, make_choice, read_history, sear
 from .selection import select_layers
 from .settings import Settings
 from .splits import check_folds, load_splits
+from .temperature import cross_validated_temperature, fold_temperature
 
 SETTINGS_FILE, HISTORY_FILE = "settings.json", "trials.jsonl"
 WORK_VERSION = 2  # raise it when a stage comes to another result from the same store
@@ -87,16 +88,17 @@ def train(
             shares=settings.shares,
             progress=progress,
         )
-        decisions = (
-            decide_labels(setup, choice, settings.members, progress)
-            if settings.head == "categories"
-            else []
-        )
+        labels = settings.head == "categories"
+        suit = (setup, choice, settings.members, progress)
+        decisions = decide_labels(*suit) if labels else []
+        temperature = None if labels else cross_validated_temperature(*suit)
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
     progress("final fit", 0, 1)
     final = train_rows if settings.hold_out_validation else everything
     head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
+    if temperature is not None:  # labels have one each, in their decisions
+        head = fold_temperature(head, temperature)
     progress("final fit", 1, 1)
     _write_head(output, stores[0].manifest, settings, layers, head, decisions, openai)
     return TrainingReport(
@@ -109,6 +111,7 @@ def train(
         share=choice.share,
         head=msgspec.to_builtins(config),
         cross_validation=best_trial(trials).score,
+        temperature=temperature,
         trials=trial_reports(trials),
     )
 

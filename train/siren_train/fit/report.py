@@ -55,6 +55,7 @@ class TrainingReport(msgspec.Struct, frozen=True):
         share: of each probe's |weight|, which the channels that are selected hold.
         head: the fields of its HeadConfig.
         cross_validation: mean macro-F1 of the best trial, whose heads have one member.
+        temperature: that the head's logits were divided by; None for a head of labels.
     """
 
     store: StoreManifest
@@ -66,6 +67,7 @@ class TrainingReport(msgspec.Struct, frozen=True):
     share: float
     head: dict[str, Any]
     cross_validation: float
+    temperature: float | None
     trials: list[TrialReport]
 
 
@@ -127,7 +129,13 @@ def _markdown(report: TrainingReport) -> str:
     lines += [
         "",
         f"The head: share {report.share:g}, {settings}. Cross-validated macro-F1 of one member "
-        f"on train and validation rows: {report.cross_validation:.4f}.",
+        f"on train and validation rows: {report.cross_validation:.4f}."
+        + (
+            ""
+            if report.temperature is None
+            else f" Its logits are divided by {report.temperature:.3f}, the temperature that suits "
+            "the rows left out."
+        ),
         "",
         "| trial | macro-F1 | " + " | ".join(report.trials[0].params) + " |",
         "| --- " * (len(report.trials[0].params) + 2) + "|",

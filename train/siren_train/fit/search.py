@@ -8,7 +8,7 @@ killed ends as an undisturbed one.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,30 @@ def held_out_logits(
     fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
     head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
     return held_out, head_logits(head, gather(features, layers, held_out))
+
+
+def all_held_out_logits(
+    setup: CrossValidation, choice: Choice, members: int, progress: Progress, stage: str
+) -> tuple[IntArray, FloatArray]:
+    """Train a head without each fold in turn.
+
+    Args:
+        members: of each fold's head, as the final one will have.
+        stage: what progress calls it.
+
+    Returns:
+        The rows that are no copies, int64 [rows], and for each the logits of the head that did not
+        see it, float32 [rows, classes].
+    """
+    choice = replace(choice, config=replace(choice.config, members=members))
+    found = []
+    with worker_pool(setup.workers) as pool:
+        folds = pool.map(lambda fold: held_out_logits(setup, choice, fold), range(setup.count))
+        for done, of_fold in enumerate(folds, start=1):
+            found.append(of_fold)
+            progress(stage, done, setup.count)
+    rows = np.concatenate([np.flatnonzero(mask) for mask, _ in found])
+    return rows, np.concatenate([logits for _, logits in found])
 
 
 def _run(

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from siren_runtime import Guard
 from siren_runtime.bundle.files import write_whole
@@ -24,10 +23,10 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from .evaluate import Scores
 from .metrics import macro_f1, precision_recall
+from .temperature import temperature_of
 
 # At this temperature float32 scores still differ where the log-odds differ, up to 1,600.
 FITTING_TEMPERATURE = 100.0
-_MAX_LOG_TEMPERATURE = math.log(20.0)
 _SMALLEST = 2.0**-24
 
 
@@ -99,19 +98,12 @@ def best_threshold(scores: Scores) -> float:
 def fit_temperature(scores: Scores) -> float:
     """Return the temperature of the least cross-entropy between 1/20 and 20.
 
-    This is temperature scaling (Guo et al. 2017, arXiv 1706.04599).
-
     Args:
         scores: of a guard of two classes, at `FITTING_TEMPERATURE`.
     """
     log_odds = FITTING_TEMPERATURE * _log_odds(scores.scores)
-    signs = np.where(scores.harmful, 1.0, -1.0)
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, -signs * log_odds / math.exp(log_temperature)).mean())
-
-    bounds = (-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE)
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    logits = np.stack([np.zeros_like(log_odds), log_odds], axis=1)
+    return temperature_of(logits, scores.harmful.astype(np.int64), np.ones(len(logits)))
 
 
 def tempered_guard(
