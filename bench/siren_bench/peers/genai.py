@@ -1,0 +1,96 @@
+"""The same generative guard in onnxruntime-genai, the fastest generation that ONNX Runtime has."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from siren_bench.engines import Work
+from siren_bench.kept import made_whole
+from siren_bench.record import installed_versions
+
+from .generation import Generation, OneAtATime
+from .missing import PeerMissing
+
+GenaiDtype = Literal["float32", "int4"]
+_PRECISIONS: dict[GenaiDtype, str] = {"float32": "fp32", "int4": "int4"}
+
+
+@dataclass(frozen=True)
+class Genai(OneAtATime):
+    """onnxruntime-genai's Generator on the CPU.
+
+    Attributes:
+        model: A folder that its model builder wrote.
+    """
+
+    model: Path
+    dtype: GenaiDtype
+    threads: int
+    generation: Generation
+
+    @property
+    def name(self) -> str:
+        return f"onnxruntime-genai {self.dtype}, {self.generation}"
+
+    @property
+    def model_key(self) -> Hashable:
+        return "genai", self.model, self.threads
+
+    @property
+    def work(self) -> Work:
+        return self.generation.work(self.dtype)
+
+    def versions(self) -> dict[str, str]:
+        return installed_versions("onnxruntime-genai", "onnxruntime")
+
+    def load(self) -> Any:
+        import onnxruntime_genai
+
+        config = onnxruntime_genai.Config(str(self.model))
+        options = {"session_options": {"intra_op_num_threads": self.threads}}
+        config.overlay(json.dumps({"model": {"decoder": options}}))
+        model = onnxruntime_genai.Model(config)
+        return model, onnxruntime_genai.Tokenizer(model)
+
+    def score(self, model: Any, text: str) -> None:
+        import onnxruntime_genai
+
+        language_model, tokenizer = model
+        template = self.generation.template
+        prompt = list(tokenizer.encode(template)) if template else []
+        ids = [*prompt, *tokenizer.encode(text)]
+        length = len(ids) + self.generation.new_tokens
+        parameters = onnxruntime_genai.GeneratorParams(language_model)
+        # A least length keeps it from ending before it has written all of its tokens.
+        parameters.set_search_options(do_sample=False, min_length=length, max_length=length)
+        generator = onnxruntime_genai.Generator(language_model, parameters)
+        generator.append_tokens(ids)
+        for _ in range(self.generation.new_tokens):
+            generator.generate_next_token()
+
+
+def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
+    """Build a language model with onnxruntime-genai's model builder, once.
+
+    Raises:
+        PeerMissing: it is not installed, or cannot build the model.
+    """
+    if find_spec("onnxruntime_genai") is None:
+        raise PeerMissing("onnxruntime-genai is not installed; pip install 'siren-edge[bench-peers]'")
+    model = folder / f"genai-{dtype}"
+    if not model.exists():
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
+        with made_whole(model) as unfinished:
+            paths = ["-i", str(backbone), "-o", str(unfinished), "-c", str(folder / "genai-cache")]
+            options = ["-p", _PRECISIONS[dtype]]
+            done = subprocess.run([*command, *paths, *options], capture_output=True)
+            if done.returncode or not (unfinished / "genai_config.json").exists():
+                said = done.stderr.decode(errors="replace").strip().splitlines()
+                last = said[-1] if said else "it said nothing"
+                raise PeerMissing(f"onnxruntime-genai cannot build {backbone}: {last}")
+    return model
