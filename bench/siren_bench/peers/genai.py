@@ -81,7 +81,9 @@ def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
         PeerMissing: it is not installed, or cannot build the model.
     """
     if find_spec("onnxruntime_genai") is None:
-        raise PeerMissing("onnxruntime-genai is not installed; pip install 'siren-edge[bench-peers]'")
+        raise PeerMissing(
+            "onnxruntime-genai is not installed; pip install 'siren-edge[bench-peers]'"
+        )
     model = folder / f"genai-{dtype}"
     if not model.exists():
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]

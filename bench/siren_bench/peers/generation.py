@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from siren_bench.engines import TorchDtype, Work
+from siren_bench.engines import ComputeDtype, Work
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Generation:
         template = f", template of {self.template_tokens}" if self.template_tokens else ""
         return f"{self.new_tokens} new token{plural}{template}"
 
-    def work(self, dtype: TorchDtype) -> Work:
+    def work(self, dtype: ComputeDtype) -> Work:
         """What it computes for one text."""
         return Work(dtype, self.template_tokens, self.new_tokens)
 
