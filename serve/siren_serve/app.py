@@ -30,8 +30,9 @@ from .gate import Gate
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
+from .proxy.upstream import Upstream, UpstreamRefusal
 from .reload import reload_all
-from .routes import classifiers, kserve, litellm, moderations, operations, score, streams
+from .routes import classifiers, kserve, litellm, moderations, operations, proxy, score, streams
 from .settings import Settings
 from .streams import Sessions
 
@@ -54,7 +55,7 @@ def make_app(settings: Settings) -> Gate:
     """Make the application; its guards are loaded when it starts.
 
     Raises:
-        InputError: the file of keys cannot be used.
+        InputError: the file of keys, or the upstream's URL or key, cannot be used.
     """
     metrics, keys = Metrics(), Keys(settings.keys_file)
     guards = Guards(settings, metrics)
@@ -67,8 +68,10 @@ def make_app(settings: Settings) -> Gate:
             "sessions": Sessions(settings, guards, metrics),
         }
     )
+    if settings.proxy is not None:
+        state.upstream = Upstream(settings.proxy, keys)
     app = Litestar(
-        ROUTES,
+        [*ROUTES, *(proxy.ROUTES if settings.proxy else ())],
         state=state,
         lifespan=[_life],
         logging_config=None,
@@ -91,6 +94,8 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     """Load the guards before the server takes requests, and close them when it has ended."""
     state, loop = app.state, asyncio.get_running_loop()
     _handle_signals(state, loop)
+    if state.settings.proxy and state.settings.proxy.fail_open:
+        logs.alarm("--fail-open: text without a verdict goes through")
     await state.guards.load()
     watching = loop.create_task(state.sessions.watch())
     try:
@@ -98,6 +103,8 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     finally:
         watching.cancel()
         await state.sessions.close()
+        if state.settings.proxy:
+            await state.upstream.close()
         await state.guards.close()
         logs.event("ended")
 
@@ -135,7 +142,13 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    if isinstance(error, UpstreamRefusal):
+        return Response(error.body, status_code=error.status, headers=error.headers)
     refusal = _refusal(error)
+    if refusal.code == "not_found" and request.app.state.settings.proxy:
+        path = request.scope["path"]
+        message = f"{path} is not passed on to the upstream, only {proxy.PASSED_ON}"
+        refusal = RefusedRequest(404, "not_passed_on", message)
     if refusal.status == 500:
         _log.error("a request failed", exc_info=error)
     request.app.state.metrics.refusals.labels(refusal.code).inc()

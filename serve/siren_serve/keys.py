@@ -47,15 +47,15 @@ class Keys:
         """Whether `Authorization: Bearer` or `X-API-Key` among a request's headers is a key."""
         if self._path is None:
             return True
-        given = b""
+        given = []
         for name, value in headers:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
-                given = value[7:].strip()
+                given.append(value[7:].strip())
             elif name == b"x-api-key":
-                given = value.strip()
-        digest = _digest(given)
+                given.append(value.strip())
         # All are compared, so that the time does not tell which comes near.
-        return sum(hmac.compare_digest(digest, key) for key in self._digests) > 0
+        digests = [_digest(key) for key in given]
+        return sum(hmac.compare_digest(d, key) for d in digests for key in self._digests) > 0
 
 
 def _digest(key: bytes) -> bytes:

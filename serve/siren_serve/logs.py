@@ -50,3 +50,8 @@ def configure(level: str) -> None:
 def event(message: str, **fields: Any) -> None:
     """Log that something happened to the server."""
     _log.info(message, extra={"fields": fields})
+
+
+def alarm(message: str, **fields: Any) -> None:
+    """Log that something happened which its operator must see."""
+    _log.warning(message, extra={"fields": fields})

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from siren_runtime.scoring.call import Text
+from siren_runtime.text.rules import join
 
 from .errors import RefusedRequest
 
@@ -27,10 +28,18 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str | None = None
 
 
+class CustomTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a call of a tool without a schema calls."""
+
+    input: str
+    name: str | None = None
+
+
 class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call of a tool, whose arguments are text that the model wrote."""
 
-    function: Function
+    function: Function | None = None
+    custom: CustomTool | None = None
     id: str | None = None
     type: str | None = None
     index: int | None = None
@@ -44,7 +53,11 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: Function | None = None
+    audio: Any = None
+    annotations: list[Any] | None = None
     tool_call_id: str | None = None
 
 
@@ -62,6 +75,28 @@ def text_of_part(part: Part) -> str:
     return text
 
 
+def text_of_call(call: ToolCall) -> str:
+    """The arguments of a tool call.
+
+    Raises:
+        RefusedRequest: it has none.
+    """
+    if call.function is not None:
+        return call.function.arguments
+    if call.custom is not None:
+        return call.custom.input
+    raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
+
+
+def conversation_of(messages: list[Message]) -> str:
+    """A conversation as one text, a line each message.
+
+    Raises:
+        RefusedRequest: as `pair_of`.
+    """
+    return join(*_parts_of(messages))
+
+
 def pair_of(messages: list[Message]) -> Text:
     """A conversation as a prompt and its response: the last message if it is the assistant's, else
     none. All messages before it are the prompt, a line each.
@@ -69,21 +104,34 @@ def pair_of(messages: list[Message]) -> Text:
     Raises:
         RefusedRequest: there is no message, or one holds what cannot be read.
     """
+    prompt, response = _parts_of(messages)
+    return (prompt, response) if response is not None else prompt or ""
+
+
+def _parts_of(messages: list[Message]) -> tuple[str | None, str | None]:
     if not messages:
         raise RefusedRequest(422, "cannot_be_scored", "messages is empty")
     texts = [_text_of(message, place) for place, message in enumerate(messages)]
     if messages[-1].role != "assistant":
-        return "\n".join(texts)
+        return "\n".join(texts), None
     return "\n".join(texts[:-1]) or None, texts[-1]
 
 
 def _text_of(message: Message, place: int) -> str:
-    texts = [message.reasoning_content, message.refusal]
+    if message.audio is not None or message.annotations:
+        raise RefusedRequest(
+            422,
+            "cannot_be_scored",
+            f"messages[{place}] has audio or annotations, which are not read",
+        )
+    texts = [message.reasoning_content, message.reasoning, message.refusal]
     if isinstance(message.content, str):
         texts.append(message.content)
     elif message.content is not None:
         texts += [text_of_part(part) for part in message.content]
-    texts += [call.function.arguments for call in message.tool_calls or ()]
+    texts += [text_of_call(call) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        texts.append(message.function_call.arguments)
     found = [text for text in texts if text is not None]
     if not found:
         raise RefusedRequest(422, "cannot_be_scored", f"messages[{place}] has no text")

@@ -10,6 +10,7 @@ from siren_runtime.serving.sharing import Run
 from siren_runtime.streaming.result import StreamResult
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LONG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -53,6 +54,26 @@ class Metrics:
             "siren_waiting_pieces", "Pieces of streams that wait", ["guard"]
         )
         self.streams = self._gauge("siren_streams", "Streams that are open", ["guard"])
+        self.proxied = Counter(
+            "siren_proxied_total", "Requests to the upstream by what came of them", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.harmful = Counter(
+            "siren_proxied_harmful_total", "Prompts and answers found harmful", ["what", "mode"],
+            registry=registry,
+        )  # fmt: skip
+        self.failed_open = Counter(
+            "siren_failed_open_total", "Prompts and answers let through without a verdict",
+            ["what", "code"], registry=registry,
+        )  # fmt: skip
+        self.upstream_seconds = Histogram(
+            "siren_upstream_seconds", "Until the headers of the upstream's answer",
+            buckets=_LONG_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.first_seconds = Histogram(
+            "siren_proxied_first_seconds", "Until the first of an answer goes out",
+            buckets=_LONG_SECONDS, registry=registry,
+        )  # fmt: skip
         self.connections = self._gauge("siren_connections", "Connections that are open", [])
 
     def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:

@@ -50,6 +50,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Settings of uvicorn that are always the same, and those that follow from a server's."""
+    longest = settings.proxy.timeout_s if settings.proxy else settings.timeout_s
     return {
         "http": BoundedProtocol,
         "interface": "asgi3",
@@ -59,7 +60,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "server_header": False,
         "lifespan": "on",
         "ws_max_size": settings.max_body_bytes,
-        "timeout_graceful_shutdown": int(settings.timeout_s + _END_S),
+        "timeout_graceful_shutdown": int(longest + _END_S),
         "timeout_worker_healthcheck": _LOAD_S,
     }
 

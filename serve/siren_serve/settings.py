@@ -1,11 +1,43 @@
 """What a server was asked to be: its guards, its bounds, its keys."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.text.reading import LongText, Unreadable
+
+ProxyMode = Literal["block", "annotate", "log"]
+PromptOrder = Literal["beside", "before"]
+
+
+class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model server that a server stands in front of, and what its verdicts do.
+
+    Attributes:
+        upstream: base URL, such as http://localhost:8001/v1.
+        mode: what becomes of harmful text: it is not let through, its verdict is written beside
+            it, or the log and the metrics alone tell.
+        prompt: whether the upstream begins while the prompt is scored, or after.
+        threshold: harmful from this score; None is the guard's own.
+        holdback: tokens behind a text that must have been read before it goes out.
+        stride: characters that are gathered before a stream is read again; None is 0 for guards
+            that read only what is new, and 40 for those that read all anew.
+        fail_open: let text through that has no verdict.
+        key_file: the upstream's key; None sends on what the caller has as `Authorization`.
+        timeout_s: seconds without a byte of the upstream.
+    """
+
+    upstream: str
+    mode: ProxyMode = "block"
+    prompt: PromptOrder = "beside"
+    threshold: float | None = None
+    holdback: int = 0
+    stride: int | None = None
+    fail_open: bool = False
+    key_file: Path | None = None
+    timeout_s: float = 600.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         drain_s: seconds between "not ready" and the end of listening.
         keys_file: API keys, one a line; None asks for none.
         workers: processes, each with guards of its own.
+        proxy: the model server behind it; None where there is none.
     """
 
     guards: dict[str, str]
@@ -53,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_s: float = 0.0
     keys_file: Path | None = None
     workers: int = 1
+    proxy: ProxySettings | None = None
 
     def encode(self) -> str:
         """The settings as JSON, which `decode` reads."""

@@ -87,6 +87,7 @@ FLOORS = {
         ["server"],
         ["app", "protocol"],
         ["gate", "routes"],
+        ["proxy"],
         ["streams", "reload", "messages"],
         ["guards"],
         ["metrics", "keys", "logs", "errors", "settings"],

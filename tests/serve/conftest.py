@@ -1,13 +1,17 @@
 """The tiny bundle behind HTTP, for all tests of a file."""
 
+import string
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from proxied import Proxies
 from served import Running, running
 from siren_runtime import Guard
 from tiny_bundle import make_bundle
+from upstream import ModelServer, model_server
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,25 @@ def guard(bundle: Path) -> Guard:
 def server(bundle: Path) -> Iterator[Running]:
     with running({"tiny": str(bundle), "other": str(bundle)}) as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ModelServer]:
+    with model_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxies(bundle: Path, upstream: ModelServer) -> Iterator[Proxies]:
+    with ExitStack() as stack:
+        yield Proxies(bundle, upstream, stack)
+
+
+@pytest.fixture(scope="module")
+def letters(guard: Guard) -> tuple[str, str]:
+    """The letter that is safest and the one that is most harmful."""
+    scores = {letter: guard.score(letter).score for letter in string.ascii_letters}
+    safe, harmful = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
+    assert scores[safe] < 0.4
+    assert scores[harmful] > 0.6
+    return safe, harmful

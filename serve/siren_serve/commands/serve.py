@@ -10,8 +10,9 @@ from siren_runtime.commands.console import need, report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.text.reading import LongText, Unreadable
+from siren_serve.settings import PromptOrder, ProxyMode
 
-need("litestar", "onnxruntime", "prometheus_client", "uvicorn", "httptools", "websockets")
+need("litestar", "onnxruntime", "prometheus_client", "uvicorn", "httptools", "httpx", "websockets")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _DEFAULT_NAME = "guard"
@@ -74,17 +75,55 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Private key, PEM.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="CAs of client certificates.")] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Stand in front of this model server, which speaks OpenAI's API: "
+            "http://localhost:8001/v1.",
+        ),
+    ] = None,
+    mode: Annotated[
+        ProxyMode, typer.Option(help="What becomes of the upstream's harmful text.")
+    ] = "block",
+    prompt: Annotated[
+        PromptOrder,
+        typer.Option(help="When the upstream begins: as the prompt is scored, or after."),
+    ] = "beside",
+    block_at: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Harmful from this score; default: the bundle's."),
+    ] = None,
+    holdback: Annotated[
+        int, typer.Option(min=0, help="Tokens that are read behind a text before it goes out.")
+    ] = 0,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Characters between two verdicts; default: 0, of an encoder's stream 40."
+        ),
+    ] = None,
+    fail_open: Annotated[
+        bool, typer.Option("--fail-open", help="Let text through that could not be scored.")
+    ] = False,
+    upstream_key_file: Annotated[
+        Path | None,
+        typer.Option(help="The upstream's key; default: the caller's Authorization is sent on."),
+    ] = None,
+    upstream_timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds without a byte of the upstream.")
+    ] = 600,
     log_level: Annotated[LogLevel, typer.Option(help="From which level to log.")] = "info",
 ) -> None:
     """Serve guards over HTTP: OpenAI's moderations, text-embeddings-inference, vLLM, KServe,
-    LiteLLM, the project's own scores and streams.
+    LiteLLM, the project's own scores and streams; with --upstream also in front of a model server.
 
     It is ready when every guard has scored a text. SIGHUP loads bundles and keys anew, SIGTERM
     answers what was accepted and ends. Logs are JSON lines on standard error, without any text.
     """
     from siren_runtime.backends.onnxruntime.session import usable_cores
     from siren_serve.server import serve as run
-    from siren_serve.settings import Settings
+    from siren_serve.settings import ProxySettings, Settings
 
     settings = Settings(
         guards=_named(bundles),
@@ -92,7 +131,7 @@ def serve(
         threads=threads,
         runs=runs or max(1, usable_cores() // threads),
         gather_ms=gather_ms,
-        streaming=streaming,
+        streaming=streaming or upstream is not None,
         long_text=long_text,
         unreadable=unreadable,
         timeout_s=timeout,
@@ -111,6 +150,19 @@ def serve(
         drain_s=drain,
         keys_file=api_key_file,
         workers=workers,
+        proxy=None
+        if upstream is None
+        else ProxySettings(
+            upstream=upstream,
+            mode=mode,
+            prompt=prompt,
+            threshold=block_at,
+            holdback=holdback,
+            stride=stride,
+            fail_open=fail_open,
+            key_file=upstream_key_file,
+            timeout_s=upstream_timeout,
+        ),
     )
     if api_key_file is None and not _is_loopback(host):
         report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")

@@ -7,7 +7,7 @@ from litestar import post
 from litestar.datastructures import State
 
 from siren_runtime.scoring.call import Text
-from siren_serve.messages import ToolCall, checked_count
+from siren_serve.messages import ToolCall, checked_count, text_of_call
 
 
 class GuardrailRequest(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ async def guardrail(data: GuardrailRequest, state: State) -> GuardrailResponse:
     """Block what is harmful, and what cannot be read."""
     if data.images:
         return GuardrailResponse("BLOCKED", "it holds pictures, which this guard cannot read")
-    arguments = [call.function.arguments for call in data.tool_calls or ()]
+    arguments = [text_of_call(call) for call in data.tool_calls or ()]
     texts: list[Text] = [text for text in [*(data.texts or ()), *arguments] if text]
     if not texts:
         return GuardrailResponse("NONE", texts=data.texts)

@@ -11,6 +11,7 @@ from siren_runtime import __version__
 from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest
 from siren_serve.reload import reload_all
+from siren_serve.settings import Settings
 
 
 @get("/health/live", tags=["operations"])
@@ -41,8 +42,17 @@ async def info(state: State) -> dict[str, Any]:
         "threads": settings.threads,
         "runs": settings.runs,
         "bounds": {name: getattr(settings, name) for name in bounds},
+        "upstream": _upstream(settings),
         "guards": {served.name: served.info() for served in state.guards.all()},
     }
+
+
+def _upstream(settings: Settings) -> dict[str, Any] | None:
+    """How answers of the upstream are treated; where it is stays with the operator."""
+    if settings.proxy is None:
+        return None
+    shown = ("mode", "prompt", "threshold", "holdback", "stride", "fail_open")
+    return {name: getattr(settings.proxy, name) for name in shown}
 
 
 def _version(name: str) -> str | None:

@@ -1,0 +1,1 @@
+"""A guard in front of a model server that speaks OpenAI's API: prompts and answers are read."""

@@ -1,0 +1,90 @@
+"""What a request to a model server asks: what is to be scored of it, and how many answers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from siren_runtime.scoring.call import Text
+from siren_runtime.text.rules import join
+from siren_serve.errors import RefusedRequest
+from siren_serve.messages import Message, conversation_of, pair_of
+
+Kind = Literal["chat/completions", "completions"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request.
+
+    Attributes:
+        kind: the route, below the base.
+        body: JSON, as it is sent on. It is written anew from what was read here, so that the
+            upstream reads no other value of a key that is there twice.
+        prompts: what is scored before anything is answered.
+        contexts: of each prompt, the text that its answers are read behind.
+        answers: that each prompt is to have.
+        unread: why the prompts cannot be scored, if they cannot; then none is above.
+    """
+
+    kind: Kind
+    body: dict[str, Any]
+    prompts: list[Text]
+    contexts: list[str]
+    answers: int
+    unread: RefusedRequest | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many choices there will be."""
+        return self.answers * len(self.contexts)
+
+    def context(self, index: int) -> str | None:
+        """The text before a choice."""
+        return self.contexts[index // self.answers] or None
+
+
+def read_call(kind: Kind, body: bytes) -> Call:
+    """Read a request's JSON.
+
+    Raises:
+        RefusedRequest: it is not understood.
+    """
+    decoded = msgspec.json.decode(body)
+    if not isinstance(decoded, dict):
+        raise RefusedRequest(422, "invalid", "expected a JSON object")
+    answers = decoded.get("n")
+    answers = 1 if answers is None else answers
+    if not isinstance(answers, int) or isinstance(answers, bool) or answers < 1:
+        raise RefusedRequest(
+            422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
+        )
+    texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
+    return Call(kind, decoded, texts, contexts, answers, unread)
+
+
+_Read = tuple[list[Text], list[str], RefusedRequest | None]
+
+
+def _of_chat(body: dict[str, Any]) -> _Read:
+    try:
+        messages = msgspec.convert(body.get("messages"), list[Message])
+        return [pair_of(messages)], [conversation_of(messages)], None
+    except msgspec.ValidationError as error:
+        return [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
+    except RefusedRequest as error:
+        return [], [""], error
+
+
+def _of_completions(body: dict[str, Any]) -> _Read:
+    given, suffix = body.get("prompt"), body.get("suffix")
+    prompts = given if isinstance(given, list) and not _are_ids(given) else [given]
+    if not all(isinstance(text, str) for text in (*prompts, suffix or "")):
+        message = "prompt and suffix: expected texts; token ids cannot be scored"
+        return [], [""] * len(prompts), RefusedRequest(422, "cannot_be_scored", message)
+    contexts = [join(prompt, suffix) for prompt in prompts]
+    return [text for text in contexts if text], contexts, None
+
+
+def _are_ids(prompt: list[Any]) -> bool:
+    return all(isinstance(item, int) for item in prompt)

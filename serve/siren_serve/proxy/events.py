@@ -1,0 +1,56 @@
+"""Server-sent events as a stream of bytes has them, cut anywhere."""
+
+import re
+
+from siren_serve.errors import RefusedRequest
+
+# https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+_LARGEST = 8 << 20  # bytes of an event
+
+
+class EventDecoder:
+    """Bytes in, the data of each whole event out. Comments and other fields are left out."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._begun = self._after_return = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add bytes; return the data of the events that end in them.
+
+        Raises:
+            RefusedRequest: an event is larger than 8 MiB.
+        """
+        if self._after_return and data:  # which ended a line already
+            data = data.removeprefix(b"\n")
+        self._rest += data
+        if not self._begun:
+            if len(self._rest) < len(_BOM) and _BOM.startswith(self._rest):
+                return []
+            self._begun, self._rest = True, self._rest.removeprefix(_BOM)
+        self._after_return = self._rest.endswith(b"\r")
+        *lines, self._rest = _LINE_END.split(self._rest)
+        found = [event for line in lines if (event := self._line(line)) is not None]
+        if self._size + len(self._rest) > _LARGEST:
+            raise RefusedRequest(502, "upstream_failed", "an event of the upstream is too large")
+        return found
+
+    def _line(self, line: bytes) -> bytes | None:
+        """Take a line in; the data, if it is the empty one that ends an event."""
+        if not line:
+            lines, self._lines, self._size = self._lines, [], 0
+            return b"\n".join(lines) if lines else None
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._lines.append(value.removeprefix(b" "))
+            self._size += len(value)
+        return None
+
+
+def encoded(data: bytes) -> bytes:
+    """One event of data without a line end, as JSON is."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,147 @@
+"""What is asked of the guard, what follows from its verdict, and what where it has none."""
+
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+
+from siren_runtime.errors import SirenError
+from siren_runtime.scoring.call import Text
+from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.serving.asynchronous import AsyncStream
+from siren_runtime.streaming.result import StreamResult
+from siren_serve import logs
+from siren_serve.errors import RefusedRequest, refused
+from siren_serve.guards import Served
+from siren_serve.metrics import Metrics
+from siren_serve.settings import ProxySettings
+
+_T = TypeVar("_T")
+_GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """No verdict, and `--fail-open` lets the text through. `code` is the error's."""
+
+    code: str
+
+
+Verdict = ScoreResult | StreamResult | Unscored
+
+
+class Policy:
+    """A guard, and what a proxy was told to do with its verdicts."""
+
+    def __init__(
+        self, served: Served, settings: ProxySettings, metrics: Metrics, timeout_s: float
+    ) -> None:
+        self.served, self.settings = served, settings
+        self._metrics, self._timeout_s = metrics, timeout_s
+        self.reads_anew = any("stream" not in m.graphs for m in served.guard.guard.manifests)
+        gathered = _GATHERED if self.reads_anew else 0
+        self.stride = gathered if settings.stride is None else settings.stride
+
+    @property
+    def blocks(self) -> bool:
+        """Whether harmful text is kept back."""
+        return self.settings.mode == "block"
+
+    async def score(self, what: str, texts: Sequence[Text]) -> list[Verdict]:
+        """Score whole texts; `what` they are goes into the log.
+
+        Raises:
+            RefusedRequest: one has no verdict, and nothing is let through for that.
+        """
+        if not texts:
+            return []
+        scoring = self.served.score_all(
+            list(texts), threshold=self.settings.threshold, deadline=self._timeout_s
+        )
+        results = await self._attempt(what, scoring)
+        if isinstance(results, Unscored):
+            return [results] * len(texts)
+        for result in results:
+            self._note(what, result)
+        return list(results)
+
+    def stream(self, prompt: str | None) -> AbstractAsyncContextManager[AsyncStream]:
+        """A stream of the guard, as `Served.stream`."""
+        return self.served.stream(prompt, threshold=self.settings.threshold)
+
+    async def read(self, stream: AsyncStream, text: str, *, noted: bool) -> Verdict:
+        """Score a growing answer with a piece more.
+
+        Args:
+            noted: whether its harm was told of before.
+
+        Raises:
+            RefusedRequest: as `score`.
+        """
+        result = await self._attempt("answer", stream.feed(text))
+        if isinstance(result, StreamResult):
+            self._metrics.count_verdict(self.served.name, result)
+            if not noted:
+                self._note("answer", result)
+        return result
+
+    def may_pass(self, verdict: Verdict) -> bool:
+        """Whether text of this verdict goes out."""
+        return not (self.blocks and is_harmful(verdict))
+
+    def annotation(self, verdict: Verdict | None) -> dict[str, Any] | None:
+        """What is written beside a text: its verdict where it is asked for, and always that it
+        has none.
+        """
+        if isinstance(verdict, Unscored):
+            return {"failed_open": verdict.code}
+        if verdict is None or self.settings.mode != "annotate":
+            return None
+        return _told(verdict)
+
+    def no_verdict(self, what: str, error: Exception) -> Unscored:
+        """Let text through that cannot be scored, if that is what was asked for.
+
+        Raises:
+            RefusedRequest: it was not.
+        """
+        if isinstance(error, TimeoutError):
+            error = RefusedRequest(504, "timeout", f"no verdict within {self._timeout_s:g} s")
+        refusal = refused(error)
+        if not self.settings.fail_open:
+            raise refusal from error
+        self._metrics.failed_open.labels(what, refusal.code).inc()
+        logs.alarm("FAILED OPEN: text without a verdict goes through", what=what, code=refusal.code)
+        return Unscored(refusal.code)
+
+    async def _attempt(self, what: str, scoring: Awaitable[_T]) -> _T | Unscored:
+        try:
+            with anyio.fail_after(self._timeout_s):  # wait_for may swallow who cancels us
+                return await scoring
+        except (SirenError, RefusedRequest, TimeoutError) as error:
+            return self.no_verdict(what, error)
+
+    def _note(self, what: str, result: ScoreResult | StreamResult) -> None:
+        if not is_harmful(result):
+            return
+        mode = self.settings.mode
+        self._metrics.harmful.labels(what, mode).inc()
+        logs.event("harmful", what=what, mode=mode, **_told(result))
+
+
+def _told(verdict: ScoreResult | StreamResult) -> dict[str, Any]:
+    tier = {} if verdict.tier is None else {"tier": verdict.tier}
+    return {
+        "score": verdict.score,
+        "is_harmful": verdict.is_harmful,
+        "threshold": verdict.threshold,
+        "tokens": verdict.tokens,
+        **tier,
+    }
+
+
+def is_harmful(verdict: Verdict) -> bool:
+    """Whether it is, or is not known well enough to be called safe."""
+    return not isinstance(verdict, Unscored) and verdict.is_harmful is not False

@@ -1,0 +1,67 @@
+"""What a model wrote: every string of a choice, whatever key it stands under."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from siren_serve.errors import RefusedRequest
+
+# Of a choice and what is in it. Log probabilities and token ids are the same text once more.
+_NO_TEXT = {
+    *("id", "index", "type", "role", "created", "finish_reason", "native_finish_reason"),
+    *("stop_reason", "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
+    "content_filter_results",
+}
+_UNREADABLE = {"audio", "b64_json", "file", "image", "image_url", "images", "input_audio", "video"}
+_OBJECTS = {"arguments", "input"}  # of tool calls: text, which some send as an object
+
+Path = tuple[str, ...]
+
+
+def texts_of(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Yield each text of a choice, of a whole answer or of a stream, with where it stands.
+
+    Raises:
+        RefusedRequest: there is what no guard of text can read.
+    """
+    if isinstance(value, str):
+        if value:
+            yield path, value
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            number = item.get("index", place) if isinstance(item, dict) else place
+            yield from texts_of(item, (*path, str(number)))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts_under(key, item, (*path, key))
+
+
+def _texts_under(key: str, value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if key in _UNREADABLE and value:
+        raise RefusedRequest(
+            502, "cannot_be_scored", f"the upstream's answer has {'.'.join(path)}, which is no text"
+        )
+    if key in _OBJECTS and isinstance(value, dict | list):
+        yield path, msgspec.json.encode(value).decode()
+    elif key not in _NO_TEXT:
+        yield from texts_of(value, path)
+
+
+class Joined:
+    """The texts of a choice as one: a new line where another one begins."""
+
+    def __init__(self) -> None:
+        self._last: Path | None = None
+
+    def add(self, choice: dict[str, Any]) -> str:
+        """Return what a choice adds to the text so far.
+
+        Raises:
+            RefusedRequest: as `texts_of`.
+        """
+        added = ""
+        for path, text in texts_of(choice):
+            added += text if self._last in (None, path) else "\n" + text
+            self._last = path
+        return added

@@ -1,0 +1,154 @@
+"""The model server: requests to it, and its failures in our words."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from siren_runtime.errors import InputError
+from siren_serve.errors import RefusedRequest
+from siren_serve.keys import Keys
+from siren_serve.settings import ProxySettings
+
+_CONNECT_S = 10.0
+_LARGEST = 32 << 20  # bytes of an answer that is no stream
+_ASKED = ("idempotency-key", "openai-organization", "openai-project", "traceparent", "x-request-id")
+_ANSWERED = ("retry-after", "x-request-id")
+_ANSWERED_PREFIXES = ("openai-", "x-ratelimit-")
+
+
+class UpstreamRefusal(Exception):
+    """The upstream's own error, which its caller is to see as it is."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.headers, self.body = status, headers, body
+
+
+class Upstream:
+    """The model server behind a proxy."""
+
+    def __init__(self, settings: ProxySettings, keys: Keys) -> None:
+        """Read the key.
+
+        Raises:
+            InputError: the URL or the file of the key cannot be used.
+        """
+        self._keys, self._key = keys, _key_of(settings.key_file)
+        try:
+            base = httpx.URL(settings.upstream)
+        except httpx.InvalidURL as error:
+            raise InputError(f"--upstream {settings.upstream!r}: {error}") from None
+        if base.scheme not in ("http", "https") or not base.host:
+            raise InputError(
+                f"--upstream {settings.upstream!r}: expected a URL such as http://localhost:8001/v1"
+            )
+        self._client = httpx.AsyncClient(
+            base_url=base,
+            timeout=httpx.Timeout(settings.timeout_s, connect=min(settings.timeout_s, _CONNECT_S)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        )
+
+    @asynccontextmanager
+    async def asked(
+        self,
+        method: str,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: dict[str, Any] | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Ask, and give the answer while it comes; leaving early ends the request.
+
+        Args:
+            headers: those that our caller sent.
+
+        Raises:
+            UpstreamRefusal: a status of 400 to 499.
+            RefusedRequest: the upstream fails, or takes too long, now or while it is read.
+        """
+        content = None if body is None else msgspec.json.encode(body)
+        try:
+            request = self._client.build_request(
+                method, path, headers=self._headers(headers, content), content=content
+            )
+            response = await self._client.send(request, stream=True)
+            try:
+                await _check(response)
+                yield response
+            finally:
+                await response.aclose()
+        except httpx.TimeoutException as error:
+            message = f"the upstream did not answer in time: {type(error).__name__}"
+            raise RefusedRequest(504, "upstream_timeout", message) from error
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            message = f"the upstream failed: {type(error).__name__}"
+            raise RefusedRequest(502, "upstream_failed", message) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _headers(self, given: list[tuple[bytes, bytes]], content: bytes | None) -> dict[str, str]:
+        """Those that are sent on: few, and never a key of this server."""
+        asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+        headers = {name: asked[name] for name in _ASKED if name in asked}
+        headers |= {"accept-encoding": "identity"}
+        if content is not None:
+            headers["content-type"] = "application/json"
+        own = [(name, value) for name, value in given if name == b"authorization"]
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key}"
+        elif own and not (self._keys.are_asked_for and self._keys.open(own)):
+            headers["authorization"] = asked["authorization"]
+        return headers
+
+
+async def whole_of(response: httpx.Response) -> bytes:
+    """The body of an answer that is no stream.
+
+    Raises:
+        RefusedRequest: it is larger than 32 MiB.
+    """
+    found = b""
+    async for data in response.aiter_bytes():
+        found += data
+        if len(found) > _LARGEST:
+            raise RefusedRequest(502, "upstream_failed", "the upstream's answer is too large")
+    return found
+
+
+def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of an answer that are passed on."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name in _ANSWERED or name.startswith(_ANSWERED_PREFIXES)
+    }
+
+
+async def _check(response: httpx.Response) -> None:
+    status = response.status_code
+    if 400 <= status < 500:
+        kind = {"content-type": response.headers.get("content-type", "application/json")}
+        headers = passed_headers(response.headers) | kind
+        raise UpstreamRefusal(status, headers, await whole_of(response))
+    if status != 200:
+        raise RefusedRequest(
+            502, "upstream_failed", f"the upstream answered with status {status}",
+            passed_headers(response.headers),
+        )  # fmt: skip
+
+
+def _key_of(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the upstream's key: {error}") from None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"{path}: expected the upstream's key alone, in one line")
+    return key

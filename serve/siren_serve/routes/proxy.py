@@ -1,0 +1,47 @@
+"""OpenAI's routes that a model server answers, with a guard in front of it."""
+
+from typing import Any
+
+from litestar import Request, Response, get, post
+from litestar.datastructures import State
+from litestar.types import ASGIApp
+
+from siren_serve.proxy.calls import Kind, read_call
+from siren_serve.proxy.exchange import Exchange
+from siren_serve.proxy.policy import Policy
+from siren_serve.proxy.upstream import passed_headers, whole_of
+
+AnyRequest = Request[Any, Any, Any]
+
+
+async def _exchange(kind: Kind, request: AnyRequest, state: State) -> ASGIApp:
+    settings = state.settings
+    policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
+    call = read_call(kind, await request.body())
+    return Exchange(call, list(request.scope["headers"]), state.upstream, policy, state.metrics)
+
+
+@post("/v1/chat/completions", status_code=200, include_in_schema=False)
+async def chat(request: AnyRequest, state: State) -> ASGIApp:
+    """Let the upstream answer a conversation."""
+    return await _exchange("chat/completions", request, state)
+
+
+@post("/v1/completions", status_code=200, include_in_schema=False)
+async def completions(request: AnyRequest, state: State) -> ASGIApp:
+    """Let the upstream go on with a text."""
+    return await _exchange("completions", request, state)
+
+
+@get(["/v1/models", "/v1/models/{name:path}"], include_in_schema=False)
+async def models(request: AnyRequest, state: State) -> Response[bytes]:
+    """Say which models the upstream has."""
+    path = request.scope["path"].removeprefix("/v1")
+    async with state.upstream.asked("GET", path, list(request.scope["headers"])) as response:
+        body = await whole_of(response)
+        headers = passed_headers(response.headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+PASSED_ON = "/v1/chat/completions, /v1/completions and /v1/models"
+ROUTES = [chat, completions, models]

@@ -1,0 +1,51 @@
+"""A decoder in front of a model server: it reads the prompt before the answer begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from served import Running, eventually, running
+from siren_serve.settings import ProxySettings
+from streaming import LIMIT
+from upstream import Script, model_server
+
+PROMPT = "How do I bake bread at home?"
+PIECES = ["Mix ", "flour", " and wa", "ter, th", "en wait."]
+
+
+def _tokens(server: Running) -> float:
+    return server.metric('siren_tokens_total{guard="tiny",kind="stream"}')
+
+
+def test_a_decoder_reads_the_prompt_while_the_upstream_works(
+    export: Callable[..., Any], guards: Callable[..., Any]
+) -> None:
+    plain, _ = guards("qwen3")
+    with plain.stream(PROMPT) as stream:
+        expected = [stream.feed(piece) for piece in PIECES]
+    bundle = export("qwen3", max_length=LIMIT).bundle
+    with model_server() as upstream:
+        made = ProxySettings(upstream=upstream.url, mode="annotate")
+        with running({"tiny": str(bundle)}, proxy=made, streaming=True) as server:
+            openai = OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
+
+            def ask() -> list[Any]:
+                messages: Any = [{"role": "user", "content": PROMPT}]
+                completions = openai.chat.completions
+                return list(completions.create(model="m", messages=messages, stream=True))
+
+            upstream.script = Script([(0, None)])
+            ask()  # and nothing was answered
+            eventually(lambda: _tokens(server) > 0)
+            read = _tokens(server)
+            upstream.script = Script([*((0, piece) for piece in PIECES), (0, None)])
+            chunks = ask()
+            eventually(lambda: _tokens(server) > 2 * read)
+            told = [chunk.choices[0].siren for chunk in chunks[: len(PIECES)]]
+            scores = [result.score for result in expected]
+            assert [v["score"] for v in told] == pytest.approx(scores, abs=1e-5)
+            assert [v["tokens"] for v in told] == [result.tokens for result in expected]
+            answer = sum(result.computed for result in expected) - read
+            assert _tokens(server) - 2 * read <= answer + 2  # the prompt was not read once more

@@ -1,0 +1,213 @@
+"""In front of a model server: what fails lets no text through, and is told as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from openai import (
+    APIError,
+    APIStatusError,
+    InternalServerError,
+    NotFoundError,
+    RateLimitError,
+)
+
+from proxied import Proxies, ask, client, said
+from served import Running, eventually, running
+from siren_serve.settings import ProxySettings
+from upstream import ModelServer, Script, chat_of
+
+ROUNDING = 1e-6
+KEY = "a key of sixteen characters and more"
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*re-encodes its text")
+
+
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_what_cannot_be_read_goes_out_only_where_that_was_asked_for(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], fail_open: bool
+) -> None:
+    safe, _ = letters
+    server = proxies(fail_open=fail_open)
+    picture = {"audio": {"data": "UklGRg=="}}
+    upstream.script = Script(
+        [(0, safe), (0, picture), (0, safe), (0, None)], whole=chat_of(picture)
+    )
+    if not fail_open:
+        chunks = ask(server, safe, stream=True)
+        assert next(chunks).choices[0].delta.content == safe
+        with pytest.raises(APIError, match=r"delta\.audio"):
+            next(chunks)
+        with pytest.raises(InternalServerError, match=r"message\.audio"):
+            ask(server, safe)
+    else:
+        found = list(ask(server, safe, stream=True))
+        assert said(found) == (safe * 2, "stop")
+        marks = [c.choices[0].siren for c in found[1:] if c.choices]
+        assert marks == [{"failed_open": "cannot_be_scored"}] * 3
+        assert ask(server, safe).choices[0].siren == marks[0]
+    asked = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    body = {"model": "small", "messages": asked}
+    upstream.script.whole = chat_of({"content": safe})
+    answer = server.client.post("/v1/chat/completions", json=body)
+    if fail_open:
+        assert answer.json()["siren"] == {"prompt": {"failed_open": "cannot_be_scored"}}
+        assert server.metric('siren_failed_open_total{code="cannot_be_scored",what="prompt"}') == 1
+    else:
+        assert answer.status_code == 422
+
+
+def test_a_guard_that_fails_in_the_middle_gives_no_more_text(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, _ = letters
+    upstream.script = Script([(0, safe), (0, safe * 300_000), (0, safe)], hang=True)
+    chunks = ask(proxies(), safe, stream=True)
+    assert next(chunks).choices[0].delta.content == safe
+    with pytest.raises(APIError, match="bytes"):
+        next(chunks)
+    assert upstream.last.gone.wait(30)
+    upstream.script = Script([(0, safe), (0, safe * 300_000), (0, safe), (0, None)])
+    *_, last, _ = ask(proxies(fail_open=True), safe, stream=True)
+    assert last.choices[0].delta.content == safe
+    assert last.choices[0].siren == {"failed_open": "cannot_be_scored"}
+
+
+def test_a_guard_that_is_too_slow_gives_no_text(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    upstream.script = Script([(0, letters[0]), (0, None)], whole=chat_of({"content": "a"}))
+    server = proxies()
+    with server.held():
+        for options in ({}, {"stream": True}):
+            with pytest.raises(InternalServerError) as error:
+                ask(server, letters[0], **options)
+            assert error.value.status_code == 504
+    assert said(ask(server, letters[0], stream=True)) == (letters[0], "stop")
+
+
+def test_a_client_that_leaves_ends_the_upstreams_request(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, _ = letters
+    server = proxies()
+    upstream.script = Script([(0, safe)] * 3, hang=True)
+    chunks = ask(server, safe, stream=True)
+    assert next(iter(chunks)).choices[0].delta.content == safe
+    assert not upstream.last.gone.is_set()
+    chunks.close()
+    assert upstream.last.gone.wait(30)
+    upstream.script = Script(wait_s=60)
+    with pytest.raises(Exception, match="timed out"):
+        ask(server, safe, timeout=0.5)
+    assert upstream.last.gone.wait(30)
+    eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+    assert server.metric('siren_proxied_total{outcome="gone"}') >= 2
+
+
+def test_errors_of_the_upstream_are_told_as_they_are(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], bundle: Path
+) -> None:
+    safe, server = letters[0], proxies()
+    own = {"error": {"message": "slow down", "type": "t", "code": "rate", "param": None}}
+    upstream.script = Script(whole=own, status=429, headers={"retry-after": "7"})
+    for options in ({}, {"stream": True}):
+        with pytest.raises(RateLimitError, match="slow down") as error:
+            ask(server, safe, **options)
+        assert error.value.response.headers["retry-after"] == "7"
+    upstream.script = Script(whole=own, status=503)
+    with pytest.raises(InternalServerError, match="status 503") as failed:
+        ask(server, safe)
+    assert (failed.value.status_code, failed.value.code) == (502, "upstream_failed")
+    upstream.script = Script(whole={"choices": "none"})
+    with pytest.raises(InternalServerError) as failed:
+        ask(server, safe)
+    assert failed.value.code == "upstream_not_understood"
+    upstream.script = Script([(0, safe)], breaks=True)
+    with pytest.raises(APIError, match="upstream failed"):
+        list(ask(server, safe, stream=True))
+    upstream.script = Script([(0, safe)], tail=[own], hang=True)
+    with pytest.raises(APIError, match="while it answered"):
+        list(ask(server, safe, stream=True))
+    upstream.script = Script([(5, safe)], hang=True)
+    with pytest.raises(APIError, match="not asked for"):
+        list(ask(server, safe, stream=True))
+    upstream.script = Script(wait_s=60)
+    with pytest.raises(InternalServerError) as failed:
+        ask(proxies(timeout_s=0.3), safe)
+    assert (failed.value.status_code, failed.value.code) == (504, "upstream_timeout")
+    nobody = ProxySettings(upstream="http://127.0.0.1:9/v1")
+    with running({"tiny": str(bundle)}, proxy=nobody) as alone:
+        with pytest.raises(InternalServerError) as failed:
+            ask(alone, safe)
+        assert failed.value.code == "upstream_failed"
+
+
+def test_the_upstream_reads_what_was_read_here(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    """A key that is there twice has one value for both."""
+    safe, harmful = letters
+    upstream.script = Script(whole=chat_of({"content": safe}))
+    twice = [json.dumps([{"role": "user", "content": text}]) for text in (harmful * 8, safe)]
+    body = f'{{"model": "small", "messages": {twice[0]}, "messages": {twice[1]}}}'
+    answer = proxies().client.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 200
+    assert upstream.last.body["messages"] == json.loads(twice[1])
+
+
+def test_keys_of_the_proxy_stay_here_and_those_of_the_upstream_go_there(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], tmp_path: Path
+) -> None:
+    keys, key = tmp_path / "keys", tmp_path / "key"
+    keys.write_text(KEY)
+    key.write_text("the upstream's\n".replace(" ", "-"))
+    upstream.script = Script(whole=chat_of({"content": letters[0]}))
+    body = {"model": "small", "messages": [{"role": "user", "content": letters[0]}]}
+
+    def sent(server: Running, **headers: str) -> str | None:
+        answer = server.client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return upstream.last.headers.get("authorization")
+
+    theirs, ours = "Bearer theirs", f"Bearer {KEY}"
+    assert sent(proxies(), Authorization=theirs) == theirs
+    assert sent(proxies()) is None
+    kept = proxies(keys_file=keys)
+    assert sent(kept, Authorization=ours) is None
+    assert sent(kept, **{"Authorization": theirs, "X-API-Key": KEY}) == theirs
+    assert kept.client.post("/v1/chat/completions", json=body).status_code == 401
+    own = proxies(key_file=key)
+    assert sent(own, Authorization=theirs) == "Bearer the-upstream's"
+
+
+def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(
+    proxies: Proxies, upstream: ModelServer
+) -> None:
+    upstream.script = Script(whole={"object": "list", "data": [{"id": "a/b", "object": "model"}]})
+    server = proxies()
+    assert [model.id for model in client(server).models.list()] == ["a/b"]
+    upstream.script = Script(whole={"id": "a/b", "object": "model"})
+    assert client(server).models.retrieve("a/b").id == "a/b"
+    assert upstream.last.path == "/v1/models/a/b"
+    with pytest.raises(NotFoundError, match="/v1/embeddings is not passed on") as error:
+        client(server).embeddings.create(input="a", model="a/b")
+    assert error.value.code == "not_passed_on"
+    assert server.client.post("/v1/score", json={"text": "a"}).status_code == 200
+    assert server.client.get("/info").json()["upstream"]["mode"] == "block"
+
+
+def test_streams_and_bodies_are_bounded(
+    bundle: Path, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe = letters[0]
+    upstream.script = Script([(0, safe), (0, None)])
+    made = ProxySettings(upstream=upstream.url)
+    bounds = {"max_streams": 2, "max_body_bytes": 2000}
+    with running({"tiny": str(bundle)}, proxy=made, **bounds) as server:
+        with pytest.raises(RateLimitError):
+            ask(server, safe, stream=True, n=3)
+        with pytest.raises(APIStatusError) as error:
+            ask(server, safe, user="u" * 3000)
+        assert (error.value.status_code, error.value.code) == (413, "too_large")
+        assert said(ask(server, safe, stream=True, n=2)) == (safe, "stop")
