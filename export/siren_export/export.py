@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from siren_runtime.bundle.graphs import explain_name
 from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
@@ -29,6 +30,7 @@ from .families.base import Backbone
 from .families.registry import parse_config
 from .graph.builder import GuardGraph
 from .graph_writer import graph_file, graph_spec, write_graphs
+from .guard.explain import author_explain
 from .guard.score import author_head_alone, author_score
 from .guard.stream import author_stream, context_length
 from .heads.base import Artifact
@@ -109,11 +111,13 @@ def export_bundle(
         wider = found - keep_float
     for graph in graphs.values():
         lower(graph, row, keep_float, inputs, wider)
+    explaining = _author_explain(artifact)
     with staging(output, overwrite=overwrite) as folder:
-        files = write_graphs(graphs, folder, progress)
+        files = write_graphs({**graphs, **explaining}, folder, progress)
         if row.check is not None:
             for name in graphs:
                 row.check(folder / graph_file(name))
+        graphs |= explaining
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -172,6 +176,12 @@ def _author(
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)
     return graphs
+
+
+def _author_explain(artifact: Artifact) -> dict[str, GuardGraph]:
+    """The graphs that explain scores, which no pass changes: they run on the CPU."""
+    heads = head_set(artifact)
+    return {explain_name(name): author_explain(heads, name) for name in heads.heads}
 
 
 def calibrate(

@@ -49,6 +49,14 @@ class LastToken:
         probabilities = g.op("Softmax", logits, axis=-1)
         return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), logits
 
+    layer_weights = np.ones(5, np.float32)
+
+    def explain(self, g, features, direction):
+        matrix = g.table("matrix", self.matrix)
+        value = g.op("Mul", g.op("MatMul", features, matrix), direction)
+        gradients = g.op("MatMul", direction, g.table("transposed", self.matrix.T.copy()))
+        return g.op("ReduceSum", value, g.const([-1]), keepdims=0), gradients
+
     def _neurons(self, g, states):
         chosen = [
             g.op("Gather", states[block], g.table(f"channels.{block}", channels), axis=2)

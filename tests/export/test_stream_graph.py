@@ -198,7 +198,7 @@ def test_no_stream_leaves_the_streaming_graphs_out(tmp_path, backbone_folder):
     backbone = backbone_folder("qwen3")
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     manifest = export_bundle(head, load_checkpoint(backbone), tmp_path / "bundle", stream=False)
-    assert manifest.graphs.keys() == {"score"}
+    assert manifest.graphs.keys() == {"score", "explain.harm"}
     assert manifest.backbone.context_length is None
 
 
@@ -206,7 +206,7 @@ def test_an_encoder_has_no_streaming_graph(tmp_path, backbone_folder):
     backbone = backbone_folder("bert")
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     manifest = export_bundle(head, load_checkpoint(backbone), tmp_path / "bundle")
-    assert manifest.graphs.keys() == {"score"}
+    assert manifest.graphs.keys() == {"score", "explain.harm"}
 
 
 def unavailable(_advance):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
@@ -78,6 +80,23 @@ class Head(Protocol):
 
         Products with matrices are Gemm: passes quantize each MatMul by a constant matrix.
         """
+
+    def explain(
+        self, g: GraphBuilder, features: ir.Value, direction: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """Author the logits along a direction, and their gradients by the features.
+
+        Args:
+            features: float32 [batch, n_features], weighted by layer.
+            direction: float32 [batch, classes], the factor of each logit.
+
+        Returns:
+            Float32 [batch] and [batch, n_features].
+        """
+
+    @property
+    def layer_weights(self) -> NDArray[np.float32]:
+        """The factor of each feature's layer, float32 [n_features]."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,27 +117,58 @@ class MlpHead:
     def features(self, g: GraphBuilder, pooled: ir.Value) -> ir.Value:
         """The pooled neurons as the head's own runtime has them: times the weights of layers."""
         with g.scope("head"):
-            return g.op("Mul", pooled, g.table("layer_weights", self._layer_weights()))
+            return g.op("Mul", pooled, g.table("layer_weights", self.layer_weights))
 
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `Head.classify`; the weights of layers are folded into the MLP's first matrix."""
         with g.scope("head"):
             x = pooled
-            for i, layer in enumerate(self.dense):
+            for i in range(len(self.dense)):
                 if i > 0:
                     x = g.op("Relu", x)
-                scale = self._layer_weights() if i == 0 else np.float32(1)
-                matrix = computed(FLOAT, layer.weight.shape[::-1], partial(_scaled, layer, scale))
-                with g.scope(f"linear.{i}"):
-                    x = g.op("Gemm", x, g.weight("weight", matrix), g.table("bias", layer.bias))
+                x, _ = self._linear(g, i, x)
             if self.activation == "sigmoid":
                 labels = g.op("Sigmoid", x)
                 return g.op("ReduceMax", labels, g.const([-1]), keepdims=0), x
             probabilities = g.op("Softmax", x, axis=-1)
             return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
 
-    def _layer_weights(self) -> np.ndarray:
-        """The weight of each feature's layer, float32 [n_features]."""
+    def explain(
+        self, g: GraphBuilder, features: ir.Value, direction: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `Head.explain`: back through the MLP, where its neurons are above zero."""
+        with g.scope("head"):
+            # The MLP's first matrix has the weights of layers; one of 0 hides its layer anyway.
+            weights = np.where(self.layer_weights == 0, np.float32(1), self.layer_weights)
+            divisors = g.table("divisors", weights)
+            x = g.op("Div", features, divisors)
+            matrices, open_neurons = [], []
+            for i in range(len(self.dense)):
+                if i > 0:
+                    open_neurons.append(g.cast(g.op("Greater", x, g.const(0.0, FLOAT)), FLOAT))
+                    x = g.op("Relu", x)
+                x, matrix = self._linear(g, i, x)
+                matrices.append(matrix)
+            value = g.op("ReduceSum", g.op("Mul", x, direction), g.const([-1]), keepdims=0)
+            gradient = direction
+            for i in reversed(range(len(self.dense))):
+                gradient = g.op("Gemm", gradient, matrices[i], transB=1)
+                if i > 0:
+                    gradient = g.op("Mul", gradient, open_neurons[i - 1])
+            return value, g.op("Div", gradient, divisors)
+
+    def _linear(self, g: GraphBuilder, i: int, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Author a dense layer; return what it gives and its matrix."""
+        layer = self.dense[i]
+        scale = self.layer_weights if i == 0 else np.float32(1)
+        matrix = computed(FLOAT, layer.weight.shape[::-1], partial(_scaled, layer, scale))
+        with g.scope(f"linear.{i}"):
+            weight = g.weight("weight", matrix)
+            return g.op("Gemm", x, weight, g.table("bias", layer.bias)), weight
+
+    @property
+    def layer_weights(self) -> NDArray[np.float32]:
+        """As `Head.layer_weights`."""
         return np.concatenate(
             [np.full(len(s.channels), s.weight, dtype=np.float32) for s in self.layers]
         )

@@ -5,6 +5,7 @@ of a head  = its own neurons of that, in its own order
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
-from siren_runtime.bundle.graphs import FEATURES, LOGITS, SCORE, output_name
+from siren_runtime.bundle.graphs import (
+    FEATURES,
+    GRADIENTS,
+    LAYER_WEIGHTS,
+    LOGITS,
+    NEURONS,
+    SCORE,
+    VALUE,
+    output_name,
+)
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import ArtifactError
 
@@ -83,11 +93,9 @@ class HeadSet:
         found: dict[str, ir.Value] = {}
         specs = self.specs
         for name in self.heads:
-            if name == next(iter(self.heads)):
+            first = name == next(iter(self.heads))
+            with nullcontext() if first else g.scope(f"heads.{name}"):
                 outputs = self._outputs(g, name, pooled, features)
-            else:
-                with g.scope(f"heads.{name}"):
-                    outputs = self._outputs(g, name, pooled, features)
             found |= {output_name(specs, name, part): value for part, value in outputs.items()}
         return found
 
@@ -100,6 +108,24 @@ class HeadSet:
         found = {FEATURES: head.features(g, pooled)} if wanted else {}
         score, logits = head.classify(g, pooled)
         return {**found, SCORE: score, LOGITS: logits}
+
+    def explain(
+        self, g: GraphBuilder, name: str, features: ir.Value, direction: ir.Value
+    ) -> dict[str, ir.Value]:
+        """Author a head's gradients, as `Head.explain`, and what its features are."""
+        head = self.heads[name]
+        first = name == next(iter(self.heads))
+        with nullcontext() if first else g.scope(f"heads.{name}"):
+            value, gradients = head.explain(g, features, direction)
+            blocks = [np.full(c.size, block) for block, c in head.taps.channels.items()]
+            channels = np.concatenate([*head.taps.channels.values()])
+            read = np.stack([np.concatenate(blocks), channels, self.places(name)], axis=1)
+            return {
+                VALUE: value,
+                GRADIENTS: gradients,
+                NEURONS: g.table("explained_neurons", read.astype(np.int64)),
+                LAYER_WEIGHTS: g.table("explained_weights", head.layer_weights),
+            }
 
     def places(self, name: str) -> NDArray[np.int64]:
         """Where a head's neurons stand among the pooled ones, int64 [n_features]."""

@@ -22,7 +22,7 @@ class ScoreByStream:
 
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded texts, as `Backend.run`."""
-        return self._whole(self._sums(input_ids), attention_mask)
+        return self._whole(self.sums(input_ids), attention_mask)
 
     def run_spans(
         self,
@@ -46,7 +46,7 @@ class ScoreByStream:
         Raises:
             BackendError: as `Backend.run`.
         """
-        sums = self._sums(input_ids)
+        sums = self.sums(input_ids)
         rows, starts, stops = np.array(spans).T
         inner = (starts > 0)[:, None]
         sink = np.where(inner, sums[rows, 0], np.float32(0))
@@ -60,7 +60,7 @@ class ScoreByStream:
         rows = sums[np.arange(len(sums)), lengths - 1]
         return self._stream.head(pooled_rows(rows, lengths, self._stream.head_spec))
 
-    def _sums(self, input_ids: TokenArray) -> FloatArray:
+    def sums(self, input_ids: TokenArray) -> FloatArray:
         """The running sums of the neurons of texts, [batch, sequence, neurons]."""
         batch = len(input_ids)
         cache, none = self._stream.cache, np.zeros(batch, np.int64)

@@ -13,6 +13,12 @@ stream:  input_ids int64 [batch, chunk]; past_lengths int64 [batch], how many to
 head:    pooled float32 [batch, n_features], not weighted by layer
          -> as score
 
+explain.NAME, of each head: features float32 [batch, n_features]; direction float32 [batch,
+         classes], the factor of each logit
+         -> value float32 [batch], the logits along it; gradients float32 [batch, n_features], its
+         own by the features; neurons int64 [n_features, 3], of each feature the block, the channel,
+         and the place among pooled neurons; layer_weights float32 [n_features], of its block
+
 These are the primary head's. Of each further one, score and head give heads.NAME.score,
 heads.NAME.logits and heads.NAME.features beside, and stream the first two. What is summed and
 pooled is then what all heads read together, [..., neurons]: each takes its own of it.
@@ -49,6 +55,12 @@ SCORE: Final = "score"
 LOGITS: Final = "logits"
 FEATURES: Final = "features"
 FEATURE_SUMS: Final = "feature_sums"
+
+DIRECTION: Final = "direction"
+VALUE: Final = "value"
+GRADIENTS: Final = "gradients"
+NEURONS: Final = "neurons"
+LAYER_WEIGHTS: Final = "layer_weights"
 
 _BYTES = {"float32": 4, "float16": 2}
 _WINDOW = "window_"  # and the tokens that a token sees
@@ -226,6 +238,26 @@ def _of_heads(heads: Heads, rows: Shape, parts: Sequence[str]) -> tuple[TensorSp
         for name, head in heads.items()
         for part in parts
     )
+
+
+def explain_name(head: str) -> str:
+    """What the manifest calls the graph that gives a head's gradients."""
+    return f"explain.{head}"
+
+
+def explain_graph(head: HeadSpec) -> Contract:
+    """The contract of a head's explain graph."""
+    inputs = (
+        TensorSpec(FEATURES, "float32", [BATCH, head.features]),
+        TensorSpec(DIRECTION, "float32", [BATCH, head.classes]),
+    )
+    outputs = (
+        TensorSpec(VALUE, "float32", [BATCH]),
+        TensorSpec(GRADIENTS, "float32", [BATCH, head.features]),
+        TensorSpec(NEURONS, "int64", [head.features, 3]),
+        TensorSpec(LAYER_WEIGHTS, "float32", [head.features]),
+    )
+    return Contract(inputs, outputs)
 
 
 def output_name(heads: Heads, head: str, part: str) -> str:

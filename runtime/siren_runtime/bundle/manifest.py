@@ -17,6 +17,8 @@ from .graphs import (
     Contract,
     GraphSpec,
     cache_of,
+    explain_graph,
+    explain_name,
     head_graph,
     score_graph,
     signature,
@@ -244,6 +246,7 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
     _check_score_graph(manifest, origin)
     _check_stream_graphs(manifest, origin)
+    _check_explain_graphs(manifest, origin)
     if TOKENIZER_FILE not in manifest.files:
         raise BundleError(f"{origin}: files lacks {TOKENIZER_FILE!r}")
     backbone = manifest.backbone
@@ -304,6 +307,12 @@ def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     cache = replace(cache, blocks=manifest.backbone.blocks_kept)
     _check_graph(manifest, "stream", stream_graph(manifest.heads, manifest.pooled, cache), origin)
     _check_graph(manifest, "head", head_graph(manifest.heads, manifest.pooled), origin)
+
+
+def _check_explain_graphs(manifest: Manifest, origin: str) -> None:
+    for name, head in manifest.heads.items():
+        if explain_name(name) in manifest.graphs:
+            _check_graph(manifest, explain_name(name), explain_graph(head), origin)
 
 
 def _check_graph(manifest: Manifest, name: str, contract: Contract, origin: str) -> None:

@@ -1,0 +1,100 @@
+"""Run the graph that gives a head's gradients, in ONNX Runtime on the CPU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.bundle.graphs import (
+    DIRECTION,
+    FEATURES,
+    GRADIENTS,
+    LAYER_WEIGHTS,
+    NEURONS,
+    VALUE,
+    explain_name,
+)
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import BundleError
+
+from .failures import engine_failures
+from .session import open_session
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """What the features of a head are.
+
+    Attributes:
+        blocks, channels: int64 [n_features], where each is.
+        places: int64 [n_features], where it stands among the neurons that are pooled together.
+        weights: float32 [n_features], the factor of its block.
+    """
+
+    blocks: npt.NDArray[np.int64]
+    channels: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    weights: FloatArray
+
+
+class HeadGradients:
+    """A session over a head's explain graph."""
+
+    def __init__(self, bundle: Bundle, head: str, threads: int | None = None) -> None:
+        """Open it.
+
+        Raises:
+            BundleError: the bundle has no such graph, or it is damaged.
+            BackendError: ONNX Runtime cannot open it.
+        """
+        name = explain_name(head)
+        if name not in bundle.manifest.graphs:
+            raise BundleError(
+                f"{bundle.path}: has no graph {name!r}, with which scores are explained; export "
+                "the bundle again"
+            )
+        providers = ["CPUExecutionProvider"]
+        self._session, _ = open_session(bundle, name, providers, strict=True, threads=threads)
+        self._spec = bundle.manifest.heads[head]
+        shape = 1, self._spec.features
+        found = self._run(
+            [NEURONS, LAYER_WEIGHTS], np.zeros(shape, np.float32), 0 * self.one_hot(0)
+        )
+        (blocks, channels, places), weights = found[0].T, found[1]
+        self.neurons = Neurons(blocks, channels, places, weights)
+
+    def one_hot(self, place: int) -> FloatArray:
+        """The direction of one logit, float32 [classes]."""
+        direction = np.zeros(self._spec.classes, np.float32)
+        direction[place] = 1
+        return direction
+
+    def __call__(
+        self, features: FloatArray, direction: FloatArray
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The logits along a direction, and their gradients.
+
+        Args:
+            features: [batch, n_features].
+            direction: [classes], the factor of each logit.
+
+        Returns:
+            Float64 [batch] and [batch, n_features].
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        value, gradients = self._run([VALUE, GRADIENTS], features, direction)
+        return value.astype(np.float64), gradients.astype(np.float64)
+
+    def _run(
+        self, wanted: list[str], features: FloatArray, direction: FloatArray
+    ) -> list[FloatArray]:
+        directions = np.broadcast_to(direction, (len(features), len(direction)))
+        feed = {FEATURES: features, DIRECTION: np.ascontiguousarray(directions)}
+        with engine_failures(
+            lambda error: f"ONNX Runtime failed on the gradients of {len(features)} rows: {error}"
+        ):
+            values: list[FloatArray] = self._session.run(wanted, feed)
+        return values

@@ -1,0 +1,75 @@
+"""An explanation as an SVG picture: the text coloured by what its parts moved, layers as bars."""
+
+from html import escape
+
+from siren_runtime.scoring.explanation import Explanation, PartShare
+
+_WIDTH, _LINE, _CHARACTER = 900, 26, 8.4
+_BAR, _MIDDLE = 18, 500
+_RED, _BLUE = "214,39,40", "31,119,180"  # towards harm, and away from it
+
+
+def picture(found: Explanation) -> str:
+    """Return the SVG document of an explanation."""
+    body: list[str] = []
+    y = 30.0
+    title = f"{found.category or 'harm'} by {found.head}: {found.score:.3f}"
+    body.append(_text(10, y, title, size=18))
+    y += 24
+    how = "share of each token" if found.parts_by == "attribution" else "omission of each part"
+    log_odds = f"log-odds {found.log_odds:+.2f} against {found.baseline:+.2f} of a neutral text"
+    body.append(_text(10, y, f"{log_odds}; colours: {how}", size=12))
+    y += 30
+    y = _draw_text(found.parts, body, y)
+    y += 20
+    largest = max((abs(layer.share) for layer in found.layers), default=0.0) or 1.0
+    for layer in found.layers:
+        width = abs(layer.share) / largest * (_WIDTH - _MIDDLE - 120)
+        x = _MIDDLE if layer.share >= 0 else _MIDDLE - width
+        colour = _RED if layer.share >= 0 else _BLUE
+        label = f"layer {layer.layer}, weight {layer.weight:.2f}, {layer.neurons} neurons"
+        body.append(_text(10, y + 13, label, size=12))
+        body.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_BAR - 4}" '
+            f'fill="rgb({colour})"/>'
+        )
+        body.append(_text(_WIDTH - 100, y + 13, f"{layer.share:+.3f}", size=12))
+        y += _BAR
+    height = y + 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height:.0f}" '
+        f'font-family="monospace">\n<rect width="100%" height="100%" fill="white"/>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )
+
+
+def _draw_text(parts: tuple[PartShare, ...], body: list[str], y: float) -> float:
+    """Draw parts behind one another, broken into lines; return where the next thing goes."""
+    largest = max((abs(part.share) for part in parts), default=0.0) or 1.0
+    x = 10.0
+    for part in parts:
+        shown = "".join(c if c.isprintable() else " " for c in part.text)
+        for start in range(0, len(shown), 90):
+            piece = shown[start : start + 90]
+            width = len(piece) * _CHARACTER
+            if x + width > _WIDTH - 10:
+                x, y = 10.0, y + _LINE
+            colour = _RED if part.share >= 0 else _BLUE
+            body.append(
+                f'<rect x="{x:.1f}" y="{y - 15:.1f}" width="{width:.1f}" height="20" '
+                f'fill="rgba({colour},{abs(part.share) / largest:.3f})">'
+                f"<title>{part.share:+.4f}</title></rect>"
+            )
+            body.append(_text(x, y, piece, size=14, width=width))
+            x += width
+        x += 2
+    return y + _LINE
+
+
+def _text(x: float, y: float, text: str, *, size: int, width: float | None = None) -> str:
+    length = "" if width is None else f' textLength="{width:.1f}"'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" xml:space="preserve"{length}>'
+        f"{escape(text)}</text>"
+    )

@@ -1,0 +1,252 @@
+"""Explain a text: read it and a neutral one, and attribute the difference of a head's outputs.
+
+The neutral text has as many tokens, so that what decoders put on the first token of every text
+(massive activations, arXiv 2402.17762) stands in both, and cancels.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from siren_runtime.backends.base import StreamBackend
+from siren_runtime.backends.batching import right_pad
+from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.onnxruntime.explain import HeadGradients
+from siren_runtime.backends.outputs import FloatArray, neurons_of_chunk
+from siren_runtime.bundle.heads import HARMFUL
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.shipped import find_bundle
+from siren_runtime.errors import InputError
+from siren_runtime.text.passage import Passage, Span, make_passage
+from siren_runtime.text.reading import Limits
+from siren_runtime.text.tokenizer import Tokenizer
+
+from .attribution import Attribution, attribute
+from .engines import Engines, Request, open_backend, open_stream_backend
+from .explanation import Explanation, LayerShare, NeuronShare, PartShare, strongest_run
+from .scorer import Scorer
+
+NEUTRAL = "This is a sentence about nothing in particular."
+_MOST_PARTS = 24  # of a text that are left out one by one
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What an engine makes of token ids: a head's features, its logits, and each token's share.
+
+    `tokens` are float32 [tokens, n_features], whose mean the features are; None of an encoder.
+    """
+
+    features: FloatArray
+    logits: FloatArray
+    tokens: FloatArray | None
+
+
+class Explainer:
+    """Explains texts by one head of a bundle, on the CPU and without PyTorch."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        head: str | None = None,
+        threads: int | None = None,
+        neutral: str = NEUTRAL,
+    ) -> None:
+        """Open the bundle that `source` names, as `Guard.load` finds it; ensembles are not taken.
+
+        Args:
+            head: its name; None is the primary one.
+            threads: of the CPU; None leaves it to ONNX Runtime.
+            neutral: the text that others are compared with, repeated and cut to their length.
+
+        Raises:
+            BundleError: the bundle is damaged, has no such head, or no graph to explain it by.
+            BackendError: ONNX Runtime cannot run it.
+        """
+        bundle = load_bundle(find_bundle(source))
+        self.manifest: Manifest = bundle.manifest
+        self.head = self.manifest.primary if head is None else head
+        self._decision = self.manifest.decision(self.head)
+        self._spec = self.manifest.heads[self.head]
+        self._place = list(self.manifest.heads).index(self.head)
+        self._gradients = HeadGradients(bundle, self.head, threads)
+        request = Request("cpu", threads)
+        self._stream: StreamBackend | None = None
+        if "stream" in self.manifest.graphs and self._spec.pools_mean:
+            stream = self._stream = open_stream_backend(bundle, request)
+            self._scorer = Scorer(bundle, Engines(None, lambda: stream))
+        else:
+            self._scorer = Scorer(bundle, Engines(open_backend(bundle, request)))
+        self._neutral = neutral
+
+    def explain(
+        self,
+        text: str | None = None,
+        *,
+        prompt: str | None = None,
+        response: str | None = None,
+        category: str | None = None,
+        neurons: int = 20,
+    ) -> Explanation:
+        """Explain a text, or a prompt and its response; of a long one the window that counts.
+
+        Args:
+            category: of the head; None is harm, or of a head of labels the likeliest.
+            neurons: how many of the strongest to name.
+
+        Raises:
+            InputError: the text cannot be scored, or the head has no such category.
+            BackendError: the engine failed, or what the features get does not add up.
+        """
+        limits = Limits(spans=())
+        passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
+        span = self._window(passage, limits)
+        if span is not None:
+            passage = make_passage(passage.given[slice(*span)], max_bytes=limits.max_bytes)
+        tokenizer = self._scorer.tokenizer
+        encoded = tokenizer.encode(passage.cleaned, special=False)
+        plain = encoded.ids[: tokenizer.room]
+        read = self._read(tokenizer.with_special(plain))
+        neutral = self._read(tokenizer.with_special(self._neutral_ids(len(plain))))
+        name, direction, temperature = self._direction(read.logits, category)
+
+        def gradients(features: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+            values, found = self._gradients(features, direction)
+            return values / temperature, found / temperature
+
+        found = attribute(gradients, read.features, neutral.features)
+        offsets = encoded.offsets[: tokenizer.room]
+        if read.tokens is not None and neutral.tokens is not None:
+            parts = _tokens(tokenizer, passage, offsets, read.tokens, neutral.tokens, found)
+        else:
+            parts = self._omissions(passage, plain, offsets, direction / temperature)
+        return Explanation(
+            head=self.head,
+            category=name,
+            score=1 / (1 + float(np.exp(-found.output))),
+            log_odds=found.output,
+            baseline=found.baseline,
+            residual=found.residual,
+            steps=found.steps,
+            text=passage.cleaned,
+            span=span,
+            parts_by="omission" if read.tokens is None else "attribution",
+            parts=parts,
+            strongest=strongest_run(parts, passage.cleaned),
+            layers=self._layers(found),
+            neurons=self._strongest(found, read, neutral, neurons),
+        )
+
+    def _window(self, passage: Passage, limits: Limits) -> Span | None:
+        """The part of a long text that the head's score is of; None where all of it is read."""
+        (scored,) = self._scorer.score_each([passage], limits)
+        if isinstance(scored, Exception):
+            raise scored
+        return scored.heads[self.head].span
+
+    def _neutral_ids(self, count: int) -> list[int]:
+        (ids,) = self._scorer.tokenizer.encode_plain([f"{self._neutral} " * (count + 1)])
+        if len(ids) < count:
+            raise InputError(f"the tokenizer makes too few tokens of the neutral {self._neutral!r}")
+        return ids[:count]
+
+    def _read(self, ids: list[int]) -> _Read:
+        if self._stream is None:
+            outputs = self._scorer.backend.run(*right_pad([ids])).heads[self._place]
+            assert outputs.features is not None
+            return _Read(outputs.features[0], outputs.logits[0], None)
+        sums = ScoreByStream(self._stream).sums(np.array([ids], np.int64))[0]
+        known = self._gradients.neurons
+        tokens = neurons_of_chunk(sums, self._spec)[:, known.places] * known.weights
+        logits = self._stream.head((sums[-1:] / len(ids)).astype(np.float32))
+        features = (sums[-1] / len(ids))[known.places] * known.weights
+        return _Read(features.astype(np.float32), logits.heads[self._place].logits[0], tokens)
+
+    def _direction(self, logits: FloatArray, category: str | None) -> tuple[str, FloatArray, float]:
+        """The category that is explained, the factor of each logit, and its temperature.
+
+        A label's log-odds are its logit. Of classes it is the logit of one less that of the
+        likeliest other, which of two classes is the log-odds.
+        """
+        names = self._spec.categories
+        if category is not None and category not in names:
+            raise InputError(
+                f"the head {self.head!r} has no category {category!r}; it has "
+                f"{', '.join(names) or 'none beside harm'}"
+            )
+        if self._spec.activation == "sigmoid":
+            place = int(logits.argmax()) if category is None else names.index(category)
+            labels = self._decision.labels
+            temperature = labels[place].temperature if labels else 1.0
+            return names[place], self._gradients.one_hot(place), temperature
+        place = HARMFUL if category is None else names.index(category)
+        others = np.where(np.arange(len(logits)) == place, -np.inf, logits)
+        direction = self._gradients.one_hot(place) - self._gradients.one_hot(int(others.argmax()))
+        return category or "", direction, self._decision.temperature
+
+    def _omissions(
+        self,
+        passage: Passage,
+        ids: list[int],
+        offsets: list[Span],
+        direction: FloatArray,
+    ) -> tuple[PartShare, ...]:
+        """Parts of a text, each with what its omission takes from the output."""
+        bounds = np.linspace(0, len(ids), min(_MOST_PARTS, len(ids)) + 1).astype(int).tolist()
+        without = [ids[:start] + ids[stop:] for start, stop in pairwise(bounds)]
+        rows = [self._scorer.tokenizer.with_special(row) for row in [ids, *without] if row]
+        outputs = self._scorer.backend.run(*right_pad(rows)).heads[self._place].logits @ direction
+        shares = (outputs[0] - outputs[1:]).tolist() or [0.0]
+        parts = []
+        for (start, stop), share in zip(pairwise(bounds), shares, strict=True):
+            span = offsets[start][0], offsets[stop - 1][1]
+            parts.append(PartShare(passage.cleaned[slice(*span)], span, share))
+        return tuple(parts)
+
+    def _layers(self, found: Attribution) -> tuple[LayerShare, ...]:
+        known = self._gradients.neurons
+        shares = []
+        for block in np.unique(known.blocks).tolist():
+            own = known.blocks == block
+            weight, share = float(known.weights[own][0]), float(found.shares[own].sum())
+            shares.append(LayerShare(block, weight, int(own.sum()), share))
+        return tuple(shares)
+
+    def _strongest(
+        self, found: Attribution, read: _Read, neutral: _Read, count: int
+    ) -> tuple[NeuronShare, ...]:
+        known = self._gradients.neurons
+        order = np.argsort(-np.abs(found.shares), kind="stable")[:count].tolist()
+        return tuple(
+            NeuronShare(
+                int(known.blocks[i]),
+                int(known.channels[i]),
+                float(read.features[i]),
+                float(neutral.features[i]),
+                float(found.shares[i]),
+            )
+            for i in order
+        )
+
+
+def _tokens(
+    tokenizer: Tokenizer,
+    passage: Passage,
+    offsets: list[Span],
+    tokens: FloatArray,
+    neutral: FloatArray,
+    found: Attribution,
+) -> tuple[PartShare, ...]:
+    """Each token's part of the features' shares: the features are the mean of the tokens'."""
+    shares = ((tokens - neutral).astype(np.float64) @ found.gradient / len(tokens)).tolist()
+    before = tokenizer.special_before
+    places = [(0, 0)] * before + offsets
+    places += [(0, 0)] * (len(shares) - len(places))
+    return tuple(
+        PartShare(passage.cleaned[slice(*span)], span, share)
+        for span, share in zip(places, shares, strict=True)
+    )

@@ -1,0 +1,111 @@
+"""What moved a score: tokens, layers and neurons, and how much each."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from siren_runtime.text.passage import Span
+
+
+@dataclass(frozen=True)
+class PartShare:
+    """A token, or a part of a text, and how far it moved the output.
+
+    Attributes:
+        text: the cleaned text that stands there; empty for special tokens.
+        span: where, in characters of the cleaned text that is explained.
+        share: log-odds.
+    """
+
+    text: str
+    span: Span
+    share: float
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    """A block whose neurons the head reads.
+
+    Attributes:
+        layer: 0-based.
+        weight: the factor that the head's training gave it.
+        neurons: how many are read of it.
+        share: what they moved together, in log-odds.
+    """
+
+    layer: int
+    weight: float
+    neurons: int
+    share: float
+
+
+@dataclass(frozen=True)
+class NeuronShare:
+    """A neuron that the head reads.
+
+    Attributes:
+        layer, channel: where it is.
+        value, baseline: its feature in the text, and in the neutral text.
+        share: log-odds.
+    """
+
+    layer: int
+    channel: int
+    value: float
+    baseline: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a text scores as it does, against a neutral text of the same length.
+
+    Attributes:
+        head, category: whose output it is; a category of "" is the score.
+        score: the probability, of what is explained.
+        log_odds, baseline: the outputs of the text and of the neutral one. Shares of layers add up
+            to their difference, but for `residual`, and so do those of parts by attribution.
+        residual: what is missing.
+        steps: gradients that were taken on the way; 1 where the head is linear.
+        text: the cleaned text that was explained.
+        span: its part of the text as given, in characters; None for the whole.
+        parts_by: "attribution", exact of tokens of a decoder; or "omission", the output with the
+            text less that without the part, which need not add up.
+        parts: in the order of the text.
+        strongest: the run of parts that moved the output the most towards it.
+        layers: ascending.
+        neurons: the strongest, either way.
+    """
+
+    head: str
+    category: str
+    score: float
+    log_odds: float
+    baseline: float
+    residual: float
+    steps: int
+    text: str
+    span: Span | None
+    parts_by: Literal["attribution", "omission"]
+    parts: tuple[PartShare, ...]
+    strongest: PartShare
+    layers: tuple[LayerShare, ...]
+    neurons: tuple[NeuronShare, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON."""
+        return asdict(self)
+
+
+def strongest_run(parts: tuple[PartShare, ...], text: str) -> PartShare:
+    """The neighbouring parts whose shares have the largest sum (Kadane's algorithm)."""
+    best, best_from, best_to = -float("inf"), 0, 0
+    total, start = 0.0, 0
+    for place, part in enumerate(parts):
+        if total <= 0:
+            total, start = 0.0, place
+        total += part.share
+        if total > best:
+            best, best_from, best_to = total, start, place
+    run = [part for part in parts[best_from : best_to + 1] if part.span[1] > part.span[0]]
+    span = (run[0].span[0], run[-1].span[1]) if run else (0, 0)
+    return PartShare(text[slice(*span)], span, best)

@@ -1,0 +1,172 @@
+"""Why a text scores as it does: shares that add up, and that are the gradients' own."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from models import LABELS, make_artifact, make_labels
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
+from siren_export.heads.together import together
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import BundleError, Guard, InputError
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.commands.explain import app
+from siren_runtime.scoring.explain import Explainer
+from tiny_bundle import edit_manifest
+
+TEXT = "How do I pick the lock of my neighbour's door, and hurt him?"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, backbone_folder):
+    """A function: backbone -> folders of an MLP, a linear head and labels, and their bundle."""
+    cases = {}
+
+    def make(name):
+        if name not in cases:
+            folder, backbone = tmp_path_factory.mktemp("explain"), backbone_folder(name)
+            heads = {
+                "harm": make_artifact(folder / "harm", backbone, layers=[0, 2]),
+                "linear": make_artifact(
+                    folder / "linear", backbone, layers=[1, 3], hidden_dims=(), seed=5
+                ),
+                "kinds": make_labels(folder / "kinds", backbone, layers=[0, 1]),
+            }
+            artifact = together({n: load_artifact(path) for n, path in heads.items()})
+            export_bundle(artifact, load_checkpoint(backbone), folder / "bundle")
+            cases[name] = heads, folder / "bundle"
+        return cases[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize("head", ["harm", "linear", "kinds"])
+def test_shares_add_up_to_the_difference_of_the_outputs(made, name, head):
+    _, bundle = made(name)
+    found = Explainer(bundle, head=head, threads=1).explain(TEXT)
+    guard = Guard.load(bundle, threads=1)
+    expected = guard.score(TEXT).heads[head]
+    assert found.score == pytest.approx(expected.score, abs=1e-5)
+    difference = found.log_odds - found.baseline
+    assert sum(layer.share for layer in found.layers) == pytest.approx(
+        difference, abs=2e-3 * max(abs(difference), 0.5) + 1e-6
+    )
+    assert sum(layer.share for layer in found.layers) + found.residual == pytest.approx(difference)
+    if name == "qwen3":
+        assert found.parts_by == "attribution"
+        assert sum(part.share for part in found.parts) == pytest.approx(
+            sum(layer.share for layer in found.layers), abs=1e-4
+        )
+    else:
+        assert found.parts_by == "omission"
+    assert (found.steps == 1) == (head == "linear")
+    assert found.category == (
+        max(expected.categories, key=expected.categories.get) if head == "kinds" else ""
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize("head", ["harm", "linear"])
+def test_gradients_are_those_of_torch(made, name, head):
+    heads, bundle = made(name)
+    explainer = Explainer(bundle, head=head, threads=1)
+    tensors = load_file(heads[head] / "siren.safetensors")
+    features = np.random.default_rng(0).normal(size=(5, explainer._spec.features))
+    x = torch.tensor(features, dtype=torch.float32, requires_grad=True)
+    y = x
+    for place, slot in enumerate(sorted({int(n.split(".")[1]) for n in tensors})):
+        y = torch.relu(y) if place else y
+        y = y @ tensors[f"network.{slot}.weight"].T + tensors[f"network.{slot}.bias"]
+    value = y[:, 1] - y[:, 0]
+    value.sum().backward()
+    found, gradients = explainer._gradients(x.detach().numpy(), np.array([-1, 1], np.float32))
+    np.testing.assert_allclose(found, value.detach(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradients, x.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_neurons_are_named_as_the_artifact_has_them(made):
+    heads, bundle = made("qwen3")
+    config = json.loads((heads["linear"] / "siren_config.json").read_text())["siren_module"]
+    found = Explainer(bundle, head="linear", threads=1).explain(TEXT, neurons=1000)
+    expected = {
+        (layer, channel)
+        for layer in config["selected_layers"]
+        for channel in config["selected_neurons_dict"][f"layer{layer}_residual_mean"]
+    }
+    assert {(neuron.layer, neuron.channel) for neuron in found.neurons} == expected
+    for layer in found.layers:
+        own = [neuron.share for neuron in found.neurons if neuron.layer == layer.layer]
+        assert layer.share == pytest.approx(sum(own), abs=1e-6)
+        assert layer.weight == pytest.approx(config["layer_weights"].get(str(layer.layer), 1.0))
+
+
+def test_a_neutral_text_explains_itself_as_nothing(made):
+    _, bundle = made("qwen3")
+    text = "This is a sentence about nothing in particular."
+    found = Explainer(bundle, threads=1, neutral=text).explain(text)
+    assert found.log_odds == pytest.approx(found.baseline, abs=1e-5)
+    assert max(abs(part.share) for part in found.parts) < 1e-4
+
+
+def test_a_long_text_is_explained_by_its_window(made):
+    _, bundle = made("qwen3")
+    text = f"{TEXT} " * 6
+    found = Explainer(bundle, threads=1).explain(text)
+    assert found.span is not None
+    assert found.span == Guard.load(bundle, threads=1).score(text).span
+
+
+def test_the_command_gives_a_table_json_and_a_picture(made, tmp_path):
+    _, bundle = made("qwen3")
+    image = tmp_path / "why.svg"
+    arguments = [str(bundle), TEXT, "--head", "kinds", "--category", LABELS[1]]
+    result = CliRunner().invoke(app, [*arguments, "--format", "json", "--picture", str(image)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["head"], found["category"]) == ("kinds", LABELS[1])
+    assert len(found["parts"]) > 10
+    root = ElementTree.fromstring(image.read_text())
+    drawn = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert any(f"{LABELS[1]} by kinds" in str(text) for text in drawn)
+    assert sum("layer" in str(text) for text in drawn) == len(found["layers"])
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0
+    assert "strongest part" in table.stdout
+
+
+def test_what_cannot_be_explained_is_refused(made, tmp_path):
+    _, bundle = made("bert")
+    with pytest.raises(InputError, match="no category 'x'; it has hate"):
+        Explainer(bundle, head="kinds", threads=1).explain(TEXT, category="x")
+    with pytest.raises(InputError, match="none beside harm"):
+        Explainer(bundle, threads=1).explain(TEXT, category="x")
+    with pytest.raises(BundleError, match="no head 'other'"):
+        Explainer(bundle, head="other")
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for path in bundle.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    edit_manifest(folder, lambda m: m["graphs"].pop("explain.harm"))
+    assert load_bundle(folder)
+    with pytest.raises(BundleError, match="export the bundle again"):
+        Explainer(folder)
+
+
+def test_explaining_needs_no_torch(made):
+    import subprocess
+    import sys
+
+    _, bundle = made("bert")
+    code = (
+        "import sys\nfrom siren_runtime.scoring.explain import Explainer\n"
+        f"Explainer({str(bundle)!r}, threads=1).explain('hello there')\n"
+        "assert not {'torch', 'transformers', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
