@@ -13,6 +13,7 @@ from typing import IO
 
 import numpy as np
 from safetensors import numpy as safetensors
+from tokenizers import Tokenizer
 
 from siren_export.sources.gguf_checkpoint import GgufCheckpoint, open_gguf
 from siren_runtime.bundle.progress import Progress, silent
@@ -89,8 +90,10 @@ def write_real_model(model: RealModel, folder: Path, progress: Progress = silent
     config = {**checkpoint.config, "architectures": [model.architecture], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    padding = _padding(checkpoint)
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8"
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": padding}),
+        encoding="utf-8",
     )
 
 
@@ -119,6 +122,13 @@ def _copy(part: Path, file: IO[bytes]) -> None:
     with part.open("rb") as source:
         while block := source.read(_COPIED_BYTES):
             file.write(block)
+
+
+def _padding(checkpoint: GgufCheckpoint) -> str:
+    """The token that llm-siren pads with: the file's, or the one that ends a text."""
+    config = checkpoint.config
+    number = config.get("pad_token_id", config.get("eos_token_id"))
+    return str(Tokenizer.from_buffer(checkpoint.tokenizer_json).id_to_token(number))
 
 
 def _tensors(checkpoint: GgufCheckpoint, progress: Progress) -> Iterator[tuple[str, np.ndarray]]:

@@ -51,7 +51,9 @@ class OpenVinoGenai(_OnGguf):
     def load(self) -> Any:
         import openvino_genai
 
-        settings = {"INFERENCE_NUM_THREADS": self.threads}
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # every text is new to a guard, and not here
+        settings = {"INFERENCE_NUM_THREADS": self.threads, "scheduler_config": scheduler}
         return openvino_genai.LLMPipeline(str(self.file), "CPU", **settings)
 
     def score(self, model: Any, text: str) -> None:
