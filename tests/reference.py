@@ -75,13 +75,13 @@ def load_reference(artifact: Path, *, attention: Literal["eager", "sdpa"] = "sdp
     return guard
 
 
-def plain_logits(artifact: Path, backbone: Path, text: str) -> torch.Tensor:
-    """The logits of a head, float32 [classes], by transformers' hidden states and torch alone.
+def plain_features(artifact: Path, backbone: Path, text: str) -> torch.Tensor:
+    """The features of a head, float32 [n_features], by transformers' hidden states and torch alone.
 
     Written from the artifact's format; shares no code with llm-siren or siren-edge.
     """
     config = json.loads((artifact / "siren_config.json").read_text())
-    module, tensors = config["siren_module"], load_file(artifact / "siren.safetensors")
+    module = config["siren_module"]
     model, tokenizer = _backbone(backbone)
     limit = config["inference"]["max_length"]
     tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit)
@@ -93,7 +93,14 @@ def plain_logits(artifact: Path, backbone: Path, text: str) -> torch.Tensor:
             for layer in sorted(module["selected_layers"])
             for key in [f"layer{layer}_residual_mean"]
         ]
-        x = torch.cat(parts).float()
+        return torch.cat(parts).float()
+
+
+def plain_logits(artifact: Path, backbone: Path, text: str) -> torch.Tensor:
+    """The logits of an MLP head, float32 [classes], likewise."""
+    tensors = load_file(artifact / "siren.safetensors")
+    with torch.no_grad():
+        x = plain_features(artifact, backbone, text)
         slots = sorted({int(name.split(".")[1]) for name in tensors})
         for place, slot in enumerate(slots):
             x = torch.relu(x) if place else x

@@ -14,7 +14,7 @@ from .bundle.manifest import Manifest
 from .bundle.reader import Verify
 from .bundle.thresholds import Tier, checked_threshold
 from .errors import BundleError, InputError, SirenError
-from .scoring.call import Call, Text, passages_of, raised
+from .scoring.call import Call, Text, checked_order, passages_of, raised
 from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
 from .scoring.opening import open_source
@@ -69,8 +69,6 @@ class Guard:
             raise BundleError("a guard has one member or more, found none")
         self.scorers = tuple(scorers)
         check_heads(self.manifests)
-        if tiers is None and len(self.manifests) > 1:
-            tiers = ()
         decisions = mean_decisions(self.manifests)
         self.judge = judge_of(self.manifests[0].heads, decisions, limits, threshold, tiers)
         self._warned = False
@@ -107,11 +105,9 @@ class Guard:
                 available, else the CPU. `Guard.backend` says which it became.
             threads: CPU threads that one score may use; None leaves it to ONNX Runtime. More
                 than this process has cores are not taken, which a log says.
-            providers: ONNX Runtime execution providers, by name or (name, options), in place of
-                `backend`.
+            providers: ONNX Runtime's, by name or (name, options), in place of `backend`.
             session_options: an `onnxruntime.SessionOptions`, in place of `threads`.
-            buckets: lengths in tokens that texts are padded to on a GPU, each kept as a CUDA
-                graph; by default powers of two and their midpoints.
+            buckets: tokens that texts are padded to on a GPU; None is powers of two and midpoints.
             verify: "read" checks that every file is there with its size, and the SHA-256 of the
                 bytes that the engine gets; "full" also of files that are not read, "size" of none.
             revision: branch, tag or commit of a hub repository.
@@ -148,10 +144,7 @@ class Guard:
     def manifest(self) -> Manifest:
         """What guard.json says. An ensemble has none: InputError; its members' are `manifests`."""
         if len(self.scorers) > 1:
-            raise InputError(
-                f"the ensemble of {self.base_model_id} has no manifest of its own; `manifests` "
-                "are those of its members"
-            )
+            raise InputError("an ensemble has no manifest of its own; `manifests` are its members'")
         return self.manifests[0]
 
     @property
@@ -198,6 +191,7 @@ class Guard:
         spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
+        order: int | None = None,
     ) -> ScoreResult:
         """Score one text, or a prompt and its response joined by a newline.
 
@@ -210,6 +204,7 @@ class Guard:
             long_text, spans: as `load`; None is as the guard was loaded.
             deadline: seconds that the call may take; looked at between engine runs.
             cancel: ends the call between two engine runs once it is set.
+            order: of polynomial heads, the one that decides; None is the highest.
 
         Raises:
             InputError: neither or both of `text` and `prompt`/`response` are given, one is not
@@ -218,7 +213,7 @@ class Guard:
             BackendError: the engine failed, or gave a score that is not finite.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        call = self.call(threshold, features, long_text, spans, None, deadline, cancel)
+        call = self.call(threshold, features, long_text, spans, None, deadline, cancel, order)
         passage = make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)
         (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
@@ -236,6 +231,7 @@ class Guard:
         spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
+        order: int | None = None,
     ) -> list[ScoreResult]:
         """Score many texts; the results are in the order of `texts`.
 
@@ -243,7 +239,7 @@ class Guard:
             texts: each a str, or a tuple of a prompt and its response.
             token_budget: tokens that such a batch holds at most, padding included, but for one
                 text alone; None is what runs best on the backend.
-            threshold, features, long_text, spans, deadline, cancel: as `score`.
+            threshold, features, long_text, spans, deadline, cancel, order: as `score`.
 
         Raises:
             InputError: `texts` is one string (each of its characters would be scored as a
@@ -251,7 +247,8 @@ class Guard:
                 is not a whole number from 1; or as `score`.
             BackendError, InterruptedCall: as `score`.
         """
-        call = self.call(threshold, features, long_text, spans, token_budget, deadline, cancel)
+        rest = token_budget, deadline, cancel, order
+        call = self.call(threshold, features, long_text, spans, *rest)
         passages = raised(passages_of(texts, "score_batch", call.limits))
         return raised(self._score_each(passages, call))
 
@@ -266,13 +263,15 @@ class Guard:
         spans: bool | Iterable[int] | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
+        order: int | None = None,
     ) -> list[ScoreResult | SirenError]:
         """Score many texts as `score_batch`; the error of a text stands in place of its result.
 
         Raises:
             InputError, BackendError, InterruptedCall: as `score`, but for what texts are at fault.
         """
-        call = self.call(threshold, features, long_text, spans, token_budget, deadline, cancel)
+        rest = token_budget, deadline, cancel, order
+        call = self.call(threshold, features, long_text, spans, *rest)
         passages = passages_of(texts, "score_each", call.limits)
         return self._score_each(passages, call)
 
@@ -376,6 +375,7 @@ class Guard:
         token_budget: int | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
+        order: int | None = None,
     ) -> Call:
         """The settings of a call as `score_batch` takes them, checked; None is what the guard says.
 
@@ -388,7 +388,8 @@ class Guard:
         if spans is not None:
             limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
         threshold = judge.threshold if threshold is None else checked_threshold(threshold)
-        return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel))
+        order = checked_order(order, self.manifests[0].heads)
+        return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
 
     def _score_each(
         self, passages: Sequence[Passage | SirenError], call: Call

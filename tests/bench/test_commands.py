@@ -70,6 +70,23 @@ def test_a_table_whose_record_cannot_be_written_is_shown_all_the_same(capsys):
     assert capsys.readouterr().out == "| a table |\n"
 
 
+def test_heads_are_timed_beside_one_head_whole_and_growing(tmp_path, tiny_name):
+    output = tmp_path / "heads.json"
+    options = ["--kinds", "linear,labels", "--counts", "3", "--tokens", "8,16", "--rounds", "2"]
+    result = run("heads", tiny_name, *options, "--threads", "1", "-o", output)
+    assert result.exit_code == 0, result.output
+    results = read(output)["results"]
+    assert [(r["kind"], r["heads"], r["what"]) for r in results] == [
+        (kind, 3, what)
+        for kind in ("linear", "labels")
+        for what in ("8 tokens", "16 tokens", "one new token of a stream")
+    ]
+    assert all(len(r["one_ms"]) == len(r["several_ms"]) == 2 for r in results)
+    assert "| linear | 3 | 8 tokens |" in result.stdout
+    assert run("heads", tiny_name, "--kinds", "odd").exit_code == 2
+    assert run("heads", tiny_name, "--counts", "1").exit_code == 2
+
+
 @pytest.mark.parametrize("missing", ["command", "machine", "settings"])
 def test_a_result_that_lacks_a_part_is_refused(tmp_path, missing):
     path = tmp_path / "latency-minilm.json"

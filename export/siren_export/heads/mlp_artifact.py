@@ -11,19 +11,16 @@ artifact, with `mlp.class_names` and `mlp.num_classes` required,
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence, Set
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from siren_export.sources.finite import all_finite
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.bundle.files import write_whole
@@ -31,22 +28,20 @@ from siren_runtime.bundle.heads import Activation, LabelDecision, check_openai
 from siren_runtime.errors import ArtifactError, InputError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
-from .mlp import Dense, LayerSelection, MlpHead, MlpPooling
+from .mlp import Dense, LayerSelection, MlpHead
+from .neurons import (
+    INT32_MAX,
+    SirenModule,
+    check_pooling,
+    neurons_key,
+    read_float32,
+    select_layers,
+    shown_names,
+)
 
 TASKS: dict[Activation, str] = {"softmax": "content", "sigmoid": "categories"}
-_BLOCK_INDEX = re.compile("0|[1-9][0-9]{0,8}")
-_INT32_MAX = 2**31 - 1
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-_Index = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-_Size = Annotated[int, Meta(ge=1, le=_INT32_MAX)]
+_Size = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 _DropoutRate = Annotated[float, Meta(ge=0.0, lt=1.0)]
-
-
-class _SirenModule(msgspec.Struct):
-    pooling_type: str
-    selected_layers: Annotated[list[_Index], Meta(min_length=1)]
-    selected_neurons_dict: dict[str, list[_Index]]
-    layer_weights: dict[str, float] = {}
 
 
 class _Mlp(msgspec.Struct):
@@ -60,7 +55,7 @@ class _Mlp(msgspec.Struct):
 class _Config(msgspec.Struct):
     """What of siren_config.json is used of the head; other keys (training notes) are left alone."""
 
-    siren_module: _SirenModule
+    siren_module: SirenModule
     mlp: _Mlp
     openai_categories: dict[str, list[str]] = {}
 
@@ -77,15 +72,15 @@ def read_mlp_head(folder: Path, activation: Activation = "softmax") -> MlpHead:
     path = folder / CONFIG_FILE
     config = read_json(path, _Config, ArtifactError)
     module, mlp = config.siren_module, config.mlp
-    pooling = _check_pooling(module.pooling_type, path)
-    layers = _select_layers(module, pooling, path)
+    pooling = check_pooling(module.pooling_type, path)
+    layers = select_layers(module, pooling, path)
     features = sum(selection.channels.size for selection in layers)
     if features != mlp.input_dim:
         raise ArtifactError(
             f"{path}: mlp.input_dim is {mlp.input_dim}, but selected_neurons_dict selects "
             f"{features} channels over {len(layers)} layers; they must be equal"
         )
-    names = _class_names(mlp, activation, path)
+    names = _classshown_names(mlp, activation, path)
     dense = _read_dense(folder / WEIGHTS_FILE, mlp, path)
     openai = _openai(config, names, activation, path)
     return MlpHead(pooling, layers, dense, names, activation, openai)
@@ -137,7 +132,7 @@ def write_mlp_artifact(
                 str(layer.layer): layer.weight for layer in layers if layer.layer not in unweighted
             },
             "selected_neurons_dict": {
-                _key(layer.layer, pooling): layer.channels.tolist() for layer in layers
+                neurons_key(layer.layer, pooling): layer.channels.tolist() for layer in layers
             },
         },
         "mlp": {
@@ -167,16 +162,7 @@ def write_mlp_artifact(
     write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
 
 
-def _check_pooling(found: str, path: Path) -> MlpPooling:
-    if found not in get_args(MlpPooling):
-        raise ArtifactError(
-            f"{path}: siren_module.pooling_type is {found!r}; expected one of "
-            f"{', '.join(get_args(MlpPooling))}"
-        )
-    return cast("MlpPooling", found)
-
-
-def _class_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:
+def _classshown_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:
     names, classes = mlp.class_names, _classes(mlp)
     if activation == "softmax" and classes < 2:
         raise ArtifactError(f"{path}: $.mlp.num_classes is {classes}; expected 2 or more")
@@ -214,64 +200,6 @@ def _openai(
     return config.openai_categories
 
 
-def _key(layer: int, pooling: str) -> str:
-    return f"layer{layer}_{pooling}"
-
-
-def _select_layers(
-    module: _SirenModule, pooling: MlpPooling, path: Path
-) -> tuple[LayerSelection, ...]:
-    layers = sorted(module.selected_layers)
-    for layer, following in pairwise(layers):
-        if layer == following:
-            raise ArtifactError(f"{path}: siren_module.selected_layers names layer {layer} twice")
-    found, expected = set(module.selected_neurons_dict), {_key(n, pooling) for n in layers}
-    if found != expected:
-        raise ArtifactError(
-            f"{path}: siren_module.selected_neurons_dict does not match selected_layers: missing "
-            f"{_names(expected - found)}, unexpected {_names(found - expected)}"
-        )
-    weights = _layer_weights(module, path)
-    return tuple(
-        LayerSelection(
-            layer, _channels(module, _key(layer, pooling), path), weights.get(layer, 1.0)
-        )
-        for layer in layers
-    )
-
-
-def _channels(module: _SirenModule, key: str, path: Path) -> NDArray[np.int64]:
-    channels = np.array(module.selected_neurons_dict[key], np.int64)
-    if channels.size == 0:
-        raise ArtifactError(
-            f"{path}: selected_neurons_dict.{key} selects no channel; leave the layer out of "
-            "selected_layers"
-        )
-    unique, counts = np.unique(channels, return_counts=True)
-    if unique.size < channels.size:
-        raise ArtifactError(
-            f"{path}: selected_neurons_dict.{key} names channel {unique[counts > 1][0]} "
-            "more than once"
-        )
-    return channels
-
-
-def _layer_weights(module: _SirenModule, path: Path) -> dict[int, float]:
-    weights = {}
-    for key, weight in module.layer_weights.items():
-        if not _BLOCK_INDEX.fullmatch(key):
-            raise ArtifactError(
-                f"{path}: siren_module.layer_weights has the key {key!r}; expected a block index"
-            )
-        if abs(weight) > _FLOAT32_MAX:
-            raise ArtifactError(
-                f"{path}: siren_module.layer_weights.{key} is {weight}, which is not finite in "
-                "float32"
-            )
-        weights[int(key)] = weight
-    return weights
-
-
 def _read_dense(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Dense, ...]:
     if len(mlp.layer_dims) != len(mlp.dropout_rates):
         raise ArtifactError(
@@ -286,14 +214,14 @@ def _read_dense(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Dense, ...]:
     if found != expected:
         raise ArtifactError(
             f"{path}: its tensors do not match mlp.layer_dims and mlp.dropout_rates of "
-            f"{config_path.name}: missing {_names(expected - found)}, unexpected "
-            f"{_names(found - expected)}; a hidden layer takes 3 places in `network` where its "
-            "dropout rate is above 0, else 2"
+            f"{config_path.name}: missing {shown_names(expected - found)}, unexpected "
+            f"{shown_names(found - expected)}; a hidden layer takes 3 places in `network` where "
+            "its dropout rate is above 0, else 2"
         )
     return tuple(
         Dense(
-            weight=_read_float32(file, f"network.{slot}.weight", (width, dims[n])),
-            bias=_read_float32(file, f"network.{slot}.bias", (width,)),
+            weight=read_float32(file, f"network.{slot}.weight", (width, dims[n])),
+            bias=read_float32(file, f"network.{slot}.bias", (width,)),
         )
         for n, (slot, width) in enumerate(zip(slots, dims[1:], strict=True))
     )
@@ -302,29 +230,3 @@ def _read_dense(path: Path, mlp: _Mlp, config_path: Path) -> tuple[Dense, ...]:
 def _dense_slots(dropout_rates: Sequence[float]) -> list[int]:
     """Where dense layers stand in `network`: ReLU and, for a rate above 0, Dropout are between."""
     return list(accumulate((3 if rate > 0 else 2 for rate in dropout_rates), initial=0))
-
-
-def _read_float32(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    info = file.tensors[name]
-    if info.shape != shape:
-        raise ArtifactError(
-            f"{file.path}: tensor {name!r} has shape {info.shape}; the mlp of {CONFIG_FILE} "
-            f"makes it {shape}"
-        )
-    if info.dtype.kind in "iub":
-        raise ArtifactError(f"{file.path}: tensor {name!r} is {info.dtype}; expected a float dtype")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is caught as infinite
-        values = file.read(name).astype(np.float32)
-    if not all_finite(values):
-        damaged = values.size - np.count_nonzero(np.isfinite(values))
-        raise ArtifactError(
-            f"{file.path}: tensor {name!r} has {damaged} values "
-            "that are not finite in float32; the head is damaged"
-        )
-    return values
-
-
-def _names(names: set[str]) -> str:
-    """At most five of the names, sorted, and how many more there are."""
-    shown = ", ".join(repr(name) for name in sorted(names)[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"

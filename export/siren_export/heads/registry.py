@@ -17,10 +17,12 @@ from siren_runtime.errors import ArtifactError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE, Artifact, Head
 from .mlp_artifact import TASKS, read_mlp_head
+from .polynomial_artifact import TASK, read_polynomial_head
 
 # Task -> what reads its head from an artifact's folder.
 _READERS: dict[str, Callable[[Path], Head]] = {
-    TASKS[activation]: partial(read_mlp_head, activation=activation) for activation in TASKS
+    **{TASKS[activation]: partial(read_mlp_head, activation=activation) for activation in TASKS},
+    TASK: read_polynomial_head,
 }
 
 _INT32_MAX = 2**31 - 1

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors.numpy import save
 
 from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE, Artifact
+from siren_export.heads.mlp import MlpHead
+from siren_export.heads.polynomial import PolynomialHead
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.progress import Progress
@@ -67,11 +70,12 @@ class LlmSiren:
         """
         heads = {self.artifact.name: self.artifact, **self.artifact.further}
         for artifact in heads.values():
-            if artifact.head.spec.kind != "mlp":
+            if not isinstance(artifact.head, MlpHead | PolynomialHead):
                 raise ReferenceUnavailable(
                     f"llm-siren has no heads of kind {artifact.head.spec.kind!r}"
                 )
-        plain = not self.artifact.head.spec.categories
+        spec = self.artifact.head.spec
+        plain = spec.activation == "softmax" and not spec.categories
         of_heads = [*self.artifact.further] if plain else [*heads]
         model_type = self.checkpoint.config["model_type"]
         if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
@@ -146,19 +150,19 @@ class LlmSiren:
                 "pip install 'siren-edge[reference]'"
             ) from None
         model, tokenizer = read_model(self.checkpoint), read_tokenizer(self.checkpoint)
-        guard = rows.llm_siren_guard(self.artifact.path, model.made, tokenizer.made)
+        guard = rows.llm_siren_guard(self.artifact, model.made, tokenizer.made)
         given = ", ".join((*model.ours, *tokenizer.ours))
         return guard, f"; of the GGUF file it does not read {given}" if given else ""
 
     def _write_local_artifact(self, folder: Path) -> None:
-        """The same head, its backbone named by the local folder; the task is of content, since
-        what llm-siren computes before the verdict is the same for labels.
-        """
-        config = json.loads((self.artifact.path / CONFIG_FILE).read_bytes())
+        """The same head as llm-siren takes it, its backbone named by the local folder."""
+        config, tensors = rows.as_content(self.artifact)
         config["base_model"] = {"model_id": str(self.checkpoint.path.resolve()), "revision": None}
-        config["task"] = "content"
         (folder / CONFIG_FILE).write_text(json.dumps(config))
-        (folder / WEIGHTS_FILE).symlink_to((self.artifact.path / WEIGHTS_FILE).resolve())
+        if tensors is None:
+            (folder / WEIGHTS_FILE).symlink_to((self.artifact.path / WEIGHTS_FILE).resolve())
+        else:
+            (folder / WEIGHTS_FILE).write_bytes(save(tensors))
 
     def _check_memory(self) -> None:
         meminfo = Path("/proc/meminfo")

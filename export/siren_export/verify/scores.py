@@ -29,7 +29,7 @@ def verify_scores(
         for name, head in heads.items():
             rows = reference.rows.get(name)
             row = [expected] if rows is None else rows[done]
-            found = [head.score, *head.categories.values()][: len(row)]
+            found = [head.score, *head.categories.values(), *head.orders][: len(row)]
             differences[name].append(_farthest(found, row))
             agreements[name] += (head.score >= head.threshold) == (row[0] >= head.threshold)
         progress("verify", done + 1, len(scored))

@@ -47,7 +47,9 @@ def with_stream_verification(
 
 def _numbers(heads: Mapping[str, HeadScore]) -> list[float]:
     """Every head's score and the probabilities of its categories."""
-    return [n for head in heads.values() for n in (head.score, *head.categories.values())]
+    return [
+        n for head in heads.values() for n in (head.score, *head.categories.values(), *head.orders)
+    ]
 
 
 def _chunks(ids: list[int]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """What is read off a graph's logits: each head's score and probabilities, at its temperatures.
 
 A readout is a row of numbers, which windows, spans and streams carry alike: of each head its score,
-and behind it the probability of each of its categories, if it has any.
+and behind it the probability of each of its categories, or of harm by each of its orders.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ DoubleArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Column:
-    """Where a head stands in a row: its score, and its categories behind that."""
+    """Where a head stands in a row: its score, and behind that its categories or orders."""
 
     score: int
-    categories: slice
+    rest: slice
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class HeadText:
         span: that window's part of the text as given, in characters; None for the whole text.
         categories: probabilities by the name of a category, each that of its highest window.
         spans: the highest of each size that there is, by size.
+        orders: probability of harm by each order, ascending, each that of its highest window.
     """
 
     score: float
     span: Span | None
     categories: Mapping[str, float]
     spans: tuple[HighestSpan, ...] = ()
+    orders: tuple[float, ...] = ()
 
 
 class Readout:
@@ -68,19 +70,29 @@ class Readout:
         self.columns: dict[str, Column] = {}
         self.width = 0
         for name, spec in manifest.heads.items():
-            stop = self.width + 1 + len(spec.categories)
+            stop = self.width + 1 + len(spec.categories) + spec.orders
             self.columns[name] = Column(self.width, slice(self.width + 1, stop))
             self.width = stop
 
     def categories(self, name: str, row: npt.NDArray[Any]) -> dict[str, float]:
         """The probabilities of a head's categories in a row [width], by their names."""
         names = self._heads[name][0].categories
-        return dict(zip(names, row[self.columns[name].categories].tolist(), strict=True))
+        own = row[self.columns[name].rest].tolist() if names else []
+        return dict(zip(names, own, strict=True))
+
+    def orders(self, name: str, row: npt.NDArray[Any]) -> tuple[float, ...]:
+        """The probability of harm by each order of a head in a row [width], ascending."""
+        return (*row[self.columns[name].rest].tolist(),) if self._heads[name][0].orders else ()
 
     def heads(self, row: npt.NDArray[Any]) -> dict[str, HeadText]:
         """What a row [width] says of each head."""
         return {
-            name: HeadText(float(row[column.score]), None, self.categories(name, row))
+            name: HeadText(
+                float(row[column.score]),
+                None,
+                self.categories(name, row),
+                orders=self.orders(name, row),
+            )
             for name, column in self.columns.items()
         }
 
@@ -119,16 +131,23 @@ def _columns(head: HeadOutputs, spec: HeadSpec, decision: Decision, dtype: Any) 
             shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
             score = shares[..., HARMFUL] / shares.sum(axis=-1)
             probabilities = shares / shares.sum(axis=-1, keepdims=True)
+        elif spec.activation == "orders":
+            probabilities = _sigmoid(head.logits.astype(dtype) / dtype(decision.temperature), dtype)
+            score = probabilities[..., -1]
         else:
             temperatures = [label.temperature for label in decision.labels] or [1.0]
             logits = head.logits.astype(dtype) / np.array(temperatures, dtype)
-            probabilities = np.exp(-np.logaddexp(dtype(0), -logits))
+            probabilities = _sigmoid(logits, dtype)
             score = probabilities.max(axis=-1)
     if dtype == np.float32 and spec.activation == "softmax" and decision.temperature == 1.0:
         score = head.score
     score = np.where(np.isfinite(head.score), score, head.score if dtype == np.float32 else np.nan)
-    if not spec.categories:
+    if not spec.categories and not spec.orders:
         return score[..., None]
     if spec.activation == "softmax":
         probabilities[..., HARMFUL] = score
     return np.concatenate([score[..., None], probabilities], axis=-1)
+
+
+def _sigmoid(logits: Any, dtype: Any) -> Any:
+    return np.exp(-np.logaddexp(dtype(0), -logits))

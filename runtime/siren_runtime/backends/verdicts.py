@@ -40,6 +40,7 @@ class HeadScore:
     spans: tuple[SpanScore, ...] = ()
     categories: Mapping[str, float] = field(default_factory=dict)
     flagged: tuple[str, ...] = ()
+    orders: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: no tier, spans or categories where there are none."""
@@ -52,7 +53,7 @@ class HeadScore:
         if self.tier is not None:
             verdict["tier"] = self.tier
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
-        return verdict | spans_to_dict(self.risk, self.spans)
+        return verdict | spans_to_dict(self.risk, self.spans) | orders_to_dict(self.orders)
 
 
 def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tuple[str, ...]]:
@@ -64,6 +65,11 @@ def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tupl
 def spans_to_dict(risk: float, spans: tuple[SpanScore, ...]) -> dict[str, Any]:
     """What JSON has of spans, and of the risk that is another number because of them."""
     return {"risk": risk, "spans": [asdict(span) for span in spans]} if spans else {}
+
+
+def orders_to_dict(orders: tuple[float, ...]) -> dict[str, Any]:
+    """What JSON has of the orders of a polynomial."""
+    return {"orders": list(orders)} if orders else {}
 
 
 def categories_to_dict(

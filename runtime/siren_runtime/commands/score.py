@@ -121,6 +121,10 @@ def score(
     max_bytes: Annotated[
         int, typer.Option(min=1, help="Bytes of a text; a larger one is an error.")
     ] = DEFAULT_MAX_BYTES,
+    order: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a polynomial head, the order that decides; default: all."),
+    ] = None,
     unreadable: Annotated[
         Unreadable,
         typer.Option(
@@ -156,7 +160,7 @@ def score(
     write = _write_table if as_table else _write_jsonl
     count = failed = 0
     for lines in _windows(groups, batch_size):
-        rows = _scored(guard, lines, threshold, features)
+        rows = _scored(guard, lines, threshold, features, order)
         write(rows, count)
         errors = [(line, result) for line, result in rows if isinstance(result, SirenError)]
         for line, error in errors:
@@ -168,11 +172,15 @@ def score(
 
 
 def _scored(
-    guard: Guard, lines: Sequence[Line], threshold: float | None, features: bool
+    guard: Guard,
+    lines: Sequence[Line],
+    threshold: float | None,
+    features: bool,
+    order: int | None,
 ) -> list[Row]:
     """Each line with its result, or why it has none."""
     good = [line.pair or line.text for line in lines if line.text is not None]
-    results = iter(guard.score_each(good, threshold, features))
+    results = iter(guard.score_each(good, threshold, features, order=order))
     return [
         (line, InputError(_reason(line)) if line.text is None else next(results)) for line in lines
     ]

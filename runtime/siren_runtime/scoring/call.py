@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.reading import Limits
@@ -23,11 +24,26 @@ class Call:
     limits: Limits
     token_budget: int | None
     deadline: Deadline
+    order: int | None = None  # of polynomial heads
 
     def __post_init__(self) -> None:
         if self.token_budget is not None:
             budget = whole_number("token_budget", self.token_budget, 1)
             object.__setattr__(self, "token_budget", budget)
+
+
+def checked_order(order: int | None, heads: Mapping[str, HeadSpec]) -> int | None:
+    """An order that a head of a guard has; None is the highest of each.
+
+    Raises:
+        InputError: none has it.
+    """
+    if order is None:
+        return None
+    most = max(head.orders for head in heads.values())
+    if most == 0:
+        raise InputError("order is of polynomial heads, and the guard has none")
+    return whole_number("order", order, 1, most, why="the orders that the head has")
 
 
 # A text, or a prompt and its response, either of which may be None.

@@ -10,6 +10,7 @@ from siren_runtime.backends.verdicts import (
     SpanScore,
     categories_to_dict,
     heads_to_dict,
+    orders_to_dict,
     spans_to_dict,
 )
 from siren_runtime.text.passage import Span
@@ -44,6 +45,7 @@ class ScoreResult:
             than two classes. In a long text each is that of its highest window.
         flagged: those labels whose probability is at least their threshold.
         heads: the verdict of each head by name, the primary one's first, whose is the above.
+        orders: of a polynomial head, the probability of harm by each order, ascending.
     """
 
     score: float
@@ -60,6 +62,7 @@ class ScoreResult:
     categories: Mapping[str, float] = field(default_factory=dict)
     flagged: tuple[str, ...] = ()
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
+    orders: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: all but the features; no tier, spans or categories
@@ -78,4 +81,4 @@ class ScoreResult:
             verdict["tier"] = self.tier
         verdict |= spans_to_dict(self.risk, self.spans)
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
-        return verdict | heads_to_dict(self.heads)
+        return verdict | orders_to_dict(self.orders) | heads_to_dict(self.heads)

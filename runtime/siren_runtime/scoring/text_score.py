@@ -70,6 +70,7 @@ def _head_text(
         span=None if span is None else passage.span_in_given(span),
         categories=readout.categories(name, rows.max(axis=0)),
         spans=_highest_spans(column.score, passage, reading, scored),
+        orders=readout.orders(name, rows.max(axis=0)),
     )
 
 

@@ -101,17 +101,26 @@ class Judge:
         return [self._verdict(scored, call) for scored in zip(*by_member, strict=True)]
 
     def on_head(
-        self, name: str, scored: Sequence[HeadText], threshold: float | None, unknown: float
+        self,
+        name: str,
+        scored: Sequence[HeadText],
+        threshold: float | None,
+        unknown: float,
+        order: int | None = None,
     ) -> HeadScore:
         """Decide by one head from what each member makes of a text: the mean of their scores.
 
         Args:
             threshold: None is the head's own.
             unknown: how much of the text is; a low score then says nothing.
+            order: of heads that have orders, the one that decides; None is the highest.
         """
         head = self.heads[name]
         threshold = head.threshold if threshold is None else threshold
+        orders = (*np.mean([one.orders for one in scored], axis=0).tolist(),)
         score = float(np.mean([one.score for one in scored]))
+        if order is not None and orders:
+            score = orders[order - 1]
         categories = {
             label: float(np.mean([one.categories[label] for one in scored]))
             for label in scored[0].categories
@@ -138,6 +147,7 @@ class Judge:
             spans=tuple(span for _, span in spans),
             categories=categories,
             flagged=flagged,
+            orders=orders,
         )
 
     def _verdict(
@@ -150,7 +160,7 @@ class Judge:
                 return one
             good.append(one)
         unknown = max(one.unknown for one in good)
-        heads = self.on_heads([one.heads for one in good], call.threshold, unknown)
+        heads = self.on_heads([one.heads for one in good], call.threshold, unknown, call.order)
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
@@ -174,22 +184,27 @@ class Judge:
             categories=categories,
             flagged=flagged,
             heads=heads,
+            orders=primary.orders,
         )
 
     def on_heads(
-        self, members: Sequence[Mapping[str, HeadText]], threshold: float, unknown: float
+        self,
+        members: Sequence[Mapping[str, HeadText]],
+        threshold: float,
+        unknown: float,
+        order: int | None = None,
     ) -> dict[str, HeadScore]:
         """Decide by each head from what each member makes of a text.
 
         Args:
             threshold: the primary head's; others keep their own.
-            unknown: as `on_head`.
+            unknown, order: as `on_head`.
         """
         thresholds = {next(iter(self.heads)): threshold}
         of_members = [list(heads.values()) for heads in members]  # whose names may differ
         return {
             name: self.on_head(
-                name, [heads[place] for heads in of_members], thresholds.get(name), unknown
+                name, [heads[place] for heads in of_members], thresholds.get(name), unknown, order
             )
             for place, name in enumerate(self.heads)
         }

@@ -153,7 +153,8 @@ def calibrate(
         report(f"{folder}: {_described(manifest.decision(head))}")
         return
 
-    if temperature and opened.manifest.heads[head].classes != 2:
+    spec = opened.manifest.heads[head]
+    if temperature and spec.activation == "softmax" and spec.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
     engines = Engines(open_backend(opened, Request(threads=threads)))
     old = opened.manifest.decision(head)

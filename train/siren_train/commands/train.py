@@ -26,6 +26,8 @@ Examples:
 siren train features -o my-head --trials 24
 
 siren train features -o my-labels --head categories
+
+siren train features -o my-polynomial --head polynomial --orders 4
 """
 
 
@@ -46,10 +48,16 @@ def train(
     head: Annotated[
         Target,
         typer.Option(
-            help="What the head tells: harm, by the label column; or categories, each a label of "
-            "its own, of a store that was extracted with --labels."
+            help="What the head tells: harm, by the label column; categories, each a label of its "
+            "own, of a store that was extracted with --labels; or harm by a polynomial, whose "
+            "orders can be read one by one."
         ),
     ] = "harm",
+    orders: Annotated[int, typer.Option(min=1, max=16, help="Of a polynomial.")] = 3,
+    rank: Annotated[int, typer.Option(min=1, help="Directions of each of its orders.")] = 32,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Read one layer; default: all. For a polynomial.")
+    ] = None,
     openai: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +117,8 @@ def train(
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
+    if ablate and head == "polynomial":
+        raise typer.BadParameter("--ablate is for heads that are MLPs")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
     settings = Settings(
@@ -127,6 +137,24 @@ def train(
     opened = [FeatureStore.open(store) for store in stores]
     work = work or output / ".work"
     workers = workers or os.cpu_count() or 1
+    if head == "polynomial":
+        from siren_train.fit import polynomial_pipeline
+
+        with Bars() as bars:
+            reports = polynomial_pipeline.train(
+                opened,
+                output,
+                work,
+                settings,
+                layer=layer,
+                orders=orders,
+                rank=rank,
+                workers=workers,
+                progress=bars.update,
+            )
+        found = ", ".join(f"{r.order}: {r.validation.mean:.4f}" for r in reports)
+        say(f"{output}: validation macro-F1 by order {found}")
+        return
     with Bars() as bars:
         report = pipeline.train(
             opened,

@@ -34,7 +34,7 @@ STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
 Column = Literal["labels", "datasets", "originals", "categories"]
-Target = Literal["harm", "categories"]  # what a head is trained to tell
+Target = Literal["harm", "categories", "polynomial"]  # what a head tells, and how
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,7 +242,7 @@ class FeatureStore:
             tuple(manifest.datasets),
             tuple(manifest.classes),
         )
-        if target == "harm":
+        if target != "categories":
             return rows
         if not manifest.labels:
             raise InputError(

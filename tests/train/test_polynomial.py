@@ -1,0 +1,77 @@
+"""Polynomial heads trained order by order: lower orders stay, and nested ones do not get worse."""
+
+import numpy as np
+import pytest
+
+from polynomials import plain_orders
+from siren_export.heads.registry import load_artifact
+from siren_runtime.errors import InputError
+from siren_train.fit import polynomial_pipeline
+from siren_train.fit.selection import gather
+from siren_train.fit.settings import Settings
+from siren_train.fit.splits import load_splits
+from siren_train.measure.metrics import macro_f1_by_dataset
+
+SETTINGS = Settings(head="polynomial", strengths=(0.03,), shares=(0.6,))
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("polynomial")
+    options = {"layer": None, "rank": 4}
+    reports = {
+        orders: polynomial_pipeline.train(
+            [store], folder / str(orders), folder / "work", SETTINGS, orders=orders, **options
+        )
+        for orders in (1, 3)
+    }
+    return folder, reports
+
+
+def test_lower_orders_are_the_same_whatever_comes_after_them(trained):
+    folder, _ = trained
+    low, high = (load_artifact(folder / name).head for name in ("1", "3"))
+    np.testing.assert_array_equal(low.weight, high.weight)
+    assert (low.bias, low.orders, high.orders) == (high.bias, 1, 3)
+
+
+def test_an_order_more_is_never_worse_on_the_rows_it_was_chosen_by(store, trained):
+    folder, reports = trained
+    scores = [report.validation.mean for report in reports[3]]
+    assert scores == sorted(scores)
+    assert scores[0] > 0.6
+    _, validation = load_splits([store], SETTINGS)
+    head = load_artifact(folder / "3").head
+    features = gather(validation, head.layers)
+    logits = np.array([plain_orders(folder / "3", row) for row in features.astype(np.float64)])
+    for order, report in enumerate(reports[3]):
+        found = macro_f1_by_dataset(
+            validation.labels,
+            (logits[:, order] >= 0).astype(np.int64),
+            validation.datasets,
+            validation.names,
+        )
+        assert found.mean == pytest.approx(report.validation.mean, abs=0.02)
+
+
+def test_the_report_has_every_order_and_an_mlp_beside(trained):
+    text = (trained[0] / "3" / "training.md").read_text()
+    assert all(f"| {order} | " in text for order in (1, 2, 3))
+    assert "An MLP of " in text
+
+
+def test_one_layer_may_be_read_and_must_be_there(store, trained, tmp_path):
+    work = trained[0] / "work"
+    options = {"orders": 1, "rank": 1}
+    polynomial_pipeline.train([store], tmp_path / "one", work, SETTINGS, layer=1, **options)
+    assert [one.layer for one in load_artifact(tmp_path / "one").head.layers] == [1]
+    with pytest.raises(InputError, match="has layers 0 to 3"):
+        polynomial_pipeline.train([store], tmp_path / "x", work, SETTINGS, layer=4, **options)
+
+
+def test_more_than_two_classes_are_refused(make_store, tmp_path):
+    with pytest.raises(InputError, match="two classes"):
+        polynomial_pipeline.train(
+            [make_store(classes=3, rows=60)], tmp_path, tmp_path / "w", SETTINGS,
+            layer=None, orders=2, rank=2,
+        )  # fmt: skip

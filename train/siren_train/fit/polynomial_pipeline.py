@@ -1,0 +1,130 @@
+"""Feature store -> probes -> selection -> polynomial head and its report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from siren_export.heads.mlp import LayerSelection
+from siren_export.heads.polynomial_artifact import write_polynomial_artifact
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import InputError
+from siren_train.measure.metrics import macro_f1_by_dataset
+from siren_train.store.features import FeatureSet
+from siren_train.store.locks import locked
+from siren_train.store.store import FeatureStore
+
+from .head import HeadConfig, fit_head, head_logits
+from .layer_probes import fit_probes
+from .polynomial import OrderReport, train_polynomial
+from .selection import gather, select_layers
+from .settings import Settings
+from .splits import load_splits
+
+REPORT_FILE = "training.md"
+
+
+def train(
+    stores: Sequence[FeatureStore],
+    output: Path,
+    work: Path,
+    settings: Settings,
+    *,
+    layer: int | None,
+    orders: int,
+    rank: int,
+    workers: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[OrderReport]:
+    """Train a polynomial head on the train rows, choose by the validation rows, and write it.
+
+    Args:
+        work: where probes are kept.
+        layer: the one that the head reads; None is the selected neurons of all.
+        orders, rank: as `train_polynomial`.
+
+    Raises:
+        InputError: the store lacks a split, has other than two classes, or no such layer.
+    """
+    train_rows, validation = load_splits(stores, settings)
+    validation = validation.without_copies()
+    if len(train_rows.classes) != 2:
+        raise InputError(
+            f"{stores[0].folder}: a polynomial head tells two classes apart, found "
+            f"{', '.join(train_rows.classes)}"
+        )
+    if layer is not None and layer >= train_rows.layers:
+        raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
+    with locked(work, "siren train"):
+        probes = fit_probes(
+            train_rows,
+            validation,
+            work,
+            strengths=[settings.strengths] * train_rows.layers,
+            workers=workers,
+            progress=progress,
+        )
+    chosen = probes if layer is None else [probes[layer]]
+    layers = select_layers(chosen, share=settings.shares[0], weighting=settings.weighting)
+    head, reports = train_polynomial(
+        train_rows,
+        validation,
+        layers,
+        settings.pooling,
+        orders=orders,
+        rank=rank,
+        seed=settings.seed,
+        progress=progress,
+    )
+    manifest = stores[0].manifest
+    write_polynomial_artifact(
+        output,
+        head,
+        model_id=manifest.model_id,
+        model_revision=manifest.model_revision,
+        layers=layers,
+        max_length=manifest.max_length,
+        threshold=settings.threshold,
+    )
+    matched = _matched(train_rows, validation, layers, reports[-1].parameters, settings.seed)
+    write_whole(output / REPORT_FILE, _markdown(reports, matched).encode(), InputError)
+    return reports
+
+
+def _matched(
+    train: FeatureSet,
+    validation: FeatureSet,
+    layers: Sequence[LayerSelection],
+    parameters: int,
+    seed: int,
+) -> tuple[int, float]:
+    """An MLP of one hidden layer with about as many parameters: their number, and its macro-F1."""
+    width = sum(layer.channels.size for layer in layers)
+    hidden = max(1, round(parameters / (width + 3)))
+    head = fit_head(train, layers, HeadConfig(hidden=(hidden,)), seed=seed)
+    score = macro_f1_by_dataset(
+        validation.labels,
+        head_logits(head, gather(validation, layers)).argmax(axis=1),
+        validation.datasets,
+        validation.names,
+    )
+    return sum(dense.weight.size + dense.bias.size for dense in head), score.mean
+
+
+def _markdown(reports: Sequence[OrderReport], matched: tuple[int, float]) -> str:
+    names = list(reports[0].validation.by_dataset)
+    lines = [
+        "# Training report",
+        "",
+        "Macro-F1 at one half on the validation rows, by which settings and epochs were chosen.",
+        "",
+        f"| orders | parameters | mean | {' | '.join(names)} |",
+        "| --- " * (len(names) + 3) + "|",
+    ]
+    lines += [
+        f"| {report.order} | {report.parameters:,} | {report.validation.mean:.4f} | "
+        + " | ".join(f"{value:.4f}" for value in report.validation.by_dataset.values())
+        + " |"
+        for report in reports
+    ]
+    lines += ["", f"An MLP of {matched[0]:,} parameters, not chosen by them: {matched[1]:.4f}."]
+    return "\n".join(lines) + "\n"
