@@ -22,7 +22,6 @@ from siren_runtime.bundle.graphs import (
     PAST_LENGTHS,
     SCORE,
     CacheSpec,
-    output_name,
     stream_graph,
 )
 
@@ -62,7 +61,7 @@ def author_stream(
     blocks = taps.deepest + 1
     windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
     cached = CacheSpec(blocks, backbone.kv_heads, backbone.head_dim, dtype, windows)
-    contract = stream_graph(heads.specs, heads.neurons, cached)
+    contract = stream_graph(artifact.head.spec, heads.neurons, cached)
     g = GraphBuilder(compute, backbone.causal)
     inputs = add_inputs(g, contract)
     input_ids = inputs[INPUT_IDS]
@@ -77,12 +76,12 @@ def author_stream(
     states = backbone.author(g, tensors, input_ids, None, taps, context, cache)
     sums, pooled = heads.pool_prefixes(g, states, inputs[FEATURE_SUM], inputs[FEATURE_COUNT])
     rows = g.op("Reshape", pooled, g.const([-1, heads.neurons]))
-    of_rows = heads.outputs(g, rows, features=False)
+    score, logits = heads.classify_primary(g, rows)
     shape = g.op("Shape", input_ids)
-    outputs = {FEATURE_SUMS: sums}
-    for name, spec in heads.specs.items():
-        score, logits = (output_name(heads.specs, name, part) for part in (SCORE, LOGITS))
-        outputs[score] = g.op("Reshape", of_rows[score], shape)
-        wide = g.op("Concat", shape, g.const([spec.classes]), axis=0)
-        outputs[logits] = g.op("Reshape", of_rows[logits], wide)
+    classes = artifact.head.spec.classes
+    outputs = {
+        SCORE: g.op("Reshape", score, shape),
+        LOGITS: g.op("Reshape", logits, g.op("Concat", shape, g.const([classes]), axis=0)),
+        FEATURE_SUMS: sums,
+    }
     return build(g, "stream", contract, {**outputs, **cache.present})

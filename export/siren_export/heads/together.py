@@ -5,7 +5,7 @@ of a head  = its own neurons of that, in its own order
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -67,7 +67,7 @@ class HeadSet:
     ) -> ir.Value:
         """As `Head.pool`, of what all heads read: float32 [batch, neurons]."""
         if len(self.heads) == 1:
-            return self._only.pool(g, states, attention_mask)
+            return self._primary.pool(g, states, attention_mask)
         return mean(g, self.taps.channels, states, attention_mask)
 
     def pool_prefixes(
@@ -79,43 +79,43 @@ class HeadSet:
     ) -> tuple[ir.Value, ir.Value]:
         """As `Head.pool_prefixes`, of what all heads read: float32 [batch, chunk, neurons]."""
         if len(self.heads) == 1:
-            return self._only.pool_prefixes(g, states, feature_sum, feature_count)
+            return self._primary.pool_prefixes(g, states, feature_sum, feature_count)
         return running_mean(g, self.taps.channels, states, feature_sum, feature_count)
 
-    def outputs(
-        self, g: GraphBuilder, pooled: ir.Value, *, features: bool = True
-    ) -> dict[str, ir.Value]:
-        """Author all heads over pooled float32 [batch, neurons]; return what they give by name.
-
-        Args:
-            features: give the features too.
-        """
+    def outputs(self, g: GraphBuilder, pooled: ir.Value) -> dict[str, ir.Value]:
+        """Author all heads over pooled float32 [batch, neurons]; return what they give by name."""
         found: dict[str, ir.Value] = {}
         specs = self.specs
-        for name in self.heads:
-            first = name == next(iter(self.heads))
-            with nullcontext() if first else g.scope(f"heads.{name}"):
-                outputs = self._outputs(g, name, pooled, features)
+        for name, head in self.heads.items():
+            with self._scope(g, name):
+                own = self._own(g, name, pooled)
+                outputs = {FEATURES: head.features(g, own)}
+                outputs[SCORE], outputs[LOGITS] = head.classify(g, own)
             found |= {output_name(specs, name, part): value for part, value in outputs.items()}
         return found
 
-    def _outputs(
-        self, g: GraphBuilder, name: str, pooled: ir.Value, wanted: bool
-    ) -> dict[str, ir.Value]:
-        head, places = self.heads[name], self.places(name)
-        if not np.array_equal(places, np.arange(self.neurons)):
-            pooled = g.op("Gather", pooled, g.table("neurons", places), axis=1)
-        found = {FEATURES: head.features(g, pooled)} if wanted else {}
-        score, logits = head.classify(g, pooled)
-        return {**found, SCORE: score, LOGITS: logits}
+    def classify_primary(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """As `Head.classify` of the primary head, over pooled float32 [batch, neurons]."""
+        name = next(iter(self.heads))
+        return self._primary.classify(g, self._own(g, name, pooled))
+
+    def _own(self, g: GraphBuilder, name: str, pooled: ir.Value) -> ir.Value:
+        """A head's neurons of the pooled ones."""
+        places = self.places(name)
+        if np.array_equal(places, np.arange(self.neurons)):
+            return pooled
+        return g.op("Gather", pooled, g.table("neurons", places), axis=1)
+
+    def _scope(self, g: GraphBuilder, name: str) -> AbstractContextManager[None]:
+        """Further heads have names of their own in the graph."""
+        return nullcontext() if name == next(iter(self.heads)) else g.scope(f"heads.{name}")
 
     def explain(
         self, g: GraphBuilder, name: str, features: ir.Value, direction: ir.Value
     ) -> dict[str, ir.Value]:
         """Author a head's gradients, as `Head.explain`, and what its features are."""
         head = self.heads[name]
-        first = name == next(iter(self.heads))
-        with nullcontext() if first else g.scope(f"heads.{name}"):
+        with self._scope(g, name):
             value, gradients = head.explain(g, features, direction)
             blocks = [np.full(c.size, block) for block, c in head.taps.channels.items()]
             channels = np.concatenate([*head.taps.channels.values()])
@@ -139,7 +139,7 @@ class HeadSet:
         return np.array(found, np.int64)
 
     @property
-    def _only(self) -> Head:
+    def _primary(self) -> Head:
         return next(iter(self.heads.values()))
 
 

@@ -18,18 +18,17 @@ TokenArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What a graph gives of one head for each row: of a batch, or of the tokens of a chunk.
+    """What a graph gives of one head for each row of a batch.
 
     Attributes:
-        score: [...], the probability of harm.
-        logits: [..., classes].
-        features: [..., n_features], pooled, selected, layer-weighted neurons; the streaming graph
-            gives none.
+        score: [batch], the probability of harm.
+        logits: [batch, classes].
+        features: [batch, n_features], pooled, selected, layer-weighted neurons.
     """
 
     score: FloatArray
     logits: FloatArray
-    features: FloatArray | None = None
+    features: FloatArray
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Outputs:
     def of(cls, values: Sequence[FloatArray]) -> "Outputs":
         """Take what the outputs of the contract are, in its order."""
         first, *further = (HeadOutputs(*values[i : i + 3]) for i in range(0, len(values), 3))
-        assert first.features is not None
         return cls(first.score, first.logits, first.features, tuple(further))
 
     @property
@@ -62,36 +60,17 @@ class Outputs:
     @property
     def values(self) -> list[FloatArray]:
         """The outputs in the order of the contract."""
-        return [
-            value
-            for head in self.heads
-            for value in (head.score, head.logits, head.features)
-            if value is not None
-        ]
+        return [value for head in self.heads for value in (head.score, head.logits, head.features)]
 
 
 @dataclass(frozen=True)
 class StreamOutputs:
-    """What the streaming graph gives for one chunk of each row."""
+    """What the streaming graph gives for one chunk of each row, by the primary head."""
 
     score: FloatArray  # [batch, chunk], of the prefix that ends in each token
     logits: FloatArray  # [batch, chunk, classes]
     feature_sums: FloatArray  # [batch, chunk, neurons], not weighted by layer
     present: list[CacheArray]  # the chunk's keys and values, in the order of the past
-    further: tuple[HeadOutputs, ...] = ()  # of the other heads, in their order
-
-    @classmethod
-    def of(cls, values: Sequence[CacheArray], heads: int) -> "StreamOutputs":
-        """Take the outputs of so many heads, and of the cache, in the contract's order."""
-        score, logits, sums, *rest = values
-        present = 2 * (heads - 1)
-        further = tuple(HeadOutputs(*rest[i : i + 2]) for i in range(0, present, 2))
-        return cls(score, logits, sums, rest[present:], further)
-
-    @property
-    def heads(self) -> tuple[HeadOutputs, ...]:
-        """Those of each head, the primary one first."""
-        return HeadOutputs(self.score, self.logits), *self.further
 
 
 def named_values(outputs: Outputs) -> dict[str, FloatArray]:

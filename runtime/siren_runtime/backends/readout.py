@@ -96,8 +96,16 @@ class Readout:
             for name, column in self.columns.items()
         }
 
-    def rows(self, outputs: Outputs | StreamOutputs) -> FloatArray:
-        """Return float32 [..., width]. At a temperature of 1, scores of classes are the engine's.
+    def of_stream(self, outputs: StreamOutputs) -> FloatArray:
+        """Return float32 [batch, chunk, columns], the primary head's part of the rows; that is all
+        of them where there is one head.
+        """
+        spec, decision = next(iter(self._heads.values()))
+        rows: FloatArray = _columns(outputs, spec, decision, np.float32)
+        return rows
+
+    def rows(self, outputs: Outputs) -> FloatArray:
+        """Return float32 [batch, width]. At a temperature of 1, scores of classes are the engine's.
 
         A score that is not finite stays so: it marks outputs that the engine did not write.
         """
@@ -105,13 +113,13 @@ class Readout:
         return rows
 
     def precise(self, outputs: Outputs) -> DoubleArray:
-        """Return float64 [..., width], of the logits alone, which tells apart what float32 rounds
+        """Return float64 [batch, width], of the logits alone, which tells apart what float32 rounds
         to 1; NaN where the engine's own score is not finite.
         """
         rows: DoubleArray = self._read(outputs, np.float64)
         return rows
 
-    def _read(self, outputs: Outputs | StreamOutputs, dtype: Any) -> Any:
+    def _read(self, outputs: Outputs, dtype: Any) -> Any:
         columns = [
             _columns(head, spec, decision, dtype)
             for head, (spec, decision) in zip(outputs.heads, self._heads.values(), strict=True)
@@ -119,7 +127,9 @@ class Readout:
         return np.concatenate(columns, axis=-1)
 
 
-def _columns(head: HeadOutputs, spec: HeadSpec, decision: Decision, dtype: Any) -> Any:
+def _columns(
+    head: HeadOutputs | StreamOutputs, spec: HeadSpec, decision: Decision, dtype: Any
+) -> Any:
     """A head's part of the rows, [..., 1 + categories].
 
     Temperature scaling (Guo et al. 2017, arXiv 1706.04599): logits are divided by it before the

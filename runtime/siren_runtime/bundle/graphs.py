@@ -20,8 +20,9 @@ explain.NAME, of each head: features float32 [batch, n_features]; direction floa
          and the place among pooled neurons; layer_weights float32 [n_features], of its block
 
 These are the primary head's. Of each further one, score and head give heads.NAME.score,
-heads.NAME.logits and heads.NAME.features beside, and stream the first two. What is summed and
-pooled is then what all heads read together, [..., neurons]: each takes its own of it.
+heads.NAME.logits and heads.NAME.features beside; a stream's further heads are read off its sums by
+head. What is summed and pooled is then what all heads read together, [..., neurons]: each takes
+its own of it.
 
 The cache is float32 or float16. Where a head reads the last token, feature_sums are the neurons of
 each token itself.
@@ -200,7 +201,7 @@ def score_graph(heads: Heads) -> Contract:
     """The contract of score.onnx, of heads by name, the primary one first."""
     tokens: Shape = [BATCH, SEQUENCE]
     inputs = (TensorSpec(INPUT_IDS, "int64", tokens), TensorSpec(ATTENTION_MASK, "int64", tokens))
-    return Contract(inputs, _of_heads(heads, [BATCH], (SCORE, LOGITS, FEATURES)))
+    return Contract(inputs, _of_heads(heads))
 
 
 def head_graph(heads: Heads, neurons: int) -> Contract:
@@ -210,11 +211,15 @@ def head_graph(heads: Heads, neurons: int) -> Contract:
         neurons: that are pooled for all heads together.
     """
     pooled = TensorSpec(POOLED, "float32", [BATCH, neurons])
-    return Contract((pooled,), _of_heads(heads, [BATCH], (SCORE, LOGITS, FEATURES)))
+    return Contract((pooled,), _of_heads(heads))
 
 
-def stream_graph(heads: Heads, neurons: int, cache: CacheSpec) -> Contract:
-    """The contract of stream.onnx; arguments as `head_graph`."""
+def stream_graph(head: HeadSpec, neurons: int, cache: CacheSpec) -> Contract:
+    """The contract of stream.onnx, which has the primary head's scores; head.onnx has the others'.
+
+    Args:
+        neurons: as `head_graph`.
+    """
     inputs = (
         TensorSpec(INPUT_IDS, "int64", [BATCH, CHUNK]),
         TensorSpec(PAST_LENGTHS, "int64", [BATCH]),
@@ -222,21 +227,26 @@ def stream_graph(heads: Heads, neurons: int, cache: CacheSpec) -> Contract:
         TensorSpec(FEATURE_COUNT, "int64", [BATCH]),
         *cache.past,
     )
-    score, logits, *further = _of_heads(heads, [BATCH, CHUNK], (SCORE, LOGITS))
-    sums = TensorSpec(FEATURE_SUMS, "float32", [BATCH, CHUNK, neurons])
-    return Contract(inputs, (score, logits, sums, *further, *cache.present))
+    outputs = (
+        TensorSpec(SCORE, "float32", [BATCH, CHUNK]),
+        TensorSpec(LOGITS, "float32", [BATCH, CHUNK, head.classes]),
+        TensorSpec(FEATURE_SUMS, "float32", [BATCH, CHUNK, neurons]),
+        *cache.present,
+    )
+    return Contract(inputs, outputs)
 
 
-def _of_heads(heads: Heads, rows: Shape, parts: Sequence[str]) -> tuple[TensorSpec, ...]:
-    """What each head gives of rows of that shape."""
+def _of_heads(heads: Heads) -> tuple[TensorSpec, ...]:
+    """What each head gives of each row of a batch."""
 
     def shape(head: HeadSpec, part: str) -> Shape:
-        return rows if part == SCORE else [*rows, head.classes if part == LOGITS else head.features]
+        sizes: Shape = [head.classes if part == LOGITS else head.features]
+        return [BATCH, *([] if part == SCORE else sizes)]
 
     return tuple(
         TensorSpec(output_name(heads, name, part), "float32", shape(head, part))
         for name, head in heads.items()
-        for part in parts
+        for part in (SCORE, LOGITS, FEATURES)
     )
 
 

@@ -305,7 +305,7 @@ def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     if cache is None:
         raise BundleError(f"{origin}: graphs.stream lacks a usable input 'past.0.key'")
     cache = replace(cache, blocks=manifest.backbone.blocks_kept)
-    _check_graph(manifest, "stream", stream_graph(manifest.heads, manifest.pooled, cache), origin)
+    _check_graph(manifest, "stream", stream_graph(manifest.head, manifest.pooled, cache), origin)
     _check_graph(manifest, "head", head_graph(manifest.heads, manifest.pooled), origin)
 
 

@@ -7,7 +7,13 @@ import numpy as np
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.outputs import FloatArray, neurons_of_chunk, no_verdict, not_finite
+from siren_runtime.backends.outputs import (
+    FloatArray,
+    neurons_of_chunk,
+    no_verdict,
+    not_finite,
+    pooled_rows,
+)
 from siren_runtime.backends.readout import Readout
 from siren_runtime.errors import SirenError
 
@@ -95,7 +101,8 @@ class IncrementalReader:
         ):
             for group in _neighbours(busy):
                 failures |= self._step(group)
-        return failures
+        lacking = [s for s in states if s not in failures and s.ids and s.readouts[-1] is None]
+        return failures | self._read_heads(lacking)
 
     def bytes_of(self, state: StreamState) -> int:
         """The stream's slot of the cache and its rows."""
@@ -112,6 +119,27 @@ class IncrementalReader:
             for slot in slots:
                 failures |= self._step([slot])
             return failures
+        return {}
+
+    def _read_heads(self, states: Sequence[StreamState]) -> Failures:
+        """Read all heads off the last tokens' sums; the graph gave the primary head's scores."""
+        if not states:
+            return {}
+        try:
+            sums, counts = zip(*(state.last() for state in states), strict=True)
+            pooled = pooled_rows(np.stack(sums), np.array(counts), self._backend.head_spec)
+            readouts = self._readout.rows(self._backend.head(pooled))
+            _check_finite(readouts, readouts)
+        except SirenError as error:
+            if len(states) == 1:
+                return {states[0]: error}
+            failures: Failures = {}
+            for state in states:
+                failures |= self._read_heads([state])
+            return failures
+        readouts[:, 0] = [state.scores[-1] for state in states]
+        for state, readout in zip(states, readouts, strict=True):
+            state.readouts[-1] = readout
         return {}
 
     def _read_chunk(self, slots: Sequence[int]) -> None:
@@ -141,7 +169,7 @@ class IncrementalReader:
             input_ids, lengths, self._cache.rows(first, stop), sums, counts
         )
 
-        streamed = self._readout.rows(outputs)
+        streamed = self._readout.of_stream(outputs)
         rows, readouts = [], []
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             summed = outputs.feature_sums[slot - first, :chunk]
@@ -158,7 +186,7 @@ class IncrementalReader:
         relative = [slot - first for slot in slots]
         self._cache.write(slots, positions, outputs.present, relative, chunks)
         for state, summed, readout in zip(states, rows, readouts, strict=True):
-            state.commit(summed, readout)
+            state.commit(summed, readout, whole=readout.shape[1] == self._readout.width)
 
 
 class ReencodingReader:

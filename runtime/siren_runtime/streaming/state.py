@@ -16,8 +16,9 @@ Usable = Callable[[int, int], int]
 
 
 class StreamState:
-    """The tokens read and those pending, with a row of pooled neurons and a readout of each token
-    read. `scores` are the primary head's, the first of each readout.
+    """The tokens read and those pending, with a row of pooled neurons and a score of each token
+    read. `readouts` are of those tokens too: what `siren_runtime.backends.readout` has of all
+    heads, or None where only the primary head's score was read.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
@@ -32,7 +33,7 @@ class StreamState:
         self.changed = False  # since the last tokens were taken over
         self.context = 0
         self.scores: list[float] = []
-        self.readouts: list[FloatArray] = []
+        self.readouts: list[FloatArray | None] = []
         self.base: FloatArray = np.zeros(neurons, np.float32)
         self.base_count = 0
         self.slid = False
@@ -91,12 +92,13 @@ class StreamState:
             before = self.base[None]
         return self.aggregation.fold(before, neurons)
 
-    def commit(self, rows: FloatArray, readouts: FloatArray) -> None:
+    def commit(self, rows: FloatArray, readouts: FloatArray, *, whole: bool) -> None:
         """Move as many pending tokens as there are rows to those read.
 
         Args:
             rows: float32 [chunk, neurons].
-            readouts: float32 [chunk, width].
+            readouts: float32 [chunk, columns], the scores first.
+            whole: whether these are all heads'.
         """
         read, count = len(self.ids), len(rows)
         if read + count > len(self._rows):
@@ -109,7 +111,7 @@ class StreamState:
         self.ids += self.pending[:count]
         del self.pending[:count]
         self.scores += readouts[:, 0].tolist()
-        self.readouts += list(readouts)
+        self.readouts += list(readouts) if whole else [None] * count
         self.written = max(self.written, len(self.ids))
 
     def read_all(self, readout: FloatArray) -> None:
@@ -124,6 +126,12 @@ class StreamState:
         new = len(self.ids) - len(self.scores)
         self.scores += [float(readout[0])] * new
         self.readouts += [readout] * new
+
+    def last(self) -> tuple[FloatArray, int]:
+        """The row after the last token read, and the number of tokens in it, for the mean."""
+        read = len(self.ids)
+        count = read if read <= self.context else read - self.context + self.base_count
+        return self._rows[read - 1], count
 
     def position(self, index: int) -> int:
         """The position of a token among all that count, those that slid out included."""

@@ -101,7 +101,9 @@ class Track:
     @property
     def heads(self) -> dict[str, HeadText]:
         """What each head makes of all that was read."""
-        return self.member.readout.heads(self.state.readouts[-1])
+        readout = self.state.readouts[-1]
+        assert readout is not None  # the reader fills that of the last token
+        return self.member.readout.heads(readout)
 
     @property
     def is_truncated(self) -> bool:

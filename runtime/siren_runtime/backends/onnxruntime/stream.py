@@ -43,10 +43,10 @@ class OnnxRuntimeStreamBackend:
         self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
         manifest = bundle.manifest
-        self.head_spec, self.neurons, self._heads = manifest.head, manifest.pooled, manifest.heads
+        self.head_spec, self.neurons = manifest.head, manifest.pooled
         self.cache = manifest.stream_cache
-        self._outputs = names(stream_graph(self._heads, self.neurons, self.cache).outputs)
-        self._head_outputs = names(head_graph(self._heads, self.neurons).outputs)
+        self._outputs = names(stream_graph(self.head_spec, self.neurons, self.cache).outputs)
+        self._head_outputs = names(head_graph(manifest.heads, self.neurons).outputs)
         self.max_tokens = manifest.backbone.context_length or 0
         self.max_chunk = _CHUNK
 
@@ -68,8 +68,8 @@ class OnnxRuntimeStreamBackend:
         with engine_failures(
             lambda error: f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
         ):
-            values = self._session.run(wanted, feed)
-        return StreamOutputs.of(values, len(self._heads))
+            score, logits, sums, *new = self._session.run(wanted, feed)
+        return StreamOutputs(score, logits, sums, new)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""

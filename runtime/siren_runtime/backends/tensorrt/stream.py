@@ -86,10 +86,10 @@ class PlanStreamBackend:
     ) -> None:
         """Take what the graphs read, and what runs the streaming graph and the heads."""
         self.name, self.neurons, self.cache = name, neurons, cache
-        self.head_spec, self._of_heads = next(iter(heads.values())), len(heads)
+        self.head_spec = next(iter(heads.values()))
         self._past = frozenset(names(cache.past))
         self._kept = frozenset(names(cache.present))
-        self._outputs = names(stream_graph(heads, neurons, cache).outputs)
+        self._outputs = names(stream_graph(self.head_spec, neurons, cache).outputs)
         self._head_outputs = names(head_graph(heads, neurons).outputs)
         self._profiles, self._head = stream, head
         # One profile takes all of it: a stream alone can then be read whatever its length.
@@ -113,8 +113,8 @@ class PlanStreamBackend:
         )
         wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
         parts = [self._step(part, wanted) for part in self._parts(inputs)]
-        values = [np.concatenate([part[name] for part in parts]) for name in wanted]
-        return StreamOutputs.of(values, self._of_heads)
+        score, logits, sums, *new = (np.concatenate([p[name] for p in parts]) for name in wanted)
+        return StreamOutputs(score, logits, sums, new)
 
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`; more rows than it takes in parts."""
