@@ -318,4 +318,5 @@ def _verification(report: Verification) -> str:
         fields.append(report.reason)
     if report.worst_text is not None:
         fields.append(f"worst text {report.worst_text!r}")
+    fields += [f"head {n} within {h.max_difference:.3g}" for n, h in report.further.items()]
     return ", ".join(fields) + stream
