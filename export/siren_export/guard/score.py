@@ -6,7 +6,7 @@ from siren_export.families.base import Backbone
 from siren_export.graph.activations import check_activation
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
-from siren_export.heads.base import Artifact
+from siren_export.heads.base import Artifact, LinearFirst
 from siren_export.heads.together import head_set
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
@@ -16,6 +16,7 @@ from siren_runtime.bundle.graphs import (
     head_graph,
     score_graph,
 )
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import ArtifactError
 
 from .contract import add_inputs, build
@@ -55,6 +56,19 @@ def author_head_alone(artifact: Artifact) -> GuardGraph:
     contract = head_graph(heads.specs, heads.neurons)
     g = GraphBuilder(FLOAT)
     return build(g, "head", contract, heads.outputs(g, add_inputs(g, contract)[POOLED]))
+
+
+def author_projected_head(head: LinearFirst, spec: HeadSpec) -> GuardGraph:
+    """Author the head over pooled neurons that were multiplied by its matrix.
+
+    Args:
+        spec: the head's, with the width of the matrix in the place of its features.
+    """
+    contract = head_graph({PRIMARY_HEAD: spec}, spec.features)
+    g = GraphBuilder(FLOAT)
+    pooled = add_inputs(g, contract)[POOLED]
+    score, logits = head.classify_projected(g, pooled)
+    return build(g, "head", contract, {SCORE: score, LOGITS: logits, FEATURES: pooled})
 
 
 def _check_fits(artifact: Artifact, backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ A kind of head is one file, and one more where its files are read and written. I
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec
+from siren_runtime.generation.manifest import TrainedOn
 
 CONFIG_FILE = "siren_config.json"
 WEIGHTS_FILE = "siren.safetensors"
@@ -99,6 +100,24 @@ class Head(Protocol):
         """The factor of each feature's layer, float32 [n_features]."""
 
 
+@runtime_checkable
+class LinearFirst(Protocol):
+    """A head that multiplies the pooled row by a matrix before all else.
+
+    The mean of what the matrix makes of each token is what it makes of their mean, so the matrix
+    can be applied where the neurons are, and its few results pooled in their place.
+    """
+
+    @property
+    def projection(self) -> NDArray[np.float32]:
+        """The matrix, float32 [n_features, width]."""
+
+    def classify_projected(
+        self, g: GraphBuilder, projected: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `Head.classify`, of pooled neurons times the matrix, float32 [batch, width]."""
+
+
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """A head as it was published: itself, the backbone it belongs to, and how it is used.
@@ -107,6 +126,7 @@ class Artifact:
     that holds its files. `decision` is how it decides before any calibration in the bundle. `name`
     is the bundle's for the head, and `further` are heads, by name, that are read from the same
     pass (`siren_export.heads.together`).
+    `trained_on` is there where the head was trained on a generator's own features.
     """
 
     source: str
@@ -118,6 +138,7 @@ class Artifact:
     head: Head
     name: str = PRIMARY_HEAD
     further: Mapping[str, "Artifact"] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def threshold(self) -> float:

@@ -122,16 +122,30 @@ class MlpHead:
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `Head.classify`; the weights of layers are folded into the MLP's first matrix."""
         with g.scope("head"):
-            x = pooled
-            for i in range(len(self.dense)):
-                if i > 0:
-                    x = g.op("Relu", x)
-                x, _ = self._linear(g, i, x)
-            if self.activation == "sigmoid":
-                labels = g.op("Sigmoid", x)
-                return g.op("ReduceMax", labels, g.const([-1]), keepdims=0), x
-            probabilities = g.op("Softmax", x, axis=-1)
-            return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
+            return self._behind_first(g, self._linear(g, 0, pooled)[0])
+
+    @property
+    def projection(self) -> NDArray[np.float32]:
+        """As `LinearFirst.projection`: the MLP's first matrix, the weights of layers included."""
+        return _scaled(self.dense[0], self.layer_weights)
+
+    def classify_projected(
+        self, g: GraphBuilder, projected: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `LinearFirst.classify_projected`."""
+        with g.scope("head"):
+            bias = g.table("linear.0/bias", self.dense[0].bias)
+            return self._behind_first(g, g.op("Add", projected, bias))
+
+    def _behind_first(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Author score and logits, given what the first dense layer gives."""
+        for i in range(1, len(self.dense)):
+            x, _ = self._linear(g, i, g.op("Relu", x))
+        if self.activation == "sigmoid":
+            labels = g.op("Sigmoid", x)
+            return g.op("ReduceMax", labels, g.const([-1]), keepdims=0), x
+        probabilities = g.op("Softmax", x, axis=-1)
+        return g.op("Gather", probabilities, g.const(HARMFUL), axis=1), x
 
     def explain(
         self, g: GraphBuilder, features: ir.Value, direction: ir.Value

@@ -14,6 +14,7 @@ from siren_runtime.bundle.heads import Decision, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import ArtifactError
+from siren_runtime.generation.manifest import TrainedOn
 
 from .base import CONFIG_FILE, WEIGHTS_FILE, Artifact, Head
 from .mlp_artifact import TASKS, read_mlp_head
@@ -53,6 +54,7 @@ class _Config(msgspec.Struct):
 
     base_model: _BaseModel
     inference: _Inference
+    trained_on: TrainedOn | None = None
 
 
 def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -> Artifact:
@@ -85,6 +87,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         max_length=config.inference.max_length,
         decision=_decision(config.inference, head, path),
         head=head,
+        trained_on=config.trained_on,
     )
 
 

@@ -18,7 +18,14 @@ AggregationName = Literal["mean", "window", "ema"]
 
 
 class Aggregation(Protocol):
-    """Turns neurons into pooled rows. It keeps no state: the caller keeps a row a token."""
+    """Turns neurons into pooled rows. It keeps no state: the caller keeps a row a token.
+
+    Of the rows before, it looks at the last `span` at most.
+    """
+
+    @property
+    def span(self) -> int:
+        """Tokens that it reaches back, or that its weights have their centre half of back."""
 
     def fold(self, before: FloatArray, neurons: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Take a chunk in.

@@ -1,0 +1,1 @@
+"""A generator's own graph, given the outputs that a head reads."""

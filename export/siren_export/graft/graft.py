@@ -1,0 +1,258 @@
+"""A model folder of onnxruntime-genai and a head -> a folder that generates and guards itself."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from siren_export.bundle_writer import check_output, scratch, staging, write_file
+from siren_export.guard.score import author_head_alone, author_projected_head
+from siren_export.heads.base import Artifact, Head, LinearFirst
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec
+from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.errors import ArtifactError, CheckpointError
+from siren_runtime.generation.folder import GenaiFolder, engine_digest, read_folder, sha256
+from siren_runtime.generation.manifest import (
+    FORMAT_VERSION,
+    HEAD_FILE,
+    GraftCheck,
+    GraftManifest,
+    Pooled,
+    encode,
+    neurons_output,
+)
+
+from .blocks import Block, DecoderGraph
+from .rewrite import add_neurons, add_states, states_of
+from .verify import check_graft
+
+MATRIX_FILE = "siren.bin"
+_MADE_BY = ("siren-edge", "onnx-ir", "numpy")
+
+
+def graft(
+    folder: Path,
+    artifact: Artifact,
+    output: Path,
+    *,
+    pooled: Pooled = "conversation",
+    foreign: bool = False,
+    copy: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> GraftManifest:
+    """Graft a head on a model folder of onnxruntime-genai; the folder itself is left as it is.
+
+    Args:
+        pooled: which tokens the head's score is of.
+        foreign: take a head that was not trained on this folder's own features.
+        copy: copy the weights, which are hard links otherwise.
+        verify: generate with and without the graft and compare; this opens the model three times,
+            one after the other, and needs onnxruntime-genai.
+        overwrite: replace a grafted folder that is at `output`.
+        progress: called as the work goes on.
+
+    Raises:
+        CheckpointError: the folder is none of onnxruntime-genai, or its graph is built otherwise
+            than what is known here; the message says what was looked for.
+        ArtifactError: the head belongs to another backbone or engine.
+        BundleError: `output` cannot be written, or the graft changed what it must not.
+        BackendError: the folder cannot be run.
+    """
+    source = read_folder(folder.absolute(), CheckpointError)
+    check_output(output, overwrite=overwrite)
+    progress("read", 0, 1)
+    model = ir.load(source.path / source.graph)
+    blocks = find_blocks(model, source)
+    _check_fits(artifact, source)
+    digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
+    engine = engine_digest(list(digests.values()))
+    _check_trained_on(artifact, engine, foreign=foreign)
+    progress("read", 1, 1)
+    head = artifact.head
+    matrix = _projection(head)
+    spec = head.spec
+    if matrix is not None:
+        spec = msgspec.structs.replace(spec, features=matrix.shape[1])
+    with staging(output, overwrite=overwrite) as place:
+        files, linked = _place_files(source, place, digests, copy=copy)
+        tensor = None
+        if matrix is not None:
+            files[MATRIX_FILE] = write_file(place / MATRIX_FILE, matrix.tobytes())
+            tensor = _external(matrix)
+        add_neurons(model.graph, blocks, head.taps, neurons_output(), tensor)
+        files[source.graph] = write_file(place / source.graph, _serialized(model))
+        files[HEAD_FILE] = write_file(place / HEAD_FILE, _serialized(_head_alone(head, spec)))
+        check = _check(source, place, head, output, progress) if verify else None
+        manifest = GraftManifest(
+            format_version=FORMAT_VERSION,
+            task="generation",
+            backbone=Backbone(
+                id=artifact.model_id,
+                revision=artifact.model_revision,
+                model_type=source.model_type,
+                blocks=source.blocks,
+                blocks_kept=source.blocks,
+                context_length=source.context_length,
+            ),
+            heads={PRIMARY_HEAD: spec},
+            neurons=head.spec.features,
+            trained_on=artifact.trained_on,
+            pooled=pooled,
+            threshold=artifact.threshold,
+            engine=engine,
+            files=files,
+            linked=linked,
+            check=check,
+            versions={
+                **{package: metadata.version(package) for package in _MADE_BY},
+                str(model.producer_name): str(model.producer_version),
+            },
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        write_file(place / MANIFEST_FILE, encode(manifest))
+    return manifest
+
+
+def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
+    """The blocks of a folder's graph.
+
+    Raises:
+        CheckpointError: it is built otherwise than what is known here.
+    """
+    return DecoderGraph(
+        model.graph,
+        str(folder.path / folder.graph),
+        folder.tokens,
+        folder.logits,
+        list(folder.cache_keys),
+    ).blocks()
+
+
+def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
+    """Check the head's blocks and channels against the folder's."""
+    taps = artifact.head.taps
+    channel = max(int(channels.max()) for channels in taps.channels.values())
+    for what, found, there in (
+        ("layer", taps.deepest, folder.blocks),
+        ("channel", channel, folder.hidden_size),
+    ):
+        if found >= there:
+            raise ArtifactError(
+                f"{artifact.source}: reads {what} {found}; {folder.path} has {what}s 0 to "
+                f"{there - 1}, so the head belongs to another backbone (its own is "
+                f"{artifact.model_id!r})"
+            )
+
+
+def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None:
+    """Refuse a head of other features than the engine's own, unless that is wanted."""
+    trained_on = artifact.trained_on
+    if foreign or (trained_on is not None and trained_on.engine == engine):
+        return
+    found = (
+        "does not say that it was trained on features of a generator, which sees chat markup and "
+        "the rounding of its own precision"
+        if trained_on is None
+        else f"was trained on features of another engine ({trained_on.engine[:12]}…, and this is "
+        f"{engine[:12]}…)"
+    )
+    raise ArtifactError(
+        f"{artifact.source}: {found}; train one with siren extract and siren train on this "
+        "folder, or give --foreign-head to graft it all the same"
+    )
+
+
+def _place_files(
+    source: GenaiFolder, place: Path, digests: Mapping[str, str], *, copy: bool
+) -> tuple[dict[str, FileSpec], list[str]]:
+    """Put all files but the graph into the new folder; weights as hard links where that can be.
+
+    Returns:
+        What each is, and the names of those that are links.
+    """
+    files, linked = {}, []
+    for name in source.files:
+        if name in (source.graph, MANIFEST_FILE, HEAD_FILE, MATRIX_FILE):
+            continue
+        old, new = source.path / name, place / name
+        if name in source.weights and not copy and _link(old, new):
+            linked.append(name)
+        else:
+            shutil.copyfile(old, new)
+        files[name] = FileSpec(size=new.stat().st_size, sha256=digests.get(name) or sha256(new))
+    return files, linked
+
+
+def _link(old: Path, new: Path) -> bool:
+    """Make a hard link; False where the two lie on different disks."""
+    try:
+        os.link(os.path.realpath(old), new)
+    except OSError:
+        return False
+    return True
+
+
+def _check(
+    source: GenaiFolder, grafted: Path, head: Head, output: Path, progress: Progress
+) -> GraftCheck:
+    """Compare the grafted folder with the plain one, and with one that gives whole states."""
+    taps = head.taps
+    with scratch(output) as whole:
+        model = ir.load(source.path / source.graph)
+        states = states_of(find_blocks(model, source), taps)
+        names = [f"siren.{block}.state" for block in states]
+        add_states(model.graph, list(states.values()), names)
+        _place_files(source, whole, {name: "-" for name in source.files}, copy=False)
+        (whole / source.graph).write_bytes(_serialized(model))
+        channels = list(taps.channels.values())
+        return check_graft(
+            source.path, grafted, whole, channels, _projection(head), neurons_output(), names, progress
+        )
+
+
+def _projection(head: Head) -> NDArray[np.float32] | None:
+    """The matrix that can be applied to each token's neurons, where it makes fewer of them."""
+    if not isinstance(head, LinearFirst):
+        return None
+    matrix = head.projection
+    return matrix if matrix.shape[1] < matrix.shape[0] else None
+
+
+def _external(matrix: NDArray[np.float32]) -> ir.ExternalTensor:
+    """The matrix as a weight of the graph, in a file of its own."""
+    return ir.ExternalTensor(
+        MATRIX_FILE,
+        0,
+        matrix.nbytes,
+        ir.DataType.FLOAT,
+        shape=ir.Shape(matrix.shape),
+        name=MATRIX_FILE,
+    )
+
+
+def _head_alone(head: Head, spec: HeadSpec) -> ir.Model:
+    """head.onnx with its weights inside, over what the grafted graph gives."""
+    if isinstance(head, LinearFirst) and spec.features < head.spec.features:
+        graph = author_projected_head(head, spec)
+    else:
+        graph = author_head_alone(head)
+    for name, weight in graph.weights.items():
+        (values,) = weight.blocks()
+        graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+    return graph.model
+
+
+def _serialized(model: ir.Model) -> bytes:
+    """A model's bytes; weights that lie outside stay there."""
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data

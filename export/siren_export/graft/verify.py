@@ -1,0 +1,97 @@
+"""What grafting must not change, and what it must give: checked in the engine itself."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import BundleError
+from siren_runtime.generation.engine import Engine
+from siren_runtime.generation.manifest import GraftCheck
+
+PROMPTS = (
+    "The history of bread begins",
+    "How can I sleep better? Name three ways.\n1.",
+    "Привет! 你好，今天",
+)
+_TOKENS = 24  # that are generated from each
+_GREEDY: dict[str, Any] = {"do_sample": False}
+# The picked neurons are values of the states, unchanged; a second run of the states may round.
+_TOLERANCE = 1e-3
+
+
+def generated(folder: Path, output: str | None, names: list[str]) -> list[list[np.ndarray]]:
+    """Generate from each prompt and return tokens and outputs, all of them int64 or float32.
+
+    Returns:
+        Of each prompt: the tokens, and of each output its values at all tokens that the engine
+        has read, [tokens, ...].
+    """
+    engine = Engine(folder)
+    outputs = [*([output] if output else []), *names]
+    results = []
+    for prompt in PROMPTS:
+        tokens = engine.encode(prompt)
+        run = engine.run(len(tokens) + _TOKENS, _GREEDY)
+        run.append(tokens)
+        values = {name: [run.output(name)[0]] for name in outputs}
+        chosen = [run.step()]
+        while not run.is_done:
+            chosen.append(run.step())
+            for name in outputs:
+                values[name].append(run.output(name)[0])
+        results.append([np.array(chosen), *(np.concatenate(values[name]) for name in outputs)])
+    return results
+
+
+def check_graft(
+    plain: Path, grafted: Path, whole: Path, channels: list[np.ndarray],
+    projection: np.ndarray | None, neurons: str, states: list[str], progress: Progress,
+) -> GraftCheck:  # fmt: skip
+    """Compare what three folders generate.
+
+    Args:
+        plain: as it was.
+        grafted: gives `neurons`.
+        whole: gives the `states` that the neurons are `channels` of, whole.
+        projection: what the neurons were multiplied by.
+
+    Raises:
+        BundleError: the graft changes the tokens, or its neurons are not those of the states.
+        BackendError: one cannot be run.
+    """
+    progress("compare", 0, 3)
+    before = [tokens for (tokens,) in generated(plain, None, [])]
+    progress("compare", 1, 3)
+    after = generated(grafted, neurons, [])
+    progress("compare", 2, 3)
+    reference = generated(whole, None, states)
+    difference, count = 0.0, 0
+    for prompt, old, (new, found), (_, *values) in zip(
+        PROMPTS, before, after, reference, strict=True
+    ):
+        if not np.array_equal(old, new):
+            raise BundleError(
+                f"{grafted}: after {prompt!r} it generates other tokens than before the graft "
+                f"({new.tolist()[:8]}…, before {old.tolist()[:8]}…)"
+            )
+        expected = np.concatenate(
+            [state[:, picked] for state, picked in zip(values, channels, strict=True)], axis=1
+        )
+        if projection is not None:
+            expected = expected @ projection
+        if found.shape != expected.shape or not np.isfinite(found).all():
+            raise BundleError(
+                f"{grafted}: its neurons are {found.shape} and not all finite, expected finite "
+                f"ones {expected.shape}"
+            )
+        scale = np.maximum(np.abs(expected), np.abs(expected).mean())
+        difference = max(difference, float((np.abs(found - expected) / scale).max()))
+        count += len(found)
+    if not difference <= _TOLERANCE:
+        raise BundleError(
+            f"{grafted}: its neurons are up to {difference:.2e} from the engine's own states"
+        )
+    progress("compare", 3, 3)
+    return GraftCheck(prompts=len(PROMPTS), tokens=count, max_difference=difference)

@@ -1,0 +1,1 @@
+"""A generator that is guarded by its own forward pass."""

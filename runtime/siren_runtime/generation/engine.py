@@ -1,0 +1,173 @@
+"""onnxruntime-genai: a model that is open, and runs of it, token by token."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.backends.onnxruntime.session import usable_threads
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.process import OpeningProcess, keep_in_children
+from siren_runtime.errors import BackendError, raised_in
+
+Device = Literal["auto", "cpu"]
+Message = Mapping[str, str]
+
+# What its bindings raise: C++'s exceptions, and arguments of a wrong kind.
+_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
+
+
+def import_genai() -> ModuleType:
+    """Import onnxruntime-genai, with its telemetry off unless the environment says otherwise.
+
+    Raises:
+        BackendError: it is not installed; the message names the extra that brings it.
+    """
+    import_onnxruntime()  # which sets what must be set before either is imported
+    try:
+        import onnxruntime_genai
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime-genai cannot be imported ({error}); pip install 'siren-edge[generate]'"
+        ) from error
+    module: ModuleType = onnxruntime_genai
+    if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" and hasattr(
+        module, "disable_telemetry_events"
+    ):
+        module.disable_telemetry_events()
+    return module
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Raise what onnxruntime-genai raises in the block as a BackendError of `what`."""
+    try:
+        yield
+    except _OF_BINDINGS as error:
+        if not raised_in(error, __file__):
+            raise
+        raise BackendError(f"{what}: {error}") from error
+
+
+class Engine:
+    """A model folder that is open. Runs of it take turns."""
+
+    def __init__(self, folder: Path, *, threads: int | None = None, device: Device = "auto") -> None:
+        """Open a folder.
+
+        Args:
+            threads: CPU threads; None leaves it to ONNX Runtime.
+            device: "auto" is what the folder was built for; "cpu" runs it there.
+
+        Raises:
+            BackendError: onnxruntime-genai is missing, or cannot load the folder.
+            InputError: `threads` is out of range.
+        """
+        self.folder = folder
+        self._genai = import_genai()
+        self._process = OpeningProcess()
+        overlay: dict[str, Any] = {}
+        if threads is not None:
+            overlay["intra_op_num_threads"] = usable_threads(threads)
+        with _failures(f"{folder}: onnxruntime-genai cannot load the model"):
+            config = self._genai.Config(str(folder))
+            if device == "cpu":
+                config.clear_providers()
+            if overlay:
+                settings = {"model": {"decoder": {"session_options": overlay}}}
+                config.overlay(msgspec.json.encode(settings).decode())
+            self._model = self._genai.Model(config)
+            self._tokenizer = self._genai.Tokenizer(self._model)
+            self.ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
+        keep_in_children(self._model)
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """The text of messages by the model's chat template, up to where the response begins.
+
+        Raises:
+            BackendError: the folder has no chat template, or it cannot take these.
+        """
+        with _failures(f"{self.folder}: the chat template cannot take the messages"):
+            text: str = self._tokenizer.apply_chat_template(
+                msgspec.json.encode(list(messages)).decode(), add_generation_prompt=True
+            )
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, as the model's tokenizer makes them.
+
+        Raises:
+            BackendError: it cannot.
+        """
+        with _failures(f"{self.folder}: the tokenizer cannot take the text"):
+            return [int(token) for token in self._tokenizer.encode(text)]
+
+    def pieces(self) -> Any:
+        """A decoder of one token after the other: `decode(token)` gives the text that is complete.
+
+        What a token begins and later ones end, such as a character of several, comes with the last.
+        """
+        return self._tokenizer.create_stream()
+
+    def run(self, max_length: int, search: Mapping[str, Any]) -> "Run":
+        """Begin a run.
+
+        Args:
+            max_length: of prompt and response together, in tokens.
+            search: options of onnxruntime-genai's search, such as temperature and top_p.
+
+        Raises:
+            BackendError: an option is not known, or there is no memory for the run.
+        """
+        self._process.check()
+        with _failures(f"{self.folder}: onnxruntime-genai cannot begin"):
+            params = self._genai.GeneratorParams(self._model)
+            params.set_search_options(**{**search, "max_length": max_length})
+            return Run(self._genai.Generator(self._model, params))
+
+
+class Run:
+    """One sequence as it grows. Its outputs are those of the last forward pass."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Read tokens.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        with _failures("onnxruntime-genai failed in the prompt"):
+            self._generator.append_tokens(np.array(tokens, np.int32))
+
+    def step(self) -> int:
+        """Read the last token if it was not yet, then choose and return the next.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        with _failures("onnxruntime-genai failed at a token"):
+            self._generator.generate_next_token()
+            return int(self._generator.get_next_tokens()[0])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last token ends the text, or there is no room for another."""
+        return bool(self._generator.is_done())
+
+    def output(self, name: str) -> FloatArray:
+        """An output of the last forward pass, [1, tokens of the pass, ...].
+
+        Raises:
+            BackendError: the graph has none of that name.
+        """
+        with _failures(f"the graph gives no output {name!r}"):
+            values: FloatArray = self._generator.get_output(name)
+        return values

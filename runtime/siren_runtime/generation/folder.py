@@ -1,0 +1,158 @@
+"""A model folder of onnxruntime-genai: what its genai_config.json says, and which files it holds."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from siren_runtime.bundle.external_data import external_data_locations
+from siren_runtime.bundle.files import GIT_LFS_ADVICE, is_git_lfs_pointer, sha256_of
+from siren_runtime.bundle.manifest import check_relative
+from siren_runtime.errors import BundleError, SirenError
+
+CONFIG_FILE = "genai_config.json"
+
+_MAX_CONFIG_BYTES = 4 << 20
+
+
+class _Inputs(msgspec.Struct, frozen=True):
+    input_ids: str = "input_ids"
+
+
+class _Outputs(msgspec.Struct, frozen=True):
+    logits: str = "logits"
+    present_key_names: str = "present.%d.key"
+
+
+class _Decoder(msgspec.Struct, frozen=True):
+    filename: str
+    hidden_size: int
+    num_hidden_layers: int
+    inputs: _Inputs = _Inputs()
+    outputs: _Outputs = _Outputs()
+
+
+class _Model(msgspec.Struct, frozen=True):
+    type: str
+    context_length: int
+    decoder: _Decoder
+
+
+class _Config(msgspec.Struct, frozen=True):
+    model: _Model
+
+
+@dataclass(frozen=True)
+class GenaiFolder:
+    """A model folder as onnxruntime-genai's model builder makes it, of one decoder's graph.
+
+    Attributes:
+        path: the folder.
+        graph: the file of the decoder's graph.
+        weights: the files that the graph takes weights from.
+        model_type: as onnxruntime-genai names it, such as "llama".
+        blocks, hidden_size: of the decoder.
+        context_length: how many tokens prompt and response may have together.
+        tokens, logits: the input of token ids and the output of logits.
+        cache_keys: of each block, the output that holds its keys.
+    """
+
+    path: Path
+    graph: str
+    weights: tuple[str, ...]
+    model_type: str
+    blocks: int
+    hidden_size: int
+    context_length: int
+    tokens: str
+    logits: str
+    cache_keys: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files in the folder, sorted."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_file())
+
+    def digest(self) -> str:
+        """The SHA-256 that names the engine: of its graph's and its weights' own, in hexadecimal.
+
+        Raises:
+            BundleError: a file cannot be read.
+        """
+        return engine_digest([sha256(self.path / name) for name in (self.graph, *self.weights)])
+
+
+def engine_digest(digests: list[str]) -> str:
+    """The digest of an engine by those of its files, the graph's first."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
+
+
+def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolder:
+    """Read a model folder of onnxruntime-genai.
+
+    Raises:
+        error: it is none, one of several graphs, or damaged.
+    """
+    config_path = path / CONFIG_FILE
+    if not config_path.is_file():
+        raise error(
+            f"{path}: not a model folder of onnxruntime-genai, which holds {CONFIG_FILE}; make one "
+            "with python -m onnxruntime_genai.models.builder"
+        )
+    try:
+        if config_path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise error(f"{config_path}: over {_MAX_CONFIG_BYTES:,} bytes")
+        model = msgspec.json.decode(config_path.read_bytes(), type=_Config).model
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        raise error(
+            f"{config_path}: not a decoder's config that is known here: {failure}"
+        ) from None
+    decoder = model.decoder
+    check_relative(decoder.filename, str(config_path))
+    if not 1 <= decoder.num_hidden_layers <= 10_000 or "%d" not in decoder.outputs.present_key_names:
+        raise error(f"{config_path}: decoder has no blocks, or names no cache with a %d")
+    return GenaiFolder(
+        path=path,
+        graph=decoder.filename,
+        weights=_weights(path / decoder.filename, error),
+        model_type=model.type,
+        blocks=decoder.num_hidden_layers,
+        hidden_size=decoder.hidden_size,
+        context_length=model.context_length,
+        tokens=decoder.inputs.input_ids,
+        logits=decoder.outputs.logits,
+        cache_keys=tuple(
+            decoder.outputs.present_key_names.replace("%d", str(block))
+            for block in range(decoder.num_hidden_layers)
+        ),
+    )
+
+
+def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:
+    """The files that a graph takes weights from, all of them in its folder."""
+    try:
+        if is_git_lfs_pointer(graph):
+            raise error(f"{graph}: {GIT_LFS_ADVICE}")
+        locations = sorted(external_data_locations(graph.read_bytes()))
+    except OSError as failure:
+        raise error(f"{graph}: cannot be read: {failure}") from None
+    except BundleError as failure:
+        raise error(f"{graph}: {failure}") from None
+    for location in locations:
+        check_relative(location, str(graph))
+        if not (graph.parent / location).is_file():
+            raise error(f"{graph}: its weights {location!r} are not beside it")
+    return tuple(locations)

@@ -1,0 +1,198 @@
+"""One guarded generation: pieces of text as they come, each with its score."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from siren_runtime.errors import BackendError
+from siren_runtime.scoring.deadline import Deadline
+from siren_runtime.streaming.result import StreamResult
+
+from .engine import Engine, Run
+from .watch import Watch
+
+Finish = Literal["stop", "length", "harmful"]
+
+_PROMPT_TOKENS = 2048  # that are read at once, so that a long prompt's neurons are not all kept
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a generation goes by; its arguments, checked.
+
+    Attributes:
+        neurons: the output of the graph that holds them.
+        max_tokens, every, holdback: as `GuardedGenerator.generate`.
+        by_rules: whether rules of the caller decide, and not the threshold.
+        response_only: whether the prompt counts no more once there is a response.
+        deadline: when it ends in any case.
+    """
+
+    neurons: str
+    max_tokens: int
+    every: int
+    holdback: int
+    by_rules: bool
+    response_only: bool
+    deadline: Deadline
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The text of a token that was found safe to give out.
+
+    Attributes:
+        text: what the token completes; empty where later ones complete a character.
+        token: its id.
+        score: probability of harm of all up to this token.
+    """
+
+    text: str
+    token: int
+    score: float
+
+
+class Generation:
+    """An iterator over the pieces of a response. `GuardedGenerator.generate` makes it.
+
+    It ends before the piece that decides. After an error it gives no further text.
+
+    Attributes:
+        prompt: the verdict on the prompt, which is there before the first token is chosen.
+        result: the last verdict.
+        finish: None while it goes on; "stop" at the model's end of text, "length" after
+            `max_tokens`, "harmful" where the prompt or the response was found so.
+        prompt_tokens, tokens: how many the prompt has, and how many were generated.
+    """
+
+    def __init__(
+        self, engine: Engine, run: Run, watch: Watch, tokens: Sequence[int], settings: Settings
+    ) -> None:
+        """Read the prompt and judge it.
+
+        Raises:
+            BackendError: the engine failed, or a value is not finite.
+            InterruptedCall: the deadline passed, or the caller cancelled.
+        """
+        self._ends, self._run, self._watch, self._settings = engine.ends, run, watch, settings
+        self._pieces = engine.pieces()
+        self._held: deque[Piece] = deque()  # judged, and not given out yet
+        self._unjudged: list[tuple[str, int]] = []
+        self._last: tuple[str, int] | None = None  # chosen, and not read by the engine yet
+        self._error: BaseException | None = None
+        self.finish: Finish | None = None
+        self.prompt_tokens, self.tokens = len(tokens), 0
+        for start in range(0, len(tokens), _PROMPT_TOKENS):
+            settings.deadline.check(0, settings.max_tokens)
+            run.append(tokens[start : start + _PROMPT_TOKENS])
+            watch.add(run.output(settings.neurons)[0])
+        self.prompt = self.result = watch.conclude()
+        if settings.response_only:
+            watch.set_context()
+        decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
+        if decided:
+            self._end("harmful")
+
+    def __iter__(self) -> "Generation":
+        return self
+
+    def __next__(self) -> Piece:
+        """Return the next piece.
+
+        Raises:
+            BackendError: the engine failed, a value is not finite, or it failed before.
+            InterruptedCall: the deadline passed, or the caller cancelled.
+        """
+        if self._error is not None:
+            raise BackendError(f"the generation failed before and has no verdict ({self._error})")
+        try:
+            while len(self._held) <= (self._settings.holdback if self.finish is None else 0):
+                if self.finish is not None:
+                    raise StopIteration
+                self._step()
+            return self._held.popleft()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self._error = error
+            self._held.clear()
+            self._end(None)
+            raise
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What found harm: a rule, or the threshold; None where nothing did."""
+        if self.finish != "harmful":
+            return None
+        if self._settings.by_rules:
+            return self.result.decisions[0].rule
+        return f"threshold({self.result.threshold:g})"
+
+    def close(self) -> None:
+        """Free the generation's memory; it gives no further text."""
+        if self.finish is None and self._error is None:
+            self._error = BackendError("it was closed")
+        self._held.clear()
+        self._end(self.finish)
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _step(self) -> None:
+        """Choose the next token, and with that read and judge the one before."""
+        settings = self._settings
+        settings.deadline.check(self.tokens, settings.max_tokens)
+        token = self._run.step()
+        if self._last is not None:
+            self._watch.add(self._run.output(settings.neurons)[0])
+            self._unjudged.append(self._last)
+            self._last = None
+        if token in self._ends:
+            ending: Finish | None = "stop"
+        elif self.tokens == settings.max_tokens:
+            ending = "length"
+        else:
+            ending = None
+            self.tokens += 1
+            self._last = self._pieces.decode(token), token
+        if self._unjudged and (ending or len(self._unjudged) >= settings.every):
+            self._judge()
+        if ending and self.finish is None:
+            self._end(ending)
+
+    def _judge(self) -> None:
+        """Judge what the engine has read; what comes before the token that decides is held for
+        giving out.
+        """
+        self.result = self._watch.conclude()
+        scores = self._watch.scores[-len(self._unjudged) :]
+        deciding = self._deciding(scores)
+        for (text, token), score in zip(self._unjudged[:deciding], scores, strict=False):
+            self._held.append(Piece(text, token, score))
+        self._unjudged.clear()
+        if deciding is not None:
+            for _ in range(min(self._settings.holdback, len(self._held))):
+                self._held.pop()
+            self._end("harmful")
+
+    def _deciding(self, scores: Sequence[float]) -> int | None:
+        """Which of the tokens just judged decides; None where none does."""
+        if self._settings.by_rules:
+            if not self.result.decisions:
+                return None
+            before = len(self._watch.scores) - len(scores) - self._watch.context
+            first = min(decision.token for decision in self.result.decisions)
+            return max(first - before, 0)
+        threshold = self.result.threshold
+        return next((i for i, score in enumerate(scores) if score >= threshold), None)
+
+    def _end(self, finish: Finish | None) -> None:
+        """Let the run go, which frees its cache."""
+        self.finish = finish
+        self._run: Any = None
+        self._unjudged.clear()
+        self._last = None

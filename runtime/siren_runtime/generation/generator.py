@@ -1,0 +1,234 @@
+"""Generate text with a grafted model, and judge it by the same pass.
+
+    generator = GuardedGenerator.load("guards/smollm2-chat")
+    with generator.generate("How do I bake bread?") as generation:
+        for piece in generation:
+            print(piece.text, end="")
+    generation.finish        # "stop", "length" or "harmful"
+
+The engine gives the neurons of each token that it reads, so a token that was chosen has its verdict
+when the engine has read it, which is when the next is chosen. No piece of text comes out before.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.errors import BundleError, InputError
+from siren_runtime.scoring.deadline import Deadline
+from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
+from siren_runtime.streaming.decision import Rule, checked_rules
+
+from .engine import Device, Engine, Message
+from .folder import read_folder, sha256
+from .generation import Generation, Settings
+from .head import HeadEngine
+from .manifest import HEAD_FILE, GraftManifest, load_manifest, neurons_output
+from .watch import Watch
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; None is what the folder's genai_config.json says.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; above, tokens are drawn.
+        top_p, top_k: tokens are drawn from the likeliest, up to this share or number.
+        repetition_penalty: above 1, tokens that occurred are less likely.
+        seed: of the draws.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def search(self) -> dict[str, Any]:
+        """The search options of onnxruntime-genai."""
+        options: dict[str, Any] = {
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "repetition_penalty": self.repetition_penalty,
+            "random_seed": self.seed,
+        }
+        if self.temperature is not None:
+            options["do_sample"] = self.temperature > 0
+            options["temperature"] = self.temperature or None
+        return {name: value for name, value in options.items() if value is not None}
+
+
+class GuardedGenerator:
+    """A grafted model that is open. Threads may share it; each has generations of its own."""
+
+    def __init__(self, engine: Engine, head: HeadEngine, manifest: GraftManifest) -> None:
+        """Join an open engine and its head; `GuardedGenerator.load` is the usual way."""
+        self.engine, self.head, self.manifest = engine, head, manifest
+        self._context_length = read_folder(engine.folder).context_length
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        device: Device = "auto",
+        verify: bool = False,
+    ) -> "GuardedGenerator":
+        """Open the folder that siren graft wrote.
+
+        Args:
+            threads: CPU threads of the model; None leaves it to ONNX Runtime.
+            device: "auto" is what the folder was built for; "cpu" runs it there.
+            verify: compare the SHA-256 of the weights too, which reads them once more. Those of
+                the other files are compared in any case.
+
+        Raises:
+            BundleError: the folder is not grafted, is damaged, or holds another model than the one
+                that was grafted.
+            BackendError: onnxruntime-genai is missing, or cannot load the folder.
+            InputError: `threads` is out of range.
+        """
+        path = Path(os.path.realpath(folder))
+        manifest = load_manifest(path)
+        _check_files(path, manifest, verify=verify)
+        head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest.head)
+        return cls(Engine(path, threads=threads, device=device), head, manifest)
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        max_tokens: int = 512,
+        sampling: Sampling | None = None,
+        threshold: float | None = None,
+        rules: Sequence[Rule] = (),
+        aggregation: AggregationName = "mean",
+        span: int = 64,
+        every: int = 1,
+        holdback: int = 0,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Generation:
+        """Read a prompt and judge it; the response is generated as the result is iterated.
+
+        Args:
+            prompt: a text, or messages, each with its "role" and "content".
+            chat: put the prompt in the model's chat template; a text is then the one message of a
+                user. Without, the model goes on with the text as it is.
+            max_tokens: of the response, at most.
+            threshold: harmful from this score; None is the folder's.
+            rules: decision rules in place of the threshold, at each token that counts; what decides
+                is the first in force. The threshold looks at the prompt as a whole.
+            aggregation, span: as `Guard.stream`.
+            every: tokens that the head reads at once. Each has its score all the same; pieces of
+                text wait for the last of them.
+            holdback: tokens that must pass after a piece before it is given out; what precedes
+                a verdict of harm by no more is not shown.
+            deadline: seconds that the generation may take; looked at between engine runs.
+            cancel: ends the generation between two engine runs once it is set.
+
+        Raises:
+            InputError: an argument is out of range, the prompt has no text or no room, or it
+                stands otherwise than what the head was trained on.
+            BackendError: the engine failed, or a value is not finite.
+            InterruptedCall: the deadline passed, or the caller cancelled.
+        """
+        aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
+        threshold = self.manifest.threshold if threshold is None else checked_threshold(threshold)
+        max_tokens = whole_number("max_tokens", max_tokens, 1)
+        settings = Settings(
+            neurons=neurons_output(),
+            max_tokens=max_tokens,
+            every=whole_number("every", every, 1),
+            holdback=whole_number("holdback", holdback, 0),
+            by_rules=bool(rules),
+            response_only=self.manifest.pooled == "response",
+            deadline=Deadline(deadline, cancel),
+        )
+        tokens = self._tokens(prompt, chat, max_tokens)
+        search = (sampling or Sampling()).search()
+        # One more than is wanted: the last token is judged when the engine has read it.
+        run = self.engine.run(len(tokens) + max_tokens + 1, search)
+        watch = Watch(self.head, aggregate, rules, threshold)
+        return Generation(self.engine, run, watch, tokens, settings)
+
+    def _tokens(self, prompt: str | Sequence[Message], chat: bool, max_tokens: int) -> list[int]:
+        """The prompt's tokens, if the model has room for them and the response."""
+        trained_on = self.manifest.trained_on
+        if trained_on is not None and (trained_on.text == "chat") != chat:
+            raise InputError(
+                f"the head was trained on {trained_on.text} text, and this is "
+                f"{'in the chat template' if chat else 'without it'}, so its scores say nothing; "
+                f"generate with chat={not chat}, or graft a head that was trained on such text"
+            )
+        if chat:
+            text = self.engine.chat(checked_messages(prompt))
+        elif isinstance(prompt, str):
+            text = prompt
+        else:
+            raise InputError("without the chat template a prompt is a str, found messages")
+        tokens = self.engine.encode(text)
+        if not tokens:
+            raise InputError("the tokenizer makes no token of the prompt")
+        room = self._context_length - max_tokens - 1
+        if len(tokens) > room:
+            raise InputError(
+                f"the prompt has {len(tokens):,} tokens, and the model has room for {room:,} beside "
+                f"a response of {max_tokens:,}; shorten it, or ask for fewer tokens"
+            )
+        return tokens
+
+
+def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
+    """A prompt as messages; a text is the one message of a user.
+
+    Raises:
+        InputError: a message lacks its role or content, or there is none.
+    """
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence) or not prompt:
+        raise InputError("a prompt is a str or a list of messages, and not empty")
+    for number, message in enumerate(prompt):
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(name), str) for name in ("role", "content")
+        ):
+            raise InputError(f"messages[{number}] must have a role and a content, each a str")
+        if message["role"] not in _ROLES:
+            raise InputError(
+                f"messages[{number}]: role must be one of {', '.join(_ROLES)}, found "
+                f"{message['role']!r}"
+            )
+    return list(prompt)
+
+
+def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:
+    """See that the files are those that were grafted.
+
+    Raises:
+        BundleError: one is missing, or another.
+    """
+    weights = read_folder(path).weights
+    for name, spec in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing; copy the whole folder or graft it again")
+        if file.stat().st_size != spec.size or (
+            (verify or name not in weights) and sha256(file) != spec.sha256
+        ):
+            raise BundleError(
+                f"{file}: not the file that was grafted; where the model was built anew, graft it "
+                "again, else copy the folder again"
+            )
+    missing = [name for name in weights if name not in manifest.files]
+    if missing:
+        raise BundleError(f"{path}: the graph takes weights from {missing[0]!r}, which is not listed")

@@ -1,0 +1,127 @@
+"""guard.json of a grafted generator: its type, its strict reading, its writing."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec, check_relative
+from siren_runtime.bundle.reader import read_manifest
+from siren_runtime.bundle.types import Positive, Probability, Sha256, Strict
+from siren_runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+HEAD_FILE: Final = "head.onnx"
+
+Text = Literal["plain", "chat"]
+Pooled = Literal["conversation", "response"]
+
+
+class TrainedOn(Strict, frozen=True):
+    """What features a head was trained on.
+
+    `engine` is the digest of the model folder whose own they were. `text` says whether texts stood
+    in the chat template, whose markup is pooled with them, or were plain.
+    """
+
+    engine: Sha256
+    text: Text
+
+
+class GraftCheck(Strict, frozen=True):
+    """What grafting compared, on `prompts` prompts of `tokens` tokens in all, generated ones
+    included.
+
+    Tokens generated with and without the graft were equal, and the neurons were those of the
+    engine's own states but for `max_difference`.
+    """
+
+    prompts: Positive
+    tokens: Positive
+    max_difference: float
+
+
+class GraftManifest(Strict, frozen=True):
+    """guard.json of a grafted generator.
+
+    `heads` are by name, the primary one first; their `features` are what the graph gives of each
+    token: the `neurons` that the head reads, or the fewer that its first matrix makes of them.
+    `trained_on` is None where the head does not say
+    what it was trained on: features of the checkpoint in float32, of plain text. `pooled` says
+    which tokens count: all of the conversation, chat markup included, or the response's alone.
+    `engine` is the digest of the folder that was grafted. `files` maps each file but guard.json to
+    what it must be; `linked` names those that are hard links to it.
+    """
+
+    format_version: int
+    task: Literal["generation"]
+    backbone: Backbone
+    heads: Annotated[dict[str, HeadSpec], msgspec.Meta(min_length=1, max_length=1)]
+    neurons: Positive
+    trained_on: TrainedOn | None
+    pooled: Pooled
+    threshold: Probability
+    engine: Sha256
+    files: dict[str, FileSpec]
+    linked: list[str]
+    check: GraftCheck | None
+    versions: dict[str, str]
+    created: str
+
+    @property
+    def head(self) -> HeadSpec:
+        """The primary head, whose score is the guard's."""
+        return next(iter(self.heads.values()))
+
+
+def neurons_output(head: str = PRIMARY_HEAD) -> str:
+    """The output of a grafted graph that holds a head's neurons, float32 [batch, tokens, n]."""
+    return f"siren.{head}.neurons"
+
+
+def encode(manifest: GraftManifest) -> bytes:
+    """Write guard.json: indented, keys in the order of the type."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+class _Kind(msgspec.Struct):
+    format_version: int
+    task: str
+
+
+def load_manifest(folder: Path) -> GraftManifest:
+    """Read guard.json of a grafted folder.
+
+    Raises:
+        BundleError: there is none, it is a guard's that scores text, of another format version, or
+            damaged.
+    """
+    origin = str(folder / MANIFEST_FILE)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise BundleError(
+            f"{folder}: not a grafted generator, it has no {MANIFEST_FILE}; make one with "
+            "siren graft"
+        )
+    data = read_manifest(folder.resolve(), MANIFEST_FILE)
+    try:
+        kind = msgspec.json.decode(data, type=_Kind)
+        if kind.task != "generation":
+            raise BundleError(
+                f"{origin}: a guard that scores text, not a grafted generator; load it with "
+                "Guard.load, or make a generator with siren graft"
+            )
+        if kind.format_version != FORMAT_VERSION:
+            hint = "update siren-edge" if kind.format_version > FORMAT_VERSION else "graft it again"
+            raise BundleError(
+                f"{origin}: format version {kind.format_version}, this runtime reads "
+                f"{FORMAT_VERSION}; {hint}"
+            )
+        manifest = msgspec.json.decode(data, type=GraftManifest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"{origin}: not a valid manifest: {error}") from None
+    for name in manifest.files:
+        check_relative(name, origin)
+    if HEAD_FILE not in manifest.files:
+        raise BundleError(f"{origin}: files lacks {HEAD_FILE!r}")
+    return manifest

@@ -1,0 +1,100 @@
+"""The verdict on a sequence that a model reads and writes, by the neurons of its own passes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.streaming.aggregation import Aggregation
+from siren_runtime.streaming.decision import Decisions, Rule
+from siren_runtime.streaming.result import StreamResult
+
+from .head import HeadEngine
+
+_ROWS = 256  # that the head reads at once
+
+
+class Watch:
+    """Takes in the neurons of tokens and gives the verdict on all so far, as a stream does.
+
+    Attributes:
+        context: tokens in front that do not count.
+        scores: of each token that a verdict was given on, those of the context included.
+    """
+
+    def __init__(
+        self,
+        head: HeadEngine,
+        aggregation: Aggregation | None,
+        rules: Sequence[Rule],
+        threshold: float,
+    ) -> None:
+        """Begin with no token.
+
+        Args:
+            aggregation: None is the mean over all tokens that count.
+        """
+        self._head, self._aggregation, self._threshold = head, aggregation, threshold
+        self._decisions = Decisions(rules)
+        self._pending: list[FloatArray] = []
+        self.context = 0
+        self.scores: list[float] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget the neurons so far."""
+        self._sum = np.zeros(self._head.spec.features, np.float64)
+        self._count = 0
+        self._rows = np.zeros((0, self._head.spec.features), np.float32)
+
+    def add(self, neurons: FloatArray) -> None:
+        """Take in the neurons of the next tokens, float32 [tokens, n_features].
+
+        Nothing is computed yet: that costs next to nothing more for several tokens than for one.
+        """
+        self._pending.append(neurons)
+
+    def set_context(self) -> None:
+        """What a verdict was given on is what the rest answers: it counts no more."""
+        self.context = len(self.scores)
+        self._forget()
+
+    def conclude(self) -> StreamResult:
+        """The verdict on all tokens taken in.
+
+        Raises:
+            BackendError: a neuron or a score is not finite.
+        """
+        first = len(self.scores)
+        neurons = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        self._pending.clear()
+        for start in range(0, len(neurons), _ROWS):
+            self.scores += self._head.scores(self._pooled(neurons[start : start + _ROWS]))
+        context = self.context if self.context < len(self.scores) else 0
+        self._decisions.update(self.scores, context)
+        score = self.scores[-1]
+        return StreamResult(
+            score=score,
+            is_harmful=score >= self._threshold,
+            threshold=self._threshold,
+            tokens=len(self.scores) - context,
+            computed=len(self.scores) - first,
+            rolled_back=0,
+            slid=False,
+            decisions=tuple(self._decisions.since(first)) if self._decisions.rules else (),
+        )
+
+    def _pooled(self, neurons: FloatArray) -> FloatArray:
+        """What the head reads at each of the next tokens, [tokens, n_features]."""
+        if self._aggregation is not None:
+            rows, pooled = self._aggregation.fold(self._rows, neurons)
+            self._rows = np.concatenate([self._rows, rows])[-self._aggregation.span :]
+            return pooled
+        if not self._head.spec.pools_mean:
+            return neurons
+        sums = np.cumsum(neurons, axis=0, dtype=np.float64)
+        sums += self._sum
+        counts = np.arange(self._count + 1, self._count + len(sums) + 1)
+        self._sum, self._count = sums[-1], self._count + len(sums)
+        pooled: FloatArray = (sums / counts[:, None]).astype(np.float32)
+        return pooled
