@@ -32,7 +32,7 @@ from siren_runtime.generation.manifest import (
 
 from .blocks import Block, DecoderGraph
 from .rewrite import add_neurons, add_states, states_of
-from .verify import check_graft
+from .verify import Folders, check_graft
 
 MATRIX_FILE = "siren.bin"
 _MADE_BY = ("siren-edge", "onnx-ir", "numpy")
@@ -90,8 +90,8 @@ def graft(
             files[MATRIX_FILE] = write_file(place / MATRIX_FILE, matrix.tobytes())
             tensor = _external(matrix)
         add_neurons(model.graph, blocks, head.taps, neurons_output(), tensor)
-        files[source.graph] = write_file(place / source.graph, _serialized(model))
-        files[HEAD_FILE] = write_file(place / HEAD_FILE, _serialized(_head_alone(head, spec)))
+        files[source.graph] = write_file(place / source.graph, serialized(model))
+        files[HEAD_FILE] = write_file(place / HEAD_FILE, serialized(_head_alone(head, spec)))
         check = _check(source, place, head, output, progress) if verify else None
         manifest = GraftManifest(
             format_version=FORMAT_VERSION,
@@ -185,19 +185,20 @@ def _place_files(
         if name in (source.graph, MANIFEST_FILE, HEAD_FILE, MATRIX_FILE):
             continue
         old, new = source.path / name, place / name
-        if name in source.weights and not copy and _link(old, new):
-            linked.append(name)
+        if name in source.weights and not copy:
+            linked += [name] if link_or_copy(old, new) else []
         else:
             shutil.copyfile(old, new)
         files[name] = FileSpec(size=new.stat().st_size, sha256=digests.get(name) or sha256(new))
     return files, linked
 
 
-def _link(old: Path, new: Path) -> bool:
-    """Make a hard link; False where the two lie on different disks."""
+def link_or_copy(old: Path, new: Path) -> bool:
+    """Make a hard link, or a copy where that cannot be; return whether it is a link."""
     try:
         os.link(os.path.realpath(old), new)
-    except OSError:
+    except OSError:  # on another disk, or one that has no links
+        shutil.copyfile(old, new)
         return False
     return True
 
@@ -212,12 +213,11 @@ def _check(
         states = states_of(find_blocks(model, source), taps)
         names = [f"siren.{block}.state" for block in states]
         add_states(model.graph, list(states.values()), names)
-        _place_files(source, whole, {name: "-" for name in source.files}, copy=False)
-        (whole / source.graph).write_bytes(_serialized(model))
+        _place_files(source, whole, dict.fromkeys(source.files, "-"), copy=False)
+        (whole / source.graph).write_bytes(serialized(model))
         channels = list(taps.channels.values())
-        return check_graft(
-            source.path, grafted, whole, channels, _projection(head), neurons_output(), names, progress
-        )
+        folders = Folders(source.path, grafted, whole)
+        return check_graft(folders, channels, _projection(head), names, progress)
 
 
 def _projection(head: Head) -> NDArray[np.float32] | None:
@@ -252,7 +252,7 @@ def _head_alone(head: Head, spec: HeadSpec) -> ir.Model:
     return graph.model
 
 
-def _serialized(model: ir.Model) -> bytes:
+def serialized(model: ir.Model) -> bytes:
     """A model's bytes; weights that lie outside stay there."""
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return data

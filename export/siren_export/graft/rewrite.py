@@ -52,7 +52,7 @@ def add_neurons(
         graph.initializers[str(matrix.name)] = matrix
         nodes.append(ir.node("MatMul", [result, matrix]))
         result = _named(nodes[-1], f"{_SCOPE}.projected", FLOAT)
-        width = int(projection.shape[-1])
+        width = projection.shape.numpy()[-1]
     result.name = output
     result.shape = ir.Shape(["batch_size", "sequence_length", width])
     graph.extend(nodes)
@@ -70,6 +70,24 @@ def add_states(graph: ir.Graph, states: Sequence[ir.Value], names: Sequence[str]
     graph.extend(nodes)
 
 
+def add_means(graph: ir.Graph, states: Sequence[ir.Value], output: str) -> None:
+    """Add the output `output`: the mean of each state over all tokens of the pass, one behind the
+    other, float32 [batch, 1, states * hidden].
+    """
+    nodes: list[ir.Node] = []
+    axes = _constant(graph, f"{_SCOPE}.axes", np.array([1]))
+    means = []
+    for number, state in enumerate(states):
+        value = state if state.dtype == FLOAT else _to_float(nodes, state)
+        nodes.append(ir.node("ReduceMean", [value, axes], {"keepdims": 1}))
+        means.append(_named(nodes[-1], f"{_SCOPE}.{number}.mean", FLOAT))
+    nodes.append(ir.node("Concat", means, {"axis": 2}))
+    result = _named(nodes[-1], output, FLOAT)
+    result.shape = ir.Shape(["batch_size", 1, None])
+    graph.extend(nodes)
+    graph.outputs.append(result)
+
+
 def _to_float(nodes: list[ir.Node], value: ir.Value) -> ir.Value:
     nodes.append(ir.node("Cast", [value], {"to": int(FLOAT)}))
     return _named(nodes[-1], f"{value.name}.float", FLOAT)
@@ -79,7 +97,9 @@ def _named(node: ir.Node, name: str, dtype: ir.DataType | None) -> ir.Value:
     """The output of a node, with its name and dtype; the node is called the same."""
     node.name = name
     value = node.outputs[0]
-    value.name, value.dtype = name, dtype
+    value.name = name
+    if dtype is not None:
+        value.dtype = dtype
     return value
 
 

@@ -1,5 +1,6 @@
 """What grafting must not change, and what it must give: checked in the engine itself."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import BundleError
 from siren_runtime.generation.engine import Engine
-from siren_runtime.generation.manifest import GraftCheck
+from siren_runtime.generation.manifest import GraftCheck, neurons_output
 
 PROMPTS = (
     "The history of bread begins",
@@ -21,15 +22,14 @@ _GREEDY: dict[str, Any] = {"do_sample": False}
 _TOLERANCE = 1e-3
 
 
-def generated(folder: Path, output: str | None, names: list[str]) -> list[list[np.ndarray]]:
-    """Generate from each prompt and return tokens and outputs, all of them int64 or float32.
+def generated(folder: Path, outputs: list[str]) -> list[list[np.ndarray]]:
+    """Generate from each prompt and return tokens and outputs, int64 and float32.
 
     Returns:
         Of each prompt: the tokens, and of each output its values at all tokens that the engine
         has read, [tokens, ...].
     """
     engine = Engine(folder)
-    outputs = [*([output] if output else []), *names]
     results = []
     for prompt in PROMPTS:
         tokens = engine.encode(prompt)
@@ -45,28 +45,40 @@ def generated(folder: Path, output: str | None, names: list[str]) -> list[list[n
     return results
 
 
+@dataclass(frozen=True)
+class Folders:
+    """What is compared: a model folder as it was, grafted, and one that gives states whole."""
+
+    plain: Path
+    grafted: Path
+    whole: Path
+
+
 def check_graft(
-    plain: Path, grafted: Path, whole: Path, channels: list[np.ndarray],
-    projection: np.ndarray | None, neurons: str, states: list[str], progress: Progress,
-) -> GraftCheck:  # fmt: skip
+    folders: Folders,
+    channels: list[np.ndarray],
+    projection: np.ndarray | None,
+    states: list[str],
+    progress: Progress,
+) -> GraftCheck:
     """Compare what three folders generate.
 
     Args:
-        plain: as it was.
-        grafted: gives `neurons`.
-        whole: gives the `states` that the neurons are `channels` of, whole.
-        projection: what the neurons were multiplied by.
+        channels: of each state, those that the head reads.
+        projection: what the neurons are multiplied by.
+        states: the outputs that hold states, whole.
 
     Raises:
         BundleError: the graft changes the tokens, or its neurons are not those of the states.
         BackendError: one cannot be run.
     """
     progress("compare", 0, 3)
-    before = [tokens for (tokens,) in generated(plain, None, [])]
+    grafted = folders.grafted
+    before = [tokens for (tokens,) in generated(folders.plain, [])]
     progress("compare", 1, 3)
-    after = generated(grafted, neurons, [])
+    after = generated(grafted, [neurons_output()])
     progress("compare", 2, 3)
-    reference = generated(whole, None, states)
+    reference = generated(folders.whole, states)
     difference, count = 0.0, 0
     for prompt, old, (new, found), (_, *values) in zip(
         PROMPTS, before, after, reference, strict=True

@@ -112,9 +112,7 @@ class LinearFirst(Protocol):
     def projection(self) -> NDArray[np.float32]:
         """The matrix, float32 [n_features, width]."""
 
-    def classify_projected(
-        self, g: GraphBuilder, projected: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    def classify_projected(self, g: GraphBuilder, projected: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `Head.classify`, of pooled neurons times the matrix, float32 [batch, width]."""
 
 

@@ -129,9 +129,7 @@ class MlpHead:
         """As `LinearFirst.projection`: the MLP's first matrix, the weights of layers included."""
         return _scaled(self.dense[0], self.layer_weights)
 
-    def classify_projected(
-        self, g: GraphBuilder, projected: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    def classify_projected(self, g: GraphBuilder, projected: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `LinearFirst.classify_projected`."""
         with g.scope("head"):
             bias = g.table("linear.0/bias", self.dense[0].bias)

@@ -26,6 +26,7 @@ from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Activation, LabelDecision, check_openai
 from siren_runtime.errors import ArtifactError, InputError
+from siren_runtime.generation.manifest import TrainedOn
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
 from .mlp import Dense, LayerSelection, MlpHead
@@ -103,6 +104,7 @@ def write_mlp_artifact(
     decisions: Sequence[LabelDecision] = (),
     unweighted: Set[int] = frozenset(),
     half: bool = False,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write an artifact into `folder`; each of its two files is replaced whole or left.
 
@@ -117,6 +119,7 @@ def write_mlp_artifact(
         decisions: how the head decides on each of its labels.
         unweighted: blocks whose weight is left out, which then is 1.
         half: store float16, which llm-siren and siren-edge widen when they load.
+        trained_on: the generator whose features the head was trained on, if it was.
 
     Raises:
         InputError: a file cannot be written.
@@ -151,6 +154,8 @@ def write_mlp_artifact(
         }
     if openai:
         config["openai_categories"] = {key: list(names) for key, names in openai.items()}
+    if trained_on is not None:
+        config["trained_on"] = msgspec.to_builtins(trained_on)
     dtype = np.float16 if half else np.float32
     tensors = {
         f"network.{slot}.{part}": np.ascontiguousarray(value, dtype=dtype)

@@ -56,9 +56,11 @@ def _failures(what: str) -> Iterator[None]:
 
 
 class Engine:
-    """A model folder that is open. Runs of it take turns."""
+    """A model folder that is open. Threads may share it; each has runs of its own."""
 
-    def __init__(self, folder: Path, *, threads: int | None = None, device: Device = "auto") -> None:
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, device: Device = "auto"
+    ) -> None:
         """Open a folder.
 
         Args:

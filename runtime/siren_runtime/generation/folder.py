@@ -1,4 +1,4 @@
-"""A model folder of onnxruntime-genai: what its genai_config.json says, and which files it holds."""
+"""A model folder of onnxruntime-genai: what its config says, and which files it holds."""
 
 import hashlib
 from dataclasses import dataclass
@@ -122,7 +122,8 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
         ) from None
     decoder = model.decoder
     check_relative(decoder.filename, str(config_path))
-    if not 1 <= decoder.num_hidden_layers <= 10_000 or "%d" not in decoder.outputs.present_key_names:
+    caches = decoder.outputs.present_key_names
+    if not 1 <= decoder.num_hidden_layers <= 10_000 or "%d" not in caches:
         raise error(f"{config_path}: decoder has no blocks, or names no cache with a %d")
     return GenaiFolder(
         path=path,
@@ -135,8 +136,7 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
         tokens=decoder.inputs.input_ids,
         logits=decoder.outputs.logits,
         cache_keys=tuple(
-            decoder.outputs.present_key_names.replace("%d", str(block))
-            for block in range(decoder.num_hidden_layers)
+            caches.replace("%d", str(block)) for block in range(decoder.num_hidden_layers)
         ),
     )
 

@@ -3,11 +3,10 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from siren_runtime.errors import BackendError
 from siren_runtime.scoring.deadline import Deadline
-from siren_runtime.streaming.result import StreamResult
 
 from .engine import Engine, Run
 from .watch import Watch
@@ -75,7 +74,8 @@ class Generation:
             BackendError: the engine failed, or a value is not finite.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
-        self._ends, self._run, self._watch, self._settings = engine.ends, run, watch, settings
+        self._ends, self._watch, self._settings = engine.ends, watch, settings
+        self._run: Run | None = run
         self._pieces = engine.pieces()
         self._held: deque[Piece] = deque()  # judged, and not given out yet
         self._unjudged: list[tuple[str, int]] = []
@@ -144,11 +144,12 @@ class Generation:
 
     def _step(self) -> None:
         """Choose the next token, and with that read and judge the one before."""
-        settings = self._settings
+        settings, run = self._settings, self._run
+        assert run is not None  # it is there until the end
         settings.deadline.check(self.tokens, settings.max_tokens)
-        token = self._run.step()
+        token = run.step()
         if self._last is not None:
-            self._watch.add(self._run.output(settings.neurons)[0])
+            self._watch.add(run.output(settings.neurons)[0])
             self._unjudged.append(self._last)
             self._last = None
         if token in self._ends:
@@ -193,6 +194,6 @@ class Generation:
     def _end(self, finish: Finish | None) -> None:
         """Let the run go, which frees its cache."""
         self.finish = finish
-        self._run: Any = None
+        self._run = None
         self._unjudged.clear()
         self._last = None

@@ -182,8 +182,8 @@ class GuardedGenerator:
         room = self._context_length - max_tokens - 1
         if len(tokens) > room:
             raise InputError(
-                f"the prompt has {len(tokens):,} tokens, and the model has room for {room:,} beside "
-                f"a response of {max_tokens:,}; shorten it, or ask for fewer tokens"
+                f"the prompt has {len(tokens):,} tokens, and the model has room for {room:,} "
+                f"beside a response of {max_tokens:,}; shorten it, or ask for fewer tokens"
             )
         return tokens
 
@@ -196,9 +196,10 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
     """
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence) or not prompt:
+    if not isinstance(prompt, list | tuple) or not prompt:
         raise InputError("a prompt is a str or a list of messages, and not empty")
-    for number, message in enumerate(prompt):
+    messages: list[Any] = list(prompt)
+    for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(name), str) for name in ("role", "content")
         ):
@@ -208,7 +209,7 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
                 f"messages[{number}]: role must be one of {', '.join(_ROLES)}, found "
                 f"{message['role']!r}"
             )
-    return list(prompt)
+    return messages
 
 
 def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:
@@ -231,4 +232,4 @@ def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:
             )
     missing = [name for name in weights if name not in manifest.files]
     if missing:
-        raise BundleError(f"{path}: the graph takes weights from {missing[0]!r}, which is not listed")
+        raise BundleError(f"{path}: guard.json lacks the weights {missing[0]!r} of the graph")

@@ -96,5 +96,5 @@ class Watch:
         sums += self._sum
         counts = np.arange(self._count + 1, self._count + len(sums) + 1)
         self._sum, self._count = sums[-1], self._count + len(sums)
-        pooled: FloatArray = (sums / counts[:, None]).astype(np.float32)
-        return pooled
+        means: FloatArray = (sums / counts[:, None]).astype(np.float32)
+        return means

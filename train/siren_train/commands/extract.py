@@ -27,6 +27,8 @@ Examples:
 siren extract minilm data/*.jsonl -o features
 
 siren extract minilm data/*.jsonl -o features --labels hate,violence,self-harm
+
+siren extract smollm2-genai data/*.jsonl -o features --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 """
 
 
@@ -35,7 +37,8 @@ def extract(
     backbone: Annotated[
         str,
         typer.Argument(
-            help="The backbone's folder or repo id, or a shipped guard's name (minilm)."
+            help="The backbone's folder or repo id, or a shipped guard's name (minilm); or a "
+            "generator's, a model folder of onnxruntime-genai, whose own engine then pools."
         ),
     ],
     data: options.Data,
@@ -46,6 +49,13 @@ def extract(
     dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
     precision: Annotated[Precision, typer.Option(help="Of the engine that pools.")] = "fp32",
     max_length: Annotated[int, typer.Option(min=1, help="Token limit of a text.")] = 512,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            help="Of a generator: put texts in its chat template, a prompt as the user's message "
+            "and its response behind it."
+        ),
+    ] = True,
     wrap: Annotated[
         Path | None,
         typer.Option(
@@ -73,9 +83,10 @@ def extract(
     """
     # Only here, so that siren --help need not wait for the exporter.
     from siren_export.heads.registry import load_artifact
-    from siren_export.sources.checkpoint import load_checkpoint
+    from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
     from siren_export.sources.recipes import find_recipe
     from siren_train.store.extract import extract as extract_features
+    from siren_train.store.generator import Generator, is_generator, open_generator
 
     named = [name.strip() for name in labels.split(",")] if labels else []
     columns = options.make_columns(
@@ -83,14 +94,18 @@ def extract(
     )
     sources = [parse_source(argument) for argument in data]
     recipe = find_recipe(backbone)
-    checkpoint = load_checkpoint(str(recipe.backbone()) if recipe else backbone, revision=revision)
+    source: Checkpoint | Generator
+    if is_generator(backbone):
+        source = open_generator(backbone, "chat" if chat else "plain")
+    else:
+        source = load_checkpoint(str(recipe.backbone()) if recipe else backbone, revision=revision)
     if model_id is None:
         model_id = load_artifact(recipe.artifact).model_id if recipe else backbone
     with Bars() as bars:
         store = extract_features(
             sources,
             columns,
-            checkpoint,
+            source,
             output,
             model_id=model_id,
             model_revision=revision,

@@ -17,6 +17,8 @@ from siren_runtime.text.rules import JOINER, clean, one_text
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
+_TURNS = ("prompt", "response")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -55,6 +57,7 @@ class Row:
         label: index of its class.
         category: for reports; empty if the row has none.
         id: unique within the data set; None if the row has none.
+        turns: prompt and response by themselves, cleaned; empty where the row is one text.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
             it that is not a copy.
     """
@@ -66,6 +69,7 @@ class Row:
     label: int
     category: str
     id: str | None
+    turns: tuple[str, ...] = ()
     is_copy: bool = False
 
 
@@ -168,7 +172,16 @@ def _parse(
         label=_label(fields, columns, origin),
         category="" if category is None else _in_one_line(str(category)),
         id=None if identity in (None, "") or identity != identity else str(identity),
+        turns=_turns(fields, columns),
     )
+
+
+def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
+    """Prompt and response of a row, whose text was checked, where those are what it is made of."""
+    if columns.text not in ((), _TURNS) or (not columns.text and fields.get("text")):
+        return ()
+    turns = tuple(clean(str(fields.get(name) or "")) for name in _TURNS)
+    return turns if all(turns) else ()
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:

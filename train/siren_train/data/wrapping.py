@@ -74,7 +74,7 @@ def wrap_rows(rows: Iterable[Row], wrapping: Wrapping | None) -> Iterator[Row]:
         yield row
         if wrapping and row.split == TRAIN:
             for copy in range(wrapping.copies.get(row.dataset, 0)):
-                yield replace(row, text=_wrap(row, copy, wrapping), id=None, is_copy=True)
+                yield replace(row, text=_wrap(row, copy, wrapping), id=None, turns=(), is_copy=True)
 
 
 def _wrap(row: Row, copy: int, wrapping: Wrapping) -> str:

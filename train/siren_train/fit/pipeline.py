@@ -157,6 +157,7 @@ def _write_head(
         openai=openai,
         decisions=decisions,
         half=settings.half,
+        trained_on=store.generator,
     )
 
 

@@ -7,7 +7,8 @@ undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,12 @@ import numpy as np
 from siren_export.heads.mlp import MlpPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
+from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import TrainedOn
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.labels import label_values
 from siren_train.data.rows import Columns, Row, read_all, read_rows
@@ -30,6 +33,7 @@ from siren_train.data.wrapping import Wrapping, digest, wrap_rows
 
 from .extractor import build_extractor, extractor_shape
 from .features import IntArray
+from .generator import Generator, GeneratorPool
 from .locks import locked
 from .store import (
     FORMAT_VERSION,
@@ -47,7 +51,7 @@ CHUNK_ROWS = 512
 def extract(
     sources: Sequence[Source],
     columns: Columns,
-    checkpoint: Checkpoint,
+    backbone: Checkpoint | Generator,
     folder: Path,
     *,
     model_id: str,
@@ -64,10 +68,12 @@ def extract(
     """Pool every row of `sources` into a feature store in `folder`, or finish the one there.
 
     Args:
+        backbone: a checkpoint, of which an extractor is exported; or a generator, whose own engine
+            pools in its own precision.
         model_id, model_revision: what heads that are trained on the store call the backbone.
         dtype: of the pooled neurons on disk.
         max_length: token limit of a text, special tokens included; longer texts lose their end.
-        precision: of the extractor; it should be the one that will serve the head.
+        precision: of a checkpoint's extractor; it should be the one that will serve the head.
         wrapping: also pool copies of train rows, wrapped in this.
         threads: of the CPU; None takes all.
         chunk_rows: rows that are pooled before what is done is recorded.
@@ -78,19 +84,19 @@ def extract(
             extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
-    layers, channels = extractor_shape(checkpoint)
+    facts = _facts(backbone, precision)
     scan = _scan(sources, columns, wrapping)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
         model_revision=model_revision,
-        backbone_sha256=checkpoint.digest(),
-        precision=precision,
+        backbone_sha256=facts.digest,
+        precision=facts.precision,
         max_length=max_length,
         poolings=list(poolings),
         dtype=dtype,
-        layers=layers,
-        channels=channels,
+        layers=facts.layers,
+        channels=facts.channels,
         classes=list(columns.classes),
         labels=list(columns.labels),
         datasets=scan.datasets,
@@ -98,16 +104,60 @@ def extract(
         sources=[_data_file(source) for source in sources],
         wrapping=digest(wrapping) if wrapping else None,
         rows_sha256=scan.rows_sha256,
+        generator=facts.trained_on,
     )
     with locked(folder, "siren extract"):
         store = FeatureStore.create(folder, manifest, scan.columns)
         for pooling in poolings:
-            bundle = extractor_folder(folder, pooling)
-            build_extractor(checkpoint, bundle, manifest, pooling)
             rows = (row for source in sources for row in read_rows(source, columns))
-            with Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
-                _fill(store, pooling, guard, wrap_rows(rows, wrapping), chunk_rows, progress)
+            with _pool_of(backbone, folder, manifest, pooling, threads) as pool:
+                _fill(store, pooling, pool, wrap_rows(rows, wrapping), chunk_rows, progress)
     return store
+
+
+Pool = Callable[[Sequence[Row]], Sequence[FloatArray]]  # float32 [layers * channels] of each row
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a store says of its backbone."""
+
+    layers: int
+    channels: int
+    digest: str
+    precision: Precision
+    trained_on: TrainedOn | None
+
+
+def _facts(backbone: Checkpoint | Generator, precision: Precision) -> _Facts:
+    if isinstance(backbone, Generator):
+        folder, trained_on = backbone.folder, backbone.trained_on()
+        return _Facts(
+            folder.blocks, folder.hidden_size, trained_on.engine, backbone.precision, trained_on
+        )
+    layers, channels = extractor_shape(backbone)
+    return _Facts(layers, channels, backbone.digest(), precision, None)
+
+
+@contextmanager
+def _pool_of(
+    backbone: Checkpoint | Generator,
+    folder: Path,
+    manifest: StoreManifest,
+    pooling: MlpPooling,
+    threads: int | None,
+) -> Iterator[Pool]:
+    """What pools rows, with its extractor in the store's folder."""
+    extractor = extractor_folder(folder, pooling)
+    if isinstance(backbone, Generator):
+        yield GeneratorPool(backbone, extractor, pooling, manifest.max_length, threads).pool
+        return
+    build_extractor(backbone, extractor, manifest, pooling)
+    with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
+        yield lambda rows: [
+            np.asarray(result.features)
+            for result in guard.score_batch([row.text for row in rows], features=True)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +234,7 @@ def _check_labels(
 def _fill(
     store: FeatureStore,
     pooling: MlpPooling,
-    extractor: Guard,
+    pool: Pool,
     rows: Iterable[Row],
     chunk_rows: int,
     progress: Progress,
@@ -203,9 +253,8 @@ def _fill(
         done += len(chunk)
         if done <= recorded:
             continue
-        results = extractor.score_batch([row.text for row in chunk], features=True)
-        for row, place, result in zip(chunk, places, results, strict=True):
-            values = np.asarray(result.features).astype(manifest.dtype)
+        for row, place, features in zip(chunk, places, pool(chunk), strict=True):
+            values = features.astype(manifest.dtype)
             if not np.isfinite(values).all():
                 raise InputError(f"{row.origin}: a feature exceeds {manifest.dtype}; store float32")
             arrays[row.split][place] = values.reshape(manifest.layers, manifest.channels)

@@ -6,6 +6,7 @@ from pathlib import Path
 from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
 from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_runtime.bundle.heads import Activation, LabelDecision
+from siren_runtime.generation.manifest import TrainedOn
 
 
 def write_head(
@@ -23,6 +24,7 @@ def write_head(
     openai: Mapping[str, Sequence[str]] | None = None,
     decisions: Sequence[LabelDecision] = (),
     half: bool = False,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write the two files into `folder`. Each is replaced whole or not at all.
 
@@ -38,6 +40,7 @@ def write_head(
         decisions: how the head decides on each of its labels.
         half: store the dense layers in float16, which llm-siren and siren-edge widen when they
             load them.
+        trained_on: the generator whose features they were; None where a backbone's.
 
     Raises:
         InputError: a file cannot be written.
@@ -56,4 +59,5 @@ def write_head(
         openai=openai,
         decisions=decisions,
         half=half,
+        trained_on=trained_on,
     )

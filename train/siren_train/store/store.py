@@ -1,7 +1,7 @@
 """The feature store: pooled neurons of labelled rows on disk, read as memory maps.
 
 store.json                     what the store is of: backbone, poolings, splits, data, classes
-extractor.POOLING/             the bundle that pooled the rows
+extractor.POOLING/             the bundle, or the generator's folder, that pooled the rows
 SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
 SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
@@ -25,6 +25,7 @@ from siren_export.heads.mlp import MlpPooling
 from siren_runtime.bundle.files import replacement, write_whole
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import TrainedOn
 from siren_train.data.labels import known
 
 from .features import FeatureSet, IntArray
@@ -58,6 +59,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         splits: how many rows each split has, by its name.
         wrapping: digest of what train rows were wrapped in; None if they were not.
         rows_sha256: of every row's split, data set, label and text.
+        generator: where a generator's own engine pooled: its digest, and how texts stood in it.
     """
 
     format_version: int
@@ -77,6 +79,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wrapping: str | None
     rows_sha256: str
     labels: list[str] = []
+    generator: TrainedOn | None = None
 
     @property
     def rows(self) -> int:
@@ -88,7 +91,7 @@ class _Versioned(msgspec.Struct):
 
 
 def extractor_folder(folder: Path, pooling: MlpPooling) -> Path:
-    """Return where a store keeps the bundle that pooled it."""
+    """Return where a store keeps what pooled it."""
     return folder / f"extractor.{pooling}"
 
 

@@ -1,0 +1,103 @@
+"""A generator whose own engine pools: what it reads of a row, and its neurons' means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from siren_export.graft.extractor import MEANS, engine_precision, write_extractor
+from siren_export.heads.mlp import MlpPooling
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.bundle.types import Precision
+from siren_runtime.errors import CheckpointError, InputError
+from siren_runtime.generation.engine import Engine
+from siren_runtime.generation.folder import CONFIG_FILE, GenaiFolder, read_folder
+from siren_runtime.generation.manifest import Text, TrainedOn
+from siren_train.data.rows import Row
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model folder of onnxruntime-genai.
+
+    Attributes:
+        folder: what it holds.
+        text: whether texts stand in the model's chat template, as the one message of a user, whose
+            response, where the row has one, follows.
+    """
+
+    folder: GenaiFolder
+    text: Text
+
+    def trained_on(self) -> TrainedOn:
+        """What heads will say that they were trained on."""
+        return TrainedOn(engine=self.folder.digest(), text=self.text)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the engine's matrix products."""
+        return engine_precision(self.folder)
+
+
+def is_generator(folder: str) -> bool:
+    """Whether a folder is one of onnxruntime-genai."""
+    return (Path(folder) / CONFIG_FILE).is_file()
+
+
+def open_generator(folder: str, text: Text) -> Generator:
+    """Read a model folder.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    return Generator(read_folder(Path(folder).absolute(), CheckpointError), text)
+
+
+class GeneratorPool:
+    """The generator's extractor, open."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        extractor: Path,
+        pooling: MlpPooling,
+        max_length: int,
+        threads: int | None,
+    ) -> None:
+        """Open the extractor at `extractor`, which is written there if it is not.
+
+        Args:
+            max_length: tokens that are read of a row, chat markup included; the rest is cut.
+
+        Raises:
+            CheckpointError, BundleError, BackendError: it cannot be written or opened.
+        """
+        if not extractor.exists():
+            write_extractor(generator.folder, extractor, pooling)
+        self._engine = Engine(extractor, threads=threads)
+        self._text = generator.text
+        self._max_length = min(max_length, generator.folder.context_length - 1)
+
+    def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """The means of a row's states over its tokens, float32 [layers * channels] each.
+
+        Raises:
+            InputError: the tokenizer makes no token of a row.
+            BackendError: the engine failed.
+        """
+        return [self._means(row) for row in rows]
+
+    def _means(self, row: Row) -> FloatArray:
+        tokens = self._engine.encode(self._in_place(row))[: self._max_length]
+        if not tokens:
+            raise InputError(f"{row.origin}: the tokenizer makes no token of the text")
+        run = self._engine.run(len(tokens) + 1, {})
+        run.append(tokens)
+        means: FloatArray = run.output(MEANS)[0, 0]
+        return means
+
+    def _in_place(self, row: Row) -> str:
+        """A row's text as it stands in a conversation."""
+        if self._text == "plain":
+            return row.text
+        prompt, *response = row.turns or (row.text,)
+        return self._engine.chat([{"role": "user", "content": prompt}]) + "".join(response)
