@@ -259,6 +259,11 @@ TINY_OF_TYPE: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 128,
         "pad_token_id": 0,
     },
+    "phi": {
+        **{k: v for k, v in _TINY_DECODER.items() if k != "rms_norm_eps"},
+        "partial_rotary_factor": 0.5,
+        "layer_norm_eps": 0.01,
+    },
     "gemma2": {**_TINY_GEMMA, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 4.0},
     "gemma3_text": {
         **_TINY_GEMMA,

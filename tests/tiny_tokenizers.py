@@ -136,6 +136,7 @@ TOKENIZERS = {
     "granite": _write_llama_tokenizer,
     "smollm3": _write_llama_tokenizer,
     "olmo2": _write_qwen_tokenizer,
+    "phi": _write_qwen_tokenizer,
     "phi3": _write_mistral_tokenizer,
     "gemma2": _write_mistral_tokenizer,
     "gemma3_text": _write_mistral_tokenizer,

@@ -22,6 +22,8 @@ from .guard import Guard
 from .scoring.result import ScoreResult
 
 if TYPE_CHECKING:
+    from .generation.generation import Generation, Piece
+    from .generation.generator import GuardedGenerator, Sampling
     from .serving.asynchronous import AsyncGuard, AsyncStream
     from .serving.shared import SharedGuard
     from .serving.sharing import Run, Sharing
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 else:
     _RULES = ("AtTier", "Decision", "Hysteresis", "Patience", "Schedule")
     _LATER = {
+        **dict.fromkeys(("Generation", "Piece"), "generation.generation"),
+        **dict.fromkeys(("GuardedGenerator", "Sampling"), "generation.generator"),
         **dict.fromkeys(_RULES, "streaming.decision"),
         **dict.fromkeys(("Stream", "Streams"), "streaming.handles"),
         **dict.fromkeys(("StreamResult", "TokenScore"), "streaming.result"),
@@ -63,12 +67,16 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "Decision",
+    "Generation",
     "Guard",
+    "GuardedGenerator",
     "Hysteresis",
     "InputError",
     "InterruptedCall",
     "Patience",
+    "Piece",
     "Run",
+    "Sampling",
     "Schedule",
     "ScoreResult",
     "SharedGuard",

@@ -111,6 +111,7 @@ def graft(
             threshold=artifact.threshold,
             engine=engine,
             files=files,
+            weights=[*source.weights, *([MATRIX_FILE] if matrix is not None else [])],
             linked=linked,
             check=check,
             versions={

@@ -37,7 +37,7 @@ def generated(folder: Path, outputs: list[str]) -> list[list[np.ndarray]]:
         run.append(tokens)
         values = {name: [run.output(name)[0]] for name in outputs}
         chosen = [run.step()]
-        while not run.is_done:
+        while not run.is_done and len(chosen) < _TOKENS:
             chosen.append(run.step())
             for name in outputs:
                 values[name].append(run.output(name)[0])

@@ -170,6 +170,7 @@ class Manifest(Strict, frozen=True):
 
 class _Versioned(msgspec.Struct):
     format_version: int
+    task: str = "content"
 
 
 def decode(data: bytes, origin: str) -> Manifest:
@@ -180,7 +181,13 @@ def decode(data: bytes, origin: str) -> Manifest:
             type or range, or a path that is not a plain relative one.
     """
     try:
-        version = msgspec.json.decode(data, type=_Versioned).format_version
+        kind = msgspec.json.decode(data, type=_Versioned)
+        if kind.task == "generation":
+            raise BundleError(
+                f"{origin}: a grafted generator, not a guard that scores text; open it with "
+                "GuardedGenerator.load or siren generate"
+            )
+        version = kind.format_version
         if version not in (1, FORMAT_VERSION):
             hint = "update siren-edge" if version > FORMAT_VERSION else "export the bundle again"
             raise BundleError(

@@ -15,7 +15,8 @@ from siren_runtime.streaming.decision import Decision, Schedule
 from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
 
-from .console import need, one_line, report, standard_input, warnings_reported
+from .colors import color, printable
+from .console import need, report, standard_input, warnings_reported
 
 need("onnxruntime")
 
@@ -24,7 +25,6 @@ OutputFormat = Literal["color", "jsonl"]
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 16
 _REPLACEMENT = "\ufffd"
-_HARMLESS = "\n\u200c\u200d"  # and what is printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -161,19 +161,8 @@ class _Colored:
             if token.end <= self._shown:
                 continue
             if self._shown > 0:
-                line.append(_printable(token.space))
+                line.append(printable(token.space))
             text = token.text[max(self._shown - token.start, 0) :]
-            line.append(_printable(text), _color(token.score))
+            line.append(printable(text), color(token.score))
             self._shown = token.end
         self._console.print(line, end="", soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Escape control characters; keep blanks, newlines and joiners of emoji as they are."""
-    return "".join(c if c.isprintable() or c in _HARMLESS else one_line(c) for c in text)
-
-
-def _color(score: float) -> str:
-    """Green at 0, yellow at one half, red at 1."""
-    red, green = min(1.0, 2 * score), min(1.0, 2 - 2 * score)
-    return f"rgb({round(40 + 190 * red)},{round(40 + 160 * green)},60)"

@@ -16,6 +16,8 @@ from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.process import OpeningProcess, keep_in_children
 from siren_runtime.errors import BackendError, raised_in
 
+from .folder import read_folder
+
 Device = Literal["auto", "cpu"]
 Message = Mapping[str, str]
 
@@ -68,10 +70,11 @@ class Engine:
             device: "auto" is what the folder was built for; "cpu" runs it there.
 
         Raises:
+            BundleError: the folder is none of onnxruntime-genai.
             BackendError: onnxruntime-genai is missing, or cannot load the folder.
             InputError: `threads` is out of range.
         """
-        self.folder = folder
+        self.folder, self.model = folder, read_folder(folder)
         self._genai = import_genai()
         self._process = OpeningProcess()
         overlay: dict[str, Any] = {}
@@ -128,6 +131,7 @@ class Engine:
             BackendError: an option is not known, or there is no memory for the run.
         """
         self._process.check()
+        max_length = max(max_length, self.model.window + 1)  # a cache must hold a whole window
         with _failures(f"{self.folder}: onnxruntime-genai cannot begin"):
             params = self._genai.GeneratorParams(self._model)
             params.set_search_options(**{**search, "max_length": max_length})

@@ -25,12 +25,17 @@ class _Outputs(msgspec.Struct, frozen=True):
     present_key_names: str = "present.%d.key"
 
 
+class _Window(msgspec.Struct, frozen=True):
+    window_size: int = 0
+
+
 class _Decoder(msgspec.Struct, frozen=True):
     filename: str
     hidden_size: int
     num_hidden_layers: int
     inputs: _Inputs = _Inputs()
     outputs: _Outputs = _Outputs()
+    sliding_window: _Window | None = None
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -53,6 +58,7 @@ class GenaiFolder:
         weights: the files that the graph takes weights from.
         model_type: as onnxruntime-genai names it, such as "llama".
         blocks, hidden_size: of the decoder.
+        window: tokens that blocks with a window look back over; 0 where none has one.
         context_length: how many tokens prompt and response may have together.
         tokens, logits: the input of token ids and the output of logits.
         cache_keys: of each block, the output that holds its keys.
@@ -64,6 +70,7 @@ class GenaiFolder:
     model_type: str
     blocks: int
     hidden_size: int
+    window: int
     context_length: int
     tokens: str
     logits: str
@@ -132,6 +139,7 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
         model_type=model.type,
         blocks=decoder.num_hidden_layers,
         hidden_size=decoder.hidden_size,
+        window=decoder.sliding_window.window_size if decoder.sliding_window else 0,
         context_length=model.context_length,
         tokens=decoder.inputs.input_ids,
         logits=decoder.outputs.logits,

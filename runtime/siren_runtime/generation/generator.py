@@ -12,6 +12,7 @@ when the engine has read it, which is when the next is chosen. No piece of text 
 
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,6 @@ class GuardedGenerator:
     def __init__(self, engine: Engine, head: HeadEngine, manifest: GraftManifest) -> None:
         """Join an open engine and its head; `GuardedGenerator.load` is the usual way."""
         self.engine, self.head, self.manifest = engine, head, manifest
-        self._context_length = read_folder(engine.folder).context_length
 
     @classmethod
     def load(
@@ -154,15 +154,39 @@ class GuardedGenerator:
             response_only=self.manifest.pooled == "response",
             deadline=Deadline(deadline, cancel),
         )
-        tokens = self._tokens(prompt, chat, max_tokens)
+        tokens = self.prompt_tokens(prompt, chat, max_tokens)
         search = (sampling or Sampling()).search()
         # One more than is wanted: the last token is judged when the engine has read it.
         run = self.engine.run(len(tokens) + max_tokens + 1, search)
         watch = Watch(self.head, aggregate, rules, threshold)
         return Generation(self.engine, run, watch, tokens, settings)
 
-    def _tokens(self, prompt: str | Sequence[Message], chat: bool, max_tokens: int) -> list[int]:
-        """The prompt's tokens, if the model has room for them and the response."""
+    def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
+        """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.
+
+        The text goes nowhere.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        run = self.engine.run(len(tokens) + count + 1, sampling.search())
+        pieces = self.engine.pieces()
+        started = time.perf_counter()
+        run.append(tokens)
+        for _ in range(count):
+            if run.is_done:
+                break
+            pieces.decode(run.step())
+        return time.perf_counter() - started
+
+    def prompt_tokens(
+        self, prompt: str | Sequence[Message], chat: bool, max_tokens: int
+    ) -> list[int]:
+        """The prompt's tokens, if the model has room for them and the response.
+
+        Raises:
+            InputError, BackendError: as `generate`.
+        """
         trained_on = self.manifest.trained_on
         if trained_on is not None and (trained_on.text == "chat") != chat:
             raise InputError(
@@ -179,7 +203,7 @@ class GuardedGenerator:
         tokens = self.engine.encode(text)
         if not tokens:
             raise InputError("the tokenizer makes no token of the prompt")
-        room = self._context_length - max_tokens - 1
+        room = self.engine.model.context_length - max_tokens - 1
         if len(tokens) > room:
             raise InputError(
                 f"the prompt has {len(tokens):,} tokens, and the model has room for {room:,} "
@@ -218,18 +242,16 @@ def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:
     Raises:
         BundleError: one is missing, or another.
     """
-    weights = read_folder(path).weights
     for name, spec in manifest.files.items():
         file = path / name
         if not file.is_file():
             raise BundleError(f"{file}: missing; copy the whole folder or graft it again")
-        if file.stat().st_size != spec.size or (
-            (verify or name not in weights) and sha256(file) != spec.sha256
-        ):
+        hashed = verify or name not in manifest.weights
+        if file.stat().st_size != spec.size or (hashed and sha256(file) != spec.sha256):
             raise BundleError(
                 f"{file}: not the file that was grafted; where the model was built anew, graft it "
                 "again, else copy the folder again"
             )
-    missing = [name for name in weights if name not in manifest.files]
+    missing = [name for name in read_folder(path).weights if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}: guard.json lacks the weights {missing[0]!r} of the graph")

@@ -51,7 +51,8 @@ class GraftManifest(Strict, frozen=True):
     what it was trained on: features of the checkpoint in float32, of plain text. `pooled` says
     which tokens count: all of the conversation, chat markup included, or the response's alone.
     `engine` is the digest of the folder that was grafted. `files` maps each file but guard.json to
-    what it must be; `linked` names those that are hard links to it.
+    what it must be; `weights` names those that the graph takes weights from, and `linked` those
+    that were made as hard links.
     """
 
     format_version: int
@@ -64,6 +65,7 @@ class GraftManifest(Strict, frozen=True):
     threshold: Probability
     engine: Sha256
     files: dict[str, FileSpec]
+    weights: list[str]
     linked: list[str]
     check: GraftCheck | None
     versions: dict[str, str]

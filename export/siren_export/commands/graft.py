@@ -1,0 +1,83 @@
+"""`siren graft`: let a generator give the neurons that a head reads, and guard itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_export.graft.graft import graft as graft_folder
+from siren_export.heads.registry import load_artifact
+from siren_runtime.commands.console import need, report
+from siren_runtime.generation.manifest import Pooled
+
+need("onnxruntime_genai")
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: siren graft smollm2-genai ./my-head -o smollm2-guarded")
+def graft(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A model folder of onnxruntime-genai, as python -m "
+            "onnxruntime_genai.models.builder makes it."
+        ),
+    ],
+    head: Annotated[
+        str,
+        typer.Argument(
+            help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, or a "
+            "hub repo id."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The grafted folder to make.")],
+    pool: Annotated[
+        Pooled,
+        typer.Option(help="Which tokens count: those of all of the conversation, or the response."),
+    ] = "conversation",
+    foreign_head: Annotated[
+        bool,
+        typer.Option(
+            "--foreign-head", help="Take a head that was not trained on this folder's features."
+        ),
+    ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the weights; they are hard links otherwise.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Generate with and without the graft, and compare.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a grafted folder that is at the output.")
+    ] = False,
+) -> None:
+    """Graft a SIREN head on a generator, which then guards itself by its own forward pass.
+
+    The model's graph gets one more output, in which every token's neurons leave it; the rest of
+    the head lies beside it. Weights are linked and not copied. With siren generate, or
+    GuardedGenerator, each token has its score before its text is given out.
+    """
+    manifest = graft_folder(
+        folder,
+        load_artifact(head),
+        output,
+        pooled=pool,
+        foreign=foreign_head,
+        copy=copy,
+        verify=verify,
+        overwrite=overwrite,
+    )
+    layers = len(manifest.head.layers)
+    report(
+        f"{output}: {manifest.neurons:,} neurons of {layers} of {manifest.backbone.blocks} blocks, "
+        f"{manifest.head.features} numbers a token leave the graph"
+    )
+    if manifest.check is not None:
+        report(
+            f"generates as before on {manifest.check.prompts} prompts; neurons of "
+            f"{manifest.check.tokens} tokens differ from the engine's states by up to "
+            f"{manifest.check.max_difference:.1e}"
+        )
+    if manifest.trained_on is None:
+        report("the head was not trained on this engine's features; measure it before you trust it")

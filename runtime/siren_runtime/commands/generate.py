@@ -1,0 +1,145 @@
+"""`siren generate`: text from a grafted model, judged by the pass that makes it."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from siren_runtime.errors import InputError
+from siren_runtime.generation.generation import Generation, Piece
+from siren_runtime.generation.generator import GuardedGenerator, Sampling
+from siren_runtime.streaming.aggregation import AggregationName
+
+from .colors import color, printable
+from .console import need, report, standard_input
+
+need("onnxruntime_genai")
+
+EXIT_STOPPED = 3
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: siren generate smollm2-guarded 'How do I bake bread?'")
+def generate(
+    folder: Annotated[Path, typer.Argument(help="A folder that siren graft made.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What a user asks; default: standard input.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    chat: Annotated[bool, typer.Option(help="Put the prompt in the model's chat template.")] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of the response, at most.")] = 256,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest token; default: folder's.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Share drawn from.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Harmful from this score; default: folder's.")
+    ] = None,
+    aggregation: Annotated[
+        AggregationName, typer.Option(help="Mean over all tokens, the last ones, or moving.")
+    ] = "mean",
+    span: Annotated[int, typer.Option(min=1, help="Tokens of window and ema.")] = 64,
+    every: Annotated[int, typer.Option(min=1, help="Tokens that the head reads at once.")] = 1,
+    holdback: Annotated[
+        int, typer.Option(min=0, help="Tokens that must pass before a piece is shown.")
+    ] = 0,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Generate once more without the guard, and time both."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write a JSON line a token.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+) -> None:
+    """Generate a response and stop before the token that makes it harmful.
+
+    The prompt is judged before the first token is chosen. In a terminal the text is coloured by
+    the score at each token, from green to red. The exit status is 3 where the guard stopped it.
+    """
+    if prompt is None:
+        prompt = _decoded(standard_input().read())
+    generator = GuardedGenerator.load(folder, threads=threads)
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    sampling = Sampling(temperature, top_p, seed=seed)
+    started = time.perf_counter()
+    generation = generator.generate(
+        messages if chat else prompt,
+        chat=chat,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        threshold=threshold,
+        aggregation=aggregation,
+        span=span,
+        every=every,
+        holdback=holdback,
+    )
+    report(f"prompt: score {generation.prompt.score:.4f} of {generation.prompt_tokens} tokens")
+    with generation:
+        for piece in generation:
+            (_write_json if json else _write_text)(piece)
+        seconds = time.perf_counter() - started
+        if json:
+            _write_json_line(_ending(generation))
+        else:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        _report_verdict(generation)
+        rate = generation.tokens / seconds
+        report(f"{generation.tokens} tokens, {rate:.1f} a second with the guard")
+        if compare:
+            tokens = generator.prompt_tokens(messages if chat else prompt, chat, max_tokens)
+            plain = generator.unguarded_seconds(tokens, max(generation.tokens, 1), sampling)
+            report(f"{max(generation.tokens, 1) / plain:.1f} a second without it")
+        if generation.finish == "harmful":
+            raise typer.Exit(EXIT_STOPPED)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error}") from None
+
+
+def _report_verdict(generation: Generation) -> None:
+    if generation.finish == "harmful":
+        where = "the prompt" if generation.tokens == 0 else f"token {generation.tokens}"
+        report(
+            f"harmful: score {generation.result.score:.4f} at {where}, stopped by "
+            f"{generation.stopped_by}"
+        )
+    else:
+        report(f"safe: score {generation.result.score:.4f}, finish {generation.finish}")
+
+
+def _ending(generation: Generation) -> dict[str, object]:
+    """What the last JSON line says."""
+    return {
+        "finish": generation.finish,
+        "stopped_by": generation.stopped_by,
+        "prompt": generation.prompt.to_dict(),
+        "result": generation.result.to_dict(),
+    }
+
+
+def _write_json(piece: Piece) -> None:
+    _write_json_line({"text": piece.text, "token": piece.token, "score": piece.score})
+
+
+def _write_json_line(fields: dict[str, object]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(fields) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _write_text(piece: Piece) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text(printable(piece.text), color(piece.score))
+    Console(highlight=False).print(line, end="", soft_wrap=True)
+    sys.stdout.flush()

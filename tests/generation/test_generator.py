@@ -1,0 +1,278 @@
+"""A guarded generator gives the text that the model gives, and none without a verdict."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generators import need_genai
+from siren_command import rows, siren
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import (
+    BackendError,
+    BundleError,
+    Generation,
+    Guard,
+    GuardedGenerator,
+    Hysteresis,
+    InputError,
+    InterruptedCall,
+    Patience,
+    Sampling,
+    Schedule,
+)
+from siren_runtime.generation.folder import sha256
+from siren_runtime.streaming.aggregation import AggregationName
+from siren_runtime.streaming.decision import Rule
+
+need_genai()
+PROMPT = "The history of bread begins"
+GREEDY = Sampling(temperature=0)
+TOKENS = 20
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    head: Path, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same head on the same backbone, as a guard that streams."""
+    output = tmp_path_factory.mktemp("guard") / "bundle"
+    export_bundle(load_artifact(head), load_checkpoint(str(backbone("llama"))), output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def guard(bundle: Path) -> Guard:
+    return Guard.load(bundle, backend="cpu", threads=1)
+
+
+def _generate(guarded: GuardedGenerator, threshold: float = 1.0, **options: object) -> Generation:
+    settings = {"max_tokens": TOKENS, "sampling": GREEDY, "threshold": threshold, **options}
+    return guarded.generate(PROMPT, **settings)  # type: ignore[arg-type]
+
+
+def _scores(guarded: GuardedGenerator) -> list[float]:
+    return [piece.score for piece in _generate(guarded)]
+
+
+def _peak(scores: Sequence[float], after: float) -> int:
+    """A token whose score is the highest so far and no less than the prompt's."""
+    return next(i for i, score in enumerate(scores) if score > max([after, *scores[:i]]))
+
+
+def test_the_text_is_what_the_model_gives_without_a_guard(guarded: GuardedGenerator) -> None:
+    tokens = guarded.prompt_tokens(PROMPT, True, TOKENS)
+    run = guarded.engine.run(len(tokens) + TOKENS + 1, GREEDY.search())
+    run.append(tokens)
+    expected = []
+    while len(expected) < TOKENS and (token := run.step()) not in guarded.engine.ends:
+        expected.append(token)
+    generation = _generate(guarded)
+    pieces = list(generation)
+    assert [piece.token for piece in pieces] == expected
+    decoder = guarded.engine.pieces()
+    assert "".join(piece.text for piece in pieces) == "".join(map(decoder.decode, expected))
+    assert generation.finish == ("length" if len(expected) == TOKENS else "stop")
+    assert generation.tokens == len(expected)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "window", "ema"])
+def test_scores_and_decisions_are_those_of_a_stream_of_the_same_tokens(
+    guarded: GuardedGenerator, guard: Guard, aggregation: AggregationName
+) -> None:
+    rules: list[Rule] = [Schedule(((0, 1.0),)), Patience(2, 3, 1.0), Hysteresis(1.0, 1.0)]
+    generation = _generate(guarded, rules=rules, aggregation=aggregation, span=5)
+    pieces = list(generation)
+    tokens = guarded.prompt_tokens(PROMPT, True, TOKENS)
+    with guard.stream(aggregation=aggregation, span=5) as stream:
+        prompt = stream.feed_tokens(tokens)
+        assert generation.prompt.score == pytest.approx(prompt.score, abs=1e-4)
+        assert generation.prompt.tokens == prompt.tokens
+        for piece in pieces:
+            assert piece.score == pytest.approx(stream.feed_tokens([piece.token]).score, abs=1e-4)
+
+
+@pytest.mark.parametrize("every", [1, 3, 7])
+@pytest.mark.parametrize("holdback", [0, 2])
+def test_it_stops_before_the_piece_that_decides_however_often_the_head_runs(
+    guarded: GuardedGenerator, every: int, holdback: int
+) -> None:
+    prompt, scores = _generate(guarded).prompt.score, _scores(guarded)
+    deciding = _peak(scores, prompt)
+    whole = [piece.token for piece in _generate(guarded)]
+    generation = _generate(guarded, scores[deciding], every=every, holdback=holdback)
+    assert [p.token for p in generation] == whole[: max(deciding - holdback, 0)]
+    assert generation.finish == "harmful"
+    assert generation.stopped_by == f"threshold({scores[deciding]:g})"
+    assert list(generation) == []
+
+
+def test_rules_decide_in_place_of_the_threshold(guarded: GuardedGenerator) -> None:
+    scores = _scores(guarded)
+    lowest = min(scores)
+    generation = _generate(guarded, 0.0, rules=[Schedule(((0, 1.0),))])
+    assert len(list(generation)) == len(scores)
+    soft = Schedule(((0, 1.0), (generation.prompt_tokens + 3, lowest)))
+    generation = _generate(guarded, rules=[soft])
+    assert len(list(generation)) == 3
+    assert generation.result.decisions[0].token == generation.prompt_tokens + 3
+    assert generation.stopped_by == str(soft)
+
+
+def test_a_harmful_prompt_gets_no_token(guarded: GuardedGenerator) -> None:
+    generation = _generate(guarded, 0.0)
+    assert generation.finish == "harmful"
+    assert generation.tokens == 0
+    assert list(generation) == []
+
+
+def test_a_response_can_be_scored_alone(
+    generator: Callable[..., Path], head: Path, tmp_path: Path, guard: Guard
+) -> None:
+    from siren_export.graft.graft import graft
+
+    folder = tmp_path / "response"
+    graft(generator("llama"), load_artifact(head), folder, foreign=True, pooled="response")
+    alone = GuardedGenerator.load(folder, threads=1)
+    tokens = alone.prompt_tokens(PROMPT, True, TOKENS)
+    generation = _generate(alone)
+    with guard.stream() as stream:
+        assert generation.prompt.score == pytest.approx(stream.feed_tokens(tokens).score, abs=1e-4)
+    pieces = list(generation)
+    assert generation.result.tokens == len(pieces)
+    whole = _scores(GuardedGenerator.load(folder, threads=1))
+    assert whole == [piece.score for piece in pieces]
+
+
+def test_messages_and_plain_text_are_read_as_they_stand(guarded: GuardedGenerator) -> None:
+    chat = guarded.prompt_tokens([{"role": "user", "content": PROMPT}], True, TOKENS)
+    assert chat == guarded.prompt_tokens(PROMPT, True, TOKENS)
+    assert chat == guarded.engine.encode(f"<user> {PROMPT}\n<assistant> ")
+    assert guarded.prompt_tokens(PROMPT, False, TOKENS) == guarded.engine.encode(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"every": 0}, "every"),
+        ({"holdback": -1}, "holdback"),
+        ({"threshold": 2.0}, "threshold"),
+        ({"max_tokens": 5000}, "has room"),
+        ({"rules": [1]}, "rules"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    guarded: GuardedGenerator, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _generate(guarded, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prompt", [[], [{"role": "user"}], [{"role": "cat", "content": "x"}], {}])
+def test_messages_that_are_none_are_refused(guarded: GuardedGenerator, prompt: object) -> None:
+    with pytest.raises(InputError):
+        guarded.generate(prompt)  # type: ignore[arg-type]
+
+
+def test_a_head_of_other_text_than_the_prompt_stands_in_is_refused(copied: Path) -> None:
+    _rewrite(copied, trained_on={"engine": "0" * 64, "text": "chat"})
+    with pytest.raises(InputError, match="trained on chat text"):
+        GuardedGenerator.load(copied).generate(PROMPT, chat=False)
+
+
+def test_after_a_cancellation_there_is_no_text(guarded: GuardedGenerator) -> None:
+    cancel = threading.Event()
+    generation = _generate(guarded, cancel=cancel, holdback=2)
+    next(generation)
+    cancel.set()
+    with pytest.raises(InterruptedCall):
+        list(generation)
+    with pytest.raises(BackendError, match="failed before"):
+        next(generation)
+    assert generation.finish is None
+
+
+def test_a_closed_generation_gives_no_text(guarded: GuardedGenerator) -> None:
+    with _generate(guarded) as generation:
+        next(generation)
+    with pytest.raises(BackendError, match="closed"):
+        next(generation)
+
+
+def test_a_layer_that_is_not_finite_gives_no_text(copied: Path) -> None:
+    """As of a damaged weight: the graph multiplies the neurons by it."""
+    graph = (copied / "siren.bin").read_bytes()
+    values = np.frombuffer(graph, np.float32).copy()
+    values[5] = np.nan
+    (copied / "siren.bin").write_bytes(values.tobytes())
+    manifest = json.loads((copied / "guard.json").read_text())
+    manifest["files"]["siren.bin"]["sha256"] = sha256(copied / "siren.bin")
+    _rewrite(copied, files=manifest["files"])
+    with pytest.raises(BackendError, match="not finite"):
+        _generate(GuardedGenerator.load(copied, threads=1))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "head.onnx", "genai_config.json"])
+def test_another_file_than_was_grafted_is_refused(copied: Path, name: str) -> None:
+    (copied / name).write_bytes((copied / name).read_bytes() + b" ")
+    with pytest.raises(BundleError, match=r"graft it|copy the folder"):
+        GuardedGenerator.load(copied)
+
+
+def test_changed_weights_are_found_where_that_is_asked_for(copied: Path) -> None:
+    data = bytearray((copied / "model.onnx.data").read_bytes())
+    data[100] ^= 1
+    (copied / "model.onnx.data").write_bytes(data)
+    with pytest.raises(BundleError, match="not the file that was grafted"):
+        GuardedGenerator.load(copied, verify=True)
+
+
+def test_each_kind_of_folder_names_what_opens_it(
+    grafted: Path, generator: Callable[..., Path], bundle: Path
+) -> None:
+    with pytest.raises(BundleError, match=r"GuardedGenerator\.load"):
+        Guard.load(grafted)
+    with pytest.raises(BundleError, match=r"Guard\.load"):
+        GuardedGenerator.load(bundle)
+    with pytest.raises(BundleError, match="siren graft"):
+        GuardedGenerator.load(generator("llama"))
+
+
+def test_the_command_writes_the_text_and_a_json_line_a_token(
+    grafted: Path, guarded: GuardedGenerator
+) -> None:
+    pieces = list(_generate(guarded))
+    options = (PROMPT, "--max-tokens", TOKENS, "--threshold", 1, "--temperature", 0)
+    result = siren("generate", grafted, *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    *lines, last = rows(result)
+    assert [line["token"] for line in lines] == [piece.token for piece in pieces]
+    assert [line["score"] for line in lines] == [piece.score for piece in pieces]
+    assert last["prompt"]["is_harmful"] is False
+    result = siren("generate", grafted, *options, "--compare")
+    assert "without it" in result.stderr
+    result = siren("generate", grafted, PROMPT, "--max-tokens", TOKENS, "--threshold", 0, "--json")
+    assert result.exit_code == 3
+    (ending,) = rows(result)
+    assert ending["finish"] == "harmful"
+
+
+def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path: Path) -> None:
+    result = siren("graft", generator("llama"), head, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "--foreign-head" in result.stderr
+    result = siren("graft", generator("llama"), head, "-o", tmp_path / "out", "--foreign-head")
+    assert result.exit_code == 0, result.stderr
+    assert "generates as before" in result.stderr
+    assert GuardedGenerator.load(tmp_path / "out").manifest.neurons == 51
+
+
+def _rewrite(folder: Path, **fields: object) -> None:
+    path = folder / "guard.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
