@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _DISTRIBUTIONS = (
-    "siren-edge", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers", "llm-siren",
-    "torch", "transformers", "tensorrt", "tensorrt-rtx", "cuda-python", "openvino", "nncf",
-    "matplotlib",
+    "siren-edge", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai",
+    "tokenizers", "llm-siren", "torch", "transformers", "tensorrt", "tensorrt-rtx", "cuda-python",
+    "openvino", "nncf", "matplotlib",
 )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def graft(
             tensor = _external(matrix)
         add_neurons(model.graph, blocks, head.taps, neurons_output(), tensor)
         files[source.graph] = write_file(place / source.graph, serialized(model))
-        files[HEAD_FILE] = write_file(place / HEAD_FILE, serialized(_head_alone(head, spec)))
+        files[HEAD_FILE] = write_file(place / HEAD_FILE, serialized(_head_alone(artifact, spec)))
         check = _check(source, place, head, output, progress) if verify else None
         manifest = GraftManifest(
             format_version=FORMAT_VERSION,
@@ -140,7 +140,12 @@ def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
 
 
 def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
-    """Check the head's blocks and channels against the folder's."""
+    """Check the head's kind, blocks and channels against what can be grafted, and the folder."""
+    if artifact.further or artifact.head.spec.activation != "softmax":
+        raise ArtifactError(
+            f"{artifact.source}: heads of labels, and several heads, cannot be grafted yet; graft "
+            "one head that tells harm from the rest"
+        )
     taps = artifact.head.taps
     channel = max(int(channels.max()) for channels in taps.channels.values())
     for what, found, there in (
@@ -241,12 +246,13 @@ def _external(matrix: NDArray[np.float32]) -> ir.ExternalTensor:
     )
 
 
-def _head_alone(head: Head, spec: HeadSpec) -> ir.Model:
+def _head_alone(artifact: Artifact, spec: HeadSpec) -> ir.Model:
     """head.onnx with its weights inside, over what the grafted graph gives."""
+    head = artifact.head
     if isinstance(head, LinearFirst) and spec.features < head.spec.features:
         graph = author_projected_head(head, spec)
     else:
-        graph = author_head_alone(head)
+        graph = author_head_alone(artifact)
     for name, weight in graph.weights.items():
         (values,) = weight.blocks()
         graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)

@@ -11,12 +11,15 @@ from siren_export.heads.together import head_set
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
+    FEATURES,
     INPUT_IDS,
+    LOGITS,
     POOLED,
+    SCORE,
     head_graph,
     score_graph,
 )
-from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.errors import ArtifactError
 
 from .contract import add_inputs, build

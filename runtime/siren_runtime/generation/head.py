@@ -9,7 +9,7 @@ from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.outputs import FloatArray, no_verdict
 from siren_runtime.backends.process import keep_in_children
 from siren_runtime.bundle.graphs import POOLED, SCORE, TensorSpec, head_graph, signature
-from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.errors import BundleError
 
 _DTYPES = {"tensor(float)": "float32"}
@@ -35,7 +35,7 @@ class HeadEngine:
                 model, options, providers=["CPUExecutionProvider"]
             )
         keep_in_children(self._session)
-        contract = head_graph(spec)
+        contract = head_graph({PRIMARY_HEAD: spec}, spec.features)
         for found, expected in (
             (self._session.get_inputs(), contract.inputs),
             (self._session.get_outputs(), contract.outputs),

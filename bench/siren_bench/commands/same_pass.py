@@ -1,0 +1,44 @@
+"""`siren bench same-pass`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_bench.progress import progress_bar
+from siren_bench.record import write_record
+from siren_bench.same_pass import Plan, measure_same_pass, same_pass_table
+from siren_runtime.commands.console import need
+
+from . import options
+
+_PROMPT = "Tell me the history of bread, from the first farmers to the bakeries of today, in full."
+
+
+def same_pass(
+    plain: Annotated[Path, typer.Argument(help="A model folder of onnxruntime-genai.")],
+    grafted: Annotated[Path, typer.Argument(help="What siren graft made of it.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="A guard of the same backbone and head, to stream beside the model."),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What is answered.")] = _PROMPT,
+    tokens: Annotated[int, typer.Option(min=1, help="Of the response, at most.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all subjects.")] = 11,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
+    output: options.Output = None,
+) -> None:
+    """Tokens a second of a model alone, grafted, guarded by its own pass, and by a guard beside it.
+
+    All subjects take turns in one process, so that a disturbance falls on neighbours alike, and
+    each is compared with the plain model of the same round.
+    """
+    need("onnxruntime_genai")
+    plan = Plan(prompt, tokens, rounds, threads)
+    with progress_bar() as progress:
+        results = measure_same_pass(plain, grafted, bundle, plan, progress)
+    table = same_pass_table(results)
+    typer.echo(table)
+    output = output or options.RESULTS / f"same-pass-{grafted.name}.json"
+    settings = {"plain": plain.name, "grafted": grafted.name, "plan": vars(plan)}
+    write_record(output, "same-pass", settings, results, table)
