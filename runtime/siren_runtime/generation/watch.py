@@ -81,6 +81,7 @@ class Watch:
             computed=len(self.scores) - first,
             rolled_back=0,
             slid=False,
+            risk=score,
             decisions=tuple(self._decisions.since(first)) if self._decisions.rules else (),
         )
 
