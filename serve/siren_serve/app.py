@@ -27,12 +27,23 @@ from siren_runtime.errors import SirenError
 from . import logs
 from .errors import RefusedRequest, body_of, refused
 from .gate import Gate
+from .generation import Generator
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
 from .proxy.upstream import Upstream, UpstreamRefusal
 from .reload import reload_all
-from .routes import classifiers, kserve, litellm, moderations, operations, proxy, score, streams
+from .routes import (
+    classifiers,
+    generate,
+    kserve,
+    litellm,
+    moderations,
+    operations,
+    proxy,
+    score,
+    streams,
+)
 from .settings import Settings
 from .streams import Sessions
 
@@ -70,8 +81,14 @@ def make_app(settings: Settings) -> Gate:
     )
     if settings.proxy is not None:
         state.upstream = Upstream(settings.proxy, keys)
+    if settings.generate is not None:
+        state.generator = Generator(settings, settings.generate, metrics)
     app = Litestar(
-        [*ROUTES, *(proxy.ROUTES if settings.proxy else ())],
+        [
+            *ROUTES,
+            *(proxy.ROUTES if settings.proxy else ()),
+            *(generate.ROUTES if settings.generate else ()),
+        ],
         state=state,
         lifespan=[_life],
         logging_config=None,
@@ -97,6 +114,8 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     if state.settings.proxy and state.settings.proxy.fail_open:
         logs.alarm("--fail-open: text without a verdict goes through")
     await state.guards.load()
+    if state.settings.generate:
+        await state.generator.load()
     watching = loop.create_task(state.sessions.watch())
     try:
         yield

@@ -137,6 +137,8 @@ class Guards:
         Raises:
             RefusedRequest: there is none of it, or it is not open yet.
         """
+        if not self._settings.guards:
+            raise RefusedRequest(404, "model_not_found", "no guard here, only a generator")
         wanted = self.names()[0] if name is None else name
         if wanted not in self._settings.guards:
             raise RefusedRequest(

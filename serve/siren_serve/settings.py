@@ -40,6 +40,27 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timeout_s: float = 600.0
 
 
+class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A generator that guards itself.
+
+    Attributes:
+        folder: what siren graft made.
+        name: what the model is called in answers.
+        max_tokens: of a response, at most.
+        threshold: harmful from this score; None is the folder's own.
+        every, holdback: as `GuardedGenerator.generate`.
+        timeout_s: seconds that a generation may take.
+    """
+
+    folder: str
+    name: str
+    max_tokens: int = 1024
+    threshold: float | None = None
+    every: int = 1
+    holdback: int = 0
+    timeout_s: float = 600.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a server. Processes hand them on as JSON.
 
@@ -60,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         keys_file: API keys, one a line; None asks for none.
         workers: processes, each with guards of its own.
         proxy: the model server behind it; None where there is none.
+        generate: the generator that answers chat completions; None where there is none.
     """
 
     guards: dict[str, str]
@@ -87,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keys_file: Path | None = None
     workers: int = 1
     proxy: ProxySettings | None = None
+    generate: GenerateSettings | None = None
 
     def encode(self) -> str:
         """The settings as JSON, which `decode` reads."""

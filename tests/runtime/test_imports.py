@@ -88,6 +88,7 @@ FLOORS = {
         ["app", "protocol"],
         ["gate", "routes"],
         ["proxy"],
+        ["generation"],
         ["streams", "reload", "messages"],
         ["guards"],
         ["metrics", "keys", "logs", "errors", "settings"],

@@ -23,12 +23,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 @app.command(epilog="Example: siren serve engines/minilm/bundle --port 8000 --api-key-file keys")
 def serve(
     bundles: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="BUNDLE [NAME=BUNDLE …]",
             help="Bundles, by the names that requests ask for; the first is the default.",
         ),
-    ],
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its guards.")] = 1,
@@ -113,6 +113,17 @@ def serve(
     upstream_timeout: Annotated[
         float, typer.Option(min=0.01, help="Seconds without a byte of the upstream.")
     ] = 600,
+    generate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Answer chat completions with this grafted generator, guarded in the same pass; "
+            "--block-at and --holdback are for it too.",
+        ),
+    ] = None,
+    generate_tokens: Annotated[
+        int, typer.Option(min=1, help="Of a generated response, at most.")
+    ] = 1024,
     log_level: Annotated[LogLevel, typer.Option(help="From which level to log.")] = "info",
 ) -> None:
     """Serve guards over HTTP: OpenAI's moderations, text-embeddings-inference, vLLM, KServe,
@@ -123,10 +134,16 @@ def serve(
     """
     from siren_runtime.backends.onnxruntime.session import usable_cores
     from siren_serve.server import serve as run
-    from siren_serve.settings import ProxySettings, Settings
+    from siren_serve.settings import GenerateSettings, ProxySettings, Settings
 
+    if generate is not None:
+        need("onnxruntime_genai")
+    if not bundles and generate is None:
+        raise typer.BadParameter("give a bundle, or --generate FOLDER")
+    if generate is not None and upstream is not None:
+        raise typer.BadParameter("--generate and --upstream both answer chat completions; give one")
     settings = Settings(
-        guards=_named(bundles),
+        guards=_named(bundles or []),
         backend=backend,
         threads=threads,
         runs=runs or max(1, usable_cores() // threads),
@@ -161,6 +178,16 @@ def serve(
             stride=stride,
             fail_open=fail_open,
             key_file=upstream_key_file,
+            timeout_s=upstream_timeout,
+        ),
+        generate=None
+        if generate is None
+        else GenerateSettings(
+            folder=str(generate),
+            name=generate.resolve().name,
+            max_tokens=generate_tokens,
+            threshold=block_at,
+            holdback=holdback,
             timeout_s=upstream_timeout,
         ),
     )

@@ -1,0 +1,257 @@
+"""A grafted generator: opened once, and a chat completion answered and guarded in one pass."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+
+from siren_runtime.errors import SirenError
+from siren_runtime.generation.generation import Generation, Piece
+from siren_runtime.generation.generator import GuardedGenerator, Sampling
+from siren_runtime.streaming.result import StreamResult
+
+from . import logs
+from .errors import RefusedRequest, body_of, refused
+from .messages import Message, text_of_part
+from .metrics import Metrics
+from .settings import GenerateSettings, Settings
+
+FILTERED = "content_filter"
+_ROLES = {"developer": "system", "function": "tool"}
+_NOT_HEARD = (
+    "stop", "tools", "functions", "response_format", "logprobs", "logit_bias", "audio",
+    "frequency_penalty", "presence_penalty",
+)  # fmt: skip
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = False
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """What is read of a chat completion's request."""
+
+    messages: list[Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Read a request's JSON.
+
+    Raises:
+        RefusedRequest: it asks for what is not done here.
+        msgspec.DecodeError: it is not in OpenAI's form.
+    """
+    fields = msgspec.json.decode(body)
+    request = msgspec.convert(fields, ChatRequest)
+    asked = [name for name in _NOT_HEARD if fields.get(name)]
+    if request.n not in (None, 1):
+        asked.append("n")
+    if asked:
+        raise RefusedRequest(422, "not_supported", f"{', '.join(asked)}: not supported here")
+    return request
+
+
+class Generator:
+    """The generator of a server. So many generations run at once as engine runs of guards do."""
+
+    def __init__(self, settings: Settings, generate: GenerateSettings, metrics: Metrics) -> None:
+        self.settings, self.metrics = generate, metrics
+        self._threads, self._most = settings.threads, settings.max_calls
+        self._slots, self._under_way = asyncio.Semaphore(settings.runs), 0
+        self._guarded: GuardedGenerator | None = None
+
+    async def load(self) -> None:
+        """Open the folder, and generate a token.
+
+        Raises:
+            SirenError: it cannot be opened.
+        """
+        started = time.monotonic()
+        load = partial(GuardedGenerator.load, self.settings.folder, threads=self._threads)
+        self._guarded = await anyio.to_thread.run_sync(load)
+        await anyio.to_thread.run_sync(self._warm)
+        logs.event("generator loaded", seconds=round(time.monotonic() - started, 3))
+
+    def _warm(self) -> None:
+        assert self._guarded is not None
+        trained_on = self._guarded.manifest.trained_on
+        chat = trained_on is None or trained_on.text == "chat"
+        list(self._guarded.generate("Hello", chat=chat, max_tokens=1))
+
+    @asynccontextmanager
+    async def generating(self, request: ChatRequest) -> AsyncIterator[Generation]:
+        """Read a request's prompt and judge it; when the block ends, so does the generation.
+
+        Raises:
+            RefusedRequest: too many wait, the prompt cannot be read, or it is harmful.
+            SirenError: the prompt has no verdict.
+        """
+        if self._under_way >= self._most:
+            raise RefusedRequest(429, "busy", "too many generations wait", {"Retry-After": "1"})
+        self._under_way += 1
+        cancel = threading.Event()
+        try:
+            async with self._slots:
+                begin = partial(self._begin, request, cancel)
+                generation = await anyio.to_thread.run_sync(begin)
+                with generation:
+                    if generation.finish == "harmful":
+                        self._note("prompt", generation.prompt)
+                        raise RefusedRequest(400, FILTERED, "the prompt was blocked as harmful")
+                    yield generation
+                    if generation.stopped_by is not None:
+                        self._note("answer", generation.result)
+        finally:
+            cancel.set()
+            self._under_way -= 1
+
+    def _begin(self, request: ChatRequest, cancel: threading.Event) -> Generation:
+        if self._guarded is None:
+            raise RefusedRequest(503, "loading", "the generator is being loaded")
+        settings = self.settings
+        asked = request.max_completion_tokens or request.max_tokens or settings.max_tokens
+        return self._guarded.generate(
+            [_message(message, place) for place, message in enumerate(request.messages)],
+            max_tokens=min(asked, settings.max_tokens),
+            sampling=Sampling(request.temperature, request.top_p, seed=request.seed),
+            threshold=settings.threshold,
+            every=settings.every,
+            holdback=settings.holdback,
+            deadline=settings.timeout_s,
+            cancel=cancel,
+        )
+
+    def _note(self, what: str, result: StreamResult) -> None:
+        self.metrics.harmful.labels(what, "block").inc()
+        logs.event("harmful", what=what, mode="block", **told(result))
+
+
+def _message(message: Message, place: int) -> dict[str, str]:
+    """A message as the chat template takes it."""
+    content = message.content
+    if isinstance(content, list):
+        content = "\n".join(map(text_of_part, content))
+    if content is None or message.tool_calls or message.audio is not None:
+        raise RefusedRequest(
+            422, "not_supported", f"messages[{place}] has no text, or more than that"
+        )
+    return {"role": _ROLES.get(message.role, message.role), "content": content}
+
+
+def told(result: StreamResult) -> dict[str, Any]:
+    """A verdict as it stands beside a text."""
+    return {
+        "score": result.score,
+        "is_harmful": result.is_harmful,
+        "threshold": result.threshold,
+        "tokens": result.tokens,
+    }
+
+
+class ChatAnswer:
+    """The answer to one request, as ASGI has it."""
+
+    def __init__(self, generator: Generator, request: ChatRequest) -> None:
+        self._generator, self._request = generator, request
+        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self._has_begun = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Generate and send. Whatever ends it ends the generation too."""
+        try:
+            async with self._generator.generating(self._request) as generation:
+                await (self._stream if self._request.stream else self._whole)(generation, send)
+        except (RefusedRequest, SirenError) as error:
+            if not self._has_begun:
+                raise
+            refusal = refused(error)
+            self._generator.metrics.refusals.labels(refusal.code).inc()
+            # OpenAI's client raises it. No [DONE] follows: the answer is not whole.
+            await self._send(send, _event(body_of(refusal)), more=False)
+
+    async def _whole(self, generation: Generation, send: Any) -> None:
+        text = ""
+        while (piece := await _next(generation)) is not None:
+            text += piece.text
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": None,
+            "finish_reason": _reason(generation),
+            "siren": {**told(generation.result), "prompt": told(generation.prompt)},
+        }
+        answer = {**self._frame("chat.completion", [choice]), "usage": _usage(generation)}
+        await self._begin(send, "application/json")
+        await self._send(send, msgspec.json.encode(answer), more=False)
+
+    async def _stream(self, generation: Generation, send: Any) -> None:
+        await self._begin(send, "text/event-stream; charset=utf-8")
+        first = {"role": "assistant", "content": ""}
+        await self._chunk(send, first, {"prompt": told(generation.prompt)})
+        while (piece := await _next(generation)) is not None:
+            await self._chunk(send, {"content": piece.text}, {"score": piece.score})
+        await self._chunk(send, {}, told(generation.result), _reason(generation))
+        options = self._request.stream_options
+        if options is not None and options.include_usage:
+            usage = {**self._frame("chat.completion.chunk", []), "usage": _usage(generation)}
+            await self._send(send, _event(usage))
+        await self._send(send, b"data: [DONE]\n\n", more=False)
+
+    async def _chunk(
+        self, send: Any, delta: dict[str, Any], siren: dict[str, Any], reason: str | None = None
+    ) -> None:
+        choice = {
+            "index": 0, "delta": delta, "logprobs": None, "finish_reason": reason, "siren": siren
+        }  # fmt: skip
+        await self._send(send, _event(self._frame("chat.completion.chunk", [choice])))
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        name = self._generator.settings.name
+        return {
+            "id": self._id, "object": kind, "created": self._created, "model": name,
+            "choices": choices,
+        }  # fmt: skip
+
+    async def _begin(self, send: Any, media_type: str) -> None:
+        self._has_begun = True
+        headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _send(self, send: Any, body: bytes, *, more: bool = True) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _next(generation: Generation) -> Piece | None:
+    return await anyio.to_thread.run_sync(partial(next, generation, None))
+
+
+def _reason(generation: Generation) -> str | None:
+    return FILTERED if generation.finish == "harmful" else generation.finish
+
+
+def _usage(generation: Generation) -> dict[str, int]:
+    prompt, written = generation.prompt_tokens, generation.tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+    }
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"

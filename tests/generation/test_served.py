@@ -1,0 +1,111 @@
+"""siren serve --generate: OpenAI's client gets what the generator gives, and no harm."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from served import Running, running
+from siren_runtime import GuardedGenerator, Sampling
+from siren_serve.settings import GenerateSettings
+
+PROMPT = "The history of bread begins"
+TOKENS = 12
+ASKED: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": PROMPT}],
+    "max_tokens": TOKENS,
+    "temperature": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def server(grafted: Path) -> Iterator[Running]:
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0)
+    with running({}, generate=settings) as served:
+        yield served
+
+
+def _client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def _pieces(guarded: GuardedGenerator, threshold: float = 1.0) -> list[Any]:
+    sampling = Sampling(temperature=0)
+    return list(guarded.generate(PROMPT, max_tokens=TOKENS, sampling=sampling, threshold=threshold))
+
+
+def test_an_answer_comes_whole_and_in_chunks(server: Running, guarded: GuardedGenerator) -> None:
+    pieces, client = _pieces(guarded), _client(server.url)
+    answer = client.chat.completions.create(**ASKED)
+    text = "".join(piece.text for piece in pieces)
+    assert answer.choices[0].message.content == text
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == len(pieces)
+    options = {"include_usage": True}
+    chunks = list(client.chat.completions.create(**ASKED, stream=True, stream_options=options))
+    *told, usage = chunks
+    first, *rest, last = [chunk.choices[0] for chunk in told]
+    assert [choice.delta.content for choice in rest] == [piece.text for piece in pieces]
+    assert [choice.siren["score"] for choice in rest] == [piece.score for piece in pieces]
+    assert first.siren["prompt"]["is_harmful"] is False
+    assert last.finish_reason == answer.choices[0].finish_reason
+    assert usage.usage.completion_tokens == len(pieces)
+
+
+def test_a_harmful_prompt_and_a_harmful_answer_are_filtered(
+    grafted: Path, guarded: GuardedGenerator
+) -> None:
+    generation = guarded.generate(PROMPT, max_tokens=TOKENS, threshold=1.0)
+    peak = max(piece.score for piece in _pieces(guarded))
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=0.0)
+    with (
+        running({}, generate=settings) as server,
+        pytest.raises(openai.BadRequestError, match="blocked as harmful"),
+    ):
+        _client(server.url).chat.completions.create(**ASKED)
+    assert peak > generation.prompt.score
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=peak)
+    with running({}, generate=settings) as server:
+        answer = _client(server.url).chat.completions.create(**ASKED)
+        assert answer.choices[0].finish_reason == "content_filter"
+        expected = "".join(piece.text for piece in _pieces(guarded, peak))
+        assert answer.choices[0].message.content == expected
+        assert server.metric('siren_proxied_harmful_total{mode="block",what="answer"}') == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 2},
+        {"stop": "."},
+        {"tools": [{"type": "function"}]},
+        {"messages": []},
+        {"messages": [{"role": "user"}]},
+        {"messages": "hi"},
+        {"temperature": "hot"},
+    ],
+)
+def test_what_is_not_done_is_refused(server: Running, change: dict[str, Any]) -> None:
+    response = server.client.post("/v1/chat/completions", json={**ASKED, **change})
+    assert response.status_code == 422
+    assert response.json()["error"]["message"]
+
+
+def test_who_goes_ends_the_generation(server: Running) -> None:
+    asked = {**ASKED, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=asked) as response:
+        next(response.iter_bytes())
+    answer = _client(server.url).chat.completions.create(**ASKED)
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_without_a_guard_other_routes_say_so(server: Running) -> None:
+    assert server.client.get("/health/ready").status_code == 200
+    response = server.client.post("/v1/moderations", json={"input": "hello"})
+    assert response.status_code == 404
+    assert "only a generator" in response.json()["error"]["message"]
+    assert server.client.get("/v1/models").json()["data"][0]["id"] == "tiny"
