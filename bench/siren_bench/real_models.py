@@ -127,8 +127,8 @@ def _copy(part: Path, file: IO[bytes]) -> None:
 def _padding(checkpoint: GgufCheckpoint) -> str:
     """The token that llm-siren pads with: the file's, or the one that ends a text."""
     config = checkpoint.config
-    number = config.get("pad_token_id", config.get("eos_token_id"))
-    return str(Tokenizer.from_buffer(checkpoint.tokenizer_json).id_to_token(number))
+    number = config["pad_token_id" if "pad_token_id" in config else "eos_token_id"]
+    return str(Tokenizer.from_buffer(checkpoint.tokenizer_json).id_to_token(int(number)))
 
 
 def _tensors(checkpoint: GgufCheckpoint, progress: Progress) -> Iterator[tuple[str, np.ndarray]]:
