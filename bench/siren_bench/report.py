@@ -25,7 +25,10 @@ _SUMMARY_ROWS = (
     ("llm-siren float32",),
     ("llm-siren bfloat16",),
     ("OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8 weights"),
-    ("transformers generate float32, 4 new tokens",),
+    ("transformers generate float32, 4 new tokens", "transformers generate float32, 1 new token"),
+    ("openvino-genai int4, 1 new token",),
+    ("onnxruntime-genai int4, 1 new token", "onnxruntime-genai float32, 1 new token"),
+    ("llama.cpp int4, 1 new token",),
 )
 
 Record = Mapping[str, Any]

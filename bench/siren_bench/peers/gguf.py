@@ -78,7 +78,7 @@ class LlamaCpp(_OnGguf):
         return "llama.cpp", self.file, self.threads
 
     def versions(self) -> dict[str, str]:
-        return installed_versions("llama-cpp-python")
+        return installed_versions("llama_cpp_python")
 
     def load(self) -> Any:
         from llama_cpp import Llama
