@@ -49,8 +49,9 @@ def test_tensorrt10_holds_operators_of_its_published_list_in_every_precision(exp
     for precision in ("fp16", "bf16", "fp8", "int8"):
         options = {"precision": precision, "calibration": TEXTS[:2]}
         bundle = export(name, pooling=pooling, target="tensorrt10", **options)
-        for spec in bundle.manifest.graphs.values():
-            check_operators(bundle.path / spec.file)
+        for graph, spec in bundle.manifest.graphs.items():
+            if not graph.startswith("explain."):  # which run on the CPU
+                check_operators(bundle.path / spec.file)
 
 
 def renamed(graph: onnx.GraphProto) -> None:

@@ -28,7 +28,6 @@ took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to l
 The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -38,6 +37,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
+from .calibration import Inputs
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, linears, replace
 from .eight_bits import round_channels
 from .options import Options
@@ -67,15 +67,14 @@ def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
 
     The inputs of all agree in every dimension but the channels.
     """
-    if options.calibration is not None:
-        options = dataclasses.replace(
-            options, calibration=smooth_inputs(graph, options.calibration)
-        )
+    calibration = options.calibration or {}
+    divided = smooth_inputs(graph, calibration) if calibration else {}
     quantizer = _Quantizer(graph)
     for linear in linears(graph):
-        if linear.matrix_name not in options.keep_float:
-            moments = options.moments(linear.matrix_name)
-            _replace(graph, linear, quantizer.activation(linear), moments)
+        name = linear.matrix_name
+        if name not in options.keep_float:
+            matrix = _PerChannel(graph.weights[name], calibration.get(name), divided.get(name))
+            _replace(graph, linear, quantizer.activation(linear), matrix)
 
 
 @dataclass
@@ -128,9 +127,8 @@ def _quantize(r: Place, channels: int, *inputs: ir.Value) -> ir.Value:
     return r.op("QuantizeLinear", *inputs, name=r.scope, axis=-1, block_size=channels)
 
 
-def _replace(graph: GuardGraph, linear: Linear, x: _Activation, moments: np.ndarray | None) -> None:
-    source = graph.weights[linear.matrix_name]
-    matrix = _PerChannel(source, moments)
+def _replace(graph: GuardGraph, linear: Linear, x: _Activation, matrix: "_PerChannel") -> None:
+    source = matrix.source
     values = Weight(ir.DataType.INT8, source.shape, matrix.values)
     scales = Weight(FLOAT, source.shape[1:], matrix.scales)
     r = before(graph, linear.product, linear.name)
@@ -156,15 +154,25 @@ def _replace(graph: GuardGraph, linear: Linear, x: _Activation, moments: np.ndar
 
 @dataclass
 class _PerChannel:
-    """A matrix [in, out] in 8 bits, with one scale for each output channel."""
+    """A matrix [in, out] in 8 bits, with one scale for each output channel.
+
+    Attributes:
+        inputs: of the matrix as they were measured, where they were.
+        divided: what they are divided by since then, float32 [in].
+    """
 
     source: Weight
-    moments: np.ndarray | None
+    inputs: Inputs | None
+    divided: np.ndarray | None
     _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
 
     def values(self) -> Iterator[np.ndarray]:
         matrix = np.concatenate(list(self.source.blocks()))
-        integers, self._scales = round_channels(matrix, self.moments)
+        inputs = self.inputs
+        if inputs is not None and self.divided is not None:
+            inputs = inputs.divided(self.divided)
+        moments = None if inputs is None else inputs.moments
+        integers, self._scales = round_channels(matrix, moments)
         yield integers
 
     def shifted(self, bias: Weight | None, shift: float) -> Iterator[np.ndarray]:

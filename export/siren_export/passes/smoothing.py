@@ -27,11 +27,11 @@ _SMALLEST = np.float32(1e-4)  # of a range
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
-def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> Calibration:
+def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> dict[str, np.ndarray]:
     """Rescale weights of a float32 graph; what it computes stays the same.
 
     Returns:
-        The calibration of the graph's inputs as they are then.
+        By the names of matrices, what their inputs are divided by then, float32 [in].
     """
     found = []
     for x, group in by_input(graph).items():
@@ -44,11 +44,7 @@ def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> Calibration:
         for linear in group:
             source = graph.weights[linear.matrix_name]
             graph.weights[linear.matrix_name] = _scaled(source, factors[:, None])
-    return calibration | {
-        linear.matrix_name: calibration[linear.matrix_name].divided(factors)
-        for _, group, factors in found
-        for linear in group
-    }
+    return {linear.matrix_name: factors for _, group, factors in found for linear in group}
 
 
 def largest_of_rows(sources: Sequence[Weight]) -> np.ndarray:
