@@ -40,6 +40,7 @@ from .routes import (
     litellm,
     moderations,
     operations,
+    page,
     proxy,
     score,
     streams,
@@ -51,6 +52,7 @@ ENVIRONMENT = "SIREN_SERVE_SETTINGS"
 _log = logging.getLogger("siren_serve")
 
 ROUTES = [
+    page.page,
     score.score,
     moderations.moderations,
     classifiers.predict,

@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-_OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+_OPEN = {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 _GONE = 499  # the client closed the connection, as nginx has it
 
 

@@ -1,12 +1,16 @@
 """API keys: read from a file, compared in constant time."""
 
+import binascii
 import hashlib
 import hmac
+from base64 import urlsafe_b64decode
+from contextlib import suppress
 from pathlib import Path
 
 from siren_runtime.errors import InputError
 
 _SHORTEST = 16
+_PROTOCOL = b"siren.key."  # and the key in URL-safe base64
 
 
 class Keys:
@@ -44,7 +48,7 @@ class Keys:
         self._digests = [_digest(key.encode()) for key in keys]
 
     def open(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        """Whether `Authorization: Bearer` or `X-API-Key` among a request's headers is a key."""
+        """Whether `Authorization: Bearer`, `X-API-Key` or a protocol that is offered is a key."""
         if self._path is None:
             return True
         given = []
@@ -53,9 +57,20 @@ class Keys:
                 given.append(value[7:].strip())
             elif name == b"x-api-key":
                 given.append(value.strip())
+            elif name == b"sec-websocket-protocol":
+                given += _of_protocols(value)
         # All are compared, so that the time does not tell which comes near.
         digests = [_digest(key) for key in given]
         return sum(hmac.compare_digest(d, key) for d in digests for key in self._digests) > 0
+
+
+def _of_protocols(value: bytes) -> list[bytes]:
+    """Keys among the protocols that a browser offers, which lets a page set no other header."""
+    names = [name.strip() for name in value.split(b",")]
+    coded = [n.removeprefix(_PROTOCOL) for n in names if n.startswith(_PROTOCOL)]
+    with suppress(binascii.Error):
+        return [urlsafe_b64decode(key + b"=" * (-len(key) % 4)) for key in coded]
+    return []
 
 
 def _digest(key: bytes) -> bytes:

@@ -16,6 +16,7 @@ from siren_runtime.errors import InputError, SirenError
 from siren_serve.errors import RefusedRequest, body_of, refused
 from siren_serve.streams import OpenRequest
 
+_PROTOCOL = "siren"  # the only one, for browsers that must offer some
 _ENDED, _POLICY, _FAILED, _LATER = 1000, 1008, 1011, 1013
 
 
@@ -38,7 +39,8 @@ async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
 
     Messages from here have a `type`: opened, result, or error, after which it is closed.
     """
-    await socket.accept()
+    offered = socket.scope["subprotocols"]
+    await socket.accept(subprotocols=_PROTOCOL if _PROTOCOL in offered else None)
     code = _ENDED
     try:
         await _serve(socket, state)
