@@ -30,4 +30,4 @@ _HEADERS = {
 @get("/", include_in_schema=False)
 async def page() -> Response[bytes]:
     """Show the page. It needs no key; what it asks for does."""
-    return Response(_PAGE, media_type="text/html; charset=utf-8", headers=_HEADERS)
+    return Response(_PAGE, media_type="text/html", headers=_HEADERS)

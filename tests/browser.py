@@ -1,0 +1,107 @@
+"""A real browser, driven over its DevTools protocol."""
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+WAIT_S = 60
+
+
+class Tab:
+    """A tab, and the events that came from it."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection, self._count = connection, 0
+        self.events: list[dict[str, Any]] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Ask for something and wait for the answer."""
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        self._connection.send(json.dumps(message))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=WAIT_S))
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+            self.events.append(answer)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str) -> Any:
+        """The value of an expression as soon as it is true."""
+        end = time.monotonic() + WAIT_S
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, f"{expression} did not become true"
+            time.sleep(0.05)
+        return value
+
+    def type(self, field: str, text: str) -> None:
+        """Put text into the field of that id, as a paste does."""
+        self.evaluate(f"document.getElementById({json.dumps(field)}).select()")
+        self.send("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        """Press a key."""
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def picture(self) -> bytes:
+        """What it shows, as PNG."""
+        return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
+
+    def requested(self) -> list[str]:
+        """The URLs that were asked for."""
+        asked = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in asked]
+
+    def errors(self) -> list[dict[str, Any]]:
+        """What went wrong in scripts or was refused."""
+        logged = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
+        thrown = [e["params"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
+        return thrown + [entry for entry in logged if entry["level"] == "error"]
+
+
+@contextlib.contextmanager
+def browser_tab(folder: Path) -> Iterator[Tab]:
+    """Run Chromium without a window until the end of the block."""
+    assert CHROMIUM is not None
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    process = subprocess.Popen(
+        [CHROMIUM, *options, f"--user-data-dir={folder}", "--window-size=1200,900", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port = _port(folder / "DevToolsActivePort")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
+        with connect(tabs[0]["webSocketDebuggerUrl"], max_size=None, origin=None) as connection:
+            yield Tab(connection)
+    finally:
+        process.terminate()
+        process.wait(WAIT_S)
+
+
+def _port(file: Path) -> int:
+    end = time.monotonic() + WAIT_S
+    while not file.exists() or file.read_text().count("\n") == 0:
+        assert time.monotonic() < end, "the browser did not start"
+        time.sleep(0.05)
+    return int(file.read_text().split()[0])

@@ -1,0 +1,101 @@
+"""The page at `/`, in a real browser."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from browser import CHROMIUM, Tab, browser_tab
+from served import Running, running
+from siren_runtime import Guard
+
+_LAST = "document.getElementById('verdict').textContent"
+_DONE = f"!/far|no/.test({_LAST})"  # the whole text was scored
+
+
+def test_the_page_is_whole_in_itself(server: Running) -> None:
+    answer = server.client.get("/")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    outside = re.findall(r"""(?:src|href)=|url\(|@import|https?://[^"'\s<]*""", answer.text)
+    assert set(outside) <= {"http://www.w3.org/2000/svg"}
+
+
+@pytest.fixture
+def tab(tmp_path: Path) -> Iterator[Tab]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with browser_tab(tmp_path / "profile") as opened:
+        yield opened
+
+
+def _open(tab: Tab, server: Running) -> None:
+    tab.send("Page.navigate", url=server.url)
+    tab.wait_for("typeof info !== 'undefined' && !!info")
+
+
+def test_typing_shows_the_score_of_every_beginning(
+    tab: Tab, server: Running, guard: Guard, letters: tuple[str, str]
+) -> None:
+    safe, harmful = letters
+    text = f"{safe} {safe} {harmful} {harmful} {harmful}"
+    _open(tab, server)
+    tab.type("text", text)
+    tab.wait_for(
+        f"document.querySelectorAll('#words span').length === 5 && !/far|no/.test({_LAST})"
+    )
+    found = tab.evaluate("pieces.map((piece) => piece.score)")
+    expected = [guard.score(text[: 2 * n + 1]).score for n in range(5)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    whole = guard.score(text)
+    assert tab.evaluate(_LAST).startswith("harmful" if whole.is_harmful else "safe")
+    assert tab.evaluate("document.getElementById('score').textContent") == f"{whole.score:.3f}"
+    over = tab.evaluate("[...document.querySelectorAll('.over')].length")
+    assert over == sum(score >= guard.default_threshold for score in expected)
+    assert tab.picture().startswith(b"\x89PNG")
+    assert all(url.startswith(server.url) for url in tab.requested())
+    assert tab.errors() == []
+
+
+def test_a_moved_threshold_moves_the_verdict(
+    tab: Tab, server: Running, letters: tuple[str, str]
+) -> None:
+    _open(tab, server)
+    tab.type("text", letters[0])
+    tab.wait_for(f"{_LAST} === 'safe'")
+    slider = "document.getElementById('threshold')"
+    tab.evaluate(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('input'))")
+    assert tab.evaluate(_LAST) == "harmful"
+
+
+def test_arrow_keys_choose_a_word_and_a_stream_can_be_stopped(tab: Tab, server: Running) -> None:
+    _open(tab, server)
+    tab.type("text", "a b c d e f g h")
+    tab.wait_for(_DONE)
+    tab.evaluate("document.getElementById('words').focus()")
+    tab.press("ArrowRight")
+    assert "“a”" in tab.evaluate("document.getElementById('chosen').textContent")
+    tab.evaluate("document.getElementById('play').click()")
+    tab.wait_for("pieces.length === 2")
+    tab.press("Escape")
+    tab.wait_for("document.getElementById('stop').disabled")
+    assert tab.evaluate("pieces.length") < 8
+
+
+def test_a_key_is_asked_for_and_opens_streams(tab: Tab, bundle: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-that-is-long-enough\n")
+    keys.chmod(0o600)
+    with running({"tiny": str(bundle)}, keys_file=keys) as server:
+        tab.send("Page.navigate", url=server.url)
+        tab.wait_for("document.getElementById('keyed')?.hidden === false")
+        key = json.dumps("a-key-that-is-long-enough")
+        tab.evaluate(f"$('key').value = {key}; $('key').dispatchEvent(new Event('change'))")
+        tab.wait_for("!!info")
+        tab.type("text", "a b")
+        tab.wait_for(_DONE)
+        assert tab.evaluate("document.getElementById('error').hidden")
