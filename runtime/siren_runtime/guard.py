@@ -144,10 +144,7 @@ class Guard:
     def manifest(self) -> Manifest:
         """What guard.json says. An ensemble has none: InputError; its members' are `manifests`."""
         if len(self.scorers) > 1:
-            raise InputError(
-                f"the ensemble of {self.base_model_id} has no manifest of its own; `manifests` "
-                "are those of its members"
-            )
+            raise InputError(f"the ensemble of {self.base_model_id} has its members' `manifests`")
         return self.manifests[0]
 
     @property
