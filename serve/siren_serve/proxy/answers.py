@@ -1,7 +1,7 @@
 """The upstream's answer, whole or as a stream, as it may go out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -100,7 +100,7 @@ class StreamedAnswer:
             self._tasks.append(asyncio.ensure_future(_warm(stream)))
         return stream
 
-    async def chunks(self, response: httpx.Response) -> AsyncIterator[Chunk | Done]:
+    async def chunks(self, response: httpx.Response) -> AsyncGenerator[Chunk | Done, None]:
         """Yield what may go out, until all choices have ended.
 
         Raises:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +117,9 @@ class Exchange:
             if not response.headers.get("content-type", "").startswith(_STREAM):
                 raise not_understood("no stream, where one was asked for")
             yield Head(True, passed_headers(response.headers))
-            async for chunk in answer.chunks(response):
-                yield chunk
+            async with aclosing(answer.chunks(response)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def _pass_on(
         self, items: AsyncIterator[Item], verdicts: list[Verdict], send: Any
