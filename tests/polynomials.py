@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from siren_export.heads.mlp import LayerSelection
 from siren_export.heads.polynomial import PolynomialHead, Term
 from siren_export.heads.polynomial_artifact import write_polynomial_artifact
+from siren_export.heads.selected import LayerSelection
 
 
 def make_polynomial(

@@ -12,7 +12,8 @@ import numpy as np
 from siren_bench.record import markdown_table
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
-from siren_export.heads.mlp import Dense, LayerSelection, MlpHead
+from siren_export.heads.mlp import Dense, MlpHead
+from siren_export.heads.selected import LayerSelection
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard

@@ -14,8 +14,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.progress import Progress, silent
 
 from .shapes import Shape

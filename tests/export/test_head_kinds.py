@@ -9,9 +9,10 @@ import pytest
 from models import make_artifact
 from siren_export.export import export_bundle
 from siren_export.graph.taps import Taps
-from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.registry import load_artifact
+from siren_export.heads.selected import LayerSelection
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.bundle.heads import HARMFUL, HeadSpec
 from siren_runtime.bundle.reader import load_bundle

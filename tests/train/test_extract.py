@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from backbones import MAX_LENGTH
 from labelled import make_rows, write_jsonl
 from reference import load_reference
-from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.mlp import Dense
+from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
@@ -24,7 +25,7 @@ from siren_train.store.extract import extract
 from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore
 
-POOLINGS: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
+POOLINGS: tuple[MeanPooling, ...] = ("residual_mean", "mlp_mean")
 
 
 class Killed(Exception):
@@ -68,7 +69,7 @@ def test_features_are_those_of_transformers(
     tmp_path: Path,
     backbone_folder: Callable[[str], Path],
     backbone: str,
-    pooling: MlpPooling,
+    pooling: MeanPooling,
 ) -> None:
     store = run(tmp_path / "store", backbone, poolings=[pooling])
     layers, channels = store.manifest.layers, store.manifest.channels

@@ -9,7 +9,7 @@ from backbones import BackboneSpec
 from generators import make_generator, need_genai
 from labelled import make_rows, write_jsonl
 from models import make_backbone
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
 from siren_train.data.rows import Columns, read_rows
@@ -30,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def _extract(
-    source: object, data: Path, output: Path, pooling: MlpPooling = "residual_mean"
+    source: object, data: Path, output: Path, pooling: MeanPooling = "residual_mean"
 ) -> FeatureStore:
     sources = [parse_source(str(data))]
     return extract(
@@ -41,7 +41,7 @@ def _extract(
 
 @pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
 def test_plain_text_has_the_features_that_the_exported_backbone_gives(
-    pooling: MlpPooling, folders: tuple[Path, Path], tmp_path: Path
+    pooling: MeanPooling, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     backbone, genai = folders
     data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))

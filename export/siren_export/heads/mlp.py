@@ -10,34 +10,18 @@ In float32 at every precision.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from siren_export.graph.builder import FLOAT, GraphBuilder
-from siren_export.graph.taps import Taps
 from siren_export.graph.weights import computed
 from siren_runtime.bundle.heads import HARMFUL, Activation, HeadSpec
 
-from .pooling import mean, running_mean
+from .selected import SelectedMeans
 
 KIND = "mlp"
-MlpPooling = Literal["residual_mean", "mlp_mean"]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerSelection:
-    """The channels that the head reads of one block.
-
-    `layer` is the 0-based block, `channels` int64 [n] in the order of the features, `weight`
-    the factor on them.
-    """
-
-    layer: int
-    channels: NDArray[np.int64]
-    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,24 +33,17 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
-class MlpHead:
+class MlpHead(SelectedMeans):
     """A `Head`. `layers` ascend; `dense` has ReLU in between.
 
     Of a softmax class 1 is harm; of sigmoids each is a kind of harm. `labels` names the classes; it
     is empty where the artifact does not name them. `openai` is as `HeadSpec` has it.
     """
 
-    pooling: MlpPooling
-    layers: tuple[LayerSelection, ...]
     dense: tuple[Dense, ...]
     labels: tuple[str, ...] = ()
     activation: Activation = "softmax"
     openai: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @property
-    def n_features(self) -> int:
-        """How many channels the head reads, over all layers."""
-        return sum(selection.channels.size for selection in self.layers)
 
     @property
     def classes(self) -> int:
@@ -88,36 +65,9 @@ class MlpHead:
         )
 
     @property
-    def taps(self) -> Taps:
-        """As `Head.taps`."""
-        channels = {selection.layer: selection.channels for selection in self.layers}
-        return Taps("residual" if self.pooling == "residual_mean" else "mlp", channels)
-
-    @property
     def parameters(self) -> int:
         """As `Head.parameters`."""
         return sum(layer.weight.size for layer in self.dense)
-
-    def pool(
-        self, g: GraphBuilder, states: Mapping[int, ir.Value], attention_mask: ir.Value
-    ) -> ir.Value:
-        """As `Head.pool`: the mean over tokens."""
-        return mean(g, self.taps.channels, states, attention_mask)
-
-    def pool_prefixes(
-        self,
-        g: GraphBuilder,
-        states: Mapping[int, ir.Value],
-        feature_sum: ir.Value,
-        feature_count: ir.Value,
-    ) -> tuple[ir.Value, ir.Value]:
-        """As `Head.pool_prefixes`: the running sums and means."""
-        return running_mean(g, self.taps.channels, states, feature_sum, feature_count)
-
-    def features(self, g: GraphBuilder, pooled: ir.Value) -> ir.Value:
-        """The pooled neurons as the head's own runtime has them: times the weights of layers."""
-        with g.scope("head"):
-            return g.op("Mul", pooled, g.table("layer_weights", self.layer_weights))
 
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `Head.classify`; the weights of layers are folded into the MLP's first matrix."""
@@ -177,13 +127,6 @@ class MlpHead:
         with g.scope(f"linear.{i}"):
             weight = g.weight("weight", matrix)
             return g.op("Gemm", x, weight, g.table("bias", layer.bias)), weight
-
-    @property
-    def layer_weights(self) -> NDArray[np.float32]:
-        """As `Head.layer_weights`."""
-        return np.concatenate(
-            [np.full(len(s.channels), s.weight, dtype=np.float32) for s in self.layers]
-        )
 
 
 def _scaled(layer: Dense, scale: np.ndarray | np.float32) -> np.ndarray:

@@ -29,16 +29,16 @@ from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.generation.manifest import TrainedOn
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
-from .mlp import Dense, LayerSelection, MlpHead
+from .mlp import Dense, MlpHead
 from .neurons import (
     INT32_MAX,
     SirenModule,
-    check_pooling,
     neurons_key,
     read_float32,
-    select_layers,
+    read_selection,
     shown_names,
 )
+from .selected import LayerSelection
 
 TASKS: dict[Activation, str] = {"softmax": "content", "sigmoid": "categories"}
 _Size = Annotated[int, Meta(ge=1, le=INT32_MAX)]
@@ -73,15 +73,8 @@ def read_mlp_head(folder: Path, activation: Activation = "softmax") -> MlpHead:
     path = folder / CONFIG_FILE
     config = read_json(path, _Config, ArtifactError)
     module, mlp = config.siren_module, config.mlp
-    pooling = check_pooling(module.pooling_type, path)
-    layers = select_layers(module, pooling, path)
-    features = sum(selection.channels.size for selection in layers)
-    if features != mlp.input_dim:
-        raise ArtifactError(
-            f"{path}: mlp.input_dim is {mlp.input_dim}, but selected_neurons_dict selects "
-            f"{features} channels over {len(layers)} layers; they must be equal"
-        )
-    names = _classshown_names(mlp, activation, path)
+    pooling, layers = read_selection(module, mlp.input_dim, "mlp.input_dim", path)
+    names = _class_names(mlp, activation, path)
     dense = _read_dense(folder / WEIGHTS_FILE, mlp, path)
     openai = _openai(config, names, activation, path)
     return MlpHead(pooling, layers, dense, names, activation, openai)
@@ -167,7 +160,7 @@ def write_mlp_artifact(
     write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
 
 
-def _classshown_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:
+def _class_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:
     names, classes = mlp.class_names, _classes(mlp)
     if activation == "softmax" and classes < 2:
         raise ArtifactError(f"{path}: $.mlp.num_classes is {classes}; expected 2 or more")

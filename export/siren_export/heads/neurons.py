@@ -15,7 +15,7 @@ from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.errors import ArtifactError
 
 from .base import CONFIG_FILE
-from .mlp import LayerSelection, MlpPooling
+from .selected import LayerSelection, MeanPooling
 
 INT32_MAX = 2**31 - 1
 _BLOCK_INDEX = re.compile("0|[1-9][0-9]{0,8}")
@@ -30,21 +30,43 @@ class SirenModule(msgspec.Struct):
     layer_weights: dict[str, float] = {}
 
 
-def check_pooling(found: str, path: Path) -> MlpPooling:
-    if found not in get_args(MlpPooling):
+def _check_pooling(found: str, path: Path) -> MeanPooling:
+    if found not in get_args(MeanPooling):
         raise ArtifactError(
             f"{path}: siren_module.pooling_type is {found!r}; expected one of "
-            f"{', '.join(get_args(MlpPooling))}"
+            f"{', '.join(get_args(MeanPooling))}"
         )
-    return cast("MlpPooling", found)
+    return cast("MeanPooling", found)
 
 
 def neurons_key(layer: int, pooling: str) -> str:
     return f"layer{layer}_{pooling}"
 
 
-def select_layers(
-    module: SirenModule, pooling: MlpPooling, path: Path
+def read_selection(
+    module: SirenModule, input_dim: int, key: str, path: Path
+) -> tuple[MeanPooling, tuple[LayerSelection, ...]]:
+    """Read how neurons are pooled and which they are, as many as the head takes.
+
+    Args:
+        key: where siren_config.json has `input_dim`.
+
+    Raises:
+        ArtifactError: they do not agree, or one of them is no such thing.
+    """
+    pooling = _check_pooling(module.pooling_type, path)
+    layers = _select_layers(module, pooling, path)
+    features = sum(selection.channels.size for selection in layers)
+    if features != input_dim:
+        raise ArtifactError(
+            f"{path}: {key} is {input_dim}, but selected_neurons_dict selects "
+            f"{features} channels over {len(layers)} layers; they must be equal"
+        )
+    return pooling, layers
+
+
+def _select_layers(
+    module: SirenModule, pooling: MeanPooling, path: Path
 ) -> tuple[LayerSelection, ...]:
     layers = sorted(module.selected_layers)
     for layer, following in pairwise(layers):
@@ -101,8 +123,7 @@ def read_float32(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> ND
     info = file.tensors[name]
     if info.shape != shape:
         raise ArtifactError(
-            f"{file.path}: tensor {name!r} has shape {info.shape}; the mlp of {CONFIG_FILE} "
-            f"makes it {shape}"
+            f"{file.path}: tensor {name!r} has shape {info.shape}; {CONFIG_FILE} makes it {shape}"
         )
     if info.dtype.kind in "iub":
         raise ArtifactError(f"{file.path}: tensor {name!r} is {info.dtype}; expected a float dtype")

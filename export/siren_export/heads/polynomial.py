@@ -8,7 +8,6 @@ score      = sigmoid(logit[K])
 Every order's logit comes out at once. In float32 at every precision.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from siren_export.graph.builder import FLOAT, GraphBuilder
-from siren_export.graph.taps import Taps
 from siren_runtime.bundle.heads import HeadSpec
 
-from .mlp import LayerSelection, MlpPooling
-from .pooling import mean, running_mean
+from .selected import SelectedMeans
 
 KIND = "polynomial"
 FloatArray = NDArray[np.float32]
@@ -35,15 +32,13 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
-class PolynomialHead:
+class PolynomialHead(SelectedMeans):
     """A `Head`. `layers` ascend; `terms` are of order 2, 3 and so on.
 
     `mean` and `scale`, float32 [n_features], standardize the features; `weight` float32
     [n_features] and `bias` are the linear term.
     """
 
-    pooling: MlpPooling
-    layers: tuple[LayerSelection, ...]
     mean: FloatArray
     scale: FloatArray
     weight: FloatArray
@@ -68,43 +63,9 @@ class PolynomialHead:
         )
 
     @property
-    def taps(self) -> Taps:
-        """As `Head.taps`."""
-        channels = {selection.layer: selection.channels for selection in self.layers}
-        return Taps("residual" if self.pooling == "residual_mean" else "mlp", channels)
-
-    @property
     def parameters(self) -> int:
         """As `Head.parameters`."""
         return self.weight.size + sum(term.directions.size for term in self.terms)
-
-    @property
-    def layer_weights(self) -> FloatArray:
-        """As `Head.layer_weights`."""
-        return np.concatenate(
-            [np.full(len(s.channels), s.weight, dtype=np.float32) for s in self.layers]
-        )
-
-    def pool(
-        self, g: GraphBuilder, states: Mapping[int, ir.Value], attention_mask: ir.Value
-    ) -> ir.Value:
-        """As `Head.pool`: the mean over tokens."""
-        return mean(g, self.taps.channels, states, attention_mask)
-
-    def pool_prefixes(
-        self,
-        g: GraphBuilder,
-        states: Mapping[int, ir.Value],
-        feature_sum: ir.Value,
-        feature_count: ir.Value,
-    ) -> tuple[ir.Value, ir.Value]:
-        """As `Head.pool_prefixes`: the running sums and means."""
-        return running_mean(g, self.taps.channels, states, feature_sum, feature_count)
-
-    def features(self, g: GraphBuilder, pooled: ir.Value) -> ir.Value:
-        """As `Head.features`."""
-        with g.scope("head"):
-            return g.op("Mul", pooled, g.table("layer_weights", self.layer_weights))
 
     def classify(self, g: GraphBuilder, pooled: ir.Value) -> tuple[ir.Value, ir.Value]:
         """As `Head.classify`; the logits are those of each order, ascending."""

@@ -25,17 +25,16 @@ from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import ArtifactError, InputError
 
 from .base import CONFIG_FILE, WEIGHTS_FILE
-from .mlp import LayerSelection
 from .neurons import (
     INT32_MAX,
     SirenModule,
-    check_pooling,
     neurons_key,
     read_float32,
-    select_layers,
+    read_selection,
     shown_names,
 )
 from .polynomial import PolynomialHead, Term
+from .selected import LayerSelection
 
 TASK = "polynomial"
 MOST_ORDERS = 16  # powers beyond leave float32 at the first feature that is far out
@@ -61,14 +60,7 @@ def read_polynomial_head(folder: Path) -> PolynomialHead:
     path = folder / CONFIG_FILE
     config = read_json(path, _Config, ArtifactError)
     module, shape = config.siren_module, config.polynomial
-    pooling = check_pooling(module.pooling_type, path)
-    layers = select_layers(module, pooling, path)
-    features = sum(selection.channels.size for selection in layers)
-    if features != shape.input_dim:
-        raise ArtifactError(
-            f"{path}: polynomial.input_dim is {shape.input_dim}, but selected_neurons_dict selects "
-            f"{features} channels over {len(layers)} layers; they must be equal"
-        )
+    pooling, layers = read_selection(module, shape.input_dim, "polynomial.input_dim", path)
     file = SafetensorsFile(folder / WEIGHTS_FILE, ArtifactError)
     expected = {"mean", "scale", "weight", "bias"} | {
         f"order.{k}.{part}"
@@ -81,7 +73,9 @@ def read_polynomial_head(folder: Path) -> PolynomialHead:
             f"{file.path}: its tensors do not match polynomial.orders of {path.name}: missing "
             f"{shown_names(expected - found)}, unexpected {shown_names(found - expected)}"
         )
-    mean, scale, weight = (read_float32(file, n, (features,)) for n in ("mean", "scale", "weight"))
+    mean, scale, weight = (
+        read_float32(file, n, (shape.input_dim,)) for n in ("mean", "scale", "weight")
+    )
     if not (scale > 0).all():
         raise ArtifactError(
             f"{file.path}: tensor 'scale' has {int((scale <= 0).sum())} values that are not above "
@@ -90,7 +84,7 @@ def read_polynomial_head(folder: Path) -> PolynomialHead:
     terms = tuple(
         Term(
             read_float32(file, f"order.{k}.factors", (shape.rank,)),
-            read_float32(file, f"order.{k}.directions", (shape.rank, features)),
+            read_float32(file, f"order.{k}.directions", (shape.rank, shape.input_dim)),
         )
         for k in range(2, shape.orders + 1)
     )

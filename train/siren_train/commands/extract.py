@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
 from siren_train.data.sources import parse_source
@@ -20,7 +20,7 @@ need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
-_BOTH: tuple[MlpPooling, ...] = ("residual_mean", "mlp_mean")
+_BOTH: tuple[MeanPooling, ...] = ("residual_mean", "mlp_mean")
 _EPILOG = """
 Examples:
 

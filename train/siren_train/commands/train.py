@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.console import report as say
 from siren_runtime.errors import InputError
@@ -42,7 +42,7 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The head's folder.")],
-    pooling: Annotated[MlpPooling, typer.Option(help="Which of the store's features.")] = (
+    pooling: Annotated[MeanPooling, typer.Option(help="Which of the store's features.")] = (
         "residual_mean"
     ),
     head: Annotated[

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp import Dense
+from siren_export.heads.selected import LayerSelection
 from siren_train.store.features import (
     FeatureSet,
     FloatArray,

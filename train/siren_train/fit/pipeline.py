@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.heads.mlp import Dense, LayerSelection
+from siren_export.heads.mlp import Dense
+from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.progress import Progress

@@ -13,8 +13,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from siren_export.heads.mlp import LayerSelection, MlpPooling
 from siren_export.heads.polynomial import PolynomialHead, Term
+from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_runtime.bundle.progress import Progress
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, FloatArray, Standardizer, balanced_weights
@@ -54,7 +54,7 @@ def train_polynomial(
     train: FeatureSet,
     validation: FeatureSet,
     layers: Sequence[LayerSelection],
-    pooling: MlpPooling,
+    pooling: MeanPooling,
     *,
     orders: int,
     rank: int,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from siren_export.heads.mlp import LayerSelection
 from siren_export.heads.polynomial_artifact import write_polynomial_artifact
+from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError

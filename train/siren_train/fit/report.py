@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from siren_export.heads.mlp import LayerSelection
+from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import InputError
 from siren_train.store.store import StoreManifest

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from siren_export.heads.mlp import LayerSelection
+from siren_export.heads.selected import LayerSelection
 from siren_train.store.features import FeatureSet, FloatArray
 
 from .probe import Probe

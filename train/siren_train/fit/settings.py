@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_train.store.store import Target
 
 LayerWeighting = Literal["adaptive", "uniform"]
@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             rows can calibrate it.
     """
 
-    pooling: MlpPooling = "residual_mean"
+    pooling: MeanPooling = "residual_mean"
     head: Target = "harm"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
     weighting: LayerWeighting = "adaptive"

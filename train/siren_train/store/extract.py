@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
@@ -56,7 +56,7 @@ def extract(
     *,
     model_id: str,
     model_revision: str | None = None,
-    poolings: Sequence[MlpPooling] = ("residual_mean",),
+    poolings: Sequence[MeanPooling] = ("residual_mean",),
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
@@ -144,7 +144,7 @@ def _pool_of(
     backbone: Checkpoint | Generator,
     folder: Path,
     manifest: StoreManifest,
-    pooling: MlpPooling,
+    pooling: MeanPooling,
     threads: int | None,
 ) -> Iterator[Pool]:
     """What pools rows, with its extractor in the store's folder."""
@@ -233,7 +233,7 @@ def _check_labels(
 
 def _fill(
     store: FeatureStore,
-    pooling: MlpPooling,
+    pooling: MeanPooling,
     pool: Pool,
     rows: Iterable[Row],
     chunk_rows: int,

@@ -12,8 +12,9 @@ import numpy as np
 
 from siren_export.export import export_bundle
 from siren_export.families.registry import parse_config
-from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.mlp import Dense
 from siren_export.heads.registry import load_artifact
+from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 
 from .head_file import write_head
@@ -34,7 +35,7 @@ def build_extractor(
     checkpoint: Checkpoint,
     output: Path,
     store: StoreManifest,
-    pooling: MlpPooling,
+    pooling: MeanPooling,
 ) -> None:
     """Export the extractor of `checkpoint` to `output`. If one is there, it is left as it is.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren_export.graft.extractor import MEANS, engine_precision, write_extractor
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import CheckpointError, InputError
@@ -59,7 +59,7 @@ class GeneratorPool:
         self,
         generator: Generator,
         extractor: Path,
-        pooling: MlpPooling,
+        pooling: MeanPooling,
         max_length: int,
         threads: int | None,
     ) -> None:

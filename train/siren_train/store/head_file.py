@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from siren_export.heads.mlp import Dense, LayerSelection, MlpPooling
+from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_runtime.bundle.heads import Activation, LabelDecision
 from siren_runtime.generation.manifest import TrainedOn
 
@@ -14,7 +15,7 @@ def write_head(
     *,
     model_id: str,
     model_revision: str | None,
-    pooling: MlpPooling,
+    pooling: MeanPooling,
     layers: Sequence[LayerSelection],
     head: Sequence[Dense],
     max_length: int,

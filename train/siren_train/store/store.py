@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from siren_export.heads.mlp import MlpPooling
+from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import replacement, write_whole
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
@@ -68,7 +68,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone_sha256: str
     precision: Precision
     max_length: int
-    poolings: list[MlpPooling]
+    poolings: list[MeanPooling]
     dtype: DType
     layers: int
     channels: int
@@ -90,7 +90,7 @@ class _Versioned(msgspec.Struct):
     format_version: int
 
 
-def extractor_folder(folder: Path, pooling: MlpPooling) -> Path:
+def extractor_folder(folder: Path, pooling: MeanPooling) -> Path:
     """Return where a store keeps what pooled it."""
     return folder / f"extractor.{pooling}"
 
@@ -124,7 +124,7 @@ class FeatureStore:
             return store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
-        for pooling in get_args(MlpPooling):
+        for pooling in get_args(MeanPooling):
             shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
@@ -203,13 +203,13 @@ class FeatureStore:
                 f"{path}: not a valid record: {error}; remove it, and extract again"
             ) from None
 
-    def record(self, pooling: MlpPooling, rows: int) -> None:
+    def record(self, pooling: MeanPooling, rows: int) -> None:
         """Record that the first `rows` rows, in the order of the sources, are on disk."""
         done = {**self.rows_done(), pooling: rows}
         write_whole(self.folder / PROGRESS_FILE, msgspec.json.encode(done), InputError)
 
     def array(
-        self, split: str, pooling: MlpPooling, *, writable: bool = False
+        self, split: str, pooling: MeanPooling, *, writable: bool = False
     ) -> np.memmap[Any, Any]:
         """Return the pooled neurons of a split, a memory map [rows, layers, channels].
 
@@ -225,7 +225,7 @@ class FeatureStore:
         )
         return array
 
-    def features(self, split: str, pooling: MlpPooling, target: Target = "harm") -> FeatureSet:
+    def features(self, split: str, pooling: MeanPooling, target: Target = "harm") -> FeatureSet:
         """Return the rows of a split; for categories, those whose labels are known.
 
         Raises:
