@@ -12,14 +12,14 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_runtime import Guard
+from siren_train.data.copies import read_copies
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
-from siren_train.data.wrapping import read_wrapping
 from siren_train.measure.evaluate import measure, score_rows
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
-CONTRAST = HERE.parents[1] / "engines" / "minilm" / "contrast.jsonl"
+WRITTEN = HERE.parents[1] / "engines" / "written.jsonl"
 RECORD = HERE.parents[1] / "engines" / "minilm" / "evaluation" / "evaluation.json"
 
 
@@ -50,7 +50,7 @@ def accuracy(guard: Guard, rows: list[dict[str, str]], change: Callable[[str], s
 def test_the_wording_set_is_balanced_and_was_not_trained_on() -> None:
     assert len(WORDING) >= 60
     assert sum(bool(row["label"]) for row in WORDING) * 2 == len(WORDING)
-    trained = {row["prompt"] for row in read(CONTRAST)}
+    trained = {row["prompt"] for row in read(WRITTEN)}
     assert not trained & {row["prompt"] for row in WORDING}
 
 
@@ -73,8 +73,8 @@ STYLES: dict[str, Callable[[str], str]] = {
 
 
 def test_the_styles_are_not_those_it_was_trained_in() -> None:
-    wrapping = read_wrapping(CONTRAST.with_name("wrapping.json"))
-    for sentence in (*wrapping.before, *wrapping.after):
+    copies = read_copies(WRITTEN.with_name("copies.json"))
+    for sentence in (*copies.before, *copies.after):
         assert not any(sentence.lower() in style("").lower() for style in STYLES.values())
 
 

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from guards import load_guard
 from labelled import make_rows, write_jsonl
+from siren_export.heads.registry import load_artifact
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.commands import calibrate, evaluate
@@ -20,6 +22,8 @@ from siren_train.data.sources import parse_source
 from siren_train.measure.evaluate import measure, score_rows
 from siren_train.measure.metrics import binary_metrics
 from tiny_bundle import make_bundle
+from valid_artifact import CONFIG, TENSORS
+from valid_artifact import write as write_head_files
 
 ROWS = make_rows(60)
 
@@ -153,6 +157,18 @@ def test_thresholds_that_are_numbers_need_no_labelled_text(bundle: Path, tmp_pat
     (tmp_path / "tiers.json").write_text('{"block": 0.8}')
     manifest = calibrated("--tiers", str(tmp_path / "tiers.json"), "--threshold", "0.75")
     assert (manifest.threshold, [tier.threshold for tier in manifest.tiers]) == (0.75, [0.8])
+
+
+def test_what_a_bundle_was_calibrated_to_is_kept_beside_its_head(
+    bundle: Path, tmp_path: Path
+) -> None:
+    head = write_head_files(tmp_path / "head", CONFIG, TENSORS)
+    arguments = [str(bundle), "--threshold", "0.7", "--tier", "block=0.9", "--record", str(head)]
+    result = CliRunner().invoke(calibrate.app, arguments)
+    assert result.exit_code == 0, result.output
+    decision = load_artifact(head).decision
+    assert decision == load_bundle(bundle).manifest.decision("harm")
+    assert (decision.threshold, [tier.name for tier in decision.tiers]) == (0.7, ["block"])
 
 
 def calibration_rows(bundle: Path, flipped: int = 0) -> list[dict[str, object]]:

@@ -231,7 +231,7 @@ def test_another_backbone_at_the_same_path_is_another_store(
         (lambda f: (f / "store.json").write_text("{"), "not a valid store"),
         (
             lambda f: (f / "store.json").write_text('{"format_version": 2}'),
-            "format version 2, this release reads 3",
+            "format version 2, this release reads 4",
         ),
         (lambda f: (f / "progress.json").unlink(), "has 0 of 60 rows"),
         (lambda f: (f / "progress.json").write_text("{"), r"progress\.json: not a valid record"),

@@ -18,7 +18,8 @@ def make_features(rows: int, seed: int, classes: int = 2) -> FeatureSet:
     pooled[:, 1, 7] += 6 * (labels == classes - 1)
     names = tuple(f"class {index}" for index in range(classes))
     datasets = rng.integers(0, 2, rows)
-    return FeatureSet(pooled, labels, datasets, np.arange(rows), ("first", "second"), names)
+    names_of_sets = ("first", "second")
+    return FeatureSet(pooled, labels, datasets, datasets, np.arange(rows), names_of_sets, names)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -61,12 +62,32 @@ def test_the_probe_is_the_optimum_of_its_objective() -> None:
     np.testing.assert_allclose(probe.weights, weights.detach().abs().numpy(), atol=0.01)
 
 
+def rows_of(labels: list[int], datasets: list[int], collections: list[int]) -> FeatureSet:
+    columns = (np.array(column, np.int64) for column in (labels, datasets, collections))
+    count = len(labels)
+    pooled = np.zeros((count, 1, 1), np.float32)
+    return FeatureSet(pooled, *columns, np.arange(count), ("first", "second"), ("safe", "harmful"))
+
+
 def test_balance_gives_small_data_sets_their_say() -> None:
-    datasets = np.array([0] * 90 + [1] * 10)
-    assert balanced_weights(datasets, 0.0).tolist() == [1.0] * 100
-    full = balanced_weights(datasets, 1.0)
+    datasets = [0] * 90 + [1] * 10
+    features = rows_of([0, 1] * 50, datasets, datasets)
+    assert balanced_weights(features, 0.0).tolist() == [1.0] * 100
+    full = balanced_weights(features, 1.0)
     assert full[:90].sum() == pytest.approx(full[90:].sum(), rel=1e-5)
     assert full.mean() == pytest.approx(1.0, rel=1e-5)
+    part = balanced_weights(features, 1.0, np.arange(80, 100))
+    assert part == pytest.approx(np.ones(20))
+
+
+def test_the_collections_of_a_data_set_share_the_weight_of_its_classes() -> None:
+    labels = [0] * 60 + [1] * 40
+    collections = [0] * 50 + [1] * 10 + [2] * 40
+    features = rows_of(labels, [0] * 100, collections)
+    assert balanced_weights(features, 0.0).tolist() == [1.0] * 100
+    full = balanced_weights(features, 1.0)
+    assert full[:60].sum() == pytest.approx(60, rel=1e-5)  # the classes keep theirs
+    assert full[:50].sum() == pytest.approx(full[50:60].sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("split", [0, 1], ids=["train", "validation"])

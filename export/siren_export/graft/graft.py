@@ -74,6 +74,7 @@ def graft(
     model = ir.load(source.path / source.graph)
     blocks = find_blocks(model, source)
     _check_fits(artifact, source)
+    _check_tempered(artifact)
     digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
     engine = engine_digest(list(digests.values()))
     _check_trained_on(artifact, engine, foreign=foreign)
@@ -158,6 +159,16 @@ def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
                 f"{there - 1}, so the head belongs to another backbone (its own is "
                 f"{artifact.model_id!r})"
             )
+
+
+def _check_tempered(artifact: Artifact) -> None:
+    """Refuse a head whose temperature is beside it and not in its weights."""
+    if artifact.decision.temperature != 1.0:
+        raise ArtifactError(
+            f"{artifact.source}: was calibrated with a temperature of "
+            f"{artifact.decision.temperature:g}, which a graft does not carry; calibrate without "
+            "--temperature, since siren train puts one into the weights"
+        )
 
 
 def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None:

@@ -4,10 +4,11 @@ A kind of head is one file, and one more where its files are read and written. I
 `Head`; `registry` lists what reads one. Nothing else knows of it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +16,26 @@ from numpy.typing import NDArray
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec
+from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
 
 CONFIG_FILE = "siren_config.json"
 WEIGHTS_FILE = "siren.safetensors"
+DECISION_FILE = "decision.json"
+
+
+def write_artifact(folder: Path, weights: bytes, config: Mapping[str, Any]) -> None:
+    """Write a head's files. A decision that is there was of other weights, and goes.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DECISION_FILE).unlink(missing_ok=True)
+    write_whole(folder / WEIGHTS_FILE, weights, InputError)
+    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
 
 
 class Head(Protocol):

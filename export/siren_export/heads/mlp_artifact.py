@@ -10,7 +10,6 @@ artifact, with `mlp.class_names` and `mlp.num_classes` required,
     openai_categories      {"hate": ["hate"], "illicit": [], …}: OpenAI's 13 keys; optional
 """
 
-import json
 from collections.abc import Mapping, Sequence, Set
 from itertools import accumulate
 from pathlib import Path
@@ -23,12 +22,11 @@ from safetensors.numpy import save
 
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
-from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Activation, LabelDecision, check_openai
-from siren_runtime.errors import ArtifactError, InputError
+from siren_runtime.errors import ArtifactError
 from siren_runtime.generation.manifest import TrainedOn
 
-from .base import CONFIG_FILE, WEIGHTS_FILE
+from .base import CONFIG_FILE, WEIGHTS_FILE, write_artifact
 from .mlp import Dense, MlpHead
 from .neurons import (
     INT32_MAX,
@@ -155,9 +153,7 @@ def write_mlp_artifact(
         for slot, layer in zip(_dense_slots(rates), dense, strict=True)
         for part, value in (("weight", layer.weight), ("bias", layer.bias))
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(tensors), InputError)
-    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
+    write_artifact(folder, save(tensors), config)
 
 
 def _class_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ siren.safetensors has `mean`, `scale`, `weight` [n], `bias` [1], and of each ord
 `order.{k}.factors` [R] and `order.{k}.directions` [R, n].
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +20,9 @@ from safetensors.numpy import save
 
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
-from siren_runtime.bundle.files import write_whole
-from siren_runtime.errors import ArtifactError, InputError
+from siren_runtime.errors import ArtifactError
 
-from .base import CONFIG_FILE, WEIGHTS_FILE
+from .base import CONFIG_FILE, WEIGHTS_FILE, write_artifact
 from .neurons import (
     INT32_MAX,
     SirenModule,
@@ -132,6 +130,4 @@ def write_polynomial_artifact(
         tensors[f"order.{order}.factors"] = term.factors
         tensors[f"order.{order}.directions"] = term.directions
     contiguous = {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(contiguous), InputError)
-    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
+    write_artifact(folder, save(contiguous), config)

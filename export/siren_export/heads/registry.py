@@ -10,13 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from siren_export.sources.local_file import read_json
-from siren_runtime.bundle.heads import Decision, LabelDecision, Temperature
+from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import ArtifactError
 from siren_runtime.generation.manifest import TrainedOn
 
-from .base import CONFIG_FILE, WEIGHTS_FILE, Artifact, Head
+from .base import CONFIG_FILE, DECISION_FILE, WEIGHTS_FILE, Artifact, Head
+from .decision_file import read_decision
 from .mlp_artifact import TASKS, read_mlp_head
 from .polynomial_artifact import TASK, read_polynomial_head
 
@@ -71,7 +72,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
     folder = resolve_folder(
         source,
         revision=revision,
-        patterns=(CONFIG_FILE, WEIGHTS_FILE),
+        patterns=(CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE),
         error=ArtifactError,
         allow_symlinks=True,
     )
@@ -85,7 +86,8 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         model_id=config.base_model.model_id,
         model_revision=config.base_model.revision or None,
         max_length=config.inference.max_length,
-        decision=_decision(config.inference, head, path),
+        decision=read_decision(folder, PRIMARY_HEAD, head.spec)
+        or _decision(config.inference, head, path),
         head=head,
         trained_on=config.trained_on,
     )

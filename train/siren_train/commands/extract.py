@@ -8,8 +8,8 @@ import typer
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
+from siren_train.data.copies import read_copies
 from siren_train.data.sources import parse_source
-from siren_train.data.wrapping import read_wrapping
 from siren_train.store.store import DType
 
 from . import options
@@ -56,11 +56,26 @@ def extract(
             "and its response behind it."
         ),
     ] = True,
-    wrap: Annotated[
+    splits: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...", help="Pool the rows of these alone: train,validation; default: all."
+        ),
+    ] = "",
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each data set at most so many train rows, and a third as many of each other "
+            "split; chosen by their text.",
+        ),
+    ] = None,
+    copies: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file of harmless sentences; train rows are pooled again with some of "
-            "them around, so that the head learns to ignore such."
+            help="A JSON file that says which train rows are pooled again: with harmless sentences "
+            "or other safe rows around them, or spans of safe ones, so that the head learns what "
+            "does not matter."
         ),
     ] = None,
     model_id: Annotated[
@@ -113,7 +128,9 @@ def extract(
             dtype=dtype,
             max_length=max_length,
             precision=precision,
-            wrapping=read_wrapping(wrap) if wrap else None,
+            splits=[name.strip() for name in splits.split(",")] if splits else (),
+            max_rows=max_rows,
+            copies=read_copies(copies) if copies else None,
             threads=threads,
             progress=bars.update,
         )

@@ -30,7 +30,7 @@ class Columns:
             if it has one, else its `prompt` and `response`.
         label: the column of the label, which every row needs.
         split: the column of the split, which a row needs where its source names none.
-        id, category: columns that a row may lack or leave empty.
+        id, category, source: columns that a row may lack or leave empty.
         classes: the names of the classes, by index. A label is one of them, or its index.
         labels: the names of labels that the category column may hold, several joined by +; what
             else it holds is no label.
@@ -41,6 +41,7 @@ class Columns:
     split: str = "split"
     id: str = "id"
     category: str = "category"
+    source: str = "source"
     classes: tuple[str, ...] = ("safe", "harmful")
     labels: tuple[str, ...] = ()
 
@@ -57,6 +58,7 @@ class Row:
         label: index of its class.
         category: for reports; empty if the row has none.
         id: unique within the data set; None if the row has none.
+        source: where the data set has the row from; empty if it does not say.
         turns: prompt and response by themselves, cleaned; empty where the row is one text.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
             it that is not a copy.
@@ -69,6 +71,7 @@ class Row:
     label: int
     category: str
     id: str | None
+    source: str = ""
     turns: tuple[str, ...] = ()
     is_copy: bool = False
 
@@ -163,7 +166,7 @@ def _parse(
             "64 letters, digits, _, - and ."
         )
     identity = fields.get(columns.id)
-    category = fields.get(columns.category)
+    category, collection = fields.get(columns.category), fields.get(columns.source)
     return Row(
         origin=origin,
         dataset=source.dataset,
@@ -172,6 +175,7 @@ def _parse(
         label=_label(fields, columns, origin),
         category="" if category is None else _in_one_line(str(category)),
         id=None if identity in (None, "") or identity != identity else str(identity),
+        source="" if collection is None else _in_one_line(str(collection)),
         turns=_turns(fields, columns),
     )
 
@@ -223,7 +227,7 @@ def _string(fields: Mapping[str, Any], name: str, origin: str) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    """Make a category fit for tables and files: one line, without lone surrogates."""
+    """Make a category or source fit for tables and files: one line, without lone surrogates."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 

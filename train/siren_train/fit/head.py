@@ -123,7 +123,7 @@ def fit_head(
     return train_head(
         gather(features, layers, rows),
         features.labels[taken],
-        balanced_weights(features.datasets[taken], config.balance),
+        balanced_weights(features, config.balance, rows),
         gains(layers),
         len(features.classes),
         config,

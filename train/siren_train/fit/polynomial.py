@@ -102,7 +102,7 @@ def _rows(features: FeatureSet, inputs: FloatArray) -> _Rows:
     return _Rows(
         torch.from_numpy(inputs),
         torch.from_numpy(features.labels.astype(np.float32)),
-        torch.from_numpy(balanced_weights(features.datasets, _BALANCE)),
+        torch.from_numpy(balanced_weights(features, _BALANCE)),
         features,
     )
 

@@ -76,7 +76,7 @@ def fit_probe(
     held_out = standardizer.apply(validation.pooled[:, layer])
     if not (np.isfinite(inputs).all() and np.isfinite(held_out).all()):
         raise InputError(f"layer {layer}: a feature is not finite; extract again")
-    row_weights = balanced_weights(train.datasets, balance)
+    row_weights = balanced_weights(train, balance)
     targets, exclusive = train.targets, train.labels.ndim == 1
     silent = _silencing_penalty(inputs, targets, row_weights)
     best: Probe | None = None

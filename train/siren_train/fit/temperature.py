@@ -30,7 +30,7 @@ def cross_validated_temperature(
     """
     rows, logits = all_held_out_logits(setup, choice, members, progress, "temperature")
     features = setup.features
-    weights = balanced_weights(features.datasets[rows], choice.config.balance)
+    weights = balanced_weights(features, choice.config.balance, rows)
     return temperature_of(logits, features.labels[rows], weights)
 
 

@@ -7,11 +7,12 @@ undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -26,10 +27,11 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
 from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_train.data.copies import Copies, digest
 from siren_train.data.labels import label_values
-from siren_train.data.rows import Columns, Row, read_all, read_rows
+from siren_train.data.reading import Reading
+from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
-from siren_train.data.wrapping import Wrapping, digest, wrap_rows
 
 from .extractor import build_extractor, extractor_shape
 from .features import IntArray
@@ -60,7 +62,9 @@ def extract(
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
-    wrapping: Wrapping | None = None,
+    splits: Collection[str] = (),
+    max_rows: int | None = None,
+    copies: Copies | None = None,
     threads: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
     progress: Progress = lambda stage, done, total: None,
@@ -74,7 +78,9 @@ def extract(
         dtype: of the pooled neurons on disk.
         max_length: token limit of a text, special tokens included; longer texts lose their end.
         precision: of a checkpoint's extractor; it should be the one that will serve the head.
-        wrapping: also pool copies of train rows, wrapped in this.
+        splits: those whose rows are pooled; none given is all.
+        max_rows: of each data set, pool at most so many train rows and a third as many others.
+        copies: also pool changed copies of train rows.
         threads: of the CPU; None takes all.
         chunk_rows: rows that are pooled before what is done is recorded.
         progress: its stages are the poolings, and it counts rows.
@@ -85,7 +91,8 @@ def extract(
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     facts = _facts(backbone, precision)
-    scan = _scan(sources, columns, wrapping)
+    reading = Reading(sources, columns, splits=splits, max_rows=max_rows, copies=copies)
+    scan = _scan(reading)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
@@ -100,18 +107,19 @@ def extract(
         classes=list(columns.classes),
         labels=list(columns.labels),
         datasets=scan.datasets,
+        collections=scan.collections,
         splits={split: len(known["labels"]) for split, known in scan.columns.items()},
         sources=[_data_file(source) for source in sources],
-        wrapping=digest(wrapping) if wrapping else None,
+        max_rows=max_rows,
+        copies=digest(copies) if copies else None,
         rows_sha256=scan.rows_sha256,
         generator=facts.trained_on,
     )
     with locked(folder, "siren extract"):
         store = FeatureStore.create(folder, manifest, scan.columns)
         for pooling in poolings:
-            rows = (row for source in sources for row in read_rows(source, columns))
             with _pool_of(backbone, folder, manifest, pooling, threads) as pool:
-                _fill(store, pooling, pool, wrap_rows(rows, wrapping), chunk_rows, progress)
+                _fill(store, pooling, pool, reading.rows(), chunk_rows, progress)
     return store
 
 
@@ -166,45 +174,39 @@ class _Scan:
 
     Attributes:
         columns: of each split, int64 [rows] each; of labels [rows, labels].
-        datasets: names, in the order in which they occur.
+        datasets, collections: names, in the order in which they occur.
         rows_sha256: of every row's split, data set, label and text.
     """
 
     columns: dict[str, dict[Column, IntArray]]
     datasets: list[str]
+    collections: list[str]
     rows_sha256: str
 
 
-def _scan(sources: Sequence[Source], columns: Columns, wrapping: Wrapping | None) -> _Scan:
-    """Read all data once and check it."""
-    names: list[str] = []
+def _scan(reading: Reading) -> _Scan:
+    """Read all rows once and check them."""
+    datasets: dict[str, int] = {}
+    collections: dict[str, int] = {}
     sha256 = hashlib.sha256()
     known: dict[str, dict[Column, array[int]]] = {}
-    for row in wrap_rows(read_all(sources, columns), wrapping):
-        if row.dataset not in names:
-            names.append(row.dataset)
-        values = known.setdefault(
-            row.split,
-            {name: array("q") for name in ("labels", "datasets", "originals", "categories")},
-        )
+    names = reading.columns.labels
+    for row in reading.rows():
+        values = known.setdefault(row.split, {name: array("q") for name in get_args(Column)})
         originals = values["originals"]
         originals.append(originals[-1] if row.is_copy else len(originals))
         values["labels"].append(row.label)
-        labels = label_values(row, columns.labels)
+        labels = label_values(row, names)
         values["categories"].extend(labels)
-        values["datasets"].append(names.index(row.dataset))
+        values["datasets"].append(datasets.setdefault(row.dataset, len(datasets)))
+        collection = f"{row.dataset}/{row.source}" if row.source else row.dataset
+        values["collections"].append(collections.setdefault(collection, len(collections)))
         identity = row.split, row.dataset, row.label, row.text
         sha256.update(msgspec.json.encode((*identity, labels) if labels else identity))
-    for name in wrapping.copies if wrapping else ():
-        if name not in names:
-            raise InputError(
-                f"the wrapping asks for copies of {name!r}, but the data sets are "
-                f"{', '.join(names)}"
-            )
-    arrays = {split: _arrays(values, columns.labels) for split, values in known.items()}
-    if columns.labels:
-        _check_labels(arrays, columns.labels, sources)
-    return _Scan(arrays, names, sha256.hexdigest())
+    arrays = {split: _arrays(values, names) for split, values in known.items()}
+    if names:
+        _check_labels(arrays, names, reading.sources)
+    return _Scan(arrays, list(datasets), list(collections), sha256.hexdigest())
 
 
 def _arrays(values: Mapping[Column, "array[int]"], labels: Sequence[str]) -> dict[Column, IntArray]:

@@ -1,6 +1,7 @@
 """The rows that a head is trained on: pooled neurons, labels and data sets."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ class FeatureSet:
         labels: int64 [rows], indices into `classes`; or where a row may be of several, int64
             [rows, classes], 0 or 1.
         datasets: int64 [rows], indices into `names`.
+        collections: int64 [rows], which rows were collected from one source.
         originals: int64 [rows], the row that a row is a changed copy of. A row that is no copy is
             its own.
         names: names of the data sets.
@@ -29,6 +31,7 @@ class FeatureSet:
     pooled: NDArray[np.floating]
     labels: IntArray
     datasets: IntArray
+    collections: IntArray
     originals: IntArray
     names: tuple[str, ...]
     classes: tuple[str, ...]
@@ -90,6 +93,7 @@ class FeatureSet:
             pooled=np.concatenate([self.pooled, other.pooled]),
             labels=np.concatenate([self.labels, other.labels]),
             datasets=np.concatenate([self.datasets, other.datasets]),
+            collections=np.concatenate([self.collections, other.collections]),
             originals=np.concatenate([self.originals, other.originals]),
         )
 
@@ -101,6 +105,7 @@ class FeatureSet:
             pooled=self.pooled[rows],
             labels=self.labels[rows],
             datasets=self.datasets[rows],
+            collections=self.collections[rows],
             originals=position[self.originals[rows]],
         )
 
@@ -116,6 +121,7 @@ class FeatureSet:
             pooled=np.concatenate([first.pooled, second.pooled]),
             labels=np.concatenate([first.labels, second.labels]),
             datasets=np.concatenate([first.datasets, second.datasets]),
+            collections=np.concatenate([first.collections, second.collections]),
             originals=np.concatenate([first.originals, second.originals + first.rows]),
         )
 
@@ -129,13 +135,25 @@ def _best_f1(logits: NDArray[np.floating], labels: IntArray) -> IntArray:
     return (logits >= logits[order[best]] if best >= 0 else np.zeros(len(labels))).astype(np.int64)
 
 
-def balanced_weights(datasets: IntArray, balance: float) -> FloatArray:
+def balanced_weights(
+    features: FeatureSet, balance: float, rows: NDArray[Any] | None = None
+) -> FloatArray:
     """Return the weight of each row, float32 [rows] of mean 1.
 
     The weights of a data set of n rows sum to n ** (1 - balance), up to a factor that is common to
-    all. With a balance of 0 every row counts the same, and with 1 every data set does.
+    all. With a balance of 0 every row counts the same, and with 1 every data set does. In the same
+    way the collections of a data set share the weight of each of its classes.
+
+    Args:
+        rows: those that count, a mask or their places; None takes all.
     """
+    taken = slice(None) if rows is None else rows
+    datasets, collections = features.datasets[taken], features.collections[taken]
     weights: DoubleArray = np.bincount(datasets)[datasets].astype(np.float64) ** -balance
+    shares: DoubleArray = np.bincount(collections)[collections].astype(np.float64) ** -balance
+    strata = features.strata[taken]
+    groups = datasets * (strata.max(initial=0) + 1) + strata
+    weights *= shares * np.bincount(groups)[groups] / np.bincount(groups, shares)[groups]
     normalized: FloatArray = (weights / weights.mean()).astype(np.float32)
     return normalized
 

@@ -3,7 +3,7 @@
 store.json                     what the store is of: backbone, poolings, splits, data, classes
 extractor.POOLING/             the bundle, or the generator's folder, that pooled the rows
 SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
-SPLIT.labels.npy, SPLIT.datasets.npy    int64 [rows]
+SPLIT.labels.npy, SPLIT.datasets.npy, SPLIT.collections.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
 SPLIT.categories.npy           int64 [rows, labels]: 1, 0, or -1 where not known
 progress.json                  rows done of each pooling; extraction goes on from there
@@ -30,11 +30,11 @@ from siren_train.data.labels import known
 
 from .features import FeatureSet, IntArray
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
-Column = Literal["labels", "datasets", "originals", "categories"]
+Column = Literal["labels", "datasets", "collections", "originals", "categories"]
 Target = Literal["harm", "categories", "polynomial"]  # what a head tells, and how
 
 
@@ -54,10 +54,12 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_length: token limit of a text, special tokens included.
         dtype: of the pooled neurons on disk.
         layers, channels: how many of each were pooled.
-        classes, datasets: names; labels and data sets of rows are indices into them.
+        classes, datasets, collections: names; labels, data sets and collections of rows are indices
+            into them. A collection is a data set, or what its rows say is their source.
         labels: names of the labels that the categories of rows may hold.
         splits: how many rows each split has, by its name.
-        wrapping: digest of what train rows were wrapped in; None if they were not.
+        max_rows: of each data set, at most so many train rows and a third as many others.
+        copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
         generator: where a generator's own engine pooled: its digest, and how texts stood in it.
     """
@@ -74,9 +76,11 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: int
     classes: list[str]
     datasets: list[str]
+    collections: list[str]
     splits: dict[str, int]
     sources: list[DataFile]
-    wrapping: str | None
+    max_rows: int | None
+    copies: str | None
     rows_sha256: str
     labels: list[str] = []
     generator: TrainedOn | None = None
@@ -241,6 +245,7 @@ class FeatureStore:
             self.array(split, pooling),
             self._column(split, "labels"),
             self._column(split, "datasets"),
+            self._column(split, "collections"),
             self._column(split, "originals"),
             tuple(manifest.datasets),
             tuple(manifest.classes),

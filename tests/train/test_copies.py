@@ -1,7 +1,8 @@
-"""Wrapped copies of train rows: harmless sentences around them, and nothing else changed."""
+"""Changed copies of train rows: what stands around them, and spans of them."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
+from siren_train.data.copies import Copies, read_copies, safe_texts, with_copies
+from siren_train.data.reading import Reading
 from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import Source, parse_source
-from siren_train.data.wrapping import Wrapping, read_wrapping, wrap_rows
 from siren_train.fit.folds import make_folds
 from siren_train.store.extract import extract
 from siren_train.store.features import FeatureSet
@@ -22,7 +24,7 @@ from siren_train.store.store import FeatureStore
 
 BEFORE = [f"Before {word}." for word in ("one", "two", "three", "four", "five")]
 AFTER = [f"After {word}." for word in ("one", "two", "three", "four")]
-WRAPPING = Wrapping({"first": 2}, seed=0, before=BEFORE, after=AFTER)
+COPIES = Copies({"first": 2}, seed=0, before=BEFORE, after=AFTER)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def rows_of(sources: list[Source]) -> list[Row]:
 
 def test_train_rows_of_the_named_data_sets_get_copies(sources: list[Source]) -> None:
     rows = rows_of(sources)
-    wrapped = list(wrap_rows(rows, WRAPPING))
+    wrapped = list(with_copies(rows, COPIES, []))
     assert [row for row in wrapped if not row.is_copy] == rows
     copies = [row for row in wrapped if row.is_copy]
     assert {(row.dataset, row.split) for row in copies} == {("first", "train")}
@@ -50,7 +52,7 @@ def test_train_rows_of_the_named_data_sets_get_copies(sources: list[Source]) -> 
 def test_a_copy_is_its_row_in_sentences_of_the_file(sources: list[Source]) -> None:
     original: Row | None = None
     texts = set()
-    for row in wrap_rows(rows_of(sources), WRAPPING):
+    for row in with_copies(rows_of(sources), COPIES, []):
         if not row.is_copy:
             original = row
             continue
@@ -69,11 +71,71 @@ def test_a_copy_is_its_row_in_sentences_of_the_file(sources: list[Source]) -> No
 
 def test_what_a_row_is_wrapped_in_depends_on_it_and_the_seed_alone(sources: list[Source]) -> None:
     rows = rows_of(sources)
-    every = [row.text for row in wrap_rows(rows, WRAPPING) if row.is_copy]
-    alone = [row.text for one in rows for row in wrap_rows([one], WRAPPING) if row.is_copy]
+    every = [row.text for row in with_copies(rows, COPIES, []) if row.is_copy]
+    alone = [row.text for one in rows for row in with_copies([one], COPIES, []) if row.is_copy]
     assert alone == every
-    other = Wrapping(WRAPPING.copies, seed=1, before=BEFORE, after=AFTER)
-    assert [row.text for row in wrap_rows(rows, other) if row.is_copy] != every
+    other = Copies(COPIES.copies, seed=1, before=BEFORE, after=AFTER)
+    assert [row.text for row in with_copies(rows, other, []) if row.is_copy] != every
+
+
+def test_a_diluted_copy_has_words_of_safe_train_rows_around_it(sources: list[Source]) -> None:
+    rows = rows_of(sources)
+    copies = Copies({}, seed=0, before=[], after=[], diluted={"first": 3})
+    safe = safe_texts(rows, copies)
+    assert set(safe) == {
+        row.text for row in rows if (row.dataset, row.split, row.label) == ("first", "train", 0)
+    }
+    allowed = {word for text in safe for word in text.split()}
+    original, found = rows[0], 0
+    for row in with_copies(rows, copies, safe):
+        if not row.is_copy:
+            original = row
+            continue
+        assert (row.dataset, row.split, row.label) == ("first", "train", original.label)
+        before, _, after = row.text.partition(original.text)
+        assert original.text in row.text
+        around = [*before.split(), *after.split()]
+        assert 10 <= len(around) <= 120
+        assert set(around) <= allowed
+        found += 1
+    assert found == 3 * 24
+
+
+def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
+    rows = [
+        Row("", "long", "train", " ".join(f"w{place}" for place in range(200)), label, "", None)
+        for label in (0, 1)
+    ] + [Row("", "long", "train", "too short a text", 0, "", None)]
+    copies = Copies({}, seed=0, before=[], after=[], spans={"long": 5})
+    spans = [row for row in with_copies(rows, copies, []) if row.is_copy]
+    assert len(spans) == 5
+    assert {row.label for row in spans} == {0}
+    for span in spans:
+        words = span.text.split()
+        assert 12 <= len(words) <= 90
+        first = int(words[0][1:])
+        assert words == [f"w{place}" for place in range(first, first + len(words))]
+
+
+def test_dilution_needs_safe_rows(sources: list[Source]) -> None:
+    copies = Copies({}, seed=0, before=[], after=[], diluted={"first": 1})
+    with pytest.raises(InputError, match="fewer than two"):
+        list(with_copies(rows_of(sources), copies, ["only one"]))
+
+
+def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
+    part = Reading(sources, Columns(), splits=("train", "validation"), max_rows=6)
+    rows = list(part.rows())
+    counts = Counter((row.dataset, row.split) for row in rows)
+    assert counts == {
+        (name, split): 6 if split == "train" else 2
+        for name in ("first", "second")
+        for split in ("train", "validation")
+    }
+    turned = Reading(sources[::-1], Columns(), splits=("train", "validation"), max_rows=6)
+    assert {row.text for row in turned.rows()} == {row.text for row in rows}
+    with pytest.raises(InputError, match="no row is of split 'tset'; there are"):
+        Reading(sources, Columns(), splits=("tset",))
 
 
 @pytest.fixture
@@ -89,7 +151,7 @@ def store(
         tmp_path / "store",
         model_id=str(source),
         max_length=48,
-        wrapping=WRAPPING,
+        copies=COPIES,
         threads=1,
     )
 
@@ -115,11 +177,11 @@ def test_the_rows_of_data_sets_that_are_not_measured_always_train(store: Feature
     assert (folds[train.datasets == 1] >= 0).all()
 
 
-def test_another_wrapping_is_another_store(
+def test_other_copies_are_another_store(
     store: FeatureStore, sources: list[Source], backbone_folder: Callable[[str], Path]
 ) -> None:
     source = backbone_folder("bert")
-    with pytest.raises(InputError, match="wrapping is"):
+    with pytest.raises(InputError, match="copies is"):
         extract(
             sources,
             Columns(),
@@ -127,7 +189,7 @@ def test_another_wrapping_is_another_store(
             store.folder,
             model_id=str(source),
             max_length=48,
-            wrapping=Wrapping({"first": 2}, seed=5, before=BEFORE, after=AFTER),
+            copies=Copies({"first": 2}, seed=5, before=BEFORE, after=AFTER),
         )
 
 
@@ -135,14 +197,14 @@ def test_copies_of_a_data_set_that_is_not_there_are_refused(
     sources: list[Source], tmp_path: Path, backbone_folder: Callable[[str], Path]
 ) -> None:
     source = backbone_folder("bert")
-    with pytest.raises(InputError, match="copies of 'frist', but the data sets are first, second"):
+    with pytest.raises(InputError, match="asked for of 'frist'; there are first, second"):
         extract(
             sources,
             Columns(),
             load_checkpoint(str(source)),
             tmp_path / "store",
             model_id=str(source),
-            wrapping=Wrapping({"frist": 2}, seed=0, before=BEFORE, after=AFTER),
+            copies=Copies({"frist": 2}, seed=0, before=BEFORE, after=AFTER),
         )
 
 
@@ -153,13 +215,13 @@ def test_copies_of_a_data_set_that_is_not_there_are_refused(
         ({"copies": {"a": 1}, "seed": 0, "before": ["x"], "after": AFTER}, "1 sentences"),
         ({"copies": {"a": 1}, "seed": 0, "before": BEFORE}, "after"),
         ({"copies": ["a"], "seed": 0, "before": BEFORE, "after": AFTER}, "copies"),
-        ([], "not a wrapping"),
+        ([], "does not say which"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: Any, message: str) -> None:
-    path = tmp_path / "wrapping.json"
+    path = tmp_path / "copies.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=rf"wrapping\.json: .*{message}"):
-        read_wrapping(path)
+    with pytest.raises(InputError, match=rf"copies\.json: .*{message}"):
+        read_copies(path)
     with pytest.raises(InputError, match="no such file"):
-        read_wrapping(tmp_path / "other.json")
+        read_copies(tmp_path / "other.json")

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Train a shipped guard from labelled text: extract, train, export, calibrate, evaluate.
+#
+# Usage: engines/train.sh NAME BACKBONE MODEL_ID DATA.jsonl...
+# Example: engines/train.sh minilm minilm sentence-transformers/all-MiniLM-L6-v2 data/*.jsonl
+#
+# BACKBONE is what siren extract takes. Needs the extras train and reference, and the guard's
+# backbone. A run that was stopped goes on where it was.
+#
+# Settings, by the environment: MAX_ROWS (of each data set, 1400), TRIALS (3), MEMBERS (4),
+# THREADS (all).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+name=$1 backbone=$2 model_id=$3
+shift 3
+head=$here/$name work=$here/$name/.work
+threads=${THREADS:-$(nproc)}
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
+
+say "1/5 extract"
+siren extract "$backbone" "$@" "$here/written.jsonl" -o "$work/features" --precision int8 \
+    --copies "$here/copies.json" --splits train,validation --max-rows "${MAX_ROWS:-1400}" \
+    --model-id "$model_id" --threads "$threads"
+say "2/5 train"
+siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
+    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --workers "$threads"
+say "3/5 export"
+siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
+say "4/5 calibrate"
+siren calibrate "$name" "$@" --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05 \
+    --spans fpr:0.02 --diluted 100,300 --record "$head" --threads "$threads"
+say "5/5 evaluate"
+siren evaluate "$name" "$@" -o "$head/evaluation" --by category --threads "$threads"
+say "done"

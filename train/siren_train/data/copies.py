@@ -1,0 +1,163 @@
+"""Changed copies of the rows that a head is trained on, so that it learns what does not matter.
+
+A mean over tokens mixes a request with everything that stands around it, and labelled requests
+mostly stand alone. A head that is trained on these alone goes wrong as soon as somebody says good
+morning first, and misses harm in a long friendly text.
+"""
+
+import hashlib
+import heapq
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from siren_runtime.errors import InputError
+from siren_runtime.text.rules import clean
+
+from .rows import Row
+
+TRAIN = "train"
+HARMFUL = 1
+# How many sentences stand before and after a text: each entry is drawn with the same chance.
+_BEFORE, _AFTER = (0, 1, 2, 3, 4), (0, 0, 1, 2, 3)
+_AROUND = (10, 120)  # words of other rows around a diluted one
+_SPAN = (12, 90)  # words of a span
+_POOL = 4_000  # texts of which diluted copies take theirs
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which copies train rows get, by the name of their data set, and what these are made of.
+
+    Attributes:
+        copies: how many have harmless sentences around them.
+        seed: of every draw.
+        before, after: sentences that are harmless around any text.
+        diluted: how many stand behind, before or amid 10 to 120 words of safe train rows of any
+            of these data sets. They keep their label.
+        spans: how many spans of 12 to 90 words are cut out of each safe row that has more. Of a
+            harmful row nobody knows which of its spans are harmful.
+    """
+
+    copies: dict[str, Count]
+    seed: int
+    before: list[str]
+    after: list[str]
+    diluted: dict[str, Count] = {}
+    spans: dict[str, Count] = {}
+
+    @property
+    def datasets(self) -> set[str]:
+        """Names of the data sets that get any."""
+        return {*self.copies, *self.diluted, *self.spans}
+
+
+def read_copies(path: Path) -> Copies:
+    """Read `Copies` from a JSON file of its fields.
+
+    Raises:
+        InputError: the file is missing or is not that, or has too few sentences.
+    """
+    try:
+        copies = msgspec.json.decode(path.read_bytes(), type=Copies)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: does not say which copies to make: {error}") from None
+    wraps = any(copies.copies.values())
+    if wraps and (len(copies.before) < max(_BEFORE) or len(copies.after) < max(_AFTER)):
+        raise InputError(
+            f"{path}: has {len(copies.before)} sentences to put before and "
+            f"{len(copies.after)} to put after; at least {max(_BEFORE)} and {max(_AFTER)} are "
+            "needed"
+        )
+    return copies
+
+
+def digest(copies: Copies) -> str:
+    """Return the SHA-256 of what copies are made of."""
+    return hashlib.sha256(msgspec.json.encode(copies)).hexdigest()
+
+
+def safe_texts(rows: Iterable[Row], copies: Copies) -> list[str]:
+    """Return texts of safe train rows to dilute others with, at most 4,000.
+
+    Which those are depends on the seed and the texts, not on the order of rows.
+    """
+    safe = (
+        row.text
+        for row in rows
+        if row.split == TRAIN and row.label != HARMFUL and copies.diluted.get(row.dataset)
+    )
+    chosen = heapq.nsmallest(_POOL, safe, key=lambda text: _draw(copies, text).random())
+    return sorted({text for text in chosen if text.split()})
+
+
+def with_copies(rows: Iterable[Row], copies: Copies | None, safe: Sequence[str]) -> Iterator[Row]:
+    """Yield `rows`, each followed by its copies, which have its label and no id.
+
+    What a copy becomes depends on the seed, the row and `safe`, not on other rows.
+
+    Args:
+        safe: what `safe_texts` returned; unused if nothing is diluted.
+
+    Raises:
+        InputError: rows are to be diluted, and `safe` has fewer than two texts.
+    """
+    if copies and any(copies.diluted.values()) and len(safe) < 2:
+        raise InputError("rows are diluted with safe train rows, and there are fewer than two")
+    for row in rows:
+        yield row
+        if copies and row.split == TRAIN:
+            for text in _texts(row, copies, safe):
+                yield replace(row, text=text, id=None, turns=(), is_copy=True)
+
+
+def _texts(row: Row, copies: Copies, safe: Sequence[str]) -> Iterator[str]:
+    for number in range(copies.copies.get(row.dataset, 0)):
+        yield _wrapped(row.text, _draw(copies, row.dataset, number, row.text), copies)
+    for number in range(copies.diluted.get(row.dataset, 0)):
+        yield _diluted(row.text, _draw(copies, "diluted", row.dataset, number, row.text), safe)
+    words = row.text.split()
+    if row.label != HARMFUL and len(words) > _SPAN[0]:
+        for number in range(copies.spans.get(row.dataset, 0)):
+            yield _span(words, _draw(copies, "span", row.dataset, number, row.text))
+
+
+def _draw(copies: Copies, *of: object) -> random.Random:
+    return random.Random("/".join(map(str, (copies.seed, *of))))
+
+
+def _wrapped(text: str, draw: random.Random, copies: Copies) -> str:
+    before = draw.sample(copies.before, draw.choice(_BEFORE))
+    after = draw.sample(copies.after, draw.choice(_AFTER) if before else max(_AFTER))
+    return clean(" ".join([*before, text, *after]))
+
+
+def _diluted(text: str, draw: random.Random, safe: Sequence[str]) -> str:
+    words = draw.randint(*_AROUND)
+    before = draw.choice((0, words, round(words * draw.random())))
+    joiner = draw.choice((" ", "\n"))
+    parts = [_plain(text, before, draw, safe), text, _plain(text, words - before, draw, safe)]
+    return clean(joiner.join(part for part in parts if part))
+
+
+def _plain(text: str, words: int, draw: random.Random, safe: Sequence[str]) -> str:
+    """So many words of safe texts, one text after another."""
+    found: list[str] = []
+    while len(found) < words:
+        other = draw.choice(safe)
+        if other != text:
+            found += other.split()
+    return " ".join(found[:words])
+
+
+def _span(words: Sequence[str], draw: random.Random) -> str:
+    length = draw.randint(_SPAN[0], min(_SPAN[1], len(words) - 1))
+    start = draw.randint(0, len(words) - length)
+    return clean(" ".join(words[start : start + length]))

@@ -1,0 +1,92 @@
+"""The rows that a feature store is of: those asked for, in one order, with their copies."""
+
+import hashlib
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from siren_runtime.errors import InputError
+
+from .copies import TRAIN, Copies, safe_texts, with_copies
+from .rows import Columns, Row, read_all, read_rows
+from .sources import Source
+
+
+class Reading:
+    """Rows that are the same in every pass."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        columns: Columns,
+        *,
+        splits: Collection[str] = (),
+        max_rows: int | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        """Read all rows and check them.
+
+        Args:
+            splits: those whose rows are taken; none given is all.
+            max_rows: of each data set, take at most so many train rows, and a third as many of
+                each other split.
+            copies: what copies follow train rows.
+
+        Raises:
+            InputError: as `read_all`; a split has no rows; or copies are asked for of a data set
+                that is not there.
+        """
+        self.sources, self.columns = sources, columns
+        self._splits, self._copies = splits, copies
+        self._taken: set[int] | None = None  # places among the rows of the splits
+        if max_rows is None:
+            deque(read_all(sources, columns), maxlen=0)
+        else:
+            self._taken = at_most(self._of_splits(read_all(sources, columns)), max_rows)
+        found = {(row.split, row.dataset) for row in self._originals()}
+        _check_names("no row is of split", splits, {split for split, _ in found})
+        datasets = {name for _, name in found}
+        _check_names("copies are asked for of", copies.datasets if copies else (), datasets)
+        self._safe = safe_texts(self._originals(), copies) if copies else []
+
+    def rows(self) -> Iterator[Row]:
+        """Every row, followed by its copies."""
+        return with_copies(self._originals(), self._copies, self._safe)
+
+    def _originals(self) -> Iterator[Row]:
+        rows = (row for source in self.sources for row in read_rows(source, self.columns))
+        for place, row in enumerate(self._of_splits(rows)):
+            if self._taken is None or place in self._taken:
+                yield row
+
+    def _of_splits(self, rows: Iterable[Row]) -> Iterator[Row]:
+        return (row for row in rows if not self._splits or row.split in self._splits)
+
+
+def at_most(rows: Iterable[Row], max_rows: int) -> set[int]:
+    """Choose of each data set `max_rows` train rows, and a third as many of each other split.
+
+    The choice is by a hash of the text, so it does not depend on the order of rows.
+
+    Returns:
+        The places of those that are taken.
+    """
+    kept: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for place, row in enumerate(rows):
+        limit = max_rows if row.split == TRAIN else -(-max_rows // 3)
+        heap = kept.setdefault((row.dataset, row.split), [])
+        heapq.heappush(heap, (-_hash(row.text), place))
+        if len(heap) > limit:
+            heapq.heappop(heap)
+    return {place for heap in kept.values() for _, place in heap}
+
+
+def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> None:
+    for name in names:
+        if name not in found:
+            raise InputError(f"{what} {name!r}; there are {', '.join(sorted(found))}")
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
