@@ -24,12 +24,12 @@ siren extract "$backbone" "$@" "$here/written.jsonl" -o "$work/features" --preci
     --model-id "$model_id" --threads "$threads"
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
-    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --workers "$threads"
+    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads"
 say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
 siren calibrate "$name" "$@" --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05 \
-    --spans fpr:0.02 --diluted 100,300 --record "$head" --threads "$threads"
+    --spans fpr:0.02 --diluted 100,300 --max-rows "${SPAN_ROWS:-100}" --record "$head" --threads "$threads"
 say "5/5 evaluate"
 siren evaluate "$name" "$@" -o "$head/evaluation" --by category --threads "$threads"
 say "done"

@@ -15,7 +15,7 @@ from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
 from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.dilution import Dilution, checked_lengths
-from siren_train.data.rows import Columns, read_all
+from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
@@ -92,6 +92,12 @@ def calibrate(
             help="For --spans, rows count alone and behind so many tokens of safe rows.",
         ),
     ] = "300",
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Of a data set, for --spans, which reads each several times; default: all."
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -122,9 +128,12 @@ def calibrate(
         tempered_guard,
         write_calibration,
     )
+    from siren_train.measure.diluted import sampled
     from siren_train.measure.evaluate import score_rows
 
     _check_use(threshold, tier, tiers, temperature, spans)
+    if max_rows is not None and not spans:
+        raise typer.BadParameter("--max-rows goes with --spans")
     rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
     opened = load_bundle(folder)
@@ -185,7 +194,8 @@ def calibrate(
         if spans:
             engines = open_engines(opened, Request(threads=threads, streaming=True))
             guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
-            new_spans = _calibrate_spans(guard, head, spans, diluted, sources, columns, split, bars)
+            rows = [row for row in read_all(sources, columns) if row.split == split]
+            new_spans = _calibrate_spans(guard, head, spans, diluted, sampled(rows, max_rows), bars)
     new_tiers = read_tiers(tiers) if tiers is not None else None
     if rules:
         found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
@@ -278,15 +288,12 @@ def _calibrate_spans(
     head: str,
     rule: str,
     diluted: str,
-    sources: Sequence[Source],
-    columns: Columns,
-    split: str,
+    rows: Sequence[Row],
     bars: Bars,
 ) -> list[SpanThreshold]:
-    """Thresholds of spans by the rows of `split`, alone and behind plain text."""
+    """Thresholds of spans by rows, alone and behind plain text."""
     from siren_train.measure.calibrate_spans import find_span_thresholds, score_spans
 
-    rows = [row for row in read_all(sources, columns) if row.split == split]
     tokenizer = guard.scorers[0].tokenizer
     behind = [
         row

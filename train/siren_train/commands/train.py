@@ -89,6 +89,12 @@ def train(
         ),
     ] = False,
     half: Annotated[bool, typer.Option(help="Store the head in float16.")] = True,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out", help="Also measure each data set with a head that did not see it."
+        ),
+    ] = False,
     ablate: Annotated[
         bool,
         typer.Option(
@@ -114,11 +120,12 @@ def train(
     # Only here, so that siren --help need not wait for torch and the rest.
     from siren_train.fit import pipeline
     from siren_train.fit.ablate import ablation_markdown
+    from siren_train.fit.held_out import held_out_markdown
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
-    if ablate and head == "polynomial":
-        raise typer.BadParameter("--ablate is for heads that are MLPs")
+    if (ablate or held_out) and head == "polynomial":
+        raise typer.BadParameter("--ablate and --held-out are for heads that are MLPs")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
     settings = Settings(
@@ -171,6 +178,11 @@ def train(
             results = pipeline.ablate(opened, work, settings, workers=workers, progress=bars.update)
             write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
             plot_ablation(results, output / "ablation.png")
+        if held_out:
+            unseen = pipeline.held_out(
+                opened, work, settings, workers=workers, progress=bars.update
+            )
+            write_whole(output / "held-out.md", held_out_markdown(unseen).encode(), InputError)
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
 
 

@@ -28,11 +28,12 @@ from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
 from .folds import FOLDS, make_folds
 from .head import fit_head
+from .held_out import HeldOut, measure_held_out
 from .label_decisions import decide_labels
 from .layer_probes import fit_fold_probes, fit_probes
 from .probe import Probe
 from .report import TrainingReport, layer_reports, trial_reports
-from .search import CrossValidation, best_trial, make_choice, read_history, search_head
+from .search import CrossValidation, Trial, best_trial, make_choice, read_history, search_head
 from .selection import select_layers
 from .settings import Settings
 from .splits import check_folds, load_splits
@@ -181,12 +182,7 @@ def ablate(
     """
     train_rows, validation = load_splits(stores, settings)
     with _claim(work, stores, settings):
-        trials = read_history(work / HISTORY_FILE)[: settings.trials]
-        if len(trials) < settings.trials:
-            raise InputError(
-                f"{work}: the search has {len(trials)} of {settings.trials} trials; train"
-            )
-        best = best_trial(trials)
+        best = _best(work, settings)
         choice = make_choice(best.params)
         return measure_variants(
             train_rows,
@@ -199,6 +195,45 @@ def ablate(
             workers=workers,
             progress=progress,
         )
+
+
+def held_out(
+    stores: Sequence[FeatureStore],
+    work: Path,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[HeldOut]:
+    """Measure heads like the one that was trained in `work`, each without a data set.
+
+    Args:
+        stores, work, settings: those that the head was trained with.
+        workers: threads.
+
+    Raises:
+        InputError: `work` does not hold a finished run of these settings.
+    """
+    train_rows, validation = load_splits(stores, settings)
+    with _claim(work, stores, settings):
+        choice = make_choice(_best(work, settings).params)
+        probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
+        return measure_held_out(
+            train_rows,
+            validation.without_copies(),
+            select_layers(probes, share=choice.share, weighting=settings.weighting),
+            choice.config,
+            seed=settings.seed,
+            progress=progress,
+        )
+
+
+def _best(work: Path, settings: Settings) -> Trial:
+    """The best trial of a finished search."""
+    trials = read_history(work / HISTORY_FILE)[: settings.trials]
+    if len(trials) < settings.trials:
+        raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
+    return best_trial(trials)
 
 
 @contextmanager
