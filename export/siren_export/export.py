@@ -21,7 +21,8 @@ from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.types import Precision, Target
-from siren_runtime.errors import BundleError, CheckpointError, InputError
+from siren_runtime.bundle.trajectory import TEMPLATE_FILE, TrajectoryRules
+from siren_runtime.errors import ArtifactError, BundleError, CheckpointError, InputError
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ from .passes.edit import linears
 from .passes.example_texts import EXAMPLE_TEXTS
 from .passes.sensitive import sensitive
 from .passes.table import Row, lower, row_of
+from .sources.chat_template import ChatFormat, read_chat_format
 from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
 from .verify.texts import TEXTS, own_texts
@@ -94,6 +96,7 @@ def export_bundle(
     """
     backbone = parse_config(checkpoint.config, checkpoint.source)
     row = row_of(target, precision)
+    chat = _chat_format(artifact, backbone, checkpoint)
     context = context_length(artifact, backbone) if stream and row.streams else None
     heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
@@ -119,19 +122,24 @@ def export_bundle(
                 row.check(folder / graph_file(name))
         graphs |= explaining
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
+        trajectory = None
+        if chat is not None:
+            trajectory = TrajectoryRules(TEMPLATE_FILE, dict(chat.tokens), "rich")
+            files[TEMPLATE_FILE] = write_file(folder / TEMPLATE_FILE, chat.template.encode())
         manifest = Manifest(
             format_version=FORMAT_VERSION,
-            task="content",
+            task=artifact.task,
             backbone=_backbone_entry(artifact, backbone, context),
             heads=heads.specs,
             text=TextRules(
-                cleaner=CLEANER,
+                cleaner=CLEANER if trajectory is None else "none",
                 joiner=JOINER,
                 max_length=artifact.max_length,
-                truncation_side="right",
+                truncation_side="right" if trajectory is None else "head_tail",
             ),
             **msgspec.structs.asdict(artifact.decision),
             neurons=None if heads.neurons == artifact.head.spec.features else heads.neurons,
+            trajectory=trajectory,
             decisions={name: other.decision for name, other in artifact.further.items()},
             precision=precision,
             target=target,
@@ -158,6 +166,20 @@ def export_bundle(
         _check_remote_code(checkpoint, manifest.verification)
         write_manifest(folder, manifest)
     return manifest
+
+
+def _chat_format(
+    artifact: Artifact, backbone: Backbone, checkpoint: Checkpoint
+) -> ChatFormat | None:
+    """The chat template that a trajectory head reads through; None for heads of texts."""
+    if artifact.task == "content":
+        return None
+    if not backbone.causal:
+        raise ArtifactError(
+            f"{artifact.source}: a trajectory head reads the last token of a decoder, and "
+            f"{backbone.model_type!r} is an encoder, so the head belongs to another backbone"
+        )
+    return read_chat_format(checkpoint)
 
 
 def _author(

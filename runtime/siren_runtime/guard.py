@@ -3,24 +3,22 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .backends.onnxruntime.providers import Provider
 from .bundle.arguments import whole_number
-from .bundle.ensemble import check_heads, mean_decisions
-from .bundle.manifest import Manifest
 from .bundle.reader import Verify
-from .bundle.thresholds import Tier, checked_threshold
-from .errors import BundleError, InputError, SirenError
+from .bundle.thresholds import checked_threshold
+from .errors import InputError, SirenError
 from .scoring.call import Call, Text, checked_order, passages_of, raised
 from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
+from .scoring.members import Members
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
-from .scoring.scorer import Scorer
-from .scoring.verdict import judge_of
+from .scoring.trajectories import reader_of, score_trajectories, trajectories_of
 from .text.passage import Passage, make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,
@@ -31,47 +29,22 @@ from .text.reading import (
     Unreadable,
 )
 from .text.spans import checked_sizes
+from .text.trajectory import trajectory_of
 
 if TYPE_CHECKING:  # guards that do not stream need not wait for it
     from .streaming.aggregation import AggregationName
-    from .streaming.decision import AtTier, Rule
+    from .streaming.decision import Rule
     from .streaming.handles import Stream, Streams
 
-_LIMITS = Limits()
 
-
-class Guard:
+class Guard(Members):
     """Scores text for harm: by one bundle, or by the mean of several's scores, an ensemble.
 
     Each member scores the same cleaned text by its own tokenizer and length, and its `features`
     come one after another. Threads may share a guard.
+
+    The guard of a trajectory head scores trajectories of agents, and refuses texts.
     """
-
-    def __init__(
-        self,
-        scorers: Sequence[Scorer],
-        *,
-        threshold: float | None = None,
-        tiers: Sequence[Tier] | None = None,
-        limits: Limits = _LIMITS,
-    ) -> None:
-        """Average scorers; `Guard.load` is the usual way to make a guard.
-
-        Args:
-            threshold: None is the mean of the members'.
-            tiers: by falling threshold; None are those of the one member, an ensemble has none.
-            limits: what is read of a text, and what is refused.
-
-        Raises:
-            BundleError: there is no scorer, or their classes differ.
-        """
-        if not scorers:
-            raise BundleError("a guard has one member or more, found none")
-        self.scorers = tuple(scorers)
-        check_heads(self.manifests)
-        decisions = mean_decisions(self.manifests)
-        self.judge = judge_of(self.manifests[0].heads, decisions, limits, threshold, tiers)
-        self._warned = False
 
     @classmethod
     def load(
@@ -139,45 +112,6 @@ class Guard:
         guard = cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers, limits=limits)
         guard.judge = replace(guard.judge, limits=guard.call(spans=spans).limits)
         return guard
-
-    @property
-    def manifest(self) -> Manifest:
-        """What guard.json says. An ensemble has none: InputError; its members' are `manifests`."""
-        if len(self.scorers) > 1:
-            raise InputError(f"the ensemble of {self.base_model_id} has its members' `manifests`")
-        return self.manifests[0]
-
-    @property
-    def manifests(self) -> tuple[Manifest, ...]:
-        """What guard.json of each member says."""
-        return tuple(scorer.manifest for scorer in self.scorers)
-
-    @property
-    def default_threshold(self) -> float:
-        """The threshold that applies where a call passes none."""
-        return self.judge.threshold
-
-    @property
-    def tiers(self) -> "tuple[AtTier, ...]":
-        """The tiers of calibration as decision rules for streams; empty if there are none."""
-        from .streaming.decision import AtTier
-
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self.judge.tiers)
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The names of the heads, whose verdicts are `ScoreResult.heads`; the primary one first."""
-        return tuple(self.judge.heads)
-
-    @property
-    def base_model_id(self) -> str:
-        """The hub id of the backbone; those of an ensemble's members joined by " + "."""
-        return " + ".join(manifest.backbone.id for manifest in self.manifests)
-
-    @property
-    def backend(self) -> str:
-        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; joined as above."""
-        return " + ".join(scorer.backend_name for scorer in self.scorers)
 
     def score(
         self,
@@ -281,6 +215,60 @@ class Guard:
 
     __call__ = score
 
+    def score_trajectory(
+        self,
+        trajectory: Any = None,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        threshold: float | None = None,
+        features: bool = False,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ScoreResult:
+        """Score what an agent did so far, by a guard of trajectories (docs/trajectories.md).
+
+        Args:
+            trajectory: a `siren_runtime.text.trajectory.Trajectory`, a list of messages, or an
+                object with "messages" and "tools".
+            messages, tools: in its place, as an OpenAI client has them.
+            threshold, features, deadline, cancel: as `score`.
+
+        Raises:
+            InputError: it is no trajectory, or the guard scores texts; or as `score`.
+            BackendError, InterruptedCall: as `score`.
+        """
+        given = trajectory_of(trajectory, messages, tools)
+        rest = features, deadline, cancel
+        (result,) = self.score_each_trajectory([given], threshold, *rest)
+        if isinstance(result, SirenError):
+            raise result
+        return result
+
+    def score_trajectories(
+        self, trajectories: Iterable[Any], threshold: float | None = None
+    ) -> list[ScoreResult]:
+        """Score many trajectories as `score_trajectory`; the results are in their order."""
+        return raised(self.score_each_trajectory(trajectories, threshold), "trajectories")
+
+    def score_each_trajectory(
+        self,
+        trajectories: Iterable[Any],
+        threshold: float | None = None,
+        features: bool = False,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[ScoreResult | SirenError]:
+        """As `score_trajectories`; the error of one stands in place of its result."""
+        call = self.call(threshold, features, deadline=deadline, cancel=cancel)
+        given = trajectories_of(trajectories, "score_each_trajectory")
+        return score_trajectories(self.scorers, self.judge, given, call)
+
+    def render_trajectory(self, trajectory: Any) -> str:
+        """The text that is scored of a trajectory, by the first member, before any truncation."""
+        reader = reader_of(self.scorers[0])
+        return reader.render(trajectory_of(trajectory), self.judge.limits)
+
     def stream(
         self,
         prompt: str | None = None,
@@ -336,11 +324,6 @@ class Guard:
             max_tokens: as `stream`, for each, and so are the errors.
         """
         return self._open_streams(max_streams, max_tokens)
-
-    def close(self) -> None:
-        """Free the engines. Nothing scores after that, but streams that are open until closed."""
-        for scorer in self.scorers:
-            scorer.close()
 
     def __enter__(self) -> "Guard":
         return self

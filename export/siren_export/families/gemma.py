@@ -155,7 +155,7 @@ class Gemma:
                 x = norm("post_feedforward_layernorm", mlp)
                 hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
-                last = block == self.blocks - 1
+                last = taps.final_norm and block == self.blocks - 1
                 states[block] = _norm(g, self, weights, "", "norm", hidden) if last else hidden
         return states
 

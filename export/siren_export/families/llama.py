@@ -163,7 +163,7 @@ class Llama:
                 x = _scaled(g, mlp, self.residual_scale)
                 hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
-                last = block == self.blocks - 1
+                last = taps.final_norm and block == self.blocks - 1
                 states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
         return states
 

@@ -147,7 +147,7 @@ class ModernBert:
                         break
                 hidden = g.op("Add", hidden, mlp, name="mlp_residual")
             if taps.reads_residual(block):
-                last = block == self.blocks - 1
+                last = taps.final_norm and block == self.blocks - 1
                 states[block] = _norm(g, self, weights, hidden, "final_norm") if last else hidden
         return states
 

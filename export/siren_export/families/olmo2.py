@@ -128,7 +128,7 @@ class Olmo2:
                 x = _norm(g, self, weights, mlp, f"{name}.post_feedforward_layernorm")
                 hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
-                last = block == self.blocks - 1
+                last = taps.final_norm and block == self.blocks - 1
                 states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
         return states
 

@@ -16,10 +16,13 @@ class Taps:
         state: what of a block: the residual stream behind it, or what its MLP gives.
         channels: block -> the channels that are read there, int64 [n], in the order of the
             features; the blocks ascend.
+        final_norm: whether the stream behind the backbone's last block is read behind its final
+            norm, as transformers has it in `hidden_states`.
     """
 
     state: Literal["residual", "mlp"]
     channels: Mapping[int, NDArray[np.int64]]
+    final_norm: bool = True
 
     @property
     def deepest(self) -> int:

@@ -87,6 +87,12 @@ def _check_fits(artifact: Artifact, backbone: Backbone) -> None:
             f"backbone has blocks 0 to {backbone.blocks - 1}, so the head belongs to another one "
             f"(its own is {artifact.model_id!r})"
         )
+    if artifact.task == "trajectory" and artifact.head.spec.features != backbone.hidden_size:
+        raise ArtifactError(
+            f"{artifact.source}: head.weight reads {artifact.head.spec.features} channels, and the "
+            f"backbone has {backbone.hidden_size}; the head reads all, so it belongs to another "
+            f"one (its own is {artifact.model_id!r})"
+        )
     for block, channels in taps.channels.items():
         channel = int(channels.max())
         if channel >= backbone.hidden_size:

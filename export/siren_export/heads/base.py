@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -140,7 +140,8 @@ class Artifact:
     that holds its files. `decision` is how it decides before any calibration in the bundle. `name`
     is the bundle's for the head, and `further` are heads, by name, that are read from the same
     pass (`siren_export.heads.together`).
-    `trained_on` is there where the head was trained on a generator's own features.
+    `trained_on` is there where the head was trained on a generator's own features. `task` is what
+    the head scores: texts, or trajectories of agents.
     """
 
     source: str
@@ -153,6 +154,7 @@ class Artifact:
     name: str = PRIMARY_HEAD
     further: Mapping[str, "Artifact"] = field(default_factory=dict)
     trained_on: TrainedOn | None = None
+    task: Literal["content", "trajectory"] = "content"
 
     @property
     def threshold(self) -> float:

@@ -20,11 +20,14 @@ from .base import CONFIG_FILE, DECISION_FILE, WEIGHTS_FILE, Artifact, Head
 from .decision_file import read_decision
 from .mlp_artifact import TASKS, read_mlp_head
 from .polynomial_artifact import TASK, read_polynomial_head
+from .trajectory_artifact import TASK as TRAJECTORY
+from .trajectory_artifact import read_trajectory_head
 
 # Task -> what reads its head from an artifact's folder.
 _READERS: dict[str, Callable[[Path], Head]] = {
     **{TASKS[activation]: partial(read_mlp_head, activation=activation) for activation in TASKS},
     TASK: read_polynomial_head,
+    TRAJECTORY: read_trajectory_head,
 }
 
 _INT32_MAX = 2**31 - 1
@@ -77,7 +80,8 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         allow_symlinks=True,
     )
     path = folder / CONFIG_FILE
-    read_head = _reader(path)
+    task = _task(path)
+    read_head = _READERS[task]
     config = read_json(path, _Config, ArtifactError)
     head = read_head(folder)
     return Artifact(
@@ -90,6 +94,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         or _decision(config.inference, head, path),
         head=head,
         trained_on=config.trained_on,
+        task="trajectory" if task == TRAJECTORY else "content",
     )
 
 
@@ -106,10 +111,9 @@ def _decision(inference: _Inference, head: Head, path: Path) -> Decision:
     return Decision(inference.default_threshold, labels=labels)
 
 
-def _reader(path: Path) -> Callable[[Path], Head]:
+def _task(path: Path) -> str:
     task = read_json(path, _Task, ArtifactError).task
     if task not in _READERS:
-        hint = " (trajectory heads are not supported yet)" if task == "trajectory" else ""
         expected = " or ".join(map(repr, _READERS))
-        raise ArtifactError(f"{path}: task is {task!r}; expected {expected}{hint}")
-    return _READERS[task]
+        raise ArtifactError(f"{path}: task is {task!r}; expected {expected}")
+    return task

@@ -40,6 +40,7 @@ _PATTERNS = (
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     ADDED_TOKENS_FILE,
+    "chat_template.jinja",
     "model*.safetensors",
     INDEX_FILE,
 )

@@ -141,7 +141,7 @@ def _columns(
             shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
             score = shares[..., HARMFUL] / shares.sum(axis=-1)
             probabilities = shares / shares.sum(axis=-1, keepdims=True)
-        elif spec.activation == "orders":
+        elif spec.activation in ("orders", "logistic"):
             probabilities = _sigmoid(head.logits.astype(dtype) / dtype(decision.temperature), dtype)
             score = probabilities[..., -1]
         else:

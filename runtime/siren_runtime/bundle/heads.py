@@ -16,9 +16,9 @@ HEAD_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 # What of a block is read, and how its tokens become one row: their mean, or the last of them.
 Pooling = Literal["residual_mean", "mlp_mean", "residual_last", "mlp_last"]
-# Logits to probabilities: of classes of which one is true; of labels, each true or not; or of
-# harm by the orders of a polynomial, from the lowest to the highest.
-Activation = Literal["softmax", "sigmoid", "orders"]
+# Logits to probabilities: of classes of which one is true; of labels, each true or not; of
+# harm by the orders of a polynomial, from the lowest to the highest; or of harm by one logit.
+Activation = Literal["softmax", "sigmoid", "orders", "logistic"]
 Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100.0)]
 
 # The keys of OpenAI's moderations, as of omni-moderation-latest.
@@ -38,7 +38,8 @@ class HeadSpec(Strict, frozen=True):
 
     With "softmax" one class is true, and class 1 is harm. With "sigmoid" each label is true or not,
     all are kinds of harm, and the score is the likeliest's probability. With "orders" each logit is
-    of harm, by so many orders, and the score is by all of them. `openai` says by which
+    of harm, by so many orders, and the score is by all of them. With "logistic" the one logit is
+    of harm. `openai` says by which
     labels each of OpenAI's 13 keys is covered; none cover a key that has an empty list. Without a
     table it is empty.
     """
@@ -69,7 +70,9 @@ class HeadSpec(Strict, frozen=True):
         """The names of what it gives probabilities of, beside harm; empty where it tells harm from
         the rest, and no more.
         """
-        if self.activation == "orders" or (self.activation == "softmax" and self.classes == 2):
+        if self.activation in ("orders", "logistic"):
+            return ()
+        if self.activation == "softmax" and self.classes == 2:
             return ()
         return tuple(self.labels) or tuple(map(str, range(self.classes)))
 
@@ -111,8 +114,10 @@ def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
         )
     if head.activation == "softmax" and head.classes < 2:
         raise BundleError(f"{what}.classes is {head.classes}; a softmax needs 2 at least")
-    if head.activation == "orders" and labels:
-        raise BundleError(f"{what}.labels is {labels}; orders have no names")
+    if head.activation in ("orders", "logistic") and labels:
+        raise BundleError(f"{what}.labels is {labels}; {head.activation} heads have no names")
+    if head.activation == "logistic" and head.classes != 1:
+        raise BundleError(f"{what}.classes is {head.classes}; a logistic head has 1 logit")
     if (labels or head.activation == "sigmoid") and (
         (len(labels), len(set(labels))) != (head.classes,) * 2 or not all(labels)
     ):

@@ -36,6 +36,7 @@ from .heads import (
 )
 from .report import Quantization, Tuning, Verification
 from .thresholds import SpanThreshold, Tier
+from .trajectory import TrajectoryRules, check_trajectory
 from .types import Positive, Precision, Probability, Sha256, Size, Strict, Target
 
 FORMAT_VERSION = 2
@@ -60,12 +61,15 @@ class Backbone(Strict, frozen=True):
 
 
 class TextRules(Strict, frozen=True):
-    """How text becomes tokens. `max_length` counts special tokens."""
+    """How text becomes tokens. `max_length` counts special tokens.
 
-    cleaner: Literal["llm-siren-0.2"]
+    The text of a trajectory is not cleaned, and a long one loses its middle.
+    """
+
+    cleaner: Literal["llm-siren-0.2", "none"]
     joiner: Literal["\n"]
     max_length: Positive
-    truncation_side: Literal["right"]
+    truncation_side: Literal["right", "head_tail"]
 
 
 class FileSpec(Strict, frozen=True):
@@ -84,13 +88,15 @@ class Manifest(Strict, frozen=True):
     in `Decision`; `decisions` are the further heads' by name. `neurons` is how many neurons the
     graphs pool for all heads together; None is as many as the one head reads.
 
+    `trajectory` says how trajectories become text, in a bundle that scores those and no texts.
+
     `tuning` is there where the precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
     """
 
     format_version: int
-    task: Literal["content"]
+    task: Literal["content", "trajectory"]
     backbone: Backbone
     heads: Annotated[dict[HeadName, HeadSpec], msgspec.Meta(min_length=1)]
     text: TextRules
@@ -108,6 +114,7 @@ class Manifest(Strict, frozen=True):
     labels: list[LabelDecision] = msgspec.field(default_factory=list)
     neurons: Positive | None = None
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
+    trajectory: TrajectoryRules | None = None
     tuning: Tuning | None = None
     quantization: Quantization | None = None
     saturation_free: bool = False
@@ -262,6 +269,10 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
             f"{origin}: blocks_kept {backbone.blocks_kept} exceeds blocks {backbone.blocks}"
         )
     _check_heads(manifest, origin)
+    cut = manifest.text.cleaner, manifest.text.truncation_side
+    check_trajectory(manifest.task, manifest.trajectory, cut, manifest.heads, origin)
+    if manifest.trajectory is not None and manifest.trajectory.template not in manifest.files:
+        raise BundleError(f"{origin}: files lacks {manifest.trajectory.template!r}")
 
 
 def _check_heads(manifest: Manifest, origin: str) -> None:

@@ -22,7 +22,7 @@ Verify = Literal["size", "read", "full"]
 # Of an ensemble's members too: a star stands for slashes as well.
 BUNDLE_PATTERNS = (
     MANIFEST_FILE, f"*/{MANIFEST_FILE}", "tokenizer.json", "*/tokenizer.json", "ensemble.json",
-    "*.onnx", "*.bin",
+    "*.onnx", "*.bin", "*.jinja",
 )  # fmt: skip
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_GRAPH_BYTES = 256 << 20  # weights belong beside the graph, which is then a few megabytes

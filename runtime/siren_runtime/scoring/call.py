@@ -74,11 +74,11 @@ def _passage(text: Text, limits: Limits) -> Passage | SirenError:
         return error
 
 
-def raised(values: Sequence[_T | SirenError]) -> list[_T]:
+def raised(values: Sequence[_T | SirenError], what: str = "texts") -> list[_T]:
     """Return the values of texts, or raise the first error among them with the text's place."""
     good = []
     for index, value in enumerate(values):
         if isinstance(value, SirenError):
-            raise type(value)(f"texts[{index}]: {value}") from value
+            raise type(value)(f"{what}[{index}]: {value}") from value
         good.append(value)
     return good

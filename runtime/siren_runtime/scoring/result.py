@@ -31,7 +31,7 @@ class ScoreResult:
         tokens: of the whole text, special ones included; of an ensemble, the most of its members'.
         truncated: whether some of the text was not read.
         span: start and end, in characters of the text as given (prompt and response joined by a
-            newline), of the part that the score is of; None for the whole.
+            newline), of the part that the score is of; None for the whole, and for trajectories.
         unknown: how much of the text the tokenizer does not know, 0 to 1: the share of its tokens
             or of its characters, whichever is more.
         tier: name of the bundle's tier that `risk` falls in; None below the lowest, and where
@@ -46,6 +46,8 @@ class ScoreResult:
         flagged: those labels whose probability is at least their threshold.
         heads: the verdict of each head by name, the primary one's first, whose is the above.
         orders: of a polynomial head, the probability of harm by each order, ascending.
+        omitted: start and end, in characters of the text that `Guard.render_trajectory` gives, of
+            what was not read of a trajectory; None where all was, and for texts.
     """
 
     score: float
@@ -63,6 +65,7 @@ class ScoreResult:
     flagged: tuple[str, ...] = ()
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
     orders: tuple[float, ...] = ()
+    omitted: Span | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: all but the features; no tier, spans or categories
@@ -79,6 +82,8 @@ class ScoreResult:
         }
         if self.tier is not None:
             verdict["tier"] = self.tier
+        if self.omitted is not None:
+            verdict["omitted"] = self.omitted
         verdict |= spans_to_dict(self.risk, self.spans)
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
         return verdict | orders_to_dict(self.orders) | heads_to_dict(self.heads)

@@ -12,10 +12,12 @@ from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.errors import BackendError, SirenError
+from siren_runtime.errors import BackendError, BundleError, InputError, SirenError
+from siren_runtime.text.chat_template import ChatTemplate
 from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.text.trajectory_reading import TrajectoryReader
 
 from .deadline import Deadline
 from .engines import Engines, is_compiled
@@ -31,7 +33,7 @@ _Key = TypeVar("_Key")
 
 
 class Scorer:
-    """Scores texts with the engines of one bundle. Threads may share it."""
+    """Scores texts, or trajectories, with the engines of one bundle. Threads may share it."""
 
     def __init__(
         self, bundle: Bundle, engines: Engines, tokenizer: Tokenizer | None = None
@@ -42,8 +44,9 @@ class Scorer:
             tokenizer: the bundle's, where it was opened before.
 
         Raises:
-            BundleError: the tokenizer is not usable.
-            BackendError: the streaming graph, which is to score, cannot be opened.
+            BundleError: the tokenizer, or a chat template, is not usable.
+            BackendError: the streaming graph, which is to score, cannot be opened; or Jinja, which
+                trajectories need, is missing.
         """
         self.manifest: Manifest = bundle.manifest
         self.readout = Readout(bundle.manifest)
@@ -52,6 +55,7 @@ class Scorer:
             bundle.manifest.text.max_length,
             bundle.read(TOKENIZER_FILE),
         )
+        self.trajectories = _trajectory_reader(bundle, self.tokenizer)
         self._open_stream = engines.open_stream
         self._stream_backend: StreamBackend | None = None
         self._lock = threading.Lock()
@@ -97,7 +101,12 @@ class Scorer:
     def encode(
         self, passages: Sequence[Passage | SirenError], limits: Limits
     ) -> list[Reading | SirenError]:
-        """Return the token ids that are to be run of each passage, or why there are none."""
+        """Return the token ids that are to be run of each passage, or why there are none.
+
+        Raises:
+            InputError: the bundle scores trajectories.
+        """
+        self._check_reads_texts()
         return read_passages(self.tokenizer, passages, limits)
 
     def run(
@@ -161,23 +170,29 @@ class Scorer:
 
         Raises:
             BackendError: the scorer is closed, or the graph cannot be opened.
-            InputError: `max_tokens` is out of range.
+            InputError: `max_tokens` is out of range, or the bundle scores trajectories.
         """
-        from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader
         from siren_runtime.streaming.track import Member
 
-        stream, why = self._stream_source()
-        manifest = self.manifest
-        limit = manifest.text.max_length if stream is None else stream.max_tokens
-        held = _checked_tokens(max_tokens, limit)
-        reader: StreamReader
-        if stream is None:
-            reader = ReencodingReader(self.backend, held, self.readout)
-        else:
-            reader = IncrementalReader(stream, held, self.readout)
-        why = None if why is None else f"{manifest.backbone.id}: {why}"
-        member = Member(self.tokenizer, reader, manifest.pooled, self.readout, stream is None)
+        self._check_reads_texts()
+        reader, why = self.stream_reader(max_tokens)
+        member = Member(
+            self.tokenizer, reader, self.manifest.pooled, self.readout, why is not None
+        )
         return member, why
+
+    def stream_reader(self, max_tokens: int | None) -> "tuple[StreamReader, str | None]":
+        """Return what reads the tokens of streams; arguments, errors and reason as `stream_member`.
+        """
+        from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader
+
+        stream, why = self._stream_source()
+        if stream is not None:
+            held = _checked_tokens(max_tokens, stream.max_tokens)
+            return IncrementalReader(stream, held, self.readout), None
+        held = _checked_tokens(max_tokens, self.manifest.text.max_length)
+        reader = ReencodingReader(self.backend, held, self.readout)
+        return reader, f"{self.manifest.backbone.id}: {why}"
 
     @property
     def stream_backend(self) -> StreamBackend | None:
@@ -188,6 +203,14 @@ class Scorer:
         """Free the engines; nothing scores after that. Open streams keep them until closed."""
         with self._lock:  # a stream that is being opened would bring the engine back
             self._backend = self._stream_backend = self._open_stream = None
+
+    def _check_reads_texts(self) -> None:
+        if self.trajectories is not None:
+            raise InputError(
+                f"the guard of {self.manifest.backbone.id} scores trajectories of agents, and no "
+                "texts: pass messages and tools (Guard.score_trajectory, siren score "
+                "--trajectories)"
+            )
 
     def _stream_source(self) -> tuple[StreamBackend | None, str | None]:
         """The streaming graph, opened at first; or None, and why there is none."""
@@ -229,6 +252,19 @@ def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Wind
         if isinstance(reading, Reading)
         for number, window in enumerate(reading.windows)
     }
+
+
+def _trajectory_reader(bundle: Bundle, tokenizer: Tokenizer) -> TrajectoryReader | None:
+    rules = bundle.manifest.trajectory
+    if rules is None:
+        return None
+    origin = bundle.file(rules.template)
+    try:
+        source = bundle.read(rules.template).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{origin}: not UTF-8: {error}") from None
+    template = ChatTemplate(source, rules.tokens, str(origin))
+    return TrajectoryReader(template, tokenizer, bundle.manifest.text.max_length)
 
 
 def _checked_tokens(max_tokens: int | None, limit: int) -> int:

@@ -1,0 +1,92 @@
+"""What a guard is before it scores: its scorers, what they are of, and what decides on their mean."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from siren_runtime.bundle.ensemble import check_heads, mean_decisions
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.thresholds import Tier
+from siren_runtime.errors import BundleError, InputError
+from siren_runtime.text.reading import Limits
+
+from .scorer import Scorer
+from .verdict import judge_of
+
+if TYPE_CHECKING:  # guards that do not stream need not wait for it
+    from siren_runtime.streaming.decision import AtTier
+
+_LIMITS = Limits()
+
+
+class Members:
+    """One scorer or several, and how the mean of their scores decides."""
+
+    def __init__(
+        self,
+        scorers: Sequence[Scorer],
+        *,
+        threshold: float | None = None,
+        tiers: Sequence[Tier] | None = None,
+        limits: Limits = _LIMITS,
+    ) -> None:
+        """Average scorers; `Guard.load` is the usual way to open them.
+
+        Args:
+            threshold: None is the mean of the members'.
+            tiers: by falling threshold; None are those of the one member, an ensemble has none.
+            limits: what is read of a text, and what is refused.
+
+        Raises:
+            BundleError: there is no scorer, or their classes differ.
+        """
+        if not scorers:
+            raise BundleError("a guard has one member or more, found none")
+        self.scorers = tuple(scorers)
+        check_heads(self.manifests)
+        decisions = mean_decisions(self.manifests)
+        self.judge = judge_of(self.manifests[0].heads, decisions, limits, threshold, tiers)
+        self._warned = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What guard.json says. An ensemble has none: InputError; its members' are `manifests`."""
+        if len(self.scorers) > 1:
+            raise InputError(f"the ensemble of {self.base_model_id} has its members' `manifests`")
+        return self.manifests[0]
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """What guard.json of each member says."""
+        return tuple(scorer.manifest for scorer in self.scorers)
+
+    @property
+    def default_threshold(self) -> float:
+        """The threshold that applies where a call passes none."""
+        return self.judge.threshold
+
+    @property
+    def tiers(self) -> "tuple[AtTier, ...]":
+        """The tiers of calibration as decision rules for streams; empty if there are none."""
+        from siren_runtime.streaming.decision import AtTier
+
+        return tuple(AtTier(tier.name, tier.threshold) for tier in self.judge.tiers)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, whose verdicts are `ScoreResult.heads`; the primary one first."""
+        return tuple(self.judge.heads)
+
+    @property
+    def base_model_id(self) -> str:
+        """The hub id of the backbone; those of an ensemble's members joined by " + "."""
+        return " + ".join(manifest.backbone.id for manifest in self.manifests)
+
+    @property
+    def backend(self) -> str:
+        """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; joined as above."""
+        return " + ".join(scorer.backend_name for scorer in self.scorers)
+
+    def close(self) -> None:
+        """Free the engines. Nothing scores after that, but streams that are open until closed."""
+        for scorer in self.scorers:
+            scorer.close()

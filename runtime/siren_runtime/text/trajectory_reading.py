@@ -1,0 +1,88 @@
+"""What of a trajectory is read: its rendered text, of which a long one loses its middle."""
+
+from dataclasses import dataclass
+
+from siren_runtime.errors import InputError
+
+from .chat_template import ChatTemplate
+from .passage import Span, check_size
+from .reading import Limits
+from .rules import lone_surrogate
+from .tokenizer import Tokenizer
+from .trajectory import Trajectory, chat_messages, without_system
+
+
+@dataclass(frozen=True)
+class TrajectoryReading:
+    """What is read of a trajectory.
+
+    Attributes:
+        ids: of its tokens, special ones included, at most `max_length`.
+        tokens: of the whole, special ones included.
+        omitted: the characters of the rendered text that are not read; None where all are.
+        unknown: how much of the text its tokens do not say, as `Tokenizer.unknown_share` has it.
+    """
+
+    ids: list[int]
+    tokens: int
+    omitted: Span | None
+    unknown: float
+
+
+@dataclass(frozen=True)
+class TrajectoryReader:
+    """Renders trajectories and tokenizes them, as llm-siren does. Threads may share it."""
+
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    max_length: int
+
+    def render(self, trajectory: Trajectory, limits: Limits) -> str:
+        """The text that is tokenized.
+
+        A template that refuses the messages gets them once more, with the system's text at the head
+        of the first user's.
+
+        Raises:
+            InputError: the trajectory is not well formed, larger than is read, or the template
+                refuses it both ways.
+        """
+        messages = chat_messages(trajectory)
+        if not messages:
+            raise InputError("the trajectory has no turn, no profile and no tools to score")
+        for message in messages:
+            check_size(message["content"], limits.max_bytes)
+        try:
+            text = self.template.render(messages, max_characters=limits.max_bytes)
+        except InputError:
+            text = self.template.render(without_system(messages), max_characters=limits.max_bytes)
+        check_size(text, limits.max_bytes)
+        if found := lone_surrogate(text):
+            raise InputError(f"the rendered trajectory holds a lone surrogate {found}")
+        return text
+
+    def read(self, trajectory: Trajectory, limits: Limits) -> TrajectoryReading:
+        """The tokens of a trajectory: where it is too long, its beginning and its end.
+
+        Raises:
+            InputError: as `render`; or it has more tokens than are read, or none.
+            BundleError: tokenizer.json makes the tokenizer fail on the text.
+        """
+        text = self.render(trajectory, limits)
+        encoded = self.tokenizer.encode(text)
+        ids, count = encoded.ids, len(encoded.ids)
+        if not ids:
+            raise InputError("the tokenizer makes no token of it, so there is nothing to score")
+        if count > limits.max_tokens:
+            raise InputError(
+                f"the trajectory has {count:,} tokens, at most {limits.max_tokens:,} are taken; "
+                "raise the bound (max_tokens_per_text, --max-tokens)"
+            )
+        omitted, unknown = None, self.tokenizer.unknown_share(text, encoded)
+        if count > self.max_length:
+            head = self.max_length // 2
+            tail = count - (self.max_length - head)
+            start = max((end for _, end in encoded.offsets[:head]), default=0)
+            omitted = start, max(start, encoded.offsets[tail][0])
+            ids = [*ids[:head], *ids[tail:]]
+        return TrajectoryReading(ids, count, omitted, unknown)
