@@ -101,7 +101,7 @@ TOOLS: list[dict[str, Any]] = [
             },
         },
     },
-    {"name": "look", "prototype": "look(where: str) -> str", "parameters": {"where": {"type": "s"}}},
+    {"name": "look", "prototype": "look(where: str)", "parameters": {"where": {"type": "s"}}},
     {"description": "no name"},
 ]
 MESSAGES: list[dict[str, Any]] = [
@@ -118,7 +118,7 @@ MESSAGES: list[dict[str, Any]] = [
     },
     {"role": "tool", "tool_call_id": "1", "content": "Anna: 42"},
     {"role": "tool", "tool_call_id": "2", "content": None},
-    {"role": "assistant", "tool_calls": [{"function": {"name": "transfer", "arguments": {"to": 1}}}]},
+    {"role": "assistant", "tool_calls": [{"function": {"name": "pay", "arguments": {"to": 1}}}]},
     {"role": "tool", "content": [{"type": "text", "text": "done"}, {"type": "image_url"}]},
     {"role": "user", "content": "Thanks!"},
     {"role": "assistant", "content": "You are welcome."},
@@ -126,10 +126,14 @@ MESSAGES: list[dict[str, Any]] = [
 
 _WORDS = st.text(st.sampled_from("abc dé\n{}<|>[]你🎉\"'"), max_size=30)
 _VALUES = st.none() | st.booleans() | st.integers(-9, 99) | _WORDS | st.lists(st.integers(0, 9))
-_CONTENT = st.none() | _WORDS | st.lists(
-    st.fixed_dictionaries({"type": st.just("text"), "text": _WORDS})
-    | st.fixed_dictionaries({"type": st.just("image_url")}),
-    max_size=3,
+_CONTENT = (
+    st.none()
+    | _WORDS
+    | st.lists(
+        st.fixed_dictionaries({"type": st.just("text"), "text": _WORDS})
+        | st.fixed_dictionaries({"type": st.just("image_url")}),
+        max_size=3,
+    )
 )
 _ARGUMENTS = st.dictionaries(_WORDS, _VALUES, max_size=2)
 _CALLS = st.fixed_dictionaries(

@@ -20,9 +20,10 @@ from siren_runtime.bundle.manifest import Backbone as BackboneEntry
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Quantization, Tuning, Verification
-from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.bundle.trajectory import TEMPLATE_FILE, TrajectoryRules
+from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import ArtifactError, BundleError, CheckpointError, InputError
+from siren_runtime.scoring.scorer import trajectory_reader
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -46,6 +47,7 @@ from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
 from .verify.texts import TEXTS, own_texts
 from .verify.tokens import compare_tokens
+from .verify.trajectories import compare_rendering
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
 
@@ -156,8 +158,9 @@ def export_bundle(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         if reference is not None:
-            tokens = _check_tokens(output, checkpoint, artifact.max_length, allow_drift)
-            report = verify_bundle(Bundle(folder, manifest), reference, progress)
+            bundle = Bundle(folder, manifest)
+            tokens = _check_tokens(output, checkpoint, bundle, allow_drift)
+            report = verify_bundle(bundle, reference, progress)
             if not allow_drift:
                 _check_drift(output, report, precision)
             if tokens is not None:
@@ -243,10 +246,16 @@ def _backbone_entry(artifact: Artifact, backbone: Backbone, context: int | None)
 
 
 def _check_tokens(
-    output: Path, checkpoint: Checkpoint, max_length: int, allow_drift: bool
+    output: Path, checkpoint: Checkpoint, bundle: Bundle, allow_drift: bool
 ) -> str | None:
-    """Refuse a tokenizer that transformers reads otherwise, or return how where it is allowed."""
-    differs = compare_tokens(checkpoint, [*TEXTS, *own_texts([], max_length)])
+    """Refuse a tokenizer or a chat template that transformers reads otherwise, or return how where
+    it is allowed.
+    """
+    length = bundle.manifest.text.max_length
+    differs = compare_tokens(checkpoint, [*TEXTS, *own_texts([], length)])
+    reader = trajectory_reader(bundle, Tokenizer(bundle.file(TOKENIZER_FILE), length))
+    if differs is None and reader is not None:
+        differs = compare_rendering(checkpoint, reader)
     if differs is not None and not allow_drift:
         raise BundleError(
             f"{output}: {differs}; give --allow-drift to keep the bundle all the same"

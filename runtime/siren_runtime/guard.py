@@ -2,16 +2,14 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .backends.onnxruntime.providers import Provider
-from .bundle.arguments import whole_number
 from .bundle.reader import Verify
 from .bundle.thresholds import checked_threshold
-from .errors import InputError, SirenError
+from .errors import SirenError
 from .scoring.call import Call, Text, checked_order, passages_of, raised
 from .scoring.deadline import Deadline
 from .scoring.engines import BackendName, Request
@@ -32,6 +30,7 @@ from .text.spans import checked_sizes
 from .text.trajectory import trajectory_of
 
 if TYPE_CHECKING:  # guards that do not stream need not wait for it
+    from .scoring.trajectory_stream import TrajectoryStream
     from .streaming.aggregation import AggregationName
     from .streaming.decision import Rule
     from .streaming.handles import Stream, Streams
@@ -269,6 +268,24 @@ class Guard(Members):
         reader = reader_of(self.scorers[0])
         return reader.render(trajectory_of(trajectory), self.judge.limits)
 
+    def stream_trajectory(
+        self,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> "TrajectoryStream":
+        """Open a stream over what an agent does, which pays only for the tokens of new turns.
+
+        Raises:
+            InputError: the guard scores texts, or the threshold is out of range.
+            BackendError: as `stream`.
+        """
+        from .scoring.trajectory_stream import TrajectoryStream
+
+        stream = TrajectoryStream(self.scorers, self.judge, tools, self.call(threshold))
+        self._warn_once(stream.reads_anew)
+        return stream
+
     def stream(
         self,
         prompt: str | None = None,
@@ -330,24 +347,6 @@ class Guard(Members):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> "Streams":
-        """What `stream` and `streams` do; called by both, so that warnings name their caller."""
-        if max_streams is not None:
-            max_streams = whole_number("max_streams", max_streams, 1)
-        from .streaming.handles import Streams
-        from .streaming.session import Sessions
-
-        opened = [scorer.stream_member(max_tokens) for scorer in self.scorers]
-        reasons = [why for _, why in opened if why is not None]
-        if reasons and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{'; '.join(reasons)}, so each feed of a stream re-encodes its text", stacklevel=3
-            )
-        members, judge = [member for member, _ in opened], self.judge
-        sessions = Sessions(members, max_streams, judge.on_heads, judge.limits)
-        return Streams(sessions, judge.threshold)
 
     def call(
         self,

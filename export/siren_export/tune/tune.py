@@ -77,6 +77,11 @@ def tune(
     """
     if not 0 <= budget <= 1:
         raise InputError(f"budget must lie from 0 to 1, found {budget}")
+    if artifact.task == "trajectory":
+        raise InputError(
+            f"{artifact.source}: a precision is chosen by how it scores texts, and this head "
+            "scores trajectories; name the precision"
+        )
     if not texts:
         raise InputError("a precision is chosen by how it scores texts; found none")
     with scratch(output) as folder:

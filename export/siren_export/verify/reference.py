@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from safetensors.numpy import save
@@ -22,6 +22,8 @@ from siren_runtime.errors import ArtifactError, CheckpointError
 from . import rows
 from .gguf_reference import read_model, read_tokenizer
 from .texts import TEXTS, added_tokens, digest, own_texts
+from .trajectories import Example, agent_siren_scores, with_own
+from .trajectories import digest as trajectory_digest
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +32,9 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `head` and `texts` are SHA-256s of siren.safetensors and of the built-in texts. `own_texts` are
     those of `siren_export.verify.texts.own_texts`, written out. `rows` are of those heads, by name,
     that are read with it or have categories: of each text what `siren_export.verify.rows` gives.
+
+    Of the task "trajectory" the scores are of `siren_export.verify.trajectories.with_own`, for
+    `max_length`, and there are no texts.
     """
 
     name: str
@@ -39,10 +44,14 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     own_texts: list[str] = []
     own_scores: list[float] = []
     rows: dict[str, list[list[float]]] = {}
+    task: Literal["content", "trajectory"] = "content"
+    max_length: int = 0
 
     @property
-    def scored(self) -> list[tuple[str, float]]:
-        """Every text with its score."""
+    def scored(self) -> list[tuple[str | Example, float]]:
+        """Every text, or every trajectory, with its score."""
+        if self.task == "trajectory":
+            return [*zip(with_own(self.max_length), self.scores, strict=True)]
         built_in = zip(TEXTS, self.scores, strict=True)
         return [*built_in, *zip(self.own_texts, self.own_scores, strict=True)]
 
@@ -68,6 +77,8 @@ class LlmSiren:
             ReferenceUnavailable: llm-siren is not installed, cannot load this guard, or would
                 not fit in memory.
         """
+        if self.artifact.task == "trajectory":
+            return self._of_trajectories(progress)
         heads = {self.artifact.name: self.artifact, **self.artifact.further}
         for artifact in heads.values():
             if not isinstance(artifact.head, MlpHead | PolynomialHead):
@@ -80,16 +91,7 @@ class LlmSiren:
         model_type = self.checkpoint.config["model_type"]
         if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
             raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
-        self._check_memory()
-        try:
-            import siren_guard  # noqa: F401  # imports torch
-            import transformers
-        except ImportError as error:
-            raise ReferenceUnavailable(
-                f"llm-siren is not installed ({error}); pip install 'siren-edge[reference]'"
-            ) from None
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        self._check_usable()
         try:
             guard, given = self._load()
             guards = {name: rows.of_head(guard, heads[name]) for name in of_heads}
@@ -111,10 +113,8 @@ class LlmSiren:
                     f"llm-siren cannot score {text[:80]!r} with the guard: {error}"
                 ) from error
             progress("reference", done, len(texts))
-        versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
-        name = f"llm-siren {metadata.version('llm-siren')} float32 ({versions}{given})"
         return Reference(
-            name=name,
+            name=_name(given),
             head=_head_hash(self.artifact),
             texts=digest(),
             scores=scores[: len(TEXTS)],
@@ -122,6 +122,32 @@ class LlmSiren:
             own_scores=scores[len(TEXTS) :],
             rows=found,
         )
+
+    def _of_trajectories(self, progress: Progress) -> Reference:
+        self._check_usable()
+        max_length = self.artifact.max_length
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                self._write_local_artifact(Path(folder))
+                scores = agent_siren_scores(Path(folder), self.checkpoint, max_length, progress)
+        except Exception as error:  # whatever transformers raises at a model it cannot load
+            raise ReferenceUnavailable(f"llm-siren cannot score with the guard: {error}") from error
+        head, texts = _head_hash(self.artifact), trajectory_digest()
+        rest = {"task": "trajectory", "max_length": max_length}
+        return Reference(name=_name(""), head=head, texts=texts, scores=scores, **rest)
+
+    def _check_usable(self) -> None:
+        """See that llm-siren is here and has the memory, and let it report nothing."""
+        self._check_memory()
+        try:
+            import siren_guard  # noqa: F401  # imports torch
+            import transformers
+        except ImportError as error:
+            raise ReferenceUnavailable(
+                f"llm-siren is not installed ({error}); pip install 'siren-edge[reference]'"
+            ) from None
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
 
     def _load(self) -> tuple[Any, str]:
         """The guard, and what of its backbone is not as transformers reads it."""
@@ -156,7 +182,7 @@ class LlmSiren:
 
     def _write_local_artifact(self, folder: Path) -> None:
         """The same head as llm-siren takes it, its backbone named by the local folder."""
-        config, tensors = rows.as_content(self.artifact)
+        config, tensors = rows.as_llm_siren(self.artifact)
         config["base_model"] = {"model_id": str(self.checkpoint.path.resolve()), "revision": None}
         (folder / CONFIG_FILE).write_text(json.dumps(config))
         if tensors is None:
@@ -205,6 +231,12 @@ def read_reference(path: Path, artifact: Artifact) -> Reference:
 def write_reference(path: Path, reference: Reference) -> None:
     """Record reference scores, for exports where the reference is not installed."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(reference), indent=1) + b"\n")
+
+
+def _name(given: str) -> str:
+    """What the reference is called: its versions, and what of the backbone is not its own."""
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers"))
+    return f"llm-siren {metadata.version('llm-siren')} float32 ({versions}{given})"
 
 
 def _head_hash(artifact: Artifact) -> str:

@@ -15,14 +15,16 @@ from siren_export.heads.polynomial import PolynomialHead
 from siren_runtime.bundle.heads import HARMFUL
 
 
-def as_content(artifact: Artifact) -> tuple[dict[str, Any], dict[str, NDArray[Any]] | None]:
-    """The config of a head as llm-siren takes it, a content artifact, whose features are the same.
+def as_llm_siren(artifact: Artifact) -> tuple[dict[str, Any], dict[str, NDArray[Any]] | None]:
+    """The config of a head as llm-siren takes it; where it has no such head, a content artifact's,
+    whose features are the same.
 
     Returns:
         The config, and the tensors of an MLP that stands in; None where the head's own are taken.
     """
     config = json.loads((artifact.path / CONFIG_FILE).read_bytes())
-    config["task"] = "content"
+    if artifact.task == "content":
+        config["task"] = "content"
     if isinstance(artifact.head, PolynomialHead):
         features = artifact.head.weight.size
         config["mlp"] = {"input_dim": features, "layer_dims": [], "dropout_rates": []}
@@ -43,7 +45,7 @@ def llm_siren_guard(
     from safetensors.torch import load_file
     from siren_guard import siren_guard
 
-    config, tensors = as_content(artifact)
+    config, tensors = as_llm_siren(artifact)
     shape = config["mlp"]
     mlp = siren_guard._AdaptiveMLPClassifier(
         input_dim=shape["input_dim"],

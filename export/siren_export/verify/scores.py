@@ -1,5 +1,6 @@
 """Compare a bundle's scores with a reference's, in float32, over the reference's texts."""
 
+import json
 from collections.abc import Sequence
 
 from siren_export.passes.table import Bound
@@ -8,6 +9,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import HeadVerification, Verification
 
 from .reference import Reference
+from .trajectories import Example
 
 
 def verify_scores(
@@ -25,7 +27,7 @@ def verify_scores(
     primary = guard.heads[0]
     scored = reference.scored
     for done, (text, expected) in enumerate(scored):
-        heads = guard.score(text).heads
+        heads = (guard.score if isinstance(text, str) else guard.score_trajectory)(text).heads
         for name, head in heads.items():
             rows = reference.rows.get(name)
             row = [expected] if rows is None else rows[done]
@@ -56,14 +58,17 @@ def _farthest(found: Sequence[float], expected: Sequence[float]) -> float:
 
 
 def _report(
-    differences: Sequence[float], agreements: int, scored: Sequence[tuple[str, float]], bound: Bound
+    differences: Sequence[float],
+    agreements: int,
+    scored: Sequence[tuple[str | Example, float]],
+    bound: Bound,
 ) -> HeadVerification:
     worst = max(range(len(differences)), key=differences.__getitem__)
-    mean = sum(differences) / len(differences)
+    mean, text = sum(differences) / len(differences), scored[worst][0]
     return HeadVerification(
         passed=(mean if bound.of == "mean" else differences[worst]) <= bound.value,
         max_difference=differences[worst],
         mean_difference=mean,
         verdict_agreement=agreements / len(differences),
-        worst_text=scored[worst][0][:80],
+        worst_text=(text if isinstance(text, str) else json.dumps(text["messages"]))[:80],
     )

@@ -14,6 +14,7 @@ from siren_runtime.text.tokenizer import Tokenizer
 
 from .opened import open_unpublished
 from .texts import STREAM_TEXTS
+from .trajectories import TRAJECTORIES
 
 _CHUNKS = (1, 3, 16, 7)  # tokens, over and over
 
@@ -26,6 +27,9 @@ def with_stream_verification(
     The bound of the precision is here one of the largest |score difference|, quantized weights or
     not: both graphs have the same ones.
     """
+    if bundle.manifest.task == "trajectory":
+        differences = _of_trajectories(bundle, tokenizer)
+        return _reported(report, bound, len(TRAJECTORIES), differences)
     with open_unpublished(bundle, tokenizer) as guard:
         expected = [_numbers(guard.score(text).heads) for text in STREAM_TEXTS]
     differences = []
@@ -37,9 +41,29 @@ def with_stream_verification(
                     result = stream.feed_tokens(chunk)
             streamed = _numbers(result.heads)
             differences += [abs(a - b) for a, b in zip(streamed, numbers, strict=True)]
+    return _reported(report, bound, len(ids_of_texts), differences)
+
+
+def _of_trajectories(bundle: Bundle, tokenizer: Tokenizer) -> list[float]:
+    """How far trajectories that grow by a message are from those that are read at once."""
+    with open_unpublished(bundle, tokenizer) as guard:
+        expected = [guard.score_trajectory(example).score for example in TRAJECTORIES]
+    differences = []
+    with open_unpublished(bundle, tokenizer, streaming=True) as guard:
+        for example, score in zip(TRAJECTORIES, expected, strict=True):
+            with guard.stream_trajectory(example["tools"]) as stream:
+                for message in example["messages"]:
+                    result = stream.feed(message)
+            differences.append(abs(result.score - score))
+    return differences
+
+
+def _reported(
+    report: Verification, bound: Bound, texts: int, differences: list[float]
+) -> Verification:
     return msgspec.structs.replace(
         report,
-        stream_texts=len(ids_of_texts),
+        stream_texts=texts,
         stream_bound=bound.value,
         stream_max_difference=max(differences),
     )

@@ -1,8 +1,10 @@
-"""What a guard is before it scores: its scorers, what they are of, and what decides on their mean."""
+"""What a guard is before it scores: its scorers, and what decides on the mean of their scores."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.ensemble import check_heads, mean_decisions
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import Tier
@@ -14,6 +16,7 @@ from .verdict import judge_of
 
 if TYPE_CHECKING:  # guards that do not stream need not wait for it
     from siren_runtime.streaming.decision import AtTier
+    from siren_runtime.streaming.handles import Streams
 
 _LIMITS = Limits()
 
@@ -90,3 +93,23 @@ class Members:
         """Free the engines. Nothing scores after that, but streams that are open until closed."""
         for scorer in self.scorers:
             scorer.close()
+
+    def _open_streams(self, max_streams: int | None, max_tokens: int | None) -> "Streams":
+        """What `stream` and `streams` do; called by both, so that warnings name their caller."""
+        if max_streams is not None:
+            max_streams = whole_number("max_streams", max_streams, 1)
+        from siren_runtime.streaming.handles import Streams
+        from siren_runtime.streaming.session import Sessions
+
+        opened = [scorer.stream_member(max_tokens) for scorer in self.scorers]
+        reasons = [why for _, why in opened if why is not None]
+        self._warn_once(reasons, 4)
+        members, judge = [member for member, _ in opened], self.judge
+        sessions = Sessions(members, max_streams, judge.on_heads, judge.limits)
+        return Streams(sessions, judge.threshold)
+
+    def _warn_once(self, reasons: Sequence[str], level: int = 3) -> None:
+        if reasons and not self._warned:
+            self._warned = True
+            why = "; ".join(reasons)
+            warnings.warn(f"{why}, so each feed of a stream re-encodes its text", stacklevel=level)

@@ -57,6 +57,10 @@ def open_source(
         bundle = load_bundle(folder, verify=verify)
         manifest = bundle.manifest
         calibrated = any(manifest.decision(name).spans for name in manifest.heads)
+        if spans and manifest.task == "trajectory":
+            raise InputError(
+                f"{folder}: scores trajectories, which have no spans; load it without them"
+            )
         has_spans = calibrated if spans is None else spans
         by_stream = has_spans and manifest.head.pools_mean
         return Scorer(

@@ -55,7 +55,7 @@ class Scorer:
             bundle.manifest.text.max_length,
             bundle.read(TOKENIZER_FILE),
         )
-        self.trajectories = _trajectory_reader(bundle, self.tokenizer)
+        self.trajectories = trajectory_reader(bundle, self.tokenizer)
         self._open_stream = engines.open_stream
         self._stream_backend: StreamBackend | None = None
         self._lock = threading.Lock()
@@ -176,14 +176,11 @@ class Scorer:
 
         self._check_reads_texts()
         reader, why = self.stream_reader(max_tokens)
-        member = Member(
-            self.tokenizer, reader, self.manifest.pooled, self.readout, why is not None
-        )
+        member = Member(self.tokenizer, reader, self.manifest.pooled, self.readout, why is not None)
         return member, why
 
     def stream_reader(self, max_tokens: int | None) -> "tuple[StreamReader, str | None]":
-        """Return what reads the tokens of streams; arguments, errors and reason as `stream_member`.
-        """
+        """Return what reads the tokens of streams; the rest as `stream_member`."""
         from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader
 
         stream, why = self._stream_source()
@@ -254,7 +251,12 @@ def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Wind
     }
 
 
-def _trajectory_reader(bundle: Bundle, tokenizer: Tokenizer) -> TrajectoryReader | None:
+def trajectory_reader(bundle: Bundle, tokenizer: Tokenizer) -> TrajectoryReader | None:
+    """What reads trajectories with a bundle; None where it scores texts.
+
+    Raises:
+        BundleError, BackendError: as `siren_runtime.text.chat_template.ChatTemplate`.
+    """
     rules = bundle.manifest.trajectory
     if rules is None:
         return None

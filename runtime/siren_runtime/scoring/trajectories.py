@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.readout import Readout
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.reading import Window
 from siren_runtime.text.trajectory import Trajectory, trajectory_of
@@ -40,9 +42,7 @@ def score_trajectories(
         InputError: the bundles score texts.
         BackendError, InterruptedCall: as `Scorer.run`.
     """
-    readings = [
-        [_read(reader_of(scorer), one, call) for one in trajectories] for scorer in scorers
-    ]
+    readings = [[_read(reader_of(scorer), one, call) for one in trajectories] for scorer in scorers]
     by_member = [
         _scores(scorer, of_member, call)
         for scorer, of_member in zip(scorers, readings, strict=True)
@@ -69,12 +69,17 @@ def reader_of(scorer: Scorer) -> TrajectoryReader:
 
 
 def trajectory_score(
-    scorer: Scorer, reading: TrajectoryReading, scored: Scored
+    readout: Readout, reading: TrajectoryReading, row: FloatArray, features: FloatArray
 ) -> TextScore:
-    """What the engine makes of a trajectory, as of a text that is read at once."""
+    """What the engine makes of a trajectory, as of a text that is read at once.
+
+    Args:
+        row: float32 [width], as `siren_runtime.backends.readout` has it.
+        features: float32 [n_features], what the head read.
+    """
     return TextScore(
-        heads=scorer.readout.heads(scored.row),
-        features=scored.features,
+        heads=readout.heads(row),
+        features=features,
         tokens=reading.tokens,
         truncated=reading.omitted is not None,
         unknown=reading.unknown,
@@ -92,8 +97,10 @@ def _read(
     reader: TrajectoryReader, trajectory: Trajectory | SirenError, call: Call
 ) -> TrajectoryReading | SirenError:
     try:
-        return trajectory if isinstance(trajectory, SirenError) else reader.read(
-            trajectory, call.limits
+        return (
+            trajectory
+            if isinstance(trajectory, SirenError)
+            else reader.read(trajectory, call.limits)
         )
     except SirenError as error:
         return error
@@ -109,7 +116,7 @@ def _scores(
     }
     scored = scorer.run(windows, call.token_budget, call.deadline)
     return [
-        trajectory_score(scorer, one, found)
+        trajectory_score(scorer.readout, one, found.row, found.features)
         if isinstance(one, TrajectoryReading) and isinstance(found := scored[place], Scored)
         else cast("SirenError", scored.get(place, one))
         for place, one in enumerate(readings)

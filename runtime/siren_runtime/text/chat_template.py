@@ -7,7 +7,7 @@ filters, functions and tags that transformers gives them.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from siren_runtime.errors import BackendError, BundleError, InputError
 
@@ -103,7 +103,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """`{% generation %}` marks what the model wrote, for training; it renders as it is."""
 
-        tags = {"generation"}
+        tags: ClassVar = {"generation"}
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

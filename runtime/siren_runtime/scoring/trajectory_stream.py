@@ -1,0 +1,170 @@
+"""A trajectory as it goes on: each turn pays for its new tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from siren_runtime.errors import BackendError, SirenError
+from siren_runtime.streaming.growing_text import Tokens
+from siren_runtime.streaming.state import StreamState
+from siren_runtime.text.trajectory import Trajectory, trajectory_of
+from siren_runtime.text.trajectory_reading import TrajectoryReading
+
+from .call import Call
+from .result import ScoreResult
+from .scorer import Scorer
+from .text_score import TextScore
+from .trajectories import reader_of, trajectory_score
+from .verdict import Judge
+
+
+@dataclass(frozen=True)
+class TrajectoryResult(ScoreResult):
+    """The verdict on a trajectory so far, and what it cost.
+
+    Attributes:
+        computed: tokens that were run through the engine for it, of all members.
+        rolled_back: tokens read before that stand no more: the template wrote what came before in
+            another way, or the end of a long trajectory moved.
+    """
+
+    computed: int = 0
+    rolled_back: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `ScoreResult.to_dict`, and what it cost."""
+        cost = {"computed": self.computed, "rolled_back": self.rolled_back}
+        return super().to_dict() | cost
+
+
+class TrajectoryStream:
+    """One growing trajectory, which `Guard.stream_trajectory` opens. Threads must not share it.
+
+    After an error of the engine it has no verdict until it is reset. A message that is refused
+    leaves it as it was.
+    """
+
+    def __init__(
+        self,
+        scorers: Sequence[Scorer],
+        judge: Judge,
+        tools: Sequence[Mapping[str, Any]] | None,
+        call: Call,
+    ) -> None:
+        """Open a stream.
+
+        Args:
+            tools: that the agent has.
+            call: the threshold and the limits.
+
+        Raises:
+            InputError: the bundles score texts.
+            BackendError: the guard is closed, or a streaming graph cannot be opened.
+        """
+        self._judge, self._tools, self._call = judge, tools, call
+        self._tracks = [_Track(scorer) for scorer in scorers]
+        self.messages: list[Mapping[str, Any]] = []
+        self.result: TrajectoryResult | None = None
+        self._error: SirenError | None = None
+
+    @property
+    def reads_anew(self) -> list[str]:
+        """Why each verdict reads all of the trajectory; empty where it does not."""
+        return [track.why for track in self._tracks if track.why is not None]
+
+    def feed(self, *messages: Mapping[str, Any]) -> TrajectoryResult:
+        """Add messages and score all so far.
+
+        Raises:
+            InputError: as `Guard.score_trajectory`; the messages are not added.
+            BackendError: the engine failed, now or before.
+        """
+        return self.score([*self.messages, *messages])
+
+    def score(self, messages: Sequence[Mapping[str, Any]]) -> TrajectoryResult:
+        """Score messages in the place of those so far; what both begin with is not read again.
+
+        Raises:
+            InputError, BackendError: as `feed`.
+        """
+        if self._error is not None:
+            raise BackendError(
+                f"the stream failed before and has no verdict ({self._error}); reset it"
+            )
+        trajectory = trajectory_of(messages=messages, tools=self._tools)
+        readings = [track.reading(trajectory, self._call) for track in self._tracks]
+        try:
+            scored = [
+                track.read(reading) for track, reading in zip(self._tracks, readings, strict=True)
+            ]
+        except SirenError as error:
+            self._error = error
+            raise
+        self.messages = list(messages)
+        (verdict,) = self._judge.verdicts([[one] for one in scored], self._call)
+        if isinstance(verdict, SirenError):
+            raise verdict
+        omitted = next((r.omitted for r in readings if r.omitted is not None), None)
+        verdict = replace(verdict, omitted=omitted)
+        self.result = TrajectoryResult(
+            **{field.name: getattr(verdict, field.name) for field in fields(verdict)},
+            computed=sum(track.computed for track in self._tracks),
+            rolled_back=sum(track.rolled_back for track in self._tracks),
+        )
+        return self.result
+
+    def reset(self) -> None:
+        """Forget all messages, and an error."""
+        for track in self._tracks:
+            track.begin()
+        self.messages, self.result, self._error = [], None, None
+
+    def close(self) -> None:
+        """Free the memory."""
+        for track in self._tracks:
+            track.close()
+
+    def __enter__(self) -> "TrajectoryStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Track:
+    """What one member has read of a trajectory."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._texts, self._scorer = reader_of(scorer), scorer
+        self._reader, self.why = scorer.stream_reader(None)
+        self.computed = self.rolled_back = 0
+        self._state = StreamState(scorer.manifest.pooled, None)
+        self._reader.add(self._state)
+
+    def begin(self) -> None:
+        self.close()
+        self._state = StreamState(self._scorer.manifest.pooled, None)
+        self._reader.add(self._state)
+
+    def close(self) -> None:
+        self._reader.remove(self._state)
+
+    def reading(self, trajectory: Trajectory, call: Call) -> TrajectoryReading:
+        return self._texts.read(trajectory, call.limits)
+
+    def read(self, reading: TrajectoryReading) -> TextScore:
+        """Read what of a trajectory's tokens is new.
+
+        Raises:
+            BackendError: the engine failed, or gave what is not finite.
+        """
+        reader, state, ids = self._reader, self._state, reading.ids
+        tokens = Tokens(ids, [(0, 0)] * len(ids))
+        self.rolled_back = state.set_tokens(tokens, reader.max_tokens, reader.usable)
+        anew = self.why is not None and state.changed
+        self.computed = len(ids) if anew else len(state.pending)
+        if error := reader.read([state]).get(state):
+            raise error
+        row = state.readouts[-1]
+        assert row is not None  # a head of the last token is read at each
+        return trajectory_score(self._scorer.readout, reading, row, state.last()[0])
