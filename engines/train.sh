@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Train a shipped guard from labelled text: extract, train, export, calibrate, evaluate.
 #
-# Usage: engines/train.sh NAME BACKBONE MODEL_ID DATA.jsonl...
-# Example: engines/train.sh minilm minilm sentence-transformers/all-MiniLM-L6-v2 data/*.jsonl
+# Usage: engines/train.sh NAME BACKBONE MODEL_ID DATA.jsonl..., as engines/NAME/train.sh does.
 #
 # BACKBONE is what siren extract takes. Needs the extras train and reference, and the guard's
 # backbone. A run that was stopped goes on where it was.
 #
-# Settings, by the environment: MAX_ROWS (of each data set, 1400), TRIALS (3), MEMBERS (4),
-# THREADS (all).
+# Settings, by the environment: MAX_ROWS (of each data set), MAX_LAYER, TRIALS, MEMBERS,
+# CALIBRATION_ROWS (of each data set), THREADS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -24,12 +23,14 @@ siren extract "$backbone" "$@" "$here/written.jsonl" -o "$work/features" --preci
     --model-id "$model_id" --threads "$threads"
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
-    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads"
+    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
+    ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
 say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
 siren calibrate "$name" "$@" --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05 \
-    --spans fpr:0.02 --diluted 100,300 --max-rows "${SPAN_ROWS:-100}" --record "$head" --threads "$threads"
+    --spans fpr:0.02 --max-rows "${CALIBRATION_ROWS:-120}" --record "$head" \
+    --threads "$threads"
 say "5/5 evaluate"
 siren evaluate "$name" "$@" -o "$head/evaluation" --by category --threads "$threads"
 say "done"

@@ -15,11 +15,12 @@ from siren_runtime.bundle.manifest import decode
 from siren_runtime.errors import InputError
 from siren_train.commands import calibrate, evaluate
 from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import parse_source
 from siren_train.measure.calibrate import write_calibration
 from siren_train.measure.calibrate_spans import SpanScores, find_span_thresholds, score_spans
-from siren_train.measure.diluted import measure_diluted, sampled
+from siren_train.measure.diluted import measure_diluted
 from tiny_bundle import make_bundle
 
 

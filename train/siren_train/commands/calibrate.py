@@ -15,6 +15,7 @@ from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
 from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import Source, parse_source
 
@@ -94,9 +95,7 @@ def calibrate(
     ] = "300",
     max_rows: Annotated[
         int | None,
-        typer.Option(
-            min=2, help="Of a data set, for --spans, which reads each several times; default: all."
-        ),
+        typer.Option(min=2, help="Of a data set, each class alike, to calibrate on; default: all."),
     ] = None,
     record: Annotated[
         Path | None,
@@ -128,22 +127,19 @@ def calibrate(
         tempered_guard,
         write_calibration,
     )
-    from siren_train.measure.diluted import sampled
     from siren_train.measure.evaluate import score_rows
 
     _check_use(threshold, tier, tiers, temperature, spans)
-    if max_rows is not None and not spans:
-        raise typer.BadParameter("--max-rows goes with --spans")
     rules = _rules(tier or [])
     folder = Path(options.bundle_folder(bundle))
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     opened.manifest.decision(head)
     if opened.manifest.heads[head].activation == "sigmoid":
-        if tier or tiers or spans:
+        if tier or tiers or spans or max_rows:
             raise typer.BadParameter(
                 f"the head {head!r} has labels: --threshold and --temperature are each label's; "
-                "tiers and spans are for heads of classes"
+                "tiers, spans and --max-rows are for heads of classes"
             )
         from .calibrate_labels import calibrate_labels
 
@@ -185,11 +181,13 @@ def calibrate(
     with Bars() as bars:
         if temperature:
             new_temperature, scores = _fit_temperature(
-                opened, engines, head, sources, columns, split, bars
+                opened, engines, head, sources, columns, split, max_rows, bars
             )
         else:
             new_temperature = None
-            scores = score_rows(guard, sources, columns, split, bars.update, head=head)
+            scores = score_rows(
+                guard, sources, columns, split, bars.update, head=head, max_rows=max_rows
+            )
         new_spans = None
         if spans:
             engines = open_engines(opened, Request(threads=threads, streaming=True))
@@ -262,6 +260,7 @@ def _fit_temperature(
     sources: Sequence[Source],
     columns: Columns,
     split: str,
+    max_rows: int | None,
     bars: Bars,
 ) -> tuple[float, "Scores"]:
     """Return the temperature that suits the rows of `split`, and their scores at it."""
@@ -269,7 +268,7 @@ def _fit_temperature(
     from siren_train.measure.evaluate import score_rows
 
     guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE, head)
-    found = score_rows(guard, sources, columns, split, bars.update, head=head)
+    found = score_rows(guard, sources, columns, split, bars.update, head=head, max_rows=max_rows)
     temperature = fit_temperature(found)
     guard = tempered_guard(bundle, engines, temperature, head)
     scores = score_rows(
@@ -279,6 +278,7 @@ def _fit_temperature(
         split,
         lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
         head=head,
+        max_rows=max_rows,
     )
     return temperature, scores
 

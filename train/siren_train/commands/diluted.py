@@ -8,13 +8,13 @@ import typer
 from siren_runtime import Guard
 from siren_runtime.commands.console import report
 from siren_train.data.dilution import checked_lengths
+from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source
 from siren_train.measure.diluted import (
     DilutedEvaluation,
     diluted_markdown,
     measure_diluted,
-    sampled,
 )
 from siren_train.measure.diluted_plot import plot_diluted
 from siren_train.measure.evaluate import no_rows

@@ -63,6 +63,16 @@ class Reading:
         return (row for row in rows if not self._splits or row.split in self._splits)
 
 
+def sampled(rows: Iterable[Row], most: int | None) -> list[Row]:
+    """At most so many rows of each data set, the first of each class in turn; None is all."""
+    kept: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        of_class = kept.setdefault((row.dataset, row.label), [])
+        if most is None or len(of_class) < max(most // 2, 1):
+            of_class.append(row)
+    return [row for of_class in kept.values() for row in of_class]
+
+
 def at_most(rows: Iterable[Row], max_rows: int) -> set[int]:
     """Choose of each data set `max_rows` train rows, and a third as many of each other split.
 

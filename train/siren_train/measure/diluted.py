@@ -1,6 +1,6 @@
 """What is left of a guard's judgement when rows stand among plain text of other rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -66,16 +66,6 @@ class DilutedEvaluation(msgspec.Struct, frozen=True):
     threshold: float
     span_thresholds: dict[int, float]
     results: list[DilutedMetrics]
-
-
-def sampled(rows: Iterable[Row], most: int | None) -> list[Row]:
-    """At most so many rows of each data set, the first of each class in turn; None is all."""
-    kept: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        of_class = kept.setdefault((row.dataset, row.label), [])
-        if most is None or len(of_class) < max(most // 2, 1):
-            of_class.append(row)
-    return [row for of_class in kept.values() for row in of_class]
 
 
 def measure_diluted(

@@ -1,7 +1,7 @@
 """Score labelled text with a guard, and measure the scores."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -13,6 +13,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
+from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
 
@@ -76,11 +77,13 @@ def score_rows(
     progress: Progress = lambda stage, done, total: None,
     *,
     head: str | None = None,
+    max_rows: int | None = None,
 ) -> Scores:
     """Score the rows of a split. All data is read and checked before the first is scored.
 
     Args:
         head: whose scores are taken; None is the primary one.
+        max_rows: of each data set, score at most so many, of each class alike; None scores all.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -90,14 +93,18 @@ def score_rows(
     found = Counter(row.split for row in read_all(sources, columns))
     if not found[split]:
         raise no_rows(split, sources, found)
-    selected = (
+    selected: Iterator[Row] = (
         row for source in sources for row in read_rows(source, columns) if row.split == split
     )
-    progress("scoring", 0, found[split])
+    total = found[split]
+    if max_rows is not None:
+        kept = sampled(selected, max_rows)
+        total, selected = len(kept), iter(kept)
+    progress("scoring", 0, total)
     while chunk := list(islice(selected, _CHUNK_ROWS)):
         results += guard.score_batch([row.text for row in chunk])
         rows += [replace(row, text="") for row in chunk]
-        progress("scoring", len(rows), found[split])
+        progress("scoring", len(rows), total)
     name = head or guard.heads[0]
     return Scores(
         np.array([result.heads[name].score for result in results], np.float64),
