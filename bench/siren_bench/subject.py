@@ -71,12 +71,13 @@ def find_subject(
 def folder_name(name: str, backbone: Path | None = None) -> str:
     """Name the folder of what is made of a head, as `find_subject` takes it.
 
-    A shape's is its name. Another's tells its files too, so that a head that was trained again,
-    or another one of that name, finds nothing of the first.
+    A shape's is its name, and so is a trained model's of which no guard is shipped. Another's
+    tells its files too, so that a head that was trained again, or another one of that name, finds
+    nothing of the first.
     """
-    if name in SHAPES or name in REAL_MODELS:
-        return name
     recipe = find_recipe(name)
+    if name in SHAPES or (name in REAL_MODELS and recipe is None):
+        return name
     head = (recipe.artifact if recipe else Path(name)).resolve()
     files = [head / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
     digests = [sha256_of(file) if file.is_file() else "" for file in files]
@@ -102,11 +103,18 @@ def synthesize(
 
 
 def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
-    """Dequantize a trained model, and write a random head for it, where they are not there yet."""
+    """Dequantize a trained model where that was not done yet, with the head of the guard that is
+    shipped of it, or a random one.
+    """
     backbone, head = folder / "backbone", folder / f"head-{max_length}"
     if not backbone.exists():
         with made_whole(backbone) as unfinished, progress_bar() as progress:
             write_real_model(model, unfinished, progress)
+    recipe = find_recipe(model.name)
+    if recipe is not None:
+        local_head = _pointed_to(backbone, recipe.artifact, folder / "head")
+        description = f"{model.name}, the shipped guard on its dequantized weights"
+        return Subject(local_head, backbone, description, random=False)
     if not head.exists():
         with made_whole(head) as unfinished:
             write_head(unfinished, shape_of(model, backbone), backbone, max_length=max_length)

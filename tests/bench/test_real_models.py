@@ -11,6 +11,7 @@ from siren_bench.subject import find_subject, folder_name
 from siren_export.families.registry import parse_config
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.sources.recipes import find_recipe
 from siren_runtime.errors import InputError
 
 SMOLLM2 = REAL_MODELS["smollm2"]
@@ -22,8 +23,10 @@ def test_smollm2_is_what_transformers_loads(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(subject.backbone))
     backbone = parse_config(checkpoint.config, "config.json")
     assert (backbone.blocks, backbone.hidden_size, backbone.vocab_size) == (30, 576, 49152)
-    head = load_artifact(subject.head).head
-    assert head.taps.deepest == 29
+    shipped = find_recipe("smollm2")
+    assert shipped is not None
+    assert load_artifact(subject.head).head.spec == load_artifact(shipped.artifact).head.spec
+    assert not subject.random
     model = transformers.AutoModelForCausalLM.from_pretrained(subject.backbone)
     state = model.state_dict()
     for name in checkpoint.weights.tensors:

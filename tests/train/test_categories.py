@@ -204,7 +204,11 @@ def test_labels_are_calibrated_one_by_one_and_verdicts_follow(made, tmp_path, si
 @pytest.mark.parametrize(
     ("arguments", "status", "match"),
     [
-        (["--head", "kinds", "--tier", "a=0.5"], 2, "tiers and spans are for heads of classes"),
+        (
+            ["--head", "kinds", "--tier", "a=0.5"],
+            2,
+            "tiers, spans and --max-rows are for heads of classes",
+        ),
         (["--head", "other", "--threshold", "0.5"], 1, "no head 'other'; it has harm, kinds"),
         (["--head", "kinds", "--threshold", "best"], 2, "labelled text is needed"),
         (["--head", "kinds", "--temperature"], 2, "labelled text is needed"),
