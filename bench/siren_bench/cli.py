@@ -4,6 +4,7 @@ import signal
 
 import typer
 
+from siren_bench.commands.cascade import cascade
 from siren_bench.commands.cold_start import cold_start, memory
 from siren_bench.commands.export_memory import export_memory
 from siren_bench.commands.extraction import extraction
@@ -48,6 +49,7 @@ for _command, _example in (
     (scaling, "scaling qwen3-0.6b qwen3-1.7b qwen3-4b"),
     (spans, "spans minilm --tokens 40,512,2048"),
     (heads, "heads qwen3-0.6b --counts 2,10"),
+    (cascade, "cascade my-guard chats.jsonl"),
     (large_texts, "large-texts minilm"),
     (serve, "serve minilm --callers 1,16"),
     (same_pass, "same-pass smollm2-genai smollm2-guarded --bundle guards/smollm2"),

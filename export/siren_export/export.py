@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from siren_runtime.bundle.cascade import Cascade, Exit
 from siren_runtime.bundle.graphs import explain_name
 from siren_runtime.bundle.manifest import (
     CLEANER,
@@ -32,6 +33,7 @@ from .families.base import Backbone
 from .families.registry import parse_config
 from .graph.builder import GuardGraph
 from .graph_writer import graph_file, graph_spec, write_graphs
+from .guard.cascade import author_cascade, segments
 from .guard.explain import author_explain
 from .guard.score import author_head_alone, author_score
 from .guard.stream import author_stream, context_length
@@ -71,7 +73,7 @@ def export_bundle(
     """Compile a head and its backbone into the bundle folder `output`.
 
     Args:
-        artifact: the head, and those that are read with it.
+        artifact: the head, those that are read with it, and its exits.
         precision: of weights and matrix products.
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
@@ -92,13 +94,14 @@ def export_bundle(
     Raises:
         ArtifactError, CheckpointError: the inputs are unusable, or the checkpoint names code of its
             own and cannot be verified; nothing is left at `output`.
-        InputError: the target has no such precision, or quantizes nothing that `keep_float`
-            names.
+        InputError: the target has no such precision, or no exits, or quantizes nothing that
+            `keep_float` names.
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
     backbone = parse_config(checkpoint.config, checkpoint.source)
     row = row_of(target, precision)
     chat = _chat_format(artifact, backbone, checkpoint)
+    _check_exits(artifact, target)
     context = context_length(artifact, backbone) if stream and row.streams else None
     heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
@@ -116,6 +119,8 @@ def export_bundle(
         wider = found - keep_float
     for graph in graphs.values():
         lower(graph, row, keep_float, inputs, wider)
+    if artifact.exits:
+        graphs |= segments(graphs.pop("cascade"), artifact, backbone)
     explaining = _author_explain(artifact)
     with staging(output, overwrite=overwrite) as folder:
         files = write_graphs({**graphs, **explaining}, folder, progress)
@@ -143,6 +148,9 @@ def export_bundle(
             neurons=None if heads.neurons == artifact.head.spec.features else heads.neurons,
             trajectory=trajectory,
             decisions={name: other.decision for name, other in artifact.further.items()},
+            cascade=Cascade([Exit(depth, e.head.spec) for depth, e in artifact.exits.items()])
+            if artifact.exits
+            else None,
             precision=precision,
             target=target,
             graphs={name: graph_spec(name, graph) for name, graph in graphs.items()},
@@ -198,6 +206,8 @@ def _author(
     if context is not None:
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)
+    if artifact.exits:
+        graphs["cascade"] = author_cascade(artifact, backbone, weights, row.compute)
     return graphs
 
 
@@ -226,6 +236,13 @@ def calibrate(
         moments = row.calibration == "moments"
         score, texts = folder / graph_file("score"), texts or EXAMPLE_TEXTS
         return measure_inputs(score, tokenizer, texts, moments=moments)
+
+
+def _check_exits(artifact: Artifact, target: Target) -> None:
+    if artifact.exits and target != "onnxruntime":
+        raise InputError(
+            f"exits are for target onnxruntime, not for {target}: export for it without them"
+        )
 
 
 def _check_kept(keep_float: Set[str], graph: GuardGraph, row: Row, setting: str) -> None:
@@ -296,4 +313,11 @@ def _check_drift(output: Path, report: Verification, precision: Precision) -> No
             f"{report.stream_max_difference:.2e} from those of score.onnx, beyond the "
             f"{precision} bound of {report.stream_bound:.0e}; give --no-stream, or "
             "--allow-drift to keep the bundle all the same"
+        )
+    if report.exits_drifted:
+        raise BundleError(
+            f"{output}: scores of the segments behind exits are up to "
+            f"{report.exit_max_difference:.2e} from those of score.onnx, beyond the {precision} "
+            f"bound of {report.exit_bound:.0e}; export without exits, or give --allow-drift to "
+            "keep the bundle all the same"
         )

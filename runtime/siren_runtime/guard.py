@@ -12,6 +12,7 @@ from .bundle.thresholds import checked_threshold
 from .errors import SirenError
 from .scoring.call import Call, Text, checked_order, passages_of, raised
 from .scoring.deadline import Deadline
+from .scoring.early import with_early
 from .scoring.engines import BackendName, Request
 from .scoring.members import Members
 from .scoring.opening import open_source
@@ -64,6 +65,7 @@ class Guard(Members):
         max_bytes_per_text: int = DEFAULT_MAX_BYTES,
         max_unknown: float = DEFAULT_MAX_UNKNOWN,
         unreadable: Unreadable = "refuse",
+        exits: bool = True,
     ) -> "Guard":
         """Load the bundle that `source` names, or an ensemble that averages several's scores.
 
@@ -97,13 +99,14 @@ class Guard(Members):
             max_tokens_per_text, max_bytes_per_text: a larger text is refused before it is read.
             max_unknown: share of a text's tokens that may be unknown for a verdict of safe.
             unreadable: a text over it raises ("refuse") or has `is_harmful` None ("review").
+            exits: let exits decide clear texts, where siren calibrate --cascade chose bounds.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
             BackendError: the runtime that `backend` needs is missing or cannot run the graph.
             InputError: an argument is out of range.
         """
-        request = Request(backend, threads, providers, session_options, buckets, streaming)
+        request = Request(backend, threads, providers, session_options, buckets, streaming, exits)
         limits = Limits(long_text, max_tokens_per_text, max_bytes_per_text, max_unknown, unreadable)
         sizes = None if spans is None else checked_sizes(spans)
         wanted = None if sizes is None else bool(sizes)
@@ -370,6 +373,7 @@ class Guard(Members):
         if spans is not None:
             limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
         threshold = judge.threshold if threshold is None else checked_threshold(threshold)
+        limits = with_early(limits, self.manifests, threshold, judge.tiers, features)
         order = checked_order(order, self.manifests[0].heads)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
 

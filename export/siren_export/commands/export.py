@@ -25,6 +25,7 @@ from rich.text import Text
 from siren_export.bundle_writer import check_output
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
+from siren_export.heads.exits import parse_depths, with_exits
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.passes.calibration import read_calibration
@@ -60,6 +61,8 @@ siren export ./my-head --backbone ./my-backbone -o guards/mine
 siren export ./my-head --backbone SmolLM2-135M-Instruct.Q4_1.gguf -o guards/smollm2
 
 siren export ./my-head categories=./my-labels -o guards/both
+
+siren export ./my-head --exits 2,4 -o guards/quick
 
 siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
@@ -125,6 +128,14 @@ def export(
             "JetPack's included. ONNX Runtime runs the graphs of all of them."
         ),
     ] = "onnxruntime",
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BLOCKS,...",
+            help="Cut the graph behind so many blocks, where heads that siren train --exits made "
+            "may decide on clear texts, once siren calibrate --cascade has chosen when.",
+        ),
+    ] = None,
     stream: Annotated[
         bool, typer.Option(help="Also write the streaming graph, for decoder backbones.")
     ] = True,
@@ -192,6 +203,8 @@ def export(
     artifact = together(
         {name: load_artifact(_existing(_artifact_of(head))) for name, head in named.items()}
     )
+    if exits is not None:
+        artifact = with_exits(artifact, parse_depths(exits))
     if backbone is None:
         _check_one_backbone(artifact)
     source = backbone or (str(recipe.backbone()) if recipe else artifact.model_id)
@@ -380,3 +393,5 @@ def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
             f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
             f"{report.stream_texts} texts read in chunks, against whole texts"
         )
+    if report.exit_max_difference is not None:
+        console.print(f"exits: segments within {report.exit_max_difference:.1e} of the whole graph")

@@ -24,6 +24,7 @@ from siren_runtime.generation.manifest import TrainedOn
 CONFIG_FILE = "siren_config.json"
 WEIGHTS_FILE = "siren.safetensors"
 DECISION_FILE = "decision.json"
+EXITS_FOLDER = "exits"
 
 
 def write_artifact(folder: Path, weights: bytes, config: Mapping[str, Any]) -> None:
@@ -139,7 +140,8 @@ class Artifact:
     `max_length` counts special tokens. `source` is what it was asked for by, `path` the folder
     that holds its files. `decision` is how it decides before any calibration in the bundle. `name`
     is the bundle's for the head, and `further` are heads, by name, that are read from the same
-    pass (`siren_export.heads.together`).
+    pass (`siren_export.heads.together`). `exits` are heads, by how many blocks they read, that may
+    decide in its stead (`siren_export.heads.exits`).
     `trained_on` is there where the head was trained on a generator's own features. `task` is what
     the head scores: texts, or trajectories of agents.
     """
@@ -153,6 +155,7 @@ class Artifact:
     head: Head
     name: str = PRIMARY_HEAD
     further: Mapping[str, "Artifact"] = field(default_factory=dict)
+    exits: Mapping[int, "Artifact"] = field(default_factory=dict)
     trained_on: TrainedOn | None = None
     task: Literal["content", "trajectory"] = "content"
 

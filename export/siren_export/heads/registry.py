@@ -16,7 +16,7 @@ from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import ArtifactError
 from siren_runtime.generation.manifest import TrainedOn
 
-from .base import CONFIG_FILE, DECISION_FILE, WEIGHTS_FILE, Artifact, Head
+from .base import CONFIG_FILE, DECISION_FILE, EXITS_FOLDER, WEIGHTS_FILE, Artifact, Head
 from .decision_file import read_decision
 from .mlp_artifact import TASKS, read_mlp_head
 from .polynomial_artifact import TASK, read_polynomial_head
@@ -30,6 +30,7 @@ _READERS: dict[str, Callable[[Path], Head]] = {
     TRAJECTORY: read_trajectory_head,
 }
 
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE)
 _INT32_MAX = 2**31 - 1
 
 
@@ -75,7 +76,7 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
     folder = resolve_folder(
         source,
         revision=revision,
-        patterns=(CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE),
+        patterns=(*_FILES, *(f"{EXITS_FOLDER}/*/{name}" for name in _FILES)),
         error=ArtifactError,
         allow_symlinks=True,
     )

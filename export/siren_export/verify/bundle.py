@@ -15,6 +15,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
 from siren_runtime.text.tokenizer import Tokenizer
 
+from .exits import with_exit_verification
 from .opened import open_unpublished
 from .reference import Reference, ReferenceUnavailable
 from .scores import verify_scores
@@ -38,6 +39,7 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
     manifest = bundle.manifest
     bound = row_of(manifest.target, manifest.precision).bound
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
+    reference = None
     try:
         reference = source(progress)
     except ReferenceUnavailable as reason:
@@ -51,6 +53,8 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
         report = msgspec.structs.replace(report, reason=note)
     if "stream" in manifest.graphs:
         report = with_stream_verification(bundle, tokenizer, report, bound)
+    if manifest.cascade is not None:
+        report = with_exit_verification(bundle, tokenizer, report, bound, reference)
     return report
 
 

@@ -16,6 +16,7 @@ from siren_export.heads.mlp import MlpHead
 from siren_export.heads.polynomial import PolynomialHead
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.graphs import exit_spec
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import ArtifactError, CheckpointError
 
@@ -31,7 +32,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `head` and `texts` are SHA-256s of siren.safetensors and of the built-in texts. `own_texts` are
     those of `siren_export.verify.texts.own_texts`, written out. `rows` are of those heads, by name,
-    that are read with it or have categories: of each text what `siren_export.verify.rows` gives.
+    that are read with it, are its exits or have categories: of each text what
+    `siren_export.verify.rows` gives.
 
     Of the task "trajectory" the scores are of `siren_export.verify.trajectories.with_own`, for
     `max_length`, and there are no texts.
@@ -79,7 +81,8 @@ class LlmSiren:
         """
         if self.artifact.task == "trajectory":
             return self._of_trajectories(progress)
-        heads = {self.artifact.name: self.artifact, **self.artifact.further}
+        exits = {exit_spec(depth).name: one for depth, one in self.artifact.exits.items()}
+        heads = {self.artifact.name: self.artifact, **self.artifact.further, **exits}
         for artifact in heads.values():
             if not isinstance(artifact.head, MlpHead | PolynomialHead):
                 raise ReferenceUnavailable(
@@ -87,7 +90,7 @@ class LlmSiren:
                 )
         spec = self.artifact.head.spec
         plain = spec.activation == "softmax" and not spec.categories
-        of_heads = [*self.artifact.further] if plain else [*heads]
+        of_heads = [*heads][1:] if plain else [*heads]
         model_type = self.checkpoint.config["model_type"]
         if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
             raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")

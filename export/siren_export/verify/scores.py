@@ -53,6 +53,19 @@ def verify_scores(
     )
 
 
+def head_report(
+    found: Sequence[float],
+    expected: Sequence[float],
+    threshold: float,
+    scored: Sequence[tuple[str, float]],
+    bound: Bound,
+) -> HeadVerification:
+    """Compare a head's scores of the reference's texts with those that it should have."""
+    pairs = [*zip(found, expected, strict=True)]
+    agreements = sum((a >= threshold) == (b >= threshold) for a, b in pairs)
+    return _report([abs(a - b) for a, b in pairs], agreements, scored, bound)
+
+
 def _farthest(found: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(a - b) for a, b in zip(found, expected, strict=True))
 

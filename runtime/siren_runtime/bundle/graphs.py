@@ -19,6 +19,10 @@ explain.NAME, of each head: features float32 [batch, n_features]; direction floa
          own by the features; neurons int64 [n_features, 3], of each feature the block, the channel,
          and the place among pooled neurons; layer_weights float32 [n_features], of its block
 
+cascade.N, the segments of score, cut behind the blocks that each exit reads (`cascade`): input_ids
+         and attention_mask, and the states that are kept, float32 [batch, ...], under their names
+         -> exit.DEPTH float32 [batch], the exit's score, or of the last one as score; and states
+
 These are the primary head's. Of each further one, score and head give heads.NAME.score,
 heads.NAME.logits and heads.NAME.features beside; a stream's further heads are read off its sums by
 head. What is summed and pooled is then what all heads read together, [..., neurons]: each takes
@@ -248,6 +252,16 @@ def _of_heads(heads: Heads) -> tuple[TensorSpec, ...]:
         for name, head in heads.items()
         for part in (SCORE, LOGITS, FEATURES)
     )
+
+
+def cascade_name(number: int) -> str:
+    """What the manifest calls a segment of the graph of whole texts."""
+    return f"cascade.{number}"
+
+
+def exit_spec(depth: int) -> TensorSpec:
+    """The score of the exit behind so many blocks."""
+    return TensorSpec(f"exit.{depth}", "float32", [BATCH])
 
 
 def explain_name(head: str) -> str:

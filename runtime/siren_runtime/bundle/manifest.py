@@ -12,6 +12,7 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
+from .cascade import Cascade, check_cascade, check_segments
 from .graphs import (
     CacheSpec,
     Contract,
@@ -90,6 +91,7 @@ class Manifest(Strict, frozen=True):
 
     `trajectory` says how trajectories become text, in a bundle that scores those and no texts.
 
+    `cascade` are the exits, where there are any.
     `tuning` is there where the precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
@@ -115,6 +117,7 @@ class Manifest(Strict, frozen=True):
     neurons: Positive | None = None
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
     trajectory: TrajectoryRules | None = None
+    cascade: Cascade | None = None
     tuning: Tuning | None = None
     quantization: Quantization | None = None
     saturation_free: bool = False
@@ -161,6 +164,11 @@ class Manifest(Strict, frozen=True):
             return msgspec.structs.replace(self, **msgspec.structs.asdict(decision))
         decisions = {**self.decisions, name: decision}
         return msgspec.structs.replace(self, decisions=decisions)
+
+    @property
+    def cutoffs(self) -> list[float]:
+        """The thresholds of the primary head and its tiers, ascending."""
+        return sorted({self.threshold, *(tier.threshold for tier in self.tiers)})
 
     @property
     def stream_cache(self) -> CacheSpec:
@@ -273,6 +281,10 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     check_trajectory(manifest.task, manifest.trajectory, cut, manifest.heads, origin)
     if manifest.trajectory is not None and manifest.trajectory.template not in manifest.files:
         raise BundleError(f"{origin}: files lacks {manifest.trajectory.template!r}")
+    if manifest.cascade is not None:
+        rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
+        check_cascade(manifest.cascade, *rest)
+        check_segments(manifest.cascade, manifest.heads, manifest.graphs, origin)
 
 
 def _check_heads(manifest: Manifest, origin: str) -> None:

@@ -27,7 +27,8 @@ class Verification(Strict, frozen=True):
     in what other form than its own the graph was run.
     `bound` is for the difference that `bounded` names, over the texts. What begins with
     `stream` is of the streaming graph, read in chunks, against the whole-sequence graph, of all
-    heads. `further` are those of the other heads by name; the rest are the primary head's.
+    heads. What begins with `exit` is of the segments, run one after the other, against the same.
+    `further` are those of the other heads and of exits by name; the rest are the primary head's.
     """
 
     status: Literal["passed", "drifted", "unverified"]
@@ -43,6 +44,9 @@ class Verification(Strict, frozen=True):
     stream_texts: Size = 0
     stream_bound: float | None = None
     stream_max_difference: float | None = None
+    exit_texts: Size = 0
+    exit_bound: float | None = None
+    exit_max_difference: float | None = None
     further: dict[str, HeadVerification] = msgspec.field(default_factory=dict)
 
     @property
@@ -52,6 +56,15 @@ class Verification(Strict, frozen=True):
             self.stream_bound is not None
             and self.stream_max_difference is not None
             and not self.stream_max_difference <= self.stream_bound
+        )
+
+    @property
+    def exits_drifted(self) -> bool:
+        """Whether the segments miss their bound."""
+        return (
+            self.exit_bound is not None
+            and self.exit_max_difference is not None
+            and not self.exit_max_difference <= self.exit_bound
         )
 
 

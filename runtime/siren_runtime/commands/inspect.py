@@ -141,6 +141,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "threshold": f"{manifest.threshold:g}",
         "calibration": _calibration(manifest),
         **_further(manifest),
+        **_exits(manifest),
         "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
         f"{text.max_length} tokens, truncated on the {text.truncation_side}",
         "precision": f"{manifest.precision} for {manifest.target}",
@@ -191,6 +192,25 @@ def _further(manifest: Manifest) -> dict[str, str]:
             facts[f"OpenAI keys of {name}"] = ", ".join(covered) or "none"
             facts["not covered"] = ", ".join(missing) or "none"
     return facts
+
+
+def _exits(manifest: Manifest) -> dict[str, str]:
+    """Behind how many blocks an exit stands, and from which scores it decides."""
+    cascade = manifest.cascade
+    if cascade is None:
+        return {}
+    facts = {
+        f"exit behind {one.depth}": f"safe up to {_bound(one.low)}, harmful from {_bound(one.high)}"
+        for one in cascade.exits
+    }
+    if not cascade.decides:
+        return dict.fromkeys(facts, "has no bounds: siren calibrate --cascade")
+    cost = f"{cascade.cost:.3g} of the blocks on {cascade.rows} rows"
+    return {**facts, "exits": f"{cost}, for a loss of {100 * cascade.loss:g} points of macro-F1"}
+
+
+def _bound(bound: float | None) -> str:
+    return "none" if bound is None else f"{bound:.4g}"
 
 
 def _facts(facts: Mapping[str, str]) -> Table:
@@ -303,6 +323,8 @@ def _verification(report: Verification) -> str:
         if report.stream_max_difference is not None
         else ""
     )
+    if report.exit_max_difference is not None:
+        stream += f"; segments behind exits within {report.exit_max_difference:.3g} of whole texts"
     if report.status == "unverified":
         return f"unverified: {report.reason or 'no reason recorded'}{stream}"
     fields = [f"{report.status} against {report.reference}, {report.texts} texts"]

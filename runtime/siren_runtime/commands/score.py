@@ -125,6 +125,13 @@ def score(
         int | None,
         typer.Option(min=1, help="Of a polynomial head, the order that decides; default: all."),
     ] = None,
+    exits: Annotated[
+        bool,
+        typer.Option(
+            "--exits/--no-exits",
+            help="Let exits decide clear texts, where siren calibrate --cascade chose bounds.",
+        ),
+    ] = True,
     unreadable: Annotated[
         Unreadable,
         typer.Option(
@@ -156,6 +163,7 @@ def score(
         max_tokens_per_text=max_tokens,
         max_bytes_per_text=max_bytes,
         unreadable=unreadable,
+        exits=exits,
     )
     write = _write_table if as_table else _write_jsonl
     count = failed = 0

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from siren_runtime.backends.base import Backend, StreamBackend
+from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
 from siren_runtime.backends.onnxruntime.providers import (
     Provider,
     available_providers,
     check_available,
+    provider_name,
     with_caches,
 )
 from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
@@ -17,6 +19,7 @@ from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
 
@@ -44,6 +47,8 @@ class Request:
             of this process are not taken.
         buckets: lengths that texts are padded to on a GPU.
         streaming: whether the streaming graph is to be opened at once, and to score too.
+        exits: whether the segments of a bundle whose exits decide are to stand for its score graph,
+            which ONNX Runtime's CPU can run.
     """
 
     backend: BackendName = "auto"
@@ -52,6 +57,7 @@ class Request:
     session_options: Any = None
     buckets: Sequence[int] | None = None
     streaming: bool = False
+    exits: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -87,11 +93,25 @@ def open_engines(bundle: Bundle, request: Request) -> Engines:
     | yes | streaming, "auto" | plans of both, if both run here; else the next row | |
     | yes | streaming | the streaming graph in ONNX Runtime | the same |
 
+    A log says where exits were asked for, and the whole guard scores every text all the same.
+
     Raises:
         BackendError: the library or the provider is missing, or cannot run the graph.
         BundleError: the graph's inputs or outputs are not those of guard.json.
         InputError: the request contradicts itself or is out of range.
     """
+    engines = _open_engines(bundle, request)
+    exits = request.exits and has_exits(bundle.manifest)
+    if exits and not isinstance(engines.score, CascadeBackend):
+        _log.warning(
+            "%s: exits decide in ONNX Runtime on the CPU, if the guard does not stream; here the "
+            "whole guard scores every text",
+            bundle.path,
+        )
+    return engines
+
+
+def _open_engines(bundle: Bundle, request: Request) -> Engines:
     if "stream" not in bundle.manifest.graphs:
         return Engines(open_backend(bundle, request), None)
     if is_compiled(request.backend) or not request.streaming:
@@ -134,7 +154,9 @@ def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
             session_options=session_options,
             buckets=request.buckets,
         )
-    return OnnxRuntimeBackend(
+    cpu = provider_name(chosen[0]) == "CPUExecutionProvider"
+    exits = request.exits and cpu and has_exits(bundle.manifest)
+    return (CascadeBackend if exits else OnnxRuntimeBackend)(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
 
@@ -157,6 +179,11 @@ def open_stream_backend(
         threads=request.threads,
         session_options=request.session_options,
     )
+
+
+def has_exits(manifest: Manifest) -> bool:
+    """Whether a bundle has exits that decide."""
+    return manifest.cascade is not None and manifest.cascade.decides
 
 
 def is_compiled(backend: str) -> bool:

@@ -48,6 +48,9 @@ class ScoreResult:
         orders: of a polynomial head, the probability of harm by each order, ascending.
         omitted: start and end, in characters of the text that `Guard.render_trajectory` gives, of
             what was not read of a trajectory; None where all was, and for texts.
+        exit: how many blocks were run, where an exit decided, whose `score` is then not the whole
+            guard's, but on the same side of every threshold as the exit expects that to be; None
+            where the whole guard decided. Of a long text, for the window that `span` names.
     """
 
     score: float
@@ -66,10 +69,11 @@ class ScoreResult:
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
     orders: tuple[float, ...] = ()
     omitted: Span | None = None
+    exit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be written as JSON: all but the features; no tier, spans or categories
-        where there are none, and no heads where there is one.
+        """Return what can be written as JSON: all but the features; no tier, spans, categories
+        or exit where there are none, and no heads where there is one.
         """
         verdict: dict[str, Any] = {
             "score": self.score,
@@ -84,6 +88,8 @@ class ScoreResult:
             verdict["tier"] = self.tier
         if self.omitted is not None:
             verdict["omitted"] = self.omitted
+        if self.exit is not None:
+            verdict["exit"] = self.exit
         verdict |= spans_to_dict(self.risk, self.spans)
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
         return verdict | orders_to_dict(self.orders) | heads_to_dict(self.heads)

@@ -21,6 +21,7 @@ class TextScore:
     Attributes:
         heads: by name, the primary one first.
         features: of the window that the primary head scores the highest.
+        exit: the blocks that were run of that window, where an exit decided.
         tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
     """
 
@@ -29,6 +30,7 @@ class TextScore:
     tokens: int
     truncated: bool
     unknown: float
+    exit: int | None = None
 
 
 def text_score(
@@ -51,6 +53,7 @@ def text_score(
         tokens=reading.tokens,
         truncated=reading.truncated,
         unknown=reading.unknown,
+        exit=good[highest[0]].exit,
     )
 
 

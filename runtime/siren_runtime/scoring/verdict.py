@@ -185,6 +185,7 @@ class Judge:
             flagged=flagged,
             heads=heads,
             orders=primary.orders,
+            exit=good[0].exit,
         )
 
     def on_heads(

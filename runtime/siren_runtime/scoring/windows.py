@@ -9,9 +9,11 @@ import numpy as np
 from siren_runtime.backends.base import Backend
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
 from siren_runtime.backends.outputs import (
     FloatArray,
     Outputs,
+    TokenArray,
     named_values,
     no_verdict,
     not_finite,
@@ -24,6 +26,7 @@ from siren_runtime.text.reading import Window
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .deadline import Deadline
+from .early import Exits
 
 _Key = TypeVar("_Key")
 
@@ -38,12 +41,14 @@ class Scored:
         features: float32 [n_features], what the primary head read.
         precise: `row` in float64, which tells apart what float32 rounds to 1.
         spans: the same of each of the window's spans, float64 [spans, width].
+        exit: the blocks that were run, where an exit decided; there are no features then.
     """
 
     row: FloatArray
     features: FloatArray
     precise: DoubleArray
     spans: DoubleArray
+    exit: int | None = None
 
     @property
     def score(self) -> float:
@@ -101,7 +106,9 @@ class WindowRun:
     def _one_batch(self, batch: Mapping[_Key, Window]) -> dict[_Key, Scored | BackendError]:
         """Score a batch; if it fails, each window by itself."""
         try:
-            outputs, spans = self._outputs([*batch.values()])
+            if isinstance(self.backend, CascadeBackend) and any(w.early for w in batch.values()):
+                return self._leaving(self.backend, batch)
+            return self._read(batch, *self._outputs([*batch.values()]))
         except BackendError as error:
             if len(batch) == 1:
                 return dict.fromkeys(batch, error)
@@ -109,6 +116,33 @@ class WindowRun:
             for key, window in batch.items():
                 results |= self._one_batch({key: window})
             return results
+
+    def _leaving(
+        self, backend: CascadeBackend, batch: Mapping[_Key, Window]
+    ) -> dict[_Key, Scored | BackendError]:
+        """Score a batch, of which the windows that an exit decides on are not run further."""
+        exits, keys = Exits(backend.cascade), [*batch]
+        early = np.array([window.early for window in batch.values()])
+        results: dict[_Key, Scored | BackendError] = {}
+
+        def leave(number: int, rows: TokenArray, scores: FloatArray) -> BoolArray:
+            decided = exits.decide(number, scores)
+            leaves: BoolArray = early[rows] & np.isfinite(decided)
+            for row, score in zip(rows[leaves].tolist(), decided[leaves], strict=True):
+                results[keys[row]] = _decided(score, backend.cascade.exits[number].depth)
+            return leaves
+
+        tokens = right_pad([window.ids for window in batch.values()])
+        rows, outputs = backend.run_leaving(*tokens, leave)
+        if outputs is not None:
+            rest = {keys[row]: batch[keys[row]] for row in rows.tolist()}
+            results |= self._read(rest, outputs, None)
+        return results
+
+    def _read(
+        self, batch: Mapping[_Key, Window], outputs: Outputs, spans: Outputs | None
+    ) -> dict[_Key, Scored | BackendError]:
+        """What the engine's outputs for a batch, and for its spans, say of each window."""
         rows, precise = self.readout.rows(outputs), self.readout.precise(outputs)
         unusable = not_finite({**named_values(outputs), SCORE: rows[:, 0]})
         of_spans = np.zeros((0, self.readout.width))
@@ -116,7 +150,8 @@ class WindowRun:
         if spans is not None:
             of_spans = self.readout.precise(spans)
             unusable_spans = not_finite({**named_values(spans), SCORE: of_spans[:, 0]})
-        results, first = {}, 0
+        results: dict[_Key, Scored | BackendError] = {}
+        first = 0
         for row, (key, window) in enumerate(batch.items()):
             mine = range(first, first + len(window.cuts))
             first = mine.stop
@@ -133,6 +168,12 @@ class WindowRun:
         if cuts and isinstance(self.backend, ScoreByStream):
             return self.backend.run_spans(*tokens, cuts)
         return self.backend.run(*tokens), None
+
+
+def _decided(score: np.float32, depth: int) -> Scored:
+    """What an exit's decision is; guards with exits have one head and no categories."""
+    row = np.array([score], np.float32)
+    return Scored(row, row[:0], row.astype(np.float64), np.zeros((0, 1)), depth)
 
 
 def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendError:

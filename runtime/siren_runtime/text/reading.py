@@ -36,6 +36,7 @@ class Limits:
             harmful nor safe.
         spans: sizes in tokens of the spans that are scored too, ascending; None are those that the
             bundle has thresholds for.
+        early: whether exits may decide on the text.
     """
 
     long_text: LongText = "windows"
@@ -44,6 +45,7 @@ class Limits:
     max_unknown: float = DEFAULT_MAX_UNKNOWN
     unreadable: Unreadable = "refuse"
     spans: tuple[int, ...] | None = None
+    early: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("long_text", LongText), ("unreadable", Unreadable)):
@@ -76,12 +78,13 @@ class Window:
 
     `span` is the part of the cleaned text that the score is of, in characters; None is the whole.
     A later part of a response stands behind its prompt's end, which is not in the span, nor in
-    any of `cuts`, the spans that are scored too.
+    any of `cuts`, the spans that are scored too. `early` says that an exit may decide on it.
     """
 
     ids: list[int]
     span: Span | None = None
     cuts: list[Cut] = field(default_factory=list)
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,14 +204,14 @@ class _Windows:
     def whole(self) -> Window:
         """All tokens."""
         ids = self.encoded.ids
-        return Window(self.tokenizer.with_special(ids), cuts=self._cuts(0, len(ids)))
+        cuts_of_all = self._cuts(0, len(ids))
+        return Window(self.tokenizer.with_special(ids), None, cuts_of_all, self.limits.early)
 
     def of(self, start: int, stop: int, context: Sequence[int] = ()) -> Window:
         """Tokens `start` to `stop`, behind those of a context."""
         ids = self.tokenizer.with_special([*context, *self.encoded.ids[start:stop]])
-        return Window(
-            ids, span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))
-        )
+        span, found = span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))
+        return Window(ids, span, found, self.limits.early)
 
     def over_all(self, boundary: int | None) -> list[Window]:
         """Overlapping windows over all tokens; those of a response stand behind its prompt's end.

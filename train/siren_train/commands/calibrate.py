@@ -44,6 +44,8 @@ siren calibrate my-guard --threshold 0.7
 siren calibrate my-guard --tiers tiers.json --record my-head
 
 siren calibrate my-guard data.jsonl --head categories --temperature --threshold best
+
+siren calibrate my-guard data.jsonl --cascade --loss 0.3
 """
 
 
@@ -105,6 +107,17 @@ def calibrate(
             "later export of it does so.",
         ),
     ] = None,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade",
+            help="From which scores exits may decide, for the least cost; by itself, after the "
+            "thresholds, since a new one drops these bounds.",
+        ),
+    ] = False,
+    loss: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Macro-F1 that exits may lose, in points.")
+    ] = 0.3,
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
@@ -129,9 +142,21 @@ def calibrate(
     )
     from siren_train.measure.evaluate import score_rows
 
+    folder = Path(options.bundle_folder(bundle))
+    if cascade:
+        if threshold or tier or tiers or temperature or spans or head or record or not data:
+            raise typer.BadParameter("--cascade takes labelled text, and no other calibration")
+        from .calibrate_cascade import calibrate_cascade
+
+        opened = load_bundle(folder)
+        columns = options.make_columns(
+            text, label, split_column, id_column, category, classes, opened.manifest.head.labels
+        )
+        sources = [parse_source(argument) for argument in data]
+        calibrate_cascade(opened, loss, sources, columns, split, max_rows, threads)
+        return
     _check_use(threshold, tier, tiers, temperature, spans)
     rules = _rules(tier or [])
-    folder = Path(options.bundle_folder(bundle))
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     opened.manifest.decision(head)
@@ -250,7 +275,9 @@ def _check_use(
     if tiers is not None and tier:
         raise typer.BadParameter("give either --tier or --tiers")
     if not (threshold or tier or tiers or temperature or spans):
-        raise typer.BadParameter("give --threshold, --tier, --tiers, --temperature or --spans")
+        raise typer.BadParameter(
+            "give --threshold, --tier, --tiers, --temperature, --spans or --cascade"
+        )
 
 
 def _fit_temperature(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import typer
 
 from siren_runtime import Guard
@@ -107,6 +108,7 @@ def evaluate(
         raise typer.BadParameter("--max-rows goes with --diluted")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
     from siren_train.measure.evaluate import measure, score_rows
+    from siren_train.measure.exit_evaluation import measure_exits
 
     sources = [parse_source(argument) for argument in data]
     if streaming:
@@ -148,17 +150,31 @@ def evaluate(
         )
         return
     threshold = guard.default_threshold if threshold is None else threshold
+    about = {
+        "bundles": bundles,
+        "sources": [source.name for source in sources],
+        "split": split,
+        "threshold": threshold,
+    }
+    whole = None
     with Bars() as bars:
         scores = score_rows(guard, sources, columns, split, bars.update)
+        if scores.exits.any():
+            guard.close()
+            guard = Guard.load(source, threads=threads, exits=False, **read)
+            whole = score_rows(guard, sources, columns, split, bars.update)
     evaluation = measure(
         scores,
-        bundles=bundles,
-        sources=[source.name for source in sources],
-        split=split,
-        threshold=threshold,
+        **about,
         by_category=by == "category",
         thresholds={name: dict(head.labels) for name, head in guard.judge.heads.items()},
     )
+    if whole is not None:
+        blocks = guard.manifest.backbone.blocks_kept
+        changed = (scores.scores >= threshold) != (whole.scores >= threshold)
+        by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
+        exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
+        evaluation = msgspec.structs.replace(evaluation, exits=exits)
     _report(evaluation, scores, output)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from siren_export.heads.exits import parse_depths
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.console import report as say
@@ -28,6 +29,8 @@ siren train features -o my-head --trials 24
 siren train features -o my-labels --head categories
 
 siren train features -o my-polynomial --head polynomial --orders 4
+
+siren train features -o my-head --exits 2,4
 """
 
 
@@ -78,6 +81,14 @@ def train(
     max_layer: Annotated[
         int | None, typer.Option(min=1, help="Read only the first so many layers: faster.")
     ] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BLOCKS,...",
+            help="Also train heads that read only the first so many blocks, which may decide clear "
+            "texts (siren export --exits); into exits/BLOCKS of the head's folder.",
+        ),
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Of the head's search.")] = 16,
     members: Annotated[int, typer.Option(min=1, help="MLPs that the head averages.")] = 4,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The head's default.")] = 0.5,
@@ -120,6 +131,7 @@ def train(
     # Only here, so that siren --help need not wait for torch and the rest.
     from siren_train.fit import pipeline
     from siren_train.fit.ablate import ablation_markdown
+    from siren_train.fit.exits import train_exits
     from siren_train.fit.held_out import held_out_markdown
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
@@ -128,6 +140,9 @@ def train(
         raise typer.BadParameter("--ablate and --held-out are for heads that are MLPs")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
+    if exits is not None and head != "harm":
+        raise typer.BadParameter("--exits goes with --head harm")
+    depths = () if exits is None else parse_depths(exits)
     settings = Settings(
         pooling=pooling,
         head=head,
@@ -142,6 +157,9 @@ def train(
         hold_out_validation=hold_out_validation,
     )
     opened = [FeatureStore.open(store) for store in stores]
+    layers = min(opened[0].manifest.layers, max_layer or opened[0].manifest.layers)
+    if depths and depths[-1] >= layers:
+        raise typer.BadParameter(f"--exits {exits}: the head itself reads {layers} blocks")
     work = work or output / ".work"
     workers = workers or os.cpu_count() or 1
     if head == "polynomial":
@@ -183,7 +201,10 @@ def train(
                 opened, work, settings, workers=workers, progress=bars.update
             )
             write_whole(output / "held-out.md", held_out_markdown(unseen).encode(), InputError)
+        found = train_exits(opened, output, work, settings, depths, workers, bars.update)
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
+    for depth, score in found.items():
+        say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
 
 
 def _openai(path: Path | None, store: FeatureStore) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
+from siren_runtime.bundle.cascade import Cascade, Exit
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
@@ -237,7 +238,8 @@ def write_calibration(
         head: the name of the head that decides by it; None is the primary one.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
-    they were; this holds for heads of two classes.
+    they were; this holds for heads of two classes. Bounds of exits are for the thresholds and the
+    temperature that they were chosen with, so new ones drop them.
 
     Raises:
         BundleError: the bundle is damaged, or the result would not be a valid manifest.
@@ -261,10 +263,21 @@ def write_calibration(
         changes["spans"] = list(spans)
     if labels is not None:
         changes["labels"] = list(labels)
-    data = encode(manifest.deciding(name, msgspec.structs.replace(old, **changes)))
+    changed = manifest.deciding(name, msgspec.structs.replace(old, **changes))
+    if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
+        changed = _without_bounds(changed)
+    data = encode(changed)
     manifest = decode(data, str(bundle / MANIFEST_FILE))
     write_whole(bundle / MANIFEST_FILE, data, InputError)
     return manifest
+
+
+def _without_bounds(manifest: Manifest) -> Manifest:
+    """The manifest with exits that decide nothing."""
+    if manifest.cascade is None:
+        return manifest
+    exits = [Exit(one.depth, one.head) for one in manifest.cascade.exits]
+    return msgspec.structs.replace(manifest, cascade=Cascade(exits))
 
 
 def moved(threshold: float, scale: float) -> float:

@@ -25,9 +25,14 @@ from .categories import (
     heads_of_categories,
     measure_categories,
 )
+from .exit_evaluation import ExitEvaluation, exits_markdown
 from .metrics import BinaryMetrics, binary_metrics
 
 _CHUNK_ROWS = 512
+
+
+def _none() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,8 @@ class Scores:
         harmful: bool [rows], by the labels.
         datasets, categories: str [rows], names.
         heads: of each head that has categories.
+        tokens: int64 [rows], of the whole text.
+        exits: int64 [rows], the blocks that were run where an exit decided, else 0.
     """
 
     scores: NDArray[np.float64]
@@ -46,6 +53,8 @@ class Scores:
     datasets: NDArray[np.str_]
     categories: NDArray[np.str_]
     heads: tuple[CategoryScores, ...] = ()
+    tokens: NDArray[np.int64] = field(default_factory=_none)
+    exits: NDArray[np.int64] = field(default_factory=_none)
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -57,6 +66,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         mean_macro_f1: over data sets, each counting the same.
         by_category: of each data set, if asked for.
         heads: of each head that has labels, or more than two classes.
+        exits: of a guard whose exits decide.
     """
 
     bundles: list[str]
@@ -67,6 +77,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     by_dataset: dict[str, BinaryMetrics]
     by_category: dict[str, dict[str, BinaryMetrics]] = field(default_factory=dict)
     heads: list[CategoryEvaluation] = field(default_factory=list)
+    exits: ExitEvaluation | None = None
 
 
 def score_rows(
@@ -116,6 +127,8 @@ def score_rows(
             for head_name in heads_of_categories(guard)
             if (of_head := category_scores(guard, head_name, rows, results)) is not None
         ),
+        np.array([result.tokens for result in results]),
+        np.array([result.exit or 0 for result in results]),
     )
 
 
@@ -183,6 +196,9 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     ]
     for name, categories in evaluation.by_category.items():
         lines += ["", f"{name} by category:", "", *_table("category", categories)]
+    if evaluation.exits is not None:
+        by_dataset = {name: m.macro_f1 for name, m in evaluation.by_dataset.items()}
+        lines += exits_markdown(evaluation.exits, evaluation.mean_macro_f1, by_dataset)
     for head in evaluation.heads:
         lines += categories_markdown(head)
     return "\n".join(lines) + "\n"

@@ -1,0 +1,112 @@
+"""cascade.N.onnx: score.onnx with exits, cut into segments that go on from each other's states.
+
+It is authored whole, lowered whole, and then cut, so that each segment computes what the whole
+graph does, and weights have the names that they have in score.onnx.
+"""
+
+from itertools import pairwise
+
+import onnx_ir as ir
+
+from siren_export.families.base import Backbone
+from siren_export.graph.builder import GraphBuilder, GuardGraph, Output
+from siren_export.graph.weights import BackboneWeights
+from siren_export.heads.base import Artifact
+from siren_export.heads.pooling import Channels, mean
+from siren_export.heads.together import HeadSet
+from siren_export.passes.cut import cut
+from siren_export.sources.weights import WeightSource
+from siren_runtime.bundle.graphs import (
+    ATTENTION_MASK,
+    BATCH,
+    INPUT_IDS,
+    SEQUENCE,
+    Contract,
+    cascade_name,
+    exit_spec,
+    names,
+    score_graph,
+)
+
+from .contract import add_inputs
+
+
+def author_cascade(
+    artifact: Artifact, backbone: Backbone, weights: WeightSource, compute: ir.DataType
+) -> GuardGraph:
+    """Author the graph of whole texts with the score of each exit beside.
+
+    What is pooled between two exits is pooled once, for all heads that read it.
+    `author_score` has checked that head and backbone fit.
+
+    Args:
+        compute: the dtype of matrix products and attention.
+    """
+    heads, contract = _heads(artifact), _contract(artifact)
+    g = GraphBuilder(compute, backbone.causal)
+    inputs = add_inputs(g, contract)
+    input_ids, mask = inputs[INPUT_IDS], inputs[ATTENTION_MASK]
+    tensors = BackboneWeights(weights)
+    states = backbone.author(g, tensors, input_ids, mask, heads.taps, artifact.max_length)
+
+    def own(name: str) -> ir.Value:
+        """A head's neurons of those that are pooled so far."""
+        together = pooled[0] if len(pooled) == 1 else g.op("Concat", *pooled, axis=1)
+        return g.op("Gather", together, g.table("neurons", heads.places(name)), axis=1)
+
+    outputs: dict[str, Output] = {}
+    pooled: list[ir.Value] = []
+    for depth, channels in _pooled(artifact).items():
+        with g.scope(_scope(depth)):
+            if channels:
+                pooled.append(mean(g, channels, states, mask))
+            if depth in artifact.exits:
+                score, _ = artifact.exits[depth].head.classify(g, own(str(depth)))
+                outputs[exit_spec(depth).name] = Output(score, exit_spec(depth).shape)
+            else:
+                neurons = own(artifact.name)
+    score, logits = artifact.head.classify(g, neurons)
+    values = score, logits, artifact.head.features(g, neurons)
+    for spec, value in zip(contract.outputs, values, strict=True):
+        outputs[spec.name] = Output(value, spec.shape)
+    return g.build("cascade", outputs)
+
+
+def segments(graph: GuardGraph, artifact: Artifact, backbone: Backbone) -> dict[str, GuardGraph]:
+    """Cut the lowered graph behind each exit; return the segments by the manifest's names."""
+    outputs = [[exit_spec(depth).name] for depth in artifact.exits]
+    outputs.append(names(_contract(artifact).outputs))
+    sizes = {
+        f"{_scope(depth)}/pooling/mean": sum(chosen.size for chosen in channels.values())
+        for depth, channels in _pooled(artifact).items()
+    }
+
+    def shape(name: str) -> list[int | str]:
+        return [BATCH, sizes[name]] if name in sizes else [BATCH, SEQUENCE, backbone.hidden_size]
+
+    found = cut(graph, outputs, shape)
+    return {cascade_name(number): segment for number, segment in enumerate(found)}
+
+
+def _contract(artifact: Artifact) -> Contract:
+    return score_graph({artifact.name: artifact.head.spec})
+
+
+def _heads(artifact: Artifact) -> HeadSet:
+    """The head, and each exit by its depth."""
+    exits = {str(depth): found.head for depth, found in artifact.exits.items()}
+    return HeadSet({artifact.name: artifact.head, **exits})
+
+
+def _pooled(artifact: Artifact) -> dict[int, Channels]:
+    """What is pooled of the blocks between two exits, by the depth that they end at."""
+    taps = _heads(artifact).taps
+    ends = [0, *artifact.exits, taps.deepest + 1]
+    return {
+        end: {block: taps.channels[block] for block in range(start, end) if block in taps.channels}
+        for start, end in pairwise(ends)
+    }
+
+
+def _scope(depth: int) -> str:
+    return f"exits.{depth}"

@@ -1,0 +1,133 @@
+"""The segments of a guard with exits in ONNX Runtime: rows of a batch leave between them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siren_runtime.backends.outputs import FloatArray, Outputs, TokenArray
+from siren_runtime.backends.process import OpeningProcess
+from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import BackendError
+
+from .failures import engine_failures
+from .providers import Provider
+from .session import open_sessions, token_budget
+
+BoolArray = npt.NDArray[np.bool_]
+# An exit's number, the rows that are still there, int64 [rows], and its scores of them -> whether
+# each leaves, bool [rows].
+Leave = Callable[[int, TokenArray, FloatArray], BoolArray]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    session: Any
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    shapes: Sequence[Sequence[int | str]]
+
+
+class CascadeBackend:
+    """A `Backend` over the segments of a bundle, whose rows may leave behind an exit.
+
+    ONNX Runtime lets threads share it. It holds every weight once, as score.onnx does.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        providers: Sequence[Provider],
+        *,
+        strict: bool,
+        threads: int | None = None,
+        session_options: Any = None,
+    ) -> None:
+        """Open the segments, as `OnnxRuntimeBackend` the whole graph; the bundle has exits."""
+        cascade = bundle.manifest.cascade
+        assert cascade is not None
+        sessions, self.name = open_sessions(
+            bundle,
+            cascade.graphs,
+            providers,
+            strict=strict,
+            threads=threads,
+            session_options=session_options,
+        )
+        self.cascade = cascade
+        self.token_budget = token_budget(self.name)
+        self._process = OpeningProcess()
+        specs = [bundle.manifest.graphs[name] for name in cascade.graphs]
+        self._segments = [
+            _Segment(
+                session, names(s.inputs), names(s.outputs), [out.shape[1:] for out in s.outputs]
+            )
+            for session, s in zip(sessions, specs, strict=True)
+        ]
+
+    def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
+        """Score right-padded texts by the whole guard, as `Backend.run`."""
+        _, outputs = self.run_leaving(input_ids, attention_mask, _stay)
+        assert outputs is not None
+        return outputs
+
+    def run_leaving(
+        self, input_ids: TokenArray, attention_mask: TokenArray, leave: Leave
+    ) -> tuple[TokenArray, Outputs | None]:
+        """Score right-padded texts, [batch, sequence]; rows that leave are not run further.
+
+        Args:
+            leave: called behind each exit; what it says of a row is final.
+
+        Returns:
+            The rows that no exit decided on, int64 [rows], and what the whole guard gives for
+            them; None where all have left.
+
+        Raises:
+            BackendError: ONNX Runtime failed, or gave outputs of another shape.
+        """
+        self._process.check()
+        rows = np.arange(len(input_ids))
+        kept: dict[str, npt.NDArray[Any]] = {
+            INPUT_IDS: input_ids,
+            ATTENTION_MASK: attention_mask,
+        }
+        *exits, last = self._segments
+        for number, segment in enumerate(exits):
+            score, *states = _run(segment, kept)
+            kept |= dict(zip(segment.outputs[1:], states, strict=True))
+            stays = ~leave(number, rows, score)
+            if not stays.any():
+                return rows[stays], None
+            if not stays.all():
+                rows = rows[stays]
+                kept = {name: value[stays] for name, value in kept.items()}
+        return rows, Outputs.of(_run(last, kept))
+
+
+def _stay(number: int, rows: TokenArray, score: FloatArray) -> BoolArray:
+    return np.zeros(len(rows), np.bool_)
+
+
+def _run(segment: _Segment, kept: dict[str, npt.NDArray[Any]]) -> list[FloatArray]:
+    batch, sequence = kept[INPUT_IDS].shape
+    with engine_failures(
+        lambda error: (
+            f"ONNX Runtime failed on a batch of {batch} texts by {sequence} tokens: {error}"
+        )
+    ):
+        values: list[FloatArray] = segment.session.run(
+            segment.outputs, {name: kept[name] for name in segment.inputs}
+        )
+    sizes = {"sequence": sequence}
+    for name, shape, value in zip(segment.outputs, segment.shapes, values, strict=True):
+        expected = batch, *(size if isinstance(size, int) else sizes[size] for size in shape)
+        if value.shape != expected:
+            raise BackendError(
+                f"the graph's output {name!r} has shape {value.shape}, expected {expected}; "
+                "export the bundle again"
+            )
+    return values

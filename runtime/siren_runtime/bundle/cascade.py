@@ -1,0 +1,148 @@
+"""What guard.json says of exits: heads at earlier depths, which decide the clear texts.
+
+The graph of whole texts is cut behind the blocks that each exit reads. cascade.0 takes the tokens,
+gives the first exit's score, and what the blocks behind it need: the states that are kept. Each
+further segment goes on from these, and the last gives what the graph of whole texts gives.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from siren_runtime.errors import BundleError
+
+from .graphs import (
+    BATCH,
+    Contract,
+    GraphSpec,
+    Heads,
+    TensorSpec,
+    cascade_name,
+    exit_spec,
+    names,
+    score_graph,
+    signature,
+)
+from .heads import HeadSpec, check_head
+from .types import Positive, Probability, Size, Strict
+
+
+class Exit(Strict, frozen=True):
+    """A head that reads the first `depth` blocks, and may decide behind them.
+
+    It calls a text safe where its score is at most `low`, and harmful from `high` on; None: never.
+    """
+
+    depth: Positive
+    head: HeadSpec
+    low: Probability | None = None
+    high: Probability | None = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether it decides on any text."""
+        return self.low is not None or self.high is not None
+
+
+class Cascade(Strict, frozen=True):
+    """The exits of a bundle, by rising depth, and what their bounds hold for.
+
+    `cutoffs` are the thresholds, ascending, on whose sides the bounds were chosen to leave texts:
+    the primary head's and those of its tiers. There are none until `siren calibrate --cascade` has
+    chosen bounds, and then no exit decides. `loss` is how much macro-F1 may be lost (0 to 1) on
+    the `rows` rows that they were chosen on, `cost` the share of the blocks that these needed.
+    """
+
+    exits: list[Exit]
+    cutoffs: list[Probability] = msgspec.field(default_factory=list)
+    loss: float = 0.0
+    rows: Size = 0
+    cost: Probability = 1.0
+
+    @property
+    def decides(self) -> bool:
+        """Whether an exit decides on any text."""
+        return bool(self.cutoffs) and any(one.decides for one in self.exits)
+
+    @property
+    def graphs(self) -> list[str]:
+        """The names of the segments' graphs, in order."""
+        return [cascade_name(number) for number in range(len(self.exits) + 1)]
+
+
+def check_cascade(
+    cascade: Cascade, heads: Heads, blocks: int, cutoffs: Sequence[float], origin: str
+) -> None:
+    """Refuse exits that contradict themselves or the bundle.
+
+    Args:
+        heads: of the bundle.
+        blocks: that the bundle has.
+        cutoffs: the thresholds of the primary head and its tiers, ascending.
+
+    Raises:
+        BundleError: they do.
+    """
+    what = f"{origin}: cascade"
+    if len(heads) > 1 or not all(map(_tells_harm, heads.values())):
+        raise BundleError(f"{what} is for one head that tells harm, found {', '.join(heads)}")
+    depths = [one.depth for one in cascade.exits]
+    if not depths or sorted(set(depths)) != depths or depths[-1] >= blocks:
+        raise BundleError(
+            f"{what}.exits must ascend in depth and end before block {blocks}, found {depths}"
+        )
+    for one in cascade.exits:
+        check_head(f"exit.{one.depth}", one.head, one.depth, origin)
+        if not _tells_harm(one.head):
+            raise BundleError(f"{what}: the exit at {one.depth} is no head that tells harm")
+        if one.low is not None and one.high is not None and one.low >= one.high:
+            raise BundleError(
+                f"{what}: the exit at {one.depth} calls texts safe up to {one.low} and harmful "
+                f"from {one.high}; the first must be lower"
+            )
+    if cascade.cutoffs and cascade.cutoffs != list(cutoffs):
+        raise BundleError(
+            f"{what}: the exits' bounds are for thresholds of {cascade.cutoffs}, but the head's "
+            f"are {list(cutoffs)}; choose them anew with siren calibrate --cascade"
+        )
+
+
+def _tells_harm(head: HeadSpec) -> bool:
+    return head.activation == "softmax" and head.classes == 2
+
+
+def check_segments(
+    cascade: Cascade, heads: Heads, graphs: Mapping[str, GraphSpec], origin: str
+) -> None:
+    """Refuse segments that do not go on from what those before them keep.
+
+    Raises:
+        BundleError: one is missing, or has other inputs or outputs.
+    """
+    whole = score_graph(heads)
+    kept: dict[str, TensorSpec] = {}
+    exits = [(exit_spec(one.depth),) for one in cascade.exits]
+    for name, outputs in zip(cascade.graphs, [*exits, whole.outputs], strict=True):
+        if name not in graphs:
+            raise BundleError(f"{origin}: the exits need a graph {name!r}, which graphs lacks")
+        graph = graphs[name]
+        own = {*names(outputs)}
+        states = {spec.name: spec for spec in graph.outputs if spec.name not in own}
+        taken = [kept[spec.name] for spec in graph.inputs if spec.name in kept]
+        expected = Contract((*whole.inputs, *taken), (*outputs, *states.values()))
+        for kind, found, wanted in (
+            ("inputs", graph.inputs, expected.inputs),
+            ("outputs", graph.outputs, expected.outputs),
+        ):
+            if signature(found) != signature(wanted):
+                raise BundleError(
+                    f"{origin}: graphs.{name}.{kind} are {signature(found)}, expected "
+                    f"{signature(wanted)}"
+                )
+        for spec in states.values():
+            if spec.dtype != "float32" or spec.shape[:1] != [BATCH] or spec.name in kept:
+                raise BundleError(
+                    f"{origin}: graphs.{name} keeps {spec.name!r}, {spec.dtype} {spec.shape}; a "
+                    "state that is kept is float32, once, with a row for each text"
+                )
+        kept |= states

@@ -1,0 +1,100 @@
+"""Bounds of exits: they save what they can, and lose no more than is allowed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siren_runtime.errors import InputError
+from siren_train.measure.exit_bounds import HARMFUL, SAFE, ExitScores, choose_bounds, decisions
+from siren_train.measure.metrics import macro_f1
+
+DEPTHS, BLOCKS = (2, 4), 6
+
+
+def noisy(rows: int = 600, seed: int = 0, noise: float = 1.2) -> ExitScores:
+    """Rows whose exits see the label through more noise than the whole guard does."""
+    rng = np.random.default_rng(seed)
+    harmful = rng.random(rows) < 0.45
+    seen = [
+        1 / (1 + np.exp(-np.where(harmful, s, -s) - rng.normal(0, noise, rows)))
+        for s in (2.5, 1.0, 2.0)
+    ]
+    datasets = np.where(rng.random(rows) < 0.5, "a", "b")
+    return ExitScores(seen[0], np.stack(seen[1:], 1), harmful, datasets, rng.integers(4, 60, rows))
+
+
+def verdicts(scores: ExitScores, bounds: list[tuple[float | None, float | None]], cutoff: float):
+    _, side = decisions(scores.exits, bounds)
+    return np.where(side < 0, scores.whole >= cutoff, side == HARMFUL)
+
+
+def mean_f1(scores: ExitScores, found) -> float:
+    labels, verdict = scores.harmful.astype(int), found.astype(int)
+    of = [scores.datasets == name for name in np.unique(scores.datasets)]
+    return float(np.mean([macro_f1(labels[rows], verdict[rows]) for rows in of]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 1000), st.sampled_from([0.0, 0.003, 0.02]), st.sampled_from([[0.5], [0.3, 0.8]])
+)
+def test_no_more_macro_f1_is_lost_than_is_allowed(
+    seed: int, loss: float, cutoffs: list[float]
+) -> None:
+    scores = noisy(200, seed)
+    found = choose_bounds(scores, DEPTHS, BLOCKS, cutoffs, loss)
+    assert found.lost <= loss + 1e-12
+    for cutoff in cutoffs:
+        whole = mean_f1(scores, scores.whole >= cutoff)
+        assert mean_f1(scores, verdicts(scores, found.bounds, cutoff)) >= whole - loss - 1e-9
+    for low, high in found.bounds:
+        assert low is None or high is None or low < high
+
+
+def test_a_larger_loss_saves_more_and_the_cost_is_that_of_the_tokens() -> None:
+    scores = noisy()
+    costs = []
+    for loss in (0.0, 0.003, 0.03, 1.0):
+        found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], loss)
+        number, _ = decisions(scores.exits, found.bounds)
+        depths = np.array([*DEPTHS, BLOCKS])[number]
+        expected = (depths * scores.tokens).sum() / (BLOCKS * scores.tokens.sum())
+        assert found.cost == pytest.approx(expected)
+        costs.append(found.cost)
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] < 1
+    assert costs[-1] == pytest.approx(DEPTHS[0] / BLOCKS, abs=0.02)
+
+
+def test_an_exit_that_is_always_right_decides_everything() -> None:
+    scores = noisy()
+    perfect = np.where(scores.harmful, 0.9, 0.1)[:, None]
+    exact = ExitScores(scores.whole, perfect, scores.harmful, scores.datasets, scores.tokens)
+    found = choose_bounds(exact, (2,), BLOCKS, [0.5], 0.0)
+    assert found.bounds == [(0.1, 0.9)]
+    assert found.cost == pytest.approx(1 / 3)
+
+
+def test_what_an_exit_corrects_by_luck_buys_no_errors_elsewhere() -> None:
+    scores = noisy(noise=2.0)
+    found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.0)
+    _, side = decisions(scores.exits, found.bounds)
+    right = (scores.whole >= 0.5) == scores.harmful
+    decided = side >= 0
+    assert ((side == HARMFUL) == scores.harmful)[decided & right].all()
+
+
+def test_the_first_exit_that_decides_counts() -> None:
+    scores = np.array([[0.1, 0.9], [0.5, 0.9], [0.5, 0.5], [0.9, 0.1]])
+    number, side = decisions(scores, [(0.2, 0.8), (0.3, 0.7)])
+    assert number.tolist() == [0, 1, 2, 0]
+    assert side.tolist() == [SAFE, HARMFUL, -1, HARMFUL]
+    number, side = decisions(scores, [(None, None), (None, 0.9)])
+    assert number.tolist() == [1, 1, 2, 2]
+
+
+def test_a_guard_that_is_right_on_no_row_of_a_class_is_refused() -> None:
+    scores = noisy(50)
+    with pytest.raises(InputError, match="judges no row of a class rightly"):
+        choose_bounds(scores, DEPTHS, BLOCKS, [1.0], 0.1)

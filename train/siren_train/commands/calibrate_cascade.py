@@ -1,0 +1,53 @@
+"""What `siren calibrate --cascade` does: choose the bounds of a bundle's exits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import typer
+
+from siren_runtime.bundle.reader import Bundle
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+
+from .bars import Bars
+
+
+def calibrate_cascade(
+    bundle: Bundle,
+    loss: float,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    threads: int | None,
+) -> None:
+    """Choose bounds on the rows of a split, write them, and print what they give there.
+
+    Args:
+        loss: of macro-F1, in points of a hundredth.
+        max_rows: of a data set; None is all.
+    """
+    from siren_train.measure.cascade import score_exits, write_bounds
+    from siren_train.measure.exit_bounds import choose_bounds, decisions
+
+    with Bars() as bars:
+        scores = score_exits(bundle, sources, columns, split, max_rows, threads, bars.update)
+    cascade, blocks = bundle.manifest.cascade, bundle.manifest.backbone.blocks_kept
+    assert cascade is not None
+    depths = [one.depth for one in cascade.exits]
+    found = choose_bounds(scores, depths, blocks, bundle.manifest.cutoffs, loss / 100)
+    write_bounds(bundle.path, found, loss / 100, len(scores.whole))
+    numbers, _ = decisions(scores.exits, found.bounds)
+    for number, (depth, (low, high)) in enumerate(zip(depths, found.bounds, strict=True)):
+        typer.echo(
+            f"exit behind {depth} of {blocks} blocks: safe up to {_shown(low)}, harmful from "
+            f"{_shown(high)}; decides {np.mean(numbers == number):.1%} of the rows"
+        )
+    typer.echo(
+        f"mean cost {found.cost:.3f}, macro-F1 lost {100 * found.lost:.2f} points on "
+        f"{len(scores.whole)} {split} rows"
+    )
+
+
+def _shown(bound: float | None) -> str:
+    return "none" if bound is None else f"{bound:.4f}"

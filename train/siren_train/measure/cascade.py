@@ -1,0 +1,121 @@
+"""Exits: score rows with all of them, and write their bounds into a bundle."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from siren_runtime.backends.batching import micro_batches, right_pad
+from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
+from siren_runtime.backends.onnxruntime.session import usable_threads
+from siren_runtime.backends.outputs import FloatArray, TokenArray, no_verdict
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.errors import InputError, SirenError
+from siren_runtime.scoring.engines import Engines
+from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.passage import make_passage
+from siren_runtime.text.reading import LLM_SIREN_LIMITS, Reading
+from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.sources import Source
+
+from .evaluate import no_rows
+from .exit_bounds import Bounds, ExitScores
+
+
+def score_exits(
+    bundle: Bundle,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> ExitScores:
+    """Score the rows of a split by the whole guard and by each exit, in one pass.
+
+    Raises:
+        InputError: the bundle has no exits, or the data is unusable or has no row of that split.
+        BackendError: a score is not finite.
+    """
+    if bundle.manifest.cascade is None:
+        raise InputError(
+            f"{bundle.path}: the bundle has no exits; make some with siren train --exits and "
+            "siren export --exits"
+        )
+    rows = list(read_all(sources, columns))
+    chosen = sampled((row for row in rows if row.split == split), max_rows)
+    if not chosen:
+        raise no_rows(split, sources, Counter(row.split for row in rows))
+    threads = None if threads is None else usable_threads(threads)
+    backend = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True, threads=threads)
+    scorer = Scorer(bundle, Engines(backend))
+    texts = [_ids(scorer, row) for row in chosen]
+    scores = np.zeros((len(texts), 1 + len(bundle.manifest.cascade.exits)))
+    done = 0
+    for batch in micro_batches([len(ids) for ids in texts], backend.token_budget):
+
+        def stay(
+            number: int, rows: TokenArray, found: FloatArray, batch: list[int] = batch
+        ) -> BoolArray:
+            scores[batch, 1 + number] = found
+            return rows < 0
+
+        tokens = right_pad([texts[i] for i in batch])
+        _, outputs = backend.run_leaving(*tokens, stay)
+        assert outputs is not None
+        scores[batch, 0] = scorer.readout.rows(outputs)[:, 0]
+        done += len(batch)
+        progress("scoring", done, len(texts))
+    if not np.isfinite(scores).all():
+        raise no_verdict("score")
+    return ExitScores(
+        scores[:, 0],
+        scores[:, 1:],
+        np.array([row.label == 1 for row in chosen]),
+        np.array([row.dataset for row in chosen]),
+        np.array([len(ids) for ids in texts]),
+    )
+
+
+def _ids(scorer: Scorer, row: Row) -> list[int]:
+    (reading,) = scorer.encode([make_passage(row.text)], LLM_SIREN_LIMITS)
+    if isinstance(reading, SirenError):
+        raise reading
+    assert isinstance(reading, Reading)
+    return reading.windows[0].ids
+
+
+def write_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> Manifest:
+    """Write the bounds of exits into a bundle's guard.json, and return the new manifest.
+
+    Args:
+        loss, rows: of macro-F1 that was allowed, and on how many rows.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        InputError: guard.json cannot be written.
+    """
+    manifest = load_bundle(folder).manifest
+    assert manifest.cascade is not None
+    exits = [
+        msgspec.structs.replace(one, low=low, high=high)
+        for one, (low, high) in zip(manifest.cascade.exits, bounds.bounds, strict=True)
+    ]
+    cascade = msgspec.structs.replace(
+        manifest.cascade,
+        exits=exits,
+        cutoffs=manifest.cutoffs,
+        loss=loss,
+        rows=rows,
+        cost=bounds.cost,
+    )
+    data = encode(msgspec.structs.replace(manifest, cascade=cascade))
+    manifest = decode(data, str(folder / MANIFEST_FILE))
+    write_whole(folder / MANIFEST_FILE, data, InputError)
+    return manifest

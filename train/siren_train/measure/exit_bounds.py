@@ -1,0 +1,191 @@
+"""Bounds of exits: from which of its scores an exit may decide, for a loss of macro-F1 at most.
+
+An exit calls a text safe up to `low` and harmful from `high` on. Both begin where no row of the
+calibration is lost, and move one lost row at a time: the move that saves the most blocks for the
+macro-F1 that it costs, until none is left that the loss allows. A row is lost that the whole guard
+judges rightly and the exit wrongly; one that it is the other way with earns nothing, since that is
+luck. Macro-F1 is the mean over data sets, and must hold at the threshold and at that of each tier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime.errors import InputError
+
+SAFE, HARMFUL = 0, 1  # the sides of an exit: a text is called safe, or harmful
+_Moves = dict[tuple[int, int], int]  # exit and side -> how many rows may be lost there; -1: no exit
+
+
+@dataclass(frozen=True, eq=False)
+class ExitScores:
+    """Rows, scored by a whole guard and by each of its exits.
+
+    Attributes:
+        whole: float64 [rows].
+        exits: float64 [rows, exits], by rising depth.
+        harmful: bool [rows], by the labels.
+        datasets: str [rows], names.
+        tokens: int64 [rows], that were read.
+    """
+
+    whole: NDArray[np.float64]
+    exits: NDArray[np.float64]
+    harmful: NDArray[np.bool_]
+    datasets: NDArray[np.str_]
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What was chosen: of each exit `low` and `high`, and the share of blocks that rows then need.
+
+    `lost` is how much macro-F1 the rows lose, by the count above, at the threshold where most is.
+    """
+
+    bounds: list[tuple[float | None, float | None]]
+    cost: float
+    lost: float
+
+
+def choose_bounds(
+    scores: ExitScores, depths: Sequence[int], blocks: int, cutoffs: Sequence[float], loss: float
+) -> Bounds:
+    """Choose bounds for the least mean cost.
+
+    Args:
+        depths: of the exits, in blocks, rising.
+        blocks: that the whole guard runs.
+        cutoffs: the thresholds, ascending, on whose sides an exit leaves a text: below all or none.
+        loss: of macro-F1, 0 to 1.
+
+    Raises:
+        InputError: the whole guard judges no row of a class rightly, so nothing can be lost.
+    """
+    search = _Search(scores, depths, blocks, cutoffs)
+    moves: _Moves = dict.fromkeys(product(range(len(depths)), (SAFE, HARMFUL)), 0)
+    cost, lost = search.measure(moves)
+    while True:
+        best, best_gain = None, 0.0
+        for side, rows in moves.items():
+            changed = {**moves, side: rows + 1}
+            if not search.is_possible(changed):
+                continue
+            new_cost, new_lost = search.measure(changed)
+            gain = (cost - new_cost) / max(new_lost - lost, 1e-9)
+            if new_lost <= loss and gain > best_gain:
+                best, best_gain = changed, gain
+        if best is None:
+            return Bounds(search.bounds(moves), cost, lost)
+        moves = best
+        cost, lost = search.measure(moves)
+
+
+def decisions(
+    scores: NDArray[np.float64], bounds: Sequence[tuple[float | None, float | None]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which exit decides on each row, and how.
+
+    Args:
+        scores: float64 [rows, exits].
+
+    Returns:
+        int64 [rows], the exit's number, or how many there are where none decides; and `SAFE`,
+        `HARMFUL` or -1.
+    """
+    number = np.full(len(scores), len(bounds), np.int64)
+    side = np.full(len(scores), -1, np.int64)
+    for exit_, (low, high) in reversed([*enumerate(bounds)]):
+        for value, decides in (
+            (SAFE, None if low is None else scores[:, exit_] <= low),
+            (HARMFUL, None if high is None else scores[:, exit_] >= high),
+        ):
+            if decides is not None:
+                number[decides], side[decides] = exit_, value
+    return number, side
+
+
+class _Search:
+    """Bounds by how many rows may be lost, and what they cost and lose."""
+
+    def __init__(
+        self, scores: ExitScores, depths: Sequence[int], blocks: int, cutoffs: Sequence[float]
+    ) -> None:
+        self._scores = scores
+        self._depths = np.array([*depths, blocks]) / blocks
+        self._right = np.array(
+            [(scores.whole >= cutoff) == scores.harmful for cutoff in cutoffs]
+        )  # [cutoffs, rows]
+        if not all(self._right[:, rows].any() for rows in (scores.harmful, ~scores.harmful)):
+            raise InputError("the whole guard judges no row of a class rightly; exits save nothing")
+        may_be_lost = {
+            SAFE: scores.harmful & self._right.any(axis=0),
+            HARMFUL: ~scores.harmful & self._right.any(axis=0),
+        }
+        self._steps = {
+            (number, side): _steps(scores.exits[:, number], may_be_lost[side], side)
+            for number, side in product(range(len(depths)), (SAFE, HARMFUL))
+        }
+        self._of_dataset = [scores.datasets == name for name in np.unique(scores.datasets)]
+        self._before = self._macro_f1(self._right)
+
+    def bounds(self, moves: _Moves) -> list[tuple[float | None, float | None]]:
+        """Of each exit `low` and `high`; the second lies above the first."""
+        found = []
+        for number in range(len(self._depths) - 1):
+            low = self._steps[number, SAFE][moves[number, SAFE]]
+            high = self._steps[number, HARMFUL][moves[number, HARMFUL]]
+            if low is not None and high is not None and high <= low:
+                above = self._scores.exits[:, number]
+                above = above[above > low]
+                high = float(above.min()) if above.size else None
+            found.append((low, high))
+        return found
+
+    def is_possible(self, moves: _Moves) -> bool:
+        """Whether there are so many rows to lose."""
+        return all(rows < len(self._steps[side]) for side, rows in moves.items())
+
+    def measure(self, moves: _Moves) -> tuple[float, float]:
+        """The share of blocks that the tokens of the rows need, and the macro-F1 that is lost."""
+        number, side = decisions(self._scores.exits, self.bounds(moves))
+        tokens = self._scores.tokens
+        cost = float((tokens * self._depths[number]).sum() / tokens.sum())
+        wrong = (side >= 0) & ((side == HARMFUL) != self._scores.harmful)
+        after = self._macro_f1(self._right & ~wrong)
+        return cost, float((self._before - after).max())
+
+    def _macro_f1(self, right: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The mean over data sets at each cutoff, of which verdicts are right, [cutoffs, rows]."""
+        return np.mean(
+            [_macro_f1(self._scores.harmful[rows], right[:, rows]) for rows in self._of_dataset],
+            axis=0,
+        )
+
+
+def _steps(
+    scores: NDArray[np.float64], may_be_lost: NDArray[np.bool_], side: int
+) -> list[float | None]:
+    """The bound at which n of those rows are lost, for n from 0 on; None decides on no row."""
+    sign = 1.0 if side == SAFE else -1.0
+    ordered = np.unique(sign * scores)
+    losses = np.sort(sign * scores[may_be_lost])
+    steps: list[float | None] = []
+    for next_lost in [*losses.tolist(), np.inf]:
+        before = int(np.searchsorted(ordered, next_lost))
+        steps.append(None if before == 0 else float(sign * ordered[before - 1]))
+    return steps
+
+
+def _macro_f1(harmful: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean F1 of the two classes, or of the one that there is, for each row of `right`."""
+    wrong = (~right).sum(axis=1)
+    f1 = []
+    for rows in (harmful, ~harmful):
+        hits = 2 * (right & rows).sum(axis=1)
+        total = hits + wrong
+        f1.append(np.where(total > 0, hits / np.maximum(total, 1), np.nan))
+    return np.asarray(np.nanmean(f1, axis=0), np.float64)
