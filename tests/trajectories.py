@@ -34,6 +34,9 @@ EVERYTHING = """\
 {%- macro line(role, text) -%}
 <|{{ role }}|>{{ text | trim }}
 {% endmacro -%}
+{{ dict(mark='<é&>', count=messages | length) | tojson }} {{ [1, 2] | tojson(indent=2) }}
+{%- if tools %}{{ tools | tojson(separators=(',', ':'), sort_keys=true) }}{% endif -%}
+{{ strftime_now('%Y') }}
 {%- for message in messages -%}
     {%- if message.role == 'system' and not message.content -%}{%- continue -%}{%- endif -%}
     {%- set ns.turns = ns.turns + 1 -%}
@@ -45,9 +48,7 @@ EVERYTHING = """\
     {%- endif -%}
     {%- if ns.turns > 40 -%}{%- break -%}{%- endif -%}
 {%- endfor -%}
-{{ dict(turns=ns.turns, last=ns.last, mark='<é&>') | tojson }} {{ [1, 2] | tojson(indent=2) }}
-{%- if tools %}{{ tools | tojson(separators=(',', ':'), sort_keys=true) }}{% endif -%}
-{{ strftime_now('%Y') }}"""
+{{ dict(turns=ns.turns, last=ns.last) | tojson }}"""
 TEMPLATES = {"chatml": CHATML, "no-system": NO_SYSTEM, "everything": EVERYTHING}
 
 

@@ -46,7 +46,7 @@ CHANNELS = (*NEURONS, "layer0_residual_mean")
 
 # name -> change of CONFIG, what the message must hold
 BAD_CONFIGS: dict[str, tuple[Callable[[Config], None], str]] = {
-    "trajectory": (at("task", value="trajectory"), "trajectory heads are not supported yet"),
+    "trajectory": (at("task", value="trajectory"), "siren_module"),
     "unknown-task": (at("task", value="regression"), "task is 'regression'"),
     "task-null": (at("task", value=None), "$.task"),
     "no-base-model": (without("base_model"), "base_model"),

@@ -68,6 +68,11 @@ def graft(
         BundleError: `output` cannot be written, or the graft changed what it must not.
         BackendError: the folder cannot be run.
     """
+    if artifact.task == "trajectory":
+        raise ArtifactError(
+            f"{artifact.source}: the head scores trajectories of agents, and a grafted generator "
+            "scores the text that it writes; graft a head of texts"
+        )
     source = read_folder(folder.absolute(), CheckpointError)
     check_output(output, overwrite=overwrite)
     progress("read", 0, 1)

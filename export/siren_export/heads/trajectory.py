@@ -85,7 +85,7 @@ class TrajectoryHead:
         """As `Head.classify`."""
         with g.scope("head"):
             weight = g.table("weight", np.ascontiguousarray(self.weight[:, None]))
-            logit = g.op("Gemm", pooled, weight, g.table("bias", np.float32([self.bias])))
+            logit = g.op("Gemm", pooled, weight, g.table("bias", np.array([self.bias], np.float32)))
             return g.op("Squeeze", g.op("Sigmoid", logit), g.const([1])), logit
 
     def explain(

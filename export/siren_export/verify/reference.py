@@ -136,8 +136,7 @@ class LlmSiren:
         except Exception as error:  # whatever transformers raises at a model it cannot load
             raise ReferenceUnavailable(f"llm-siren cannot score with the guard: {error}") from error
         head, texts = _head_hash(self.artifact), trajectory_digest()
-        rest = {"task": "trajectory", "max_length": max_length}
-        return Reference(name=_name(""), head=head, texts=texts, scores=scores, **rest)
+        return Reference(_name(""), head, texts, scores, task="trajectory", max_length=max_length)
 
     def _check_usable(self) -> None:
         """See that llm-siren is here and has the memory, and let it report nothing."""

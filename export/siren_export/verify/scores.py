@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from siren_export.passes.table import Bound
-from siren_runtime import Guard
+from siren_runtime import Guard, ScoreResult
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import HeadVerification, Verification
 
@@ -27,7 +27,7 @@ def verify_scores(
     primary = guard.heads[0]
     scored = reference.scored
     for done, (text, expected) in enumerate(scored):
-        heads = (guard.score if isinstance(text, str) else guard.score_trajectory)(text).heads
+        heads = _score(guard, text).heads
         for name, head in heads.items():
             rows = reference.rows.get(name)
             row = [expected] if rows is None else rows[done]
@@ -64,6 +64,10 @@ def head_report(
     pairs = [*zip(found, expected, strict=True)]
     agreements = sum((a >= threshold) == (b >= threshold) for a, b in pairs)
     return _report([abs(a - b) for a, b in pairs], agreements, scored, bound)
+
+
+def _score(guard: Guard, text: str | Example) -> ScoreResult:
+    return guard.score(text) if isinstance(text, str) else guard.score_trajectory(text)
 
 
 def _farthest(found: Sequence[float], expected: Sequence[float]) -> float:

@@ -279,8 +279,11 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     _check_heads(manifest, origin)
     cut = manifest.text.cleaner, manifest.text.truncation_side
     check_trajectory(manifest.task, manifest.trajectory, cut, manifest.heads, origin)
-    if manifest.trajectory is not None and manifest.trajectory.template not in manifest.files:
-        raise BundleError(f"{origin}: files lacks {manifest.trajectory.template!r}")
+    rules = manifest.trajectory
+    if rules is not None and rules.template not in manifest.files:
+        raise BundleError(f"{origin}: files lacks {rules.template!r}")
+    if rules is not None and manifest.spans:
+        raise BundleError(f"{origin}: thresholds of spans, which trajectories have not")
     if manifest.cascade is not None:
         rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
         check_cascade(manifest.cascade, *rest)

@@ -128,7 +128,7 @@ def _show_ensemble(
 
 
 def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
-    backbone, head, text = manifest.backbone, manifest.head, manifest.text
+    backbone, head = manifest.backbone, manifest.head
     revision = f" at {backbone.revision}" if backbone.revision else ""
     facts = {
         "bundle": f"{folder} (format {manifest.format_version}, made {manifest.created})",
@@ -142,8 +142,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "calibration": _calibration(manifest),
         **_further(manifest),
         **_exits(manifest),
-        "text": f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
-        f"{text.max_length} tokens, truncated on the {text.truncation_side}",
+        "text": _text(manifest),
         "precision": f"{manifest.precision} for {manifest.target}",
         **_quantization(manifest.quantization),
         "verification": _verification(manifest.verification),
@@ -165,10 +164,24 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
 
 
 def _head(head: HeadSpec) -> str:
-    what = "classes" if head.activation == "softmax" else "labels"
+    whats = {"softmax": "classes", "sigmoid": "labels", "orders": "orders", "logistic": "logit"}
+    what = whats[head.activation]
     return (
         f"{head.kind} over {head.features} features ({head.pooling}) of {len(head.layers)} layers, "
         f"{head.classes} {what}"
+    )
+
+
+def _text(manifest: Manifest) -> str:
+    text, rules = manifest.text, manifest.trajectory
+    if rules is not None:
+        return (
+            f"trajectories rendered by {rules.template}, tools in {rules.tools} form, at most "
+            f"{text.max_length} tokens, of longer ones the beginning and the end"
+        )
+    return (
+        f"cleaner {text.cleaner}, prompt and response joined by {text.joiner!r}, at most "
+        f"{text.max_length} tokens, truncated on the {text.truncation_side}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`siren score`: score texts from arguments, a file or a pipe."""
+"""`siren score`: score texts, or trajectories of agents, from arguments, a file or a pipe."""
 
 import json
 import sys
@@ -71,6 +71,13 @@ def score(
         typer.FileBinaryRead | None,
         typer.Option("--input", "-i", help="File of texts, - for standard input."),
     ] = None,
+    trajectories: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option(
+            help="File of what agents did, - for standard input, for the guard of a trajectory "
+            'head: JSON objects with "messages" and "tools", as an OpenAI client has them.'
+        ),
+    ] = None,
     input_format: Annotated[
         InputFormat,
         typer.Option(help="JSON or plain lines; auto goes by file name and first text."),
@@ -140,7 +147,7 @@ def score(
         ),
     ] = "refuse",
 ) -> None:
-    """Score texts: arguments, lines of a file, or standard input.
+    """Score texts: arguments, lines of a file, or standard input; or trajectories.
 
     A line is a plain text, or a JSON object with "text", or "prompt" and/or "response", and an
     optional "id" that the output keeps. A JSON array of such objects, or of strings, is taken
@@ -151,7 +158,12 @@ def score(
     if (features or keep) and format == "table":
         name = "--features" if features else "--keep"
         raise typer.BadParameter(f"a table cannot hold {name}; use --format jsonl")
-    groups = _groups(texts or [], input, input_format, keep or [])
+    if trajectories is not None:
+        if texts or input is not None or order is not None or spans:
+            raise typer.BadParameter("--trajectories has no TEXT, --input, --order and --spans")
+        groups = read_texts(_opened(trajectories), "jsonl", keep or [], trajectories=True)
+    else:
+        groups = _groups(texts or [], input, input_format, keep or [])
     plain = not features and not keep
     as_table = format == "table" or (format is None and plain and sys.stdout.isatty())
     guard = Guard.load(
@@ -168,29 +180,31 @@ def score(
     write = _write_table if as_table else _write_jsonl
     count = failed = 0
     for lines in _windows(groups, batch_size):
-        rows = _scored(guard, lines, threshold, features, order)
+        if trajectories is not None:
+            given = [line.trajectory for line in lines if line.trajectory is not None]
+            results = guard.score_each_trajectory(given, threshold, features)
+        else:
+            pieces = [line.pair or line.text for line in lines if line.text is not None]
+            results = guard.score_each(pieces, threshold, features, order=order)
+        rows = _with_errors(lines, results)
         write(rows, count)
         errors = [(line, result) for line, result in rows if isinstance(result, SirenError)]
         for line, error in errors:
             report(f"line {line.number}: {error}")
         count, failed = count + len(lines), failed + len(errors)
+        if trajectories is not None:
+            report(f"{count} trajectories read")
     if failed:
-        report(f"error: {failed} of {count} texts could not be scored")
+        what = "texts" if trajectories is None else "trajectories"
+        report(f"error: {failed} of {count} {what} could not be scored")
         raise typer.Exit(EXIT_FAILED)
 
 
-def _scored(
-    guard: Guard,
-    lines: Sequence[Line],
-    threshold: float | None,
-    features: bool,
-    order: int | None,
-) -> list[Row]:
+def _with_errors(lines: Sequence[Line], results: Sequence[ScoreResult | SirenError]) -> list[Row]:
     """Each line with its result, or why it has none."""
-    good = [line.pair or line.text for line in lines if line.text is not None]
-    results = iter(guard.score_each(good, threshold, features, order=order))
+    of_good = iter(results)
     return [
-        (line, InputError(_reason(line)) if line.text is None else next(results)) for line in lines
+        (line, InputError(_reason(line)) if line.text is None else next(of_good)) for line in lines
     ]
 
 
@@ -214,11 +228,16 @@ def _groups(
         return [[Line(number, text) for number, text in enumerate(texts, start=1)]]
     if input is None and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter("nothing to score: pass TEXT, --input FILE, or pipe texts in")
-    if input is None or getattr(input, "name", None) == "<stdin>":
-        input = standard_input()
     if input_format == "auto" and str(getattr(input, "name", "")).endswith(_JSONL_SUFFIXES):
         input_format = "jsonl"
-    return read_texts(input, input_format, keep)
+    return read_texts(_opened(input), input_format, keep)
+
+
+def _opened(input: BinaryIO | None) -> BinaryIO:
+    """A file, or standard input, made to wait."""
+    if input is None or getattr(input, "name", None) == "<stdin>":
+        return standard_input()
+    return input
 
 
 def _windows(groups: Iterable[list[Line]], size: int) -> Iterator[list[Line]]:
@@ -247,7 +266,7 @@ def _decided_by(result: ScoreResult, text: str) -> tuple[str, str, str]:
     if result.spans and result.risk > result.score:
         score, span = result.spans[0].score, result.spans[0].span
     if span is None:
-        return f"{score:.4f}", "all", text
+        return f"{score:.4f}", "all" if result.omitted is None else "ends", text
     return f"{score:.4f}", f"{span[0]}-{span[1]}", text[slice(*span)]
 
 

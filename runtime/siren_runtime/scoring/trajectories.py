@@ -75,7 +75,7 @@ def trajectory_score(
 
     Args:
         row: float32 [width], as `siren_runtime.backends.readout` has it.
-        features: float32 [n_features], what the head read.
+        features: float32 [n_features], what the head read; empty where nobody asked.
     """
     return TextScore(
         heads=readout.heads(row),

@@ -167,4 +167,4 @@ class _Track:
             raise error
         row = state.readouts[-1]
         assert row is not None  # a head of the last token is read at each
-        return trajectory_score(self._scorer.readout, reading, row, state.last()[0])
+        return trajectory_score(self._scorer.readout, reading, row, row[:0])

@@ -5,9 +5,10 @@ filters, functions and tags that transformers gives them.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from siren_runtime.errors import BackendError, BundleError, InputError
 
@@ -38,7 +39,7 @@ class ChatTemplate:
                 f"chat templates are rendered by Jinja ({error}); "
                 "pip install 'siren-edge[trajectory]'"
             ) from None
-        if tuple(map(int, __version__.split(".")[:3])) < _LEAST_JINJA:
+        if tuple(map(int, re.findall(r"\d+", __version__)[:3])) < _LEAST_JINJA:
             least = ".".join(map(str, _LEAST_JINJA))
             raise BackendError(
                 f"jinja2 {__version__} lets a template out of its sandbox; install {least} or later"
@@ -103,7 +104,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """`{% generation %}` marks what the model wrote, for training; it renders as it is."""
 
-        tags: ClassVar = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -1,21 +1,23 @@
-"""Read the texts to score from a stream: JSON objects, a JSON array or plain lines, as they
+"""Read what is to be scored from a stream: JSON objects, a JSON array or plain lines, as they
 arrive."""
 
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 from siren_runtime.errors import InputError
 
 from .rules import lone_surrogate, one_text
+from .trajectory import Trajectory, trajectory_of
 
 InputFormat = Literal["auto", "jsonl", "lines"]
 
 MAX_LINE_BYTES = 16 << 20
 ROW_KEYS = ("text", "prompt", "response", "id")
+TRAJECTORY_KEYS = ("messages", "tools", "id")
 _CHUNK = 1 << 20
 # What begins a JSON array of rows. "[INST] hello" and "[1] a footnote" are plain texts.
 _ARRAY = re.compile(rb'\s*\[\s*(?:[{"\]]|$)')
@@ -27,9 +29,10 @@ _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or f
 
 @dataclass(frozen=True)
 class Line:
-    """One line of input: its text, or why it has none.
+    """One line of input: its text or its trajectory, or why it has none.
 
     Attributes:
+        text: of a trajectory, its last message.
         pair: the prompt and the response that the text is made of, where it is.
         number: from 1; of a JSON array, the place of the element.
         kept: the row's keys that were asked for, with their JSON values.
@@ -43,6 +46,7 @@ class Line:
     kept: Mapping[str, Any] = field(default_factory=dict)
     unknown_key: str | None = None
     pair: tuple[str | None, str | None] | None = None
+    trajectory: Trajectory | None = None
 
 
 class _Row(dict[str, Any]):
@@ -51,8 +55,15 @@ class _Row(dict[str, Any]):
     repeated: str | None = None
 
 
+_OfRow = Callable[[_Row], dict[str, Any]]  # what a row's own keys make of its `Line`
+
+
 def read_texts(
-    stream: BinaryIO, format: InputFormat, keep: Collection[str] = ()
+    stream: BinaryIO,
+    format: InputFormat,
+    keep: Collection[str] = (),
+    *,
+    trajectories: bool = False,
 ) -> Iterator[list[Line]]:
     """Yield the lines of `stream` in groups, each what one read brought; blank lines have none.
 
@@ -64,7 +75,9 @@ def read_texts(
 
     Args:
         keep: keys of rows that `Line.kept` holds; any other than these and `ROW_KEYS` is an error.
+        trajectories: rows are trajectories, of `TRAJECTORY_KEYS`; for "jsonl".
     """
+    of_row = _trajectory_row if trajectories else _text_row
     number, first = 0, True
     chunks = _split(stream)
     for chunk in chunks:
@@ -77,13 +90,15 @@ def read_texts(
             if first and format != "lines" and _ARRAY.match(data):
                 whole = _joined([data, *chunk[place + 1 :]], chunks)
                 yield (
-                    [Line(number, error=_ARRAY_TOO_LONG)] if whole is None else _array(whole, keep)
+                    [Line(number, error=_ARRAY_TOO_LONG)]
+                    if whole is None
+                    else _array(whole, keep, of_row)
                 )
                 return
             first = False
             if format == "auto":
                 format = "jsonl" if data.lstrip().startswith(b"{") else "lines"
-            group.append(_line(number, data, format, keep))
+            group.append(_line(number, data, format, keep, of_row))
         yield group
 
 
@@ -108,7 +123,9 @@ def _joined(lines: list[bytes], chunks: Iterator[list[bytes]]) -> bytes | None:
     return None
 
 
-def _line(number: int, data: bytes, format: InputFormat, keep: Collection[str]) -> Line:
+def _line(
+    number: int, data: bytes, format: InputFormat, keep: Collection[str], of_row: _OfRow
+) -> Line:
     if len(data) > MAX_LINE_BYTES:
         return Line(number, error=f"longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -122,13 +139,11 @@ def _line(number: int, data: bytes, format: InputFormat, keep: Collection[str]) 
         return Line(number, error=_not_utf8(error))
     if not isinstance(value, _Row):
         return Line(number, error=f"expected a JSON object, found {_kind(value)}")
-    return _row(number, value, keep)
+    return _row(number, value, keep, of_row)
 
 
-def _array(data: bytes | None, keep: Collection[str]) -> list[Line]:
-    """The elements of a JSON array: objects, or texts as strings; None is one too long."""
-    if data is None:
-        return [Line(1, error=_ARRAY_TOO_LONG)]
+def _array(data: bytes, keep: Collection[str], of_row: _OfRow) -> list[Line]:
+    """The elements of a JSON array: objects, or texts as strings."""
     try:
         values = _decode(data.decode("utf-8"))
     except InputError as error:
@@ -140,39 +155,55 @@ def _array(data: bytes | None, keep: Collection[str]) -> list[Line]:
         if isinstance(value, str):
             value = _Row(text=value)
         if isinstance(value, _Row):
-            lines.append(_row(number, value, keep))
+            lines.append(_row(number, value, keep, of_row))
         else:
             found = _kind(value)
             lines.append(Line(number, error=f"expected an object or a string, found {found}"))
     return lines
 
 
-def _row(number: int, row: _Row, keep: Collection[str]) -> Line:
-    """The text, the id and the kept keys of a JSON object, or what is wrong with it."""
-    unknown = next((key for key in row if key not in ROW_KEYS and key not in keep), None)
+def _text_row(row: _Row) -> dict[str, Any]:
+    for key in ("text", "prompt", "response"):
+        if not isinstance(row.get(key), str | None):
+            raise InputError(f"{key!r} must be a string, found {_kind(row[key])}")
+    text = one_text(row.get("text"), row.get("prompt"), row.get("response"))
+    pair = None if row.get("text") is not None else (row.get("prompt"), row.get("response"))
+    return {"text": text, "pair": pair}
+
+
+def _trajectory_row(row: _Row) -> dict[str, Any]:
+    if "messages" not in row:
+        raise InputError("has no 'messages'; a trajectory is a list of them")
+    trajectory = trajectory_of(messages=row["messages"] or [], tools=row.get("tools"))
+    if not trajectory.turns:
+        raise InputError("'messages' has no turn of a user, an assistant or a tool")
+    last = trajectory.turns[-1]
+    return {"text": last.action or last.content or "", "trajectory": trajectory}
+
+
+def _row(number: int, row: _Row, keep: Collection[str], of_row: _OfRow) -> Line:
+    """What is to be scored, the id and the kept keys of a JSON object, or what is wrong with it."""
+    keys = ROW_KEYS if of_row is _text_row else TRAJECTORY_KEYS
+    unknown = next((key for key in row if key not in keys and key not in keep), None)
     id = None if _why_no_id(row) else row.get("id")
     try:
         if row.repeated is not None:
             raise InputError(f"names the key {row.repeated!r} twice")
         if unknown is not None:
             raise InputError(
-                f"unknown key {unknown!r}; known are {', '.join(dict.fromkeys((*ROW_KEYS, *keep)))}"
+                f"unknown key {unknown!r}; known are {', '.join(dict.fromkeys((*keys, *keep)))}"
             )
         for key in row:
             if why := _unusable(row[key]):
                 raise InputError(f"{key!r} {why}")
-        for key in ("text", "prompt", "response"):
-            if not isinstance(row.get(key), str | None):
-                raise InputError(f"{key!r} must be a string, found {_kind(row[key])}")
         if why := _why_no_id(row):
             raise InputError(why)
-        text = one_text(row.get("text"), row.get("prompt"), row.get("response"))
+        found = of_row(row)
     except InputError as error:
         return Line(number, id=id, error=str(error), unknown_key=unknown)
     except RecursionError:
         return Line(number, id=id, error="nested too deeply")
-    pair = None if row.get("text") is not None else (row.get("prompt"), row.get("response"))
-    return Line(number, text, id, kept={key: row[key] for key in keep if key in row}, pair=pair)
+    return Line(number, id=id, kept={key: row[key] for key in keep if key in row}, **found)
 
 
 def _why_no_id(row: _Row) -> str | None:

@@ -160,6 +160,11 @@ def calibrate(
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     opened.manifest.decision(head)
+    if opened.manifest.task == "trajectory" and (spans or data):
+        raise InputError(
+            f"{folder}: scores trajectories of agents, which have no spans, and there is no "
+            "calibration by labelled ones; give --threshold or --tier a number, and no texts"
+        )
     if opened.manifest.heads[head].activation == "sigmoid":
         if tier or tiers or spans or max_rows:
             raise typer.BadParameter(
