@@ -423,7 +423,8 @@ def test_the_command_line_refuses_what_is_not_for_trajectories(made, tmp_path):
         assert run.exit_code == 2
         assert "--trajectories has no TEXT" in " ".join(run.stderr.split())
     texts = tmp_path / "texts.jsonl"
-    texts.write_text(json.dumps({"text": "hello", "label": 1, "split": "test"}))
+    labelled = [{"text": "hello", "label": label, "split": "test"} for label in (0, 1)]
+    texts.write_text("\n".join(map(json.dumps, labelled)))
     for command in (
         ["score", bundle, "hello"],
         ["stream", bundle],
