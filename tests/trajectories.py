@@ -74,7 +74,7 @@ def make_trajectory_head(
     weight = np.random.default_rng(seed).normal(size=size).astype(np.float32)
     write_trajectory_artifact(
         folder,
-        TrajectoryHead(blocks, weight / np.float32(2 * blocks * size**0.5), 0.1),
+        TrajectoryHead((blocks - 1,), weight / np.float32(2 * blocks * size**0.5), 0.1),
         model_id=str(backbone.resolve()),
         model_revision=None,
         max_length=max_length,

@@ -26,12 +26,8 @@ def folder(tmp_path):
 
 def test_a_whole_one_is_read(folder):
     artifact = load_artifact(folder)
-    assert (artifact.task, artifact.head.blocks, artifact.head.weight.shape) == (
-        "trajectory",
-        2,
-        (32,),
-    )
-    assert artifact.head.spec.layers == [1]
+    assert (artifact.task, artifact.head.layers) == ("trajectory", (1,))
+    assert (artifact.head.spec.layers, artifact.head.weight.shape) == ([1], (32,))
 
 
 @pytest.mark.parametrize("shapes", [((32,), ()), ((1, 32), (1,)), ((32,), (1,))])

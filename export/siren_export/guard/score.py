@@ -8,6 +8,7 @@ from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
 from siren_export.heads.base import Artifact, LinearFirst
 from siren_export.heads.together import head_set
+from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
@@ -87,9 +88,10 @@ def _check_fits(artifact: Artifact, backbone: Backbone) -> None:
             f"backbone has blocks 0 to {backbone.blocks - 1}, so the head belongs to another one "
             f"(its own is {artifact.model_id!r})"
         )
-    if artifact.task == "trajectory" and artifact.head.spec.features != backbone.hidden_size:
+    head = artifact.head
+    if isinstance(head, TrajectoryHead) and head.hidden_size != backbone.hidden_size:
         raise ArtifactError(
-            f"{artifact.source}: head.weight reads {artifact.head.spec.features} channels, and the "
+            f"{artifact.source}: head.weight reads {head.hidden_size} channels, and the "
             f"backbone has {backbone.hidden_size}; the head reads all, so it belongs to another "
             f"one (its own is {artifact.model_id!r})"
         )

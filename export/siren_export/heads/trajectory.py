@@ -1,7 +1,9 @@
 """The Agent-SIREN head: a logistic regression on the last token's state behind some block.
 
-state  = the residual stream behind block K, without the final norm, at the last real token
+state  = the residual stream behind a block, without the final norm, at the last real token
 logit  = weight state + bias
+
+Several blocks' states one after another make the head by which features are extracted.
 score  = sigmoid(logit)
 
 In float32 at every precision.
@@ -23,9 +25,9 @@ KIND = "trajectory"
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryHead:
-    """A `Head`. `blocks` are those that are run; `weight` float32 [hidden]."""
+    """A `Head`. `layers` are 0-based blocks and ascend; `weight` float32 [layers * hidden]."""
 
-    blocks: int
+    layers: tuple[int, ...]
     weight: NDArray[np.float32]
     bias: float
 
@@ -35,7 +37,7 @@ class TrajectoryHead:
         return HeadSpec(
             kind=KIND,
             pooling="residual_last",
-            layers=[self.blocks - 1],
+            layers=list(self.layers),
             features=self.weight.size,
             classes=1,
             activation="logistic",
@@ -43,9 +45,14 @@ class TrajectoryHead:
 
     @property
     def taps(self) -> Taps:
-        """As `Head.taps`: all channels behind the last block that is run."""
-        channels = np.arange(self.weight.size, dtype=np.int64)
-        return Taps("residual", {self.blocks - 1: channels}, final_norm=False)
+        """As `Head.taps`: all channels."""
+        channels = np.arange(self.hidden_size, dtype=np.int64)
+        return Taps("residual", dict.fromkeys(self.layers, channels), final_norm=False)
+
+    @property
+    def hidden_size(self) -> int:
+        """The channels of a state."""
+        return self.weight.size // len(self.layers)
 
     @property
     def parameters(self) -> int:
@@ -64,7 +71,8 @@ class TrajectoryHead:
         with g.scope("pooling"):
             tokens = g.op("ReduceSum", attention_mask, g.const([1]), name="tokens", keepdims=1)
             last = g.op("Sub", tokens, g.const(1))
-            return g.op("GatherND", states[self.blocks - 1], last, name="last", batch_dims=1)
+            found = [g.op("GatherND", states[n], last, batch_dims=1) for n in self.layers]
+            return found[0] if len(found) == 1 else g.op("Concat", *found, axis=1)
 
     def pool_prefixes(
         self,
@@ -74,7 +82,8 @@ class TrajectoryHead:
         feature_count: ir.Value,
     ) -> tuple[ir.Value, ir.Value]:
         """As `Head.pool_prefixes`: each token's own state, which it leaves to none."""
-        state = states[self.blocks - 1]
+        found = [states[n] for n in self.layers]
+        state = found[0] if len(found) == 1 else g.op("Concat", *found, axis=2)
         return state, state
 
     def features(self, g: GraphBuilder, pooled: ir.Value) -> ir.Value:

@@ -75,7 +75,7 @@ def read_trajectory_head(folder: Path) -> TrajectoryHead:
     width = file.tensors["head.weight"].shape[-1:] or (1,)
     weight = _one_of(file, "head.weight", width, (1, *width))
     bias = _one_of(file, "head.bias", (1,), ())
-    return TrajectoryHead(blocks, weight.reshape(-1), float(bias.reshape(-1)[0]))
+    return TrajectoryHead((blocks - 1,), weight.reshape(-1), float(bias.reshape(-1)[0]))
 
 
 def write_trajectory_artifact(
@@ -89,16 +89,20 @@ def write_trajectory_artifact(
 ) -> None:
     """Write a trajectory artifact into `folder`; each of its two files is replaced whole or left.
 
+    Args:
+        head: of one layer.
+
     Raises:
         InputError: a file cannot be written.
     """
+    (layer,) = head.layers
     config: dict[str, Any] = {
         "task": TASK,
         "base_model": {"model_id": model_id, "revision": model_revision},
         "siren_module": {
             "pooling_type": "last",
-            "hidden_state_index": head.blocks,
-            "early_exit_blocks": head.blocks,
+            "hidden_state_index": layer + 1,
+            "early_exit_blocks": layer + 1,
         },
         "render": {"tools": "rich", "truncation": "head_tail"},
         "inference": {"max_length": max_length, "default_threshold": threshold},

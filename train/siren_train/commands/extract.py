@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_export.heads.selected import MeanPooling
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
 from siren_train.data.copies import read_copies
@@ -20,13 +20,15 @@ need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
-_BOTH: tuple[MeanPooling, ...] = ("residual_mean", "mlp_mean")
+_BOTH: tuple[Pooling, ...] = ("residual_mean", "mlp_mean")
 _EPILOG = """
 Examples:
 
 siren extract minilm data/*.jsonl -o features
 
 siren extract minilm data/*.jsonl -o features --labels hate,violence,self-harm
+
+siren extract ./backbone runs.jsonl -o features --trajectories
 
 siren extract smollm2-genai data/*.jsonl -o features --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 """
@@ -46,9 +48,20 @@ def extract(
     pooling: Annotated[
         Literal["residual_mean", "mlp_mean", "both"], typer.Option(help="What to pool.")
     ] = "residual_mean",
+    trajectories: Annotated[
+        bool,
+        typer.Option(
+            "--trajectories",
+            help="Rows have messages and tools, what an agent did, and a label; the last token's "
+            "state behind every block is stored, for siren train --head trajectory.",
+        ),
+    ] = False,
     dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
     precision: Annotated[Precision, typer.Option(help="Of the engine that pools.")] = "fp32",
-    max_length: Annotated[int, typer.Option(min=1, help="Token limit of a text.")] = 512,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Token limit; default: 512 of a text, 4096 of a trajectory."),
+    ] = None,
     chat: Annotated[
         bool,
         typer.Option(
@@ -104,8 +117,17 @@ def extract(
     from siren_train.store.generator import Generator, is_generator, open_generator
 
     named = [name.strip() for name in labels.split(",")] if labels else []
+    if trajectories and (pooling != "residual_mean" or text or wrap or labels):
+        raise typer.BadParameter("--trajectories has no --pooling, --text, --wrap and --labels")
     columns = options.make_columns(
-        text, label, split_column, id_column, category, classes, labels=named
+        text,
+        label,
+        split_column,
+        id_column,
+        category,
+        classes,
+        labels=named,
+        trajectories=trajectories,
     )
     sources = [parse_source(argument) for argument in data]
     recipe = find_recipe(backbone)
@@ -116,6 +138,9 @@ def extract(
         source = load_checkpoint(str(recipe.backbone()) if recipe else backbone, revision=revision)
     if model_id is None:
         model_id = load_artifact(recipe.artifact).model_id if recipe else backbone
+    poolings: tuple[Pooling, ...] = _BOTH if pooling == "both" else (pooling,)
+    if trajectories:
+        poolings = ("residual_last",)
     with Bars() as bars:
         store = extract_features(
             sources,
@@ -124,9 +149,9 @@ def extract(
             output,
             model_id=model_id,
             model_revision=revision,
-            poolings=_BOTH if pooling == "both" else (pooling,),
+            poolings=poolings,
             dtype=dtype,
-            max_length=max_length,
+            max_length=max_length or (4096 if trajectories else 512),
             precision=precision,
             splits=[name.strip() for name in splits.split(",")] if splits else (),
             max_rows=max_rows,

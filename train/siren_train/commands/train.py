@@ -31,6 +31,8 @@ siren train features -o my-labels --head categories
 siren train features -o my-polynomial --head polynomial --orders 4
 
 siren train features -o my-head --exits 2,4
+
+siren train features -o my-agent-head --head trajectory
 """
 
 
@@ -52,14 +54,20 @@ def train(
         Target,
         typer.Option(
             help="What the head tells: harm, by the label column; categories, each a label of its "
-            "own, of a store that was extracted with --labels; or harm by a polynomial, whose "
-            "orders can be read one by one."
+            "own, of a store that was extracted with --labels; harm by a polynomial, whose orders "
+            "can be read one by one; or harm of trajectories, of a store that was extracted with "
+            "--trajectories."
         ),
     ] = "harm",
     orders: Annotated[int, typer.Option(min=1, max=16, help="Of a polynomial.")] = 3,
     rank: Annotated[int, typer.Option(min=1, help="Directions of each of its orders.")] = 32,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Read one layer; default: all. For a polynomial.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Read one layer; default: of a polynomial all, of trajectories the one that tells "
+            "the validation rows apart best.",
+        ),
     ] = None,
     openai: Annotated[
         Path | None,
@@ -136,7 +144,7 @@ def train(
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
-    if (ablate or held_out) and head == "polynomial":
+    if (ablate or held_out) and head in ("polynomial", "trajectory"):
         raise typer.BadParameter("--ablate and --held-out are for heads that are MLPs")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
@@ -144,7 +152,7 @@ def train(
         raise typer.BadParameter("--exits goes with --head harm")
     depths = () if exits is None else parse_depths(exits)
     settings = Settings(
-        pooling=pooling,
+        pooling="residual_last" if head == "trajectory" else pooling,
         head=head,
         shares=tuple(share) if share else Settings().shares,
         weighting=layer_weights,
@@ -162,6 +170,15 @@ def train(
         raise typer.BadParameter(f"--exits {exits}: the head itself reads {layers} blocks")
     work = work or output / ".work"
     workers = workers or os.cpu_count() or 1
+    if head == "trajectory":
+        from siren_train.fit import trajectory_pipeline
+
+        with Bars() as bars:
+            best = trajectory_pipeline.train(
+                opened, output, settings, layer=layer, progress=bars.update
+            )
+        say(f"{output}: layer {best.layer}, validation macro-F1 {best.validation.mean:.4f}")
+        return
     if head == "polynomial":
         from siren_train.fit import polynomial_pipeline
 

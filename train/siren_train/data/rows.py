@@ -1,6 +1,7 @@
 """Labelled rows, each checked by itself, and all of them together."""
 
 import hashlib
+import json
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import JOINER, clean, one_text
+from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
@@ -32,6 +34,7 @@ class Columns:
         split: the column of the split, which a row needs where its source names none.
         id, category, source: columns that a row may lack or leave empty.
         classes: the names of the classes, by index. A label is one of them, or its index.
+        trajectories: rows have `messages` and `tools`, what an agent did, in place of text.
         labels: the names of labels that the category column may hold, several joined by +; what
             else it holds is no label.
     """
@@ -44,6 +47,7 @@ class Columns:
     source: str = "source"
     classes: tuple[str, ...] = ("safe", "harmful")
     labels: tuple[str, ...] = ()
+    trajectories: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,14 @@ class Row:
         origin: the file and the row's place in it, for error messages.
         dataset: the name of the data set that it belongs to.
         split: train, validation, test, or any other name.
-        text: cleaned as the engine cleans what it scores.
+        text: cleaned as the engine cleans what it scores; of a trajectory the messages that the
+            chat template gets, as JSON.
         label: index of its class.
         category: for reports; empty if the row has none.
         id: unique within the data set; None if the row has none.
         source: where the data set has the row from; empty if it does not say.
         turns: prompt and response by themselves, cleaned; empty where the row is one text.
+        trajectory: where rows are those.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
             it that is not a copy.
     """
@@ -73,6 +79,7 @@ class Row:
     id: str | None
     source: str = ""
     turns: tuple[str, ...] = ()
+    trajectory: Trajectory | None = None
     is_copy: bool = False
 
 
@@ -165,19 +172,36 @@ def _parse(
             f"{origin}: column {columns.split!r} is {shorten(split)}; the name of a split is up to "
             "64 letters, digits, _, - and ."
         )
+    trajectory = _trajectory(fields, origin) if columns.trajectories else None
     identity = fields.get(columns.id)
     category, collection = fields.get(columns.category), fields.get(columns.source)
     return Row(
         origin=origin,
         dataset=source.dataset,
         split=split,
-        text=_text(fields, columns, origin),
+        text=_text(fields, columns, origin)
+        if trajectory is None
+        else json.dumps(chat_messages(trajectory), ensure_ascii=False),
         label=_label(fields, columns, origin),
         category="" if category is None else _in_one_line(str(category)),
         id=None if identity in (None, "") or identity != identity else str(identity),
         source="" if collection is None else _in_one_line(str(collection)),
-        turns=_turns(fields, columns),
+        turns=_turns(fields, columns) if trajectory is None else (),
+        trajectory=trajectory,
     )
+
+
+def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
+    """What `messages` and `tools` say; a string of either is JSON, for files that hold no lists."""
+    values = [_require(fields, "messages", origin), fields.get("tools")]
+    try:
+        messages, tools = (json.loads(v) if isinstance(v, str) else v for v in values)
+        trajectory = trajectory_of(messages=messages, tools=tools)
+        if not trajectory.turns:
+            raise InputError("messages has no turn of a user, an assistant or a tool")
+    except (ValueError, RecursionError) as error:  # InputError is one
+        raise InputError(f"{origin}: {error}") from None
+    return trajectory
 
 
 def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from siren_export.heads.selected import MeanPooling
+from siren_runtime.bundle.heads import Pooling
 from siren_train.store.store import Target
 
 LayerWeighting = Literal["adaptive", "uniform"]
@@ -18,8 +18,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         pooling: of the store, what the head reads.
-        head: what it tells: the classes of rows, by an MLP or a polynomial, or the labels that
-            their categories name.
+        head: what it tells: the classes of rows, by an MLP or a polynomial, the labels that their
+            categories name, or the classes of trajectories.
         shares: of each probe's |weight|, those that the search may draw.
         weighting: how layers are weighted.
         max_layer: how many layers, from the first, the head may read; None is all.
@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             rows can calibrate it.
     """
 
-    pooling: MeanPooling = "residual_mean"
+    pooling: Pooling = "residual_mean"
     head: Target = "harm"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
     weighting: LayerWeighting = "adaptive"

@@ -17,14 +17,14 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
-from siren_runtime.errors import InputError
+from siren_runtime.errors import InputError, SirenError
 from siren_runtime.generation.manifest import TrainedOn
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.copies import Copies, digest
@@ -58,7 +58,7 @@ def extract(
     *,
     model_id: str,
     model_revision: str | None = None,
-    poolings: Sequence[MeanPooling] = ("residual_mean",),
+    poolings: Sequence[Pooling] = ("residual_mean",),
     dtype: DType = "float32",
     max_length: int = 512,
     precision: Precision = "fp32",
@@ -76,7 +76,9 @@ def extract(
             pools in its own precision.
         model_id, model_revision: what heads that are trained on the store call the backbone.
         dtype: of the pooled neurons on disk.
-        max_length: token limit of a text, special tokens included; longer texts lose their end.
+        poolings: "residual_last" alone for trajectories, else means.
+        max_length: token limit of a text, special tokens included; longer texts lose their end,
+            trajectories their middle.
         precision: of a checkpoint's extractor; it should be the one that will serve the head.
         splits: those whose rows are pooled; none given is all.
         max_rows: of each data set, pool at most so many train rows and a third as many others.
@@ -90,6 +92,7 @@ def extract(
             extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
+    _check_use(columns, backbone, poolings, wrapping)
     facts = _facts(backbone, precision)
     reading = Reading(sources, columns, splits=splits, max_rows=max_rows, copies=copies)
     scan = _scan(reading)
@@ -123,6 +126,23 @@ def extract(
     return store
 
 
+def _check_use(
+    columns: Columns,
+    backbone: Checkpoint | Generator,
+    poolings: Sequence[Pooling],
+    wrapping: Wrapping | None,
+) -> None:
+    if not columns.trajectories and "residual_last" not in poolings:
+        return
+    if not columns.trajectories or list(poolings) != ["residual_last"]:
+        raise InputError("the last token is read of trajectories, and only that is")
+    if isinstance(backbone, Generator) or wrapping or columns.labels:
+        raise InputError(
+            "trajectories are read by a backbone's own files, neither by a generator's folder, nor "
+            "wrapped, nor with labels"
+        )
+
+
 Pool = Callable[[Sequence[Row]], Sequence[FloatArray]]  # float32 [layers * channels] of each row
 
 
@@ -152,20 +172,35 @@ def _pool_of(
     backbone: Checkpoint | Generator,
     folder: Path,
     manifest: StoreManifest,
-    pooling: MeanPooling,
+    pooling: Pooling,
     threads: int | None,
 ) -> Iterator[Pool]:
     """What pools rows, with its extractor in the store's folder."""
     extractor = extractor_folder(folder, pooling)
     if isinstance(backbone, Generator):
-        yield GeneratorPool(backbone, extractor, pooling, manifest.max_length, threads).pool
+        mean = "mlp_mean" if pooling == "mlp_mean" else "residual_mean"
+        yield GeneratorPool(backbone, extractor, mean, manifest.max_length, threads).pool
         return
     build_extractor(backbone, extractor, manifest, pooling)
+    if pooling == "residual_last":
+        with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
+            yield lambda rows: _last_states(guard, rows)
+        return
     with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
         yield lambda rows: [
             np.asarray(result.features)
             for result in guard.score_batch([row.text for row in rows], features=True)
         ]
+
+
+def _last_states(guard: Guard, rows: Sequence[Row]) -> list[FloatArray]:
+    results = guard.score_each_trajectory([row.trajectory for row in rows], features=True)
+    found = []
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, SirenError):
+            raise InputError(f"{row.origin}: {result}") from result
+        found.append(np.asarray(result.features))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +270,7 @@ def _check_labels(
 
 def _fill(
     store: FeatureStore,
-    pooling: MeanPooling,
+    pooling: Pooling,
     pool: Pool,
     rows: Iterable[Row],
     chunk_rows: int,

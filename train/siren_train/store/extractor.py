@@ -1,21 +1,26 @@
-"""The extractor: a bundle whose head selects every channel of every layer.
+"""The extractor: a bundle whose head reads every channel of every layer.
 
-Its layer weights are 1, so its features are the pooled neurons as they are, and its dense layer is
-all zeros. It is an ordinary bundle otherwise. So what a head is trained on comes from the engine
-that will serve the head, in the precision that will serve it.
+Its layer weights are 1, so its features are the pooled neurons as they are, and the weights of its
+dense layer, or of trajectories those of its one logit, are zeros. It is an ordinary bundle
+otherwise. So what a head is trained on comes from the engine that will serve the head, in the
+precision that will serve it.
 """
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast, get_args
 
 import numpy as np
 
 from siren_export.export import export_bundle
 from siren_export.families.registry import parse_config
+from siren_export.heads.base import Artifact
 from siren_export.heads.mlp import Dense
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.selected import LayerSelection, MeanPooling
+from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.checkpoint import Checkpoint
+from siren_runtime.bundle.heads import Decision, Pooling
 
 from .head_file import write_head
 from .store import StoreManifest
@@ -35,7 +40,7 @@ def build_extractor(
     checkpoint: Checkpoint,
     output: Path,
     store: StoreManifest,
-    pooling: MeanPooling,
+    pooling: Pooling,
 ) -> None:
     """Export the extractor of `checkpoint` to `output`. If one is there, it is left as it is.
 
@@ -47,6 +52,10 @@ def build_extractor(
     """
     if output.exists():
         return
+    if pooling not in get_args(MeanPooling):
+        artifact = _of_trajectories(store)
+        export_bundle(artifact, checkpoint, output, precision=store.precision, stream=False)
+        return
     every = [LayerSelection(layer, np.arange(store.channels), 1.0) for layer in range(store.layers)]
     n_features = store.layers * store.channels
     nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
@@ -55,10 +64,25 @@ def build_extractor(
             Path(folder),
             model_id=store.model_id,
             model_revision=store.model_revision,
-            pooling=pooling,
+            pooling=cast("MeanPooling", pooling),
             layers=every,
             head=[nothing],
             max_length=store.max_length,
             threshold=0.5,
         )
         export_bundle(load_artifact(folder), checkpoint, output, precision=store.precision)
+
+
+def _of_trajectories(store: StoreManifest) -> Artifact:
+    """A head that reads the last token's state behind every block."""
+    nothing = np.zeros(store.layers * store.channels, np.float32)
+    return Artifact(
+        source=f"the extractor of {store.model_id}",
+        path=Path(),
+        model_id=store.model_id,
+        model_revision=store.model_revision,
+        max_length=store.max_length,
+        decision=Decision(0.5),
+        head=TrajectoryHead(tuple(range(store.layers)), nothing, 0.0),
+        task="trajectory",
+    )

@@ -2,7 +2,8 @@
 
 store.json                     what the store is of: backbone, poolings, splits, data, classes
 extractor.POOLING/             the bundle, or the generator's folder, that pooled the rows
-SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]
+SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]; residual_last: what is
+                               behind each block at the last token, of trajectories
 SPLIT.labels.npy, SPLIT.datasets.npy, SPLIT.collections.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
 SPLIT.categories.npy           int64 [rows, labels]: 1, 0, or -1 where not known
@@ -21,8 +22,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import replacement, write_whole
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
@@ -35,7 +36,7 @@ STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
 Column = Literal["labels", "datasets", "collections", "originals", "categories"]
-Target = Literal["harm", "categories", "polynomial"]  # what a head tells, and how
+Target = Literal["harm", "categories", "polynomial", "trajectory"]  # what a head tells, and how
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +71,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone_sha256: str
     precision: Precision
     max_length: int
-    poolings: list[MeanPooling]
+    poolings: list[Pooling]
     dtype: DType
     layers: int
     channels: int
@@ -94,7 +95,7 @@ class _Versioned(msgspec.Struct):
     format_version: int
 
 
-def extractor_folder(folder: Path, pooling: MeanPooling) -> Path:
+def extractor_folder(folder: Path, pooling: Pooling) -> Path:
     """Return where a store keeps what pooled it."""
     return folder / f"extractor.{pooling}"
 
@@ -128,7 +129,7 @@ class FeatureStore:
             return store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
-        for pooling in get_args(MeanPooling):
+        for pooling in get_args(Pooling):
             shutil.rmtree(extractor_folder(folder, pooling), ignore_errors=True)
         for split, rows in manifest.splits.items():
             for name, values in columns[split].items():
@@ -207,14 +208,12 @@ class FeatureStore:
                 f"{path}: not a valid record: {error}; remove it, and extract again"
             ) from None
 
-    def record(self, pooling: MeanPooling, rows: int) -> None:
+    def record(self, pooling: Pooling, rows: int) -> None:
         """Record that the first `rows` rows, in the order of the sources, are on disk."""
         done = {**self.rows_done(), pooling: rows}
         write_whole(self.folder / PROGRESS_FILE, msgspec.json.encode(done), InputError)
 
-    def array(
-        self, split: str, pooling: MeanPooling, *, writable: bool = False
-    ) -> np.memmap[Any, Any]:
+    def array(self, split: str, pooling: Pooling, *, writable: bool = False) -> np.memmap[Any, Any]:
         """Return the pooled neurons of a split, a memory map [rows, layers, channels].
 
         Raises:
@@ -229,7 +228,7 @@ class FeatureStore:
         )
         return array
 
-    def features(self, split: str, pooling: MeanPooling, target: Target = "harm") -> FeatureSet:
+    def features(self, split: str, pooling: Pooling, target: Target = "harm") -> FeatureSet:
         """Return the rows of a split; for categories, those whose labels are known.
 
         Raises:

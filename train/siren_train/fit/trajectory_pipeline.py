@@ -1,0 +1,138 @@
+"""Feature store of trajectories -> a logistic regression a layer -> the best one as a head.
+
+The head reads one state, at the last token of a trajectory, and blocks above it are not run. So
+every layer gets its own fit, and of equally good ones the lowest wins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from siren_export.heads.trajectory import TrajectoryHead
+from siren_export.heads.trajectory_artifact import write_trajectory_artifact
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import InputError
+from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
+from siren_train.store.features import DoubleArray, FeatureSet, Standardizer, balanced_weights
+from siren_train.store.store import FeatureStore
+
+from .report import TABLE_FILE
+from .settings import Settings
+from .splits import load_splits
+
+_INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of L2, on standardized states
+_BALANCE = 0.5  # between data sets, as of `balanced_weights`
+_MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """The best fit of a layer: the inverse L2 penalty, and macro-F1 on the validation rows."""
+
+    layer: int
+    inverse_penalty: float
+    validation: MacroF1
+
+
+def train(
+    stores: Sequence[FeatureStore],
+    output: Path,
+    settings: Settings,
+    *,
+    layer: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> LayerFit:
+    """Fit every layer on the train rows, choose by the validation rows, and write the head.
+
+    The chosen one is fitted again on all these rows, unless validation rows are held out.
+
+    Args:
+        layer: the one that the head reads; None is the best.
+
+    Returns:
+        The layer that the head reads, and how it did.
+
+    Raises:
+        InputError: the store lacks a split or is not of trajectories, has other than two classes,
+            no such layer, or what is not finite.
+    """
+    train_rows, validation = load_splits(stores, settings)
+    validation = validation.without_copies()
+    folder, manifest = stores[0].folder, stores[0].manifest
+    if len(train_rows.classes) != 2:
+        raise InputError(
+            f"{folder}: a trajectory head tells two classes apart, found "
+            f"{', '.join(train_rows.classes)}"
+        )
+    if layer is not None and layer >= train_rows.layers:
+        raise InputError(f"{folder}: has layers 0 to {train_rows.layers - 1}")
+    layers = range(train_rows.layers) if layer is None else [layer]
+    fits = []
+    for done, one in enumerate(layers, start=1):
+        fits.append(_best_of_layer(train_rows, validation, one))
+        progress("layers", done, len(layers))
+    best = max(fits, key=lambda fit: (fit.validation.mean, -fit.layer))
+    rows = train_rows
+    if not settings.hold_out_validation:
+        rows = FeatureSet.concatenate(train_rows, validation)
+    weight, bias = _fit(rows, best.layer, best.inverse_penalty)
+    write_trajectory_artifact(
+        output,
+        TrajectoryHead((best.layer,), weight.astype(np.float32), bias),
+        model_id=manifest.model_id,
+        model_revision=manifest.model_revision,
+        max_length=manifest.max_length,
+        threshold=settings.threshold,
+    )
+    write_whole(output / TABLE_FILE, _markdown(fits, best).encode(), InputError)
+    return best
+
+
+def _best_of_layer(train_rows: FeatureSet, validation: FeatureSet, layer: int) -> LayerFit:
+    """The penalty of the best macro-F1 at one half; of equally good ones the strongest."""
+    found = []
+    for inverse_penalty in _INVERSE_PENALTIES:
+        weight, bias = _fit(train_rows, layer, inverse_penalty)
+        logits = validation.pooled[:, layer].astype(np.float64) @ weight + bias
+        verdicts = (logits >= 0).astype(np.int64)
+        score = macro_f1_by_dataset(
+            validation.labels, verdicts, validation.datasets, validation.names
+        )
+        found.append(LayerFit(layer, inverse_penalty, score))
+    return max(found, key=lambda fit: (fit.validation.mean, -fit.inverse_penalty))
+
+
+def _fit(rows: FeatureSet, layer: int, inverse_penalty: float) -> tuple[DoubleArray, float]:
+    """Fit one layer; return weights float64 [channels] and bias on the states as they are."""
+    states = rows.pooled[:, layer]
+    standardizer = Standardizer.fit(states)
+    inputs = standardizer.apply(states).astype(np.float64)
+    if not np.isfinite(inputs).all():
+        raise InputError(f"layer {layer}: a feature is not finite; extract again")
+    model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_STEPS)
+    model.fit(inputs, rows.labels, balanced_weights(rows.datasets, _BALANCE))
+    weight: DoubleArray = model.coef_[0] / standardizer.scale
+    return weight, float(model.intercept_[0] - weight @ standardizer.mean.astype(np.float64))
+
+
+def _markdown(fits: Sequence[LayerFit], best: LayerFit) -> str:
+    names = list(best.validation.by_dataset)
+    lines = [
+        "# Training report",
+        "",
+        "Macro-F1 at one half on the validation rows, by which layer and penalty were chosen.",
+        "",
+        f"| layer | inverse penalty | mean | {' | '.join(names)} |",
+        "| --- " * (len(names) + 3) + "|",
+    ]
+    lines += [
+        f"| {fit.layer} | {fit.inverse_penalty:g} | {fit.validation.mean:.4f} | "
+        + " | ".join(f"{value:.4f}" for value in fit.validation.by_dataset.values())
+        + " |"
+        for fit in fits
+    ]
+    return "\n".join([*lines, "", f"The head reads layer {best.layer}."]) + "\n"
