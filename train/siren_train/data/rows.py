@@ -199,6 +199,7 @@ def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
         trajectory = trajectory_of(messages=messages, tools=tools)
         if not trajectory.turns:
             raise InputError("messages has no turn of a user, an assistant or a tool")
+        chat_messages(trajectory)  # which checks what the turns and tools hold
     except (ValueError, RecursionError) as error:  # InputError is one
         raise InputError(f"{origin}: {error}") from None
     return trajectory
