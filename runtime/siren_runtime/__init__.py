@@ -24,12 +24,14 @@ from .scoring.result import ScoreResult
 if TYPE_CHECKING:
     from .generation.generation import Generation, Piece
     from .generation.generator import GuardedGenerator, Sampling
+    from .scoring.trajectory_stream import TrajectoryResult, TrajectoryStream
     from .serving.asynchronous import AsyncGuard, AsyncStream
     from .serving.shared import SharedGuard
     from .serving.sharing import Run, Sharing
     from .streaming.decision import AtTier, Decision, Hysteresis, Patience, Schedule
     from .streaming.handles import Stream, Streams
     from .streaming.result import StreamResult, TokenScore
+    from .text.trajectory import Trajectory, Turn
 
     __version__: str
 else:
@@ -40,6 +42,8 @@ else:
         **dict.fromkeys(_RULES, "streaming.decision"),
         **dict.fromkeys(("Stream", "Streams"), "streaming.handles"),
         **dict.fromkeys(("StreamResult", "TokenScore"), "streaming.result"),
+        **dict.fromkeys(("Trajectory", "Turn"), "text.trajectory"),
+        **dict.fromkeys(("TrajectoryResult", "TrajectoryStream"), "scoring.trajectory_stream"),
         **dict.fromkeys(("AsyncGuard", "AsyncStream"), "serving.asynchronous"),
         **dict.fromkeys(("Run", "Sharing"), "serving.sharing"),
         "SharedGuard": "serving.shared",
@@ -86,5 +90,9 @@ __all__ = [
     "StreamResult",
     "Streams",
     "TokenScore",
+    "Trajectory",
+    "TrajectoryResult",
+    "TrajectoryStream",
+    "Turn",
     "__version__",
 ]

@@ -231,7 +231,7 @@ class Guard(Members):
         """Score what an agent did so far, by a guard of trajectories (docs/trajectories.md).
 
         Args:
-            trajectory: a `siren_runtime.text.trajectory.Trajectory`, a list of messages, or an
+            trajectory: a `siren_runtime.Trajectory`, a list of messages, or an
                 object with "messages" and "tools".
             messages, tools: in its place, as an OpenAI client has them.
             threshold, features, deadline, cancel: as `score`.

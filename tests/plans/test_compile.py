@@ -14,6 +14,7 @@ from siren_runtime.backends.shapes import Extent, Profile
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BackendError, CheckpointError
+from trajectories import CHATML, make_chat_backbone, make_trajectory_head
 
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
 
@@ -84,3 +85,14 @@ def test_several_heads_compile_whole_and_growing(tmp_path, backbone_folder, rtx,
     if "stream" in bundle.manifest.graphs:
         shapes = [Profile(Extent(1, 1, 1), Extent(1, 1, 16), Extent(2, 8, 64))]
         assert build_plan(bundle, rtx, "stream", profiles=shapes).read()
+
+
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt10"])
+def test_a_trajectory_head_compiles(tmp_path, backbone_folder, rtx, target):
+    chat = make_chat_backbone(tmp_path / "chat", backbone_folder("qwen3"), CHATML)
+    artifact = load_artifact(make_trajectory_head(tmp_path / "head", chat))
+    export_bundle(artifact, load_checkpoint(chat), tmp_path / "b", precision="fp16", target=target)
+    bundle = load_bundle(tmp_path / "b")
+    assert build_plan(bundle, rtx, profiles=SHAPES).read()
+    shapes = [Profile(Extent(1, 1, 1), Extent(1, 1, 16), Extent(2, 8, 64))]
+    assert build_plan(bundle, rtx, "stream", profiles=shapes).read()
