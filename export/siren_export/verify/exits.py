@@ -38,7 +38,11 @@ def with_exit_verification(
     assert cascade is not None
     whole = open_backend(bundle, Request("cpu"))
     segments = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True)
-    texts = list(TEXTS) if reference is None else [text for text, _ in reference.scored]
+    texts = (
+        list(TEXTS)
+        if reference is None
+        else [text for text, _ in reference.scored if isinstance(text, str)]
+    )
     rows: list[list[float]] = []  # of each text the scores of the exits
     differences = []
     for ids in tokenizer.encode_batch([clean(text) for text in texts]):

@@ -57,7 +57,7 @@ def head_report(
     found: Sequence[float],
     expected: Sequence[float],
     threshold: float,
-    scored: Sequence[tuple[str, float]],
+    scored: Sequence[tuple[str | Example, float]],
     bound: Bound,
 ) -> HeadVerification:
     """Compare a head's scores of the reference's texts with those that it should have."""

@@ -161,7 +161,9 @@ def score(
     if trajectories is not None:
         if texts or input is not None or order is not None or spans:
             raise typer.BadParameter("--trajectories has no TEXT, --input, --order and --spans")
-        groups = read_texts(_opened(trajectories), "jsonl", keep or [], trajectories=True)
+        groups: Iterable[list[Line]] = read_texts(
+            _opened(trajectories), "jsonl", keep or [], trajectories=True
+        )
     else:
         groups = _groups(texts or [], input, input_format, keep or [])
     plain = not features and not keep

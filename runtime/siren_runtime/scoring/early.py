@@ -77,10 +77,12 @@ class Exits:
 def _below(cutoff: float) -> np.float32:
     """The largest float32 below a cutoff."""
     nearest = np.float32(cutoff)
-    return nearest if float(nearest) < cutoff else np.float32(np.nextafter(nearest, np.float32(-1)))
+    lower: np.float32 = np.nextafter(nearest, np.float32(-1))
+    return nearest if float(nearest) < cutoff else lower
 
 
 def _from(cutoff: float) -> np.float32:
     """The smallest float32 that reaches a cutoff."""
     nearest = np.float32(cutoff)
-    return nearest if float(nearest) >= cutoff else np.float32(np.nextafter(nearest, np.float32(2)))
+    higher: np.float32 = np.nextafter(nearest, np.float32(2))
+    return nearest if float(nearest) >= cutoff else higher

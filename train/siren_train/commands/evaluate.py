@@ -1,7 +1,7 @@
 """`siren evaluate`: measure a guard, or an ensemble of guards, on labelled text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -150,7 +150,7 @@ def evaluate(
         )
         return
     threshold = guard.default_threshold if threshold is None else threshold
-    about = {
+    about: dict[str, Any] = {
         "bundles": bundles,
         "sources": [source.name for source in sources],
         "split": split,

@@ -117,8 +117,8 @@ def extract(
     from siren_train.store.generator import Generator, is_generator, open_generator
 
     named = [name.strip() for name in labels.split(",")] if labels else []
-    if trajectories and (pooling != "residual_mean" or text or wrap or labels):
-        raise typer.BadParameter("--trajectories has no --pooling, --text, --wrap and --labels")
+    if trajectories and (pooling != "residual_mean" or text or copies or labels):
+        raise typer.BadParameter("--trajectories has no --pooling, --text, --copies and --labels")
     columns = options.make_columns(
         text,
         label,

@@ -218,9 +218,9 @@ def train(
                 opened, work, settings, workers=workers, progress=bars.update
             )
             write_whole(output / "held-out.md", held_out_markdown(unseen).encode(), InputError)
-        found = train_exits(opened, output, work, settings, depths, workers, bars.update)
+        exit_scores = train_exits(opened, output, work, settings, depths, workers, bars.update)
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
-    for depth, score in found.items():
+    for depth, score in exit_scores.items():
         say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
 
 

@@ -149,7 +149,7 @@ def _write_head(
         output,
         model_id=store.model_id,
         model_revision=store.model_revision,
-        pooling=settings.pooling,
+        pooling=settings.mean_pooling,
         layers=layers,
         head=head,
         max_length=store.max_length,

@@ -69,7 +69,7 @@ def train(
         train_rows,
         validation,
         layers,
-        settings.pooling,
+        settings.mean_pooling,
         orders=orders,
         rank=rank,
         seed=settings.seed,

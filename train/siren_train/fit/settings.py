@@ -4,7 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.heads import Pooling
+from siren_runtime.errors import InputError
 from siren_train.store.store import Target
 
 LayerWeighting = Literal["adaptive", "uniform"]
@@ -45,3 +47,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: float = 0.5
     half: bool = True
     hold_out_validation: bool = False
+
+    @property
+    def mean_pooling(self) -> MeanPooling:
+        """The pooling of a head that reads means.
+
+        Raises:
+            InputError: it is of the last token.
+        """
+        if self.pooling == "residual_mean" or self.pooling == "mlp_mean":
+            return self.pooling
+        raise InputError(f"a head of kind {self.head!r} reads means, not {self.pooling}")

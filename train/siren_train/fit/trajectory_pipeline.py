@@ -114,7 +114,7 @@ def _fit(rows: FeatureSet, layer: int, inverse_penalty: float) -> tuple[DoubleAr
     if not np.isfinite(inputs).all():
         raise InputError(f"layer {layer}: a feature is not finite; extract again")
     model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_STEPS)
-    model.fit(inputs, rows.labels, balanced_weights(rows.datasets, _BALANCE))
+    model.fit(inputs, rows.labels, balanced_weights(rows, _BALANCE))
     weight: DoubleArray = model.coef_[0] / standardizer.scale
     return weight, float(model.intercept_[0] - weight @ standardizer.mean.astype(np.float64))
 

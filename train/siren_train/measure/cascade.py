@@ -84,7 +84,8 @@ def score_exits(
 
 
 def _ids(scorer: Scorer, row: Row) -> list[int]:
-    (reading,) = scorer.encode([make_passage(row.text)], LLM_SIREN_LIMITS)
+    passage = make_passage(row.text, max_bytes=LLM_SIREN_LIMITS.max_bytes)
+    (reading,) = scorer.encode([passage], LLM_SIREN_LIMITS)
     if isinstance(reading, SirenError):
         raise reading
     assert isinstance(reading, Reading)

@@ -160,10 +160,11 @@ class _Search:
 
     def _macro_f1(self, right: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The mean over data sets at each cutoff, of which verdicts are right, [cutoffs, rows]."""
-        return np.mean(
+        mean: NDArray[np.float64] = np.mean(
             [_macro_f1(self._scores.harmful[rows], right[:, rows]) for rows in self._of_dataset],
             axis=0,
         )
+        return mean
 
 
 def _steps(

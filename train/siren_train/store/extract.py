@@ -17,6 +17,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 
+from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
@@ -92,7 +93,7 @@ def extract(
             extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
-    _check_use(columns, backbone, poolings, wrapping)
+    _check_use(columns, backbone, poolings, copies)
     facts = _facts(backbone, precision)
     reading = Reading(sources, columns, splits=splits, max_rows=max_rows, copies=copies)
     scan = _scan(reading)
@@ -130,13 +131,13 @@ def _check_use(
     columns: Columns,
     backbone: Checkpoint | Generator,
     poolings: Sequence[Pooling],
-    wrapping: Wrapping | None,
+    copies: Copies | None,
 ) -> None:
     if not columns.trajectories and "residual_last" not in poolings:
         return
     if not columns.trajectories or list(poolings) != ["residual_last"]:
         raise InputError("the last token is read of trajectories, and only that is")
-    if isinstance(backbone, Generator) or wrapping or columns.labels:
+    if isinstance(backbone, Generator) or copies is not None or columns.labels:
         raise InputError(
             "trajectories are read by a backbone's own files, neither by a generator's folder, nor "
             "wrapped, nor with labels"
@@ -178,7 +179,7 @@ def _pool_of(
     """What pools rows, with its extractor in the store's folder."""
     extractor = extractor_folder(folder, pooling)
     if isinstance(backbone, Generator):
-        mean = "mlp_mean" if pooling == "mlp_mean" else "residual_mean"
+        mean: MeanPooling = "mlp_mean" if pooling == "mlp_mean" else "residual_mean"
         yield GeneratorPool(backbone, extractor, mean, manifest.max_length, threads).pool
         return
     build_extractor(backbone, extractor, manifest, pooling)
