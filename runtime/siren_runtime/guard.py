@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .backends.onnxruntime.providers import Provider
 from .bundle.reader import Verify
 from .bundle.thresholds import checked_threshold
+from .deadline import Deadline
 from .errors import SirenError
 from .scoring.call import Call, Text, checked_order, passages_of, raised
-from .scoring.deadline import Deadline
 from .scoring.early import with_early
 from .scoring.engines import BackendName, Request
 from .scoring.members import Members
@@ -138,8 +138,8 @@ class Guard(Members):
             threshold: harmful from this score of the primary head; None is the guard's.
             features: return what the head read too.
             long_text, spans: as `load`; None is as the guard was loaded.
-            deadline: seconds that the call may take; looked at between engine runs.
-            cancel: ends the call between two engine runs once it is set.
+            deadline: seconds that the call may take; docs/use.md says where it is looked at.
+            cancel: ends the call at such a place once it is set.
             order: of polynomial heads, the one that decides; None is the highest.
 
         Raises:
@@ -185,7 +185,7 @@ class Guard(Members):
         """
         rest = token_budget, deadline, cancel, order
         call = self.call(threshold, features, long_text, spans, *rest)
-        passages = raised(passages_of(texts, "score_batch", call.limits))
+        passages = raised(passages_of(texts, "score_batch", call))
         return raised(self._score_each(passages, call))
 
     def score_each(
@@ -208,7 +208,7 @@ class Guard(Members):
         """
         rest = token_budget, deadline, cancel, order
         call = self.call(threshold, features, long_text, spans, *rest)
-        passages = passages_of(texts, "score_each", call.limits)
+        passages = passages_of(texts, "score_each", call)
         return self._score_each(passages, call)
 
     def score_streaming(self, prefix: str, threshold: float | None = None) -> ScoreResult:

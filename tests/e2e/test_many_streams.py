@@ -1,12 +1,13 @@
 """Many streams in one batch: exact, independent of each other, of bounded memory."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
 from backbones import DECODERS, FAMILIES
-from siren_runtime import BackendError, Guard, InputError
+from siren_runtime import BackendError, Guard, InputError, InterruptedCall, StreamResult
 from siren_runtime.streaming.cache import KeyValueCache
 from streaming import BOUND, LIMIT
 from texts import CORPUS
@@ -38,6 +39,32 @@ def test_many_streams_in_one_batch_join_leave_and_stay_exact(guards, name):
         if name in DECODERS:
             assert streams.memory_bytes == sum(stream.memory_bytes for stream in texts) > 0
             assert streams.memory_bytes <= 8 * streams.max_tokens * streams.bytes_per_token * 1.25
+
+
+def test_a_call_that_ends_leaves_the_streams_right_that_were_read(guards, monkeypatch):
+    clean, guard = guards("llama")
+    ids, gone = guard.scorers[0].tokenizer.encode(CORPUS[2]).ids, threading.Event()
+    backend = guard.scorers[0].stream_backend
+    step = backend.step
+
+    def last(*arrays):
+        gone.set()
+        return step(*arrays)
+
+    with guard.streams() as streams:
+        short, other, long = streams.open(), streams.open(), streams.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "step", last)
+            pieces = [(short, ids[:1]), (other, ids[:1]), (long, ids)]  # read from the shortest on
+            results = streams.feed(pieces, cancel=gone)
+        assert [type(result) for result in results] == [StreamResult, StreamResult, InterruptedCall]
+        assert str(results[2]) == f"cancelled before {len(ids) - 1} tokens of the stream were read"
+        with pytest.raises(BackendError, match=r"cancelled before .* reset it"):
+            long.feed_tokens(ids)
+        long.reset()
+        expected = pytest.approx(clean.score(CORPUS[2]).score, abs=BOUND)
+        assert long.feed_tokens(ids).score == expected
+        assert short.feed_tokens(ids[1:]).score == expected
 
 
 def test_a_cache_that_cannot_grow_leaves_the_other_streams_right(guards, monkeypatch):

@@ -15,6 +15,7 @@ from siren_runtime import (
     BusyError,
     Guard,
     InputError,
+    InterruptedCall,
     Patience,
     ScoreResult,
     Sharing,
@@ -198,6 +199,36 @@ def test_a_stream_whose_feed_was_cancelled_has_no_verdict(plain: Guard) -> None:
             assert (await busy).tokens == 5
             with pytest.raises(BackendError, match="closed"):
                 await stream.feed("another")
+
+    _run(test())
+
+
+def test_a_deadline_ends_calls_and_feeds(plain: Guard) -> None:
+    async def test() -> None:
+        async with AsyncGuard(plain) as guard, guard.stream() as stream, guard.stream() as other:
+            with pytest.raises(InterruptedCall, match="1e-09 s passed while the texts were token"):
+                await guard.score("text", deadline=1e-9)
+            with pytest.raises(InterruptedCall, match="1e-09 s passed before the piece was read"):
+                await stream.feed("text", deadline=1e-9)
+            with pytest.raises(BackendError, match="has no verdict"):
+                await stream.feed("text")
+            assert (await other.feed("text", deadline=100)).tokens == 5
+
+    _run(test())
+
+
+def test_a_feed_that_was_cancelled_is_not_read_to_its_end(plain: Guard) -> None:
+    async def test() -> None:
+        deadlines = []
+        async with AsyncGuard(plain) as guard, guard.stream() as stream:
+            feed = guard.dispatcher.feed
+            guard.dispatcher.feed = lambda s, p, d: deadlines.append(d) or feed(s, p, d)  # type: ignore
+            task = asyncio.create_task(stream.feed("text"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            with pytest.raises(InterruptedCall, match="cancelled"):
+                deadlines[0].check("")
 
     _run(test())
 

@@ -67,6 +67,7 @@ FLOORS = {
         ["streaming"],
         ["backends"],
         ["text"],
+        ["deadline"],
         ["bundle"],
         ["errors"],
     ],

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,24 +149,55 @@ def test_more_calls_than_may_be_under_way_are_refused(plain: Guard) -> None:
         assert first.result().score >= 0
 
 
-def test_a_call_whose_time_is_up_costs_no_run(plain: Guard) -> None:
+def test_a_call_whose_time_is_up_costs_no_run(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guard, gate = gated(plain)
+    now = 0.0
+    monkeypatch.setattr("siren_runtime.deadline.monotonic", lambda: now)
     with SharedGuard(guard) as shared, ThreadPoolExecutor(4) as pool:
         first = pool.submit(shared.score, "first")
         gate.wait_for_run()
         cancel = threading.Event()
-        late = pool.submit(shared.score, "late", deadline=0.01)
+        late = pool.submit(shared.score, "late", deadline=9)
         gone = pool.submit(shared.score, "gone", cancel=cancel)
         _eventually(lambda: shared.dispatcher.waiting[1] == 10)
         cancel.set()
-        time.sleep(0.02)
+        now = 10.0
         gate.open()
-        with pytest.raises(InterruptedCall, match=r"0\.01 s passed after 0 of 1"):
+        with pytest.raises(InterruptedCall, match="deadline of 9 s passed after 0 of 1"):
             late.result()
         with pytest.raises(InterruptedCall, match="cancelled after 0 of 1"):
             gone.result()
         assert first.result().score >= 0
     assert gate.runs == [[6]]
+
+
+def test_a_call_whose_time_is_up_while_it_is_tokenized_waits_for_no_run(plain: Guard) -> None:
+    guard, gate = gated(plain)
+    with SharedGuard(guard) as shared:
+        with pytest.raises(InterruptedCall, match="1e-09 s passed while the texts were tokenized"):
+            shared.score("late", deadline=1e-9)
+        assert shared.dispatcher.waiting == (0, 0, 0)
+    assert not gate.runs
+
+
+def test_a_run_of_many_batches_ends_with_its_last_caller(plain: Guard) -> None:
+    backend, gone, runs = plain.scorers[0].backend, threading.Event(), []
+    run = backend.run
+
+    def counted(*arrays: Any) -> Any:
+        runs.append(len(arrays[0]))
+        gone.set()
+        return run(*arrays)
+
+    backend.run = counted  # type: ignore[method-assign]
+    with SharedGuard(plain, Sharing(token_budget=1)) as shared:
+        with pytest.raises(InterruptedCall, match="cancelled after 0 of 1"):
+            shared.score("a text with spans", spans=[4], cancel=gone)
+        assert runs == [1]
+        assert shared.score("a text with spans", spans=[4]).spans
+    assert len(runs) > 5
 
 
 def test_an_error_of_a_text_is_its_own(plain: Guard) -> None:

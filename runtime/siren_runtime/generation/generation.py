@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError
-from siren_runtime.scoring.deadline import Deadline
 
 from .engine import Engine, Run
 from .watch import Watch
@@ -84,7 +84,7 @@ class Generation:
         self.finish: Finish | None = None
         self.prompt_tokens, self.tokens = len(tokens), 0
         for start in range(0, len(tokens), _PROMPT_TOKENS):
-            settings.deadline.check(0, settings.max_tokens)
+            settings.deadline.check(f"after {start} of {len(tokens)} tokens of the prompt")
             run.append(tokens[start : start + _PROMPT_TOKENS])
             watch.add(run.output(settings.neurons)[0])
         self.prompt = self.result = watch.conclude()
@@ -146,7 +146,7 @@ class Generation:
         """Choose the next token, and with that read and judge the one before."""
         settings, run = self._settings, self._run
         assert run is not None  # it is there until the end
-        settings.deadline.check(self.tokens, settings.max_tokens)
+        settings.deadline.check(f"after {self.tokens} of {settings.max_tokens} tokens")
         token = run.step()
         if self._last is not None:
             self._watch.add(run.output(settings.neurons)[0])

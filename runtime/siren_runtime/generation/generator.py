@@ -20,8 +20,8 @@ from typing import Any
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BundleError, InputError
-from siren_runtime.scoring.deadline import Deadline
 from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
 

@@ -6,11 +6,10 @@ from typing import TypeVar
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.reading import Limits
-
-from .deadline import Deadline
 
 _T = TypeVar("_T")
 
@@ -50,17 +49,22 @@ def checked_order(order: int | None, heads: Mapping[str, HeadSpec]) -> int | Non
 Text = str | tuple[str | None, str | None]
 
 
-def passages_of(texts: Iterable[Text], method: str, limits: Limits) -> list[Passage | SirenError]:
+def passages_of(texts: Iterable[Text], method: str, call: Call) -> list[Passage | SirenError]:
     """Each text as a passage, or why it is none.
 
     Raises:
         InputError: `texts` is one string, or no list; `method` is what was called.
+        InterruptedCall: the call's deadline passed, or it was cancelled.
     """
     if isinstance(texts, str):
         raise InputError(f"{method} takes a list of texts, found one str; use score")
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
         raise InputError(f"{method} takes a list of texts, found {type(texts).__name__}")
-    return [_passage(text, limits) for text in texts]
+    passages = []
+    for text in texts:
+        call.deadline.check("while the texts were read")
+        passages.append(_passage(text, call.limits))
+    return passages
 
 
 def _passage(text: Text, limits: Limits) -> Passage | SirenError:

@@ -12,6 +12,7 @@ from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.deadline import NO_DEADLINE, Check, Deadline
 from siren_runtime.errors import BackendError, BundleError, InputError, SirenError
 from siren_runtime.text.chat_template import ChatTemplate
 from siren_runtime.text.passage import Passage
@@ -19,7 +20,6 @@ from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
 from siren_runtime.text.trajectory_reading import TrajectoryReader
 
-from .deadline import Deadline
 from .engines import Engines, is_compiled
 from .text_score import TextScore, text_score
 from .windows import Scored, WindowRun
@@ -82,38 +82,43 @@ class Scorer:
         passages: Sequence[Passage | SirenError],
         limits: Limits,
         token_budget: int | None = None,
-        deadline: Deadline | None = None,
+        deadline: Deadline = NO_DEADLINE,
     ) -> list[TextScore | SirenError]:
         """Encode passages and run them; one that cannot be scored is an error value.
 
         Args:
             passages: an error among them is its own result.
-            token_budget, deadline: as `run`.
+            token_budget: as `run`.
+            deadline: looked at between parts that are tokenized, and before each batch.
 
         Raises:
             BackendError: the scorer is closed.
-            InterruptedCall: as `run`.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        readings = self.encode(passages, limits)
-        scored = self.run(windows_of(readings), token_budget, deadline)
+        readings = self.encode(passages, limits, deadline)
+        scored = self.run(windows_of(readings), token_budget, deadline.check)
         return self.text_scores(passages, readings, scored)
 
     def encode(
-        self, passages: Sequence[Passage | SirenError], limits: Limits
+        self,
+        passages: Sequence[Passage | SirenError],
+        limits: Limits,
+        deadline: Deadline = NO_DEADLINE,
     ) -> list[Reading | SirenError]:
         """Return the token ids that are to be run of each passage, or why there are none.
 
         Raises:
             InputError: the bundle scores trajectories.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
         self._check_reads_texts()
-        return read_passages(self.tokenizer, passages, limits)
+        return read_passages(self.tokenizer, passages, limits, deadline)
 
     def run(
         self,
         windows: Mapping[_Key, Window],
         token_budget: int | None = None,
-        deadline: Deadline | None = None,
+        check: Check = NO_DEADLINE.check,
     ) -> dict[_Key, Scored | BackendError]:
         """Score windows in batches of similar length; a batch that fails is run one by one.
 
@@ -123,15 +128,16 @@ class Scorer:
         Args:
             windows: what names a result -> token ids, and the spans among them.
             token_budget: tokens of a batch at most, padding included; None is the backend's.
-            deadline: looked at before each batch.
+            check: called before each batch, with how far the call has come; what it raises ends
+                the call.
 
         Raises:
             BackendError: the scorer is closed, or its streaming graph cannot be opened.
-            InterruptedCall: the deadline passed, or the call was cancelled.
+            InterruptedCall: `check` raised it.
         """
         backend = self._backend_for(windows.values())
         run = WindowRun(backend, self.tokenizer, self.manifest, self.readout)
-        return run.of(windows, token_budget, deadline)
+        return run.of(windows, token_budget, check)
 
     def text_scores(
         self,

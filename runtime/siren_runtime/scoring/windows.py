@@ -21,11 +21,11 @@ from siren_runtime.backends.outputs import (
 from siren_runtime.backends.readout import DoubleArray, Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.deadline import Check
 from siren_runtime.errors import BackendError
 from siren_runtime.text.reading import Window
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .deadline import Deadline
 from .early import Exits
 
 _Key = TypeVar("_Key")
@@ -66,7 +66,7 @@ class WindowRun:
     readout: Readout
 
     def of(
-        self, windows: Mapping[_Key, Window], token_budget: int | None, deadline: Deadline | None
+        self, windows: Mapping[_Key, Window], token_budget: int | None, check: Check
     ) -> dict[_Key, Scored | BackendError]:
         """Score windows and their spans; arguments and errors as `Scorer.run`.
 
@@ -75,13 +75,13 @@ class WindowRun:
         """
         one_pass = isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean
         if one_pass or not any(window.cuts for window in windows.values()):
-            return self._in_batches(windows, token_budget, deadline)
+            return self._in_batches(windows, token_budget, check)
         alone = {
             (key, number): Window(ids)
             for key, window in windows.items()
             for number, ids in enumerate([window.ids, *self._spans_of(window)])
         }
-        scored = self._in_batches(alone, token_budget, deadline)
+        scored = self._in_batches(alone, token_budget, check)
         return {
             key: _with_spans([scored[key, number] for number in range(1 + len(window.cuts))])
             for key, window in windows.items()
@@ -91,19 +91,21 @@ class WindowRun:
         return [self.tokenizer.with_special(window.ids[c.start : c.stop]) for c in window.cuts]
 
     def _in_batches(
-        self, windows: Mapping[_Key, Window], token_budget: int | None, deadline: Deadline | None
+        self, windows: Mapping[_Key, Window], token_budget: int | None, check: Check
     ) -> dict[_Key, Scored | BackendError]:
         keys = list(windows)
         lengths = [len(windows[key].ids) for key in keys]
         batches = list(micro_batches(lengths, token_budget or self.backend.token_budget))
         results: dict[_Key, Scored | BackendError] = {}
         for done, batch in enumerate(batches):
-            if deadline is not None:
-                deadline.check(done, len(batches))
-            results |= self._one_batch({keys[i]: windows[keys[i]] for i in batch})
+            when = f"after {done} of {len(batches)} engine runs"
+            check(when)
+            results |= self._one_batch({keys[i]: windows[keys[i]] for i in batch}, check, when)
         return results
 
-    def _one_batch(self, batch: Mapping[_Key, Window]) -> dict[_Key, Scored | BackendError]:
+    def _one_batch(
+        self, batch: Mapping[_Key, Window], check: Check, when: str
+    ) -> dict[_Key, Scored | BackendError]:
         """Score a batch; if it fails, each window by itself."""
         try:
             if isinstance(self.backend, CascadeBackend) and any(w.early for w in batch.values()):
@@ -114,7 +116,8 @@ class WindowRun:
                 return dict.fromkeys(batch, error)
             results: dict[_Key, Scored | BackendError] = {}
             for key, window in batch.items():
-                results |= self._one_batch({key: window})
+                check(when)
+                results |= self._one_batch({key: window}, check, when)
             return results
 
     def _leaving(

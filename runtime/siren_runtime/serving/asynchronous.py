@@ -1,10 +1,12 @@
 """A guard for asyncio: calls are awaited, and those of all tasks are scored together."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError, BusyError, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Call, Text, passages_of, raised
@@ -80,7 +82,7 @@ class AsyncGuard:
         """Score many texts, as `Guard.score_each`; settings and errors as `score`."""
 
         def passages(call: Call) -> list[Passage | SirenError]:
-            return passages_of(texts, "score_each", call.limits)
+            return passages_of(texts, "score_each", call)
 
         return await self._answer(passages, settings)
 
@@ -153,11 +155,14 @@ class AsyncStream:
     async def __aexit__(self, *exception: object) -> None:
         self._close()
 
-    async def feed(self, text: str) -> StreamResult:
+    async def feed(self, text: str, *, deadline: float | None = None) -> StreamResult:
         """Add `text` and score all text so far, as `Stream.feed`."""
+        gone = threading.Event()
+        until = Deadline(deadline, gone)
         try:
-            return await asyncio.wrap_future(self._dispatcher.feed(self._opened(), text))
+            return await asyncio.wrap_future(self._dispatcher.feed(self._opened(), text, until))
         except asyncio.CancelledError:
+            gone.set()
             self._close()
             raise
 

@@ -5,10 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from siren_runtime.errors import BackendError, BusyError
+from siren_runtime.deadline import NO_DEADLINE, Deadline
+from siren_runtime.errors import BackendError, BusyError, InterruptedCall
 from siren_runtime.guard import Guard
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult
@@ -102,8 +103,10 @@ class Dispatcher:
             self._changed.notify()
         call.answer_if_done()
 
-    def feed(self, stream: Stream, piece: str) -> "Future[StreamResult]":
-        """Let a piece wait for its stream to be read.
+    def feed(
+        self, stream: Stream, piece: str, deadline: Deadline = NO_DEADLINE
+    ) -> "Future[StreamResult]":
+        """Let a piece wait for its stream to be read, until a deadline.
 
         Raises:
             BackendError: closed.
@@ -112,7 +115,7 @@ class Dispatcher:
         with self._changed:
             self._check_open()
             self._turn += 1
-            self._feeds.add(Feed(stream, piece, future, self._turn, time.monotonic()))
+            self._feeds.add(Feed(stream, piece, deadline, future, self._turn, time.monotonic()))
             self._changed.notify()
         return future
 
@@ -213,7 +216,14 @@ class Dispatcher:
         member, started = batch[0].member, time.monotonic()
         windows = {number: waiting.window for number, waiting in enumerate(batch)}
         try:
-            scored = self.guard.scorers[member].run(windows, self._budgets[member])
+            scored = self.guard.scorers[member].run(
+                windows, self._budgets[member], lambda _: _check_any(batch)
+            )
+        except InterruptedCall:
+            with self._answering:
+                for window in batch:
+                    window.call.has_ended()
+            return
         except Exception as error:  # the callers' to see, not this thread's to end of
             with self._answering:
                 for window in batch:
@@ -251,3 +261,16 @@ class Dispatcher:
                     max_tokens=self.sharing.max_stream_tokens,
                 )
             return self._streams
+
+
+def _check_any(batch: Sequence[Waiting]) -> None:
+    """Go on while somebody waits for a window of a run.
+
+    Raises:
+        InterruptedCall: all have gone, or their time is up.
+    """
+    for waiting in batch[:-1]:
+        with suppress(InterruptedCall):
+            waiting.call.check()
+            return
+    batch[-1].call.check()

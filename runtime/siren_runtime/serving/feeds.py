@@ -4,6 +4,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import SirenError
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult
@@ -17,6 +18,7 @@ class Feed:
 
     stream: Stream
     piece: str
+    deadline: Deadline
     future: "Future[StreamResult]"
     turn: int
     since: float
@@ -70,7 +72,7 @@ def read(streams: Streams, feeds: list[Feed]) -> None:
     if not wanted:
         return
     try:
-        results = streams.feed([(feed.stream, feed.piece) for feed in wanted])
+        results = streams.read([(feed.stream, feed.piece, feed.deadline) for feed in wanted])
     except Exception as error:  # the callers' to see, not this thread's to end of
         for feed in wanted:
             feed.future.set_exception(error)

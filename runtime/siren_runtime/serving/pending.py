@@ -24,11 +24,16 @@ class PendingCall:
     """
 
     def __init__(self, guard: Guard, passages: Sequence[Passage | SirenError], call: Call) -> None:
-        """Tokenize; no engine runs yet."""
+        """Tokenize; no engine runs yet.
+
+        Raises:
+            InterruptedCall: the call's deadline passed, or it was cancelled.
+        """
         self.call = call
         self.future: Future[Results] = Future()
         self._judge, self._scorers, self._passages = guard.judge, guard.scorers, passages
-        self._readings = [scorer.encode(passages, call.limits) for scorer in guard.scorers]
+        reading = passages, call.limits, call.deadline
+        self._readings = [scorer.encode(*reading) for scorer in guard.scorers]
         self.windows: list[dict[WindowKey, Window]] = [windows_of(r) for r in self._readings]
         self.tokens = sum(len(w.ids) for windows in self.windows for w in windows.values())
         self._scored: list[dict[WindowKey, Scored | BackendError]] = [{} for _ in self.windows]
@@ -40,10 +45,20 @@ class PendingCall:
         if self.future.done():
             return True
         try:
-            self.call.deadline.check(self._total - self._left, self._total)
+            self.check()
         except InterruptedCall as error:
             self.fail(error)
         return self.future.done()
+
+    def check(self) -> None:
+        """Go on, or raise.
+
+        Raises:
+            InterruptedCall: nobody waits for it any more.
+        """
+        if self.future.done():
+            raise InterruptedCall("the caller has gone")
+        self.call.deadline.check(f"after {self._total - self._left} of {self._total} engine runs")
 
     def take(self, member: int, scored: Mapping[WindowKey, Scored | BackendError]) -> None:
         """Add what a member's engine made of some windows; the last of them answers the call."""

@@ -66,7 +66,7 @@ class SharedGuard:
         """Score many texts, as `Guard.score_each`; settings and errors as `score`."""
         call = self.guard.call(**settings)
         with self.dispatcher.admitted():
-            passages = passages_of(texts, "score_each", call.limits)
+            passages = passages_of(texts, "score_each", call)
             return self._answer(PendingCall(self.guard, passages, call))
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, cast
 
 from siren_runtime.bundle.thresholds import checked_threshold
+from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError, InputError, SirenError
 
 from .aggregation import AggregationName, aggregation_of
@@ -36,18 +37,30 @@ class Stream:
         self._streams, self.session = streams, session
         self._closed = False
 
-    def feed(self, text: str) -> StreamResult:
+    def feed(
+        self, text: str, *, deadline: float | None = None, cancel: threading.Event | None = None
+    ) -> StreamResult:
         """Add `text` and score all text so far.
+
+        Args:
+            deadline, cancel: as `Guard.score`. A stream whose feed was ended is to be reset.
 
         Raises:
             InputError: `text` is not a string or holds a lone surrogate, the tokenizer makes no
                 token of the text so far, or token ids were fed before.
             BackendError: the engine failed or gave a score that is not finite, the stream is
                 closed, or it failed before.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        return self._fed(text)
+        return self._fed(text, Deadline(deadline, cancel))
 
-    def feed_tokens(self, ids: Iterable[SupportsIndex]) -> StreamResult:
+    def feed_tokens(
+        self,
+        ids: Iterable[SupportsIndex],
+        *,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> StreamResult:
         """Add token ids of the backbone's tokenizer and score all so far.
 
         The first feed holds the special tokens that the tokenizer puts in front, unless the
@@ -56,11 +69,11 @@ class Stream:
         Raises:
             InputError: an id is not a whole number from 0, or text was fed before; an ensemble,
                 whose members have tokenizers of their own, takes text only.
-            BackendError: as `feed`.
+            BackendError, InterruptedCall: as `feed`.
         """
         if isinstance(ids, str):
             raise InputError("feed_tokens takes token ids, found a str; use feed")
-        return self._fed(cast("Sequence[SupportsIndex]", ids))
+        return self._fed(cast("Sequence[SupportsIndex]", ids), Deadline(deadline, cancel))
 
     @property
     def result(self) -> StreamResult | None:
@@ -129,8 +142,8 @@ class Stream:
         self.check_open()
         self.session.check_usable()
 
-    def _fed(self, piece: Piece) -> StreamResult:
-        (result,) = self._streams.feed([(self, piece)])
+    def _fed(self, piece: Piece, deadline: Deadline) -> StreamResult:
+        (result,) = self._streams.read([(self, piece, deadline)])
         if isinstance(result, SirenError):
             raise result
         return result
@@ -180,32 +193,54 @@ class Streams:
             self._open[stream] = None
         return stream
 
-    def feed(self, pieces: Iterable[tuple[Stream, Piece]]) -> list[StreamResult | SirenError]:
+    def feed(
+        self,
+        pieces: Iterable[tuple[Stream, Piece]],
+        *,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[StreamResult | SirenError]:
         """Feed each stream its piece, text or token ids, and read them together.
 
         A stream that fails leaves the others right: its error stands in the place of its result,
         and it refuses to go on until it is reset.
 
+        Args:
+            deadline, cancel: as `Guard.score`, for all; the error of a stream that is not read by
+                then is an `InterruptedCall`.
+
         Raises:
             InputError: a stream is not of these, or is named twice, or `pieces` are not pairs.
             BackendError: closed.
         """
+        until = Deadline(deadline, cancel)
         try:
-            fed = [(stream, piece) for stream, piece in pieces]
+            fed = [(stream, piece, until) for stream, piece in pieces]
         except (TypeError, ValueError) as cause:
             raise InputError("pieces must be pairs of a stream and its piece") from cause
-        for stream, _ in fed:
+        for stream, *_ in fed:
             if not isinstance(stream, Stream):
                 raise InputError(f"only a Stream can be fed, found {type(stream).__name__}")
+        return self.read(fed)
+
+    def read(
+        self, fed: Sequence[tuple[Stream, Piece, Deadline]]
+    ) -> list[StreamResult | SirenError]:
+        """Feed as `feed`, each stream with a deadline of its own.
+
+        Raises:
+            InputError: a stream is named twice.
+            BackendError: closed.
+        """
         with self.lock:
             sessions = self.sessions
-            if len({stream for stream, _ in fed}) < len(fed):
+            if len({stream for stream, *_ in fed}) < len(fed):
                 raise InputError("a stream is named twice; join its pieces")
-            closed = {stream: error for stream, _ in fed if (error := _why_closed(stream))}
+            closed = {stream: error for stream, *_ in fed if (error := _why_closed(stream))}
             results = sessions.feed(
-                (stream.session, piece) for stream, piece in fed if stream not in closed
+                (stream.session, *rest) for stream, *rest in fed if stream not in closed
             )
-        return [closed.get(stream) or results[stream.session] for stream, _ in fed]
+        return [closed.get(stream) or results[stream.session] for stream, *_ in fed]
 
     @property
     def max_tokens(self) -> int:

@@ -1,6 +1,6 @@
 """Read the pending tokens of many streams: in batches over a key/value cache, or by re-encoding."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,8 @@ from siren_runtime.backends.outputs import (
     pooled_rows,
 )
 from siren_runtime.backends.readout import Readout
-from siren_runtime.errors import SirenError
+from siren_runtime.deadline import Deadline
+from siren_runtime.errors import InterruptedCall, SirenError
 
 from .cache import KeyValueCache
 from .state import StreamState
@@ -50,8 +51,8 @@ class StreamReader(Protocol):
     def remove(self, state: StreamState) -> None:
         """Let a stream go and free its memory."""
 
-    def read(self, states: Sequence[StreamState]) -> Failures:
-        """Read all that is pending in `states`.
+    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
+        """Read all that is pending in `states`, of each until its deadline.
 
         Returns:
             The streams that failed and why; the others are right.
@@ -92,14 +93,13 @@ class IncrementalReader:
         if not self._slots:
             self._cache.release()
 
-    def read(self, states: Sequence[StreamState]) -> Failures:
+    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
         """Step all streams that have tokens pending, until none has."""
         slots = {state: slot for slot, state in enumerate(self._slots)}
         failures: Failures = {}
-        while busy := sorted(
-            slots[state] for state in states if state.pending and state not in failures
-        ):
-            for group in _neighbours(busy):
+        while busy := [state for state in states if state.pending and state not in failures]:
+            failures |= (ended := _ended(busy, states))
+            for group in _neighbours(sorted(slots[s] for s in busy if s not in ended)):
                 failures |= self._step(group)
         lacking = [s for s in states if s not in failures and s.ids and s.readouts[-1] is None]
         return failures | self._read_heads(lacking)
@@ -211,13 +211,16 @@ class ReencodingReader:
     def remove(self, state: StreamState) -> None:
         """Do nothing: there is no cache."""
 
-    def read(self, states: Sequence[StreamState]) -> Failures:
+    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
         """Score the streams together."""
         busy = [state for state in states if state.changed]
         sequences = [state.ids + state.pending for state in busy]
         failures: Failures = {}
         for batch in micro_batches([len(ids) for ids in sequences], self._backend.token_budget):
-            failures |= self._score([busy[i] for i in batch], [sequences[i] for i in batch])
+            failures |= (ended := _ended([busy[i] for i in batch], states))
+            left = [i for i in batch if busy[i] not in ended]
+            if left:
+                failures |= self._score([busy[i] for i in left], [sequences[i] for i in left])
         return failures
 
     def bytes_of(self, state: StreamState) -> int:
@@ -238,6 +241,17 @@ class ReencodingReader:
         for state, readout in zip(states, readouts, strict=True):
             state.read_all(readout)
         return {}
+
+
+def _ended(busy: Sequence[StreamState], deadlines: Mapping[StreamState, Deadline]) -> Failures:
+    """The streams whose time is up, or whose caller has gone."""
+    ended: Failures = {}
+    for state in busy:
+        try:
+            deadlines[state].check(f"before {len(state.pending)} tokens of the stream were read")
+        except InterruptedCall as error:  # noqa: PERF203 - each stream has its own
+            ended[state] = error
+    return ended
 
 
 def _neighbours(slots: Iterable[int]) -> list[list[int]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, categories_of
+from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.passage import check_size
 from siren_runtime.text.reading import Limits
@@ -42,6 +43,7 @@ class Session:
         self._threshold, self._decide_on, self._limits = threshold, decide, limits
         self.result: StreamResult | None = None
         self.error: BaseException | None = None
+        self.deadline = NO_DEADLINE
         self._made: dict[Decision, None] = {}
 
     def check_usable(self) -> None:
@@ -62,12 +64,15 @@ class Session:
         self._decisions.begin()
         self.result = self.error = None
 
-    def accept(self, piece: Any) -> None:
-        """Take a piece in: text, or a list of token ids.
+    def accept(self, piece: Any, deadline: Deadline) -> None:
+        """Take a piece in: text, or a list of token ids, to be read until a deadline.
 
         Raises:
             InputError: it is neither, not what was fed before, or more than one feed reads.
+            InterruptedCall: the deadline passed.
         """
+        self.deadline = deadline
+        deadline.check("before the piece was read")
         if isinstance(piece, str):
             self._check_length(piece)
         else:
@@ -82,8 +87,8 @@ class Session:
 
     def _check_length(self, piece: str) -> None:
         check_size(piece, self._limits.max_bytes)
-        limit = self._limits.max_tokens
-        if any(_has_more_tokens(track.member.tokenizer, piece, limit) for track in self.tracks):
+        limit, tokenizers = self._limits.max_tokens, [t.member.tokenizer for t in self.tracks]
+        if any(_has_more_tokens(each, piece, limit, self.deadline) for each in tokenizers):
             raise InputError(
                 f"the piece has more than the {limit:,} tokens that one feed reads; feed it in "
                 "parts, or load the guard with a larger max_tokens_per_text"
@@ -230,15 +235,15 @@ class Sessions:
                 track.close()
 
     def feed(
-        self, pieces: Iterable[tuple[Session, Any]]
+        self, pieces: Iterable[tuple[Session, Any, Deadline]]
     ) -> dict[Session, StreamResult | SirenError]:
-        """Feed each session its piece and read them together; one that fails leaves the others
-        right.
+        """Feed each session its piece and read them together, each until its deadline; one that
+        fails leaves the others right.
         """
         results: dict[Session, StreamResult | SirenError] = {}
         busy = []
-        for session, piece in pieces:
-            error = self._accept(session, piece)
+        for session, piece, deadline in pieces:
+            error = self._accept(session, piece, deadline)
             if error is None:
                 busy.append(session)
             else:
@@ -252,7 +257,7 @@ class Sessions:
             session.error = None
         return results
 
-    def _accept(self, session: Session, piece: Any) -> SirenError | None:
+    def _accept(self, session: Session, piece: Any, deadline: Deadline) -> SirenError | None:
         """Take a piece in; until it is read, the session counts as one whose feed failed."""
         try:
             session.check_usable()
@@ -262,7 +267,7 @@ class Sessions:
             return error
         try:
             session.error = BackendError("a feed was interrupted")
-            session.accept(piece)
+            session.accept(piece, deadline)
         except SirenError as error:
             session.error = error
             return error
@@ -274,7 +279,7 @@ class Sessions:
         failures: dict[Session, SirenError] = {}
         busy = list(sessions)
         while busy:
-            failed = reader.read([session.tracks[number].state for session in busy])
+            failed = reader.read({s.tracks[number].state: s.deadline for s in busy})
             going_on = []
             for session in busy:
                 try:
@@ -289,10 +294,10 @@ class Sessions:
         return failures
 
 
-def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int) -> bool:
+def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int, deadline: Deadline) -> bool:
     if 4 * len(piece) <= limit:  # a character takes four bytes at most, and no token takes less
         return False
-    return tokenizer.has_more_tokens(piece, limit) or (
+    return tokenizer.has_more_tokens(piece, limit, deadline) or (
         len(tokenizer.encode_plain([piece])[0]) > limit
     )
 

@@ -1,16 +1,17 @@
 """What of a text is read: all of it at once, or in windows where it does not fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
-from siren_runtime.errors import BundleError, InputError, SirenError
+from siren_runtime.deadline import NO_DEADLINE, Deadline
+from siren_runtime.errors import BundleError, InputError, InterruptedCall, SirenError
 
 from .passage import Passage, Span
 from .spans import Cut, cuts, parts, span_of
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import AT_ONCE, Encoded, Tokenizer
 
 LongText = Literal["windows", "truncate", "refuse"]
 Unreadable = Literal["refuse", "review"]
@@ -105,28 +106,55 @@ class Reading:
 
 
 def read_passages(
-    tokenizer: Tokenizer, passages: Sequence[Passage | SirenError], limits: Limits
+    tokenizer: Tokenizer,
+    passages: Sequence[Passage | SirenError],
+    limits: Limits,
+    deadline: Deadline = NO_DEADLINE,
 ) -> list[Reading | SirenError]:
     """Say of each passage what is read of it, or why nothing can be.
 
     Args:
         passages: an error among them is its own result.
+        deadline: looked at between parts of about `AT_ONCE` characters.
+
+    Raises:
+        InterruptedCall: the deadline passed, or the call was cancelled.
     """
     # Longer ones are counted before all of them is tokenized.
+    most = min(limits.max_tokens, AT_ONCE)
     short = {
-        i: passage
+        i: passage.cleaned
         for i, passage in enumerate(passages)
-        if isinstance(passage, Passage) and len(passage.cleaned) <= limits.max_tokens
+        if isinstance(passage, Passage) and len(passage.cleaned) <= most
     }
-    texts = [passage.cleaned for passage in short.values()]
-    encoded = dict(zip(short, _encode(tokenizer, texts, limits), strict=True))
+    encoded: dict[int, Encoded | SirenError] = {}
+    for part in _parts(short):
+        deadline.check("while the texts were tokenized")
+        encoded |= zip(part, _encode(tokenizer, [*part.values()], limits), strict=True)
     results: list[Reading | SirenError] = []
     for index, passage in enumerate(passages):
+        deadline.check("while the texts were tokenized")
         try:
-            results.append(_read(tokenizer, passage, encoded.get(index), limits))
-        except SirenError as error:  # noqa: PERF203 - each text has its own
+            results.append(_read(tokenizer, passage, encoded.get(index), limits, deadline))
+        except InterruptedCall:
+            raise
+        except SirenError as error:
             results.append(error)
     return results
+
+
+def _parts(texts: Mapping[int, str]) -> Iterator[dict[int, str]]:
+    """Texts in their order, so many at once that a part has no more than `AT_ONCE` characters."""
+    part: dict[int, str] = {}
+    length = 0
+    for index, text in texts.items():
+        if part and length + len(text) > AT_ONCE:
+            yield part
+            part, length = {}, 0
+        part[index] = text
+        length += len(text)
+    if part:
+        yield part
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], limits: Limits) -> list[Encoded | SirenError]:
@@ -144,13 +172,14 @@ def _read(
     passage: Passage | SirenError,
     encoded: Encoded | SirenError | None,
     limits: Limits,
+    deadline: Deadline,
 ) -> Reading:
     if isinstance(passage, SirenError):
         raise passage
     if isinstance(encoded, SirenError):
         raise encoded
     if encoded is None or len(encoded.ids) > min(tokenizer.room, limits.max_tokens):
-        return _read_long(tokenizer, passage, limits)
+        return _read_long(tokenizer, passage, limits, deadline)
     return _fitting(tokenizer, passage, encoded, limits)
 
 
@@ -162,8 +191,10 @@ def _fitting(tokenizer: Tokenizer, passage: Passage, encoded: Encoded, limits: L
     return Reading([whole], len(whole.ids), False, unknown)
 
 
-def _read_long(tokenizer: Tokenizer, passage: Passage, limits: Limits) -> Reading:
-    if tokenizer.has_more_tokens(passage.cleaned, limits.max_tokens):
+def _read_long(
+    tokenizer: Tokenizer, passage: Passage, limits: Limits, deadline: Deadline
+) -> Reading:
+    if tokenizer.has_more_tokens(passage.cleaned, limits.max_tokens, deadline):
         raise _too_many(limits)
     encoded = tokenizer.encode(passage.cleaned, special=False)
     count, room = len(encoded.ids), tokenizer.room

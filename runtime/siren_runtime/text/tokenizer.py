@@ -5,13 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 
+from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BundleError, raised_in
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
 _MARGIN = 64  # tokens that the end of a part of a text may be off by
+AT_ONCE = 1 << 14  # characters that are tokenized between two looks at the clock: some 20 ms
 
+_TOKENIZING = "while the text was tokenized"
 _PANIC = "PanicException"  # of the library's Rust code; its class cannot be imported
 
 
@@ -95,20 +99,28 @@ class Tokenizer:
             encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
             return [Encoded(encoding.ids, encoding.offsets) for encoding in encodings]
 
-    def has_more_tokens(self, text: str, limit: int) -> bool:
+    def has_more_tokens(self, text: str, limit: int, deadline: Deadline = NO_DEADLINE) -> bool:
         """Whether a text surely has more than `limit` tokens, seen without tokenizing all of it.
 
-        Ever longer beginnings are tokenized until one has clearly more, or is the text.
+        Ever longer beginnings are tokenized until one has clearly more, or is the text. Each tells
+        how long the next one takes, or all of the text, which has not begun if it would end behind
+        the deadline.
 
         Raises:
             BundleError: tokenizer.json makes the tokenizer fail on the text.
+            InterruptedCall: the deadline passed or would do so, or the call was cancelled.
         """
-        length = _CHARACTERS_A_TOKEN * limit
+        length = min(_CHARACTERS_A_TOKEN * limit, AT_ONCE)
+        pace = 0.0  # seconds a character
         while length < len(text):
+            deadline.check(_TOKENIZING, pace * length)
+            begun = monotonic()
             (ids,) = self.encode_plain([text[:length]])
+            pace = (monotonic() - begun) / length
             if len(ids) > limit + _MARGIN:
                 return True
             length *= 2
+        deadline.check(_TOKENIZING, pace * len(text))
         return False
 
     def with_special(self, ids: list[int]) -> list[int]:
