@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -23,6 +23,7 @@ from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
 from tiny_bundle import MAX_LENGTH, make_model, make_tokenizer, save_model, seal
+from tiny_tokenizers import TOKENIZERS
 
 ROOM = MAX_LENGTH - 1  # the tiny tokenizer puts a start token in front and takes a byte a token
 HARM = "z"
@@ -173,6 +174,37 @@ def test_a_text_too_large_is_refused_before_it_is_read(alarm: Path) -> None:
     assert Guard.load(alarm, max_bytes_per_text=4).score("é" * 2).tokens == 5
     with pytest.raises(InputError, match="5 bytes"):
         Guard.load(alarm, max_bytes_per_text=4).score("aéé")
+
+
+_PIECES = st.sampled_from(
+    ["the ", "bread", " ", "\n", ".", "q", "x" * 40, "x" * 90, "é", "😀", "中文", "1234", "<|im_"]
+)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mistral"])
+@settings(deadline=None)
+@given(st.lists(_PIECES, max_size=60), st.integers(1, 200))
+@example(["x" * 90] * 4, 10)  # a word that WordPiece takes for one token, and its beginning for 80
+def test_a_text_is_refused_for_its_tokens_only_where_the_whole_has_more(
+    family: str, pieces: list[str], limit: int
+) -> None:
+    tokenizer = _tokenizer(family)
+    passage = make_passage("".join(pieces), max_bytes=1 << 20)
+    (reading,) = read_passages(tokenizer, [passage], Limits(max_tokens=limit))
+    (whole,) = tokenizer.encode_plain([passage.cleaned])
+    if len(whole) > limit:
+        assert isinstance(reading, InputError)
+    else:
+        assert reading.tokens == len(tokenizer.with_special(whole))
+
+
+def test_of_a_text_with_too_many_tokens_no_more_is_tokenized_than_tells(
+    alarm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, clock = Guard.load(alarm, max_tokens_per_text=50), Clock(monkeypatch)
+    with pytest.raises(InputError, match="more than the 50 tokens"):
+        guard.score("a" * 1_000_000)
+    assert clock.characters == 4 * 50
 
 
 def test_one_text_too_large_leaves_its_neighbours_their_scores(alarm: Path) -> None:
@@ -387,8 +419,11 @@ def test_a_stream_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None
 
 
 @functools.cache
-def _tokenizer() -> Tokenizer:
+def _tokenizer(family: str | None = None) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tokenizer.json")
-        make_tokenizer().save(str(path))
+        if family is None:
+            make_tokenizer().save(str(path))
+        else:
+            TOKENIZERS[family](Path(folder))
         return Tokenizer(path, MAX_LENGTH)

@@ -12,7 +12,7 @@ from siren_runtime.errors import BundleError, raised_in
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
-_MARGIN = 64  # tokens that the end of a part of a text may be off by
+_MARGIN = 64  # tokens that the cut at the end of a part of a text may add
 AT_ONCE = 1 << 14  # characters that are tokenized between two looks at the clock: some 20 ms
 
 _TOKENIZING = "while the text was tokenized"
@@ -55,6 +55,8 @@ class Tokenizer:
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             self.unknown_id = self._unknown_id()
+            # Of a longer word WordPiece makes one token, and of its cut beginning as many as these.
+            self._margin = _MARGIN + getattr(self._tokenizer.model, "max_input_chars_per_word", 0)
         if max_length <= special:
             raise BundleError(
                 f"{path}: adds {special} special tokens, so a max_length of {max_length} leaves "
@@ -117,7 +119,7 @@ class Tokenizer:
             begun = monotonic()
             (ids,) = self.encode_plain([text[:length]])
             pace = (monotonic() - begun) / length
-            if len(ids) > limit + _MARGIN:
+            if len(ids) > limit + self._margin:
                 return True
             length *= 2
         deadline.check(_TOKENIZING, pace * len(text))
