@@ -20,6 +20,7 @@ from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.bundle.report import Verification
 
 WIDTH, CLASSES, MAX_LENGTH, OPSET = 6, 2, 32, 20
+HARM = "z"  # to an alarm
 
 
 def make_bundle(folder: Path, *, scale: float = 1.0, fill: float | None = None) -> Path:
@@ -32,6 +33,19 @@ def make_bundle(folder: Path, *, scale: float = 1.0, fill: float | None = None) 
     linear = rng.normal(0, scale, (WIDTH, CLASSES)).astype(np.float32)
     if fill is not None:
         linear[:] = fill
+    save_model(make_model(embedding, linear), folder)
+    seal(folder)
+    return folder
+
+
+def make_alarm(folder: Path, steepness: float) -> Path:
+    """Write a bundle whose score is a sigmoid of the share of `HARM` among the tokens it reads."""
+    make_bundle(folder)
+    tokenizer = make_tokenizer()
+    embedding = np.zeros((tokenizer.get_vocab_size(), WIDTH), np.float32)
+    embedding[tokenizer.token_to_id(HARM), 0] = 1
+    linear = np.zeros((WIDTH, CLASSES), np.float32)
+    linear[0, 1] = steepness
     save_model(make_model(embedding, linear), folder)
     seal(folder)
     return folder

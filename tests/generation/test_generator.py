@@ -180,6 +180,15 @@ def test_messages_that_are_none_are_refused(guarded: GuardedGenerator, prompt: o
         guarded.generate(prompt)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_too_large_is_not_tokenized(
+    guarded: GuardedGenerator, chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(guarded.engine), "encode", None)
+    with pytest.raises(InputError, match=r"characters, at most 1,048,576 are tokenized"):
+        guarded.generate("<" * 10_000_000, chat=chat)
+
+
 def test_a_head_of_other_text_than_the_prompt_stands_in_is_refused(copied: Path) -> None:
     _rewrite(copied, trained_on={"engine": "0" * 64, "text": "chat"})
     with pytest.raises(InputError, match="trained on chat text"):

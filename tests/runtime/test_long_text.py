@@ -3,7 +3,6 @@
 import functools
 import json
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from siren_runtime import BackendError, Guard, InputError, InterruptedCall
+from clock import Clock
+from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.commands import score
 from siren_runtime.text.passage import make_passage
 from siren_runtime.text.reading import Limits, read_passages
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
-from tiny_bundle import MAX_LENGTH, make_model, make_tokenizer, save_model, seal
+from tiny_bundle import HARM, MAX_LENGTH, make_alarm, make_tokenizer, seal
 from tiny_tokenizers import TOKENIZERS
 
 ROOM = MAX_LENGTH - 1  # the tiny tokenizer puts a start token in front and takes a byte a token
-HARM = "z"
 
 
 @pytest.fixture(scope="module")
 def alarm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose score is that of the share of z among the bytes it reads."""
-    folder = tmp_path_factory.mktemp("alarm")
-    tokenizer = make_tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    embedding = np.zeros((tokenizer.get_vocab_size(), 6), np.float32)
-    embedding[tokenizer.token_to_id(HARM), 0] = 1
-    linear = np.zeros((6, 2), np.float32)
-    linear[0] = 0, 40
-    save_model(make_model(embedding, linear), folder)
-    seal(folder)
-    return folder
+    return make_alarm(tmp_path_factory.mktemp("alarm") / "bundle", 40)
 
 
 def share(text: str) -> float:
@@ -235,145 +225,6 @@ def test_a_piece_too_large_is_refused_and_the_stream_goes_on_anew(alarm: Path) -
 def test_a_bound_is_a_whole_number(alarm: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=name):
         Guard.load(alarm, **{name: value})
-
-
-# --- calls that end early
-
-
-def test_a_deadline_and_a_cancelled_caller_end_a_call_between_runs(alarm: Path) -> None:
-    guard = Guard.load(alarm)
-    with pytest.raises(InterruptedCall, match=r"deadline of 1e-09 s passed while the texts were"):
-        guard.score("a", deadline=1e-9)
-    gone = threading.Event()
-    run, runs = guard.scorers[0].backend.run, []
-
-    def slow(*arrays: Any) -> Any:
-        runs.append(len(arrays[0]))
-        gone.set()
-        return run(*arrays)
-
-    guard.scorers[0].backend.run = slow  # type: ignore[method-assign]
-    with pytest.raises(InterruptedCall, match="cancelled after 1 of 4"):
-        guard.score_batch(["a", "bb", "ccc", "dddd"], token_budget=1, cancel=gone)
-    assert len(runs) == 1
-    for wrong in (0, -1, "soon", float("inf")):
-        with pytest.raises(InputError, match="deadline"):
-            guard.score("a", deadline=wrong)
-    with pytest.raises(InputError, match="cancel"):
-        guard.score("a", cancel=True)  # type: ignore[arg-type]
-
-
-class Clock:
-    """A clock that goes on a millisecond for each character that is tokenized, and else stands."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds = self.characters = 0.0
-        for module in ("siren_runtime.deadline", "siren_runtime.text.tokenizer"):
-            monkeypatch.setattr(f"{module}.monotonic", lambda: self.seconds)
-        for name in ("encode_plain", "encode_texts", "encode"):
-            self._slow(monkeypatch, name, getattr(Tokenizer, name))
-
-    def _slow(self, monkeypatch: pytest.MonkeyPatch, name: str, method: Any) -> None:
-        def slow(tokenizer: Tokenizer, texts: Any, *args: Any, **options: Any) -> Any:
-            before = self.characters
-            result = method(tokenizer, texts, *args, **options)  # which may call another of them
-            count = len(texts) if isinstance(texts, str) else sum(map(len, texts))
-            self.characters = before + count
-            self.seconds = self.characters / 1000
-            return result
-
-        monkeypatch.setattr(Tokenizer, name, slow)
-
-
-def test_a_text_that_would_be_tokenized_behind_the_deadline_is_not(
-    alarm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guard = Guard.load(alarm, max_tokens_per_text=1 << 20)
-    text = "a" * 600_000
-    clock = Clock(monkeypatch)
-    with pytest.raises(InterruptedCall, match="200 s would have passed while the text was token"):
-        guard.score(text, deadline=200)
-    assert 60 < clock.seconds <= 200
-    with pytest.warns(UserWarning, match="re-encodes"):
-        stream = guard.stream()
-    clock.seconds = clock.characters = 0
-    with pytest.raises(InterruptedCall, match="200 s would have passed while the text was token"):
-        stream.feed(text, deadline=200)
-    assert clock.seconds <= 200
-
-
-def test_a_list_that_is_tokenized_too_long_is_not_tokenized_to_its_end(
-    alarm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guard = Guard.load(alarm)
-    clock = Clock(monkeypatch)
-    with pytest.raises(InterruptedCall, match="100 s passed while the texts were tokenized"):
-        guard.score_batch(["a" * 16_000] * 40, deadline=100)
-    assert 100 <= clock.seconds < 100 + 17  # a part is 16,384 characters at most
-    results = guard.score_each(["a" * 16_000] * 9, long_text="truncate")
-    assert [result.tokens for result in results] == [16_001] * 9
-
-
-def test_a_deadline_is_looked_at_while_texts_are_cleaned(alarm: Path) -> None:
-    guard, gone, read = Guard.load(alarm), threading.Event(), []
-
-    def texts() -> Any:
-        for text in "abc":
-            read.append(text)
-            gone.set()
-            yield text
-
-    with pytest.raises(InterruptedCall, match="cancelled while the texts were read"):
-        guard.score_batch(texts(), cancel=gone)
-    assert read == ["a"]
-
-
-def test_windows_and_spans_of_one_text_are_runs_of_their_own_to_a_deadline(alarm: Path) -> None:
-    for settings_ in ({"token_budget": 1}, {"token_budget": 1, "spans": [4]}):
-        guard, gone, runs = Guard.load(alarm), threading.Event(), []
-        run = guard.scorers[0].backend.run
-
-        def counted(*arrays: Any, run: Any = run, runs: Any = runs, gone: Any = gone) -> Any:
-            runs.append(len(arrays[0]))
-            gone.set()
-            return run(*arrays)
-
-        guard.scorers[0].backend.run = counted  # type: ignore[method-assign]
-        text = "a" * (2 * ROOM if "spans" not in settings_ else ROOM)
-        with pytest.raises(InterruptedCall, match="cancelled after 1 of"):
-            guard.score_batch([text], cancel=gone, **settings_)
-        assert runs == [1]
-
-
-def test_a_batch_that_failed_is_not_run_one_by_one_for_a_caller_that_has_gone(alarm: Path) -> None:
-    guard, gone, runs = Guard.load(alarm), threading.Event(), []
-
-    def failing(*arrays: Any) -> Any:
-        runs.append(len(arrays[0]))
-        gone.set()
-        raise BackendError("no")
-
-    guard.scorers[0].backend.run = failing  # type: ignore[method-assign]
-    with pytest.raises(InterruptedCall, match="cancelled after 0 of 1 engine runs"):
-        guard.score_batch(["a", "b", "c"], cancel=gone)
-    assert runs == [3]
-
-
-def test_a_feed_that_is_ended_leaves_the_stream_without_a_verdict(alarm: Path) -> None:
-    with pytest.warns(UserWarning, match="re-encodes"):
-        streams = Guard.load(alarm).streams()
-    first, second = streams.open(), streams.open()
-    assert [
-        type(result) for result in streams.feed([(first, "a"), (second, "b")], deadline=1e-9)
-    ] == [InterruptedCall] * 2
-    with pytest.raises(BackendError, match="has no verdict"):
-        first.feed("a")
-    first.reset()
-    assert first.feed("a", deadline=100).tokens == 2
-    gone = threading.Event()
-    gone.set()
-    with pytest.raises(InterruptedCall, match="cancelled before the piece was read"):
-        first.feed("a", cancel=gone)
 
 
 # --- what the vocabulary lacks

@@ -7,28 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from siren_runtime import Guard, InputError
+from siren_runtime.commands import score
 from siren_runtime.text.spans import Cut, cuts
 from siren_runtime.text.tokenizer import Encoded
-from tiny_bundle import MAX_LENGTH, make_model, make_tokenizer, save_model, seal
-
-HARM = "z"
+from tiny_bundle import HARM, MAX_LENGTH, make_alarm
 
 
 @pytest.fixture(scope="module")
 def alarm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose score is that of the share of z among the bytes it reads."""
-    folder = tmp_path_factory.mktemp("alarm")
-    tokenizer = make_tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    embedding = np.zeros((tokenizer.get_vocab_size(), 6), np.float32)
-    embedding[tokenizer.token_to_id(HARM), 0] = 1
-    linear = np.zeros((6, 2), np.float32)
-    linear[0, 1] = 8
-    save_model(make_model(embedding, linear), folder)
-    seal(folder)
-    return folder
+    return make_alarm(tmp_path_factory.mktemp("alarm") / "bundle", 8)
 
 
 def share(text: str) -> float:
@@ -78,6 +69,18 @@ def test_spans_are_held_against_thresholds_of_their_own(alarm: Path, tmp_path: P
         assert (result.risk >= result.threshold) == result.is_harmful
         assert Guard.load(folder, spans=False).score(text).spans == ()
         assert Guard.load(folder).score(text, spans=False).spans == ()
+
+
+def test_the_command_shows_the_span_that_decided(alarm: Path, tmp_path: Path) -> None:
+    folder = with_spans(alarm, tmp_path / "b", {4: 0.9}, 0.95)
+    text = "plains, " + HARM * 4 + " and plain again"
+    run = CliRunner().invoke
+    (row,) = map(json.loads, run(score.app, [str(folder), text]).stdout.splitlines())
+    assert (row["is_harmful"], row["spans"][0]["span"]) == (True, [8, 12])
+    table = run(score.app, [str(folder), text, "--format", "table"]).stdout.splitlines()
+    assert table[1].split()[1:] == [f"{share(HARM * 4):.4f}", "harmful", "8-12", HARM * 4]
+    (row,) = map(json.loads, run(score.app, [str(folder), text, "--no-spans"]).stdout.splitlines())
+    assert (row["is_harmful"], "spans" in row) == (False, False)
 
 
 def test_a_threshold_of_a_call_moves_those_of_spans_with_it(alarm: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from .head import HeadEngine
 from .manifest import HEAD_FILE, GraftManifest, load_manifest, neurons_output
 from .watch import Watch
 
+_MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -200,6 +201,11 @@ class GuardedGenerator:
             text = prompt
         else:
             raise InputError("without the chat template a prompt is a str, found messages")
+        if len(text) > _MOST_CHARACTERS:
+            raise InputError(
+                f"the prompt has {len(text):,} characters, at most {_MOST_CHARACTERS:,} are "
+                "tokenized; shorten it"
+            )
         tokens = self.engine.encode(text)
         if not tokens:
             raise InputError("the tokenizer makes no token of the prompt")
