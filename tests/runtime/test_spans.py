@@ -119,6 +119,13 @@ def test_the_place_of_a_span_is_that_in_the_text_as_given(alarm: Path) -> None:
     assert HARM * 4 in ("aaaaaaaaaaaa\naaa " + HARM * 4 + " aa")[start:end]
 
 
+def test_a_turn_begins_a_span(alarm: Path) -> None:
+    guard = Guard.load(alarm)
+    for turns in (["a" * 13, HARM * 6 + "a" * 8], ["a" * 7, "a" * 5, HARM * 6 + "a" * 8]):
+        prompt, response = "\n".join(turns[:-1]), turns[-1]  # as the server joins messages
+        assert guard.score(prompt=prompt, response=response, spans=[6]).spans[0].span == (14, 20)
+
+
 def test_a_text_beyond_the_limit_has_spans_everywhere(alarm: Path) -> None:
     guard = Guard.load(alarm)
     for place in (0, 3, MAX_LENGTH, 200, 291):

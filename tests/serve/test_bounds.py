@@ -118,6 +118,14 @@ def test_a_full_queue_refuses_at_once_and_tells_when_to_come_back(tight: Running
     assert tight.metric('siren_refusals_total{code="busy"}') >= 1
 
 
+def test_a_request_whose_time_is_up_before_it_is_run_is_answered(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}, timeout_s=1e-6) as server:
+        answer = server.client.post("/v1/score", json={"text": "text"})
+        assert _error(answer) == (504, "timeout")
+        assert "1e-06 s passed while the texts were" in answer.text
+        assert server.served.guard.dispatcher.waiting == (0, 0, 0)
+
+
 def test_a_client_that_goes_costs_no_engine_run(server: Running) -> None:
     runs = 'siren_run_seconds_count{guard="tiny",kind="score"}'
     before = server.metric(runs)
