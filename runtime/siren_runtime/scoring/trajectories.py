@@ -96,6 +96,7 @@ def _trajectory(given: Any) -> Trajectory | SirenError:
 def _read(
     reader: TrajectoryReader, trajectory: Trajectory | SirenError, call: Call
 ) -> TrajectoryReading | SirenError:
+    call.deadline.check("before all trajectories were tokenized")
     try:
         return (
             trajectory
@@ -114,7 +115,7 @@ def _scores(
         for place, one in enumerate(readings)
         if isinstance(one, TrajectoryReading)
     }
-    scored = scorer.run(windows, call.token_budget, call.deadline)
+    scored = scorer.run(windows, call.token_budget, call.deadline.check)
     return [
         trajectory_score(scorer.readout, one, found.row, found.features)
         if isinstance(one, TrajectoryReading) and isinstance(found := scored[place], Scored)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from siren_runtime.deadline import NO_DEADLINE
 from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.state import StreamState
@@ -163,7 +164,7 @@ class _Track:
         self.rolled_back = state.set_tokens(tokens, reader.max_tokens, reader.usable)
         anew = self.why is not None and state.changed
         self.computed = len(ids) if anew else len(state.pending)
-        if error := reader.read([state]).get(state):
+        if error := reader.read({state: NO_DEADLINE}).get(state):
             raise error
         row = state.readouts[-1]
         assert row is not None  # a head of the last token is read at each

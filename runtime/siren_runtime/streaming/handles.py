@@ -238,7 +238,9 @@ class Streams:
                 raise InputError("a stream is named twice; join its pieces")
             closed = {stream: error for stream, *_ in fed if (error := _why_closed(stream))}
             results = sessions.feed(
-                (stream.session, *rest) for stream, *rest in fed if stream not in closed
+                (stream.session, piece, until)
+                for stream, piece, until in fed
+                if stream not in closed
             )
         return [closed.get(stream) or results[stream.session] for stream, *_ in fed]
 
