@@ -1,11 +1,12 @@
 """A Hugging Face hub on the loopback interface, for tests: real folders, the hub's file API.
 
-    with HubServer({"org/name": {"main": folder, "v1": older}}) as hub:
+    with HubServer({"org/name": {"main": folder, "v1": older}, "datasets/org/set": …}) as hub:
         answer = hub.run(code, "argument", home=tmp_path / "home")
 
 The client reads its settings when it is imported, hence the subprocess. Served are the calls of
-`snapshot_download`: revision -> commit, the file tree of a commit, and each file; weights are
-redirected to another address, as the hub does with large files.
+`snapshot_download` and of `datasets.load_dataset`: revision -> commit, the file tree of a commit,
+what is at some paths of it, and each file; weights are redirected to another address, as the hub
+does with large files. The repository id of a data set starts with `datasets/`, as in its address.
 """
 
 import hashlib
@@ -115,6 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -132,6 +136,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(f"{org}/{name}", revision, "/".join(file), redirect=True)
             case ["storage", org, name, revision, *file]:
                 self._file(f"{org}/{name}", revision, "/".join(file), redirect=False)
+            case ["api", "datasets", org, name]:
+                self._info(f"datasets/{org}/{name}", "main")
+            case ["api", "datasets", org, name, "revision", *revision]:
+                self._info(f"datasets/{org}/{name}", "/".join(revision))
+            case ["api", "datasets", org, name, "tree", revision, *folder]:
+                self._tree(f"datasets/{org}/{name}", revision, "/".join(folder))
+            case ["api", "datasets", org, name, "paths-info", revision]:
+                self._paths(f"datasets/{org}/{name}", revision)
+            case ["datasets", org, name, "resolve", revision, *file]:
+                self._file(f"datasets/{org}/{name}", revision, "/".join(file), redirect=False)
             case _:
                 self._send(404)
 
@@ -160,20 +174,25 @@ class _Handler(BaseHTTPRequestHandler):
                 }
             )
 
-    def _tree(self, repo_id: str, revision: str) -> None:
+    def _tree(self, repo_id: str, revision: str, under: str = "") -> None:
         folder = self._open(repo_id, revision)
         if folder is not None:
-            self._send_json(
-                [
-                    {
-                        "type": "file",
-                        "path": name,
-                        "size": path.stat().st_size,
-                        "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
-                    }
-                    for name, path in _files(folder).items()
-                ]
-            )
+            files = _files(folder).items()
+            self._send_json([_entry(*file) for file in files if _lies_in(file[0], under)])
+
+    def _paths(self, repo_id: str, revision: str) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        folder = self._open(repo_id, revision)
+        if folder is None:
+            return
+        files = _files(folder)
+        entries = []
+        for name in asked:
+            if name in files:
+                entries.append(_entry(name, files[name]))
+            elif any(_lies_in(file, name) for file in files):
+                entries.append({"type": "directory", "path": name, "oid": "0" * 40})
+        self._send_json(entries)
 
     def _file(self, repo_id: str, revision: str, name: str, *, redirect: bool) -> None:
         folder = self._open(repo_id, revision)
@@ -224,6 +243,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+def _entry(name: str, path: Path) -> dict[str, Any]:
+    oid = hashlib.sha1(path.read_bytes()).hexdigest()
+    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": oid}
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    return not folder or name.startswith(f"{folder}/")
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -3,12 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
+from msgspec.structs import replace
 
 from siren_runtime import Guard
 from siren_runtime.commands.console import report
+from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN, LongText
+from siren_train.data.benchmarks import (
+    BENCHMARKS,
+    GROUPS,
+    benchmark_sources,
+    find_benchmarks,
+    paper_figures,
+)
 from siren_train.data.sources import parse_source
 
 from . import options
@@ -31,13 +39,15 @@ siren evaluate my-guard data/*.jsonl -o evaluation --by category
 siren evaluate my-guard streams.jsonl --streaming -o evaluation
 
 siren evaluate my-guard data/*.jsonl --diluted 100,300,1000 --max-rows 200 -o evaluation
+
+siren evaluate my-guard --benchmark siren -o evaluation
 """
 
 
 @app.command(epilog=_EPILOG)
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
-    data: options.Data,
+    data: options.OptionalData = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for JSON, tables and plots.")
     ] = None,
@@ -83,6 +93,21 @@ def evaluate(
             "paper measures and heads are trained, or windows, as guards read by default."
         ),
     ] = "truncate",
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Public benchmarks instead of DATA, repeatable: {', '.join(GROUPS)}, or one of "
+            f"{', '.join(one.name for one in BENCHMARKS)}.",
+        ),
+    ] = None,
+    downloads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Downloaded benchmarks, FOLDER/org/name as on the hub; default: the hub.",
+        ),
+    ] = None,
     text: options.TextColumns = "",
     label: options.LabelColumn = "label",
     split_column: options.SplitColumn = "split",
@@ -97,9 +122,20 @@ def evaluate(
     --streaming feeds each `response`, after its `prompt`, as it would arrive. harm_start and
     harm_end are characters of the response; a row without them is safe.
 
+    --benchmark reads public data sets as the SIREN paper's code does and shows the paper's figures
+    beside; siren is its seven. qwen3guard-streams and what it is made of are streamed. What was
+    assumed, and how to reproduce the paper's table: docs/public-benchmarks.md.
+
     Where a head has labels, they are those that the category column names, joined by +, and each
     is measured; so is each of more than two classes.
     """
+    if bool(data) == bool(benchmark) or (downloads and not benchmark):
+        raise typer.BadParameter("give DATA, or --benchmark, which --downloads goes with")
+    try:
+        benchmarks = find_benchmarks(benchmark or [])
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--benchmark") from None
+    streaming = streaming or any(one.streams for one in benchmarks)
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     if diluted and (streaming or by == "category"):
@@ -110,7 +146,10 @@ def evaluate(
     from siren_train.measure.evaluate import measure, score_rows
     from siren_train.measure.exit_evaluation import measure_exits
 
-    sources = [parse_source(argument) for argument in data]
+    sources = [
+        *(parse_source(argument) for argument in data or []),
+        *benchmark_sources(benchmarks, downloads),
+    ]
     if streaming:
         from .streaming import evaluate_streaming
 
@@ -174,7 +213,13 @@ def evaluate(
         changed = (scores.scores >= threshold) != (whole.scores >= threshold)
         by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
         exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
-        evaluation = msgspec.structs.replace(evaluation, exits=exits)
+        evaluation = replace(evaluation, exits=exits)
+    measured = [one for one in benchmarks if one.name in evaluation.by_dataset]
+    evaluation = replace(
+        evaluation,
+        paper=paper_figures(measured),
+        notes={one.name: one.note for one in measured if one.note},
+    )
     _report(evaluation, scores, output)
 
 

@@ -8,14 +8,13 @@ import typer
 from siren_runtime import Guard
 from siren_train.data.rows import Columns
 
-Data = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[SPLIT=]DATA...",
-        help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME[:CONFIG][@PART] for a "
-        "hub data set, or one of its splits.",
-    ),
-]
+_DATA = typer.Argument(
+    metavar="[SPLIT=]DATA...",
+    help="Labelled text: .jsonl, .csv or .parquet files, or hub:NAME[:CONFIG][@PART] for a "
+    "hub data set, or one of its splits.",
+)
+Data = Annotated[list[str], _DATA]
+OptionalData = Annotated[list[str] | None, _DATA]
 TextColumns = Annotated[
     str,
     typer.Option(

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,26 @@ _LONGEST_FIELD = 2**31 - 1  # of csv, in characters; Python's own limit is 131,0
 def read_fields(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
     """Yield of each row where it stands, the split it is loaded from, and its columns by name.
 
-    Where a row stands is text for error messages. The split is None but for hub data sets.
+    Where a row stands is text for error messages. The split is None but for hub data sets. The
+    columns are what the source adapts them to, if it does.
 
     Raises:
-        InputError: a row is not UTF-8 or not well-formed, or a hub data set cannot be loaded.
+        InputError: a row is not UTF-8 or not well-formed, or cannot be adapted, or a hub data set
+            cannot be loaded.
     """
+    for origin, split, fields in _read(source):
+        if source.adapt is None:
+            yield origin, split, fields
+            continue
+        try:
+            adapted = source.adapt(fields)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
+        if adapted is not None:
+            yield origin, split, adapted
+
+
+def _read(source: Source) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
     if source.is_hub:
         yield from _read_hub(source)
         return
@@ -104,15 +119,15 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     origin, hub = source.location, source.hub
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError:
         raise InputError(
             f"{origin}: hub data sets need the datasets library; pip install datasets"
         ) from None
     try:
-        splits = dict(datasets.load_dataset(hub["name"], hub["config"], streaming=True))
+        splits = _hub_splits(source)
     except Exception as error:  # its errors have no base of their own
-        raise InputError(f"{origin}: cannot be loaded: {error}") from error
+        raise InputError(f"{origin}: cannot be loaded: {_explain(error, hub['name'])}") from error
     parts = [hub["part"]] if hub["part"] else list(splits)
     if not splits:
         raise InputError(f"{origin}: has no rows")
@@ -128,6 +143,44 @@ def _read_hub(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
                 yield f"{origin}, {part} row {number}", part, fields
         except Exception as error:
             raise InputError(f"{origin}, {part} after row {number}: {error}") from error
+
+
+def _hub_splits(source: Source) -> dict[str, Iterable[Mapping[str, Any]]]:
+    """Return the rows of each split of a hub data set. They are streamed.
+
+    But of a benchmark, which is asked for again and again, the part is kept in the hub's cache, and
+    it alone: its splits need not be of one schema.
+    """
+    import datasets
+
+    hub = source.hub
+    if source.adapt is None:
+        return dict(datasets.load_dataset(hub["name"], hub["config"], streaming=True))
+    builder = datasets.load_dataset_builder(hub["name"], hub["config"])
+    files = {str(split): [*paths] for split, paths in builder.config.data_files.items()}
+    if hub["part"] in files:
+        files[hub["part"]] = datasets.load_dataset(
+            type(builder).__module__.rsplit(".", 1)[-1],  # csv, json, parquet
+            data_files=files[hub["part"]],
+            split="train",  # what it calls files without a name
+            streaming=Path(hub["name"]).is_dir(),
+        )
+    return files
+
+
+def _explain(error: Exception, name: str) -> str:
+    from huggingface_hub import constants, errors
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, errors.GatedRepoError):
+            return (
+                "the data set is gated; accept its terms at "
+                f"{constants.ENDPOINT}/datasets/{name}, then set HF_TOKEN to a token of that "
+                "account, or log in with `hf auth login`"
+            )
+        seen = seen.__cause__ or seen.__context__
+    return str(error)
 
 
 def _decode(line: bytes, origin: str) -> str:

@@ -7,8 +7,10 @@ hub data set belong to the split that they are loaded from.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from siren_runtime.errors import InputError
 
@@ -21,10 +23,17 @@ _HUB = re.compile(r"hub:(?P<name>.+?)(:(?P<config>[^:@/\\]+))?(@(?P<part>[\w.-]+
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: a file or a hub data set, and the split they all belong to, if any."""
+    """Where rows come from: a file or a hub data set, and the split they all belong to, if any.
+
+    Attributes:
+        title: the name of the data set, where it is not that of the file or repository.
+        adapt: what the columns of each row become before they are read; None leaves a row out.
+    """
 
     location: str
     split: str | None = None
+    title: str | None = None
+    adapt: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
 
     @property
     def is_hub(self) -> bool:
@@ -49,7 +58,9 @@ class Source:
 
     @property
     def dataset(self) -> str:
-        """The name of the data set: the file's without suffix, or the repository's."""
+        """The name of the data set: its title, the file's without suffix, or the repository's."""
+        if self.title is not None:
+            return self.title
         if self.is_hub:
             return self.hub["name"].rstrip("/").rsplit("/", 1)[-1]
         return Path(self.location).stem
@@ -58,9 +69,10 @@ class Source:
         """Return whether the two have rows in common.
 
         Files do if they are one file, by whatever paths. Hub data sets do if they are of one name
-        and configuration, and either the same part of it or one of them all of it.
+        and configuration, and either the same part of it or one of them all of it. Those of two
+        titles take different rows of it.
         """
-        if self.is_hub != other.is_hub:
+        if self.is_hub != other.is_hub or self.title != other.title:
             return False
         if not self.is_hub:
             return Path(self.location).samefile(other.location)

@@ -13,6 +13,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
+from siren_train.data.benchmarks import PAPER
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
@@ -67,6 +68,9 @@ class Evaluation(msgspec.Struct, frozen=True):
         by_category: of each data set, if asked for.
         heads: of each head that has labels, or more than two classes.
         exits: of a guard whose exits decide.
+        paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
+            then by data set.
+        notes: by data set, what a reader of its figures must know.
     """
 
     bundles: list[str]
@@ -78,6 +82,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     by_category: dict[str, dict[str, BinaryMetrics]] = field(default_factory=dict)
     heads: list[CategoryEvaluation] = field(default_factory=list)
     exits: ExitEvaluation | None = None
+    paper: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def score_rows(
@@ -199,9 +205,28 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     if evaluation.exits is not None:
         by_dataset = {name: m.macro_f1 for name, m in evaluation.by_dataset.items()}
         lines += exits_markdown(evaluation.exits, evaluation.mean_macro_f1, by_dataset)
+    if evaluation.paper:
+        lines += ["", *_beside_the_paper(evaluation)]
+    lines += [f"\n{name}: {note}." for name, note in evaluation.notes.items()]
     for head in evaluation.heads:
         lines += categories_markdown(head)
     return "\n".join(lines) + "\n"
+
+
+def _beside_the_paper(evaluation: Evaluation) -> list[str]:
+    ours = {name: 100 * metrics.macro_f1 for name, metrics in evaluation.by_dataset.items()}
+    compared = next(iter(evaluation.paper.values()))
+    lines = [
+        f"Macro-F1 in percent beside that of {PAPER}:",
+        "",
+        f"| guard | {' | '.join(compared)} | mean |",
+        "| --- " * (len(compared) + 2) + "|",
+    ]
+    for guard, figures in {"**this one**": ours, **evaluation.paper}.items():
+        values = [figures[name] for name in compared]
+        shown = [f"{value:.1f}" for value in (*values, float(np.mean(values)))]
+        lines.append(f"| {guard} | {' | '.join(shown)} |")
+    return lines
 
 
 def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
