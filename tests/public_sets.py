@@ -156,13 +156,10 @@ def write_repositories(folder: Path) -> dict[str, Path]:
     )
     for part in ("train", "test"):
         _parquet(folder / wild / part / f"wildguard_{part}.parquet", _WILDGUARD)
-    card(
-        folder / safer,
-        default={p: f"data/Alpaca-7B/{p}.jsonl" for p in ("train", "test")},
-        alpaca={p: f"data/Alpaca-7B/{p}.jsonl" for p in ("train", "test")},
-    )
+    card(folder / safer, default={p: f"data/*/{p}.jsonl" for p in ("train", "test")})
     for part in ("train", "test"):
-        _jsonl(folder / safer / f"data/Alpaca-7B/{part}.jsonl", _SAFERLHF)
+        for model, record in zip(("Alpaca-7B", "Alpaca2-7B"), _SAFERLHF, strict=True):
+            _jsonl(folder / safer / f"data/{model}/{part}.jsonl", [record])
     parts = {"330k_test": "round0/330k/test.jsonl.xz", "30k_test": "round0/30k/test.jsonl.gz"}
     card(folder / beaver, default=parts)
     for name, suffix_rows in zip(parts.values(), (_BEAVERTAILS * 2, _BEAVERTAILS), strict=True):

@@ -173,7 +173,8 @@ def _explain(error: Exception, name: str) -> str:
 
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, errors.GatedRepoError):
+        # datasets may drop the hub client's error and keep its words.
+        if isinstance(seen, errors.GatedRepoError) or "gated dataset" in str(seen):
             return (
                 "the data set is gated; accept its terms at "
                 f"{constants.ENDPOINT}/datasets/{name}, then set HF_TOKEN to a token of that "
