@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .scaling import AXES
@@ -22,6 +23,7 @@ _FAMILIES = {
     "Optimum": "#7b4fb0",
 }
 _OTHER = "#555555"
+_SUBJECT_COLOURS = ("#555555", "#999999", "#7fb2e8", "#0b63c4", "#d9730d")
 _MARKERS = "osD^vPX*"
 _LINES = ("-", "--", ":", "-.")
 
@@ -123,6 +125,46 @@ def _fidelity(record: Record) -> "Figure | None":
     return figure
 
 
+def _serve(record: Record) -> "Figure":
+    results = record["results"]
+    loads, subjects = (list(dict.fromkeys(e[key] for e in results)) for key in ("load", "subject"))
+    figure, grid = _figure(13, 1.2 + 0.22 * len(results), columns=2)
+    for axes, key, label in zip(
+        grid, ("texts_per_s", "p99_ms"), ("texts a second", "milliseconds, 99th percentile"),
+        strict=True,
+    ):  # fmt: skip
+        for number, subject in enumerate(subjects):
+            entries = [entry for entry in results if entry["subject"] == subject]
+            values = [median(r.get(key, 0.0) for r in entry["rounds"]) for entry in entries]
+            places = [place + number / (len(subjects) + 1) for place in range(len(loads))]
+            axes.barh(places, values, height=0.8 / (len(subjects) + 1), label=subject,
+                      color=_SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)])  # fmt: skip
+        middle = (len(subjects) - 1) / 2 / (len(subjects) + 1)
+        axes.set_yticks([place + middle for place in range(len(loads))], loads)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+    grid[1].set_xscale("log")
+    grid[1].set_yticklabels([])
+    grid[0].set_title(_title(record, "Many callers"), fontsize=10, loc="left")
+    grid[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    return figure
+
+
+def _serve_soak(record: Record) -> "Figure":
+    results = record["results"]
+    minutes = [entry["minute"] for entry in results]
+    figure, (memory, speed) = _figure(10, 3.6, columns=2)
+    memory.plot(minutes, [e["resident_bytes"] / 1e6 for e in results], color=_SUBJECT_COLOURS[-1])
+    memory.set(xlabel="minutes", ylabel="MB resident")
+    memory.set_ylim(bottom=0)
+    memory.set_title(_title(record, "The server under load"), fontsize=10, loc="left")
+    speed.plot(minutes, [e["texts_per_s"] for e in results], color=_SUBJECT_COLOURS[-1])
+    speed.set(xlabel="minutes", ylabel="texts a second")
+    speed.set_ylim(bottom=0)
+    return figure
+
+
 _CHARTS: dict[str, Callable[[Record], "Figure | None"]] = {
     "latency": _latency,
     "throughput": _throughput,
@@ -130,6 +172,8 @@ _CHARTS: dict[str, Callable[[Record], "Figure | None"]] = {
     "cold-start": _cold_start,
     "scaling": _scaling,
     "fidelity": _fidelity,
+    "serve": _serve,
+    "serve-soak": _serve_soak,
 }
 
 

@@ -51,7 +51,7 @@ for _command, _example in (
     (heads, "heads qwen3-0.6b --counts 2,10"),
     (cascade, "cascade my-guard chats.jsonl"),
     (large_texts, "large-texts minilm"),
-    (serve, "serve minilm --callers 1,16"),
+    (serve, "serve minilm --callers 1,16 --rates 0.5,2"),
     (same_pass, "same-pass smollm2-genai smollm2-guarded --bundle guards/smollm2"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a module-level function in a new Python process and return what it returns."""
-    with _executor() as executor:
+    with one_process() as executor:
         return executor.submit(function, *args, **kwargs).result()
 
 
@@ -56,7 +56,7 @@ class EngineProcess:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._executor = _executor()
+        self._executor = one_process()
         try:
             self._executor.submit(_load, engine).result()
         except BaseException:
@@ -125,7 +125,8 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _executor() -> ProcessPoolExecutor:
+def one_process() -> ProcessPoolExecutor:
+    """Make an executor of one process that is started anew and ends with this one."""
     # Spawned, since a forked child would inherit threads and the parent's peak of memory.
     return ProcessPoolExecutor(
         max_workers=1, mp_context=get_context("spawn"), initializer=_end_with_parent

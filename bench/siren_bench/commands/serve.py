@@ -1,60 +1,144 @@
 """`siren bench serve`."""
 
-from typing import Annotated
+import random
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from siren_bench.serve import measure, serve_table, server, shared_guard, thread_pool
+from siren_bench.process import in_fresh_process
+from siren_bench.progress import progress_bar
+from siren_bench.serving.compare import compare, compare_table
+from siren_bench.serving.restarts import restarts, restarts_table
+from siren_bench.serving.server import server
+from siren_bench.serving.soak import soak, soak_table
+from siren_bench.serving.subjects import InProcess, OverHttp, Subject, ThreadPool
 from siren_bench.texts import texts_of
 from siren_bench.workbench import open_workbench
+from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.commands.console import need
 
 from . import options
 from .finish import finish
 
+_SERVER = "siren serve"
+_TEXTS_OF_A_LENGTH = 30
+
 
 def serve(
     head: options.Head,
     backbone: options.Backbone = None,
     precision: Annotated[str, typer.Option(help="Of our bundle.")] = "int8",
-    callers: Annotated[str, typer.Option(help="How many ask at once.")] = "1,16",
+    callers: Annotated[
+        str, typer.Option(help="How many ask at once, each again when it is answered.")
+    ] = "1,16",
+    rates: Annotated[
+        str,
+        typer.Option(
+            help="Requests that come by themselves, in multiples of what the server can; empty "
+            "for none."
+        ),
+    ] = "0.5,2",
     tokens: Annotated[str, typer.Option(help="Lengths of the texts.")] = "20,40,60,80,100,128",
-    seconds: Annotated[float, typer.Option(min=0.1, help="That they ask for.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Of all subjects.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all subjects and loads.")] = 3,
     cores: Annotated[int, typer.Option(min=1, help="Threads times runs of the guards.")] = 2,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Ask the server alone for so long, and watch its memory."),
+    ] = None,
+    restart_rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--restarts",
+            min=1,
+            help="Reload and end servers, and kill workers, under load, so many times each.",
+        ),
+    ] = None,
     keep: options.Keep = None,
     output: options.Output = None,
 ) -> None:
-    """Many callers at once: threads over Guard.score, a SharedGuard, and siren serve over HTTP.
+    """Many callers at once: threads over Guard.score, an AsyncGuard, and siren serve over HTTP.
 
-    Each caller asks again when it is answered (a closed loop), for a text of a random length. The
-    server is a process of its own; its callers are threads of this one, as the others are.
+    Callers of the server are a process of their own. Latencies count from when a request was to be
+    sent. With --minutes or --restarts the server alone is asked, by the most --callers.
     """
     need("litestar", "uvicorn")
+    if minutes is not None and restart_rounds is not None:
+        raise typer.BadParameter("--minutes and --restarts are two measurements; give one")
     (chosen,) = options.precisions_of(precision)
-    lengths, counts = (
-        options.numbers_of("--tokens", tokens),
-        options.numbers_of("--callers", callers),
-    )
-    with open_workbench(head, backbone, keep) as bench:
+    lengths = options.numbers_of("--tokens", tokens)
+    counts = options.numbers_of("--callers", callers)
+    multiples = _multiples(rates)
+    with open_workbench(head, backbone, keep) as bench, progress_bar() as progress:
         bundle = bench.bundle(chosen)
-        texts = [*texts_of((bundle / TOKENIZER_FILE).read_bytes(), lengths).values()]
-        subjects = {
-            "threads over Guard.score": thread_pool(bundle, None),
-            "threads over Guard.score, threads=1": thread_pool(bundle, 1),
-            f"SharedGuard, {cores} runs of 1 thread": shared_guard(bundle, 1, cores),
-            f"SharedGuard, 1 run of {cores} threads": shared_guard(bundle, cores, 1),
-            f"siren serve, {cores} runs of 1 thread": server(bundle, 1, cores),
-        }
-        results = measure(subjects, texts, counts, seconds, rounds)
-        settings = {
+        texts = _texts((bundle / TOKENIZER_FILE).read_bytes(), lengths)
+        settings: dict[str, Any] = {
             "head": bench.subject.description,
             "precision": chosen,
             "tokens": lengths,
-            "seconds": seconds,
-            "rounds": rounds,
-            "cores": cores,
+            "callers": counts,
         }
-    path = options.result_path(output, "serve", head)
-    finish(path, "serve", settings, results, serve_table(results))
+        if restart_rounds is not None:
+            bench_name = "serve-restarts"
+            expected = in_fresh_process(_scores, bundle, texts)
+            results = restarts(
+                bundle, texts, expected, max(counts), seconds, restart_rounds, progress
+            )
+            settings |= {"seconds": seconds}
+            table = restarts_table(results)
+        elif minutes is not None:
+            bench_name = "serve-soak"
+            expected = in_fresh_process(_scores, bundle, texts)
+            with server(bundle, ["--threads", 1, "--runs", cores]) as running:
+                results = soak(running, texts, expected, max(counts), minutes, seconds, progress)
+            settings |= {"cores": cores, "seconds": seconds}
+            table = soak_table(results)
+        else:
+            bench_name = "serve"
+            with server(bundle, ["--threads", 1, "--runs", cores]) as running:
+                subjects = _subjects(bundle, cores, running.port)
+                results, settings["capacity_texts_per_s"] = compare(
+                    subjects, {_SERVER: running.process.pid}, texts, counts, multiples, seconds,
+                    rounds, progress,
+                )  # fmt: skip
+            settings |= {"cores": cores, "seconds": seconds, "rounds": rounds, "rates": multiples}
+            table = compare_table(results)
+    path = options.result_path(output, bench_name, head)
+    finish(path, bench_name, settings, results, table)
+
+
+def _subjects(bundle: Path, cores: int, port: int) -> dict[str, Subject]:
+    return {
+        "threads over Guard.score": ThreadPool(bundle, None),
+        "threads over Guard.score, threads=1": ThreadPool(bundle, 1),
+        f"AsyncGuard, 1 run of {cores} threads": InProcess(bundle, cores, 1),
+        f"AsyncGuard, {cores} runs of 1 thread": InProcess(bundle, 1, cores),
+        _SERVER: OverHttp(port),
+    }
+
+
+def _texts(tokenizer_json: bytes, lengths: list[int]) -> list[str]:
+    """Many texts of about these lengths, no two of one score, so that answers mixed up are seen."""
+    shuffled = random.Random(0)
+    return [
+        " ".join(shuffled.sample(words, len(words)))
+        for text in texts_of(tokenizer_json, lengths).values()
+        for words in [text.split()] * _TEXTS_OF_A_LENGTH
+    ]
+
+
+def _multiples(rates: str) -> list[float]:
+    try:
+        found = sorted({float(rate) for rate in rates.split(",") if rate.strip()})
+    except ValueError:
+        raise typer.BadParameter(f"--rates must be like 0.5,2, found {rates!r}") from None
+    if found and found[0] <= 0:
+        raise typer.BadParameter(f"--rates must be above 0, found {found[0]:g}")
+    return found
+
+
+def _scores(bundle: Path, texts: list[str]) -> list[float]:
+    with Guard.load(bundle, threads=1) as guard:
+        return [result.score for result in guard.score_batch(texts)]

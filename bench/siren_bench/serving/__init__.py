@@ -1,0 +1,1 @@
+"""Load on a guard that many share: who asks, how often, and what came of it."""
