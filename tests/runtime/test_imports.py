@@ -85,14 +85,14 @@ FLOORS = {
     "siren_train": [["commands"], ["fit"], ["measure"], ["store"], ["data"]],
     "siren_serve": [
         ["commands"],
-        ["server"],
+        ["server", "ray"],
         ["app", "protocol"],
         ["gate", "routes"],
         ["proxy"],
         ["generation"],
         ["streams", "reload", "messages"],
         ["guards"],
-        ["metrics", "keys", "logs", "errors", "settings"],
+        ["metrics", "keys", "logs", "errors", "settings", "triton"],
     ],
 }
 

@@ -157,7 +157,9 @@ def _hub_splits(source: Source) -> dict[str, Iterable[Mapping[str, Any]]]:
     if source.adapt is None:
         return dict(datasets.load_dataset(hub["name"], hub["config"], streaming=True))
     builder = datasets.load_dataset_builder(hub["name"], hub["config"])
-    files = {str(split): [*paths] for split, paths in builder.config.data_files.items()}
+    files: dict[str, Any] = {
+        str(split): [*paths] for split, paths in builder.config.data_files.items()
+    }
     if hub["part"] in files:
         files[hub["part"]] = datasets.load_dataset(
             type(builder).__module__.rsplit(".", 1)[-1],  # csv, json, parquet

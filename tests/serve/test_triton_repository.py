@@ -1,0 +1,81 @@
+"""What `siren triton` writes. In a real tritonserver it is tried by test_triton_server.py."""
+
+import re
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from typer.testing import CliRunner
+
+from siren_runtime import BundleError, Guard, InputError
+from siren_serve.commands.triton import app
+
+
+def write(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.stderr
+    return (
+        Path(str(arguments[2])) / done.stderr.split("/")[-1].strip() / "config.pbtxt"
+    ).read_text()
+
+
+def test_a_model_of_texts_holds_the_whole_bundle(
+    bundle: Path, guard: Guard, tmp_path: Path
+) -> None:
+    config = write(bundle, "-o", tmp_path / "models", "--threads", 2, "--max-queue", 9)
+    folder = tmp_path / "models" / "guard"
+    copied = Guard.load(folder / "1" / "bundle", verify="full", threads=1)
+    assert copied.score("a text").score == guard.score("a text").score
+    assert "siren_serve.triton.text_model" in (folder / "1" / "model.py").read_text()
+    assert 'backend: "python"' in config
+    assert "max_queue_size: 9" in config
+    assert re.search(r'key: "threads" value: \{ string_value: "2" \}', config)
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["guard"]
+
+
+def test_a_model_of_tokens_has_the_graphs_tensors(bundle: Path, tmp_path: Path) -> None:
+    config = write(bundle, "-o", tmp_path, "--name", "small", "--forms", "tokens")
+    session = onnxruntime.InferenceSession(tmp_path / "small_tokens" / "1" / "model.onnx")
+    named = re.findall(r'\{ name: "(\w+)" data_type: TYPE_(\w+) dims: (.*) \}', config)
+    graph = [*session.get_inputs(), *session.get_outputs()]
+    types = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
+    assert [(name, kind) for name, kind, _ in named] == [(t.name, types[t.type]) for t in graph]
+    dims = {name: shape for name, _, shape in named}
+    assert dims["input_ids"] == "[-1]"
+    assert dims["score"] == "[1] reshape: { shape: [] }"
+    assert dims["logits"] == "[2]"
+
+
+def test_streams_are_sequences_with_a_response_a_piece(bundle: Path, tmp_path: Path) -> None:
+    config = write(bundle, "-o", tmp_path, "--forms", "stream", "--max-batch", 3, "--timeout", 2)
+    assert "decoupled: true" in config
+    assert "max_candidate_sequences: 3" in config
+    assert "max_sequence_idle_microseconds: 2000000" in config
+
+
+def test_a_model_that_is_there_is_not_written_over(bundle: Path, tmp_path: Path) -> None:
+    write(bundle, "-o", tmp_path)
+    with pytest.raises(InputError, match="guard is there already"):
+        write(bundle, "-o", tmp_path)
+    write(bundle, "-o", tmp_path, "--name", "other")
+
+
+@pytest.mark.parametrize("name", ["", "../guard", "a/b", ".hidden", 'a"b'])
+def test_a_name_that_is_no_models_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="--name"):
+        write(bundle, "-o", tmp_path, "--name", name)
+
+
+def test_a_form_that_is_not_known_is_refused(bundle: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [str(bundle), "-o", str(tmp_path), "--forms", "text,voice"])
+    assert done.exit_code == 2
+    assert "'voice' is not one of text, stream, tokens" in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_bundle_makes_no_model(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        write(tmp_path, "-o", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
