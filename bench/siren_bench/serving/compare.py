@@ -52,7 +52,7 @@ def compare(
                 load = Load(time.monotonic() + _LEAD_S, length, max(callers))
                 capacity = summary(process.answers(texts, load), load)["texts_per_s"]
         kinds: list[tuple[str, dict[str, Any]]] = [
-            *((f"{n} callers", {"callers": n}) for n in callers),
+            *((f"{n} caller{'s' * (n > 1)}", {"callers": n}) for n in callers),
             *((f"open, {share:g} x capacity", {"rate": share * capacity}) for share in rates),
         ]
         entries: dict[tuple[str, str], Entry] = {
