@@ -7,17 +7,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import SirenError
-from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
-from siren_runtime.serving.sharing import Sharing
 
 from . import logs
 from .errors import RefusedRequest
 from .metrics import Metrics
+from .opening import open_guard, sharing_of
 from .settings import Settings
 
 _LOOK_S = 0.1
@@ -160,10 +158,10 @@ class Guards:
             for name, source in self._settings.guards.items():
                 started = time.monotonic()
                 guard = await asyncio.get_running_loop().run_in_executor(
-                    None, partial(_opened, source, self._settings)
+                    None, partial(open_guard, source, self._settings)
                 )
                 count: Callable[[Any], None] = partial(self._metrics.count_run, name)
-                shared = AsyncGuard(guard, _sharing(self._settings, guard), count)
+                shared = AsyncGuard(guard, sharing_of(self._settings, guard), count)
                 before = self._served.get(name)
                 self._served[name] = Served(name, source, shared, self._metrics)
                 logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
@@ -181,34 +179,3 @@ class Guards:
         task = asyncio.get_running_loop().create_task(served.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _opened(source: str, settings: Settings) -> Guard:
-    guard = Guard.load(
-        source,
-        backend=settings.backend,
-        threads=settings.threads,
-        streaming=settings.streaming,
-        long_text=settings.long_text,
-        unreadable=settings.unreadable,
-        max_tokens_per_text=settings.max_text_tokens,
-        max_bytes_per_text=settings.max_text_bytes,
-    )
-    guard.score("A first text is slower than those after it.")
-    return guard
-
-
-def _sharing(settings: Settings, guard: Guard) -> Sharing:
-    return Sharing(
-        runs=settings.runs,
-        gather=settings.gather_ms / 1000,
-        max_calls=settings.max_calls,
-        max_waiting_tokens=settings.max_waiting_tokens,
-        max_streams=settings.max_streams,
-        max_stream_tokens=min(settings.max_stream_tokens, *map(_longest, guard.manifests)),
-    )
-
-
-def _longest(manifest: Manifest) -> int:
-    """The tokens that a stream can hold: what the backbone can, or what a whole text may have."""
-    return manifest.backbone.context_length or manifest.text.max_length

@@ -92,6 +92,7 @@ FLOORS = {
         ["generation"],
         ["streams", "reload", "messages"],
         ["guards"],
+        ["opening"],
         ["metrics", "keys", "logs", "errors", "settings", "triton"],
     ],
 }
