@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from siren_serve.app import make_app
 from siren_serve.guards import Guards, Served
 from siren_serve.server import uvicorn_options
 from siren_serve.settings import Settings
-
-WAIT_S = 60
+from waiting import WAIT_S, eventually
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,6 @@ def running(guards: dict[str, str], **settings: Any) -> Iterator[Running]:
     server.should_exit = True
     thread.join(WAIT_S)
     assert not thread.is_alive()
-
-
-def eventually(condition: Any) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True)

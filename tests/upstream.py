@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from served import WAIT_S, eventually
+from waiting import WAIT_S, eventually
 
 CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "small"}
 

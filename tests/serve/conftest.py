@@ -1,12 +1,12 @@
 """The tiny bundle behind HTTP, for all tests of a file."""
 
-import string
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from guards import extreme_letters
 from proxied import Proxies
 from served import Running, running
 from siren_runtime import Guard
@@ -45,9 +45,4 @@ def proxies(bundle: Path, upstream: ModelServer) -> Iterator[Proxies]:
 
 @pytest.fixture(scope="module")
 def letters(guard: Guard) -> tuple[str, str]:
-    """The letter that is safest and the one that is most harmful."""
-    scores = {letter: guard.score(letter).score for letter in string.ascii_letters}
-    safe, harmful = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
-    assert scores[safe] < 0.4
-    assert scores[harmful] > 0.6
-    return safe, harmful
+    return extreme_letters(guard)
