@@ -15,21 +15,21 @@ find_python() {
 }
 
 # install NAME REQUIREMENT…: pip install each requirement line in turn, skipped where the same
-# was installed before. NAME tells the callers' stamps apart.
+# was installed before. NAME tells the callers' stamps apart. VENV names another environment than .venv.
 install() {
-    local name=$1 stamp wanted python line
+    local name=$1 venv=${VENV:-.venv} stamp wanted python line
     shift
-    stamp=".venv/.installed-$name"
+    stamp="$venv/.installed-$name"
     wanted="$(cat pyproject.toml; printf '%s\n' "$@")"
     if [[ -f $stamp && "$(cat "$stamp")" == "$wanted" ]]; then
         return
     fi
     python="$(find_python)"
-    [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-    echo "setting up .venv (once)…" >&2
+    [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
+    echo "setting up $venv (once)…" >&2
     for line in "$@"; do
         # shellcheck disable=SC2086  # a line may hold several words
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check $line >&2
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $line >&2
     done
     printf '%s' "$wanted" >"$stamp"
 }

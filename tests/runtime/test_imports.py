@@ -87,7 +87,7 @@ FLOORS = {
         ["commands"],
         ["server", "ray"],
         ["app", "protocol"],
-        ["gate", "routes"],
+        ["gate", "routes", "integrations"],
         ["proxy"],
         ["generation"],
         ["streams", "reload", "messages"],

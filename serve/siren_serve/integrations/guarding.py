@@ -1,0 +1,180 @@
+"""What the integrations share: a guard opened once for those that want the same, and asked."""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import msgspec
+
+from siren_runtime.errors import InterruptedCall, SirenError
+from siren_runtime.guard import Guard
+from siren_runtime.scoring.call import Text
+from siren_runtime.scoring.engines import BackendName
+from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
+from siren_runtime.streaming.result import StreamResult
+from siren_serve.opening import open_guard, sharing_of
+from siren_serve.settings import Settings
+
+_T = TypeVar("_T")
+_TIMEOUT_S = 10.0
+_GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
+
+
+class SettingsError(SirenError):
+    """A guard that cannot be opened as its settings say.
+
+    No ValueError: LiteLLM takes one for a reason to start without the guardrail.
+    """
+
+
+class Blocked(Exception):
+    """A text that is harmful, or of which too little is known to call it safe."""
+
+
+class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be said of a guard where it is plugged in.
+
+    Attributes:
+        bundle: a folder, or what else `Guard.load` takes.
+        threshold: harmful from this score, 0 to 1; None is the guard's own.
+        stride: characters of a stream that are gathered before it is read again; None is 0 for
+            guards that read only what is new, and 40 for those that read all anew.
+        timeout_s: seconds in which a text has its verdict.
+        backend, threads, runs, max_text_bytes, max_text_tokens, max_streams, max_stream_tokens:
+            as `Settings`.
+    """
+
+    bundle: str
+    threshold: float | None = None
+    stride: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = _TIMEOUT_S
+    backend: BackendName = "auto"
+    threads: int = 1
+    runs: int = 1
+    max_text_bytes: int = 256 << 10
+    max_text_tokens: int = 16_384
+    max_streams: int = 64
+    max_stream_tokens: int = 4096
+
+
+class Guarding:
+    """A guard, and what was said of it."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """Open the guard, or take the one that is open.
+
+        Args:
+            given: the fields of `GuardSettings`.
+
+        Raises:
+            SettingsError: one is not known or cannot be used, or the guard cannot be opened.
+        """
+        try:
+            self.settings = msgspec.convert(dict(given), GuardSettings)
+            self._asked = _opened(
+                msgspec.structs.replace(
+                    self.settings, threshold=None, stride=None, timeout_s=_TIMEOUT_S
+                )
+            )
+            self.guard.call(threshold=self.settings.threshold)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"the guard's settings: {error}") from None
+        except SirenError as error:
+            raise SettingsError(f"the guard {given['bundle']!r}: {error}") from error
+        reads_anew = any("stream" not in manifest.graphs for manifest in self.guard.manifests)
+        stride = self.settings.stride
+        self._stride = (_GATHERED if reads_anew else 0) if stride is None else stride
+
+    @property
+    def guard(self) -> Guard:
+        """The guard, which others may use too."""
+        return self._asked.guard
+
+    async def check(self, texts: Sequence[Text]) -> None:
+        """Score whole texts; each a text, or a prompt and its response.
+
+        Raises:
+            Blocked: one may not pass.
+            SirenError: one has no verdict.
+        """
+        if texts:
+            settings = self.settings
+            scoring = self._asked.score_batch(
+                texts, threshold=settings.threshold, deadline=settings.timeout_s
+            )
+            for result in await self.in_time(scoring):
+                pass_or_raise(result)
+
+    def reading(self, prompt: str | None) -> "Reading":
+        """Read a text that grows, behind its prompt; a context."""
+        stream = self._asked.stream(prompt, threshold=self.settings.threshold)
+        return Reading(self, stream, self._stride)
+
+    async def in_time(self, asking: Awaitable[_T]) -> _T:
+        """Await the guard.
+
+        Raises:
+            InterruptedCall: it took too long.
+        """
+        try:
+            with anyio.fail_after(self.settings.timeout_s):
+                return await asking
+        except TimeoutError:
+            raise InterruptedCall(f"no verdict within {self.settings.timeout_s:g} s") from None
+
+
+class Reading:
+    """A text that grows: pieces in, and whether all of them were read out."""
+
+    def __init__(self, guarding: Guarding, stream: AsyncStream, stride: int) -> None:
+        """Read by a stream; `Guarding.reading` makes it."""
+        self._guarding, self._stream, self._stride = guarding, stream, stride
+        self._text, self._has_begun = "", False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all text so far has a verdict, and may go out."""
+        return not self._text
+
+    async def add(self, text: str) -> None:
+        """Take a piece, and read what was gathered if it is enough.
+
+        Raises:
+            Blocked: the text so far may not pass.
+            SirenError: it has no verdict.
+        """
+        self._text += text
+        if len(self._text) >= self._stride or not self._has_begun:
+            await self.read()
+
+    async def read(self) -> None:
+        """Read what was gathered; errors as `add`."""
+        if self._text:
+            result = await self._guarding.in_time(self._stream.feed(self._text))
+            self._text, self._has_begun = "", True
+            pass_or_raise(result)
+
+    async def __aenter__(self) -> "Reading":
+        await self._guarding.in_time(self._stream.__aenter__())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stream.__aexit__(*exception)
+
+
+def pass_or_raise(result: ScoreResult | StreamResult) -> None:
+    """Raise `Blocked`, with score, threshold and tier, unless a verdict says harmless."""
+    if result.is_harmful is not False:
+        tier = f", tier {result.tier}" if result.tier else ""
+        score = f"score {result.score:.3f} of threshold {result.threshold:g}{tier}"
+        raise Blocked(f"blocked as harmful: {score}")
+
+
+@cache
+def _opened(settings: GuardSettings) -> AsyncGuard:
+    both = set(Settings.__struct_fields__) & set(GuardSettings.__struct_fields__)
+    loading = Settings(guards={}, **{name: getattr(settings, name) for name in both})
+    guard = open_guard(settings.bundle, loading)
+    return AsyncGuard(guard, sharing_of(loading, guard))
