@@ -41,6 +41,12 @@ def need(*modules: str) -> None:
             raise ImportError(f"no module named {name!r}")
 
 
+def need_engine() -> None:
+    """See that something is installed which runs a score graph; as `need`."""
+    if not any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
+        need("onnxruntime")
+
+
 def report(message: str) -> None:
     """Print one line on standard error; control characters of hostile names stay harmless."""
     typer.echo(f"siren: {one_line(message)}", err=True)

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
@@ -21,10 +20,9 @@ from siren_runtime.text.reading import (
     Unreadable,
 )
 
-from .console import EXIT_FAILED, need, one_line, report, standard_input
+from .console import EXIT_FAILED, need_engine, one_line, report, standard_input
 
-if not any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
-    need("onnxruntime")
+need_engine()
 
 OutputFormat = Literal["table", "jsonl"]
 

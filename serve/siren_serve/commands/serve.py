@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_runtime.commands.console import need, report
+from siren_runtime.commands.console import need, need_engine, report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.text.reading import LongText, Unreadable
 from siren_serve.settings import PromptOrder, ProxyMode
 
-need("litestar", "onnxruntime", "prometheus_client", "uvicorn", "httptools", "httpx", "websockets")
+need_engine()
+need("litestar", "prometheus_client", "uvicorn", "httptools", "httpx", "websockets")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _DEFAULT_NAME = "guard"
