@@ -6,6 +6,7 @@ import numpy as np
 import typer
 
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.commands.console import report
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
@@ -47,6 +48,11 @@ def calibrate_cascade(
         f"mean cost {found.cost:.3f}, macro-F1 lost {100 * found.lost:.2f} points on "
         f"{len(scores.whole)} {split} rows"
     )
+    if bundle.manifest.spans:
+        report(
+            f"{bundle.path}: has thresholds for spans, with which the whole guard scores every "
+            "text; exits decide where spans are turned off (spans=False, --no-spans)"
+        )
 
 
 def _shown(bound: float | None) -> str:
