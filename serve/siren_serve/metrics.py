@@ -33,6 +33,10 @@ class Metrics:
             "siren_verdicts_total", "Texts by verdict and tier", ["guard", "verdict", "tier"],
             registry=registry,
         )  # fmt: skip
+        self.exits = Counter(
+            "siren_exits_total", "Texts that an exit decided, by the blocks that were run",
+            ["guard", "blocks"], registry=registry,
+        )  # fmt: skip
         self.tokens = Counter(
             "siren_tokens_total", "Tokens that engines read", ["guard", "kind"], registry=registry
         )
@@ -89,9 +93,11 @@ class Metrics:
             self.queue_seconds.labels(*labels).observe(seconds)
 
     def count_verdict(self, guard: str, result: ScoreResult | StreamResult) -> None:
-        """Count one verdict by its tier."""
+        """Count one verdict by its tier, and by its exit where one decided."""
         verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
         self.verdicts.labels(guard, verdict, result.tier or "").inc()
+        if isinstance(result, ScoreResult) and result.exit is not None:
+            self.exits.labels(guard, str(result.exit)).inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

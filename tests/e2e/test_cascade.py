@@ -16,6 +16,7 @@ from backbones import FAMILIES
 from guards import load_guard
 from models import make_artifact, make_labels
 from reference import plain_logits
+from served import running
 from siren_export.export import export_bundle
 from siren_export.heads.exits import exit_folder, parse_depths, with_exits
 from siren_export.heads.registry import load_artifact
@@ -220,6 +221,19 @@ def test_callers_that_share_a_guard_get_exits_each_by_his_own_call(deciding):
     plain, strict = asyncio.run(both())
     assert [result.exit for result in plain] == [result.exit for result in expected]
     assert all(result.exit is None for result in strict)
+
+
+def test_the_server_answers_with_exits_and_counts_them(deciding):
+    bundle = deciding()
+    expected = Guard.load(bundle, threads=1).score_each(SAMPLE)
+    with running({"quick": str(bundle)}) as server:
+        answers = server.client.post("/v1/score", json={"inputs": SAMPLE}).json()["results"]
+        found = [answer.get("exit") for answer in answers]
+        assert found == [getattr(result, "exit", None) for result in expected]
+        assert set(found) >= {1, 3}
+        for depth in (1, 3):
+            line = f'siren_exits_total{{blocks="{depth}",guard="quick"}}'
+            assert server.metric(line) == found.count(depth)
 
 
 def test_a_long_text_says_which_exit_decided_on_the_window_that_counts(deciding):
