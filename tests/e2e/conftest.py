@@ -16,6 +16,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from streaming import LIMIT
+from trajectories import TEMPLATES, make_chat_backbone, make_trajectory_head
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,32 @@ def guards(export: Callable[..., Exported]) -> Iterator[Callable[..., tuple[Guar
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield run
+
+
+@pytest.fixture(scope="session")
+def trajectory_bundle(
+    tmp_path_factory: pytest.TempPathFactory, backbone_folder: Callable[[str], Path]
+) -> Callable[..., tuple[Path, Path]]:
+    """A function: family, template, options -> the head's folder and its bundle's."""
+    cases: dict[Any, tuple[Path, Path]] = {}
+
+    def make(
+        name: str = "qwen3",
+        template: str = "chatml",
+        *,
+        blocks: int = 3,
+        max_length: int = 48,
+        precision: Any = "fp32",
+    ) -> tuple[Path, Path]:
+        key = name, template, blocks, max_length, precision
+        if key not in cases:
+            folder = tmp_path_factory.mktemp("trajectory")
+            chat = make_chat_backbone(folder / "chat", backbone_folder(name), TEMPLATES[template])
+            head = make_trajectory_head(folder / "head", chat, blocks=blocks, max_length=max_length)
+            export_bundle(
+                load_artifact(head), load_checkpoint(chat), folder / "bundle", precision=precision
+            )
+            cases[key] = head, folder / "bundle"
+        return cases[key]
+
+    return make

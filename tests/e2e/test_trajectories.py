@@ -1,6 +1,5 @@
 """Trajectory heads: a bundle scores as llm-siren's AgentSirenGuard does, whole and growing."""
 
-import json
 import os
 from dataclasses import replace
 
@@ -11,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from siren_guard import AgentSirenGuard
 
+from gguf_files import write_gguf
 from models import make_artifact
-from siren_command import rows, siren
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.reference import LlmSiren
-from siren_runtime import BackendError, BundleError, Guard, InputError, SharedGuard
+from siren_runtime import BundleError, CheckpointError, Guard, InputError, SharedGuard
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.scoring.explain import Explainer
 from siren_runtime.text.reading import AS_LLM_SIREN
@@ -27,7 +26,6 @@ from trajectories import (
     TEMPLATES,
     TOOLS,
     TRAJECTORIES,
-    make_chat_backbone,
     make_trajectory_head,
 )
 
@@ -38,32 +36,12 @@ WHOLE = {"messages": MESSAGES, "tools": TOOLS}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, backbone_folder):
-    """A function: family, template, options -> the head's folder and its bundle's."""
-    cases = {}
-
-    def make(name="qwen3", template="chatml", *, blocks=3, max_length=48, precision="fp32"):
-        key = name, template, blocks, max_length, precision
-        if key not in cases:
-            folder = tmp_path_factory.mktemp("trajectory")
-            chat = make_chat_backbone(folder / "chat", backbone_folder(name), TEMPLATES[template])
-            head = make_trajectory_head(folder / "head", chat, blocks=blocks, max_length=max_length)
-            export_bundle(
-                load_artifact(head), load_checkpoint(chat), folder / "bundle", precision=precision
-            )
-            cases[key] = head, folder / "bundle"
-        return cases[key]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def pair(made):
-    """A function: as `made` -> the guard, and llm-siren's."""
+def pair(trajectory_bundle):
+    """A function: as `trajectory_bundle` -> the guard, and llm-siren's."""
     cases = {}
 
     def open_both(*args, **options):
-        head, bundle = made(*args, **options)
+        head, bundle = trajectory_bundle(*args, **options)
         if head not in cases:
             theirs = AgentSirenGuard.from_pretrained(str(head), device="cpu", dtype=torch.float32)
             cases[head] = Guard.load(bundle, threads=1, **AS_LLM_SIREN), theirs
@@ -108,7 +86,7 @@ def test_any_trajectory_scores_as_llm_siren_scores_it(pair, template, max_length
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 4])
-def test_only_the_blocks_below_the_state_are_in_the_graph(pair, made, blocks):
+def test_only_the_blocks_below_the_state_are_in_the_graph(pair, trajectory_bundle, blocks):
     ours, theirs = pair(blocks=blocks)
     backbone = ours.manifest.backbone
     assert (backbone.blocks_kept, backbone.blocks) == (blocks, 4)
@@ -117,7 +95,7 @@ def test_only_the_blocks_below_the_state_are_in_the_graph(pair, made, blocks):
     if (
         blocks < backbone.blocks
     ):  # of the last one llm-siren reads the raw stream, early exit or not
-        head, _ = made(blocks=blocks)
+        head, _ = trajectory_bundle(blocks=blocks)
         whole = AgentSirenGuard.from_pretrained(
             str(head), device="cpu", dtype=torch.float32, early_exit=False
         )
@@ -142,102 +120,8 @@ def test_a_truncated_trajectory_says_what_was_not_read(pair):
     ).replace("<|im_start|>user\nx<|im_end|>\n", text)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_stream_costs_the_tokens_of_new_turns(made, streaming):
-    _, bundle = made(max_length=1000)
-    guard = Guard.load(bundle, threads=1, streaming=streaming, **AS_LLM_SIREN)
-    read = 0
-    with guard.stream_trajectory(TOOLS) as stream:
-        for number, message in enumerate(MESSAGES, start=1):
-            result = stream.feed(message)
-            whole = guard.score_trajectory(messages=MESSAGES[:number], tools=TOOLS)
-            assert result.score == pytest.approx(whole.score, abs=1e-5)
-            assert (result.tokens, result.is_harmful) == (whole.tokens, whole.is_harmful)
-            read += result.computed - result.rolled_back
-            assert read == result.tokens
-            if message["role"] not in ("developer", "tool"):  # which are added to what was there
-                assert result.rolled_back <= 2
-        assert stream.messages == MESSAGES
-        assert set(result.to_dict()) >= {"score", "computed", "rolled_back"}
-        changed = [*MESSAGES[:-1], {"role": "assistant", "content": "No."}]
-        again = stream.score(changed)
-        assert 0 < again.rolled_back < 30
-        assert again.score == pytest.approx(
-            guard.score_trajectory(messages=changed, tools=TOOLS).score, abs=1e-5
-        )
-        same = stream.score(changed)
-        assert (same.computed, same.rolled_back, same.score) == (0, 0, again.score)
-
-
-def test_what_truncation_moves_is_rolled_back(made):
-    _, bundle = made(max_length=48)
-    guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)
-    with guard.stream_trajectory(TOOLS) as stream:
-        stream.feed(*MESSAGES[:4])
-        result = stream.feed(MESSAGES[4])
-        assert (result.computed, result.rolled_back, result.truncated) == (24, 24, True)
-        whole = guard.score_trajectory(messages=MESSAGES[:5], tools=TOOLS)
-        assert result.score == pytest.approx(whole.score, abs=1e-5)
-        assert result.omitted == whole.omitted
-
-
-def test_a_message_that_is_refused_leaves_a_stream_as_it_was(made):
-    _, bundle = made()
-    guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)
-    with guard.stream_trajectory(threshold=0.0) as stream:
-        first = stream.feed(MESSAGES[2])
-        assert first.is_harmful
-        for bad in ({"role": "critic"}, {"role": "user", "content": "\ud800"}, "hi"):
-            with pytest.raises(InputError):
-                stream.feed(bad)
-        assert stream.result == first
-        assert stream.feed(MESSAGES[9]).score == pytest.approx(
-            guard.score_trajectory(messages=[MESSAGES[2], MESSAGES[9]]).score, abs=1e-5
-        )
-        stream.reset()
-        assert stream.result is None
-        assert stream.feed(MESSAGES[2]).score == pytest.approx(first.score, abs=1e-6)
-
-
-def test_a_stream_whose_engine_failed_has_no_verdict_until_it_is_reset(made, monkeypatch):
-    _, bundle = made()
-    guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)
-    with guard.stream_trajectory() as stream:
-        stream.feed(MESSAGES[2])
-        backend = guard.scorers[0].stream_backend
-
-        def fail(*_):
-            raise BackendError("out of memory")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(type(backend), "step", fail)
-            with pytest.raises(BackendError, match="out of memory"):
-                stream.feed(MESSAGES[9])
-        with pytest.raises(BackendError, match="failed before"):
-            stream.feed(MESSAGES[9])
-        stream.reset()
-        assert 0 <= stream.feed(MESSAGES[2]).score <= 1
-
-
-def test_without_a_streaming_graph_each_turn_reads_all(made, tmp_path):
-    head, _ = made()
-    checkpoint = load_checkpoint(
-        json.loads((head / "siren_config.json").read_text())["base_model"]["model_id"]
-    )
-    export_bundle(load_artifact(head), checkpoint, tmp_path / "bundle", stream=False)
-    guard = Guard.load(tmp_path / "bundle", threads=1, **AS_LLM_SIREN)
-    with pytest.warns(UserWarning, match="no streaming graph"):
-        stream = guard.stream_trajectory()
-    for number in range(2, 6):
-        result = stream.feed(*MESSAGES[: 1 if number == 2 else 0], MESSAGES[number])
-        assert result.computed == min(result.tokens, 48)
-    whole = guard.score_trajectory(messages=[MESSAGES[0], *MESSAGES[2:6]])
-    assert result.score == pytest.approx(whole.score, abs=1e-6)
-    stream.close()
-
-
-def test_an_export_is_verified_against_llm_siren(made, tmp_path):
-    head, _ = made()
+def test_an_export_is_verified_against_llm_siren(trajectory_bundle, tmp_path):
+    head, _ = trajectory_bundle()
     artifact = load_artifact(head)
     checkpoint = load_checkpoint(artifact.model_id)
     reference = LlmSiren(artifact, checkpoint).scores
@@ -251,17 +135,17 @@ def test_an_export_is_verified_against_llm_siren(made, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_every_precision_exports_and_streams(made, precision):
-    guard = Guard.load(made(precision=precision)[1], threads=1, **AS_LLM_SIREN)
-    exact = Guard.load(made()[1], threads=1, **AS_LLM_SIREN)
+def test_every_precision_exports_and_streams(trajectory_bundle, precision):
+    guard = Guard.load(trajectory_bundle(precision=precision)[1], threads=1, **AS_LLM_SIREN)
+    exact = Guard.load(trajectory_bundle()[1], threads=1, **AS_LLM_SIREN)
     found, expected = (g.score_trajectory(**WHOLE).score for g in (guard, exact))
     assert found == pytest.approx(expected, abs={"fp16": 5e-3, "int8": 0.2, "int4": 0.5}[precision])
     with guard.stream_trajectory(TOOLS) as stream:
         assert 0 <= stream.feed(*MESSAGES).score <= 1
 
 
-def test_an_ensemble_takes_the_mean(made):
-    bundles = [made(max_length=length)[1] for length in (48, 1000)]
+def test_an_ensemble_takes_the_mean(trajectory_bundle):
+    bundles = [trajectory_bundle(max_length=length)[1] for length in (48, 1000)]
     guards = [Guard.load(bundle, threads=1, **AS_LLM_SIREN) for bundle in bundles]
     both = Guard.load(bundles, threads=1, **AS_LLM_SIREN)
     mean = np.mean([guard.score_trajectory(**WHOLE).score for guard in guards])
@@ -270,8 +154,8 @@ def test_an_ensemble_takes_the_mean(made):
         assert stream.feed(*MESSAGES).score == pytest.approx(mean, abs=1e-5)
 
 
-def test_a_guard_of_trajectories_scores_no_texts(made, tmp_path, backbone_folder):
-    _, bundle = made()
+def test_a_guard_of_trajectories_scores_no_texts(trajectory_bundle, tmp_path, backbone_folder):
+    _, bundle = trajectory_bundle()
     guard = Guard.load(bundle, threads=1)
     uses = (
         lambda: guard.score("hello"),
@@ -306,8 +190,8 @@ def test_a_guard_of_trajectories_scores_no_texts(made, tmp_path, backbone_folder
             use()
 
 
-def test_bad_trajectories_are_errors_in_their_places(made):
-    guard = Guard.load(made()[1], threads=1, max_bytes_per_text=2000)
+def test_bad_trajectories_are_errors_in_their_places(trajectory_bundle):
+    guard = Guard.load(trajectory_bundle()[1], threads=1, max_bytes_per_text=2000)
     large = [{"role": "user", "content": "a " * 3000}]
     results = guard.score_each_trajectory([WHOLE, "text", [], large, [{"role": "x"}], WHOLE])
     assert results[0] == results[5]
@@ -319,7 +203,7 @@ def test_bad_trajectories_are_errors_in_their_places(made):
         with pytest.raises(InputError, match="takes a list of trajectories"):
             guard.score_trajectories(wrong)
     assert guard.score_trajectories([]) == []
-    many = Guard.load(made()[1], threads=1, max_tokens_per_text=20)
+    many = Guard.load(trajectory_bundle()[1], threads=1, max_tokens_per_text=20)
     with pytest.raises(InputError, match="at most 20 are taken"):
         many.score_trajectory(**WHOLE)
 
@@ -341,7 +225,7 @@ FAULTS = {
     "labels": (lambda m: m["heads"]["harm"].update(labels=["a"]), "logistic heads have no names"),
     "spans": (
         lambda m: m.update(spans=[{"tokens": 32, "threshold": 0.5}]),
-        "thresholds of spans, which trajectories have not",
+        "has neither spans nor exits",
     ),
     "unlisted": (lambda m: m["files"].pop("chat_template.jinja"), "lacks 'chat_template.jinja'"),
     "size": (lambda m: m["files"]["chat_template.jinja"].update(size=1), "guard.json says 1"),
@@ -349,15 +233,15 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bundle_that_contradicts_itself_is_refused(made, tmp_path, fault):
+def test_a_bundle_that_contradicts_itself_is_refused(trajectory_bundle, tmp_path, fault):
     change, match = FAULTS[fault]
-    _copied(made()[1], tmp_path, change)
+    _copied(trajectory_bundle()[1], tmp_path, change)
     with pytest.raises(BundleError, match=match):
         load_bundle(tmp_path)
 
 
-def test_a_changed_template_is_refused(made, tmp_path):
-    _copied(made()[1], tmp_path, lambda m: None)
+def test_a_changed_template_is_refused(trajectory_bundle, tmp_path):
+    _copied(trajectory_bundle()[1], tmp_path, lambda m: None)
     template = tmp_path / "chat_template.jinja"
     template.unlink()
     template.write_text(
@@ -376,64 +260,20 @@ def _copied(bundle, folder, change):
     (folder / "guard.json").write_bytes(msgspec.json.encode(manifest))
 
 
-def test_the_command_line_scores_trajectories(made, tmp_path):
-    _, bundle = made()
-    guard = Guard.load(bundle, threads=1)
-    data = tmp_path / "runs.jsonl"
-    lines = [
-        {"id": "a", **WHOLE, "label": 1},
-        {"messages": MESSAGES[:3]},
-        {"messages": [{"role": "critic"}]},
-        {"text": "hello"},
-        {"messages": MESSAGES[:3], "promt": 1},
-        {"tools": TOOLS},
-        {"messages": MESSAGES[:1]},
-        "not JSON",
-    ]
-    data.write_text("\n".join(line if line == "not JSON" else json.dumps(line) for line in lines))
-    run = siren("score", bundle, "--trajectories", data, "--keep", "label", "--threads", 1)
-    assert run.exit_code == 1
-    first, second, *bad = rows(run)
-    whole = guard.score_trajectory(**WHOLE)
-    assert (first["id"], first["label"], first["tokens"]) == ("a", 1, whole.tokens)
-    assert (first["truncated"], first["omitted"]) == (True, [*whole.omitted])
-    assert first["score"] == pytest.approx(whole.score, abs=1e-5)
-    assert second["score"] == pytest.approx(guard.score_trajectory(MESSAGES[:3]).score, abs=1e-5)
-    assert [row["line"] for row in bad] == [3, 4, 5, 6, 7, 8]
-    for number, match in enumerate(
-        ("'critic'", "unknown key 'text'", "'promt'", "no 'messages'", "no turn", "not JSON"), 3
-    ):
-        assert match in bad[number - 3]["error"]
-        assert f"line {number}: " in run.stderr
-    assert "6 of 8 trajectories could not be scored" in run.stderr
-    table = siren(
-        "score", bundle, "--trajectories", "-", "--format", "table", input=json.dumps(WHOLE)
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_a_gguf_files_own_template_is_used(tmp_path, backbone_folder, blocks):
+    values = {"tokenizer.chat_template": TEMPLATES["no-system"]}
+    file = write_gguf(tmp_path / "m.gguf", backbone_folder("llama"), values=values)
+    artifact = load_artifact(
+        make_trajectory_head(tmp_path / "head", backbone_folder("llama"), blocks=blocks)
     )
-    assert table.exit_code == 0
-    assert "ends" in table.stdout
-    assert "You are welcome." in table.stdout
-
-
-def test_the_command_line_refuses_what_is_not_for_trajectories(made, tmp_path):
-    _, bundle = made()
-    data = tmp_path / "runs.jsonl"
-    data.write_text(json.dumps(WHOLE))
-    for extra in (["text"], ["--input", data], ["--order", 1], ["--spans"]):
-        run = siren("score", bundle, "--trajectories", data, *extra)
-        assert run.exit_code == 2
-        assert "--trajectories has no TEXT" in " ".join(run.stderr.split())
-    texts = tmp_path / "texts.jsonl"
-    labelled = [{"text": "hello", "label": label, "split": "test"} for label in (0, 1)]
-    texts.write_text("\n".join(map(json.dumps, labelled)))
-    for command in (
-        ["score", bundle, "hello"],
-        ["stream", bundle],
-        ["explain", bundle, "hello"],
-        ["evaluate", bundle, texts],
-        ["calibrate", bundle, texts, "--threshold", "best"],
-    ):
-        run = siren(*command, input="hello\n")
-        assert run.exit_code == 1
-        assert "trajectories" in run.stderr
-    run = siren("inspect", bundle)
-    assert "rendered by chat_template.jinja" in " ".join(run.stdout.split())
+    checkpoint = load_checkpoint(file)
+    reference = LlmSiren(artifact, checkpoint).scores
+    manifest = export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
+    assert manifest.verification.status == "passed"
+    assert set(manifest.trajectory.tokens) >= {"bos_token", "eos_token"}
+    text = Guard.load(tmp_path / "bundle", threads=1).render_trajectory(WHOLE)
+    assert text.startswith(manifest.trajectory.tokens["bos_token"])
+    bare = load_checkpoint(write_gguf(tmp_path / "bare.gguf", backbone_folder("llama")))
+    with pytest.raises(CheckpointError, match=r"the header has no tokenizer\.chat_template"):
+        export_bundle(artifact, bare, tmp_path / "other")

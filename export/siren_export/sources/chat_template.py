@@ -1,7 +1,8 @@
 """A checkpoint's chat template, and the special tokens that it may name.
 
 transformers takes chat_template.jinja, else `chat_template` of tokenizer_config.json: a template,
-or several by name, of which the one named "default" is for chats without tools of their own.
+or several by name, of which the one named "default" is for chats without tools of their own. A GGUF
+file has one in its header.
 """
 
 import json
@@ -35,15 +36,17 @@ class ChatFormat:
 def read_chat_format(checkpoint: Checkpoint) -> ChatFormat:
     """Read the chat template of a checkpoint, and see that it compiles.
 
+    Of a GGUF file the header's counts, also where a tokenizer.json lies beside it.
+
     Raises:
         CheckpointError: there is none, none is the default, or it is no valid template.
         BackendError: Jinja is missing.
     """
     if checkpoint.is_gguf:
-        raise CheckpointError(
-            f"{checkpoint.path}: trajectories take the chat template of a checkpoint's folder; "
-            "give the folder of the model's files, not a GGUF file"
-        )
+        from .gguf_checkpoint import read_gguf_chat  # whose package only such files need
+
+        template, known = read_gguf_chat(checkpoint.path)
+        return _checked(template, known, str(checkpoint.path))
     folder = checkpoint.path
     config_path = folder / TOKENIZER_CONFIG_FILE
     config: dict[str, Any] = {}
@@ -60,11 +63,16 @@ def read_chat_format(checkpoint: Checkpoint) -> ChatFormat:
         path, template = config_path, _default(config.get("chat_template"), config_path)
     tokens = {name: content_of(config.get(name)) for name in _NAMED}
     known = {name: token for name, token in tokens.items() if token is not None}
+    return _checked(template, known, str(path))
+
+
+def _checked(template: str, tokens: Mapping[str, str], origin: str) -> ChatFormat:
+    """See that a template compiles."""
     try:
-        ChatTemplate(template, known, str(path))
+        ChatTemplate(template, tokens, origin)
     except BundleError as error:
         raise CheckpointError(str(error)) from None
-    return ChatFormat(template, known)
+    return ChatFormat(template, tokens)
 
 
 def _default(found: Any, path: Any) -> str:

@@ -17,6 +17,10 @@ from .gguf_vocabulary import TOKENS_KEY, read_vocabulary
 from .gguf_weights import GgufWeights, open_weights
 from .tokenizer import read_tokenizer
 
+_CHAT_KEY = "tokenizer.chat_template"
+# What templates call special tokens -> the header's name of each.
+_NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
 
 @dataclass(frozen=True, eq=False)
 class GgufCheckpoint:
@@ -59,6 +63,23 @@ def open_gguf(path: Path, source: str) -> GgufCheckpoint:
     if TOKENS_KEY in header and len(header.strings(TOKENS_KEY)) != config["vocab_size"]:
         raise header.refusal(TOKENS_KEY, f"the embedding has {config['vocab_size']:,} rows")
     return GgufCheckpoint(config, data, weights, name)
+
+
+def read_gguf_chat(path: Path) -> tuple[str, dict[str, str]]:
+    """The chat template of a GGUF file's header, and the tokens by what templates call them.
+
+    Raises:
+        CheckpointError: the file is damaged, or has none.
+    """
+    header = Header(path, GgufFile(path).metadata)
+    if _CHAT_KEY not in header:
+        raise CheckpointError(
+            f"{path}: the header has no {_CHAT_KEY}; a trajectory head reads what a chat template "
+            "renders, so give a file, or a folder, that has the one that the head was fitted on"
+        )
+    tokens = read_vocabulary(header).tokens
+    ids = {n: header.token(f"tokenizer.ggml.{k}_token_id", len(tokens)) for n, k in _NAMED.items()}
+    return header.text(_CHAT_KEY), {n: tokens[i] for n, i in ids.items() if i is not None}
 
 
 def _check_is_its(path: Path, data: bytes, header: Header) -> None:

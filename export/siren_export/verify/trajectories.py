@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_runtime.text.trajectory import trajectory_of
 from siren_runtime.text.trajectory_reading import TrajectoryReader
+
+from .gguf_reference import read_model, read_tokenizer
 
 Example = dict[str, Any]  # "messages" and "tools"
 
@@ -100,20 +103,42 @@ def agent_siren_scores(
     Args:
         folder: of the artifact, its backbone named by a local folder.
     """
-    import torch
-    from siren_guard import AgentSirenGuard
-
-    guard = AgentSirenGuard.from_pretrained(
-        str(folder),
-        device="cpu",
-        dtype=torch.float32,
-        trust_remote_code=checkpoint.remote_code is not None,
-    )
+    guard = _guard_of_gguf(folder, checkpoint) if checkpoint.is_gguf else _guard(folder, checkpoint)
     scores, examples = [], with_own(max_length)
     for done, example in enumerate(examples, start=1):
         scores.append(guard.score_trajectory(**example).score)
         progress("reference", done, len(examples))
     return scores
+
+
+def _guard(folder: Path, checkpoint: Checkpoint) -> Any:
+    import torch
+    from siren_guard import AgentSirenGuard
+
+    return AgentSirenGuard.from_pretrained(
+        str(folder),
+        device="cpu",
+        dtype=torch.float32,
+        trust_remote_code=checkpoint.remote_code is not None,
+    )
+
+
+def _guard_of_gguf(folder: Path, checkpoint: Checkpoint) -> Any:
+    """llm-siren opens folders only, so it is handed what transformers reads, without early exit.
+
+    The blocks above and the final norm do not change the state behind a block below the last.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from siren_guard import AgentSirenGuard
+
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    tensors = load_file(folder / WEIGHTS_FILE)
+    model, tokenizer = read_model(checkpoint).made.model, read_tokenizer(checkpoint).made
+    if config["siren_module"]["early_exit_blocks"] == model.config.num_hidden_layers:
+        model.norm = torch.nn.Identity()
+    rest = model, tokenizer, torch.device("cpu"), torch.float32, False
+    return AgentSirenGuard(config, tensors["head.weight"], tensors["head.bias"], *rest)
 
 
 def compare_rendering(checkpoint: Checkpoint, reader: TrajectoryReader) -> str | None:
@@ -129,9 +154,12 @@ def compare_rendering(checkpoint: Checkpoint, reader: TrajectoryReader) -> str |
         return None
     logging.set_verbosity_error()
     try:
-        theirs = AutoTokenizer.from_pretrained(
-            str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
-        )
+        if checkpoint.is_gguf:
+            theirs = read_tokenizer(checkpoint).made
+        else:
+            theirs = AutoTokenizer.from_pretrained(
+                str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
+            )
     except Exception:  # whatever it raises: what cannot be loaded, the reference says
         return None
     for example in TRAJECTORIES:

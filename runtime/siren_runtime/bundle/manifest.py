@@ -282,8 +282,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     rules = manifest.trajectory
     if rules is not None and rules.template not in manifest.files:
         raise BundleError(f"{origin}: files lacks {rules.template!r}")
-    if rules is not None and manifest.spans:
-        raise BundleError(f"{origin}: thresholds of spans, which trajectories have not")
+    if rules is not None and (manifest.spans or manifest.cascade is not None):
+        raise BundleError(f"{origin}: a bundle of trajectories has neither spans nor exits")
     if manifest.cascade is not None:
         rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
         check_cascade(manifest.cascade, *rest)

@@ -139,8 +139,8 @@ def _check_use(
         raise InputError("the last token is read of trajectories, and only that is")
     if isinstance(backbone, Generator) or copies is not None or columns.labels:
         raise InputError(
-            "trajectories are read by a backbone's own files, neither by a generator's folder, nor "
-            "wrapped, nor with labels"
+            "trajectories are read by a backbone's own files, not by a generator's folder, and "
+            "have neither copies nor labels"
         )
 
 
