@@ -44,6 +44,10 @@ class InputError(SirenError, ValueError):
     """What the caller passed cannot be scored."""
 
 
+class InputTypeError(InputError, TypeError):
+    """What the caller passed is of a type that is none of what can be scored."""
+
+
 def raised_in(error: BaseException, file: str) -> bool:
     """Whether the code in `file`, or what it calls that is not Python, raised an error.
 

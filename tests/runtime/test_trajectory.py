@@ -113,6 +113,12 @@ def test_what_is_no_trajectory_is_refused_by_name(fault):
         trajectory_of(**given)
 
 
+@pytest.mark.parametrize("given", ["a text", 3, {"turns": []}])
+def test_a_text_is_a_type_error_too_as_in_llm_siren(given):
+    with pytest.raises(TypeError, match="a text alone is none"):
+        trajectory_of(given)
+
+
 RENDERED_FAULTS = {
     "role": (Trajectory([Turn("critic", "a")]), r"turns\[0\].role is 'critic'"),
     "content": (Trajectory([Turn("user", 3)]), r"turns\[0\].content must be a string"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from siren_runtime.errors import InputError
+from siren_runtime.errors import InputError, InputTypeError
 
 Role = Literal["user", "agent", "environment"]
 Message = dict[str, str]  # "role" and "content"
@@ -70,7 +70,8 @@ def trajectory_of(
         messages, tools: in its place, as an OpenAI client has them.
 
     Raises:
-        InputError: both or neither are given, or what is given is no trajectory.
+        InputError: both or neither are given, or what is given is no trajectory; an InputTypeError,
+            as llm-siren's TypeError, where it is a text or of another type.
     """
     if (trajectory is None) == (messages is None):
         raise InputError("pass either a trajectory or messages, with the tools that the agent has")
@@ -84,7 +85,7 @@ def trajectory_of(
         return from_openai(trajectory["messages"], trajectory.get("tools"))
     if isinstance(trajectory, list | tuple):
         return from_openai(trajectory)
-    raise InputError(
+    raise InputTypeError(
         f"a trajectory is a list of messages or an object that has them, found "
         f"{type(trajectory).__name__}; a text alone is none: score it with a guard of texts"
     )
