@@ -11,14 +11,13 @@ from .bundle.reader import Verify
 from .bundle.thresholds import checked_threshold
 from .deadline import Deadline
 from .errors import SirenError
-from .scoring.call import Call, Text, checked_order, passages_of, raised
+from .scoring.call import Call, Given, Text, checked_order, passages_of, raised, trajectories_of
 from .scoring.early import with_early
 from .scoring.engines import BackendName, Request
 from .scoring.members import Members
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
-from .scoring.trajectories import reader_of, score_trajectories, trajectories_of
-from .text.passage import Passage, make_passage
+from .text.passage import make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_TOKENS,
@@ -263,12 +262,11 @@ class Guard(Members):
     ) -> list[ScoreResult | SirenError]:
         """As `score_trajectories`; the error of one stands in place of its result."""
         call = self.call(threshold, features, deadline=deadline, cancel=cancel)
-        given = trajectories_of(trajectories, "score_each_trajectory")
-        return score_trajectories(self.scorers, self.judge, given, call)
+        return self._score_each(trajectories_of(trajectories, "score_each_trajectory"), call)
 
     def render_trajectory(self, trajectory: Any) -> str:
         """The text that is scored of a trajectory, by the first member, before any truncation."""
-        reader = reader_of(self.scorers[0])
+        reader = self.scorers[0].trajectory_reader
         return reader.render(trajectory_of(trajectory), self.judge.limits)
 
     def stream_trajectory(
@@ -378,9 +376,9 @@ class Guard(Members):
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
 
     def _score_each(
-        self, passages: Sequence[Passage | SirenError], call: Call
+        self, given: Sequence[Given | SirenError], call: Call
     ) -> list[ScoreResult | SirenError]:
-        """The verdict on each passage, by all members."""
+        """The verdict on each, by all members."""
         rest = call.limits, call.token_budget, call.deadline
-        by_member = [scorer.score_each(passages, *rest) for scorer in self.scorers]
+        by_member = [scorer.score_each(given, *rest) for scorer in self.scorers]
         return self.judge.verdicts(by_member, call)

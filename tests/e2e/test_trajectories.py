@@ -1,5 +1,6 @@
 """Trajectory heads: a bundle scores as llm-siren's AgentSirenGuard does, whole and growing."""
 
+import asyncio
 import os
 from dataclasses import replace
 
@@ -16,7 +17,14 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.reference import LlmSiren
-from siren_runtime import BundleError, CheckpointError, Guard, InputError, SharedGuard
+from siren_runtime import (
+    AsyncGuard,
+    BundleError,
+    CheckpointError,
+    Guard,
+    InputError,
+    SharedGuard,
+)
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.scoring.explain import Explainer
 from siren_runtime.text.reading import AS_LLM_SIREN
@@ -277,3 +285,20 @@ def test_a_gguf_files_own_template_is_used(tmp_path, backbone_folder, blocks):
     bare = load_checkpoint(write_gguf(tmp_path / "bare.gguf", backbone_folder("llama")))
     with pytest.raises(CheckpointError, match=r"the header has no tokenizer\.chat_template"):
         export_bundle(artifact, bare, tmp_path / "other")
+
+
+def test_callers_share_engine_runs(trajectory_bundle):
+    guard = Guard.load(trajectory_bundle()[1], threads=1, **AS_LLM_SIREN)
+    given = [{**WHOLE, "messages": MESSAGES[:end]} for end in range(3, 10)]
+    expected = [result.score for result in guard.score_trajectories(given)]
+
+    async def ask():
+        async with AsyncGuard(guard) as shared:
+            return await asyncio.gather(*(shared.score_each_trajectory([one]) for one in given))
+
+    found = [result.score for (result,) in asyncio.run(ask())]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    with SharedGuard(guard) as shared:
+        result, refused = shared.score_each_trajectory([WHOLE, "text"])
+        assert (result.truncated, result.omitted is not None) == (True, True)
+        assert isinstance(refused, InputError)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.heads import HeadSpec
@@ -10,6 +10,7 @@ from siren_runtime.deadline import Deadline
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.reading import Limits
+from siren_runtime.text.trajectory import Trajectory, trajectory_of
 
 _T = TypeVar("_T")
 
@@ -45,6 +46,9 @@ def checked_order(order: int | None, heads: Mapping[str, HeadSpec]) -> int | Non
     return whole_number("order", order, 1, most, why="the orders that the head has")
 
 
+# What is scored by itself.
+Given = Passage | Trajectory
+
 # A text, or a prompt and its response, either of which may be None.
 Text = str | tuple[str | None, str | None]
 
@@ -74,6 +78,24 @@ def _passage(text: Text, limits: Limits) -> Passage | SirenError:
         if not isinstance(text, str):
             raise InputError(f"a text must be a str, found {type(text).__name__}")
         return make_passage(text, max_bytes=limits.max_bytes)
+    except InputError as error:
+        return error
+
+
+def trajectories_of(given: Iterable[Any], method: str) -> list[Trajectory | SirenError]:
+    """Each as a trajectory, or why it is none.
+
+    Raises:
+        InputError: `given` is one string or one object, or no list; `method` is what was called.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InputError(f"{method} takes a list of trajectories, found {type(given).__name__}")
+    return [_trajectory(one) for one in given]
+
+
+def _trajectory(given: Any) -> Trajectory | SirenError:
+    try:
+        return trajectory_of(given)
     except InputError as error:
         return error
 

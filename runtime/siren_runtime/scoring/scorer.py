@@ -18,8 +18,10 @@ from siren_runtime.text.chat_template import ChatTemplate
 from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.text.trajectory import Trajectory
 from siren_runtime.text.trajectory_reading import TrajectoryReader
 
+from .call import Given
 from .engines import Engines, is_compiled
 from .text_score import TextScore, text_score
 from .windows import Scored, WindowRun
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
     from siren_runtime.streaming.reader import StreamReader
     from siren_runtime.streaming.track import Member
 
+_TEXTS = "texts, and no trajectories: its head was not fitted on them"
+_TRAJECTORIES = (
+    "trajectories of agents, and no texts: pass messages and tools (Guard.score_trajectory, siren "
+    "score --trajectories)"
+)
 WindowKey = tuple[int, int]  # a text's place in a call, its window's number
 _Key = TypeVar("_Key")
 
@@ -79,40 +86,48 @@ class Scorer:
 
     def score_each(
         self,
-        passages: Sequence[Passage | SirenError],
+        given: Sequence[Given | SirenError],
         limits: Limits,
         token_budget: int | None = None,
         deadline: Deadline = NO_DEADLINE,
     ) -> list[TextScore | SirenError]:
-        """Encode passages and run them; one that cannot be scored is an error value.
+        """Encode texts, or trajectories, and run them; one that cannot be scored is an error value.
 
         Args:
-            passages: an error among them is its own result.
+            given: an error among them is its own result.
             token_budget: as `run`.
-            deadline: looked at between parts that are tokenized, and before each batch.
+            deadline: looked at between what is tokenized, and before each batch.
 
         Raises:
             BackendError: the scorer is closed.
+            InputError: as `encode`.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        readings = self.encode(passages, limits, deadline)
+        readings = self.encode(given, limits, deadline)
         scored = self.run(windows_of(readings), token_budget, deadline.check)
-        return self.text_scores(passages, readings, scored)
+        return self.text_scores(given, readings, scored)
 
     def encode(
         self,
-        passages: Sequence[Passage | SirenError],
+        given: Sequence[Given | SirenError],
         limits: Limits,
         deadline: Deadline = NO_DEADLINE,
     ) -> list[Reading | SirenError]:
-        """Return the token ids that are to be run of each passage, or why there are none.
+        """Return the token ids that are to be run of each, or why there are none.
 
         Raises:
-            InputError: the bundle scores trajectories.
+            InputError: the bundle scores trajectories and one is a text, or the other way round.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        self._check_reads_texts()
-        return read_passages(self.tokenizer, passages, limits, deadline)
+        if self.trajectories is None:
+            if any(isinstance(one, Trajectory) for one in given):
+                raise self._reads_only(_TEXTS)
+            passages = cast("Sequence[Passage | SirenError]", given)
+            return read_passages(self.tokenizer, passages, limits, deadline)
+        if any(isinstance(one, Passage) for one in given):
+            raise self._reads_only(_TRAJECTORIES)
+        trajectories = cast("Sequence[Trajectory | SirenError]", given)
+        return self.trajectories.read_each(trajectories, limits, deadline)
 
     def run(
         self,
@@ -141,7 +156,7 @@ class Scorer:
 
     def text_scores(
         self,
-        passages: Sequence[Passage | SirenError],
+        given: Sequence[Given | SirenError],
         readings: Sequence[Reading | SirenError],
         scored: Mapping[WindowKey, Scored | BackendError],
     ) -> list[TextScore | SirenError]:
@@ -149,13 +164,13 @@ class Scorer:
         return [
             text_score(
                 self.readout,
-                passage,
+                one,
                 reading,
                 [scored[text, n] for n in range(len(reading.windows))],
             )
-            if isinstance(reading, Reading) and isinstance(passage, Passage)
+            if isinstance(reading, Reading) and not isinstance(one, SirenError)
             else cast("SirenError", reading)
-            for text, (passage, reading) in enumerate(zip(passages, readings, strict=True))
+            for text, (one, reading) in enumerate(zip(given, readings, strict=True))
         ]
 
     def _backend_for(self, windows: Iterable[Window]) -> Backend:
@@ -180,7 +195,8 @@ class Scorer:
         """
         from siren_runtime.streaming.track import Member
 
-        self._check_reads_texts()
+        if self.trajectories is not None:
+            raise self._reads_only(_TRAJECTORIES)
         reader, why = self.stream_reader(max_tokens)
         member = Member(self.tokenizer, reader, self.manifest.pooled, self.readout, why is not None)
         return member, why
@@ -207,13 +223,19 @@ class Scorer:
         with self._lock:  # a stream that is being opened would bring the engine back
             self._backend = self._stream_backend = self._open_stream = None
 
-    def _check_reads_texts(self) -> None:
-        if self.trajectories is not None:
-            raise InputError(
-                f"the guard of {self.manifest.backbone.id} scores trajectories of agents, and no "
-                "texts: pass messages and tools (Guard.score_trajectory, siren score "
-                "--trajectories)"
-            )
+    @property
+    def trajectory_reader(self) -> TrajectoryReader:
+        """What renders trajectories.
+
+        Raises:
+            InputError: the bundle scores texts.
+        """
+        if self.trajectories is None:
+            raise self._reads_only(_TEXTS)
+        return self.trajectories
+
+    def _reads_only(self, what: str) -> InputError:
+        return InputError(f"the guard of {self.manifest.backbone.id} scores {what}")
 
     def _stream_source(self) -> tuple[StreamBackend | None, str | None]:
         """The streaming graph, opened at first; or None, and why there is none."""

@@ -11,6 +11,7 @@ from siren_runtime.errors import BackendError
 from siren_runtime.text.passage import Passage, Span
 from siren_runtime.text.reading import Reading
 
+from .call import Given
 from .windows import Scored
 
 
@@ -22,7 +23,7 @@ class TextScore:
         heads: by name, the primary one first.
         features: of the window that the primary head scores the highest.
         exit: the blocks that were run of that window, where an exit decided.
-        tokens, truncated, unknown: as `siren_runtime.text.reading.Reading` has them.
+        tokens, truncated, unknown, omitted: as `siren_runtime.text.reading.Reading` has them.
     """
 
     heads: Mapping[str, HeadText]
@@ -31,10 +32,11 @@ class TextScore:
     truncated: bool
     unknown: float
     exit: int | None = None
+    omitted: Span | None = None
 
 
 def text_score(
-    readout: Readout, passage: Passage, reading: Reading, scored: Sequence[Scored | BackendError]
+    readout: Readout, given: Given, reading: Reading, scored: Sequence[Scored | BackendError]
 ) -> TextScore | BackendError:
     """The highest of a text's windows; one that cannot be scored leaves no verdict on the text."""
     good = []
@@ -46,7 +48,7 @@ def text_score(
     highest = rows.argmax(axis=0)
     return TextScore(
         heads={
-            name: _head_text(readout, name, column, passage, reading, good, rows)
+            name: _head_text(readout, name, column, given, reading, good, rows)
             for name, column in readout.columns.items()
         },
         features=good[highest[0]].features,
@@ -54,6 +56,7 @@ def text_score(
         truncated=reading.truncated,
         unknown=reading.unknown,
         exit=good[highest[0]].exit,
+        omitted=reading.omitted,
     )
 
 
@@ -61,7 +64,7 @@ def _head_text(
     readout: Readout,
     name: str,
     column: Column,
-    passage: Passage,
+    given: Given,
     reading: Reading,
     scored: Sequence[Scored],
     rows: FloatArray,
@@ -70,22 +73,29 @@ def _head_text(
     span = reading.windows[best].span
     return HeadText(
         score=float(rows[best, column.score]),
-        span=None if span is None else passage.span_in_given(span),
+        span=_in_given(given, span),
         categories=readout.categories(name, rows.max(axis=0)),
-        spans=_highest_spans(column.score, passage, reading, scored),
+        spans=_highest_spans(column.score, given, reading, scored),
         orders=readout.orders(name, rows.max(axis=0)),
     )
 
 
 def _highest_spans(
-    column: int, passage: Passage, reading: Reading, scored: Sequence[Scored]
+    column: int, given: Given, reading: Reading, scored: Sequence[Scored]
 ) -> tuple[HighestSpan, ...]:
+    if not isinstance(given, Passage):
+        return ()
     highest: dict[int, tuple[float, Span]] = {}
     for window, one in zip(reading.windows, scored, strict=True):
         for cut, row in zip(window.cuts, one.spans, strict=True):
             if cut.size not in highest or row[column] > highest[cut.size][0]:
                 highest[cut.size] = float(row[column]), cut.span
     return tuple(
-        HighestSpan(size, score, passage.span_in_given(span))
+        HighestSpan(size, score, given.span_in_given(span))
         for size, (score, span) in sorted(highest.items())
     )
+
+
+def _in_given(given: Given, span: Span | None) -> Span | None:
+    """Where a part stands in a text as given; a trajectory is read as a whole."""
+    return given.span_in_given(span) if span is not None and isinstance(given, Passage) else None

@@ -1,21 +1,20 @@
 """A trajectory as it goes on: each turn pays for its new tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from siren_runtime.deadline import NO_DEADLINE
 from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.state import StreamState
+from siren_runtime.text.reading import Reading
 from siren_runtime.text.trajectory import Trajectory, trajectory_of
-from siren_runtime.text.trajectory_reading import TrajectoryReading
 
 from .call import Call
 from .result import ScoreResult
 from .scorer import Scorer
 from .text_score import TextScore
-from .trajectories import reader_of, trajectory_score
 from .verdict import Judge
 
 
@@ -105,8 +104,6 @@ class TrajectoryStream:
         (verdict,) = self._judge.verdicts([[one] for one in scored], self._call)
         if isinstance(verdict, SirenError):
             raise verdict
-        omitted = next((r.omitted for r in readings if r.omitted is not None), None)
-        verdict = replace(verdict, omitted=omitted)
         self.result = TrajectoryResult(
             **{field.name: getattr(verdict, field.name) for field in fields(verdict)},
             computed=sum(track.computed for track in self._tracks),
@@ -136,7 +133,7 @@ class _Track:
     """What one member has read of a trajectory."""
 
     def __init__(self, scorer: Scorer) -> None:
-        self._texts, self._scorer = reader_of(scorer), scorer
+        self._texts, self._scorer = scorer.trajectory_reader, scorer
         self._reader, self.why = scorer.stream_reader(None)
         self.computed = self.rolled_back = 0
         self._state = StreamState(scorer.manifest.pooled, None)
@@ -150,16 +147,16 @@ class _Track:
     def close(self) -> None:
         self._reader.remove(self._state)
 
-    def reading(self, trajectory: Trajectory, call: Call) -> TrajectoryReading:
+    def reading(self, trajectory: Trajectory, call: Call) -> Reading:
         return self._texts.read(trajectory, call.limits)
 
-    def read(self, reading: TrajectoryReading) -> TextScore:
+    def read(self, reading: Reading) -> TextScore:
         """Read what of a trajectory's tokens is new.
 
         Raises:
             BackendError: the engine failed, or gave what is not finite.
         """
-        reader, state, ids = self._reader, self._state, reading.ids
+        reader, state, ids = self._reader, self._state, reading.windows[0].ids
         tokens = Tokens(ids, [(0, 0)] * len(ids))
         self.rolled_back = state.set_tokens(tokens, reader.max_tokens, reader.usable)
         anew = self.why is not None and state.changed
@@ -168,4 +165,11 @@ class _Track:
             raise error
         row = state.readouts[-1]
         assert row is not None  # a head of the last token is read at each
-        return trajectory_score(self._scorer.readout, reading, row, row[:0])
+        return TextScore(
+            heads=self._scorer.readout.heads(row),
+            features=row[:0],
+            tokens=reading.tokens,
+            truncated=reading.truncated,
+            unknown=reading.unknown,
+            omitted=reading.omitted,
+        )

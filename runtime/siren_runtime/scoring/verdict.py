@@ -186,6 +186,7 @@ class Judge:
             heads=heads,
             orders=primary.orders,
             exit=good[0].exit,
+            omitted=next((one.omitted for one in good if one.omitted is not None), None),
         )
 
     def on_heads(

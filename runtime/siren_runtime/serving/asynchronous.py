@@ -9,11 +9,12 @@ from typing import Any
 from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError, BusyError, SirenError
 from siren_runtime.guard import Guard
-from siren_runtime.scoring.call import Call, Text, passages_of, raised
+from siren_runtime.scoring.call import Call, Given, Text, passages_of, raised, trajectories_of
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult, TokenScore
 from siren_runtime.text.passage import Passage, make_passage
+from siren_runtime.text.trajectory import Trajectory
 
 from .dispatcher import Dispatcher
 from .pending import PendingCall, Results
@@ -86,6 +87,16 @@ class AsyncGuard:
 
         return await self._answer(passages, settings)
 
+    async def score_each_trajectory(
+        self, trajectories: Iterable[Any], **settings: Any
+    ) -> list[ScoreResult | SirenError]:
+        """Score what agents did, as `Guard.score_each_trajectory`; settings as `score`."""
+
+        def given(_: Call) -> list[Trajectory | SirenError]:
+            return trajectories_of(trajectories, "score_each_trajectory")
+
+        return await self._answer(given, settings)
+
     def stream(self, prompt: str | None = None, **options: Any) -> "AsyncStream":
         """Return a stream over one growing text; entering it opens it.
 
@@ -107,13 +118,13 @@ class AsyncGuard:
         await self.close()
 
     async def _answer(
-        self, passages: Callable[[Call], Sequence[Passage | SirenError]], settings: dict[str, Any]
+        self, given: Callable[[Call], Sequence[Given | SirenError]], settings: dict[str, Any]
     ) -> Results:
         call = self.guard.call(**settings)
         with self.dispatcher.admitted():
             loop = asyncio.get_running_loop()
             pending = await loop.run_in_executor(
-                self._readers, lambda: PendingCall(self.guard, passages(call), call)
+                self._readers, lambda: PendingCall(self.guard, given(call), call)
             )
             self.dispatcher.submit(pending)
             return await asyncio.wrap_future(pending.future)

@@ -5,11 +5,10 @@ from concurrent.futures import Future
 
 from siren_runtime.errors import BackendError, InterruptedCall, SirenError
 from siren_runtime.guard import Guard
-from siren_runtime.scoring.call import Call
+from siren_runtime.scoring.call import Call, Given
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.scoring.scorer import WindowKey, windows_of
 from siren_runtime.scoring.windows import Scored
-from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Window
 
 from .answers import fail, settle
@@ -18,12 +17,13 @@ Results = list[ScoreResult | SirenError]
 
 
 class PendingCall:
-    """The texts of one call, tokenized by each member, and what is known of their windows so far.
+    """The texts or trajectories of one call, tokenized by each member, and what is known of their
+    windows so far.
 
     One thread at a time may use it, but for `future`, whose `cancel` says that the caller has gone.
     """
 
-    def __init__(self, guard: Guard, passages: Sequence[Passage | SirenError], call: Call) -> None:
+    def __init__(self, guard: Guard, given: Sequence[Given | SirenError], call: Call) -> None:
         """Tokenize; no engine runs yet.
 
         Raises:
@@ -31,8 +31,8 @@ class PendingCall:
         """
         self.call = call
         self.future: Future[Results] = Future()
-        self._judge, self._scorers, self._passages = guard.judge, guard.scorers, passages
-        reading = passages, call.limits, call.deadline
+        self._judge, self._scorers, self._given = guard.judge, guard.scorers, given
+        reading = given, call.limits, call.deadline
         self._readings = [scorer.encode(*reading) for scorer in guard.scorers]
         self.windows: list[dict[WindowKey, Window]] = [windows_of(r) for r in self._readings]
         self.tokens = sum(len(w.ids) for windows in self.windows for w in windows.values())
@@ -77,7 +77,7 @@ class PendingCall:
 
     def _results(self) -> Results:
         by_member = [
-            scorer.text_scores(self._passages, readings, scored)
+            scorer.text_scores(self._given, readings, scored)
             for scorer, readings, scored in zip(
                 self._scorers, self._readings, self._scored, strict=True
             )

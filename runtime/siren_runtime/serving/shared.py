@@ -5,7 +5,7 @@ from typing import Any
 
 from siren_runtime.errors import SirenError
 from siren_runtime.guard import Guard
-from siren_runtime.scoring.call import Text, passages_of, raised
+from siren_runtime.scoring.call import Text, passages_of, raised, trajectories_of
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.passage import make_passage
 
@@ -68,6 +68,15 @@ class SharedGuard:
         with self.dispatcher.admitted():
             passages = passages_of(texts, "score_each", call)
             return self._answer(PendingCall(self.guard, passages, call))
+
+    def score_each_trajectory(
+        self, trajectories: Iterable[Any], **settings: Any
+    ) -> list[ScoreResult | SirenError]:
+        """Score what agents did, as `Guard.score_each_trajectory`; settings as `score`."""
+        call = self.guard.call(**settings)
+        with self.dispatcher.admitted():
+            given = trajectories_of(trajectories, "score_each_trajectory")
+            return self._answer(PendingCall(self.guard, given, call))
 
     def close(self) -> None:
         """Answer what waits, and end."""

@@ -97,12 +97,15 @@ class Reading:
         tokens: of the whole text, special ones included.
         truncated: whether some of it is not read.
         unknown: how much of it its tokens do not say, as `Tokenizer.unknown_share` has it.
+        omitted: of a trajectory, the characters of its rendered text that are not read; None where
+            all are.
     """
 
     windows: list[Window]
     tokens: int
     truncated: bool
     unknown: float
+    omitted: Span | None = None
 
 
 def read_passages(

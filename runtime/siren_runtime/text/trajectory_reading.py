@@ -1,32 +1,17 @@
 """What of a trajectory is read: its rendered text, of which a long one loses its middle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siren_runtime.errors import InputError
+from siren_runtime.deadline import NO_DEADLINE, Deadline
+from siren_runtime.errors import InputError, SirenError
 
 from .chat_template import ChatTemplate
-from .passage import Span, check_size
-from .reading import Limits
+from .passage import check_size
+from .reading import Limits, Reading, Window
 from .rules import lone_surrogate
 from .tokenizer import Tokenizer
 from .trajectory import Trajectory, chat_messages, without_system
-
-
-@dataclass(frozen=True)
-class TrajectoryReading:
-    """What is read of a trajectory.
-
-    Attributes:
-        ids: of its tokens, special ones included, at most `max_length`.
-        tokens: of the whole, special ones included.
-        omitted: the characters of the rendered text that are not read; None where all are.
-        unknown: how much of the text its tokens do not say, as `Tokenizer.unknown_share` has it.
-    """
-
-    ids: list[int]
-    tokens: int
-    omitted: Span | None
-    unknown: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class TrajectoryReader:
             raise InputError(f"the rendered trajectory holds a lone surrogate {found}")
         return text
 
-    def read(self, trajectory: Trajectory, limits: Limits) -> TrajectoryReading:
+    def read(self, trajectory: Trajectory, limits: Limits) -> Reading:
         """The tokens of a trajectory: where it is too long, its beginning and its end.
 
         Raises:
@@ -85,4 +70,33 @@ class TrajectoryReader:
             start = max((end for _, end in encoded.offsets[:head]), default=0)
             omitted = start, max(start, encoded.offsets[tail][0])
             ids = [*ids[:head], *ids[tail:]]
-        return TrajectoryReading(ids, count, omitted, unknown)
+        return Reading([Window(ids)], count, omitted is not None, unknown, omitted)
+
+    def read_each(
+        self,
+        trajectories: Sequence[Trajectory | SirenError],
+        limits: Limits,
+        deadline: Deadline = NO_DEADLINE,
+    ) -> list[Reading | SirenError]:
+        """Say of each trajectory what is read of it, or why nothing can be.
+
+        Args:
+            trajectories: an error among them is its own result.
+            deadline: looked at before each.
+
+        Raises:
+            InterruptedCall: the deadline passed, or the call was cancelled.
+        """
+        readings: list[Reading | SirenError] = []
+        for done, one in enumerate(trajectories):
+            deadline.check(f"with {done} of {len(trajectories)} trajectories tokenized")
+            readings.append(
+                one if isinstance(one, SirenError) else self._read_or_error(one, limits)
+            )
+        return readings
+
+    def _read_or_error(self, trajectory: Trajectory, limits: Limits) -> Reading | SirenError:
+        try:
+            return self.read(trajectory, limits)
+        except SirenError as error:
+            return error
