@@ -44,6 +44,7 @@ from .routes import (
     proxy,
     score,
     streams,
+    trajectories,
 )
 from .settings import Settings
 from .streams import Sessions
@@ -54,6 +55,7 @@ _log = logging.getLogger("siren_serve")
 ROUTES = [
     page.page,
     score.score,
+    trajectories.trajectories,
     moderations.moderations,
     classifiers.predict,
     classifiers.classify,

@@ -34,7 +34,15 @@ class Served:
         self, texts: list[Text], **settings: Any
     ) -> list[ScoreResult | SirenError]:
         """Score texts, and count the verdicts."""
-        results = await self.guard.score_each(texts, **settings)
+        return self._counted(await self.guard.score_each(texts, **settings))
+
+    async def score_trajectories(
+        self, given: list[dict[str, Any]], **settings: Any
+    ) -> list[ScoreResult | SirenError]:
+        """Score what agents did, and count the verdicts."""
+        return self._counted(await self.guard.score_each_trajectory(given, **settings))
+
+    def _counted(self, results: list[ScoreResult | SirenError]) -> list[ScoreResult | SirenError]:
         for result in results:
             if isinstance(result, ScoreResult):
                 self._metrics.count_verdict(self.name, result)

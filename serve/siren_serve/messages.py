@@ -1,6 +1,6 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -8,6 +8,8 @@ from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import join
 
 from .errors import RefusedRequest
+
+_T = TypeVar("_T")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,7 +140,7 @@ def _text_of(message: Message, place: int) -> str:
     return "\n".join(found)
 
 
-def checked_count(texts: list[Text], limit: int) -> list[Text]:
+def checked_count(texts: list[_T], limit: int) -> list[_T]:
     """The texts of a request, if they are not too many.
 
     Raises:

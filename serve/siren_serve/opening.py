@@ -8,7 +8,7 @@ from .settings import Settings
 
 
 def open_guard(source: str, settings: Settings) -> Guard:
-    """Open a guard and score a text, since the first one is slower.
+    """Open a guard and score a text, or a trajectory, since the first one is slower.
 
     Raises:
         SirenError: as `Guard.load` and `Guard.score`.
@@ -23,7 +23,11 @@ def open_guard(source: str, settings: Settings) -> Guard:
         max_tokens_per_text=settings.max_text_tokens,
         max_bytes_per_text=settings.max_text_bytes,
     )
-    guard.score("A first text is slower than those after it.")
+    first = "A first text is slower than those after it."
+    if any(manifest.task == "trajectory" for manifest in guard.manifests):
+        guard.score_trajectory(messages=[{"role": "user", "content": first}])
+    else:
+        guard.score(first)
     return guard
 
 

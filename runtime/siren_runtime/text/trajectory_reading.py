@@ -32,7 +32,10 @@ class TrajectoryReader:
             InputError: the trajectory is not well formed, larger than is read, or the template
                 refuses it both ways.
         """
-        messages = chat_messages(trajectory)
+        try:
+            messages = chat_messages(trajectory)
+        except RecursionError as error:
+            raise InputError(f"a tool's schema nests too deeply: {error}") from None
         if not messages:
             raise InputError("the trajectory has no turn, no profile and no tools to score")
         for message in messages:
