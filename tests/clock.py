@@ -12,7 +12,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = self.characters = 0.0
-        for module in ("siren_runtime.deadline", "siren_runtime.text.tokenizer"):
+        for module in ("siren_runtime.text.deadline", "siren_runtime.text.tokenizer"):
             monkeypatch.setattr(f"{module}.monotonic", lambda: self.seconds)
         for name in ("encode_plain", "encode_texts", "encode"):
             self._slow(monkeypatch, name, getattr(Tokenizer, name))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .backends.onnxruntime.providers import Provider
 from .bundle.reader import Verify
 from .bundle.thresholds import checked_threshold
-from .deadline import Deadline
 from .errors import SirenError
 from .scoring.call import Call, Given, Text, checked_order, passages_of, raised, trajectories_of
 from .scoring.early import with_early
@@ -17,6 +16,7 @@ from .scoring.engines import BackendName, Request
 from .scoring.members import Members
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
+from .text.deadline import Deadline
 from .text.passage import make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,

@@ -67,7 +67,6 @@ FLOORS = {
         ["streaming"],
         ["backends"],
         ["text"],
-        ["deadline"],
         ["bundle"],
         ["errors"],
     ],

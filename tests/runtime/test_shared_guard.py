@@ -154,7 +154,7 @@ def test_a_call_whose_time_is_up_costs_no_run(
 ) -> None:
     guard, gate = gated(plain)
     now = 0.0
-    monkeypatch.setattr("siren_runtime.deadline.monotonic", lambda: now)
+    monkeypatch.setattr("siren_runtime.text.deadline.monotonic", lambda: now)
     with SharedGuard(guard) as shared, ThreadPoolExecutor(4) as pool:
         first = pool.submit(shared.score, "first")
         gate.wait_for_run()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError
+from siren_runtime.text.deadline import Deadline
 
 from .engine import Engine, Run
 from .watch import Watch

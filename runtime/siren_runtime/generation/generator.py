@@ -20,10 +20,10 @@ from typing import Any
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
+from siren_runtime.text.deadline import Deadline
 
 from .engine import Device, Engine, Message
 from .folder import read_folder, sha256

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.heads import HeadSpec
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import InputError, SirenError
+from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.trajectory import Trajectory, trajectory_of

@@ -12,9 +12,9 @@ from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.deadline import NO_DEADLINE, Check, Deadline
 from siren_runtime.errors import BackendError, BundleError, InputError, SirenError
 from siren_runtime.text.chat_template import ChatTemplate
+from siren_runtime.text.deadline import NO_DEADLINE, Check, Deadline
 from siren_runtime.text.passage import Passage
 from siren_runtime.text.reading import Limits, Reading, Window, read_passages
 from siren_runtime.text.tokenizer import Tokenizer

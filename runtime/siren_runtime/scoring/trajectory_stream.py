@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from siren_runtime.deadline import NO_DEADLINE
 from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.state import StreamState
+from siren_runtime.text.deadline import NO_DEADLINE
 from siren_runtime.text.reading import Reading
 from siren_runtime.text.trajectory import Trajectory, trajectory_of
 

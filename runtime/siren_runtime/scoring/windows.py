@@ -21,8 +21,8 @@ from siren_runtime.backends.outputs import (
 from siren_runtime.backends.readout import DoubleArray, Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.deadline import Check
 from siren_runtime.errors import BackendError
+from siren_runtime.text.deadline import Check
 from siren_runtime.text.reading import Window
 from siren_runtime.text.tokenizer import Tokenizer
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError, BusyError, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Call, Given, Text, passages_of, raised, trajectories_of
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult, TokenScore
+from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, make_passage
 from siren_runtime.text.trajectory import Trajectory
 

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BackendError, BusyError, InterruptedCall
 from siren_runtime.guard import Guard
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 
 from .answers import fail, settle
 from .feeds import Feed, WaitingFeeds, read

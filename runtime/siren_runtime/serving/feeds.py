@@ -4,10 +4,10 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import SirenError
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.text.deadline import Deadline
 
 _TOGETHER = 32  # streams that are read in one batch
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, cast
 
 from siren_runtime.bundle.thresholds import checked_threshold
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.text.deadline import Deadline
 
 from .aggregation import AggregationName, aggregation_of
 from .decision import Rule, checked_rules

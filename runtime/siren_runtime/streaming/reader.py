@@ -15,8 +15,8 @@ from siren_runtime.backends.outputs import (
     pooled_rows,
 )
 from siren_runtime.backends.readout import Readout
-from siren_runtime.deadline import Deadline
 from siren_runtime.errors import InterruptedCall, SirenError
+from siren_runtime.text.deadline import Deadline
 
 from .cache import KeyValueCache
 from .state import StreamState

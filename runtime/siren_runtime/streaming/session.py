@@ -11,8 +11,8 @@ import numpy as np
 
 from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, categories_of
-from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 from siren_runtime.text.passage import check_size
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.tokenizer import Tokenizer

@@ -6,9 +6,9 @@ from typing import Any, Final, Literal, get_args
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
-from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BundleError, InputError, InterruptedCall, SirenError
 
+from .deadline import NO_DEADLINE, Deadline
 from .passage import Passage, Span
 from .spans import Cut, cuts, parts, span_of
 from .tokenizer import AT_ONCE, Encoded, Tokenizer

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
-from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import BundleError, raised_in
+
+from .deadline import NO_DEADLINE, Deadline
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4

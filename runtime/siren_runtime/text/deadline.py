@@ -6,8 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from .bundle.arguments import real_number
-from .errors import InputError, InterruptedCall
+from siren_runtime.bundle.arguments import real_number
+from siren_runtime.errors import InputError, InterruptedCall
 
 Check = Callable[[str], None]  # `Deadline.check`
 
