@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from siren_runtime.bundle.arguments import whole_number
@@ -18,6 +19,7 @@ from .tokenizer import Encoded
 DEFAULT_SIZES: Final = (32, 64, 128)
 # Where a sentence or a line ends: its marks, closing quotes and brackets, and the space behind.
 _END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
+_LINE_END: Final = re.compile(r"\n+")  # turns too: the join of prompt and response, and messages
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def checked_sizes(spans: bool | Iterable[int], calibrated: tuple[int, ...] = ())
 def cuts(
     encoded: Encoded, text: str, start: int, stop: int, sizes: Sequence[int], first: int
 ) -> list[Cut]:
-    """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences.
+    """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences
+    and lines.
 
     A size that is not below their number makes no span: the whole is scored anyway.
 
@@ -65,23 +68,26 @@ def cuts(
         text: the cleaned one.
         first: where token `start` stands among the ids of the window.
     """
-    sizes = [size for size in sizes if size < stop - start]
-    sentences = _sentences(encoded, text, start, stop) if sizes else []
+    sizes = sorted(size for size in sizes if size < stop - start)
+    if not sizes:
+        return []
+    sentences = _begins(_END, encoded, text, start, stop)
+    lines = _begins(_LINE_END, encoded, text, start, stop)
+    found = {*_alone(sentences, sizes), *_alone(lines, sizes)}
+    for size in sizes:
+        found.update((size, *part) for part in parts(start, stop, size, max(size // 2, 1)))
+        found.update((size, *part) for part in _whole_sentences(sentences, size))
     return [
         Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
-        for size in sizes
-        for begin, end in sorted(
-            {
-                *parts(start, stop, size, max(size // 2, 1)),
-                *_whole_sentences(sentences, size),
-            }
-        )
+        for size, begin, end in sorted(found)
     ]
 
 
-def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
-    """The tokens at which sentences and lines begin, and `stop`."""
-    ends = (match.end() for match in _END.finditer(text, *span_of(encoded, start, stop)))
+def _begins(
+    pattern: re.Pattern[str], encoded: Encoded, text: str, start: int, stop: int
+) -> list[int]:
+    """The tokens at which what `pattern` ends begins, and `stop`."""
+    ends = (match.end() for match in pattern.finditer(text, *span_of(encoded, start, stop)))
     end, begins = next(ends, None), [start]
     for token in range(start + 1, stop):
         if end is not None and encoded.offsets[token][1] > end:
@@ -89,6 +95,17 @@ def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
             while end is not None and encoded.offsets[token][1] > end:
                 end = next(ends, None)
     return [*begins, stop]
+
+
+def _alone(begins: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Each sentence or line by itself, of the smallest size that holds it.
+
+    One of under a quarter of the smallest size says too little, and there would be too many.
+    """
+    for begin, end in pairwise(begins):
+        size = next((size for size in sizes if size >= end - begin), None)
+        if size is not None and 4 * (end - begin) >= sizes[0]:
+            yield size, begin, end
 
 
 def _whole_sentences(sentences: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
