@@ -91,7 +91,7 @@ class Guard(Members):
             long_text: how a text over the bundle's max_length is read: in overlapping "windows", of
                 which the highest score counts; "truncate" reads its beginning, as llm-siren does;
                 "refuse" raises. A call may say otherwise.
-            spans: True scores spans of 32, 64 and 128 tokens too, in steps of half a span; or sizes
+            spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes
                 in tokens. A span that reaches its threshold, which siren calibrate --spans writes
                 into the bundle, makes a text harmful; where there is none, the text's counts. None
                 is True where the bundle has such thresholds. A call may say otherwise.

@@ -1,6 +1,7 @@
 """A guard for asyncio: awaited, shared, and gone callers cost nothing."""
 
 import asyncio
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -21,6 +22,7 @@ from siren_runtime import (
     Sharing,
     StreamResult,
 )
+from siren_runtime.text.tokenizer import Tokenizer
 from texts import CORPUS
 
 ROUNDING = 1e-6
@@ -97,6 +99,31 @@ def test_a_cancelled_task_costs_no_run(plain: Guard) -> None:
             assert (await first).tokens == 6
         assert gate.runs == [[6], [9]]
 
+    _run(test())
+
+
+def test_the_texts_of_a_cancelled_task_are_not_tokenized_to_their_end(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, begun, go_on = Tokenizer.encode_texts, [], threading.Event()
+
+    def held(tokenizer: Tokenizer, texts: list[str], *, places: bool) -> Any:
+        begun.append(len(texts))
+        assert go_on.wait(WAIT_S)
+        return encode(tokenizer, texts, places=places)
+
+    async def test() -> None:
+        async with AsyncGuard(plain) as guard:
+            task = asyncio.create_task(guard.score_each(["a" * 16_000] * 5))
+            await _eventually(lambda: bool(begun))
+            task.cancel()
+            await asyncio.wait([task])
+            go_on.set()
+            assert guard.dispatcher.waiting == (0, 0, 0)
+            assert (await guard.score("text")).tokens == 5
+        assert begun == [1, 1]
+
+    monkeypatch.setattr(Tokenizer, "encode_texts", held)
     _run(test())
 
 

@@ -32,8 +32,8 @@ class AsyncGuard:
                 async for result in stream.results(pieces):
                     …
 
-    A task that is cancelled costs no engine run that has not begun. A score is that of
-    `Guard.score` up to the rounding that another batch brings.
+    A task that is cancelled costs no engine run that has not begun, and its texts are not tokenized
+    to their end. A score is that of `Guard.score` up to the rounding that another batch brings.
     """
 
     def __init__(
@@ -120,14 +120,19 @@ class AsyncGuard:
     async def _answer(
         self, given: Callable[[Call], Sequence[Given | SirenError]], settings: dict[str, Any]
     ) -> Results:
-        call = self.guard.call(**settings)
-        with self.dispatcher.admitted():
-            loop = asyncio.get_running_loop()
-            pending = await loop.run_in_executor(
-                self._readers, lambda: PendingCall(self.guard, given(call), call)
-            )
-            self.dispatcher.submit(pending)
-            return await asyncio.wrap_future(pending.future)
+        gone = threading.Event()
+        call = self.guard.call(**{"cancel": gone, **settings})
+        try:
+            with self.dispatcher.admitted():
+                loop = asyncio.get_running_loop()
+                pending = await loop.run_in_executor(
+                    self._readers, lambda: PendingCall(self.guard, given(call), call)
+                )
+                self.dispatcher.submit(pending)
+                return await asyncio.wrap_future(pending.future)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
 
 class AsyncStream:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siren_runtime.deadline import NO_DEADLINE, Deadline
 from siren_runtime.errors import InputError, SirenError
+from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 
 from .chat_template import ChatTemplate
 from .passage import check_size
