@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from siren_runtime.errors import InputError, SirenError
-from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 
 from .chat_template import ChatTemplate
+from .deadline import NO_DEADLINE, Deadline
 from .passage import check_size
 from .reading import Limits, Reading, Window
 from .rules import lone_surrogate
