@@ -17,10 +17,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 _REDIRECTED = (".safetensors", ".bin")
 _TIMEOUT_S = 10.0
@@ -177,8 +177,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _tree(self, repo_id: str, revision: str, under: str = "") -> None:
         folder = self._open(repo_id, revision)
         if folder is not None:
-            files = _files(folder).items()
-            self._send_json([_entry(*file) for file in files if _lies_in(file[0], under)])
+            files = {name: path for name, path in _files(folder).items() if _lies_in(name, under)}
+            folders = {
+                str(parent): None for name in files for parent in PurePosixPath(name).parents
+            }
+            names = [name for name in (*folders, *files) if _lies_in(name, under) and name != "."]
+            if parse_qs(urlsplit(self.path).query).get("recursive", ["False"])[0].lower() != "true":
+                names = [
+                    name for name in names if str(PurePosixPath(name).parent) == (under or ".")
+                ]
+            self._send_json([_entry(name, files.get(name)) for name in names])
 
     def _paths(self, repo_id: str, revision: str) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
@@ -191,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             if name in files:
                 entries.append(_entry(name, files[name]))
             elif any(_lies_in(file, name) for file in files):
-                entries.append({"type": "directory", "path": name, "oid": "0" * 40})
+                entries.append(_entry(name, None))
         self._send_json(entries)
 
     def _file(self, repo_id: str, revision: str, name: str, *, redirect: bool) -> None:
@@ -245,7 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def _entry(name: str, path: Path) -> dict[str, Any]:
+def _entry(name: str, path: Path | None) -> dict[str, Any]:
+    """What the hub's API says of a file, or of a folder, which has no path here."""
+    if path is None:
+        return {"type": "directory", "path": name, "oid": hashlib.sha1(name.encode()).hexdigest()}
     oid = hashlib.sha1(path.read_bytes()).hexdigest()
     return {"type": "file", "path": name, "size": path.stat().st_size, "oid": oid}
 
