@@ -1,0 +1,219 @@
+"""The guard as a guardrail of LiteLLM's proxy: prompts, answers, and streams as they come."""
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import msgspec
+from litellm.exceptions import GuardrailRaisedException
+from litellm.integrations.custom_guardrail import CustomGuardrail
+from litellm.types.guardrails import GuardrailEventHooks, LitellmParams
+from litellm.types.utils import ModelResponse, ModelResponseStream, TextCompletionResponse
+
+from siren_runtime.errors import SirenError
+from siren_serve.errors import RefusedRequest, refused
+from siren_serve.proxy.calls import Call, Kind, read_call
+from siren_serve.proxy.texts import Joined
+
+from .guarding import Blocked, Guarding, Reading, SettingsError
+
+_KINDS: dict[str, Kind] = {
+    "completion": "chat/completions",
+    "acompletion": "chat/completions",
+    "text_completion": "completions",
+    "atext_completion": "completions",
+}
+_READ = ("messages", "prompt", "suffix", "n")  # of a request
+_HOOKS = [
+    GuardrailEventHooks.pre_call,
+    GuardrailEventHooks.during_call,
+    GuardrailEventHooks.post_call,
+]
+
+
+class SirenGuardrail(CustomGuardrail):
+    """Blocks what is harmful, and what has no verdict; changes nothing.
+
+    A prompt is read before the model or beside it, an answer behind its prompt, each choice by
+    itself, and a stream as it comes: a chunk goes out when all text up to its end has been read.
+    Calls that are neither chat completions nor completions are refused.
+    """
+
+    # LiteLLM's other way asks `apply_guardrail`, and only of the kinds of calls that it knows.
+    use_native_lifecycle_hooks = True
+
+    def __init__(
+        self,
+        guardrail_name: str | None = None,
+        event_hook: Any = None,
+        default_on: bool | None = False,
+        **settings: Any,
+    ) -> None:
+        """Open the guard.
+
+        Args:
+            guardrail_name, event_hook, default_on: as LiteLLM has them; of the hooks, which are
+                the modes of its configuration, pre_call, during_call and post_call.
+            settings: the fields of `GuardSettings`, among all those that LiteLLM passes.
+
+        Raises:
+            SettingsError: one is not known, or cannot be used.
+        """
+        try:
+            super().__init__(
+                guardrail_name=guardrail_name,
+                supported_event_hooks=_HOOKS,
+                event_hook=event_hook,
+                default_on=bool(default_on),
+            )
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"the guardrail {guardrail_name!r}: {error}") from error
+        self._guarding = Guarding(_ours(settings))
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+    ) -> None:
+        """Score the prompt before the model is asked."""
+        await self._check_prompt(data, call_type)
+
+    async def async_moderation_hook(
+        self, data: dict[str, Any], user_api_key_dict: Any, call_type: str
+    ) -> None:
+        """Score the prompt beside the model's work, whose answer waits for it."""
+        await self._check_prompt(data, call_type)
+
+    async def async_post_call_success_hook(
+        self, data: dict[str, Any], user_api_key_dict: Any, response: Any
+    ) -> None:
+        """Score an answer that came at once."""
+        with self._refusals():
+            call = _call_of(data, _kind_of(response))
+            choices = _choices_of(response)
+            texts = [(_context(call, choice), Joined().add(choice)) for choice in choices]
+            await self._guarding.check([(prompt, text) for prompt, text in texts if text])
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: AsyncIterable[Any], request_data: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        """Read an answer as it comes; its harm, or want of a verdict, ends all of its choices."""
+        held: list[Any] = []
+        async with AsyncExitStack() as stack:
+            answer = _Answer(self._guarding, request_data, stack)
+            async for chunk in response:
+                with self._refusals():
+                    await answer.take(chunk)
+                held.append(chunk)
+                if answer.is_read:
+                    for read in held:
+                        yield read
+                    held = []
+            with self._refusals():
+                await answer.read()
+            for read in held:
+                yield read
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Raise what LiteLLM answers with; an HTTPException would break a stream's connection."""
+        try:
+            yield
+        except Blocked as blocked:
+            raise self._refusal(str(blocked), 400, blocked_content=True) from None
+        except (RefusedRequest, SirenError, msgspec.MsgspecError, TypeError) as error:
+            message = f"no verdict, so nothing passes: {error}"
+            raise self._refusal(message, refused(error).status) from error
+
+    def _refusal(self, message: str, status: int, **options: bool) -> GuardrailRaisedException:
+        return GuardrailRaisedException(
+            self.guardrail_name,
+            message,
+            should_wrap_with_default_message=False,
+            status_code=status,
+            **options,
+        )
+
+    async def _check_prompt(self, data: dict[str, Any], call_type: str) -> None:
+        with self._refusals():
+            kind = _KINDS.get(call_type)
+            if kind is None:
+                raise _not_read(f"a call of the kind {call_type}")
+            await self._guarding.check(_call_of(data, kind).prompts)
+
+
+class _Answer:
+    """The choices of a streamed answer, each with a stream of the guard."""
+
+    def __init__(
+        self, guarding: Guarding, request: Mapping[str, Any], stack: AsyncExitStack
+    ) -> None:
+        self._guarding, self._request, self._stack = guarding, request, stack
+        self._call: Call | None = None
+        self._readings: dict[int, Reading] = {}
+        self._joined: dict[int, Joined] = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that came may go out."""
+        return all(reading.is_read for reading in self._readings.values())
+
+    async def take(self, chunk: Any) -> None:
+        """Take a chunk; errors as `Reading.add`, or RefusedRequest where it cannot be read."""
+        kind = _kind_of(chunk)
+        self._call = self._call or _call_of(self._request, kind)
+        for choice in _choices_of(chunk):
+            index = choice["index"]
+            text = self._joined.setdefault(index, Joined()).add(choice)
+            if text and index not in self._readings:
+                reading = self._guarding.reading(_context(self._call, choice))
+                self._readings[index] = await self._stack.enter_async_context(reading)
+            if text:
+                await self._readings[index].add(text)
+            if choice.get("finish_reason") is not None and index in self._readings:
+                await self._readings[index].read()
+
+    async def read(self) -> None:
+        """Read what was gathered of all; errors as `take`."""
+        for reading in self._readings.values():
+            await reading.read()
+
+
+def _ours(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What LiteLLM passes, without its own settings where they say nothing.
+
+    Those that were set stay, so they are refused: this guardrail does not know them.
+    """
+    theirs = LitellmParams(guardrail="", mode="pre_call").model_dump(exclude_none=True)
+    return {k: v for k, v in given.items() if k not in theirs or theirs[k] != v}
+
+
+def _kind_of(answer: Any) -> Kind:
+    if isinstance(answer, ModelResponse | ModelResponseStream):
+        return "chat/completions"
+    if isinstance(answer, TextCompletionResponse):
+        return "completions"
+    raise _not_read(f"an answer of the kind {type(answer).__name__}")
+
+
+def _call_of(data: Mapping[str, Any], kind: Kind) -> Call:
+    asked = {name: data[name] for name in _READ if data.get(name) is not None}
+    call = read_call(kind, msgspec.json.encode(asked))
+    if call.unread is not None:
+        raise call.unread
+    return call
+
+
+def _choices_of(answer: Any) -> list[dict[str, Any]]:
+    choices: list[dict[str, Any]] = answer.model_dump()["choices"]
+    return [{**choice, "index": choice.get("index") or 0} for choice in choices]
+
+
+def _context(call: Call, choice: Mapping[str, Any]) -> str | None:
+    if not 0 <= choice["index"] < call.choices:
+        raise RefusedRequest(502, "upstream_not_understood", "a choice that was not asked for")
+    return call.context(choice["index"])
+
+
+def _not_read(what: str) -> RefusedRequest:
+    return RefusedRequest(
+        422, "cannot_be_scored", f"{what} is not read by this guardrail, only chat and completions"
+    )
