@@ -11,6 +11,7 @@ from siren_runtime import Guard
 from siren_runtime.errors import BusyError, InputError, InterruptedCall
 from siren_runtime.scoring.result import ScoreResult
 from siren_serve.integrations.guarding import Blocked, Guarding, SettingsError, pass_or_raise
+from tiny_bundle import make_bundle
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_settings_that_cannot_be_used_are_refused_and_not_as_a_value_error(
     with pytest.raises(SettingsError, match=message) as error:
         Guarding({"bundle": str(bundle), **settings})
     assert not isinstance(error.value, ValueError)  # LiteLLM would start without the guard
+
+
+def test_a_guard_that_cannot_score_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    broken = make_bundle(tmp_path / "bundle", fill=float("nan"))
+    with pytest.raises(SettingsError, match="finite"):
+        Guarding({"bundle": str(broken)})
 
 
 def test_a_bundle_is_opened_once_for_all_that_ask_for_it_alike(bundle: Path) -> None:

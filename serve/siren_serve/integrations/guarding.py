@@ -78,7 +78,7 @@ class Guarding:
                     self.settings, threshold=None, stride=None, timeout_s=_TIMEOUT_S
                 )
             )
-            self.guard.call(threshold=self.settings.threshold)
+            self.guard.score("A text.", threshold=self.settings.threshold)  # and no trajectory
         except msgspec.ValidationError as error:
             raise SettingsError(f"the guard's settings: {error}") from None
         except SirenError as error:
