@@ -35,6 +35,20 @@ def mean_f1(scores: ExitScores, found) -> float:
     return float(np.mean([macro_f1(labels[rows], verdict[rows]) for rows in of]))
 
 
+def test_on_rows_of_the_same_kind_the_loss_holds_in_the_mean() -> None:
+    losses = []
+    for seed in range(12):
+        scores, others = noisy(800, seed), noisy(4000, seed + 100)
+        bounds = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.01).bounds
+        whole = mean_f1(others, others.whole >= 0.5)
+        _, side = decisions(others.exits, bounds)
+        right = (others.whole >= 0.5) == others.harmful
+        wrong = (side >= 0) & ((side == HARMFUL) != others.harmful)
+        verdict = np.where(right & ~wrong, others.harmful, ~others.harmful)
+        losses.append(whole - mean_f1(others, verdict))
+    assert np.mean(losses) <= 0.011
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 1000), st.sampled_from([0.0, 0.003, 0.02]), st.sampled_from([[0.5], [0.3, 0.8]])
@@ -55,7 +69,7 @@ def test_no_more_macro_f1_is_lost_than_is_allowed(
 def test_a_larger_loss_saves_more_and_the_cost_is_that_of_the_tokens() -> None:
     scores = noisy()
     costs = []
-    for loss in (0.0, 0.003, 0.03, 1.0):
+    for loss in (0.0, 0.01, 0.03, 1.0):
         found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], loss)
         number, _ = decisions(scores.exits, found.bounds)
         depths = np.array([*DEPTHS, BLOCKS])[number]
@@ -63,7 +77,8 @@ def test_a_larger_loss_saves_more_and_the_cost_is_that_of_the_tokens() -> None:
         assert found.cost == pytest.approx(expected)
         costs.append(found.cost)
     assert costs == sorted(costs, reverse=True)
-    assert costs[0] < 1
+    assert costs[0] == 1  # a bound that is open may lose a row
+    assert costs[1] < 0.9
     assert costs[-1] == pytest.approx(DEPTHS[0] / BLOCKS, abs=0.02)
 
 
@@ -71,18 +86,21 @@ def test_an_exit_that_is_always_right_decides_everything() -> None:
     scores = noisy()
     perfect = np.where(scores.harmful, 0.9, 0.1)[:, None]
     exact = ExitScores(scores.whole, perfect, scores.harmful, scores.datasets, scores.tokens)
-    found = choose_bounds(exact, (2,), BLOCKS, [0.5], 0.0)
+    found = choose_bounds(exact, (2,), BLOCKS, [0.5], 0.01)
     assert found.bounds == [(0.1, 0.9)]
+    assert found.lost > 0  # as many as two rows must be expected
     assert found.cost == pytest.approx(1 / 3)
 
 
 def test_what_an_exit_corrects_by_luck_buys_no_errors_elsewhere() -> None:
     scores = noisy(noise=2.0)
-    found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.0)
+    found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.01)
     _, side = decisions(scores.exits, found.bounds)
     right = (scores.whole >= 0.5) == scores.harmful
-    decided = side >= 0
-    assert ((side == HARMFUL) == scores.harmful)[decided & right].all()
+    wrong = (side >= 0) & ((side == HARMFUL) != scores.harmful)
+    verdict = np.where(right & ~wrong, scores.harmful, ~scores.harmful)  # with no luck
+    assert (wrong & right).any()
+    assert mean_f1(scores, scores.whole >= 0.5) - mean_f1(scores, verdict) <= 0.01
 
 
 def test_the_first_exit_that_decides_counts() -> None:

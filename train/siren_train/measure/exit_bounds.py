@@ -1,15 +1,18 @@
 """Bounds of exits: from which of its scores an exit may decide, for a loss of macro-F1 at most.
 
-An exit calls a text safe up to `low` and harmful from `high` on. Both begin where no row of the
-calibration is lost, and move one lost row at a time: the move that saves the most blocks for the
-macro-F1 that it costs, until none is left that the loss allows. A row is lost that the whole guard
-judges rightly and the exit wrongly; one that it is the other way with earns nothing, since that is
-luck. Macro-F1 is the mean over data sets, and must hold at the threshold and at that of each tier.
+An exit calls a text safe up to `low` and harmful from `high` on. Bounds are opened, and then moved
+one lost row at a time: the move that saves the most blocks for the macro-F1 that it costs, until
+none is left that the loss allows. A row is lost that the whole guard judges rightly and the exit
+wrongly; one that it is the other way with earns nothing, since that is luck. A bound stands right
+before the next row that it would lose, so on rows of the same kind it is to be expected to lose one
+more than here, which is counted. Macro-F1 is the mean over data sets, and must hold at the
+threshold and at that of each tier.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from siren_runtime.errors import InputError
 
 SAFE, HARMFUL = 0, 1  # the sides of an exit: a text is called safe, or harmful
-_Moves = dict[tuple[int, int], int]  # exit and side -> how many rows may be lost there; -1: no exit
+_Moves = dict[tuple[int, int], int]  # exit and side -> rows that are lost there; -1: it is closed
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class ExitScores:
 class Bounds:
     """What was chosen: of each exit `low` and `high`, and the share of blocks that rows then need.
 
-    `lost` is how much macro-F1 the rows lose, by the count above, at the threshold where most is.
+    `lost` is how much macro-F1 is lost, by the count above, at the threshold where most is.
     """
 
     bounds: list[tuple[float | None, float | None]]
@@ -66,7 +69,7 @@ def choose_bounds(
         InputError: the whole guard judges no row of a class rightly, so nothing can be lost.
     """
     search = _Search(scores, depths, blocks, cutoffs)
-    moves: _Moves = dict.fromkeys(product(range(len(depths)), (SAFE, HARMFUL)), 0)
+    moves: _Moves = dict.fromkeys(product(range(len(depths)), (SAFE, HARMFUL)), -1)
     cost, lost = search.measure(moves)
     while True:
         best, best_gain = None, 0.0
@@ -125,9 +128,14 @@ class _Search:
             SAFE: scores.harmful & self._right.any(axis=0),
             HARMFUL: ~scores.harmful & self._right.any(axis=0),
         }
+        sides = [*product(range(len(depths)), (SAFE, HARMFUL))]
+        self._losses = {
+            (number, side): _in_order(scores.exits[:, number], may_be_lost[side], side)
+            for number, side in sides
+        }
         self._steps = {
-            (number, side): _steps(scores.exits[:, number], may_be_lost[side], side)
-            for number, side in product(range(len(depths)), (SAFE, HARMFUL))
+            (number, side): _steps(scores.exits[:, number], self._losses[number, side], side)
+            for number, side in sides
         }
         self._of_dataset = [scores.datasets == name for name in np.unique(scores.datasets)]
         self._before = self._macro_f1(self._right)
@@ -136,8 +144,7 @@ class _Search:
         """Of each exit `low` and `high`; the second lies above the first."""
         found = []
         for number in range(len(self._depths) - 1):
-            low = self._steps[number, SAFE][moves[number, SAFE]]
-            high = self._steps[number, HARMFUL][moves[number, HARMFUL]]
+            low, high = (self._bound((number, side), moves) for side in (SAFE, HARMFUL))
             if low is not None and high is not None and high <= low:
                 above = self._scores.exits[:, number]
                 above = above[above > low]
@@ -150,13 +157,21 @@ class _Search:
         return all(rows < len(self._steps[side]) for side, rows in moves.items())
 
     def measure(self, moves: _Moves) -> tuple[float, float]:
-        """The share of blocks that the tokens of the rows need, and the macro-F1 that is lost."""
+        """The share of blocks that the tokens of the rows need, and the macro-F1 that is lost, with
+        the next row that each open bound would lose.
+        """
         number, side = decisions(self._scores.exits, self.bounds(moves))
         tokens = self._scores.tokens
         cost = float((tokens * self._depths[number]).sum() / tokens.sum())
         wrong = (side >= 0) & ((side == HARMFUL) != self._scores.harmful)
+        for place, rows in moves.items():
+            if self._bound(place, moves) is not None:
+                wrong[self._losses[place][rows : rows + 1]] = True
         after = self._macro_f1(self._right & ~wrong)
         return cost, float((self._before - after).max())
+
+    def _bound(self, place: tuple[int, int], moves: _Moves) -> float | None:
+        return None if moves[place] < 0 else self._steps[place][moves[place]]
 
     def _macro_f1(self, right: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The mean over data sets at each cutoff, of which verdicts are right, [cutoffs, rows]."""
@@ -167,18 +182,27 @@ class _Search:
         return mean
 
 
-def _steps(
+def _in_order(
     scores: NDArray[np.float64], may_be_lost: NDArray[np.bool_], side: int
-) -> list[float | None]:
+) -> NDArray[np.int64]:
+    """Those rows in the order in which a bound that moves from its side loses them."""
+    rows = np.flatnonzero(may_be_lost)
+    return rows[np.argsort(_signed(scores[rows], side), kind="stable")]
+
+
+def _steps(scores: NDArray[np.float64], losses: NDArray[np.int64], side: int) -> list[float | None]:
     """The bound at which n of those rows are lost, for n from 0 on; None decides on no row."""
-    sign = 1.0 if side == SAFE else -1.0
-    ordered = np.unique(sign * scores)
-    losses = np.sort(sign * scores[may_be_lost])
+    ordered = np.unique(_signed(scores, side))
     steps: list[float | None] = []
-    for next_lost in [*losses.tolist(), np.inf]:
+    for next_lost in [*_signed(scores[losses], side).tolist(), np.inf]:
         before = int(np.searchsorted(ordered, next_lost))
-        steps.append(None if before == 0 else float(sign * ordered[before - 1]))
+        steps.append(None if before == 0 else float(_signed(ordered[before - 1], side)))
     return steps
+
+
+def _signed(scores: Any, side: int) -> Any:
+    """Scores as a bound meets them that moves from its side."""
+    return scores if side == SAFE else -scores
 
 
 def _macro_f1(harmful: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.float64]:
