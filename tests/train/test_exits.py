@@ -47,7 +47,9 @@ def test_clear_texts_leave_a_guard_that_was_trained_with_exits(
     done(export.app, head, "--exits", "1,2", "-o", bundle, "--no-verify")
     shown = done(siren, "inspect", bundle)
     assert "has no bounds: siren calibrate --cascade" in shown
-    output = done(calibrate.app, bundle, data, "--cascade", "--threads", 1)
+    output = done(calibrate.app, bundle, data, "--cascade", "--loss", 0, "--threads", 1)
+    assert "no exit decides; the rows are too few" in output
+    output = done(calibrate.app, bundle, data, "--cascade", "--loss", 10, "--threads", 1)
     assert "mean cost" in output
     cascade = load_bundle(bundle).manifest.cascade
     assert cascade is not None

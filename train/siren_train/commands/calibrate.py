@@ -149,8 +149,9 @@ def calibrate(
         from .calibrate_cascade import calibrate_cascade
 
         opened = load_bundle(folder)
+        named = opened.manifest.head.labels or Columns().classes
         columns = options.make_columns(
-            text, label, split_column, id_column, category, classes, opened.manifest.head.labels
+            text, label, split_column, id_column, category, classes, named
         )
         sources = [parse_source(argument) for argument in data]
         calibrate_cascade(opened, loss, sources, columns, split, max_rows, threads)

@@ -48,6 +48,11 @@ def calibrate_cascade(
         f"mean cost {found.cost:.3f}, macro-F1 lost {100 * found.lost:.2f} points on "
         f"{len(scores.whole)} {split} rows"
     )
+    if found.cost == 1:
+        report(
+            f"{bundle.path}: no exit decides; the rows are too few for a loss of {loss:g} points, "
+            "or the exits too weak: calibrate on more rows, or allow more (--loss)"
+        )
     if bundle.manifest.spans:
         report(
             f"{bundle.path}: has thresholds for spans, with which the whole guard scores every "
