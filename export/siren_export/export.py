@@ -24,7 +24,7 @@ from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.trajectory import TEMPLATE_FILE, TrajectoryRules
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import ArtifactError, BundleError, CheckpointError, InputError
-from siren_runtime.scoring.scorer import trajectory_reader
+from siren_runtime.scoring.scorer import open_trajectory_reader
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -270,7 +270,7 @@ def _check_tokens(
     """
     length = bundle.manifest.text.max_length
     differs = compare_tokens(checkpoint, [*TEXTS, *own_texts([], length)])
-    reader = trajectory_reader(bundle, Tokenizer(bundle.file(TOKENIZER_FILE), length))
+    reader = open_trajectory_reader(bundle, Tokenizer(bundle.file(TOKENIZER_FILE), length))
     if differs is None and reader is not None:
         differs = compare_rendering(checkpoint, reader)
     if differs is not None and not allow_drift:

@@ -62,7 +62,7 @@ class Scorer:
             bundle.manifest.text.max_length,
             bundle.read(TOKENIZER_FILE),
         )
-        self.trajectories = trajectory_reader(bundle, self.tokenizer)
+        self.trajectories = open_trajectory_reader(bundle, self.tokenizer)
         self._open_stream = engines.open_stream
         self._stream_backend: StreamBackend | None = None
         self._lock = threading.Lock()
@@ -279,7 +279,7 @@ def windows_of(readings: Sequence[Reading | SirenError]) -> dict[WindowKey, Wind
     }
 
 
-def trajectory_reader(bundle: Bundle, tokenizer: Tokenizer) -> TrajectoryReader | None:
+def open_trajectory_reader(bundle: Bundle, tokenizer: Tokenizer) -> TrajectoryReader | None:
     """What reads trajectories with a bundle; None where it scores texts.
 
     Raises:
