@@ -244,6 +244,23 @@ TINY_OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen2": {**_TINY_DECODER, "rope_parameters": {"rope_theta": 1000.0}},
     "llama": _TINY_DECODER,
     "mistral": {**_TINY_DECODER, "head_dim": 24},
+    # Mixtures of experts, whose graphs are not authored here.
+    "qwen3_moe": {
+        **_TINY_DECODER,
+        "head_dim": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
+    "gpt_oss": {
+        **_TINY_DECODER,
+        "head_dim": 24,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", *_FULL],
+        "rope_parameters": {"rope_theta": 10000.0},
+    },
     "granite": {
         **_TINY_DECODER,
         "embedding_multiplier": 3.0,

@@ -121,7 +121,7 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() == 2:
+        if parameter.dim() >= 2:
             value = noise * (1.0 if "embed" in name else 1.5 * parameter.shape[1] ** -0.5)
         elif name.endswith("bias"):
             value = noise * 0.3

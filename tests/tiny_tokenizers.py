@@ -131,6 +131,8 @@ TOKENIZERS = {
     "qwen3": _write_qwen_tokenizer,
     "qwen2": _write_qwen_tokenizer,
     "llama": _write_llama_tokenizer,
+    "gpt_oss": _write_llama_tokenizer,
+    "qwen3_moe": _write_qwen_tokenizer,
     "mistral": _write_mistral_tokenizer,
     "mistral3": _write_mistral_tokenizer,
     "granite": _write_llama_tokenizer,

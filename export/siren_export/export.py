@@ -29,8 +29,9 @@ from siren_runtime.text.rules import JOINER
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .bundle_writer import staging, write_file, write_manifest
-from .families.base import Backbone
-from .families.registry import parse_config
+from .families.base import Backbone, StateSource
+from .families.imported import ImportedBackbone
+from .families.registry import backbone_of
 from .graph.builder import GuardGraph
 from .graph_writer import graph_file, graph_spec, write_graphs
 from .guard.cascade import author_cascade, segments
@@ -42,8 +43,9 @@ from .heads.together import head_set
 from .passes.calibration import Calibration, measure_inputs
 from .passes.edit import linears
 from .passes.example_texts import EXAMPLE_TEXTS
+from .passes.imported import own_precision, row_of_checkpoint
 from .passes.sensitive import sensitive
-from .passes.table import Row, lower, row_of
+from .passes.table import Row, lower
 from .sources.chat_template import ChatFormat, read_chat_format
 from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
@@ -59,7 +61,7 @@ def export_bundle(
     checkpoint: Checkpoint,
     output: Path,
     *,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     target: Target = "onnxruntime",
     stream: bool = True,
     calibration: Sequence[str] = (),
@@ -74,7 +76,7 @@ def export_bundle(
 
     Args:
         artifact: the head, those that are read with it, and its exits.
-        precision: of weights and matrix products.
+        precision: of weights and matrix products; None is float32, or what an ONNX file has.
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
             numpy does not have, there is none.
@@ -94,14 +96,15 @@ def export_bundle(
     Raises:
         ArtifactError, CheckpointError: the inputs are unusable, or the checkpoint names code of its
             own and cannot be verified; nothing is left at `output`.
-        InputError: the target has no such precision, or no exits, or quantizes nothing that
-            `keep_float` names.
+        InputError: the target or the ONNX file has no such precision, or no exits, or quantizes
+            nothing that `keep_float` names.
         BundleError: `output` cannot be written, or the scores drifted beyond the bound.
     """
-    backbone = parse_config(checkpoint.config, checkpoint.source)
-    row = row_of(target, precision)
+    backbone = backbone_of(checkpoint)
+    precision = precision or own_precision(checkpoint)
+    row = row_of_checkpoint(checkpoint, target, precision)
     chat = _chat_format(artifact, backbone, checkpoint)
-    _check_exits(artifact, target)
+    _check_exits(artifact, checkpoint, target)
     context = context_length(artifact, backbone) if stream and row.streams else None
     heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
@@ -180,7 +183,7 @@ def export_bundle(
 
 
 def _chat_format(
-    artifact: Artifact, backbone: Backbone, checkpoint: Checkpoint
+    artifact: Artifact, backbone: StateSource, checkpoint: Checkpoint
 ) -> ChatFormat | None:
     """The chat template that a trajectory head reads through; None for heads of texts."""
     if artifact.task == "content":
@@ -195,7 +198,7 @@ def _chat_format(
 
 def _author(
     artifact: Artifact,
-    backbone: Backbone,
+    backbone: Backbone | ImportedBackbone,
     checkpoint: Checkpoint,
     row: Row,
     context: int | None,
@@ -203,10 +206,10 @@ def _author(
     """Author the graphs of a bundle by name; those of streams where there is a context."""
     weights = checkpoint.weights
     graphs = {"score": author_score(artifact, backbone, weights, row.compute)}
-    if context is not None:
+    if context is not None and not isinstance(backbone, ImportedBackbone):
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)
-    if artifact.exits:
+    if artifact.exits and not isinstance(backbone, ImportedBackbone):
         graphs["cascade"] = author_cascade(artifact, backbone, weights, row.compute)
     return graphs
 
@@ -238,7 +241,12 @@ def calibrate(
         return measure_inputs(score, tokenizer, texts, moments=moments)
 
 
-def _check_exits(artifact: Artifact, target: Target) -> None:
+def _check_exits(artifact: Artifact, checkpoint: Checkpoint, target: Target) -> None:
+    if artifact.exits and checkpoint.onnx is not None:
+        raise InputError(
+            f"{checkpoint.onnx.path}: exits are for backbones authored here, not for a graph that "
+            "is taken as it is: export it without them"
+        )
     if artifact.exits and target != "onnxruntime":
         raise InputError(
             f"exits are for target onnxruntime, not for {target}: export for it without them"
@@ -251,7 +259,9 @@ def _check_kept(keep_float: Set[str], graph: GuardGraph, row: Row, setting: str)
         raise InputError(f"keep_float: {name!r} is no matrix that {setting} quantizes")
 
 
-def _backbone_entry(artifact: Artifact, backbone: Backbone, context: int | None) -> BackboneEntry:
+def _backbone_entry(
+    artifact: Artifact, backbone: StateSource, context: int | None
+) -> BackboneEntry:
     return BackboneEntry(
         id=artifact.model_id,
         revision=artifact.model_revision,

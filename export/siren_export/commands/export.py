@@ -1,37 +1,21 @@
 """`siren export`: compile a head and its backbone into a bundle."""
 
 import os
-import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich import progress as rich_progress
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from siren_export.bundle_writer import check_output
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
 from siren_export.heads.exits import parse_depths, with_exits
-from siren_export.heads.registry import load_artifact
-from siren_export.heads.together import together
 from siren_export.passes.calibration import read_calibration
-from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.sources.recipes import find_recipe, recipe_names
+from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
+from siren_export.sources.recipes import find_recipe
 from siren_export.tune.tune import DEFAULT_BUDGET, kept_candidate, tune
+from siren_export.verify.own_states import OwnStates
 from siren_export.verify.reference import (
     LlmSiren,
     Reference,
@@ -40,12 +24,12 @@ from siren_export.verify.reference import (
     write_reference,
 )
 from siren_export.verify.texts import TEXTS
-from siren_runtime.bundle.heads import HEAD_NAME, PRIMARY_HEAD
-from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.bundle.report import Candidate
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
+
+from .export_shown import Bars, show_summary, tried_line
+from .heads import load_heads, named_heads
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -60,20 +44,14 @@ siren export ./my-head --backbone ./my-backbone -o guards/mine
 
 siren export ./my-head --backbone SmolLM2-135M-Instruct.Q4_1.gguf -o guards/smollm2
 
+siren export ./my-head --backbone qwen3-moe-onnx --reference-backbone Qwen/Qwen3-30B-A3B -o moe
+
 siren export ./my-head categories=./my-labels -o guards/both
 
 siren export ./my-head --exits 2,4 -o guards/quick
 
 siren export minilm --precision auto --budget 0.01 --calibration chats.jsonl
 """
-_STAGES = {
-    "write": "writing weights",
-    "compare": "comparing scores",
-    "time": "timing",
-    "probe": "quantizing layer by layer",
-    "reference": "scoring with llm-siren",
-    "verify": "scoring with the bundle",
-}
 
 
 @app.command(epilog=_EPILOG)
@@ -100,18 +78,28 @@ def export(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="The backbone's folder, repo id or GGUF file, instead of the artifact's own."
+            help="Its folder, repo id, GGUF or ONNX file, in place of what the artifact names. "
+            "A graph that Optimum, torch's exporter or onnxruntime-genai's builder wrote is taken "
+            "as it is, up to the deepest block that the head reads."
+        ),
+    ] = None,
+    reference_backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an ONNX backbone, the folder or repo id of the weights that it was made of, "
+            "which llm-siren runs to verify. [default: the artifact's own where it is a folder]"
         ),
     ] = None,
     precision: Annotated[
-        Literal[Precision, "auto"],
+        Literal[Precision, "auto"] | None,
         typer.Option(
             help="Of weights and matrix products; bf16 and fp8 are for TensorRT targets, int4 is "
             "not for tensorrt and tensorrt10. auto measures float32, int8, int4 (and float16 on "
             "Arm), the latter also with their most sensitive layers in float32, and keeps the "
-            "fastest within --budget; for onnxruntime on a CPU."
+            "fastest within --budget; for onnxruntime on a CPU. [default: fp32, or that of an ONNX "
+            "backbone]"
         ),
-    ] = "fp32",
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -176,7 +164,7 @@ def export(
     weights are streamed, so a large backbone needs little memory. With the reference extra
     installed, the bundle's scores are compared with llm-siren's, and the report kept in it.
     """
-    named = _named(heads)
+    named = named_heads(heads)
     recipe = find_recipe(next(iter(named.values())))
     if output is None:
         if recipe is None:
@@ -200,9 +188,7 @@ def export(
     check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
-    artifact = together(
-        {name: load_artifact(_existing(_artifact_of(head))) for name, head in named.items()}
-    )
+    artifact = load_heads(named)
     if exits is not None:
         artifact = with_exits(artifact, parse_depths(exits))
     if backbone is None:
@@ -214,9 +200,15 @@ def export(
         trust_remote_code=trust_remote_code,
     )
 
+    if checkpoint.onnx is not None and precision == "auto":
+        raise typer.BadParameter(f"{source}: --precision auto is for backbones authored here")
+    weights = _reference_checkpoint(checkpoint, artifact, reference_backbone)
+
     def reference(progress: Progress) -> Reference:
+        if weights is None:
+            return OwnStates(artifact, checkpoint).scores(progress)
         try:
-            scores = LlmSiren(artifact, checkpoint).scores(progress)
+            scores = LlmSiren(artifact, weights).scores(progress)
         except ReferenceUnavailable:
             if recipe is None or record_reference is not None:
                 raise
@@ -226,7 +218,7 @@ def export(
         return scores
 
     examples = read_calibration(calibration) if calibration else []
-    with _Bars() as bars:
+    with Bars() as bars:
         tuning, keep_float = None, frozenset[str]()
         if precision == "auto":
             tuning = tune(
@@ -235,7 +227,7 @@ def export(
                 output,
                 budget=DEFAULT_BUDGET if budget is None else budget,
                 texts=examples or TEXTS,
-                tried=lambda candidate: bars.say(_tried(candidate)),
+                tried=lambda candidate: bars.say(tried_line(candidate)),
                 progress=bars.update,
             )
             kept = kept_candidate(tuning)
@@ -256,31 +248,23 @@ def export(
             overwrite=overwrite,
             progress=bars.update,
         )
-    _summary(output, manifest, time.perf_counter() - started)
+    show_summary(output, manifest, time.perf_counter() - started)
 
 
-def _named(heads: Sequence[str]) -> dict[str, str]:
-    """Each head by its name: the given one, else harm for the first and its folder's for others."""
-    named: dict[str, str] = {}
-    for place, given in enumerate(heads):
-        name, equals, head = given.partition("=")
-        if not equals or not re.fullmatch(HEAD_NAME, name):
-            head = given
-            name = Path(given.rstrip("/")).name if place else PRIMARY_HEAD
-        if not re.fullmatch(HEAD_NAME, name):
-            raise typer.BadParameter(
-                f"{given!r}: {name!r} cannot name a head; give NAME={given}, a name of letters, "
-                "digits, _ and -"
-            )
-        if name in named:
-            raise typer.BadParameter(f"two heads are named {name!r}; give NAME=HEAD")
-        named[name] = head
-    return named
+def _reference_checkpoint(
+    checkpoint: Checkpoint, artifact: Artifact, named: str | None
+) -> Checkpoint | None:
+    """What llm-siren runs: the checkpoint, or the weights that an ONNX file was made of.
 
-
-def _artifact_of(head: str) -> str:
-    recipe = find_recipe(head)
-    return str(recipe.artifact) if recipe else head
+    None where those are not at hand.
+    """
+    if checkpoint.onnx is None:
+        if named is not None:
+            raise typer.BadParameter("--reference-backbone is for a backbone that is an ONNX file")
+        return checkpoint
+    if named is None and Path(artifact.model_id).is_dir():
+        named = artifact.model_id
+    return None if named is None else load_checkpoint(named)
 
 
 def _check_one_backbone(artifact: Artifact) -> None:
@@ -293,105 +277,3 @@ def _check_one_backbone(artifact: Artifact) -> None:
                 f"{other.model_revision}, but {artifact.name!r} of {wanted[0]} at {wanted[1]}; if "
                 "these are one backbone, say where it is with --backbone"
             )
-
-
-def _existing(head: str) -> str:
-    """Say what the names are, where a mistyped one would be taken for a folder."""
-    if "/" not in head and not Path(head).exists():
-        raise InputError(
-            f"{head!r} is neither a folder, nor a repo id (org/name), nor a shipped guard "
-            f"({', '.join(recipe_names()) or 'none beside this installation'})"
-        )
-    return head
-
-
-class _Bars:
-    """A progress bar a stage, on standard error."""
-
-    def __init__(self) -> None:
-        self._bars = rich_progress.Progress(
-            TextColumn("{task.description:<24}"),
-            BarColumn(),
-            _Amount(),
-            TimeRemainingColumn(),
-            console=_console(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._bars.start()
-        return self
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(
-                _STAGES[stage], total=total, bytes=stage == "write"
-            )
-        self._bars.update(self._tasks[stage], completed=done, total=total)
-
-    def say(self, line: str) -> None:
-        self._bars.console.print(line)
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
-
-
-class _Amount(ProgressColumn):
-    """Bytes written of all, or texts or layers done of all."""
-
-    _texts = MofNCompleteColumn()
-    _bytes = DownloadColumn()
-
-    def render(self, task: Task) -> Text:
-        return (self._bytes if task.fields["bytes"] else self._texts).render(task)
-
-
-def _tried(candidate: Candidate) -> str:
-    return (
-        f"{candidate.setting}: {candidate.milliseconds:.3g} ms a text, {candidate.speed:.2f}x "
-        f"float32, |score difference| {candidate.mean_difference:.2g} in the mean, "
-        f"verdicts changed: {candidate.changed_verdicts}, {candidate.outcome}"
-    )
-
-
-def _console() -> Console:
-    """Standard error, where paths and reasons are shown as they are."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def _summary(output: Path, manifest: Manifest, seconds: float) -> None:
-    console = _console()
-    size = sum(file.size for file in manifest.files.values()) / 1e6
-    backbone, report = manifest.backbone, manifest.verification
-    console.print(
-        f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
-        f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
-    )
-    if manifest.quantization is not None:
-        console.print(f"quantized: {manifest.quantization.fitted}")
-        if manifest.quantization.wider:
-            console.print(f"8 bits: {', '.join(manifest.quantization.wider)}")
-    if manifest.carried_over:
-        console.print(
-            f"carried over: {manifest.carried_over} matrices keep the blocks that the file has"
-        )
-    if report.status == "unverified":
-        console.print(Text.assemble(("unverified", "yellow"), f": {report.reason}"))
-    else:
-        console.print(
-            f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "
-            f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
-            f"{report.texts} texts against {report.reference}"
-        )
-    for name, head in report.further.items():
-        console.print(
-            f"head {name}: |score difference| at most {head.max_difference:.1e}, mean "
-            f"{head.mean_difference:.1e}, verdicts equal {head.verdict_agreement:.1%}"
-        )
-    if report.stream_max_difference is not None:
-        console.print(
-            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
-            f"{report.stream_texts} texts read in chunks, against whole texts"
-        )
-    if report.exit_max_difference is not None:
-        console.print(f"exits: segments within {report.exit_max_difference:.1e} of the whole graph")

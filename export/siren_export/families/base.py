@@ -15,16 +15,12 @@ from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
 
 
-class Backbone(Protocol):
-    """A backbone as its config.json has it. Sizes are channels; every property is plain data."""
+class StateSource(Protocol):
+    """What gives a head the states that it reads. Every property is plain data."""
 
     @property
     def model_type(self) -> str:
         """As in config.json."""
-
-    @property
-    def vocab_size(self) -> int:
-        """The rows of the token embedding."""
 
     @property
     def hidden_size(self) -> int:
@@ -35,39 +31,12 @@ class Backbone(Protocol):
         """How many blocks the model has."""
 
     @property
-    def attention_heads(self) -> int:
-        """The heads of queries."""
-
-    @property
-    def kv_heads(self) -> int:
-        """The heads of keys and values."""
-
-    @property
-    def head_dim(self) -> int:
-        """The channels of a head."""
-
-    @property
-    def hidden_act(self) -> str:
-        """The activation function, by the name that transformers has for it."""
-
-    @property
     def causal(self) -> bool:
         """Whether a token sees none after it."""
 
     @property
-    def block_parameters(self) -> int:
-        """The elements of a block's matrices."""
-
-    @property
     def context_length(self) -> int | None:
         """The longest sequence, in tokens, that a stream holds; None where there is no stream."""
-
-    @property
-    def windows(self) -> Mapping[int, int]:
-        """Of a decoder, the blocks in which a token does not see all before it.
-
-        Block -> the tokens that it sees, itself included.
-        """
 
     def check_max_length(self, max_length: int, origin: str) -> None:
         """Refuse a token limit at which the graph would not be exact; `origin` is for the error.
@@ -101,4 +70,39 @@ class Backbone(Protocol):
 
         Raises:
             CheckpointError: a tensor is missing or of another shape than the config says.
+        """
+
+
+class Backbone(StateSource, Protocol):
+    """A backbone as its config.json has it, whose graph is authored here. Sizes are channels."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The rows of the token embedding."""
+
+    @property
+    def attention_heads(self) -> int:
+        """The heads of queries."""
+
+    @property
+    def kv_heads(self) -> int:
+        """The heads of keys and values."""
+
+    @property
+    def head_dim(self) -> int:
+        """The channels of a head."""
+
+    @property
+    def hidden_act(self) -> str:
+        """The activation function, by the name that transformers has for it."""
+
+    @property
+    def block_parameters(self) -> int:
+        """The elements of a block's matrices."""
+
+    @property
+    def windows(self) -> Mapping[int, int]:
+        """Of a decoder, the blocks in which a token does not see all before it.
+
+        Block -> the tokens that it sees, itself included.
         """

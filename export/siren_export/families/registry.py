@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from siren_export.graph.activations import check_activation
+from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.errors import CheckpointError
 
 from . import bert, deberta, gemma, granite, llama, modernbert, multimodal, olmo2, phi3, smollm3
 from .base import Backbone
+from .imported import ImportedBackbone
 
 _Parse = Callable[[Mapping[str, Any], str], Backbone]
 
@@ -44,11 +47,26 @@ def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
         raise CheckpointError(
             f"{origin}: model_type {model_type!r} is a mixture of experts, which is not "
             "supported: it would need the router authored, a product of each token with the "
-            "matrices of its own experts, and passes that quantize those; use a dense model"
+            "matrices of its own experts, and passes that quantize those; use a dense model, or "
+            "export its graph with Optimum or onnxruntime-genai's builder and give that folder as "
+            "--backbone"
         )
     if model_type not in SUPPORTED:
         raise CheckpointError(
             f"{origin}: model_type {model_type!r} is not supported; supported: "
             f"{', '.join(SUPPORTED)}"
         )
-    return _PARSERS[model_type](config, origin)
+    backbone = _PARSERS[model_type](config, origin)
+    check_activation(backbone.hidden_act, origin)
+    return backbone
+
+
+def backbone_of(checkpoint: Checkpoint) -> Backbone | ImportedBackbone:
+    """The backbone of a checkpoint: authored here, or its own graph where it is an ONNX file.
+
+    Raises:
+        CheckpointError: as `parse_config`.
+    """
+    if checkpoint.onnx is not None:
+        return ImportedBackbone(checkpoint.onnx)
+    return parse_config(checkpoint.config, checkpoint.source)

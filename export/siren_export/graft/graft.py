@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from siren_export.bundle_writer import check_output, scratch, staging, write_file
 from siren_export.guard.score import author_head_alone, author_projected_head
 from siren_export.heads.base import Artifact, Head, LinearFirst
+from siren_export.sources.onnx_blocks import Block, TransformerGraph
 from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec
 from siren_runtime.bundle.progress import Progress, silent
@@ -30,7 +31,6 @@ from siren_runtime.generation.manifest import (
     neurons_output,
 )
 
-from .blocks import Block, DecoderGraph
 from .rewrite import add_neurons, add_states, states_of
 from .verify import Folders, check_graft
 
@@ -136,13 +136,9 @@ def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
     Raises:
         CheckpointError: it is built otherwise than what is known here.
     """
-    return DecoderGraph(
-        model.graph,
-        str(folder.path / folder.graph),
-        folder.tokens,
-        folder.logits,
-        list(folder.cache_keys),
-    ).blocks()
+    source = str(folder.path / folder.graph)
+    found = TransformerGraph(model.graph, source, folder.tokens, folder.logits)
+    return found.blocks(folder.blocks, folder.cache_keys)
 
 
 def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
@@ -269,10 +265,7 @@ def _head_alone(artifact: Artifact, spec: HeadSpec) -> ir.Model:
         graph = author_projected_head(head, spec)
     else:
         graph = author_head_alone(artifact)
-    for name, weight in graph.weights.items():
-        (values,) = weight.blocks()
-        graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
-    return graph.model
+    return graph.whole()
 
 
 def serialized(model: ir.Model) -> bytes:

@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.taps import Taps
-
-from .blocks import Block
+from siren_export.sources.onnx_blocks import Block
 
 FLOAT = ir.DataType.FLOAT
 _SCOPE = "siren"
@@ -15,10 +14,7 @@ _SCOPE = "siren"
 
 def states_of(blocks: Sequence[Block], taps: Taps) -> dict[int, ir.Value]:
     """What a head reads, block by block, [batch, tokens, hidden] each."""
-    return {
-        block: blocks[block].residual if taps.state == "residual" else blocks[block].mlp
-        for block in taps.channels
-    }
+    return {block: blocks[block].state(taps.state) for block in taps.channels}
 
 
 def add_neurons(

@@ -1,6 +1,6 @@
 """A thin layer over onnx-ir, so that a model's graph reads like the model's paper."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,13 @@ class GuardGraph:
     causal: bool = True
     carried_over: set[str] = field(default_factory=set)
 
+    def whole(self) -> ir.Model:
+        """The model with its weights inside, for small graphs: they are read at once."""
+        for name, weight in self.weights.items():
+            (values,) = weight.blocks()
+            self.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+        return self.model
+
 
 @dataclass(frozen=True)
 class Output:
@@ -65,6 +72,7 @@ class GraphBuilder:
     _scope: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
     _shared: dict[str, ir.Value] = field(default_factory=dict)
+    _operators: dict[str, int] = field(default_factory=lambda: {"": OPSET})
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -138,6 +146,25 @@ class GraphBuilder:
             y = self.op("MatMul", x, matrix)
             return y if bias is None else self.op("Add", y, self.weight("bias", bias))
 
+    def inside(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """A small tensor, stored inside the graph."""
+        value = ir.val(self._unique(name), const_value=tensor)
+        self._initializers[str(value.name)] = value
+        return value
+
+    def splice(self, nodes: Iterable[ir.Node], operators: Mapping[str, int]) -> None:
+        """Append nodes that were written elsewhere, their names put in the scope.
+
+        Args:
+            operators: domain -> version of the operators, which all of the graph then has.
+        """
+        for node in nodes:
+            node.name = self._unique((node.name or node.op_type).lstrip("/"))
+            for value in node.outputs:
+                value.name = self._unique((value.name or node.op_type).lstrip("/"))
+            self._nodes.append(node)
+        self._operators = dict(operators)
+
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self.op("Cast", x, to=int(dtype))
 
@@ -161,7 +188,7 @@ class GraphBuilder:
             results,
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET},
+            opset_imports=self._operators,
             name=name,
         )
         model = ir.Model(graph, ir_version=11, producer_name="siren-edge")

@@ -2,8 +2,7 @@
 
 import onnx_ir as ir
 
-from siren_export.families.base import Backbone
-from siren_export.graph.activations import check_activation
+from siren_export.families.base import StateSource
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
 from siren_export.heads.base import Artifact, LinearFirst
@@ -27,7 +26,7 @@ from .contract import add_inputs, build
 
 
 def author_score(
-    artifact: Artifact, backbone: Backbone, weights: WeightSource, compute: ir.DataType
+    artifact: Artifact, backbone: StateSource, weights: WeightSource, compute: ir.DataType
 ) -> GuardGraph:
     """Author the whole-sequence graph: input_ids, attention_mask -> score, logits, features.
 
@@ -42,7 +41,6 @@ def author_score(
     for one in (artifact, *artifact.further.values()):
         _check_fits(one, backbone)
     backbone.check_max_length(artifact.max_length, weights.source)
-    check_activation(backbone.hidden_act, weights.source)
 
     heads = head_set(artifact)
     contract = score_graph(heads.specs)
@@ -75,7 +73,7 @@ def author_projected_head(head: LinearFirst, spec: HeadSpec) -> GuardGraph:
     return build(g, "head", contract, {SCORE: score, LOGITS: logits, FEATURES: pooled})
 
 
-def _check_fits(artifact: Artifact, backbone: Backbone) -> None:
+def _check_fits(artifact: Artifact, backbone: StateSource) -> None:
     """Check the head's blocks and channels against the backbone's.
 
     Raises:

@@ -5,7 +5,7 @@ It refers to the weights of score.onnx by the same names, so that a bundle holds
 
 import onnx_ir as ir
 
-from siren_export.families.base import Backbone
+from siren_export.families.base import Backbone, StateSource
 from siren_export.graph.attention import shorter
 from siren_export.graph.builder import GraphBuilder, GuardGraph
 from siren_export.graph.cache import KeyValueCache
@@ -28,7 +28,7 @@ from siren_runtime.bundle.graphs import (
 from .contract import add_inputs, build
 
 
-def context_length(artifact: Artifact, backbone: Backbone) -> int | None:
+def context_length(artifact: Artifact, backbone: StateSource) -> int | None:
     """How many tokens a stream may hold: the backbone's context, at least the head's limit.
 
     None where the backbone's family cannot stream.

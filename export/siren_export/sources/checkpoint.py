@@ -1,4 +1,4 @@
-"""A backbone checkpoint: config.json, tokenizer.json and safetensors weights, or a GGUF file.
+"""A backbone checkpoint: config.json, tokenizer.json and weights, in safetensors, GGUF or ONNX.
 
 Nothing in it is executed here: pickled weights are refused, and so is a checkpoint that names
 code of its own (`auto_map`), unless the caller trusts that. Then llm-siren runs it, as the
@@ -20,6 +20,7 @@ from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.errors import CheckpointError
 
 from .local_file import read_json
+from .onnx_file import OnnxFile, OnnxWeights, find_graph, open_graph
 from .safetensors import INDEX_FILE, open_safetensors
 from .tokenizer import (
     ADDED_TOKENS_FILE,
@@ -51,10 +52,11 @@ class Checkpoint:
     """A backbone on disk.
 
     `path` is its folder, or a GGUF file. `revision` is the commit of a hub repository, None for
-    what is local. `config` is config.json, of which only `model_type` is checked.
-    `tokenizer_json` is tokenizer.json with the tokens that its companions declare. `remote_code`
-    says where the checkpoint names code of its own, which its caller trusts. `gguf_tokenizer` is
-    what a GGUF file calls its tokenizer, where that is the one that counts.
+    what is local. `config` is config.json, of which only `model_type` is checked. `tokenizer_json`
+    is tokenizer.json with the tokens that its companions declare. `remote_code` says where the
+    checkpoint names code of its own, which its caller trusts. `gguf_tokenizer` is what a GGUF file
+    calls its tokenizer, where that is the one that counts. `onnx` is there where the graph is not
+    authored here but taken from an ONNX file.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Checkpoint:
     weights: WeightSource = field(repr=False)
     remote_code: str | None = None
     gguf_tokenizer: str | None = None
+    onnx: OnnxFile | None = None
 
     @property
     def is_gguf(self) -> bool:
@@ -74,7 +77,7 @@ class Checkpoint:
     def digest(self) -> str:
         """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
         digests = self.weights.digests()
-        if not self.is_gguf:
+        if self.onnx is None and not self.is_gguf:
             digests[CONFIG_FILE] = sha256_of(self.path / CONFIG_FILE)
         digests[TOKENIZER_FILE] = hashlib.sha256(self.tokenizer_json).hexdigest()
         return hashlib.sha256(msgspec.json.encode(dict(sorted(digests.items())))).hexdigest()
@@ -89,7 +92,7 @@ def load_checkpoint(
     """Open a backbone: read its config and tokenizer, and the headers of its weight files.
 
     Args:
-        source: the checkpoint's folder, its hub repository id, or a GGUF file.
+        source: the checkpoint's folder, its hub repository id, or a GGUF or ONNX file.
         revision: branch, tag or commit of the hub repository; the default is its main branch.
         trust_remote_code: take a checkpoint that names code of its own. None of it is run here;
             an export of it must be verified, and that runs it.
@@ -102,6 +105,9 @@ def load_checkpoint(
     path = Path(source).expanduser()
     if _is_gguf(path):
         return _load_gguf(path)
+    graph = find_graph(path)
+    if graph is not None:
+        return _load_onnx(graph, str(source))
     folder = resolve_folder(
         source,
         revision=revision,
@@ -156,6 +162,19 @@ def _load_gguf(path: Path) -> Checkpoint:
         tokenizer_json=found.tokenizer_json,
         weights=found.weights,
         gguf_tokenizer=found.tokenizer,
+    )
+
+
+def _load_onnx(path: Path, source: str) -> Checkpoint:
+    file = open_graph(path)
+    return Checkpoint(
+        path=path.parent,
+        source=source,
+        revision=None,
+        config=file.config,
+        tokenizer_json=read_tokenizer(path.parent, file.config),
+        weights=OnnxWeights(file, source),
+        onnx=file,
     )
 
 

@@ -118,7 +118,7 @@ class LlmSiren:
             progress("reference", done, len(texts))
         return Reference(
             name=_name(given),
-            head=_head_hash(self.artifact),
+            head=head_hash(self.artifact),
             texts=digest(),
             scores=scores[: len(TEXTS)],
             own_texts=own,
@@ -135,7 +135,7 @@ class LlmSiren:
                 scores = agent_siren_scores(Path(folder), self.checkpoint, max_length, progress)
         except Exception as error:  # whatever transformers raises at a model it cannot load
             raise ReferenceUnavailable(f"llm-siren cannot score with the guard: {error}") from error
-        head, texts = _head_hash(self.artifact), trajectory_digest()
+        head, texts = head_hash(self.artifact), trajectory_digest()
         return Reference(_name(""), head, texts, scores, task="trajectory", max_length=max_length)
 
     def _check_usable(self) -> None:
@@ -218,7 +218,7 @@ def read_reference(path: Path, artifact: Artifact) -> Reference:
         reference = msgspec.json.decode(path.read_bytes(), type=Reference)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{path}: not a recorded reference: {error}") from None
-    if reference.head != _head_hash(artifact):
+    if reference.head != head_hash(artifact):
         raise ReferenceUnavailable(f"{path} was recorded for another {WEIGHTS_FILE}")
     if (
         reference.texts != digest()
@@ -241,5 +241,5 @@ def _name(given: str) -> str:
     return f"llm-siren {metadata.version('llm-siren')} float32 ({versions}{given})"
 
 
-def _head_hash(artifact: Artifact) -> str:
+def head_hash(artifact: Artifact) -> str:
     return sha256_of(artifact.path / WEIGHTS_FILE)

@@ -33,6 +33,7 @@ class _Decoder(msgspec.Struct, frozen=True):
     filename: str
     hidden_size: int
     num_hidden_layers: int
+    head_size: int
     inputs: _Inputs = _Inputs()
     outputs: _Outputs = _Outputs()
     sliding_window: _Window | None = None
@@ -42,6 +43,7 @@ class _Model(msgspec.Struct, frozen=True):
     type: str
     context_length: int
     decoder: _Decoder
+    pad_token_id: int = 0
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -57,8 +59,9 @@ class GenaiFolder:
         graph: the file of the decoder's graph.
         weights: the files that the graph takes weights from.
         model_type: as onnxruntime-genai names it, such as "llama".
-        blocks, hidden_size: of the decoder.
+        blocks, hidden_size, head_size: of the decoder.
         window: tokens that blocks with a window look back over; 0 where none has one.
+        padding: the token that stands behind shorter rows of a batch.
         context_length: how many tokens prompt and response may have together.
         tokens, logits: the input of token ids and the output of logits.
         cache_keys: of each block, the output that holds its keys.
@@ -70,7 +73,9 @@ class GenaiFolder:
     model_type: str
     blocks: int
     hidden_size: int
+    head_size: int
     window: int
+    padding: int
     context_length: int
     tokens: str
     logits: str
@@ -139,7 +144,9 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
         model_type=model.type,
         blocks=decoder.num_hidden_layers,
         hidden_size=decoder.hidden_size,
+        head_size=decoder.head_size,
         window=decoder.sliding_window.window_size if decoder.sliding_window else 0,
+        padding=model.pad_token_id,
         context_length=model.context_length,
         tokens=decoder.inputs.input_ids,
         logits=decoder.outputs.logits,

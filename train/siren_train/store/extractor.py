@@ -13,7 +13,7 @@ from typing import cast, get_args
 import numpy as np
 
 from siren_export.export import export_bundle
-from siren_export.families.registry import parse_config
+from siren_export.families.registry import backbone_of
 from siren_export.heads.base import Artifact
 from siren_export.heads.mlp import Dense
 from siren_export.heads.registry import load_artifact
@@ -32,8 +32,8 @@ def extractor_shape(checkpoint: Checkpoint) -> tuple[int, int]:
     Raises:
         CheckpointError: the backbone's kind is not supported.
     """
-    config = parse_config(checkpoint.config, checkpoint.source)
-    return config.blocks, config.hidden_size
+    backbone = backbone_of(checkpoint)
+    return backbone.blocks, backbone.hidden_size
 
 
 def build_extractor(
