@@ -23,7 +23,7 @@ from siren_runtime.bundle.progress import silent
 from siren_runtime.errors import ArtifactError, BundleError, CheckpointError
 from siren_runtime.generation.engine import Engine
 from siren_runtime.generation.folder import read_folder
-from siren_runtime.generation.manifest import TrainedOn, load_manifest, neurons_output
+from siren_runtime.generation.manifest import NEURONS_OUTPUT, TrainedOn, load_manifest
 
 Make = Callable[..., Path]
 PROMPT = "The history of bread begins"
@@ -68,7 +68,7 @@ def test_neurons_are_those_of_the_model_as_transformers_runs_it(
         [states[block][:, picked] for block, picked in artifact.head.taps.channels.items()], axis=1
     )
     # 99 dense outputs are more than there are neurons, so that these leave the graph as they are.
-    found = run.output(neurons_output())[0]
+    found = run.output(NEURONS_OUTPUT)[0]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
 
 
@@ -196,6 +196,6 @@ def test_a_graft_that_gives_other_neurons_is_refused(
     (whole / "model.onnx").unlink()
     (whole / "model.onnx").write_bytes(serialized(model))
     folders = Folders(folder, grafted, whole)
-    projection = head_.projection if manifest["heads"]["harm"]["features"] < 51 else None
+    projection = head_.projection if manifest["width"] < manifest["neurons"] else None
     with pytest.raises(BundleError, match="from the engine's own states"):
         check_graft(folders, states, projection, names, silent)

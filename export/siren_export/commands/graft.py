@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from siren_export.graft.graft import graft as graft_folder
-from siren_export.heads.registry import load_artifact
 from siren_runtime.commands.console import need, report
 from siren_runtime.generation.manifest import Pooled
+
+from .heads import load_heads, named_heads
 
 need("onnxruntime_genai")
 
@@ -24,11 +25,13 @@ def graft(
             "onnxruntime_genai.models.builder makes it."
         ),
     ],
-    head: Annotated[
-        str,
+    heads: Annotated[
+        list[str],
         typer.Argument(
+            metavar="HEAD...",
             help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, or a "
-            "hub repo id."
+            "hub repo id. Several are read from the same pass; NAME=HEAD names one, else the first "
+            "is named harm and the others by their folders. The first decides.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The grafted folder to make.")],
@@ -52,15 +55,15 @@ def graft(
         bool, typer.Option("--overwrite", help="Replace a grafted folder that is at the output.")
     ] = False,
 ) -> None:
-    """Graft a SIREN head on a generator, which then guards itself by its own forward pass.
+    """Graft SIREN heads on a generator, which then guards itself by its own forward pass.
 
     The model's graph gets one more output, in which every token's neurons leave it; the rest of
-    the head lies beside it. Weights are linked and not copied. With siren generate, or
+    the heads lies beside it. Weights are linked and not copied. With siren generate, or
     GuardedGenerator, each token has its score before its text is given out.
     """
     manifest = graft_folder(
         folder,
-        load_artifact(head),
+        load_heads(named_heads(heads)),
         output,
         pooled=pool,
         foreign=foreign_head,
@@ -68,10 +71,10 @@ def graft(
         verify=verify,
         overwrite=overwrite,
     )
-    layers = len(manifest.head.layers)
+    layers = len({layer for head in manifest.heads.values() for layer in head.layers})
     report(
         f"{output}: {manifest.neurons:,} neurons of {layers} of {manifest.backbone.blocks} blocks, "
-        f"{manifest.head.features} numbers a token leave the graph"
+        f"{manifest.width} numbers a token leave the graph"
     )
     if manifest.check is not None:
         report(
@@ -80,4 +83,4 @@ def graft(
             f"{manifest.check.max_difference:.1e}"
         )
     if manifest.trained_on is None:
-        report("the head was not trained on this engine's features; measure it before you trust it")
+        report("a head was not trained on this engine's features; measure it before you trust it")

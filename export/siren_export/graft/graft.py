@@ -7,16 +7,15 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from siren_export.bundle_writer import check_output, scratch, staging, write_file
-from siren_export.guard.score import author_head_alone, author_projected_head
-from siren_export.heads.base import Artifact, Head, LinearFirst
+from siren_export.guard.score import author_head_alone, author_projected_heads
+from siren_export.heads.base import Artifact
+from siren_export.heads.together import HeadSet, head_set
 from siren_export.sources.onnx_blocks import Block, TransformerGraph
-from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import ArtifactError, CheckpointError
@@ -24,11 +23,12 @@ from siren_runtime.generation.folder import GenaiFolder, engine_digest, read_fol
 from siren_runtime.generation.manifest import (
     FORMAT_VERSION,
     HEAD_FILE,
+    NEURONS_OUTPUT,
     GraftCheck,
     GraftManifest,
     Pooled,
+    TrainedOn,
     encode,
-    neurons_output,
 )
 
 from .rewrite import add_neurons, add_states, states_of
@@ -50,9 +50,10 @@ def graft(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> GraftManifest:
-    """Graft a head on a model folder of onnxruntime-genai; the folder itself is left as it is.
+    """Graft heads on a model folder of onnxruntime-genai; the folder itself is left as it is.
 
     Args:
+        artifact: the head, and those that are read with it; the first decides.
         pooled: which tokens the head's score is of.
         foreign: take a head that was not trained on this folder's own features.
         copy: copy the weights, which are hard links otherwise.
@@ -78,27 +79,25 @@ def graft(
     progress("read", 0, 1)
     model = ir.load(source.path / source.graph)
     blocks = find_blocks(model, source)
-    _check_fits(artifact, source)
-    _check_tempered(artifact)
+    for one in _by_name(artifact).values():
+        _check_fits(one, source)
     digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
     engine = engine_digest(list(digests.values()))
-    _check_trained_on(artifact, engine, foreign=foreign)
+    for one in _by_name(artifact).values():
+        _check_trained_on(one, engine, foreign=foreign)
     progress("read", 1, 1)
-    head = artifact.head
-    matrix = _projection(head)
-    spec = head.spec
-    if matrix is not None:
-        spec = msgspec.structs.replace(spec, features=matrix.shape[1])
+    heads = head_set(artifact)
+    matrix = heads.projection
     with staging(output, overwrite=overwrite) as place:
         files, linked = _place_files(source, place, digests, copy=copy)
         tensor = None
         if matrix is not None:
             files[MATRIX_FILE] = write_file(place / MATRIX_FILE, matrix.tobytes())
             tensor = _external(matrix)
-        add_neurons(model.graph, blocks, head.taps, neurons_output(), tensor)
+        add_neurons(model.graph, blocks, heads.taps, NEURONS_OUTPUT, tensor)
         files[source.graph] = write_file(place / source.graph, serialized(model))
-        files[HEAD_FILE] = write_file(place / HEAD_FILE, serialized(_head_alone(artifact, spec)))
-        check = _check(source, place, head, output, progress) if verify else None
+        files[HEAD_FILE] = write_file(place / HEAD_FILE, serialized(_heads_alone(artifact)))
+        check = _check(source, place, heads, output, progress) if verify else None
         manifest = GraftManifest(
             format_version=FORMAT_VERSION,
             task="generation",
@@ -110,11 +109,12 @@ def graft(
                 blocks_kept=source.blocks,
                 context_length=source.context_length,
             ),
-            heads={PRIMARY_HEAD: spec},
-            neurons=head.spec.features,
-            trained_on=artifact.trained_on,
+            heads=heads.specs if matrix is None else heads.projected_specs,
+            neurons=heads.neurons,
+            width=heads.neurons if matrix is None else matrix.shape[1],
+            trained_on=_trained_on(artifact),
             pooled=pooled,
-            threshold=artifact.threshold,
+            decisions={name: one.decision for name, one in _by_name(artifact).items()},
             engine=engine,
             files=files,
             weights=[*source.weights, *([MATRIX_FILE] if matrix is not None else [])],
@@ -141,13 +141,13 @@ def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
     return found.blocks(folder.blocks, folder.cache_keys)
 
 
+def _by_name(artifact: Artifact) -> dict[str, Artifact]:
+    """A head and those that are read with it, by name."""
+    return {artifact.name: artifact, **artifact.further}
+
+
 def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
-    """Check the head's kind, blocks and channels against what can be grafted, and the folder."""
-    if artifact.further or artifact.head.spec.activation != "softmax":
-        raise ArtifactError(
-            f"{artifact.source}: heads of labels, and several heads, cannot be grafted yet; graft "
-            "one head that tells harm from the rest"
-        )
+    """Check the head's blocks and channels against the folder's."""
     taps = artifact.head.taps
     channel = max(int(channels.max()) for channels in taps.channels.values())
     for what, found, there in (
@@ -160,16 +160,6 @@ def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
                 f"{there - 1}, so the head belongs to another backbone (its own is "
                 f"{artifact.model_id!r})"
             )
-
-
-def _check_tempered(artifact: Artifact) -> None:
-    """Refuse a head whose temperature is beside it and not in its weights."""
-    if artifact.decision.temperature != 1.0:
-        raise ArtifactError(
-            f"{artifact.source}: was calibrated with a temperature of "
-            f"{artifact.decision.temperature:g}, which a graft does not carry; calibrate without "
-            "--temperature, since siren train puts one into the weights"
-        )
 
 
 def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None:
@@ -188,6 +178,22 @@ def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None
         f"{artifact.source}: {found}; train one with siren extract and siren train on this "
         "folder, or give --foreign-head to graft it all the same"
     )
+
+
+def _trained_on(artifact: Artifact) -> TrainedOn | None:
+    """What the heads were trained on, if they all say so and say the same.
+
+    Raises:
+        ArtifactError: they say different things.
+    """
+    found = {name: one.trained_on for name, one in _by_name(artifact).items()}
+    texts = {one.text for one in found.values() if one is not None}
+    if len(texts) > 1:
+        raise ArtifactError(
+            f"{artifact.source}: of the heads {', '.join(found)} some were trained on chat text "
+            "and some on plain text, and one pass reads one of them"
+        )
+    return None if None in found.values() else artifact.trained_on
 
 
 def _place_files(
@@ -222,10 +228,10 @@ def link_or_copy(old: Path, new: Path) -> bool:
 
 
 def _check(
-    source: GenaiFolder, grafted: Path, head: Head, output: Path, progress: Progress
+    source: GenaiFolder, grafted: Path, heads: HeadSet, output: Path, progress: Progress
 ) -> GraftCheck:
     """Compare the grafted folder with the plain one, and with one that gives whole states."""
-    taps = head.taps
+    taps = heads.taps
     with scratch(output) as whole:
         model = ir.load(source.path / source.graph)
         states = states_of(find_blocks(model, source), taps)
@@ -235,15 +241,7 @@ def _check(
         (whole / source.graph).write_bytes(serialized(model))
         channels = list(taps.channels.values())
         folders = Folders(source.path, grafted, whole)
-        return check_graft(folders, channels, _projection(head), names, progress)
-
-
-def _projection(head: Head) -> NDArray[np.float32] | None:
-    """The matrix that can be applied to each token's neurons, where it makes fewer of them."""
-    if not isinstance(head, LinearFirst):
-        return None
-    matrix = head.projection
-    return matrix if matrix.shape[1] < matrix.shape[0] else None
+        return check_graft(folders, channels, heads.projection, names, progress)
 
 
 def _external(matrix: NDArray[np.float32]) -> ir.ExternalTensor:
@@ -258,13 +256,10 @@ def _external(matrix: NDArray[np.float32]) -> ir.ExternalTensor:
     )
 
 
-def _head_alone(artifact: Artifact, spec: HeadSpec) -> ir.Model:
+def _heads_alone(artifact: Artifact) -> ir.Model:
     """head.onnx with its weights inside, over what the grafted graph gives."""
-    head = artifact.head
-    if isinstance(head, LinearFirst) and spec.features < head.spec.features:
-        graph = author_projected_head(head, spec)
-    else:
-        graph = author_head_alone(artifact)
+    projected = head_set(artifact).projection is not None
+    graph = author_projected_heads(artifact) if projected else author_head_alone(artifact)
     return graph.whole()
 
 

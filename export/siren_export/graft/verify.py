@@ -9,7 +9,7 @@ import numpy as np
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import BundleError
 from siren_runtime.generation.engine import Engine
-from siren_runtime.generation.manifest import GraftCheck, neurons_output
+from siren_runtime.generation.manifest import NEURONS_OUTPUT, GraftCheck
 
 PROMPTS = (
     "The history of bread begins",
@@ -76,7 +76,7 @@ def check_graft(
     grafted = folders.grafted
     before = [tokens for (tokens,) in generated(folders.plain, [])]
     progress("compare", 1, 3)
-    after = generated(grafted, [neurons_output()])
+    after = generated(grafted, [NEURONS_OUTPUT])
     progress("compare", 2, 3)
     reference = generated(folders.whole, states)
     difference, count = 0.0, 0

@@ -5,21 +5,17 @@ import onnx_ir as ir
 from siren_export.families.base import StateSource
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
-from siren_export.heads.base import Artifact, LinearFirst
+from siren_export.heads.base import Artifact
 from siren_export.heads.together import head_set
 from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.weights import WeightSource
 from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
-    FEATURES,
     INPUT_IDS,
-    LOGITS,
     POOLED,
-    SCORE,
     head_graph,
     score_graph,
 )
-from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
 from siren_runtime.errors import ArtifactError
 
 from .contract import add_inputs, build
@@ -60,17 +56,13 @@ def author_head_alone(artifact: Artifact) -> GuardGraph:
     return build(g, "head", contract, heads.outputs(g, add_inputs(g, contract)[POOLED]))
 
 
-def author_projected_head(head: LinearFirst, spec: HeadSpec) -> GuardGraph:
-    """Author the head over pooled neurons that were multiplied by its matrix.
-
-    Args:
-        spec: the head's, with the width of the matrix in the place of its features.
-    """
-    contract = head_graph({PRIMARY_HEAD: spec}, spec.features)
+def author_projected_heads(artifact: Artifact) -> GuardGraph:
+    """Author the heads over pooled neurons that were multiplied by `HeadSet.projection`."""
+    heads = head_set(artifact)
+    specs = heads.projected_specs
+    contract = head_graph(specs, sum(spec.features for spec in specs.values()))
     g = GraphBuilder(FLOAT)
-    pooled = add_inputs(g, contract)[POOLED]
-    score, logits = head.classify_projected(g, pooled)
-    return build(g, "head", contract, {SCORE: score, LOGITS: logits, FEATURES: pooled})
+    return build(g, "head", contract, heads.projected_outputs(g, add_inputs(g, contract)[POOLED]))
 
 
 def _check_fits(artifact: Artifact, backbone: StateSource) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from siren_runtime.bundle.graphs import (
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import ArtifactError
 
-from .base import Artifact, Head
+from .base import Artifact, Head, LinearFirst
 from .pooling import mean, running_mean
 
 
@@ -81,6 +82,51 @@ class HeadSet:
         if len(self.heads) == 1:
             return self._primary.pool_prefixes(g, states, feature_sum, feature_count)
         return running_mean(g, self.taps.channels, states, feature_sum, feature_count)
+
+    @cached_property
+    def projection(self) -> NDArray[np.float32] | None:
+        """The heads' first matrices side by side, where they make fewer numbers of the neurons.
+
+        Float32 [neurons, width]: what it makes of each token can be pooled in their place. None
+        where a head has none, or nothing is saved.
+        """
+        parts = []
+        for name, head in self.heads.items():
+            if not isinstance(head, LinearFirst):
+                return None
+            own = head.projection
+            part = np.zeros((self.neurons, own.shape[1]), np.float32)
+            part[self.places(name)] = own
+            parts.append(part)
+        joined = np.concatenate(parts, axis=1)
+        return joined if joined.shape[1] < joined.shape[0] else None
+
+    @property
+    def projected_specs(self) -> dict[str, HeadSpec]:
+        """What the manifest says of each where `projection` was applied: it reads what that gives.
+
+        There is a projection.
+        """
+        return {
+            name: msgspec.structs.replace(head.spec, features=head.projection.shape[1])
+            for name, head in self.heads.items()
+            if isinstance(head, LinearFirst)
+        }
+
+    def projected_outputs(self, g: GraphBuilder, projected: ir.Value) -> dict[str, ir.Value]:
+        """As `outputs`, over pooled neurons times `projection`, float32 [batch, width]."""
+        found: dict[str, ir.Value] = {}
+        specs, start = self.projected_specs, 0
+        for name, head in self.heads.items():
+            assert isinstance(head, LinearFirst)  # there is a projection
+            stop = start + specs[name].features
+            with self._scope(g, name):
+                own = g.op("Slice", projected, g.const([start]), g.const([stop]), g.const([1]))
+                score, logits = head.classify_projected(g, own)
+            outputs = {SCORE: score, LOGITS: logits, FEATURES: own}
+            found |= {output_name(specs, name, part): value for part, value in outputs.items()}
+            start = stop
+        return found
 
     def outputs(self, g: GraphBuilder, pooled: ir.Value) -> dict[str, ir.Value]:
         """Author all heads over pooled float32 [batch, neurons]; return what they give by name."""

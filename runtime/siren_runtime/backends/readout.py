@@ -6,13 +6,12 @@ and behind it the probability of each of its categories, or of harm by each of i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from siren_runtime.bundle.heads import HARMFUL, Decision, HeadSpec
-from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.text.passage import Span
 
 from .outputs import FloatArray, HeadOutputs, Outputs, StreamOutputs
@@ -59,10 +58,21 @@ class HeadText:
     orders: tuple[float, ...] = ()
 
 
+class Deciding(Protocol):
+    """What a manifest says of heads."""
+
+    @property
+    def heads(self) -> Mapping[str, HeadSpec]:
+        """Heads by name, the primary one first."""
+
+    def decision(self, name: str) -> Decision:
+        """How the head of that name decides."""
+
+
 class Readout:
     """Reads rows off the outputs of one bundle's graphs."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Deciding) -> None:
         """Take how each head decides from the manifest."""
         self._heads = {
             name: (spec, manifest.decision(name)) for name, spec in manifest.heads.items()

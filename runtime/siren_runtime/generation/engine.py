@@ -1,14 +1,17 @@
 """onnxruntime-genai: a model that is open, and runs of it, token by token."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.onnxruntime.session import usable_threads
@@ -137,6 +140,32 @@ class Engine:
             params.set_search_options(**{**search, "max_length": max_length})
             return Run(self._genai.Generator(self._model, params))
 
+    def run_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        search: Mapping[str, Any],
+        outputs: Sequence[str],
+    ) -> "list[RowRun]":
+        """Begin a run of several sequences, whose prompts are read at once.
+
+        Args:
+            new_tokens: that each may grow by.
+            search: as `run`.
+            outputs: those that are kept of each row.
+
+        Raises:
+            BackendError: as `run`, or the engine failed in the prompts.
+        """
+        longest = max(map(len, prompts))
+        run = self.run(longest + new_tokens, {**search, "batch_size": len(prompts)})
+        # The engine takes what is behind a prompt for padding, and counts its positions without.
+        padded = np.full((len(prompts), longest), self.model.padding, np.int32)
+        for row, tokens in zip(padded, prompts, strict=True):
+            row[: len(tokens)] = tokens
+        batch = Batch(run, padded, outputs)
+        return [RowRun(batch, row, len(tokens)) for row, tokens in enumerate(prompts)]
+
 
 class Run:
     """One sequence as it grows. Its outputs are those of the last forward pass."""
@@ -144,14 +173,14 @@ class Run:
     def __init__(self, generator: Any) -> None:
         self._generator = generator
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Read tokens.
+    def append(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
+        """Read tokens; of several rows, as many of each.
 
         Raises:
             BackendError: the engine failed.
         """
         with _failures("onnxruntime-genai failed in the prompt"):
-            self._generator.append_tokens(np.array(tokens, np.int32))
+            self._generator.append_tokens(np.asarray(tokens, np.int32))
 
     def step(self) -> int:
         """Read the last token if it was not yet, then choose and return the next.
@@ -159,9 +188,21 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
+        return self.steps()[0]
+
+    def steps(self) -> list[int]:
+        """As `step`, of every row.
+
+        Raises:
+            BackendError: the engine failed.
+        """
         with _failures("onnxruntime-genai failed at a token"):
             self._generator.generate_next_token()
-            return int(self._generator.get_next_tokens()[0])
+            return [int(token) for token in self._generator.get_next_tokens()]
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._generator = None
 
     @property
     def is_done(self) -> bool:
@@ -169,7 +210,7 @@ class Run:
         return bool(self._generator.is_done())
 
     def output(self, name: str) -> FloatArray:
-        """An output of the last forward pass, [1, tokens of the pass, ...].
+        """An output of the last forward pass, [rows, tokens of the pass, ...].
 
         Raises:
             BackendError: the graph has none of that name.
@@ -177,3 +218,89 @@ class Run:
         with _failures(f"the graph gives no output {name!r}"):
             values: FloatArray = self._generator.get_output(name)
         return values
+
+
+class Batch:
+    """A run of several rows, which go on together: what one of them asks for, all of them get."""
+
+    def __init__(self, run: Run, prompts: npt.NDArray[np.int32], outputs: Sequence[str]) -> None:
+        """Read the prompts, int32 [rows, tokens], padded behind.
+
+        Raises:
+            BackendError: the engine failed, or the graph lacks an output.
+        """
+        self._run, self._outputs, self._error = run, outputs, ""
+        self._waiting: dict[int, deque[_Step]] = {row: deque() for row in range(len(prompts))}
+        run.append(prompts)
+        self.prompts = self._values()
+
+    def take(self, row: int) -> "_Step":
+        """The next step of a row; where it has none waiting, all rows go one further.
+
+        Raises:
+            BackendError: the engine failed, now or before.
+        """
+        if self._error:
+            raise BackendError(f"the batch failed before ({self._error})")
+        if not self._waiting[row]:
+            try:
+                tokens, values = self._run.steps(), self._values()
+            except BackendError as error:
+                self._error = str(error)
+                raise
+            for other, steps in self._waiting.items():
+                own = {name: rows[other : other + 1] for name, rows in values.items()}
+                steps.append(_Step(tokens[other], own))
+        return self._waiting[row].popleft()
+
+    def leave(self, row: int) -> None:
+        """Keep nothing more for a row, and nothing at all once the last has left."""
+        self._waiting.pop(row, None)
+        if not self._waiting:
+            self._run.close()
+
+    def _values(self) -> dict[str, FloatArray]:
+        return {name: self._run.output(name) for name in self._outputs}
+
+
+class RowRun:
+    """A row of a batch, to be used as a `Run` of its own. All rows of a batch are of one thread."""
+
+    def __init__(self, batch: Batch, row: int, prompt: int) -> None:
+        self._batch, self._row = batch, row
+        self._prompt = {
+            name: values[row : row + 1, :prompt] for name, values in batch.prompts.items()
+        }
+        self._read, self._current = 0, self._prompt
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Go on in the prompt, which was read with the others."""
+        part = slice(self._read, self._read + len(tokens))
+        self._current = {name: values[:, part] for name, values in self._prompt.items()}
+        self._read += len(tokens)
+
+    def step(self) -> int:
+        """As `Run.step`.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        step = self._batch.take(self._row)
+        self._current = step.values
+        return step.token
+
+    def output(self, name: str) -> FloatArray:
+        """As `Run.output`, [1, tokens of the pass, ...]."""
+        return self._current[name]
+
+    def close(self) -> None:
+        """Leave the batch; the other rows go on."""
+        self._batch.leave(self._row)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A token that was chosen, and what the pass before gave of its row, by output."""
+
+    token: int
+    values: dict[str, FloatArray]

@@ -8,7 +8,7 @@ from typing import Literal
 from siren_runtime.errors import BackendError
 from siren_runtime.text.deadline import Deadline
 
-from .engine import Engine, Run
+from .engine import Engine, RowRun, Run
 from .watch import Watch
 
 Finish = Literal["stop", "length", "harmful"]
@@ -66,7 +66,12 @@ class Generation:
     """
 
     def __init__(
-        self, engine: Engine, run: Run, watch: Watch, tokens: Sequence[int], settings: Settings
+        self,
+        engine: Engine,
+        run: Run | RowRun,
+        watch: Watch,
+        tokens: Sequence[int],
+        settings: Settings,
     ) -> None:
         """Read the prompt and judge it.
 
@@ -75,7 +80,7 @@ class Generation:
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
         self._ends, self._watch, self._settings = engine.ends, watch, settings
-        self._run: Run | None = run
+        self._run: Run | RowRun | None = run
         self._pieces = engine.pieces()
         self._held: deque[Piece] = deque()  # judged, and not given out yet
         self._unjudged: list[tuple[str, int]] = []
@@ -188,12 +193,13 @@ class Generation:
             before = len(self._watch.scores) - len(scores) - self._watch.context
             first = min(decision.token for decision in self.result.decisions)
             return max(first - before, 0)
-        threshold = self.result.threshold
-        return next((i for i, score in enumerate(scores) if score >= threshold), None)
+        return self._watch.first_harmful()
 
     def _end(self, finish: Finish | None) -> None:
         """Let the run go, which frees its cache."""
         self.finish = finish
+        if self._run is not None:
+            self._run.close()
         self._run = None
         self._unjudged.clear()
         self._last = None

@@ -5,6 +5,7 @@
         for piece in generation:
             print(piece.text, end="")
     generation.finish        # "stop", "length" or "harmful"
+    generations = generator.generate_batch(["…", "…"])      # each stops by itself
 
 The engine gives the neurons of each token that it reads, so a token that was chosen has its verdict
 when the engine has read it, which is when the next is chosen. No piece of text comes out before.
@@ -21,15 +22,17 @@ from typing import Any
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError
+from siren_runtime.scoring.verdict import judge_of
 from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
 from siren_runtime.text.deadline import Deadline
+from siren_runtime.text.reading import Limits
 
-from .engine import Device, Engine, Message
+from .engine import Device, Engine, Message, RowRun, Run
 from .folder import read_folder, sha256
 from .generation import Generation, Settings
 from .head import HeadEngine
-from .manifest import HEAD_FILE, GraftManifest, load_manifest, neurons_output
+from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
 from .watch import Watch
 
 _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
@@ -100,7 +103,7 @@ class GuardedGenerator:
         path = Path(os.path.realpath(folder))
         manifest = load_manifest(path)
         _check_files(path, manifest, verify=verify)
-        head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest.head)
+        head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest)
         return cls(Engine(path, threads=threads, device=device), head, manifest)
 
     def generate(
@@ -143,11 +146,52 @@ class GuardedGenerator:
             BackendError: the engine failed, or a value is not finite.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
+        (generation,) = self.generate_batch(
+            [prompt],
+            chat=chat,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            threshold=threshold,
+            rules=rules,
+            aggregation=aggregation,
+            span=span,
+            every=every,
+            holdback=holdback,
+            deadline=deadline,
+            cancel=cancel,
+        )
+        return generation
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        *,
+        chat: bool = True,
+        max_tokens: int = 512,
+        sampling: Sampling | None = None,
+        threshold: float | None = None,
+        rules: Sequence[Rule] = (),
+        aggregation: AggregationName = "mean",
+        span: int = 64,
+        every: int = 1,
+        holdback: int = 0,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[Generation]:
+        """Read several prompts at once and judge each; their responses grow together.
+
+        Each generation stops by itself. One that is iterated takes the others along, whose tokens
+        wait for them; so iterate them in turns, on one thread. The arguments are those of
+        `generate`, and so are the errors.
+
+        Returns:
+            A generation a prompt, in their order.
+        """
         aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
         threshold = self.manifest.threshold if threshold is None else checked_threshold(threshold)
         max_tokens = whole_number("max_tokens", max_tokens, 1)
         settings = Settings(
-            neurons=neurons_output(),
+            neurons=NEURONS_OUTPUT,
             max_tokens=max_tokens,
             every=whole_number("every", every, 1),
             holdback=whole_number("holdback", holdback, 0),
@@ -155,12 +199,24 @@ class GuardedGenerator:
             response_only=self.manifest.pooled == "response",
             deadline=Deadline(deadline, cancel),
         )
-        tokens = self.prompt_tokens(prompt, chat, max_tokens)
+        if not prompts:
+            raise InputError("prompts is empty")
+        rows = [self.prompt_tokens(prompt, chat, max_tokens) for prompt in prompts]
         search = (sampling or Sampling()).search()
-        # One more than is wanted: the last token is judged when the engine has read it.
-        run = self.engine.run(len(tokens) + max_tokens + 1, search)
-        watch = Watch(self.head, aggregate, rules, threshold)
-        return Generation(self.engine, run, watch, tokens, settings)
+        new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
+        runs: Sequence[Run | RowRun]
+        if len(rows) == 1:
+            runs = [self.engine.run(len(rows[0]) + new_tokens, search)]
+        else:
+            settings.deadline.check("before the prompts")
+            runs = self.engine.run_batch(rows, new_tokens, search, [NEURONS_OUTPUT])
+        judge = judge_of(self.manifest.heads, self.manifest.decisions, Limits(), threshold)
+        return [
+            Generation(
+                self.engine, run, Watch(self.head, judge, aggregate, rules), tokens, settings
+            )
+            for run, tokens in zip(runs, rows, strict=True)
+        ]
 
     def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
         """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.

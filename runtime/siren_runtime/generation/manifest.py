@@ -5,13 +5,19 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from siren_runtime.bundle.heads import PRIMARY_HEAD, HeadSpec
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec, check_relative
+from siren_runtime.bundle.heads import Decision, HeadSpec, check_decision
+from siren_runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    Backbone,
+    FileSpec,
+    HeadName,
+    check_relative,
+)
 from siren_runtime.bundle.reader import read_manifest
-from siren_runtime.bundle.types import Positive, Probability, Sha256, Strict
+from siren_runtime.bundle.types import Positive, Sha256, Strict
 from siren_runtime.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEAD_FILE: Final = "head.onnx"
 
 Text = Literal["plain", "chat"]
@@ -45,9 +51,10 @@ class GraftCheck(Strict, frozen=True):
 class GraftManifest(Strict, frozen=True):
     """guard.json of a grafted generator.
 
-    `heads` are by name, the primary one first; their `features` are what the graph gives of each
-    token: the `neurons` that the head reads, or the fewer that its first matrix makes of them.
-    `trained_on` is None where the head does not say
+    `heads` are by name, the primary one first. They read `neurons` together, of which `width`
+    numbers a token leave the graph: the neurons themselves, or the fewer that the heads' first
+    matrices make of them, which are then their `features`. `decisions` are theirs, by name.
+    `trained_on` is None where a head does not say
     what it was trained on: features of the checkpoint in float32, of plain text. `pooled` says
     which tokens count: all of the conversation, chat markup included, or the response's alone.
     `engine` is the digest of the folder that was grafted. `files` maps each file but guard.json to
@@ -58,11 +65,12 @@ class GraftManifest(Strict, frozen=True):
     format_version: int
     task: Literal["generation"]
     backbone: Backbone
-    heads: Annotated[dict[str, HeadSpec], msgspec.Meta(min_length=1, max_length=1)]
+    heads: Annotated[dict[HeadName, HeadSpec], msgspec.Meta(min_length=1)]
     neurons: Positive
+    width: Positive
     trained_on: TrainedOn | None
     pooled: Pooled
-    threshold: Probability
+    decisions: dict[str, Decision]
     engine: Sha256
     files: dict[str, FileSpec]
     weights: list[str]
@@ -76,10 +84,18 @@ class GraftManifest(Strict, frozen=True):
         """The primary head, whose score is the guard's."""
         return next(iter(self.heads.values()))
 
+    @property
+    def threshold(self) -> float:
+        """The primary head's."""
+        return self.decisions[next(iter(self.heads))].threshold
 
-def neurons_output(head: str = PRIMARY_HEAD) -> str:
-    """The output of a grafted graph that holds a head's neurons, float32 [batch, tokens, n]."""
-    return f"siren.{head}.neurons"
+    def decision(self, name: str) -> Decision:
+        """How the head of that name decides."""
+        return self.decisions[name]
+
+
+# The output of a grafted graph that holds what heads read, float32 [batch, tokens, width].
+NEURONS_OUTPUT: Final = "siren.harm.neurons"
 
 
 def encode(manifest: GraftManifest) -> bytes:
@@ -124,6 +140,13 @@ def load_manifest(folder: Path) -> GraftManifest:
         raise BundleError(f"{origin}: not a valid manifest: {error}") from None
     for name in manifest.files:
         check_relative(name, origin)
+    if set(manifest.decisions) != set(manifest.heads):
+        raise BundleError(
+            f"{origin}: decisions are those of {sorted(manifest.decisions)}, heads "
+            f"{sorted(manifest.heads)}"
+        )
+    for name, head in manifest.heads.items():
+        check_decision(name, head, manifest.decisions[name], origin)
     if HEAD_FILE not in manifest.files:
         raise BundleError(f"{origin}: files lacks {HEAD_FILE!r}")
     return manifest

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.verdicts import HeadScore, categories_of
+from siren_runtime.scoring.verdict import Judge
 from siren_runtime.streaming.aggregation import Aggregation
 from siren_runtime.streaming.decision import Decisions, Rule
 from siren_runtime.streaming.result import StreamResult
@@ -19,22 +21,25 @@ class Watch:
 
     Attributes:
         context: tokens in front that do not count.
-        scores: of each token that a verdict was given on, those of the context included.
+        scores: of each token that a verdict was given on, those of the context included; the
+            primary head's.
     """
 
     def __init__(
         self,
         head: HeadEngine,
+        judge: Judge,
         aggregation: Aggregation | None,
         rules: Sequence[Rule],
-        threshold: float,
     ) -> None:
         """Begin with no token.
 
         Args:
+            judge: of the heads, by its own threshold.
             aggregation: None is the mean over all tokens that count.
         """
-        self._head, self._aggregation, self._threshold = head, aggregation, threshold
+        self._head, self._judge, self._aggregation = head, judge, aggregation
+        self._rows_read: FloatArray = np.zeros((0, head.readout.width), np.float32)
         self._decisions = Decisions(rules)
         self._pending: list[FloatArray] = []
         self.context = 0
@@ -43,12 +48,12 @@ class Watch:
 
     def _forget(self) -> None:
         """Forget the neurons so far."""
-        self._sum = np.zeros(self._head.spec.features, np.float64)
+        self._sum = np.zeros(self._head.width, np.float64)
         self._count = 0
-        self._rows = np.zeros((0, self._head.spec.features), np.float32)
+        self._rows = np.zeros((0, self._head.width), np.float32)
 
     def add(self, neurons: FloatArray) -> None:
-        """Take in the neurons of the next tokens, float32 [tokens, n_features].
+        """Take in the neurons of the next tokens, float32 [tokens, width].
 
         Nothing is computed yet: that costs next to nothing more for several tokens than for one.
         """
@@ -68,30 +73,56 @@ class Watch:
         first = len(self.scores)
         neurons = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
         self._pending.clear()
-        for start in range(0, len(neurons), _ROWS):
-            self.scores += self._head.scores(self._pooled(neurons[start : start + _ROWS]))
+        self._rows_read = np.concatenate(
+            [
+                self._head.rows(self._pooled(neurons[start : start + _ROWS]))
+                for start in range(0, len(neurons), _ROWS)
+            ]
+        )
+        self.scores += self._rows_read[:, 0].tolist()
         context = self.context if self.context < len(self.scores) else 0
         self._decisions.update(self.scores, context)
-        score = self.scores[-1]
+        heads = self._verdicts(self._rows_read[-1])
+        primary = next(iter(heads.values()))
+        categories, flagged = categories_of(heads.values())
         return StreamResult(
-            score=score,
-            is_harmful=score >= self._threshold,
-            threshold=self._threshold,
+            score=primary.score,
+            is_harmful=primary.is_harmful,
+            threshold=primary.threshold,
             tokens=len(self.scores) - context,
             computed=len(self.scores) - first,
             rolled_back=0,
             slid=False,
-            risk=score,
             decisions=tuple(self._decisions.since(first)) if self._decisions.rules else (),
+            tier=primary.tier,
+            risk=primary.risk,
+            categories=categories,
+            flagged=flagged,
+            heads=heads,
         )
 
+    def first_harmful(self) -> int | None:
+        """Which of the tokens of the last verdict is harmful by the primary head, the first."""
+        return next(
+            (
+                number
+                for number, row in enumerate(self._rows_read)
+                if next(iter(self._verdicts(row).values())).is_harmful
+            ),
+            None,
+        )
+
+    def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
+        """What the heads decide by a row of the readout."""
+        return self._judge.on_heads([self._head.readout.heads(row)], self._judge.threshold, 0.0)
+
     def _pooled(self, neurons: FloatArray) -> FloatArray:
-        """What the head reads at each of the next tokens, [tokens, n_features]."""
+        """What the heads read at each of the next tokens, [tokens, width]."""
         if self._aggregation is not None:
             rows, pooled = self._aggregation.fold(self._rows, neurons)
             self._rows = np.concatenate([self._rows, rows])[-self._aggregation.span :]
             return pooled
-        if not self._head.spec.pools_mean:
+        if not self._head.pools_mean:
             return neurons
         sums = np.cumsum(neurons, axis=0, dtype=np.float64)
         sums += self._sum

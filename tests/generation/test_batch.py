@@ -1,0 +1,120 @@
+"""Several prompts at once: each row is what it is alone, and stops by itself."""
+
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generators import need_genai
+from siren_runtime import BackendError, Generation, GuardedGenerator, InputError, Sampling
+from siren_runtime.generation.engine import Batch, Engine
+
+need_genai()
+PROMPTS = ("The history of bread begins", "No", "How can I sleep better? Name three ways.\n1.")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "phi3", "phi")
+GREEDY = Sampling(temperature=0)
+TOKENS = 12
+
+
+def _alone(guarded: GuardedGenerator, **options: object) -> list[Generation]:
+    settings = {"max_tokens": TOKENS, "sampling": GREEDY, "threshold": 1.0, **options}
+    return [guarded.generate(prompt, **settings) for prompt in PROMPTS]  # type: ignore[arg-type]
+
+
+def _together(guarded: GuardedGenerator, **options: object) -> list[Generation]:
+    settings = {"max_tokens": TOKENS, "sampling": GREEDY, "threshold": 1.0, **options}
+    return guarded.generate_batch(PROMPTS, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_has_the_tokens_and_the_states_that_it_has_alone(
+    family: str, generator: Callable[..., Path]
+) -> None:
+    engine = Engine(generator(family), threads=1)
+    prompts = [engine.encode(prompt) for prompt in PROMPTS]
+    rows = engine.run_batch(prompts, TOKENS, GREEDY.search(), ["logits"])
+    for prompt, row in zip(prompts, rows, strict=True):
+        run = engine.run(len(prompt) + TOKENS, GREEDY.search())
+        run.append(prompt)
+        row.append(prompt)
+        np.testing.assert_allclose(row.output("logits"), run.output("logits"), atol=2e-3)
+        for _ in range(TOKENS):
+            token = run.step()
+            assert row.step() == token
+            if token in engine.ends:
+                break
+            np.testing.assert_allclose(row.output("logits"), run.output("logits"), atol=2e-3)
+
+
+@pytest.mark.parametrize("order", ["in turns", "one after the other", "backwards"])
+def test_generations_of_a_batch_are_those_of_their_prompts(
+    guarded: GuardedGenerator, order: str
+) -> None:
+    expected = [list(one) for one in _alone(guarded)]
+    batch = _together(guarded)
+    if order == "in turns":
+        steps = list(zip_longest(*batch))
+        found = [[piece for piece in column if piece is not None] for column in zip(*steps)]  # noqa: B905
+    else:
+        rows = batch[::-1] if order == "backwards" else batch
+        found = [list(one) for one in rows]
+        found = found[::-1] if order == "backwards" else found
+    assert [[p.token for p in row] for row in found] == [[p.token for p in row] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [p.score for p in one] == pytest.approx([p.score for p in other], abs=1e-4)
+
+
+def test_padding_is_not_pooled(guarded: GuardedGenerator) -> None:
+    for one, other in zip(_together(guarded), _alone(guarded), strict=True):
+        assert one.prompt.tokens == other.prompt.tokens == one.prompt_tokens
+        assert one.prompt.score == pytest.approx(other.prompt.score, abs=1e-4)
+
+
+def test_each_row_stops_by_itself(guarded: GuardedGenerator) -> None:
+    scores = [[one.prompt.score, *(p.score for p in one)] for one in _alone(guarded)]
+    highest = [max(row) for row in scores]
+    threshold = sorted(highest)[-1]
+    batch = _together(guarded, threshold=threshold)
+    finishes = []
+    for one, row in zip(batch, scores, strict=True):
+        pieces = list(one)
+        finishes.append(one.finish)
+        if max(row) == threshold:
+            assert one.finish == "harmful"
+            assert len(pieces) == max(row.index(threshold) - 1, 0)
+        else:
+            assert len(pieces) == len(row) - 1
+    assert finishes.count("harmful") == 1
+
+
+def test_a_closed_row_lets_the_others_go_on(guarded: GuardedGenerator) -> None:
+    expected = [[piece.token for piece in one] for one in _alone(guarded)]
+    first, *others = _together(guarded)
+    first.close()
+    for one, tokens in zip(others, expected[1:], strict=True):
+        assert [piece.token for piece in one] == tokens
+
+
+def test_after_a_failure_no_row_gives_text(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = _together(guarded)
+    next(batch[0])
+
+    def fail(self: Batch) -> None:
+        raise BackendError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "_values", fail)
+        with pytest.raises(BackendError, match="out of memory"):
+            list(batch[0])
+    for other in batch[1:]:
+        with pytest.raises(BackendError, match="out of memory"):
+            list(other)
+
+
+def test_a_batch_of_none_is_refused(guarded: GuardedGenerator) -> None:
+    with pytest.raises(InputError, match="empty"):
+        guarded.generate_batch([])

@@ -1,0 +1,123 @@
+"""Several heads, and heads of labels, read the pass of a generator as they read a text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from generators import need_genai
+from models import LABELS, make_artifact, make_labels
+from siren_command import siren
+from siren_export.export import export_bundle
+from siren_export.graft.graft import graft
+from siren_export.heads.base import Artifact
+from siren_export.heads.registry import load_artifact
+from siren_export.heads.together import together
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import BundleError, Guard, GuardedGenerator, Sampling
+
+need_genai()
+PROMPT = "The history of bread begins"
+Heads = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory, backbone: Callable[[str], Path]) -> Heads:
+    folder = tmp_path_factory.mktemp("heads")
+    return {
+        "harm": make_artifact(folder / "harm", backbone("llama"), layers=[0, 2], seed=1),
+        "kinds": make_labels(folder / "kinds", backbone("llama"), layers=[1, 2]),
+        "wide": make_artifact(folder / "wide", backbone("llama"), hidden_dims=(99,), layers=[2]),
+    }
+
+
+def _joined(heads: Heads, *names: str) -> Artifact:
+    return together({name: load_artifact(heads[name]) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("names", "narrow"),
+    [
+        (("harm", "kinds"), True),
+        (("kinds", "harm"), True),
+        (("kinds",), True),
+        (("harm", "wide"), False),
+    ],
+)
+def test_every_head_gives_what_a_stream_of_the_same_tokens_gives(
+    names: tuple[str, ...],
+    narrow: bool,
+    heads: Heads,
+    generator: Callable[..., Path],
+    backbone: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    artifact = _joined(heads, *names)
+    manifest = graft(generator("llama"), artifact, tmp_path / "grafted", foreign=True)
+    assert (manifest.width < manifest.neurons) == narrow
+    export_bundle(artifact, load_checkpoint(str(backbone("llama"))), tmp_path / "bundle")
+    guard = Guard.load(tmp_path / "bundle", backend="cpu", threads=1)
+    guarded = GuardedGenerator.load(tmp_path / "grafted", threads=1)
+    options = {"max_tokens": 8, "sampling": Sampling(temperature=0), "threshold": 1.0}
+    generation = guarded.generate(PROMPT, **options)  # type: ignore[arg-type]
+    tokens = guarded.prompt_tokens(PROMPT, True, 8)
+    with guard.stream(threshold=1.0) as stream:
+        expected = stream.feed_tokens(tokens)
+        _assert_equal(generation.prompt.to_dict(), expected.to_dict())
+        assert tuple(generation.prompt.heads) == names
+        for piece in generation:
+            expected = stream.feed_tokens([piece.token])
+            assert piece.score == pytest.approx(expected.score, abs=1e-4)
+        _assert_equal(generation.result.to_dict(), expected.to_dict())
+    if "kinds" in names:
+        assert tuple(generation.result.categories) == LABELS
+
+
+def _assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:
+    for key in ("score", "risk"):
+        assert found.get(key) == pytest.approx(expected.get(key), abs=1e-4)
+    for key in ("is_harmful", "threshold", "flagged"):
+        assert found.get(key) == expected.get(key)
+    assert found.get("categories", {}) == pytest.approx(expected.get("categories", {}), abs=1e-4)
+    of_found, of_expected = found.get("heads", {}), expected.get("heads", {})
+    assert isinstance(of_found, dict)
+    assert isinstance(of_expected, dict)
+    assert [*of_found] == [*of_expected]
+    for name, head in of_found.items():
+        assert head["score"] == pytest.approx(of_expected[name]["score"], abs=1e-4)
+
+
+def test_a_label_stops_from_its_own_threshold_on(
+    heads: Heads, generator: Callable[..., Path], tmp_path: Path
+) -> None:
+    graft(generator("llama"), _joined(heads, "kinds"), tmp_path / "grafted", foreign=True)
+    path = tmp_path / "grafted/guard.json"
+    generator_ = GuardedGenerator.load(tmp_path / "grafted", threads=1)
+    found = generator_.generate(PROMPT, max_tokens=2, threshold=1.0).prompt.categories
+    quietest = min(found, key=found.__getitem__)
+    manifest = json.loads(path.read_text())
+    manifest["decisions"]["kinds"] |= {
+        "threshold": 0.999,
+        "labels": [
+            {"name": label, "threshold": found[label] / 2 if label == quietest else 0.9999}
+            for label in found
+        ],
+    }
+    path.write_text(json.dumps(manifest))
+    generation = GuardedGenerator.load(tmp_path / "grafted", threads=1).generate(PROMPT)
+    assert generation.finish == "harmful"
+    assert generation.prompt.flagged == (quietest,)
+    del manifest["decisions"]["kinds"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="decisions"):
+        GuardedGenerator.load(tmp_path / "grafted")
+
+
+def test_the_command_takes_heads_by_name(
+    heads: Heads, generator: Callable[..., Path], tmp_path: Path
+) -> None:
+    arguments = ["graft", generator("llama"), heads["harm"], f"labels={heads['kinds']}"]
+    options = ["--foreign-head", "--no-verify", "-o", tmp_path / "out"]
+    assert siren(*arguments, *options).exit_code == 0
+    assert [*json.loads((tmp_path / "out/guard.json").read_text())["heads"]] == ["harm", "labels"]
