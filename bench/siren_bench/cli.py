@@ -18,6 +18,7 @@ from siren_bench.commands.plan_build import plan_build
 from siren_bench.commands.profile import profile
 from siren_bench.commands.report import report
 from siren_bench.commands.same_pass import same_pass
+from siren_bench.commands.same_pass_verdicts import same_pass_verdicts
 from siren_bench.commands.scaling import scaling
 from siren_bench.commands.serve import serve
 from siren_bench.commands.setup_optimum import setup_optimum
@@ -53,6 +54,7 @@ for _command, _example in (
     (large_texts, "large-texts minilm"),
     (serve, "serve minilm --callers 1,16 --rates 0.5,2"),
     (same_pass, "same-pass smollm2-genai smollm2-guarded --bundle guards/smollm2"),
+    (same_pass_verdicts, "same-pass-verdicts smollm2-guarded guards/smollm2 responses.jsonl"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),

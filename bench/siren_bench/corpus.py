@@ -12,11 +12,15 @@ from siren_runtime.text.rules import one_text
 
 @dataclass(frozen=True)
 class Row:
-    """A text, its data set (the file's name), and its label: 1 harmful, 0 safe."""
+    """A text, its data set (the file's name), and its label: 1 harmful, 0 safe.
+
+    `pair` is the prompt and the response that the text is made of, where it has both.
+    """
 
     text: str
     dataset: str
     label: int | None
+    pair: tuple[str, str] | None = None
 
 
 class _Line(msgspec.Struct):
@@ -63,5 +67,6 @@ def _read(file: Path, split: str | None) -> list[Row]:
         except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
             raise InputError(f"{file}, line {number}: {error}") from None
         if split is None or line.split == split:
-            rows.append(Row(text, file.stem, line.label))
+            pair = (line.prompt, line.response) if line.prompt and line.response else None
+            rows.append(Row(text, file.stem, line.label, pair))
     return rows

@@ -16,6 +16,7 @@ from safetensors import numpy as safetensors
 from tokenizers import Tokenizer
 
 from siren_export.sources.gguf_checkpoint import GgufCheckpoint, open_gguf
+from siren_export.sources.gguf_file import GgufFile
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 
@@ -23,6 +24,7 @@ from .shapes import Shape
 
 GGUF_FILE = "model.gguf"
 _COPIED_BYTES = 1 << 24
+_CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ def write_real_model(model: RealModel, folder: Path, progress: Progress = silent
     config = {**checkpoint.config, "architectures": [model.architecture], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
-    padding = _padding(checkpoint)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": padding}),
-        encoding="utf-8",
-    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": _padding(checkpoint)}
+    template = GgufFile(joined).metadata.get(_CHAT_TEMPLATE)
+    if template is not None:
+        settings["chat_template"] = str(template)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def shape_of(model: RealModel, backbone: Path) -> Shape:

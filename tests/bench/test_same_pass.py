@@ -38,3 +38,23 @@ def test_every_subject_is_compared_with_the_plain_one_of_its_round(
     assert all(len(one["seconds_per_token"]) == 2 for one in results)
     assert results[0]["to_plain"] == [1.0, 1.0]
     assert ("guard's stream" in result.stdout) == beside
+
+
+def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path: Path) -> None:
+    backbone = make_backbone(tmp_path / "backbone", BackboneSpec("llama"))
+    plain = make_generator(backbone, tmp_path / "plain", "fp32", "cpu")
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
+    graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
+    export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
+    data, record = tmp_path / "responses.jsonl", tmp_path / "record.json"
+    rows = [{"prompt": f"Tell me of {n}", "response": "Bread is " * n} for n in range(1, 6)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    folders = (tmp_path / "grafted", tmp_path / "bundle", data)
+    result = siren("bench", "same-pass-verdicts", *folders, "--responses", 4, "-o", record)
+    assert result.exit_code == 0, result.output
+    results = json.loads(record.read_text())["results"]
+    assert len(results) == 4
+    assert all(one["max_difference"] < 1e-4 for one in results)
+    assert "4 of 4 (100.0%)" in result.stdout
+    data.write_text(json.dumps({"text": "no response"}))
+    assert siren("bench", "same-pass-verdicts", *folders, "-o", record).exit_code == 1

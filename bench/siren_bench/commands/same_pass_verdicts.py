@@ -1,0 +1,63 @@
+"""`siren bench same-pass-verdicts`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_bench.corpus import load_corpus
+from siren_bench.progress import progress_bar
+from siren_bench.record import write_record
+from siren_bench.same_pass_verdicts import compare_verdicts, verdicts_table
+from siren_runtime.commands.console import need
+from siren_runtime.errors import InputError
+
+from . import options
+
+
+def same_pass_verdicts(
+    grafted: Annotated[Path, typer.Argument(help="What siren graft made.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="A float32 guard of the same backbone and head, that streams.")
+    ],
+    corpus: Annotated[
+        list[Path],
+        typer.Argument(help="JSON lines; rows of a prompt and a response count.", exists=True),
+    ],
+    responses: Annotated[
+        int, typer.Option(min=1, help="So many, evenly spaced over the corpus.")
+    ] = 500,
+    split: Annotated[
+        str | None, typer.Option(help='Only rows of this "split"; a head knows its train rows.')
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Put prompts in the model's chat template.")] = True,
+    tokens: Annotated[int, typer.Option(min=1, help="Of a response, at most.")] = 256,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
+    output: options.Output = None,
+) -> None:
+    """Verdicts of a generator on itself, against its backbone in float32, on written responses.
+
+    Both read the same tokens: the generator as if it had chosen them, the guard as a stream.
+    """
+    need("onnxruntime_genai")
+    rows = [row for row in load_corpus(corpus, split=split) if row.pair is not None]
+    if not rows:
+        raise InputError(f"{', '.join(map(str, corpus))}: no row has a prompt and a response")
+    count = min(responses, len(rows))
+    rows = [rows[number * len(rows) // count] for number in range(count)]
+    with progress_bar() as progress:
+        results = compare_verdicts(
+            grafted, bundle, rows, chat=chat, tokens=tokens, threads=threads, progress=progress
+        )
+    table = verdicts_table(results)
+    typer.echo(table)
+    output = output or options.RESULTS / f"same-pass-verdicts-{grafted.name}.json"
+    settings = {
+        "grafted": grafted.name,
+        "bundle": bundle.name,
+        "corpus": [file.name for file in corpus],
+        "split": split,
+        "chat": chat,
+        "tokens": tokens,
+    }
+    write_record(output, "same-pass-verdicts", settings, results, table)

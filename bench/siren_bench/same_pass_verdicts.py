@@ -1,0 +1,150 @@
+"""Whether a generator's verdicts on itself are those of its backbone in float32.
+
+Responses that were written before are read by the grafted model as if it had chosen their tokens,
+and the same tokens by the stream of a float32 guard with the same head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siren_runtime import Guard, GuardedGenerator
+from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import NEURONS_OUTPUT
+from siren_runtime.generation.watch import Watch
+from siren_runtime.scoring.verdict import judge_of
+from siren_runtime.text.reading import Limits
+
+from .corpus import Row
+from .record import markdown_table
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one side makes of a conversation.
+
+    Attributes:
+        prompt: the score at the prompt's end.
+        response: the score at each token of the response.
+    """
+
+    prompt: float
+    response: Sequence[float]
+
+    def stops_at(self, threshold: float) -> int | None:
+        """The token of the response that decides; -1 is the prompt, None where nothing does."""
+        if self.prompt >= threshold:
+            return -1
+        return next((i for i, score in enumerate(self.response) if score >= threshold), None)
+
+
+def compare_verdicts(
+    grafted: Path,
+    bundle: Path,
+    rows: Sequence[Row],
+    *,
+    chat: bool,
+    tokens: int,
+    threads: int,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Score responses in both ways.
+
+    Args:
+        bundle: of the same backbone and head, in float32, which streams.
+        rows: with a prompt and a response each.
+        chat: put prompts in the model's chat template.
+        tokens: of a response, at most.
+
+    Returns:
+        A dictionary a row: scores at the end, the largest difference over the response's tokens,
+        and where each side would have stopped.
+
+    Raises:
+        InputError: the head's score is of the response alone, or a prompt has no room.
+        BackendError, BundleError: as the two raise them.
+    """
+    guarded = GuardedGenerator.load(grafted, threads=threads)
+    if guarded.manifest.pooled != "conversation":
+        raise InputError(f"{grafted}: scores the response alone, which is not compared here")
+    guard = Guard.load(bundle, backend="cpu", threads=threads, streaming=True)
+    threshold = guarded.manifest.threshold
+    results = []
+    for done, row in enumerate(rows, start=1):
+        assert row.pair is not None
+        prompt = guarded.prompt_tokens(row.pair[0], chat, tokens)
+        response = guarded.engine.encode(row.pair[1])[:tokens]
+        own = _by_own_pass(guarded, prompt, response)
+        other = _by_stream(guard, prompt, response)
+        differences = np.abs(np.subtract(own.response, other.response))
+        results.append(
+            {
+                "tokens": len(response),
+                "label": row.label,
+                "own": own.response[-1],
+                "float32": other.response[-1],
+                "max_difference": float(differences.max()),
+                "own_stops_at": own.stops_at(threshold),
+                "float32_stops_at": other.stops_at(threshold),
+                "threshold": threshold,
+            }
+        )
+        progress("responses", done, len(rows))
+    return results
+
+
+def verdicts_table(results: Sequence[dict[str, Any]]) -> str:
+    """How often both sides agree, and how far their scores are apart."""
+    final = np.array([abs(one["own"] - one["float32"]) for one in results])
+    pairs = [
+        [score >= one["threshold"] for score in (one["own"], one["float32"])] for one in results
+    ]
+    stops = [
+        [one[name] is not None for name in ("own_stops_at", "float32_stops_at")] for one in results
+    ]
+    same_token = [one["own_stops_at"] == one["float32_stops_at"] for one in results]
+    rows = [
+        ["responses", f"{len(results)}"],
+        ["tokens", f"{sum(one['tokens'] for one in results):,}"],
+        ["score at the end, mean difference", f"{final.mean():.4f}"],
+        ["score at the end, largest difference", f"{final.max():.4f}"],
+        ["score at any token, largest difference", f"{_largest(results):.4f}"],
+        ["verdicts at the end that are equal", f"{_share([a == b for a, b in pairs])}"],
+        ["stopped or not, equal", f"{_share([a == b for a, b in stops])}"],
+        ["stopped at the same token, or not at all", f"{_share(same_token)}"],
+    ]
+    return markdown_table(["", "same pass against float32"], rows)
+
+
+def _largest(results: Sequence[dict[str, Any]]) -> float:
+    return max(float(one["max_difference"]) for one in results)
+
+
+def _share(equal: Sequence[bool]) -> str:
+    return f"{sum(equal)} of {len(equal)} ({sum(equal) / len(equal):.1%})"
+
+
+def _by_own_pass(
+    guarded: GuardedGenerator, prompt: Sequence[int], response: Sequence[int]
+) -> Scores:
+    manifest = guarded.manifest
+    judge = judge_of(manifest.heads, manifest.decisions, Limits())
+    watch = Watch(guarded.head, judge, None, ())
+    run = guarded.engine.run(len(prompt) + len(response) + 1, {})
+    for tokens in (prompt, response):
+        run.append(tokens)
+        watch.add(run.output(NEURONS_OUTPUT)[0])
+        watch.conclude()
+    return Scores(watch.scores[len(prompt) - 1], watch.scores[len(prompt) :])
+
+
+def _by_stream(guard: Guard, prompt: Sequence[int], response: Sequence[int]) -> Scores:
+    with guard.stream() as stream:
+        stream.feed_tokens(prompt)
+        stream.feed_tokens(response)
+        scores = [token.score for token in stream.scores]
+    return Scores(scores[len(prompt) - 1], scores[len(prompt) :])
