@@ -161,7 +161,8 @@ def test_a_corpus_is_read_in_order_by_split_and_evenly_thinned(tmp_path):
     ]
     file.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     rows = load_corpus([file])
-    assert rows[0] == Row("p0\nr", "chats", 0)
+    assert rows[0] == Row("p0\nr", "chats", 0, ("p0", "r"))
+    assert rows[1].pair is None
     assert len(rows) == 10
     assert {row.label for row in load_corpus([file], split="test")} == {1}
     assert [row.text for row in load_corpus([file], limit=2)] == ["p0\nr", "p5"]

@@ -29,6 +29,8 @@ def test_smollm2_is_what_transformers_loads(tmp_path: Path) -> None:
     assert not subject.random
     model = transformers.AutoModelForCausalLM.from_pretrained(subject.backbone)
     state = model.state_dict()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(subject.backbone)
+    assert "<|im_start|>" in tokenizer.chat_template
     for name in checkpoint.weights.tensors:
         np.testing.assert_array_equal(checkpoint.weights.read(name), state[f"model.{name}"].numpy())
     again = find_subject("smollm2", tmp_path / folder_name("smollm2"))

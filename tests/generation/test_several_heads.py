@@ -26,8 +26,10 @@ Heads = dict[str, Path]
 def heads(tmp_path_factory: pytest.TempPathFactory, backbone: Callable[[str], Path]) -> Heads:
     folder = tmp_path_factory.mktemp("heads")
     return {
-        "harm": make_artifact(folder / "harm", backbone("llama"), layers=[0, 2], seed=1),
-        "kinds": make_labels(folder / "kinds", backbone("llama"), layers=[1, 2]),
+        "harm": make_artifact(
+            folder / "harm", backbone("llama"), layers=[0, 2], channels=20, seed=1
+        ),
+        "kinds": make_labels(folder / "kinds", backbone("llama"), layers=[1, 2], channels=20),
         "wide": make_artifact(folder / "wide", backbone("llama"), hidden_dims=(99,), layers=[2]),
     }
 
