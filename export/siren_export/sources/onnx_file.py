@@ -258,7 +258,10 @@ class OnnxWeights:
 def precision_of(model: ir.Model) -> Precision | None:
     """The precision of a graph's matrix products, by the most frequent of them; None of none."""
     found = [precision for node in model.graph if (precision := _precision(node))]
-    return max(sorted(set(found)), key=found.count) if found else None
+    if not found:
+        return None
+    most: Precision = max(sorted(set(found)), key=found.count)
+    return most
 
 
 def _precision(node: ir.Node) -> Precision | None:

@@ -132,7 +132,7 @@ def _inputs(session: Any, file: OnnxFile, ids: list[int]) -> Mapping[str, np.nda
         "position_ids": np.arange(len(ids))[None],
         "token_type_ids": np.zeros_like(row),
     }
-    fed = {}
+    fed: dict[str, np.ndarray] = {}
     for value in session.get_inputs():
         dtype = _DTYPES[value.type]
         if value.name in known:
