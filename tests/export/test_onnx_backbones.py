@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 
 from backbones import BackboneSpec
 from generators import make_generator, need_genai
@@ -141,6 +142,19 @@ def test_a_generator_is_taken_in_its_own_precision(
     for precision in ("fp32", "int8"):
         with pytest.raises(InputError, match="quantized already"):
             export_bundle(artifact, checkpoint, tmp_path / "x", precision=precision)  # type: ignore[arg-type]
+
+
+def test_a_file_that_was_quantized_before_is_taken(
+    graph: Make, head: Callable[..., Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(graph("llama"), tmp_path / "copy"))
+    quantize_dynamic(graph("llama") / "model.onnx", copy / "model.onnx")
+    artifact, checkpoint = load_artifact(head("llama")), load_checkpoint(copy)
+    reference = OwnStates(artifact, checkpoint).scores
+    manifest = export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
+    assert manifest.precision == "int8"
+    assert not manifest.saturation_free
+    assert manifest.verification.status == "passed"
 
 
 def test_a_graph_is_not_rewritten(graph: Make, head: Callable[..., Path], tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ from siren_runtime.errors import CheckpointError
 _SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 _NORMS = (*_SKIP_NORMS, "LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 _MEANS = ("ReduceMean", *_NORMS)  # of what a norm consists, or norms whole
-_EXPERTS = ("MoE", "QMoE")
-_LINEAR = ("MatMul", "MatMulNBits", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", *_EXPERTS)
-_SUM = 3  # which output of a skip norm is the sum that it normalises
+_PRODUCTS = ("MatMul", "Gemm", "MoE")  # parts of the names of products, quantized ones included
 _INPUTS = dict(zip(_SKIP_NORMS, (4, 3), strict=True))  # of a skip norm without a bias
 _SHAPES = ("Shape", "Size")  # what they give does not depend on what the tokens are
 _PICKS = ("Cast", "Identity", "Slice", "Gather", "GatherND", "Reshape")
@@ -68,12 +66,11 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """Where a branch joins the stream: `stream` + `branch` = `after`."""
+    """Where a branch joins the stream: `node` adds them."""
 
     node: ir.Node
     stream: ir.Value
     branch: ir.Value
-    after: ir.Value
 
 
 class TransformerGraph:
@@ -142,11 +139,7 @@ class TransformerGraph:
 
     def _sum(self, node: ir.Node) -> _Sum | None:
         """The sum that a dominator of the result is, where it is one of the residual stream."""
-        if node.op_type in _SKIP_NORMS:
-            after = node.outputs[_SUM] if len(node.outputs) > _SUM else node.outputs[0]
-        elif node.op_type == "Add":
-            after = node.outputs[0]
-        else:
+        if node.op_type not in ("Add", *_SKIP_NORMS):
             return None
         operands = [value for value in node.inputs[:2] if value in self._dependent]
         origin = self._above.get(node)
@@ -159,9 +152,9 @@ class TransformerGraph:
             return None
         (branch,) = (value for value in operands if value is not streams[0])
         assert branch is not None
-        if not any(inner.op_type in _LINEAR for inner in self._ancestors(branch, origin)):
+        if not any(map(_is_product, self._ancestors(branch, origin))):
             return None
-        return _Sum(node, streams[0], branch, after)
+        return _Sum(node, streams[0], branch)
 
     def _state(self, last: _Sum, following: _Sum) -> ir.Value:
         """The stream behind a block, as the next one reads it: the sum, or a norm of it."""
@@ -178,7 +171,7 @@ class TransformerGraph:
     def _last_state(self, chain: Sequence[ir.Node], last: _Sum) -> ir.Value:
         """What the final norm makes of the last sum: what the first product behind it reads."""
         behind = chain[chain.index(last.node) + 1 :]
-        product = next((node for node in behind if node.op_type in _LINEAR), None)
+        product = next(filter(_is_product, behind), None)
         value = self._result
         if product is not None:
             value = next(one for one in product.inputs if one is not None and self._depends(one))
@@ -227,7 +220,7 @@ class TransformerGraph:
         for node in self._dominators(branch):
             if node is self._above[last.node]:
                 return None
-            if node.op_type in _LINEAR and sum(map(self._depends, values_read(node))) == 1:
+            if _is_product(node) and sum(map(self._depends, values_read(node))) == 1:
                 return self._behind(node)
         return None
 
@@ -286,6 +279,10 @@ class TransformerGraph:
             f"{self.source}: not a transformer's graph as it is known here: looked for {expected}, "
             f"found {found}"
         )
+
+
+def _is_product(node: ir.Node) -> bool:
+    return any(part in node.op_type for part in _PRODUCTS)
 
 
 def _present(value: ir.Value | None) -> ir.Value:
