@@ -95,21 +95,22 @@ def test_a_closed_row_lets_the_others_go_on(guarded: GuardedGenerator) -> None:
         assert [piece.token for piece in one] == tokens
 
 
+@pytest.mark.parametrize("failure", [BackendError("it ended"), KeyboardInterrupt("it ended")])
 def test_after_a_failure_no_row_gives_text(
-    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     batch = _together(guarded)
     next(batch[0])
 
     def fail(self: Batch) -> None:
-        raise BackendError("out of memory")
+        raise failure
 
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "_values", fail)
-        with pytest.raises(BackendError, match="out of memory"):
+        with pytest.raises(type(failure), match="it ended"):
             list(batch[0])
     for other in batch[1:]:
-        with pytest.raises(BackendError, match="out of memory"):
+        with pytest.raises(BackendError, match="it ended"):
             list(other)
 
 

@@ -244,14 +244,18 @@ class Batch:
             raise BackendError(f"the batch failed before ({self._error})")
         if not self._waiting[row]:
             try:
-                tokens, values = self._run.steps(), self._values()
-            except BackendError as error:
-                self._error = str(error)
+                self._step()
+            except BaseException as error:  # a Control-C too: some rows may lack their token
+                self._error = str(error) or type(error).__name__
                 raise
-            for other, steps in self._waiting.items():
-                own = {name: rows[other : other + 1] for name, rows in values.items()}
-                steps.append(_Step(tokens[other], own))
         return self._waiting[row].popleft()
+
+    def _step(self) -> None:
+        """Go one further with all rows; those that have left are not kept."""
+        tokens, values = self._run.steps(), self._values()
+        for row, steps in self._waiting.items():
+            own = {name: rows[row : row + 1] for name, rows in values.items()}
+            steps.append(_Step(tokens[row], own))
 
     def leave(self, row: int) -> None:
         """Keep nothing more for a row, and nothing at all once the last has left."""
