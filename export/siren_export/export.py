@@ -209,7 +209,7 @@ def _author(
     if context is not None and not isinstance(backbone, ImportedBackbone):
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)
-    if artifact.exits and not isinstance(backbone, ImportedBackbone):
+    if artifact.exits:
         graphs["cascade"] = author_cascade(artifact, backbone, weights, row.compute)
     return graphs
 

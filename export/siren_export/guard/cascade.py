@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from siren_export.families.base import Backbone
+from siren_export.families.base import StateSource
 from siren_export.graph.builder import GraphBuilder, GuardGraph, Output
 from siren_export.graph.weights import BackboneWeights
 from siren_export.heads.base import Artifact
@@ -32,7 +32,7 @@ from .contract import add_inputs
 
 
 def author_cascade(
-    artifact: Artifact, backbone: Backbone, weights: WeightSource, compute: ir.DataType
+    artifact: Artifact, backbone: StateSource, weights: WeightSource, compute: ir.DataType
 ) -> GuardGraph:
     """Author the graph of whole texts with the score of each exit beside.
 
@@ -72,7 +72,7 @@ def author_cascade(
     return g.build("cascade", outputs)
 
 
-def segments(graph: GuardGraph, artifact: Artifact, backbone: Backbone) -> dict[str, GuardGraph]:
+def segments(graph: GuardGraph, artifact: Artifact, backbone: StateSource) -> dict[str, GuardGraph]:
     """Cut the lowered graph behind each exit; return the segments by the manifest's names."""
     outputs = [[exit_spec(depth).name] for depth in artifact.exits]
     outputs.append(names(_contract(artifact).outputs))
