@@ -42,7 +42,7 @@ def export_onnx(backbone: Path, output: Path) -> Path:
     free = {0: "batch", 1: "sequence"}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         torch.onnx.export(
-            _Logits(model),
+            _Logits(model).eval(),
             (ids, torch.ones_like(ids)),
             str(output / "model.onnx"),
             input_names=["input_ids", "attention_mask"],

@@ -76,8 +76,8 @@ def compare_verdicts(
     results = []
     for done, row in enumerate(rows, start=1):
         assert row.pair is not None
-        prompt = guarded.prompt_tokens(row.pair[0], chat, tokens)
         response = guarded.engine.encode(row.pair[1])[:tokens]
+        prompt = guarded.prompt_tokens(row.pair[0], chat, len(response))
         own = _by_own_pass(guarded, prompt, response)
         other = _by_stream(guard, prompt, response)
         differences = np.abs(np.subtract(own.response, other.response))
@@ -133,7 +133,7 @@ def _by_own_pass(
 ) -> Scores:
     manifest = guarded.manifest
     judge = judge_of(manifest.heads, manifest.decisions, Limits())
-    watch = Watch(guarded.head, judge, None, ())
+    watch = Watch(guarded.head, judge, None, (), manifest.threshold)
     run = guarded.engine.run(len(prompt) + len(response) + 1, {})
     for tokens in (prompt, response):
         run.append(tokens)

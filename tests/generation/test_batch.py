@@ -9,7 +9,7 @@ import pytest
 
 from generators import need_genai
 from siren_runtime import BackendError, Generation, GuardedGenerator, InputError, Sampling
-from siren_runtime.generation.engine import Batch, Engine
+from siren_runtime.generation.engine import Batch, Engine, RowRun, Run
 
 need_genai()
 PROMPTS = ("The history of bread begins", "No", "How can I sleep better? Name three ways.\n1.")
@@ -34,17 +34,20 @@ def test_a_row_has_the_tokens_and_the_states_that_it_has_alone(
 ) -> None:
     engine = Engine(generator(family), threads=1)
     prompts = [engine.encode(prompt) for prompt in PROMPTS]
-    rows = engine.run_batch(prompts, TOKENS, GREEDY.search(), ["logits"])
+    rows = engine.run_rows(prompts, TOKENS, GREEDY.search(), ["logits"])
+    assert isinstance(rows[0], Run if engine.model.window else RowRun)
     for prompt, row in zip(prompts, rows, strict=True):
         run = engine.run(len(prompt) + TOKENS, GREEDY.search())
         run.append(prompt)
         row.append(prompt)
         np.testing.assert_allclose(row.output("logits"), run.output("logits"), atol=2e-3)
-        for _ in range(TOKENS):
+        for number in range(TOKENS):
             token = run.step()
             assert row.step() == token
             if token in engine.ends:
                 break
+            if number == 0:  # chosen by the prompt's own pass
+                continue
             np.testing.assert_allclose(row.output("logits"), run.output("logits"), atol=2e-3)
 
 

@@ -107,7 +107,9 @@ def test_a_label_stops_from_its_own_threshold_on(
         ],
     }
     path.write_text(json.dumps(manifest))
-    generation = GuardedGenerator.load(tmp_path / "grafted", threads=1).generate(PROMPT)
+    generation = GuardedGenerator.load(tmp_path / "grafted", threads=1).generate(
+        PROMPT, max_tokens=2
+    )
     assert generation.finish == "harmful"
     assert generation.prompt.flagged == (quietest,)
     del manifest["decisions"]["kinds"]

@@ -140,14 +140,17 @@ class Engine:
             params.set_search_options(**{**search, "max_length": max_length})
             return Run(self._genai.Generator(self._model, params))
 
-    def run_batch(
+    def run_rows(
         self,
         prompts: Sequence[Sequence[int]],
         new_tokens: int,
         search: Mapping[str, Any],
         outputs: Sequence[str],
-    ) -> "list[RowRun]":
-        """Begin a run of several sequences, whose prompts are read at once.
+    ) -> "Sequence[Run | RowRun]":
+        """Begin a run of each prompt. Several are one batch, whose prompts are read here.
+
+        Where blocks have windows, the engine takes prompts of one length only; others run one by
+        one.
 
         Args:
             new_tokens: that each may grow by.
@@ -158,6 +161,8 @@ class Engine:
             BackendError: as `run`, or the engine failed in the prompts.
         """
         longest = max(map(len, prompts))
+        if len(prompts) == 1 or (self.model.window and len({*map(len, prompts)}) > 1):
+            return [self.run(len(tokens) + new_tokens, search) for tokens in prompts]
         run = self.run(longest + new_tokens, {**search, "batch_size": len(prompts)})
         # The engine takes what is behind a prompt for padding, and counts its positions without.
         padded = np.full((len(prompts), longest), self.model.padding, np.int32)

@@ -28,7 +28,7 @@ from siren_runtime.streaming.decision import Rule, checked_rules
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
 
-from .engine import Device, Engine, Message, RowRun, Run
+from .engine import Device, Engine, Message
 from .folder import read_folder, sha256
 from .generation import Generation, Settings
 from .head import HeadEngine
@@ -204,16 +204,16 @@ class GuardedGenerator:
         rows = [self.prompt_tokens(prompt, chat, max_tokens) for prompt in prompts]
         search = (sampling or Sampling()).search()
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
-        runs: Sequence[Run | RowRun]
-        if len(rows) == 1:
-            runs = [self.engine.run(len(rows[0]) + new_tokens, search)]
-        else:
-            settings.deadline.check("before the prompts")
-            runs = self.engine.run_batch(rows, new_tokens, search, [NEURONS_OUTPUT])
-        judge = judge_of(self.manifest.heads, self.manifest.decisions, Limits(), threshold)
+        settings.deadline.check("before the prompts")
+        runs = self.engine.run_rows(rows, new_tokens, search, [NEURONS_OUTPUT])
+        judge = judge_of(self.manifest.heads, self.manifest.decisions, Limits())
         return [
             Generation(
-                self.engine, run, Watch(self.head, judge, aggregate, rules), tokens, settings
+                self.engine,
+                run,
+                Watch(self.head, judge, aggregate, rules, threshold),
+                tokens,
+                settings,
             )
             for run, tokens in zip(runs, rows, strict=True)
         ]

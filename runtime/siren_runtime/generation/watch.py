@@ -31,14 +31,16 @@ class Watch:
         judge: Judge,
         aggregation: Aggregation | None,
         rules: Sequence[Rule],
+        threshold: float,
     ) -> None:
         """Begin with no token.
 
         Args:
-            judge: of the heads, by its own threshold.
+            threshold: the primary head's in this run.
             aggregation: None is the mean over all tokens that count.
         """
         self._head, self._judge, self._aggregation = head, judge, aggregation
+        self._threshold = threshold
         self._rows_read: FloatArray = np.zeros((0, head.readout.width), np.float32)
         self._decisions = Decisions(rules)
         self._pending: list[FloatArray] = []
@@ -114,7 +116,7 @@ class Watch:
 
     def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
         """What the heads decide by a row of the readout."""
-        return self._judge.on_heads([self._head.readout.heads(row)], self._judge.threshold, 0.0)
+        return self._judge.on_heads([self._head.readout.heads(row)], self._threshold, 0.0)
 
     def _pooled(self, neurons: FloatArray) -> FloatArray:
         """What the heads read at each of the next tokens, [tokens, width]."""
