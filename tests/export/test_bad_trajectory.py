@@ -1,6 +1,7 @@
 """Trajectory artifacts in which anything is off, and checkpoints without their template."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,3 +174,8 @@ def test_the_template_is_the_file_or_that_of_the_tokenizer_config(chat):
 def test_a_checkpoint_without_a_usable_template_is_refused(chat, template, config, match):
     with pytest.raises(CheckpointError, match=match):
         read_chat_format(_with(chat, template, **config))
+
+
+def test_an_onnx_file_is_no_backbone_of_a_trajectory_head(chat):
+    with pytest.raises(CheckpointError, match="an ONNX file; a trajectory head reads"):
+        read_chat_format(replace(load_checkpoint(chat), onnx=object()))

@@ -39,9 +39,15 @@ def read_chat_format(checkpoint: Checkpoint) -> ChatFormat:
     Of a GGUF file the header's counts, also where a tokenizer.json lies beside it.
 
     Raises:
-        CheckpointError: there is none, none is the default, or it is no valid template.
+        CheckpointError: there is none, none is the default, it is no valid template, or the
+            checkpoint is an ONNX file, whose last state may be behind the final norm.
         BackendError: Jinja is missing.
     """
+    if checkpoint.onnx is not None:
+        raise CheckpointError(
+            f"{checkpoint.source}: an ONNX file; a trajectory head reads the states of a model's "
+            "own files, safetensors or GGUF"
+        )
     if checkpoint.is_gguf:
         from .gguf_checkpoint import read_gguf_chat  # whose package only such files need
 
