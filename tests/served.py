@@ -30,6 +30,7 @@ class Running:
     url: str
     guards: Guards
     client: httpx.Client
+    server: uvicorn.Server
 
     @property
     def served(self) -> Served:
@@ -72,7 +73,7 @@ def running(guards: dict[str, str], **settings: Any) -> Iterator[Running]:
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=WAIT_S) as client:
-        yield Running(url, app.guards, client)
+        yield Running(url, app.guards, client, server)
     server.should_exit = True
     thread.join(WAIT_S)
     assert not thread.is_alive()

@@ -8,13 +8,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .errors import RefusedRequest, raw_response
 from .gate import Gate
 
+# When the server ends, a request may be on its way over a connection that it just took.
+_ON_ITS_WAY_S = 0.5
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the bounds of the application's settings.
 
     A connection over `max_connections` is answered with 503 and closed. Where the headers of a
     request, from the connection or the first byte on, or then its body, have not come within
-    `body_timeout_s`, it is answered with 408 and closed.
+    `body_timeout_s`, it is answered with 408 and closed. When the server ends, what reaches it over
+    an open connection within a moment is still answered.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -55,6 +59,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for nothing more."""
         self._arrived()
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End after the request that is being answered, or after one that is on its way."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_ON_ITS_WAY_S, self._end)
+        else:
+            super().shutdown()
+
+    def _end(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def _wait_for(self, part: str) -> None:
         seconds = self._gate.settings.body_timeout_s

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from served import Command, command, eventually
+from served import Command, command, eventually, running
 from siren_runtime import Guard
+from siren_serve import protocol
 from siren_serve.commands.serve import _named
 from tiny_bundle import make_bundle
 
@@ -79,6 +81,29 @@ def test_sigterm_under_load_loses_nothing_and_logs_no_text(
     lines = [line for line in server.lines() if line["logger"] == "siren_serve.access"]
     assert {"method", "route", "status", "ms", "time", "level"} <= lines[-1].keys()
     assert server.lines()[-1]["message"]
+
+
+def test_a_request_that_is_on_its_way_when_the_server_ends_is_answered(
+    bundle: Path, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_ON_ITS_WAY_S", 60.0)
+    with running({"tiny": str(bundle)}) as server:
+        assert server.client.post("/v1/score", json={"text": SECRET}).status_code == 200
+        server.guards.draining = True  # as SIGTERM does before the end
+        server.server.should_exit = True
+        eventually(lambda: not _listens(server.url))
+        answer = server.client.post("/v1/score", json={"text": SECRET})
+        assert answer.json()["score"] == pytest.approx(guard.score(SECRET).score, abs=1e-6)
+        assert answer.headers["connection"] == "close"
+
+
+def _listens(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        with socket.create_connection((host, int(port))):
+            return True
+    except ConnectionRefusedError:
+        return False
 
 
 def test_sighup_under_load_takes_the_new_bundle_and_loses_nothing(

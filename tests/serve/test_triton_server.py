@@ -126,6 +126,13 @@ def test_texts_get_the_guards_own_scores(client, guard):
     assert found["is_harmful"].tolist() == [r.is_harmful for r in expected]
 
 
+def test_plain_json_is_answered_too(ports, guard):
+    url = f"http://127.0.0.1:{ports[0]}/v2/models/guard/generate"
+    answer = httpx.post(url, json={"text": "a text"}).json()
+    assert answer["score"] == pytest.approx(guard.score("a text").score, abs=1e-6)
+    assert json.loads(answer["result"])["score"] == pytest.approx(answer["score"], abs=1e-12)
+
+
 def test_a_prompt_and_its_response_are_joined(client, guard):
     for given in ({"prompt": "hello"}, {"response": "ok"}, {"prompt": "hello", "response": "ok"}):
         inputs = [strings(name, [text]) for name, text in given.items()]
