@@ -8,7 +8,7 @@ choice among the exits, and the cheapest outcome taken.
 
 A bound stands right before the next row that it would lose, so on rows of the same kind it is to be
 expected to lose one more than here, which is counted. Such a number of rows varies by its square
-root; so much is added, and the loss holds on other rows in about five of six cases. Macro-F1 is the
+root; so much is added, and the loss holds on other rows in some four of five cases. Macro-F1 is the
 mean over data sets, and must hold at the threshold and at that of each tier.
 """
 
