@@ -200,7 +200,8 @@ def _in_order(
 ) -> NDArray[np.int64]:
     """Those rows in the order in which a bound that moves from its side loses them."""
     rows = np.flatnonzero(may_be_lost)
-    return rows[np.argsort(_signed(scores[rows], side), kind="stable")]
+    ordered: NDArray[np.int64] = rows[np.argsort(_signed(scores[rows], side), kind="stable")]
+    return ordered
 
 
 def _steps(scores: NDArray[np.float64], losses: NDArray[np.int64], side: int) -> list[float | None]:
