@@ -1,14 +1,16 @@
 """Trajectories that grow turn by turn: the score of the whole, at the cost of what is new."""
 
 import json
+import threading
 
 import pytest
 
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import BackendError, Guard, InputError
+from siren_runtime import BackendError, Guard, InputError, InterruptedCall
 from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_runtime.text.tokenizer import Tokenizer
 from trajectories import MESSAGES, TOOLS
 
 
@@ -89,6 +91,25 @@ def test_a_stream_whose_engine_failed_has_no_verdict_until_it_is_reset(
             stream.feed(MESSAGES[9])
         stream.reset()
         assert 0 <= stream.feed(MESSAGES[2]).score <= 1
+
+
+def test_a_deadline_ends_a_feed(trajectory_bundle, monkeypatch):
+    _, bundle = trajectory_bundle()
+    guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)
+    with guard.stream_trajectory() as stream:
+        first = stream.feed(MESSAGES[2], deadline=100)
+        with pytest.raises(InterruptedCall, match="1e-09 s passed while the text was tokenized"):
+            stream.feed(MESSAGES[9], deadline=1e-9)
+        assert stream.result == first
+        gone, encode = threading.Event(), Tokenizer.encode
+        with monkeypatch.context() as patched:
+            patched.setattr(Tokenizer, "encode", lambda *a, **k: gone.set() or encode(*a, **k))
+            with pytest.raises(InterruptedCall, match="cancelled before"):
+                stream.feed(MESSAGES[9], cancel=gone)
+        with pytest.raises(BackendError, match="failed before"):
+            stream.feed(MESSAGES[9])
+        stream.reset()
+        assert stream.feed(MESSAGES[2]).score == pytest.approx(first.score, abs=1e-6)
 
 
 def test_without_a_streaming_graph_each_turn_reads_all(trajectory_bundle, tmp_path):

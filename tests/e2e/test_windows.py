@@ -17,6 +17,7 @@ from siren_runtime.errors import BundleError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.reader import IncrementalReader
 from siren_runtime.streaming.state import StreamState
+from siren_runtime.text.deadline import NO_DEADLINE
 from streaming import BOUND, LIMIT
 from texts import CORPUS
 
@@ -93,7 +94,7 @@ def test_tokens_taken_back_any_number_at_a_time_leave_the_scores_exact(guards, n
         kept = ids[: max(1, len(ids) - taken_back)]
         ids = (kept + rng.integers(5, 380, added).tolist())[:LIMIT]
         state.set_tokens(Tokens(ids, [(0, 0)] * len(ids)), LIMIT, reader.usable)
-        assert not reader.read([state])
+        assert not reader.read({state: NO_DEADLINE})
         expected = guard.scorers[0].backend.run(np.array([ids]), np.ones((1, len(ids)), np.int64))
         assert state.scores[-1] == pytest.approx(expected.score[0], abs=BOUND)
 

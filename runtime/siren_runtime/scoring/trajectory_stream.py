@@ -1,5 +1,6 @@
 """A trajectory as it goes on: each turn pays for its new tokens."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from siren_runtime.errors import BackendError, SirenError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.state import StreamState
-from siren_runtime.text.deadline import NO_DEADLINE
+from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Reading
 from siren_runtime.text.trajectory import Trajectory, trajectory_of
 
@@ -72,30 +73,51 @@ class TrajectoryStream:
         """Why each verdict reads all of the trajectory; empty where it does not."""
         return [track.why for track in self._tracks if track.why is not None]
 
-    def feed(self, *messages: Mapping[str, Any]) -> TrajectoryResult:
+    def feed(
+        self,
+        *messages: Mapping[str, Any],
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> TrajectoryResult:
         """Add messages and score all so far.
+
+        Args:
+            deadline, cancel: as `Guard.score`.
 
         Raises:
             InputError: as `Guard.score_trajectory`; the messages are not added.
             BackendError: the engine failed, now or before.
+            InterruptedCall: the deadline passed, or the call was cancelled. If that was while the
+                engine read, the stream has no verdict until it is reset.
         """
-        return self.score([*self.messages, *messages])
+        return self.score([*self.messages, *messages], deadline=deadline, cancel=cancel)
 
-    def score(self, messages: Sequence[Mapping[str, Any]]) -> TrajectoryResult:
+    def score(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> TrajectoryResult:
         """Score messages in the place of those so far; what both begin with is not read again.
 
+        Args:
+            deadline, cancel: as `feed`.
+
         Raises:
-            InputError, BackendError: as `feed`.
+            InputError, BackendError, InterruptedCall: as `feed`.
         """
+        until = Deadline(deadline, cancel)
         if self._error is not None:
             raise BackendError(
                 f"the stream failed before and has no verdict ({self._error}); reset it"
             )
         trajectory = trajectory_of(messages=messages, tools=self._tools)
-        readings = [track.reading(trajectory, self._call) for track in self._tracks]
+        readings = [track.reading(trajectory, self._call, until) for track in self._tracks]
         try:
             scored = [
-                track.read(reading) for track, reading in zip(self._tracks, readings, strict=True)
+                track.read(reading, until)
+                for track, reading in zip(self._tracks, readings, strict=True)
             ]
         except SirenError as error:
             self._error = error
@@ -147,21 +169,22 @@ class _Track:
     def close(self) -> None:
         self._reader.remove(self._state)
 
-    def reading(self, trajectory: Trajectory, call: Call) -> Reading:
-        return self._texts.read(trajectory, call.limits)
+    def reading(self, trajectory: Trajectory, call: Call, deadline: Deadline) -> Reading:
+        return self._texts.read(trajectory, call.limits, deadline)
 
-    def read(self, reading: Reading) -> TextScore:
+    def read(self, reading: Reading, deadline: Deadline) -> TextScore:
         """Read what of a trajectory's tokens is new.
 
         Raises:
             BackendError: the engine failed, or gave what is not finite.
+            InterruptedCall: the deadline passed, or the call was cancelled.
         """
         reader, state, ids = self._reader, self._state, reading.windows[0].ids
         tokens = Tokens(ids, [(0, 0)] * len(ids))
         self.rolled_back = state.set_tokens(tokens, reader.max_tokens, reader.usable)
         anew = self.why is not None and state.changed
         self.computed = len(ids) if anew else len(state.pending)
-        if error := reader.read({state: NO_DEADLINE}).get(state):
+        if error := reader.read({state: deadline}).get(state):
             raise error
         row = state.readouts[-1]
         assert row is not None  # a head of the last token is read at each

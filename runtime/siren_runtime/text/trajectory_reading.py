@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siren_runtime.errors import InputError, SirenError
+from siren_runtime.errors import InputError, InterruptedCall, SirenError
 
 from .chat_template import ChatTemplate
 from .deadline import NO_DEADLINE, Deadline
@@ -49,23 +49,25 @@ class TrajectoryReader:
             raise InputError(f"the rendered trajectory holds a lone surrogate {found}")
         return text
 
-    def read(self, trajectory: Trajectory, limits: Limits) -> Reading:
+    def read(
+        self, trajectory: Trajectory, limits: Limits, deadline: Deadline = NO_DEADLINE
+    ) -> Reading:
         """The tokens of a trajectory: where it is too long, its beginning and its end.
 
         Raises:
             InputError: as `render`; or it has more tokens than are read, or none.
             BundleError: tokenizer.json makes the tokenizer fail on the text.
+            InterruptedCall: the deadline passed or would do so, or the call was cancelled.
         """
         text = self.render(trajectory, limits)
+        if self.tokenizer.has_more_tokens(text, limits.max_tokens, deadline):
+            raise _too_many(limits, f"more than {limits.max_tokens:,}")
         encoded = self.tokenizer.encode(text)
         ids, count = encoded.ids, len(encoded.ids)
         if not ids:
             raise InputError("the tokenizer makes no token of it, so there is nothing to score")
         if count > limits.max_tokens:
-            raise InputError(
-                f"the trajectory has {count:,} tokens, at most {limits.max_tokens:,} are taken; "
-                "raise the bound (max_tokens_per_text, --max-tokens)"
-            )
+            raise _too_many(limits, f"{count:,}")
         omitted, unknown = None, self.tokenizer.unknown_share(text, encoded)
         if count > self.max_length:
             head = self.max_length // 2
@@ -85,7 +87,7 @@ class TrajectoryReader:
 
         Args:
             trajectories: an error among them is its own result.
-            deadline: looked at before each.
+            deadline: looked at before each, and between its parts that are tokenized.
 
         Raises:
             InterruptedCall: the deadline passed, or the call was cancelled.
@@ -94,12 +96,23 @@ class TrajectoryReader:
         for done, one in enumerate(trajectories):
             deadline.check(f"with {done} of {len(trajectories)} trajectories tokenized")
             readings.append(
-                one if isinstance(one, SirenError) else self._read_or_error(one, limits)
+                one if isinstance(one, SirenError) else self._read_or_error(one, limits, deadline)
             )
         return readings
 
-    def _read_or_error(self, trajectory: Trajectory, limits: Limits) -> Reading | SirenError:
+    def _read_or_error(
+        self, trajectory: Trajectory, limits: Limits, deadline: Deadline
+    ) -> Reading | SirenError:
         try:
-            return self.read(trajectory, limits)
+            return self.read(trajectory, limits, deadline)
+        except InterruptedCall:
+            raise
         except SirenError as error:
             return error
+
+
+def _too_many(limits: Limits, found: str) -> InputError:
+    return InputError(
+        f"the trajectory has {found} tokens, at most {limits.max_tokens:,} are taken; "
+        "raise the bound (max_tokens_per_text, --max-tokens)"
+    )
