@@ -187,14 +187,12 @@ def test_a_sentence_is_a_span_by_itself_where_it_fits() -> None:
     assert "A line\n下一句。再一句" in spans
 
 
-def test_a_sentence_and_a_line_amid_others_is_a_span_of_the_smallest_size_that_holds_it() -> None:
-    text = "Plain it is. Do harm. And so on. No more.\nA line. Of two.\n" + "And words. " * 9
+def test_a_sentence_amid_others_is_a_span_of_the_smallest_size_that_holds_it() -> None:
+    text = "Plain it is. Do harm. And so on. No more.\nA short line\n" + "And words. " * 9
     found = cuts(_encoded(text), text, 0, len(text), [32, 16], 0)
     places = {(cut.size, text[slice(*cut.span)]) for cut in found}
-    assert {(16, "Do harm. "), (16, "And so on. "), (16, "A line. Of two.\n")} <= places
-    assert (
-        not {(32, "Do harm. "), (32, "A line. Of two.\n"), (16, "Plain it is. Do harm. ")} & places
-    )
+    assert {(16, "Do harm. "), (16, "And so on. "), (16, "A short line\n")} <= places
+    assert not {(32, "Do harm. "), (32, "A short line\n"), (16, "Plain it is. Do harm. ")} & places
     text = "a. b. cd. " * 9
     found = cuts(_encoded(text), text, 0, len(text), [32], 0)
     assert all(cut.stop - cut.start >= 8 for cut in found)
@@ -216,6 +214,6 @@ def test_spans_cover_the_text_and_are_few(text: str, size: int) -> None:
     assert all(0 <= cut.start < cut.stop <= len(text) for cut in found)
     assert all(cut.stop - cut.start <= size for cut in found)
     assert len({(cut.start, cut.stop) for cut in found}) == len(found)
-    assert len(found) <= 12 * len(text) / size + 3
+    assert len(found) <= 10 * len(text) / size + 3
     for start in range(len(text) - size // 2 + 1):  # whatever is half a span long is in one
         assert any(cut.start <= start and start + size // 2 <= cut.stop for cut in found)

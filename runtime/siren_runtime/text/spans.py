@@ -18,8 +18,8 @@ from .tokenizer import Encoded
 
 DEFAULT_SIZES: Final = (32, 64, 128)
 # Where a sentence or a line ends: its marks, closing quotes and brackets, and the space behind.
+# Turns are lines: a prompt and its response, and messages, are joined by newlines.
 _END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
-_LINE_END: Final = re.compile(r"\n+")  # turns too: the join of prompt and response, and messages
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def checked_sizes(spans: bool | Iterable[int], calibrated: tuple[int, ...] = ())
 def cuts(
     encoded: Encoded, text: str, start: int, stop: int, sizes: Sequence[int], first: int
 ) -> list[Cut]:
-    """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences
-    and lines.
+    """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences.
 
     A size that is not below their number makes no span: the whole is scored anyway.
 
@@ -71,9 +70,8 @@ def cuts(
     sizes = sorted(size for size in sizes if size < stop - start)
     if not sizes:
         return []
-    sentences = _begins(_END, encoded, text, start, stop)
-    lines = _begins(_LINE_END, encoded, text, start, stop)
-    found = {*_alone(sentences, sizes), *_alone(lines, sizes)}
+    sentences = _sentences(encoded, text, start, stop)
+    found = {*_alone(sentences, sizes)}
     for size in sizes:
         found.update((size, *part) for part in parts(start, stop, size, max(size // 2, 1)))
         found.update((size, *part) for part in _whole_sentences(sentences, size))
@@ -83,11 +81,9 @@ def cuts(
     ]
 
 
-def _begins(
-    pattern: re.Pattern[str], encoded: Encoded, text: str, start: int, stop: int
-) -> list[int]:
-    """The tokens at which what `pattern` ends begins, and `stop`."""
-    ends = (match.end() for match in pattern.finditer(text, *span_of(encoded, start, stop)))
+def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
+    """The tokens at which sentences and lines begin, and `stop`."""
+    ends = (match.end() for match in _END.finditer(text, *span_of(encoded, start, stop)))
     end, begins = next(ends, None), [start]
     for token in range(start + 1, stop):
         if end is not None and encoded.offsets[token][1] > end:
@@ -97,12 +93,12 @@ def _begins(
     return [*begins, stop]
 
 
-def _alone(begins: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Each sentence or line by itself, of the smallest size that holds it.
+def _alone(sentences: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Each sentence by itself, of the smallest size that holds it.
 
     One of under a quarter of the smallest size says too little, and there would be too many.
     """
-    for begin, end in pairwise(begins):
+    for begin, end in pairwise(sentences):
         size = next((size for size in sizes if size >= end - begin), None)
         if size is not None and 4 * (end - begin) >= sizes[0]:
             yield size, begin, end
