@@ -12,6 +12,7 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 
+from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.generation.generation import Generation, Piece
 from siren_runtime.generation.generator import GuardedGenerator, Sampling
@@ -154,13 +155,15 @@ def _message(message: Message, place: int) -> dict[str, str]:
 
 
 def told(result: StreamResult) -> dict[str, Any]:
-    """A verdict as it stands beside a text."""
-    return {
+    """A verdict as it stands beside a text, with categories and further heads where there are."""
+    verdict = {
         "score": result.score,
         "is_harmful": result.is_harmful,
         "threshold": result.threshold,
         "tokens": result.tokens,
     }
+    verdict |= categories_to_dict(result.risk, result.categories, result.flagged)
+    return verdict | heads_to_dict(result.heads)
 
 
 class ChatAnswer:

@@ -16,6 +16,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import BundleError, Guard, GuardedGenerator, Sampling
+from siren_serve.generation import told
 
 need_genai()
 PROMPT = "The history of bread begins"
@@ -74,6 +75,9 @@ def test_every_head_gives_what_a_stream_of_the_same_tokens_gives(
         _assert_equal(generation.result.to_dict(), expected.to_dict())
     if "kinds" in names:
         assert tuple(generation.result.categories) == LABELS
+    beside = told(generation.result)
+    assert ("categories" in beside) == ("kinds" in names)
+    assert [*beside.get("heads", {})] == ([*names] if len(names) > 1 else [])
 
 
 def _assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:
