@@ -40,7 +40,7 @@ from .splits import check_folds, load_splits
 from .temperature import cross_validated_temperature, fold_temperature
 
 SETTINGS_FILE, HISTORY_FILE = "settings.json", "trials.jsonl"
-WORK_VERSION = 2  # raise it when a stage comes to another result from the same store
+WORK_VERSION = 3  # raise it when a stage comes to another result from the same store
 # Other releases of these may come to another result, too.
 _DECIDING = ("numpy", "scikit-learn", "optuna", "torch")
 # These settings play no part in the stages that a work folder keeps, so they may change.
