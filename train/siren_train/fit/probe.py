@@ -32,8 +32,8 @@ _L1 = (
     else {"penalty": "l1"}
 )
 # On 20,837 rows of 576 channels, of SmolLM2's block 12, liblinear's own 1e-4 took 78 s at the
-# strength 0.003 and had 0.787 on validation rows, with 451 channels; this takes 3.1 s, has 0.782 and
-# 474 channels.
+# strength 0.003 and had 0.787 on validation rows with 451 channels; this takes 3.1 s and has 0.782
+# with 474.
 _TOLERANCE = 1e-2
 _INTERCEPT_SCALING = 10.0  # liblinear penalizes the intercept too; this makes that negligible
 
