@@ -251,6 +251,7 @@ def test_the_hub_gives_the_rows_of_the_folder_and_is_asked_once(tmp_path: Path) 
         assert not any("train.csv" in path or "330k" in path for path in files)
         server.requests.clear()
         streams = server.run(READ, "qwen3guard-streams", home=home)
-        assert streams["thinking-loc"] == [[THINKING, [19, 29]]]
+        start = THINKING.index(UNSAFE)
+        assert streams["thinking-loc"] == [[THINKING, [start, start + len(UNSAFE)]]]
         assert server.run(READ, *names, home=home, HF_TOKEN=SECRET) == found
         assert not any(path.startswith("GET") and "_test.csv" in path for path in server.requests)
