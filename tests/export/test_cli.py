@@ -167,7 +167,7 @@ def test_a_missing_backbone_package_says_what_to_install(siren, monkeypatch, tmp
             {
                 "backbone": {
                     "package": "no_such_backbone",
-                    "folder": "model",
+                    "path": "model",
                     "requirement": "no-such-backbone==1.0",
                 },
                 "reference": "reference.json",

@@ -83,7 +83,7 @@ def evaluate(
         ),
     ] = None,
     max_rows: Annotated[
-        int | None, typer.Option(min=2, help="Of a data set, with --diluted; default: all.")
+        int | None, typer.Option(min=2, help="Of a data set, each class alike; default: all.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     long_text: Annotated[
@@ -140,8 +140,8 @@ def evaluate(
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     if diluted and (streaming or by == "category"):
         raise typer.BadParameter("--diluted reports by data set, of whole texts")
-    if max_rows is not None and not diluted:
-        raise typer.BadParameter("--max-rows goes with --diluted")
+    if max_rows is not None and streaming:
+        raise typer.BadParameter("--streaming takes all rows")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
     from siren_train.measure.evaluate import measure, score_rows
     from siren_train.measure.exit_evaluation import measure_exits
@@ -197,11 +197,11 @@ def evaluate(
     }
     whole = None
     with Bars() as bars:
-        scores = score_rows(guard, sources, columns, split, bars.update)
+        scores = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
         if scores.exits.any():
             guard.close()
             guard = Guard.load(source, threads=threads, exits=False, **read)
-            whole = score_rows(guard, sources, columns, split, bars.update)
+            whole = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
     evaluation = measure(
         scores,
         **about,

