@@ -320,8 +320,9 @@ def _check_drift(output: Path, report: Verification, precision: Precision) -> No
     if report.stream_drifted:
         raise BundleError(
             f"{output}: scores of stream.onnx, fed in chunks, are up to "
-            f"{report.stream_max_difference:.2e} from those of score.onnx, beyond the "
-            f"{precision} bound of {report.stream_bound:.0e}; give --no-stream, or "
+            f"{report.stream_max_difference:.2e} from those of score.onnx, "
+            f"{report.stream_mean_difference:.2e} in the mean, beyond the {precision} bound of "
+            f"{report.stream_bound:.0e} for the {report.stream_bounded}; give --no-stream, or "
             "--allow-drift to keep the bundle all the same"
         )
     if report.exits_drifted:

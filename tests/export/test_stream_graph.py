@@ -221,8 +221,10 @@ def test_an_export_verifies_the_streaming_graph_in_chunks(tmp_path, backbone_fol
     made = export_bundle(head, checkpoint, bundle, precision=precision, reference=unavailable)
     report = made.verification
     assert report.stream_texts == 5
-    bound = row_of("onnxruntime", precision).bound.value
-    assert 0 <= report.stream_max_difference <= report.stream_bound == bound
+    bound = row_of("onnxruntime", precision).bound
+    assert (report.stream_bound, report.stream_bounded) == (bound.value, bound.of)
+    assert 0 <= report.stream_mean_difference <= report.stream_max_difference
+    assert report.stream_difference <= bound.value
     assert load_bundle(bundle).manifest.verification == report
 
 

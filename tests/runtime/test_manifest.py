@@ -80,6 +80,8 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "stream_texts",
         "stream_bound",
         "stream_max_difference",
+        "stream_mean_difference",
+        "stream_bounded",
         "mean_difference",
         "context_length",
     }

@@ -116,8 +116,9 @@ def show_summary(output: Path, manifest: Manifest, seconds: float) -> None:
         )
     if report.stream_max_difference is not None:
         console.print(
-            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, over "
-            f"{report.stream_texts} texts read in chunks, against whole texts"
+            f"streaming: |score difference| at most {report.stream_max_difference:.1e}, mean "
+            f"{report.stream_mean_difference:.1e}, over {report.stream_texts} texts "
+            "read in chunks, against whole texts"
         )
     if report.exit_max_difference is not None:
         console.print(f"exits: segments within {report.exit_max_difference:.1e} of the whole graph")

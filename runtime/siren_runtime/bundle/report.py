@@ -44,18 +44,27 @@ class Verification(Strict, frozen=True):
     stream_texts: Size = 0
     stream_bound: float | None = None
     stream_max_difference: float | None = None
+    stream_mean_difference: float | None = None
+    stream_bounded: Literal["max", "mean"] = "max"
     exit_texts: Size = 0
     exit_bound: float | None = None
     exit_max_difference: float | None = None
     further: dict[str, HeadVerification] = msgspec.field(default_factory=dict)
 
     @property
+    def stream_difference(self) -> float | None:
+        """The difference of streams that their bound is of; None where there are none."""
+        if self.stream_bounded == "mean":
+            return self.stream_mean_difference
+        return self.stream_max_difference
+
+    @property
     def stream_drifted(self) -> bool:
         """Whether the streaming graph misses its bound."""
         return (
             self.stream_bound is not None
-            and self.stream_max_difference is not None
-            and not self.stream_max_difference <= self.stream_bound
+            and self.stream_difference is not None
+            and not self.stream_difference <= self.stream_bound
         )
 
     @property

@@ -332,7 +332,8 @@ def _tensors(specs: list[TensorSpec]) -> Text:
 def _verification(report: Verification) -> str:
     stream = (
         f"; streaming in chunks within {report.stream_max_difference:.3g} of whole texts "
-        f"(bound {report.stream_bound:.3g}, {report.stream_texts} texts)"
+        f"(bound of the {report.stream_bounded} {report.stream_bound:.3g}, "
+        f"{report.stream_texts} texts)"
         if report.stream_max_difference is not None
         else ""
     )
