@@ -61,7 +61,7 @@ def export(
         typer.Argument(
             metavar="HEAD...",
             help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, a hub "
-            "repo id, or the name of a shipped guard (minilm). Several are read from one pass of "
+            "repo id, or the name of a shipped guard (minilm, smollm2). Several are read from one pass of "
             "the backbone; NAME=HEAD names one, else the first is named harm and the others by "
             "their folders. The first is the guard's score.",
         ),

@@ -39,7 +39,7 @@ def extract(
     backbone: Annotated[
         str,
         typer.Argument(
-            help="The backbone's folder or repo id, or a shipped guard's name (minilm); or a "
+            help="The backbone's folder or repo id, or a shipped guard's name (minilm, smollm2); or a "
             "generator's, a model folder of onnxruntime-genai, whose own engine then pools."
         ),
     ],
