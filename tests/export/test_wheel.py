@@ -60,7 +60,8 @@ def test_a_wheel_holds_our_packages_and_the_recipes(installation: Path) -> None:
     names = {"runtime", "export", "train", "bench", "engines"}
     assert packages == {f"siren_{name}" for name in names}
     recipe = {path.name for path in (installation / "siren_engines" / "minilm").iterdir()}
-    assert recipe == {"recipe.json", "reference.json", "siren_config.json", "siren.safetensors"}
+    head = {"siren_config.json", "siren.safetensors", "decision.json"}
+    assert recipe == {"recipe.json", "reference.json", *head}
     for package in ("siren_runtime", "siren_export"):
         of_checkout = ROOT / package.removeprefix("siren_") / package
         files = {path.relative_to(of_checkout) for path in of_checkout.rglob("*.py")}
