@@ -53,7 +53,7 @@ def test_hostile_texts_cut_anywhere_score_as_the_whole_so_far(guards, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pieces=PIECES)
 def test_any_pieces_score_as_the_whole_so_far(guards, name, pieces):
     guard, streaming = guards(name)

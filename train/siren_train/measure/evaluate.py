@@ -79,11 +79,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     threshold: float
     mean_macro_f1: float
     by_dataset: dict[str, BinaryMetrics]
-    by_category: dict[str, dict[str, BinaryMetrics]] = field(default_factory=dict)
-    heads: list[CategoryEvaluation] = field(default_factory=list)
+    by_category: dict[str, dict[str, BinaryMetrics]] = msgspec.field(default_factory=dict)
+    heads: list[CategoryEvaluation] = msgspec.field(default_factory=list)
     exits: ExitEvaluation | None = None
-    paper: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    paper: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
+    notes: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def score_rows(
