@@ -1,6 +1,7 @@
 """decision.json beside a head: exports decide by it, and one that is not the head's is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from siren_export.export import export_bundle
 from siren_export.heads.decision_file import write_decision
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_export.verify.reference import LlmSiren
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import SpanThreshold, Tier
 from siren_runtime.errors import ArtifactError, InputError
+from siren_runtime.text.reading import AS_LLM_SIREN
 from valid_artifact import CONFIG, TENSORS, write
 
 DECISION = Decision(
@@ -46,6 +50,24 @@ def test_an_export_decides_by_it(backbone_folder: Callable[[str], Path], tmp_pat
         assert found.tier == next(
             (t.name for t in DECISION.tiers if found.score >= t.threshold), "safe"
         )
+
+
+def test_a_temperature_beside_a_head_is_not_held_against_it(
+    backbone_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """llm-siren scores without it, and the export compares with llm-siren."""
+    backbone = backbone_folder("bert")
+    folder = make_artifact(tmp_path / "head", backbone)
+    write_decision(folder, Decision(threshold=0.5, temperature=3.0))
+    artifact, checkpoint = load_artifact(folder), load_checkpoint(str(backbone))
+    bundle = tmp_path / "bundle"
+    reference = LlmSiren(artifact, checkpoint).scores
+    manifest = export_bundle(artifact, checkpoint, bundle, reference=reference)
+    assert (manifest.verification.status, manifest.temperature) == ("passed", 3.0)
+    text, expected = reference(silent).scored[0]
+    with Guard.load(bundle, backend="cpu", **AS_LLM_SIREN) as guard:
+        odds = math.log(expected / (1 - expected)) / 3.0
+        assert guard.score(text).score == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-4)
 
 
 def test_other_weights_take_it_away_or_are_refused(head: Path) -> None:

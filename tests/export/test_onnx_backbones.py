@@ -141,7 +141,7 @@ def test_a_generator_is_taken_in_its_own_precision(
     assert report.max_difference < 1e-4  # the matrices are the same, only the form is another
     for precision in ("fp32", "int8"):
         with pytest.raises(InputError, match="quantized already"):
-            export_bundle(artifact, checkpoint, tmp_path / "x", precision=precision)  # type: ignore[arg-type]
+            export_bundle(artifact, checkpoint, tmp_path / "x", precision=precision)
 
 
 def test_a_file_that_was_quantized_before_is_taken(

@@ -24,7 +24,7 @@ from siren_train.store.store import FeatureStore
 
 BEFORE = [f"Before {word}." for word in ("one", "two", "three", "four", "five")]
 AFTER = [f"After {word}." for word in ("one", "two", "three", "four")]
-COPIES = Copies({"first": 2}, seed=0, before=BEFORE, after=AFTER)
+COPIES = Copies(wrapped={"first": 2}, seed=0, before=BEFORE, after=AFTER)
 
 
 @pytest.fixture
@@ -74,13 +74,13 @@ def test_what_a_row_is_wrapped_in_depends_on_it_and_the_seed_alone(sources: list
     every = [row.text for row in with_copies(rows, COPIES, []) if row.is_copy]
     alone = [row.text for one in rows for row in with_copies([one], COPIES, []) if row.is_copy]
     assert alone == every
-    other = Copies(COPIES.copies, seed=1, before=BEFORE, after=AFTER)
+    other = Copies(wrapped=COPIES.wrapped, seed=1, before=BEFORE, after=AFTER)
     assert [row.text for row in with_copies(rows, other, []) if row.is_copy] != every
 
 
 def test_a_diluted_copy_has_words_of_safe_train_rows_around_it(sources: list[Source]) -> None:
     rows = rows_of(sources)
-    copies = Copies({}, seed=0, before=[], after=[], diluted={"first": 3})
+    copies = Copies(seed=0, diluted={"first": 3})
     safe = safe_texts(rows, copies)
     assert set(safe) == {
         row.text for row in rows if (row.dataset, row.split, row.label) == ("first", "train", 0)
@@ -106,7 +106,7 @@ def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
         Row("", "long", "train", " ".join(f"w{place}" for place in range(200)), label, "", None)
         for label in (0, 1)
     ] + [Row("", "long", "train", "too short a text", 0, "", None)]
-    copies = Copies({}, seed=0, before=[], after=[], spans={"long": 5})
+    copies = Copies(seed=0, spans={"long": 5})
     spans = [row for row in with_copies(rows, copies, []) if row.is_copy]
     assert len(spans) == 5
     assert {row.label for row in spans} == {0}
@@ -118,13 +118,13 @@ def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
 
 
 def test_dilution_needs_safe_rows(sources: list[Source]) -> None:
-    copies = Copies({}, seed=0, before=[], after=[], diluted={"first": 1})
+    copies = Copies(seed=0, diluted={"first": 1})
     with pytest.raises(InputError, match="fewer than two"):
         list(with_copies(rows_of(sources), copies, ["only one"]))
 
 
 def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
-    part = Reading(sources, Columns(), splits=("train", "validation"), max_rows=6)
+    part = Reading(sources, Columns(), splits=("train", "validation"), max_train_rows=6)
     rows = list(part.rows())
     counts = Counter((row.dataset, row.split) for row in rows)
     assert counts == {
@@ -132,7 +132,7 @@ def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
         for name in ("first", "second")
         for split in ("train", "validation")
     }
-    turned = Reading(sources[::-1], Columns(), splits=("train", "validation"), max_rows=6)
+    turned = Reading(sources[::-1], Columns(), splits=("train", "validation"), max_train_rows=6)
     assert {row.text for row in turned.rows()} == {row.text for row in rows}
     with pytest.raises(InputError, match="no row is of split 'tset'; there are"):
         Reading(sources, Columns(), splits=("tset",))
@@ -189,7 +189,7 @@ def test_other_copies_are_another_store(
             store.folder,
             model_id=str(source),
             max_length=48,
-            copies=Copies({"first": 2}, seed=5, before=BEFORE, after=AFTER),
+            copies=Copies(wrapped={"first": 2}, seed=5, before=BEFORE, after=AFTER),
         )
 
 
@@ -204,17 +204,18 @@ def test_copies_of_a_data_set_that_is_not_there_are_refused(
             load_checkpoint(str(source)),
             tmp_path / "store",
             model_id=str(source),
-            copies=Copies({"frist": 2}, seed=0, before=BEFORE, after=AFTER),
+            copies=Copies(wrapped={"frist": 2}, seed=0, before=BEFORE, after=AFTER),
         )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"copies": {"a": -1}, "seed": 0, "before": BEFORE, "after": AFTER}, "copies"),
-        ({"copies": {"a": 1}, "seed": 0, "before": ["x"], "after": AFTER}, "1 sentences"),
-        ({"copies": {"a": 1}, "seed": 0, "before": BEFORE}, "after"),
-        ({"copies": ["a"], "seed": 0, "before": BEFORE, "after": AFTER}, "copies"),
+        ({"wrapped": {"a": -1}, "seed": 0, "before": BEFORE, "after": AFTER}, "wrapped"),
+        ({"wrapped": {"a": 1}, "seed": 0, "before": ["x"], "after": AFTER}, "1 sentences"),
+        ({"wrapped": {"a": 1}, "seed": 0, "before": BEFORE}, "after"),
+        ({"wrapped": ["a"], "seed": 0, "before": BEFORE, "after": AFTER}, "wrapped"),
+        ({"copies": {"a": 1}, "seed": 0}, "copies"),
         ([], "does not say which"),
     ],
 )

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from siren_export.passes.table import row_of
 from siren_export.passes.widen_bfloat16 import widen_bfloat16
-from siren_runtime.bundle.manifest import TOKENIZER_FILE
+from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
@@ -36,6 +36,7 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
     if find_spec("onnxruntime") is None:
         reason = "onnxruntime is not installed; pip install 'siren-edge[cpu]'"
         return Verification(status="unverified", reason=reason)
+    bundle = Bundle(bundle.path, _untempered(bundle.manifest))
     manifest = bundle.manifest
     bound = row_of(manifest.target, manifest.precision).bound
     tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
@@ -56,6 +57,18 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
     if manifest.cascade is not None:
         report = with_exit_verification(bundle, tokenizer, report, bound, reference)
     return report
+
+
+def _untempered(manifest: Manifest) -> Manifest:
+    """The manifest without the temperatures that calibration put beside heads.
+
+    A reference knows none of them, but for those of labels, which the artifact states.
+    """
+    for name, head in manifest.heads.items():
+        if head.activation != "sigmoid":
+            decision = msgspec.structs.replace(manifest.decision(name), temperature=1.0)
+            manifest = manifest.deciding(name, decision)
+    return manifest
 
 
 @contextmanager

@@ -15,7 +15,7 @@ Role = Literal["user", "agent", "environment"]
 Message = dict[str, str]  # "role" and "content"
 
 _OBSERVATION: Final = "[Observation] "
-_TURNS_OF: Final = {
+_TURNS_OF: Final[dict[str, Role]] = {
     "user": "user",
     "assistant": "agent",
     "tool": "environment",
@@ -116,7 +116,7 @@ def from_openai(messages: Any, tools: Any = None) -> Trajectory:
         elif role == "assistant" and message.get("tool_calls"):
             turns += _calls(message["tool_calls"], content, f"{where}.tool_calls")
         elif role in _TURNS_OF:
-            turns.append(Turn(_TURNS_OF[role], content))  # type: ignore[arg-type]
+            turns.append(Turn(_TURNS_OF[role], content))
         else:
             known = ", ".join((*_PROFILE_ROLES, *_TURNS_OF))
             raise InputError(f"{where}.role is {role!r}; expected one of {known}")

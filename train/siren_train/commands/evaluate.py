@@ -214,6 +214,7 @@ def evaluate(
         by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
         exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
         evaluation = replace(evaluation, exits=exits)
+    evaluation = replace(evaluation, max_rows=max_rows)
     measured = [one for one in benchmarks if one.name in evaluation.by_dataset]
     evaluation = replace(
         evaluation,

@@ -75,7 +75,7 @@ def extract(
             metavar="NAME,...", help="Pool the rows of these alone: train,validation; default: all."
         ),
     ] = "",
-    max_rows: Annotated[
+    max_train_rows: Annotated[
         int | None,
         typer.Option(
             min=1,
@@ -154,7 +154,7 @@ def extract(
             max_length=max_length or (4096 if trajectories else 512),
             precision=precision,
             splits=[name.strip() for name in splits.split(",")] if splits else (),
-            max_rows=max_rows,
+            max_train_rows=max_train_rows,
             copies=read_copies(copies) if copies else None,
             threads=threads,
             progress=bars.update,

@@ -35,7 +35,7 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Which copies train rows get, by the name of their data set, and what these are made of.
 
     Attributes:
-        copies: how many have harmless sentences around them.
+        wrapped: how many have harmless sentences around them.
         seed: of every draw.
         before, after: sentences that are harmless around any text.
         diluted: how many stand behind, before or amid 10 to 120 words of safe train rows of any
@@ -44,17 +44,17 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             harmful row nobody knows which of its spans are harmful.
     """
 
-    copies: dict[str, Count]
     seed: int
-    before: list[str]
-    after: list[str]
+    before: list[str] = []
+    after: list[str] = []
+    wrapped: dict[str, Count] = {}
     diluted: dict[str, Count] = {}
     spans: dict[str, Count] = {}
 
     @property
     def datasets(self) -> set[str]:
         """Names of the data sets that get any."""
-        return {*self.copies, *self.diluted, *self.spans}
+        return {*self.wrapped, *self.diluted, *self.spans}
 
 
 def read_copies(path: Path) -> Copies:
@@ -69,7 +69,7 @@ def read_copies(path: Path) -> Copies:
         raise InputError(f"{path}: no such file") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: does not say which copies to make: {error}") from None
-    wraps = any(copies.copies.values())
+    wraps = any(copies.wrapped.values())
     if wraps and (len(copies.before) < max(_BEFORE) or len(copies.after) < max(_AFTER)):
         raise InputError(
             f"{path}: has {len(copies.before)} sentences to put before and "
@@ -119,7 +119,7 @@ def with_copies(rows: Iterable[Row], copies: Copies | None, safe: Sequence[str])
 
 
 def _texts(row: Row, copies: Copies, safe: Sequence[str]) -> Iterator[str]:
-    for number in range(copies.copies.get(row.dataset, 0)):
+    for number in range(copies.wrapped.get(row.dataset, 0)):
         yield _wrapped(row.text, _draw(copies, row.dataset, number, row.text), copies)
     for number in range(copies.diluted.get(row.dataset, 0)):
         yield _diluted(row.text, _draw(copies, "diluted", row.dataset, number, row.text), safe)

@@ -21,15 +21,15 @@ class Reading:
         columns: Columns,
         *,
         splits: Collection[str] = (),
-        max_rows: int | None = None,
+        max_train_rows: int | None = None,
         copies: Copies | None = None,
     ) -> None:
         """Read all rows and check them.
 
         Args:
             splits: those whose rows are taken; none given is all.
-            max_rows: of each data set, take at most so many train rows, and a third as many of
-                each other split.
+            max_train_rows: of each data set, take at most so many train rows, and a third as many
+                of each other split.
             copies: what copies follow train rows.
 
         Raises:
@@ -39,10 +39,10 @@ class Reading:
         self.sources, self.columns = sources, columns
         self._splits, self._copies = splits, copies
         self._taken: set[int] | None = None  # places among the rows of the splits
-        if max_rows is None:
+        if max_train_rows is None:
             deque(read_all(sources, columns), maxlen=0)
         else:
-            self._taken = at_most(self._of_splits(read_all(sources, columns)), max_rows)
+            self._taken = at_most(self._of_splits(read_all(sources, columns)), max_train_rows)
         found = {(row.split, row.dataset) for row in self._originals()}
         _check_names("no row is of split", splits, {split for split, _ in found})
         datasets = {name for _, name in found}
@@ -73,8 +73,8 @@ def sampled(rows: Iterable[Row], most: int | None) -> list[Row]:
     return [row for of_class in kept.values() for row in of_class]
 
 
-def at_most(rows: Iterable[Row], max_rows: int) -> set[int]:
-    """Choose of each data set `max_rows` train rows, and a third as many of each other split.
+def at_most(rows: Iterable[Row], max_train_rows: int) -> set[int]:
+    """Choose of each data set `max_train_rows` train rows, and a third as many of each other split.
 
     The choice is by a hash of the text, so it does not depend on the order of rows.
 
@@ -83,7 +83,7 @@ def at_most(rows: Iterable[Row], max_rows: int) -> set[int]:
     """
     kept: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for place, row in enumerate(rows):
-        limit = max_rows if row.split == TRAIN else -(-max_rows // 3)
+        limit = max_train_rows if row.split == TRAIN else -(-max_train_rows // 3)
         heap = kept.setdefault((row.dataset, row.split), [])
         heapq.heappush(heap, (-_hash(row.text), place))
         if len(heap) > limit:

@@ -6,7 +6,7 @@ ends with the head of an undisturbed one. Test rows are not read.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -163,15 +163,25 @@ def _write_head(
     )
 
 
-def ablate(
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """A run whose search has ended: its rows, probes and best trial."""
+
+    train_rows: FeatureSet
+    validation: FeatureSet  # without copies
+    probes: list[Probe]
+    best: Trial
+
+
+@contextmanager
+def _finished(
     stores: Sequence[FeatureStore],
     work: Path,
     settings: Settings,
-    *,
-    workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
-) -> list[AblationResult]:
-    """Measure what each part of the head that was trained in `work` is worth.
+    workers: int,
+    progress: Progress,
+) -> Iterator[_Finished]:
+    """Open the run that a head was trained in, to measure more on its rows.
 
     Args:
         stores, work, settings: those that the head was trained with.
@@ -182,15 +192,33 @@ def ablate(
     """
     train_rows, validation = load_splits(stores, settings)
     with _claim(work, stores, settings):
-        best = _best(work, settings)
-        choice = make_choice(best.params)
+        trials = read_history(work / HISTORY_FILE)[: settings.trials]
+        if len(trials) < settings.trials:
+            raise InputError(
+                f"{work}: the search has {len(trials)} of {settings.trials} trials; train"
+            )
+        probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
+        yield _Finished(train_rows, validation.without_copies(), probes, best_trial(trials))
+
+
+def ablate(
+    stores: Sequence[FeatureStore],
+    work: Path,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[AblationResult]:
+    """Measure what each part of the head that was trained in `work` is worth; as `_finished`."""
+    with _finished(stores, work, settings, workers, progress) as run:
+        choice = make_choice(run.best.params)
         return measure_variants(
-            train_rows,
-            validation.without_copies(),
-            _probe_layers(train_rows, validation, work, settings, workers, progress),
-            ablation_variants(train_rows.layers, choice, settings.weighting, settings.shares),
+            run.train_rows,
+            run.validation,
+            run.probes,
+            ablation_variants(run.train_rows.layers, choice, settings.weighting, settings.shares),
             choice.config,
-            work / f"ablation.{best.number}.jsonl",  # more trials may come to another head
+            work / f"ablation.{run.best.number}.jsonl",  # more trials may come to another head
             seed=settings.seed,
             workers=workers,
             progress=progress,
@@ -205,35 +233,17 @@ def held_out(
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[HeldOut]:
-    """Measure heads like the one that was trained in `work`, each without a data set.
-
-    Args:
-        stores, work, settings: those that the head was trained with.
-        workers: threads.
-
-    Raises:
-        InputError: `work` does not hold a finished run of these settings.
-    """
-    train_rows, validation = load_splits(stores, settings)
-    with _claim(work, stores, settings):
-        choice = make_choice(_best(work, settings).params)
-        probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
+    """Measure heads like the one trained in `work`, each without a data set; as `_finished`."""
+    with _finished(stores, work, settings, workers, progress) as run:
+        choice = make_choice(run.best.params)
         return measure_held_out(
-            train_rows,
-            validation.without_copies(),
-            select_layers(probes, share=choice.share, weighting=settings.weighting),
+            run.train_rows,
+            run.validation,
+            select_layers(run.probes, share=choice.share, weighting=settings.weighting),
             choice.config,
             seed=settings.seed,
             progress=progress,
         )
-
-
-def _best(work: Path, settings: Settings) -> Trial:
-    """The best trial of a finished search."""
-    trials = read_history(work / HISTORY_FILE)[: settings.trials]
-    if len(trials) < settings.trials:
-        raise InputError(f"{work}: the search has {len(trials)} of {settings.trials} trials; train")
-    return best_trial(trials)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         by_category: of each data set, if asked for.
         heads: of each head that has labels, or more than two classes.
         exits: of a guard whose exits decide.
+        max_rows: of each data set, of each class alike; None where all rows were scored.
         paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
             then by data set.
         notes: by data set, what a reader of its figures must know.
@@ -82,6 +83,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     by_category: dict[str, dict[str, BinaryMetrics]] = msgspec.field(default_factory=dict)
     heads: list[CategoryEvaluation] = msgspec.field(default_factory=list)
     exits: ExitEvaluation | None = None
+    max_rows: int | None = None
     paper: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
     notes: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -197,6 +199,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
         "",
         f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}; "
         f"**mean macro-F1 {evaluation.mean_macro_f1:.4f}**.",
+        *_sampled(evaluation.max_rows),
         "",
         *_table("data set", evaluation.by_dataset),
     ]
@@ -211,6 +214,12 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     for head in evaluation.heads:
         lines += categories_markdown(head)
     return "\n".join(lines) + "\n"
+
+
+def _sampled(max_rows: int | None) -> list[str]:
+    if max_rows is None:
+        return []
+    return ["", f"At most {max_rows} rows of each data set were scored, of each class alike."]
 
 
 def _beside_the_paper(evaluation: Evaluation) -> list[str]:

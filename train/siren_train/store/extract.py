@@ -64,7 +64,7 @@ def extract(
     max_length: int = 512,
     precision: Precision = "fp32",
     splits: Collection[str] = (),
-    max_rows: int | None = None,
+    max_train_rows: int | None = None,
     copies: Copies | None = None,
     threads: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -82,7 +82,8 @@ def extract(
             trajectories their middle.
         precision: of a checkpoint's extractor; it should be the one that will serve the head.
         splits: those whose rows are pooled; none given is all.
-        max_rows: of each data set, pool at most so many train rows and a third as many others.
+        max_train_rows: of each data set, pool at most so many train rows, and a third as many of
+            each other split.
         copies: also pool changed copies of train rows.
         threads: of the CPU; None takes all.
         chunk_rows: rows that are pooled before what is done is recorded.
@@ -95,7 +96,7 @@ def extract(
     """
     _check_use(columns, backbone, poolings, copies)
     facts = _facts(backbone, precision)
-    reading = Reading(sources, columns, splits=splits, max_rows=max_rows, copies=copies)
+    reading = Reading(sources, columns, splits=splits, max_train_rows=max_train_rows, copies=copies)
     scan = _scan(reading)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
@@ -114,7 +115,7 @@ def extract(
         collections=scan.collections,
         splits={split: len(known["labels"]) for split, known in scan.columns.items()},
         sources=[_data_file(source) for source in sources],
-        max_rows=max_rows,
+        max_train_rows=max_train_rows,
         copies=digest(copies) if copies else None,
         rows_sha256=scan.rows_sha256,
         generator=facts.trained_on,

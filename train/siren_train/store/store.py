@@ -59,7 +59,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             into them. A collection is a data set, or what its rows say is their source.
         labels: names of the labels that the categories of rows may hold.
         splits: how many rows each split has, by its name.
-        max_rows: of each data set, at most so many train rows and a third as many others.
+        max_train_rows: of each data set, at most so many train rows and a third as many others.
         copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
         generator: where a generator's own engine pooled: its digest, and how texts stood in it.
@@ -80,7 +80,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collections: list[str]
     splits: dict[str, int]
     sources: list[DataFile]
-    max_rows: int | None
+    max_train_rows: int | None
     copies: str | None
     rows_sha256: str
     labels: list[str] = []
