@@ -6,20 +6,21 @@
 # BACKBONE is what siren extract takes. Needs the extras train and reference, and the guard's
 # backbone. A run that was stopped goes on where it was.
 #
-# Settings, by the environment: MAX_ROWS (of each data set), MAX_LAYER, TRIALS, MEMBERS,
-# CALIBRATION_ROWS (of each data set), THREADS.
+# Settings, by the environment: MAX_ROWS (train rows of each data set), MAX_LAYER, TRIALS, MEMBERS,
+# SPAN_ROWS (of each data set, by which thresholds of spans are chosen; none without), THREADS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
 shift 3
+data=("$@")
 head=$here/$name work=$here/$name/.work
 threads=${THREADS:-$(nproc)}
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 
 say "1/5 extract"
-siren extract "$backbone" "$@" "$here/written.jsonl" -o "$work/features" --precision int8 \
-    --copies "$here/copies.json" --splits train,validation --max-rows "${MAX_ROWS:-1400}" \
+siren extract "$backbone" "${data[@]}" "$here/written.jsonl" -o "$work/features" --precision int8 \
+    --copies "$here/copies.json" --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
     --model-id "$model_id" --threads "$threads"
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
@@ -28,9 +29,11 @@ siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
 say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
-siren calibrate "$name" "$@" --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05 \
-    --spans fpr:0.02 --max-rows "${CALIBRATION_ROWS:-120}" --record "$head" \
-    --threads "$threads"
+calibrate() { siren calibrate "$name" "${data[@]}" --record "$head" --threads "$threads" "$@"; }
+calibrate --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
+if [[ -n ${SPAN_ROWS:-} ]]; then
+    calibrate --spans fpr:0.02 --max-rows "$SPAN_ROWS"
+fi
 say "5/5 evaluate"
-siren evaluate "$name" "$@" -o "$head/evaluation" --by category --threads "$threads"
+siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category --threads "$threads"
 say "done"

@@ -68,6 +68,12 @@ class CascadeBackend:
             for session, s in zip(sessions, specs, strict=True)
         ]
 
+        # Behind each exit: what the segments after it read, and the tokens, which tell the sizes.
+        self._read_later = [
+            {INPUT_IDS}.union(*(later.inputs for later in self._segments[number + 1 :]))
+            for number in range(len(self._segments) - 1)
+        ]
+
     def run(self, input_ids: TokenArray, attention_mask: TokenArray) -> Outputs:
         """Score right-padded texts by the whole guard, as `Backend.run`."""
         _, outputs = self.run_leaving(input_ids, attention_mask, _stay)
@@ -98,10 +104,11 @@ class CascadeBackend:
         *exits, last = self._segments
         for number, segment in enumerate(exits):
             score, *states = _run(segment, kept)
-            kept |= dict(zip(segment.outputs[1:], states, strict=True))
             stays = ~leave(number, rows, score)
             if not stays.any():
                 return rows[stays], None
+            kept |= dict(zip(segment.outputs[1:], states, strict=True))
+            kept = {name: kept[name] for name in self._read_later[number]}
             if not stays.all():
                 rows = rows[stays]
                 kept = {name: value[stays] for name, value in kept.items()}
