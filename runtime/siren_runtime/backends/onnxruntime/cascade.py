@@ -108,7 +108,7 @@ class CascadeBackend:
             if not stays.any():
                 return rows[stays], None
             kept |= dict(zip(segment.outputs[1:], states, strict=True))
-            kept = {name: kept[name] for name in self._read_later[number]}
+            kept = {name: kept[name] for name in kept.keys() & self._read_later[number]}
             if not stays.all():
                 rows = rows[stays]
                 kept = {name: value[stays] for name, value in kept.items()}
