@@ -65,6 +65,19 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+class _Parent(Multiprocess):
+    """uvicorn's parent of workers, which sees at once that one died while it waits for its answer.
+
+    Were its copy of a worker's end of the pipe left open, the pipe would not end with the worker,
+    and the parent would wait the whole of `timeout_worker_healthcheck`, deaf to signals.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
+
+
 def _serve_by_workers(settings: Settings, options: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="siren-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
@@ -74,7 +87,7 @@ def _serve_by_workers(settings: Settings, options: dict[str, Any]) -> None:
             workers=settings.workers,
             **options,
         )
-        parent = Multiprocess(config, sockets=[config.bind_socket()])
+        parent = _Parent(config, sockets=[config.bind_socket()])
         parent.run()
         if any(process.exitcode == STARTUP_FAILURE for process in parent.processes):
             raise BackendError("a worker did not start; the lines above say why")

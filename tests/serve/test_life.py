@@ -160,6 +160,8 @@ def test_workers_serve_on_when_one_is_killed(bundle: Path, guard: Guard, tmp_pat
 
         eventually(lambda: len(workers()) == 2)
         first = next(iter(workers()))
+        os.kill(first, signal.SIGSTOP)  # so that it dies while the parent waits for its answer
+        time.sleep(1)
         os.kill(first, signal.SIGKILL)
         start = time.monotonic()
         assert _retried(lambda: _score(server)) == pytest.approx(expected, abs=1e-6)
