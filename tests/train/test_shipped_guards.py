@@ -91,11 +91,9 @@ def test_the_styles_are_not_those_it_was_trained_in() -> None:
 # What the guards' pages say falls short: a tokenizer that knows letters by their case, and means
 # over much small talk.
 FLOORS = {
-    ("minilm", "long preamble"): 0.7,
     ("smollm2", "long preamble"): 0.65,
     ("smollm2", "upper case"): 0.45,
 }
-BLOCKED = {"minilm": {"lolz"}, "smollm2": set[str]()}
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -109,7 +107,7 @@ def test_small_talk_is_not_blocked(guard: Guard, recipe: Recipe) -> None:
     assert not {row["prompt"].lower() for row in read(WRITTEN)} & {text.lower() for text in texts}
     assert "block" in [tier.name for tier in guard.tiers]
     blocked = [t for t, r in zip(texts, guard.score_batch(texts), strict=True) if r.tier == "block"]
-    assert set(blocked) <= BLOCKED[recipe.name]
+    assert not blocked
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
