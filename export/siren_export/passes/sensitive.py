@@ -27,6 +27,11 @@ from .four_bits import Grid
 # SmolLM2's matrices above it hold a tenth of the weights, and made 94 % of what rounding each by
 # itself did to the features.
 _LIMIT = 0.01
+# An encoder's matrices that always keep 8 bits, all but queries and keys: 83 % of MiniLM's. In ONNX
+# Runtime 99.5 % of 1,300 validation rows' verdicts were kept with them, and 98.8 % with measured
+# ones alone, for 25.9 MB in place of 23.2; for RTX 99.3 % of 1,832, and 98.7 % of 150 training
+# rows', for 44.5 MB in place of 42.3.
+ENCODER_EIGHT_BITS: tuple[Role, ...] = ("value", "attention_output", "mlp_up", "mlp_down")
 
 
 def sensitive(

@@ -28,8 +28,9 @@ from .onnxruntime_int4 import FOUR_BITS as ONNXRUNTIME_FOUR_BITS
 from .onnxruntime_int4 import quantize_for_onnxruntime_int4
 from .onnxruntime_int8 import quantize_for_onnxruntime_int8
 from .options import Options
-from .rtx_weights import ENCODER_EIGHT_BITS, quantize_for_rtx_int4, quantize_for_rtx_int8
 from .rtx_weights import FOUR_BITS as RTX_FOUR_BITS
+from .rtx_weights import quantize_for_rtx_int4, quantize_for_rtx_int8
+from .sensitive import ENCODER_EIGHT_BITS
 from .tensorrt10 import check_operators, set_tensorrt10_opset
 from .tensorrt_int8 import quantize_for_tensorrt_fp8, quantize_for_tensorrt_int8
 
@@ -136,6 +137,7 @@ def _onnxruntime(bound: Bound, quantize: Quantize, four_bits: Grid | None = None
         _OWN_OPERATORS,
         calibration="moments",
         four_bits=four_bits,
+        encoder_eight_bits=() if four_bits is None else ENCODER_EIGHT_BITS,
         carries_over=four_bits is not None,
         keeps_float=True,
         saturation_free=True,
