@@ -1,9 +1,12 @@
 """Trained models in GGUF files: read as transformers reads them, tensor by tensor, text by text."""
 
+import functools
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,15 @@ from siren_runtime.text.rules import clean
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LINES = 300  # of each file of DATA; scripts/check-gguf reads more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """Let transformers parse a file once for all that it makes of it, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        yield
 
 
 @pytest.fixture(scope="module")
