@@ -102,24 +102,29 @@ def bundle(tmp_path, backbone_folder):
     return run
 
 
-def whole(bundle, ids):
-    """The score of a sequence by the whole-sequence graph."""
+def open_whole(bundle):
+    """Return a function: ids -> the score of that sequence by the whole-sequence graph."""
     session = onnxruntime.InferenceSession(bundle / "score.onnx")
-    feed = {"input_ids": [ids], "attention_mask": [[1] * len(ids)]}
-    return session.run(["score"], feed)[0][0]
+
+    def whole(ids):
+        feed = {"input_ids": [ids], "attention_mask": [[1] * len(ids)]}
+        return session.run(["score"], feed)[0][0]
+
+    return whole
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize(
+    ("precision", "pooling"), [("fp32", "residual_mean"), ("fp16", "mlp_mean")]
+)
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_prefix_scores_as_in_the_whole_sequence_graph(bundle, name, pooling, precision):
     folder = bundle(name, precision, pooling=pooling)
     ids = np.random.default_rng(0).integers(5, 380, sum(CHUNKS)).tolist()
-    stream, start = Stream(folder), 0
+    stream, whole, start = Stream(folder), open_whole(folder), 0
     for length in CHUNKS:
         scores = stream.feed([ids[start : start + length]])
         for offset in range(length):
-            expected = whole(folder, ids[: start + offset + 1])
+            expected = whole(ids[: start + offset + 1])
             assert scores[0, offset] == pytest.approx(expected, abs=BOUND[precision])
         start += length
 
@@ -128,14 +133,14 @@ def test_rows_of_a_batch_hold_pasts_of_different_lengths(bundle):
     folder = bundle("qwen3")
     rng = np.random.default_rng(1)
     rows = [rng.integers(5, 380, 20).tolist() for _ in range(3)]
-    stream, fed = Stream(folder, batch=3), [0, 0, 0]
+    stream, whole, fed = Stream(folder, batch=3), open_whole(folder), [0, 0, 0]
     for lengths in ((5, 1, 0), (1, 4, 2), (0, 1, 1), (3, 0, 6)):
         chunks = [row[s : s + n] for row, s, n in zip(rows, fed, lengths, strict=True)]
         scores = stream.feed(chunks)
         fed = [s + n for s, n in zip(fed, lengths, strict=True)]
         for row, length in enumerate(lengths):
             if length:
-                expected = whole(folder, rows[row][: fed[row]])
+                expected = whole(rows[row][: fed[row]])
                 assert scores[row, length - 1] == pytest.approx(expected, abs=1e-5)
 
 
@@ -159,10 +164,10 @@ def test_a_stream_reaches_the_backbones_context_beyond_the_heads_limit(
     export_bundle(head, load_checkpoint(backbone_folder("llama-llama3-rope")), unlimited)
 
     ids = np.random.default_rng(2).integers(5, 380, 128).tolist()
-    stream = Stream(folder, capacity=128)
+    stream, whole = Stream(folder, capacity=128), open_whole(unlimited)
     for start in range(0, 128, 32):
         scores = stream.feed([ids[start : start + 32]])
-        expected = whole(unlimited, ids[: start + 32])
+        expected = whole(ids[: start + 32])
         assert scores[0, -1] == pytest.approx(expected, abs=1e-5)
 
 
