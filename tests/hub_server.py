@@ -71,7 +71,7 @@ class HubServer:
                 return folder
         return None
 
-    def run(self, code: str, *arguments: str, home: Path, **environment: str) -> dict[str, Any]:
+    def run(self, code: str, *arguments: str, home: Path, **environment: str) -> Any:
         """What a Python process prints as JSON that has `home` as its cache."""
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
@@ -82,8 +82,7 @@ class HubServer:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+        return json.loads(done.stdout)
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """The environment of a process that uses this hub, with its cache under `home`."""

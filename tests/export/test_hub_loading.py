@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,21 +20,25 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import SirenError
 
-kind, source, revision = json.loads(sys.argv[1])
-try:
+
+def load(kind, source, revision=None):
     if kind == "artifact":
         artifact = load_artifact(source, revision=revision)
-        answer = {"source": artifact.source, "bias": artifact.head.dense[0].bias.tolist()}
-    else:
-        checkpoint = load_checkpoint(source, revision=revision)
-        answer = {
-            "source": checkpoint.source,
-            "revision": checkpoint.revision,
-            "norm": checkpoint.weights.read("norm.weight").tolist(),
-        }
-except SirenError as error:
-    answer = {"error": type(error).__name__, "message": str(error)}
-print(json.dumps(answer))
+        return {"source": artifact.source, "bias": artifact.head.dense[0].bias.tolist()}
+    checkpoint = load_checkpoint(source, revision=revision)
+    return {
+        "source": checkpoint.source,
+        "revision": checkpoint.revision,
+        "norm": checkpoint.weights.read("norm.weight").tolist(),
+    }
+
+answers = []
+for wanted in json.loads(sys.argv[1]):
+    try:
+        answers.append(load(*wanted))
+    except SirenError as error:
+        answers.append({"error": type(error).__name__, "message": str(error)})
+print(json.dumps(answers))
 """
 
 
@@ -99,24 +103,23 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 
 
 def load(
-    hub: HubServer,
-    home: Path,
-    kind: Literal["artifact", "checkpoint"],
-    source: str,
-    revision: str | None = None,
-    **environment: str,
-) -> dict[str, Any]:
-    """What load_artifact or load_checkpoint gives, with `home` as the hub's cache."""
-    arguments = json.dumps([kind, source, revision])
-    return hub.run(_LOAD, arguments, home=home, **environment)
+    hub: HubServer, home: Path, *wanted: tuple[str, ...], **environment: str
+) -> list[dict[str, Any]]:
+    """What load_artifact or load_checkpoint gives, with `home` as the hub's cache.
+
+    `wanted` holds a kind, "artifact" or "checkpoint", a source and perhaps a revision each; they
+    are loaded one after another in one process.
+    """
+    answers: list[dict[str, Any]] = hub.run(_LOAD, json.dumps(wanted), home=home, **environment)
+    return answers
 
 
 def test_a_head_is_loaded_at_its_revision_with_its_two_files(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    main = load(hub, tmp_path / "home", "artifact", "org/head")
+    wanted = ("artifact", "org/head"), ("artifact", "org/head", "v1")
+    main, pinned = load(hub, tmp_path / "home", *wanted)
     assert main == {"source": "org/head", "bias": [2.0, 2.0]}
-    pinned = load(hub, tmp_path / "home", "artifact", "org/head", "v1")
     assert pinned["bias"] == [1.0, 1.0]
     assert not any("README" in request for request in hub.requests)
 
@@ -124,17 +127,17 @@ def test_a_head_is_loaded_at_its_revision_with_its_two_files(
 def test_a_backbone_is_loaded_at_its_revision_and_says_its_commit(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    main = load(hub, tmp_path / "home", "checkpoint", "org/backbone")
+    backbone, v1 = ("checkpoint", "org/backbone"), hub.commit("org/backbone", "v1")
+    wanted = backbone, (*backbone, "v1"), (*backbone, v1)
+    main, *pinned = load(hub, tmp_path / "home", *wanted)
     commit = hub.commit("org/backbone")
     assert main == {"source": "org/backbone", "revision": commit, "norm": [2.0, 2.0]}
-    commit = hub.commit("org/backbone", "v1")
-    for revision in ("v1", commit):
-        pinned = load(hub, tmp_path / "home", "checkpoint", "org/backbone", revision)
-        assert pinned == {"source": "org/backbone", "revision": commit, "norm": [1.0, 1.0]}
+    for answer in pinned:
+        assert answer == {"source": "org/backbone", "revision": v1, "norm": [1.0, 1.0]}
 
 
 def test_pickles_code_and_second_copies_are_never_fetched(hub: HubServer, tmp_path: Path) -> None:
-    load(hub, tmp_path / "home", "checkpoint", "org/backbone")
+    load(hub, tmp_path / "home", ("checkpoint", "org/backbone"))
     fetched = " ".join(hub.requests)
     assert "model.safetensors" in fetched
     for name in ("pytorch_model.bin", ".py", "consolidated"):
@@ -142,41 +145,44 @@ def test_pickles_code_and_second_copies_are_never_fetched(hub: HubServer, tmp_pa
 
 
 def test_a_repository_with_pickles_only_has_no_weights(hub: HubServer, tmp_path: Path) -> None:
-    answer = load(hub, tmp_path / "home", "checkpoint", "org/pickled")
+    (answer,) = load(hub, tmp_path / "home", ("checkpoint", "org/pickled"))
     assert answer["error"] == "CheckpointError"
     assert "neither model.safetensors" in answer["message"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "error"), [("artifact", "ArtifactError"), ("checkpoint", "CheckpointError")]
-)
-def test_hub_failures_are_errors_of_the_loader(
-    kind: Literal["artifact", "checkpoint"], error: str, hub: HubServer, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
+def test_hub_failures_are_errors_of_the_loader(hub: HubServer, tmp_path: Path) -> None:
+    home, kinds = tmp_path / "home", ("artifact", "checkpoint")
     with HubServer({}) as down:
         pass  # its port is closed again
-    answers = {
-        "no such repository": load(hub, home, kind, "org/nothing"),
-        "no such revision": load(hub, home, kind, "org/backbone", "v9"),
-        "gated": load(hub, home, kind, "org/gated"),
-        "cannot be reached": load(down, home, kind, "org/backbone"),
-        "HF_HUB_OFFLINE": load(hub, home, kind, "org/backbone", HF_HUB_OFFLINE="1"),
-        "(org/name)": load(hub, home, kind, "no-such-folder"),
+    reasons: dict[str, tuple[str, ...]] = {
+        "no such repository": ("org/nothing",),
+        "no such revision": ("org/backbone", "v9"),
+        "gated": ("org/gated",),
+        "(org/name)": ("no-such-folder",),
     }
-    for reason, answer in answers.items():
-        assert answer["error"] == error
+    backbone = [(kind, "org/backbone") for kind in kinds]
+    there = load(hub, home, *((kind, *wanted) for wanted in reasons.values() for kind in kinds))
+    answers = [
+        *zip([reason for reason in reasons for _ in kinds], there, strict=True),
+        *(("cannot be reached", answer) for answer in load(down, home, *backbone)),
+        *(("HF_HUB_OFFLINE", answer) for answer in load(hub, home, *backbone, HF_HUB_OFFLINE="1")),
+    ]
+    assert [answer["error"] for _, answer in answers] == ["ArtifactError", "CheckpointError"] * 6
+    for reason, answer in answers:
         assert reason in answer["message"]
 
 
 def test_the_token_of_the_environment_opens_a_gated_backbone(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    answer = load(hub, tmp_path / "home", "checkpoint", "org/gated", HF_TOKEN="hf_open_sesame")
+    wanted = ("checkpoint", "org/gated")
+    (answer,) = load(hub, tmp_path / "home", wanted, HF_TOKEN="hf_open_sesame")
     assert answer["norm"] == [2.0, 2.0]
 
 
 def test_a_cached_backbone_loads_offline(hub: HubServer, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    online = load(hub, home, "checkpoint", "org/backbone", "v1")
-    assert load(hub, home, "checkpoint", "org/backbone", "v1", HF_HUB_OFFLINE="1") == online
+    wanted = ("checkpoint", "org/backbone", "v1")
+    online = load(hub, home, wanted)
+    assert load(hub, home, wanted, HF_HUB_OFFLINE="1") == online
+    assert online[0]["norm"] == [1.0, 1.0]

@@ -56,6 +56,23 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="module")
+def downloaded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the guard was loaded into; do not change it."""
+    folder = tmp_path_factory.mktemp("downloaded") / "home"
+    with HubServer({"org/guard": {"main": bundle}}) as server:
+        assert "score" in score(server, folder, "org/guard")
+    return folder
+
+
+@pytest.fixture
+def repository(downloaded: Path, home: Path) -> Path:
+    """The guard's folder in the cache of `home`."""
+    shutil.copytree(downloaded, home, symlinks=True)
+    (folder,) = (home / "hub").glob("models--*")
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, in which a folder "guards" is."""
@@ -129,14 +146,24 @@ def test_a_prefix_makes_an_id_of_what_may_be_a_path(hub: HubServer, home: Path, 
     assert "score" in score(hub, home, "hf://org/guard")
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("offline", ["0", "1"])
-@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize(
+    ("number", "offline", "placed"),
+    [
+        (errno.EROFS, "0", True),
+        (errno.EROFS, "1", False),
+        (errno.EACCES, "0", False),
+        (errno.EACCES, "1", True),
+    ],
+)
 def test_a_cache_that_cannot_be_written_is_read(
-    number: int, offline: str, placed: bool, hub: HubServer, home: Path, bundle: Path
+    number: int,
+    offline: str,
+    placed: bool,
+    hub: HubServer,
+    home: Path,
+    repository: Path,
+    bundle: Path,
 ) -> None:
-    score(hub, home, "org/guard")
-    (repository,) = (home / "hub").glob("models--*")
     if not placed:  # as another program leaves it
         shutil.rmtree(repository / "real")
     expected = {"score": Guard.load(bundle).score(TEXT).score}
@@ -146,11 +173,10 @@ def test_a_cache_that_cannot_be_written_is_read(
 
 
 def test_a_link_out_of_the_cache_is_still_refused(
-    hub: HubServer, home: Path, tmp_path: Path
+    hub: HubServer, home: Path, repository: Path, tmp_path: Path
 ) -> None:
-    score(hub, home, "org/guard")
-    (snapshot,) = (home / "hub").glob("models--*/snapshots/*")
-    shutil.rmtree(snapshot.parent.parent / "real")
+    (snapshot,) = repository.glob("snapshots/*")
+    shutil.rmtree(repository / "real")
     outside = tmp_path / "weights.bin"
     shutil.copyfile(snapshot / "weights.bin", outside)
     (snapshot / "weights.bin").unlink()
@@ -159,18 +185,25 @@ def test_a_link_out_of_the_cache_is_still_refused(
     assert "symbolic link" in found["error"]
 
 
-@pytest.mark.parametrize("lacking", ["tokenizer.json", "weights.bin", "guard.json"])
-@pytest.mark.parametrize("listed", [True, False])
-@pytest.mark.parametrize("part", ["snapshot", "blob"])
+@pytest.mark.parametrize(
+    ("lacking", "listed", "part"),
+    [
+        ("tokenizer.json", True, "snapshot"),
+        ("tokenizer.json", False, "blob"),
+        ("weights.bin", True, "blob"),
+        ("weights.bin", False, "snapshot"),
+        ("guard.json", True, "snapshot"),
+        ("guard.json", False, "blob"),
+    ],
+)
 def test_a_snapshot_that_lacks_a_file_is_said_to_be_incomplete(
-    lacking: str, listed: bool, part: str, hub: HubServer, home: Path
+    lacking: str, listed: bool, part: str, hub: HubServer, home: Path, repository: Path
 ) -> None:
     """Whether or not the client keeps a list of the repository's files."""
-    score(hub, home, "org/guard")
-    (snapshot,) = (home / "hub").glob("models--*/snapshots/*")
-    shutil.rmtree(snapshot.parent.parent / "real")
+    (snapshot,) = repository.glob("snapshots/*")
+    shutil.rmtree(repository / "real")
     if not listed:
-        shutil.rmtree(snapshot.parent.parent / "trees", ignore_errors=True)
+        shutil.rmtree(repository / "trees", ignore_errors=True)
     path = snapshot / lacking
     (path if part == "snapshot" else path.resolve()).unlink()
     error = score(hub, home, "org/guard", HF_HUB_OFFLINE="1")["error"]
