@@ -1,7 +1,9 @@
 """Fixtures that every folder of tests shares: tiny models, made once a session."""
 
 import functools
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,20 @@ from backbones import BACKBONES
 from models import make_backbone
 
 torch.set_num_threads(1)  # for tiny models, a second thread only costs
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over all that was imported, which stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """Nothing here cuts the power, and each bundle would wait for the disk several times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
