@@ -1,5 +1,7 @@
 """Every family, both poolings and the default guard parse and compile in TensorRT-RTX."""
 
+import itertools
+
 import pytest
 
 from backbones import FAMILIES
@@ -14,13 +16,14 @@ from siren_runtime.backends.shapes import Extent, Profile
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BackendError, CheckpointError
+from texts import TEXTS
 from trajectories import CHATML, make_chat_backbone, make_trajectory_head
 
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
+POOLINGS = ("residual_mean", "mlp_mean")
 
 
-@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "pooling"), zip(FAMILIES, itertools.cycle(POOLINGS)))
 def test_float16_compiles_as_it_is_authored(export, rtx, name, pooling):
     bundle = export(name, pooling=pooling, precision="fp16", target="tensorrt-rtx")
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
@@ -37,9 +40,9 @@ def test_float32_compiles_for_the_target(export, rtx, name):
     assert build_plan(export(name, target="tensorrt-rtx"), rtx, profiles=SHAPES).read()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_tensorrt10_compiles(export, rtx, name):
-    bundle = export(name, precision="fp16", target="tensorrt10")
+@pytest.mark.parametrize(("name", "pooling"), zip(FAMILIES, itertools.cycle(POOLINGS[::-1])))
+def test_tensorrt10_compiles(export, rtx, name, pooling):
+    bundle = export(name, pooling=pooling, precision="fp16", target="tensorrt10")
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
 
 
@@ -62,7 +65,7 @@ def test_the_default_guard_compiles(tmp_path, rtx, target, precision):
         checkpoint = load_checkpoint(str(recipe.backbone()))
     except CheckpointError as error:
         pytest.skip(str(error))
-    options = {"precision": precision, "target": target}
+    options = {"precision": precision, "target": target, "calibration": TEXTS[:8]}
     export_bundle(load_artifact(recipe.artifact), checkpoint, tmp_path / "b", **options)
     plan = build_plan(load_bundle(tmp_path / "b"), rtx)
     assert len(plan.record.profiles) == 2
