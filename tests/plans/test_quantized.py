@@ -1,5 +1,6 @@
 """int8 and int4 for TensorRT: weight-only for TensorRT-RTX, calibrated for the others."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,7 @@ from texts import TEXTS
 SHAPES = [Profile(Extent(1, 1), Extent(2, 16), Extent(4, 48))]
 # Random weights amplify what rounding does to them, far more than trained ones.
 LARGEST, MEAN = {"int8": 0.1, "int4": 0.6}, {"int8": 0.02, "int4": 0.2}
+FITTED = {"calibration": TEXTS[:24]}  # fewer than the built-in texts, which take longer to measure
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DATA_SETS = ("diasafety", "instructions", "openai_moderation")
 
@@ -36,14 +38,19 @@ def scores(folder, texts=TEXTS):
         return np.array([result.score for result in guard.score_batch(texts)])
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_stays_close_to_float32_and_compiles(export, rtx, name, precision):
+def test_every_family_stays_close_to_float32(export, name):
     expected = scores(export(name).path)
-    bundle = export(name, precision=precision, target="tensorrt-rtx")
-    difference = np.abs(scores(bundle.path) - expected)
-    assert difference.max() <= LARGEST[precision]
-    assert difference.mean() <= MEAN[precision]
+    for precision in LARGEST:
+        bundle = export(name, precision=precision, target="tensorrt-rtx", **FITTED)
+        difference = np.abs(scores(bundle.path) - expected)
+        assert difference.max() <= LARGEST[precision]
+        assert difference.mean() <= MEAN[precision]
+
+
+@pytest.mark.parametrize(("name", "precision"), zip(FAMILIES, itertools.cycle(LARGEST)))
+def test_every_family_compiles(export, rtx, name, precision):
+    bundle = export(name, precision=precision, target="tensorrt-rtx", **FITTED)
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
 
 
@@ -142,10 +149,10 @@ def default_guard(tmp_path_factory):
     for name in DATA_SETS:
         lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        for split, count in (("train", 20), ("validation", 100)):
+        for split, count in (("train", 20), ("validation", 50)):
             found = [row for row in rows if row["split"] == split][:count]
             texts[split] += ["\n".join(filter(None, (r["prompt"], r["response"]))) for r in found]
-    assert len(texts["validation"]) == 300
+    assert len(texts["validation"]) == 150
     folder = tmp_path_factory.mktemp("default")
 
     def verdicts(name, **options):
