@@ -63,7 +63,8 @@ def test_a_seed_gives_the_same_head_whatever_the_threads(
     assert head_bytes(tmp_path) == head_bytes(trained[0])
 
 
-@pytest.mark.parametrize("stop", [1, 3, 7, 12, 18, 24, 30, 31, 33, 35])
+# While it fits probes, those of the folds, a search's second trial, a temperature, the last fit.
+@pytest.mark.parametrize("stop", [3, 18, 33, 36, 40])
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
     store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, stop: int
 ) -> None:
@@ -121,9 +122,9 @@ def test_the_probes_of_a_fold_do_not_see_its_rows(store: FeatureStore, tmp_path:
 def test_a_search_that_is_asked_for_more_trials_goes_on(
     store: FeatureStore, tmp_path: Path
 ) -> None:
-    settings = msgspec.structs.replace(SETTINGS, trials=9)
+    settings = msgspec.structs.replace(SETTINGS, trials=7)
     whole = pipeline.train([store], tmp_path / "whole", tmp_path / "whole" / "work", settings)
-    for trials in (4, 7, 9):  # asking for more trials goes on with the same search
+    for trials in (4, 6, 7):  # asking for more trials goes on with the same search
         settings = msgspec.structs.replace(SETTINGS, trials=trials)
         resumed = pipeline.train([store], tmp_path / "more", tmp_path / "work", settings)
     assert resumed.trials == whole.trials
