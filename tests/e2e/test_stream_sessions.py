@@ -1,5 +1,6 @@
 """A stream as a session: what it reports, what it refuses, and how it ends."""
 
+import itertools
 import json
 import shutil
 import threading
@@ -45,8 +46,9 @@ def test_scores_stand_at_the_text_of_their_tokens(guards, name):
     assert scores[-1].score == result.score == pytest.approx(guard.score(text).score, abs=BOUND)
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "window", "ema"])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    ("name", "aggregation"), zip(DECODERS, itertools.cycle(("mean", "window", "ema")))
+)
 def test_a_full_stream_slides_with_bounded_memory(guards, name, aggregation):
     _, streaming = guards(name)
     with streaming.stream(max_tokens=40, aggregation=aggregation, span=8) as stream:

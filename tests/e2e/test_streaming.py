@@ -40,7 +40,7 @@ def test_hostile_texts_cut_anywhere_score_as_the_whole_so_far(guards, name):
     guard, streaming = guards(name)
     rng, depths = np.random.default_rng(0), []
     with streaming.stream() as stream:
-        for text in TEXTS:
+        for text in TEXTS[FAMILIES.index(name) % 2 :: 2]:  # each in half of the families
             stream.reset()
             fed = ""
             for piece in cut(text[:60], rng):
