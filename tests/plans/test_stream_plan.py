@@ -261,7 +261,7 @@ def test_every_precision_streams_and_compiles_with_the_tensors_of_its_graph(
         whole = open_backend(bundle, Request("cpu", threads=1))
         plain = Guard([Scorer(bundle, Engines(whole))])
         assert result.score == pytest.approx(plain.score("how are you today?").score, abs=0.02)
-    for graph, shapes in (("stream", STREAMS), ("head", HEAD)):
+    for graph, shapes in (("stream", STREAMS[1:]), ("head", HEAD)):
         plan = build_plan(bundle, rtx, graph, profiles=shapes)
         assert plan.record.graph == graph
         assert find_plan(bundle, graph, rtx, None).record.profiles == shapes

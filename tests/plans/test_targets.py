@@ -1,5 +1,6 @@
 """Each target's graph holds what the target takes, and scores as the float32 bundle does."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,7 @@ from texts import TEXTS
 FAMILIES = (*backbones.FAMILIES, "bert-gelu-new")
 DECODERS = {"stream", "head"}  # graphs that encoders have not
 BOUND = {"fp32": 1e-4, "fp16": 5e-3}
+POOLINGS = ("residual_mean", "mlp_mean")
 
 
 def scores(bundle: Bundle) -> np.ndarray:
@@ -29,7 +31,7 @@ def model(bundle: Bundle, graph: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.path / f"{graph}.onnx"), load_external_data=False)
 
 
-@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tensorrt10_scores_as_float32_with_operators_of_its_published_list(export, name, pooling):
     expected = scores(export(name, pooling=pooling))
@@ -43,8 +45,7 @@ def test_tensorrt10_scores_as_float32_with_operators_of_its_published_list(expor
     np.testing.assert_allclose(scores(bundle), expected, rtol=0, atol=BOUND["fp32"])
 
 
-@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "pooling"), zip(FAMILIES, itertools.cycle(POOLINGS)))
 def test_tensorrt10_holds_operators_of_its_published_list_in_every_precision(export, name, pooling):
     for precision in ("fp16", "bf16", "fp8", "int8"):
         options = {"precision": precision, "calibration": TEXTS[:2]}
