@@ -1,5 +1,6 @@
 """A graft finds every block by structure, gives its neurons, and changes nothing else."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from siren_runtime.generation.manifest import NEURONS_OUTPUT, TrainedOn, load_ma
 Make = Callable[..., Path]
 PROMPT = "The history of bread begins"
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "phi3", "phi")
-FORMS = (("fp32", "cpu"), ("int4", "cpu"), ("fp16", "cuda"), ("int4", "cuda"))
+FORMS = (("int4", "cpu"), ("fp16", "cuda"), ("int4", "cuda"))  # beside float32
 
 
 def _blocks(folder: Path) -> list[Block]:
@@ -72,8 +73,13 @@ def test_neurons_are_those_of_the_model_as_transformers_runs_it(
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("precision", "device"), FORMS)
+@pytest.mark.parametrize(
+    ("family", "precision", "device"),
+    [
+        *((family, "fp32", "cpu") for family in FAMILIES),
+        *((family, *form) for family, form in zip(FAMILIES, itertools.cycle(FORMS))),
+    ],
+)
 def test_blocks_are_found_in_every_form_that_the_builder_makes(
     family: str, precision: str, device: str, generator: Make
 ) -> None:
