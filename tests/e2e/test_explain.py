@@ -1,6 +1,7 @@
 """Why a text scores as it does: shares that add up, and that are the gradients' own."""
 
 import json
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -14,7 +15,7 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import BundleError, Guard, InputError
+from siren_runtime import BundleError, Guard, InputError, InterruptedCall
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.explain import app
 from siren_runtime.scoring.explain import Explainer
@@ -170,3 +171,38 @@ def test_explaining_needs_no_torch(made):
         "assert not {'torch', 'transformers', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class After(threading.Event):
+    """Set once it was looked at so many times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.left = looks
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("name", "last"), [("qwen3", "gradients"), ("bert", "left out")])
+def test_an_explanation_ends_at_its_deadline_and_with_its_caller(made, name, last):
+    explainer = Explainer(made(name)[1], threads=1)
+    with pytest.raises(InterruptedCall, match="deadline of 1e-09 s passed"):
+        explainer.explain(TEXT, deadline=1e-9)
+    told = []
+    while True:
+        try:
+            found = explainer.explain(TEXT, cancel=After(len(told)))
+            break
+        except InterruptedCall as error:
+            told.append(str(error))
+    assert found == explainer.explain(TEXT)
+    assert last in told[-1]
+    for part in ("tokenized", "for its features", "neutral text", "gradients"):
+        assert any(part in message for message in told)
+
+
+def test_the_command_ends_at_its_deadline(made):
+    result = CliRunner().invoke(app, [str(made("bert")[1]), TEXT, "--deadline", "1e-9"])
+    assert isinstance(result.exception, InterruptedCall)

@@ -52,6 +52,9 @@ def explain(
         typer.Option("--picture", dir_okay=False, help="Also draw it into this file, as SVG."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds it may take once the bundle is open.")
+    ] = None,
 ) -> None:
     """Say which part of a text, which layers and which neurons moved its score.
 
@@ -61,7 +64,12 @@ def explain(
     """
     explainer = Explainer(bundle, head=head, threads=threads, neutral=neutral)
     found = explainer.explain(
-        text, prompt=prompt, response=response, category=category, neurons=top
+        text,
+        prompt=prompt,
+        response=response,
+        category=category,
+        neurons=top,
+        deadline=deadline,
     )
     if image is not None:
         write_whole(image, picture(found).encode(), InputError)

@@ -5,6 +5,7 @@ The neutral text has as many tokens, so that what decoders put on the first toke
 """
 
 import os
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.errors import InputError
+from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, Span, make_passage
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.tokenizer import Tokenizer
@@ -91,30 +93,37 @@ class Explainer:
         response: str | None = None,
         category: str | None = None,
         neurons: int = 20,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Explanation:
         """Explain a text, or a prompt and its response; of a long one the window that counts.
 
         Args:
             category: of the head; None is harm, or of a head of labels the likeliest.
             neurons: how many of the strongest to name.
+            deadline, cancel: as `Guard.score`; looked at before each run of an engine.
 
         Raises:
             InputError: the text cannot be scored, or the head has no such category.
+            InterruptedCall: the deadline passed, or the call was cancelled.
             BackendError: the engine failed, or what the features get does not add up.
         """
-        limits = Limits(spans=())
+        limits, until = Limits(spans=()), Deadline(deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
-        span = self._window(passage, limits)
+        span = self._window(passage, limits, until)
         if span is not None:
             passage = make_passage(passage.given[slice(*span)], max_bytes=limits.max_bytes)
         tokenizer = self._scorer.tokenizer
         encoded = tokenizer.encode(passage.cleaned, special=False)
         plain = encoded.ids[: tokenizer.room]
+        until.check("before the text was read for its features")
         read = self._read(tokenizer.with_special(plain))
+        until.check("before the neutral text was read")
         neutral = self._read(tokenizer.with_special(self._neutral_ids(len(plain))))
         name, direction, temperature = self._direction(read.logits, category)
 
         def gradients(features: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+            until.check("before the gradients of the head were there")
             values, found = self._gradients(features, direction)
             return values / temperature, found / temperature
 
@@ -123,6 +132,7 @@ class Explainer:
         if read.tokens is not None and neutral.tokens is not None:
             parts = _tokens(tokenizer, passage, offsets, read.tokens, neutral.tokens, found)
         else:
+            until.check("before parts of the text were left out")
             parts = self._omissions(passage, plain, offsets, direction / temperature)
         return Explanation(
             head=self.head,
@@ -141,9 +151,9 @@ class Explainer:
             neurons=self._strongest(found, read, neutral, neurons),
         )
 
-    def _window(self, passage: Passage, limits: Limits) -> Span | None:
+    def _window(self, passage: Passage, limits: Limits, deadline: Deadline) -> Span | None:
         """The part of a long text that the head's score is of; None where all of it is read."""
-        (scored,) = self._scorer.score_each([passage], limits)
+        (scored,) = self._scorer.score_each([passage], limits, deadline=deadline)
         if isinstance(scored, Exception):
             raise scored
         return scored.heads[self.head].span
