@@ -69,7 +69,7 @@ class _Exchange:
         self._gone: asyncio.Task[Message] | None = None
 
     async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application; once the body is there, a client that goes ends it."""
+        """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
 
         async def watched() -> Message:
@@ -83,6 +83,9 @@ class _Exchange:
             if self._gone is not None:
                 return await asyncio.shield(self._gone)
             message = await receive()
+            if message["type"] == "http.disconnect" and not self._answered:
+                self._status = _GONE  # in the midst of its body
+                raise asyncio.CancelledError
             if message["type"] == "http.request" and not message.get("more_body"):
                 self._gone = asyncio.get_running_loop().create_task(watched())
             return message

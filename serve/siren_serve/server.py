@@ -14,10 +14,12 @@ from siren_runtime.errors import BackendError
 
 from . import logs
 from .app import ENVIRONMENT, make_app
+from .limits import allow_open_files
 from .protocol import BoundedProtocol
 from .settings import Settings
 
 _END_S = 30  # beyond the timeout of requests, for those under way when the server ends
+_OTHER_FILES = 256  # that a process has open beside connections
 _LOAD_S = 600  # that a new worker may take to load before the parent gives it up
 
 
@@ -33,6 +35,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
         InputError: the file of keys cannot be used.
     """
     logs.configure(log_level)
+    _allow_connections(settings)
     options = {**uvicorn_options(settings), "host": host, "port": port, **tls}
     os.environ["SIREN_SERVE_LOG_LEVEL"] = log_level
     os.environ[ENVIRONMENT] = settings.encode()
@@ -46,6 +49,17 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
     server.run()
     if not server.started:
         raise BackendError("the server did not start; the lines above say why")
+
+
+def _allow_connections(settings: Settings) -> None:
+    each = 1 if settings.proxy is None else 2  # and one to the upstream
+    needed = each * settings.max_connections + _OTHER_FILES
+    if not allow_open_files(needed):
+        logs.alarm(
+            "the system allows fewer open files than connections need: raise the limit "
+            "(ulimit -Hn, LimitNOFILE=) or lower --max-connections",
+            needed=needed,
+        )
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:

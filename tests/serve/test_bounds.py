@@ -142,6 +142,23 @@ def test_a_client_that_goes_costs_no_engine_run(server: Running) -> None:
     assert server.metric('siren_requests_total{route="/v1/score",status="499"}') == 1
 
 
+def test_a_client_that_goes_in_the_midst_of_its_body_is_no_failure(server: Running) -> None:
+    gone = 'siren_requests_total{route="/v1/score",status="499"}'
+    before = server.metric(gone)
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b'POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Length: 16\r\n\r\n{"te')
+    eventually(lambda: server.metric(gone) == before + 1)
+    assert server.metric('siren_refusals_total{code="internal"}') == 0
+
+
+def test_a_shape_of_many_large_sizes_is_refused(server: Running) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [10**18] * 100_000, "data": ["a"]}
+    answer = server.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 422
+    assert "1 strings" in answer.json()["error"]
+
+
 def test_keys_open_all_but_health(bundle: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"# comment\n{KEY}\n")

@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -81,6 +82,30 @@ def test_sigterm_under_load_loses_nothing_and_logs_no_text(
     lines = [line for line in server.lines() if line["logger"] == "siren_serve.access"]
     assert {"method", "route", "status", "ms", "time", "level"} <= lines[-1].keys()
     assert server.lines()[-1]["message"]
+
+
+def test_sigterm_without_a_drain_answers_what_was_accepted(
+    bundle: Path, guard: Guard, tmp_path: Path
+) -> None:
+    with command(tmp_path, f"tiny={bundle}", "--drain", 0) as server:
+        load = Load(server.url, [guard.score(SECRET).score])
+        eventually(lambda: load.answers > 60)
+        load.may_fail_from = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+        load.stop()
+    assert not load.wrong
+
+
+def test_a_server_may_have_as_many_files_open_as_connections(bundle: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with command(tmp_path, f"tiny={bundle}", "--max-connections", 700) as server:
+            found = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found[0] == min(956, before[1])
 
 
 def test_a_request_that_is_on_its_way_when_the_server_ends_is_answered(

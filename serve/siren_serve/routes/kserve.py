@@ -6,6 +6,7 @@ A guard is a model with one input, `text` (BYTES, any shape), and three outputs 
 """
 
 import struct
+from math import prod
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from siren_runtime.scoring.result import ScoreResult
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
 
+_MOST_AXES = 8
 _INPUT = {"name": "text", "datatype": "BYTES", "shape": [-1]}
 _OUTPUTS = {"score": "FP64", "is_harmful": "BOOL", "tier": "BYTES"}
 
@@ -88,15 +90,14 @@ def _texts(request: InferRequest, behind: bytes) -> list[str]:
     if tensor.data is None:
         size = tensor.parameters.get("binary_data_size")
         if size != len(behind):
-            raise _bad(f"input 'text' has binary_data_size {size!r}, {len(behind)} bytes follow")
+            raise _bad(f"{len(behind)} bytes follow, which is not what binary_data_size says")
         texts: list[Any] = _unpacked(behind)
     else:
         texts = _flat(tensor.data)
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    if count != len(texts) or not all(isinstance(text, str) for text in texts):
-        raise _bad(f"input 'text' of shape {tensor.shape} needs that many strings")
+    if not all(isinstance(text, str) for text in texts):
+        raise _bad("input 'text' has data that are no strings")
+    if len(tensor.shape) > _MOST_AXES or prod(tensor.shape) != len(texts):
+        raise _bad(f"input 'text' has {len(texts)} strings, which is not what its shape says")
     return texts
 
 
