@@ -70,8 +70,43 @@ def test_restarts_count_what_is_lost(tmp_path, head):
     assert killed["lost"] <= 4  # what each caller had under way at the worker
 
 
+def test_hostile_clients_leave_neighbours_their_scores(tmp_path, head):
+    kinds = "chunks,json,messages"
+    options = ("--hostile", kinds, "--seconds", 0.5, "--rounds", 1, "--rates", "0.5")
+    done = run(*common(tmp_path, head), *options)
+    assert done.exit_code == 0, done.output
+    entries = {entry["kind"]: entry for entry in results(tmp_path)}
+    assert ",".join(entries) == kinds
+    for entry in entries.values():
+        assert entry["beside"]["scored"] > 0
+        assert entry["beside"]["unscored"] == entry["beside"]["wrong"] == 0
+        assert not any(end.startswith("5") for end in entry["hostile"])
+    ends = {kind: set(entry["hostile"]) for kind, entry in entries.items()}
+    assert ends["chunks"] == {"413"}
+    assert ends["json"] <= {"400", "422"}
+    assert ends["messages"] <= {"200", "400", "413", "422"}
+
+
+def test_the_first_token_is_timed_with_and_without_a_guard(tmp_path, head):
+    done = run(*common(tmp_path, head), "--first-token", "--rounds", 1)
+    assert done.exit_code == 0, done.output
+    entries = results(tmp_path)
+    assert {(e["order"], e["tokens"], e["first_ms"]) for e in entries} == {
+        (order, tokens, wait)
+        for order in ("beside", "before")
+        for tokens in (6, 12)
+        for wait in (0, 50, 200)
+    }
+    for entry in entries:
+        assert entry["first_ms"] < entry["alone_ms"][0]
+        assert entry["first_ms"] < entry["guarded_ms"][0]
+        assert entry["score_ms"][0] > 0
+
+
 def test_the_two_measurements_of_the_server_are_not_mixed(tmp_path, head):
     assert run(head, "--minutes", 1, "--restarts", 1).exit_code == 2
+    assert run(head, "--hostile", "rude").exit_code == 2
+    assert run(head, "--hostile", "all", "--first-token").exit_code == 2
     assert run(head, "--rates", "fast").exit_code == 2
 
 

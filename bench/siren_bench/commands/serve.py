@@ -9,6 +9,9 @@ import typer
 from siren_bench.process import in_fresh_process
 from siren_bench.progress import progress_bar
 from siren_bench.serving.compare import compare, compare_table
+from siren_bench.serving.first_token import first_tokens, first_tokens_table
+from siren_bench.serving.hostile import KINDS
+from siren_bench.serving.neighbours import neighbours, neighbours_table
 from siren_bench.serving.restarts import restarts, restarts_table
 from siren_bench.serving.server import server
 from siren_bench.serving.soak import soak, soak_table
@@ -24,6 +27,8 @@ from .finish import finish
 
 _SERVER = "siren serve"
 _TEXTS_OF_A_LENGTH = 30
+_CONNECTIONS = 4096  # of a server that 2,000 idle ones ask nothing
+_FIRST_MS = (0.0, 50.0, 200.0)  # of model servers, to their first token
 
 
 def serve(
@@ -56,54 +61,100 @@ def serve(
             help="Reload and end servers, and kill workers, under load, so many times each.",
         ),
     ] = None,
+    hostile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,KIND…",
+            help="Ask the server at the least of --rates, alone and beside clients of these kinds: "
+            f"{', '.join(KINDS)}; or all.",
+        ),
+    ] = None,
+    first_token: Annotated[
+        bool,
+        typer.Option(
+            "--first-token",
+            help="Ask a model server for answers, by itself and behind --upstream, so many rounds "
+            "of each of --tokens.",
+        ),
+    ] = False,
     keep: options.Keep = None,
     output: options.Output = None,
 ) -> None:
     """Many callers at once: threads over Guard.score, an AsyncGuard, and siren serve over HTTP.
 
     Callers of the server are a process of their own. Latencies count from when a request was to be
-    sent. With --minutes or --restarts the server alone is asked, by the most --callers.
+    sent. With --minutes or --restarts the server alone is asked, by the most --callers, as it is
+    with --hostile and --first-token.
     """
     need("litestar", "uvicorn")
-    if minutes is not None and restart_rounds is not None:
-        raise typer.BadParameter("--minutes and --restarts are two measurements; give one")
+    kinds = {
+        "serve-soak": minutes is not None,
+        "serve-restarts": restart_rounds is not None,
+        "serve-hostile": hostile is not None,
+        "serve-first-token": first_token,
+    }
+    asked = [name for name, wanted in kinds.items() if wanted]
+    if len(asked) > 1:
+        raise typer.BadParameter(f"{' and '.join(asked)} are measurements of their own; give one")
+    bench_name = asked[0] if asked else "serve"
     (chosen,) = options.precisions_of(precision)
     lengths = options.numbers_of("--tokens", tokens)
     counts = options.numbers_of("--callers", callers)
     multiples = _multiples(rates)
     with open_workbench(head, backbone, keep) as bench, progress_bar() as progress:
         bundle = bench.bundle(chosen)
-        texts = _texts((bundle / TOKENIZER_FILE).read_bytes(), lengths)
+        tokenizer_json = (bundle / TOKENIZER_FILE).read_bytes()
+        texts, most = _texts(tokenizer_json, lengths), max(counts)
+        given = ["--threads", 1, "--runs", cores]
         settings: dict[str, Any] = {
             "head": bench.subject.description,
             "precision": chosen,
             "tokens": lengths,
             "callers": counts,
+            "seconds": seconds,
         }
+        if bench_name != "serve-restarts":
+            settings["cores"] = cores
+        results: list[dict[str, Any]]
         if restart_rounds is not None:
-            bench_name = "serve-restarts"
             expected = in_fresh_process(_scores, bundle, texts)
-            results = restarts(
-                bundle, texts, expected, max(counts), seconds, restart_rounds, progress
-            )
-            settings |= {"seconds": seconds}
+            results = restarts(bundle, texts, expected, most, seconds, restart_rounds, progress)
             table = restarts_table(results)
         elif minutes is not None:
-            bench_name = "serve-soak"
             expected = in_fresh_process(_scores, bundle, texts)
-            with server(bundle, ["--threads", 1, "--runs", cores]) as running:
-                results = soak(running, texts, expected, max(counts), minutes, seconds, progress)
-            settings |= {"cores": cores, "seconds": seconds}
+            with server(bundle, given) as running:
+                results = soak(running, texts, expected, most, minutes, seconds, progress)
             table = soak_table(results)
+        elif hostile is not None:
+            expected = in_fresh_process(_scores, bundle, texts)
+            share = min(multiples)
+            with server(bundle, [*given, "--max-connections", _CONNECTIONS]) as running:
+                results, settings["capacity_texts_per_s"] = neighbours(
+                    running,
+                    _kinds(hostile),
+                    texts,
+                    expected,
+                    most,
+                    share,
+                    seconds,
+                    rounds,
+                    progress,
+                )
+            settings |= {"rounds": rounds, "rate": share, "connections": _CONNECTIONS}
+            table = neighbours_table(results)
+        elif first_token:
+            prompts = texts_of(tokenizer_json, lengths)
+            results = first_tokens(bundle, given, prompts, _FIRST_MS, rounds, progress)
+            settings |= {"rounds": rounds, "first_ms": _FIRST_MS}
+            table = first_tokens_table(results)
         else:
-            bench_name = "serve"
-            with server(bundle, ["--threads", 1, "--runs", cores]) as running:
+            with server(bundle, given) as running:
                 subjects = _subjects(bundle, cores, running.port)
                 results, settings["capacity_texts_per_s"] = compare(
                     subjects, {_SERVER: running.process.pid}, texts, counts, multiples, seconds,
                     rounds, progress,
                 )  # fmt: skip
-            settings |= {"cores": cores, "seconds": seconds, "rounds": rounds, "rates": multiples}
+            settings |= {"rounds": rounds, "rates": multiples}
             table = compare_table(results)
     path = options.result_path(output, bench_name, head)
     finish(path, bench_name, settings, results, table)
@@ -136,6 +187,13 @@ def _multiples(rates: str) -> list[float]:
         raise typer.BadParameter(f"--rates must be like 0.5,2, found {rates!r}") from None
     if found and found[0] <= 0:
         raise typer.BadParameter(f"--rates must be above 0, found {found[0]:g}")
+    return found
+
+
+def _kinds(hostile: str) -> list[str]:
+    found = [*KINDS] if hostile == "all" else [kind.strip() for kind in hostile.split(",")]
+    if unknown := [kind for kind in found if kind not in KINDS]:
+        raise typer.BadParameter(f"--hostile: no {', '.join(unknown)}, only {', '.join(KINDS)}")
     return found
 
 

@@ -54,9 +54,7 @@ def server(bundle: Path, options: Sequence[object]) -> Iterator[Server]:
     Raises:
         SirenError: it does not become ready.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = "from siren_serve.commands.serve import app; app()"
     arguments = [str(bundle), "--port", str(port), "--log-level", "error", *map(str, options)]
     running = Server(subprocess.Popen([sys.executable, "-c", code, *arguments]), port)
@@ -66,6 +64,14 @@ def server(bundle: Path, options: Sequence[object]) -> Iterator[Server]:
     finally:
         running.process.terminate()
         running.process.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def wait_until(condition: Any, process: "subprocess.Popen[bytes]", what: str) -> float:
@@ -82,4 +88,4 @@ def wait_until(condition: Any, process: "subprocess.Popen[bytes]", what: str) ->
         if condition():
             return time.monotonic() - start
         time.sleep(0.05)
-    raise SirenError(f"siren serve did not {what}; run it by hand to see why")
+    raise SirenError(f"the server did not {what}; run siren serve by hand to see why")
