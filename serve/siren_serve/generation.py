@@ -88,6 +88,24 @@ class Generator:
         await anyio.to_thread.run_sync(self._warm)
         logs.event("generator loaded", seconds=round(time.monotonic() - started, 3))
 
+    def info(self) -> dict[str, Any]:
+        """What it is, as `Served.info` says it of a guard."""
+        if self._guarded is None:
+            raise RefusedRequest(503, "loading", "the generator is being loaded")
+        manifest, asked = self._guarded.manifest, self.settings.threshold
+        decision = manifest.decision(next(iter(manifest.heads)))
+        return {
+            "name": self.settings.name,
+            "backend": "onnxruntime-genai",
+            "threshold": manifest.threshold if asked is None else asked,
+            "tiers": {tier.name: tier.threshold for tier in decision.tiers},
+            "max_tokens": self.settings.max_tokens,
+            "holdback": self.settings.holdback,
+            "base_model": manifest.backbone.id,
+            "created": manifest.created,
+            "versions": dict(manifest.versions),
+        }
+
     def _warm(self) -> None:
         assert self._guarded is not None
         trained_on = self._guarded.manifest.trained_on

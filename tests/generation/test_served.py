@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from browser import CHROMIUM, browser_tab
 from served import Running, running
 from siren_runtime import GuardedGenerator, Sampling
 from siren_serve.settings import GenerateSettings
@@ -24,7 +25,7 @@ ASKED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server(grafted: Path) -> Iterator[Running]:
-    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0)
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0, max_tokens=40)
     with running({}, generate=settings) as served:
         yield served
 
@@ -101,6 +102,37 @@ def test_who_goes_ends_the_generation(server: Running) -> None:
         next(response.iter_bytes())
     answer = _client(server.url).chat.completions.create(**ASKED)
     assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_the_page_asks_the_model_and_shows_the_scores_of_its_own_pass(
+    server: Running, guarded: GuardedGenerator, tmp_path: Path
+) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with browser_tab(tmp_path / "profile") as tab:
+        tab.send("Page.navigate", url=server.url)
+        tab.wait_for("typeof info !== 'undefined' && !!info")
+        assert tab.evaluate("$('guard').value") == "tiny"
+        assert tab.evaluate("$('ask').hidden") is False
+        tab.evaluate("$('prompt').focus()")
+        tab.send("Input.insertText", text=PROMPT)
+        tab.evaluate("$('ask').click()")
+        tab.wait_for("!!whole && $('stop').disabled")
+        pieces = tab.evaluate("pieces.map((piece) => [piece.text, piece.score])")
+        shown = tab.evaluate("$('text').value")
+        assert shown == "".join(text for text, _ in pieces)
+        assert pieces
+        assert all(0 <= score <= 1 for _, score in pieces)
+        assert tab.evaluate("whole.tokens") > len(pieces) / 2
+        assert tab.evaluate("$('score').textContent") == f"{tab.evaluate('whole.score'):.3f}"
+        assert tab.errors() == []
+
+
+def test_a_generator_says_what_it_is(server: Running, guarded: GuardedGenerator) -> None:
+    found = server.client.get("/info").json()
+    assert found["guards"] == {}
+    assert found["generator"]["threshold"] == 1.0
+    assert found["generator"]["base_model"] == guarded.manifest.backbone.id
 
 
 def test_without_a_guard_other_routes_say_so(server: Running) -> None:

@@ -43,6 +43,7 @@ async def info(state: State) -> dict[str, Any]:
         "runs": settings.runs,
         "bounds": {name: getattr(settings, name) for name in bounds},
         "upstream": _upstream(settings),
+        "generator": state.generator.info() if settings.generate else None,
         "guards": {served.name: served.info() for served in state.guards.all()},
     }
 
