@@ -88,14 +88,11 @@ def test_hostile_clients_leave_neighbours_their_scores(tmp_path, head):
 
 
 def test_the_first_token_is_timed_with_and_without_a_guard(tmp_path, head):
-    done = run(*common(tmp_path, head), "--first-token", "--rounds", 1)
+    done = run(*common(tmp_path, head), "--first-token", "--rounds", 1, "--tokens", 6)
     assert done.exit_code == 0, done.output
     entries = results(tmp_path)
     assert {(e["order"], e["tokens"], e["first_ms"]) for e in entries} == {
-        (order, tokens, wait)
-        for order in ("beside", "before")
-        for tokens in (6, 12)
-        for wait in (0, 50, 200)
+        (order, 6, wait) for order in ("beside", "before") for wait in (0, 50, 200)
     }
     for entry in entries:
         assert entry["first_ms"] < entry["alone_ms"][0]

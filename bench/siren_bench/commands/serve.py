@@ -100,7 +100,7 @@ def serve(
     (chosen,) = options.precisions_of(precision)
     lengths = options.numbers_of("--tokens", tokens)
     counts = options.numbers_of("--callers", callers)
-    multiples = _multiples(rates)
+    multiples, hostile_kinds = _multiples(rates), _kinds(hostile)
     with open_workbench(head, backbone, keep) as bench, progress_bar() as progress:
         bundle = bench.bundle(chosen)
         tokenizer_json = (bundle / TOKENIZER_FILE).read_bytes()
@@ -125,7 +125,7 @@ def serve(
             with server(bundle, given) as running:
                 results = soak(running, texts, expected, most, minutes, seconds, progress)
             table = soak_table(results)
-        elif hostile is not None:
+        elif hostile_kinds:
             expected = in_fresh_process(_scores, bundle, texts)
             share = min(multiples)
             with server(bundle, [*given, "--max-connections", _CONNECTIONS]) as running:
@@ -190,7 +190,9 @@ def _multiples(rates: str) -> list[float]:
     return found
 
 
-def _kinds(hostile: str) -> list[str]:
+def _kinds(hostile: str | None) -> list[str]:
+    if hostile is None:
+        return []
     found = [*KINDS] if hostile == "all" else [kind.strip() for kind in hostile.split(",")]
     if unknown := [kind for kind in found if kind not in KINDS]:
         raise typer.BadParameter(f"--hostile: no {', '.join(unknown)}, only {', '.join(KINDS)}")
