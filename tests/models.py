@@ -186,3 +186,23 @@ def make_labels(
         tensors[name] = np.ascontiguousarray(tensors[name][: len(labels)])
     save_file(tensors, path)
     return folder
+
+
+def make_forecast(
+    folder: Path,
+    backbone: Path,
+    *,
+    layers: Sequence[int] = (0, 2),
+    hidden_dims: Sequence[int] = (),
+    **options: Any,
+) -> Path:
+    """Write a random forecast head for a backbone, linear by default, and return its folder."""
+    make_labels(
+        folder, backbone, layers=layers, labels=("harm",), hidden_dims=hidden_dims, **options
+    )
+    path = folder / "siren_config.json"
+    config = json.loads(path.read_text())
+    config["task"] = "forecast"
+    del config["mlp"]["class_names"]
+    path.write_text(json.dumps(config))
+    return folder

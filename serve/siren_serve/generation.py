@@ -48,6 +48,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     n: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    continue_final_message: bool | None = None  # vLLM's
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -146,6 +147,7 @@ class Generator:
         asked = request.max_completion_tokens or request.max_tokens or settings.max_tokens
         return self._guarded.generate(
             [_message(message, place) for place, message in enumerate(request.messages)],
+            continue_last=bool(request.continue_final_message),
             max_tokens=min(asked, settings.max_tokens),
             sampling=Sampling(request.temperature, request.top_p, seed=request.seed),
             threshold=settings.threshold,

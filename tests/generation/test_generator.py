@@ -156,6 +156,23 @@ def test_messages_and_plain_text_are_read_as_they_stand(guarded: GuardedGenerato
     assert guarded.prompt_tokens(PROMPT, False, TOKENS) == guarded.engine.encode(PROMPT)
 
 
+def test_a_message_that_was_begun_is_gone_on_with(guarded: GuardedGenerator) -> None:
+    pieces = list(_generate(guarded))
+    begun = "".join(piece.text for piece in pieces[:8])
+    messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": begun}]
+    tokens = guarded.prompt_tokens(messages, True, TOKENS, continue_last=True)
+    assert tokens == guarded.engine.encode(f"<user> {PROMPT}\n<assistant> {begun}")
+    options = {"max_tokens": TOKENS, "sampling": GREEDY, "threshold": 1.0}
+    found = guarded.generate(messages, continue_last=True, **options)  # type: ignore[arg-type]
+    assert found.prompt_tokens == len(tokens)
+    assert len(list(found)) == TOKENS
+    for refused in (messages[:1], messages[1:]):
+        with pytest.raises(InputError, match="gone on with"):
+            guarded.generate(refused, continue_last=True)
+    with pytest.raises(InputError, match="without the chat template"):
+        guarded.generate(PROMPT, chat=False, continue_last=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

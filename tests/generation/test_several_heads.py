@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from generators import need_genai
-from models import LABELS, make_artifact, make_labels
+from models import LABELS, make_artifact, make_forecast, make_labels
 from siren_command import siren
 from siren_export.export import export_bundle
 from siren_export.graft.graft import graft
@@ -31,6 +31,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory, backbone: Callable[[str], Pa
             folder / "harm", backbone("llama"), layers=[0, 2], channels=20, seed=1
         ),
         "kinds": make_labels(folder / "kinds", backbone("llama"), layers=[1, 2], channels=20),
+        "ahead": make_forecast(folder / "ahead", backbone("llama"), hidden_dims=(5,)),
         "wide": make_artifact(folder / "wide", backbone("llama"), hidden_dims=(99,), layers=[2]),
     }
 
@@ -45,6 +46,7 @@ def _joined(heads: Heads, *names: str) -> Artifact:
         (("harm", "kinds"), True),
         (("kinds", "harm"), True),
         (("kinds",), True),
+        (("ahead", "harm"), True),
         (("harm", "wide"), False),
     ],
 )
@@ -78,6 +80,40 @@ def test_every_head_gives_what_a_stream_of_the_same_tokens_gives(
     beside = told(generation.result)
     assert ("categories" in beside) == ("kinds" in names)
     assert [*beside.get("heads", {})] == ([*names] if len(names) > 1 else [])
+
+
+def test_a_smoothed_forecast_is_that_of_a_stream_of_the_same_tokens(
+    heads: Heads, generator: Callable[..., Path], backbone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    artifact = _joined(heads, "ahead")
+    graft(generator("llama"), artifact, tmp_path / "grafted", foreign=True)
+    export_bundle(artifact, load_checkpoint(str(backbone("llama"))), tmp_path / "bundle")
+    options = {"max_tokens": 8, "sampling": Sampling(temperature=0), "threshold": 1.0}
+    found = {}
+    for smoothing in (1, 6):
+        for folder, where in (("grafted", ("decisions", "ahead")), ("bundle", ())):
+            path = tmp_path / folder / "guard.json"
+            manifest = decision = json.loads(path.read_text())
+            for key in where:
+                decision = decision[key]
+            decision["smoothing"] = smoothing
+            path.write_text(json.dumps(manifest))
+        guard = Guard.load(tmp_path / "bundle", backend="cpu", threads=1)
+        guarded = GuardedGenerator.load(tmp_path / "grafted", threads=1)
+        generation = guarded.generate(PROMPT, **options)  # type: ignore[arg-type]
+        with guard.stream(threshold=1.0) as stream:
+            expected = stream.feed_tokens(guarded.prompt_tokens(PROMPT, True, 8))
+            assert generation.prompt.score == pytest.approx(expected.score, abs=1e-4)
+            scores = [piece.score for piece in generation]
+            for piece, token in zip(scores, stream_tokens(guarded, options), strict=True):
+                assert piece == pytest.approx(stream.feed_tokens([token]).score, abs=1e-4)
+        found[smoothing] = scores
+    assert max(abs(a - b) for a, b in zip(found[1], found[6], strict=True)) > 1e-3
+
+
+def stream_tokens(guarded: GuardedGenerator, options: dict[str, object]) -> list[int]:
+    """The tokens that the generator gives."""
+    return [piece.token for piece in guarded.generate(PROMPT, **options)]  # type: ignore[arg-type]
 
 
 def _assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:

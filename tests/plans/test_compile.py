@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from backbones import FAMILIES
-from models import make_artifact, make_labels
+from models import make_artifact, make_forecast, make_labels
 from polynomials import make_polynomial
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -80,6 +80,7 @@ def test_several_heads_compile_whole_and_growing(tmp_path, backbone_folder, rtx,
         "jailbreak": load_artifact(make_artifact(tmp_path / "more", backbone, layers=[1], seed=2)),
         "kinds": load_artifact(make_labels(tmp_path / "kinds", backbone, layers=[0, 1])),
         "poly": load_artifact(make_polynomial(tmp_path / "poly", backbone)),
+        "ahead": load_artifact(make_forecast(tmp_path / "ahead", backbone)),
     }
     options = {"precision": "fp16", "target": "tensorrt-rtx"}
     export_bundle(together(heads), load_checkpoint(backbone), tmp_path / "bundle", **options)

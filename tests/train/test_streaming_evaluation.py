@@ -12,7 +12,8 @@ from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
 from siren_train.data.sources import parse_source
 from siren_train.data.streams import StreamRow, pieces_of, read_stream_rows
-from siren_train.measure.streaming_evaluation import Trace, measure_streaming, trace_streams
+from siren_train.measure.streaming_evaluation import measure_streaming
+from siren_train.measure.traces import Trace, trace_streams
 from tiny_bundle import make_bundle
 
 CALM, HARM = "bread and water " * 4, "a weapon to hurt people "

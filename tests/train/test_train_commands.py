@@ -17,7 +17,7 @@ def run(app: object, *arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("name", ["extract", "train", "evaluate", "calibrate"])
+@pytest.mark.parametrize("name", ["rollouts", "extract", "train", "evaluate", "calibrate"])
 def test_the_siren_command_finds_it_and_its_help_has_an_example(name: str) -> None:
     (entry_point,) = entry_points(group="siren.commands", name=name)
     assert entry_point.extras == ["train"]

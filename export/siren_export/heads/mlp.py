@@ -4,6 +4,9 @@ pooled[l]  = mean over real tokens of states[l], the selected channels
 features   = concat over l of layer_weight[l] * pooled[l]
 score      = softmax(mlp(features))[harmful], or the largest of sigmoid(mlp(features))
 
+A forecast head (StreamGuard, arXiv 2604.03962; AERIC, arXiv 2605.23974) is such an MLP with one
+logit, or a linear map, and says how harmful what follows a prefix will be.
+
 In float32 at every precision.
 """
 
@@ -21,7 +24,8 @@ from siren_runtime.bundle.heads import HARMFUL, Activation, HeadSpec
 
 from .selected import SelectedMeans
 
-KIND = "mlp"
+# By how logits become probabilities.
+KINDS: Mapping[Activation, str] = {"softmax": "mlp", "sigmoid": "mlp", "logistic": "forecast"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,8 @@ class Dense:
 class MlpHead(SelectedMeans):
     """A `Head`. `layers` ascend; `dense` has ReLU in between.
 
-    Of a softmax class 1 is harm; of sigmoids each is a kind of harm. `labels` names the classes; it
+    Of a softmax class 1 is harm; of sigmoids each is a kind of harm; of "logistic" the one logit is
+    of the harm of what comes. `labels` names the classes; it
     is empty where the artifact does not name them. `openai` is as `HeadSpec` has it.
     """
 
@@ -54,7 +59,7 @@ class MlpHead(SelectedMeans):
     def spec(self) -> HeadSpec:
         """As `Head.spec`."""
         return HeadSpec(
-            kind=KIND,
+            kind=KINDS[self.activation],
             pooling=self.pooling,
             layers=[selection.layer for selection in self.layers],
             features=self.n_features,
@@ -89,7 +94,7 @@ class MlpHead(SelectedMeans):
         """Author score and logits, given what the first dense layer gives."""
         for i in range(1, len(self.dense)):
             x, _ = self._linear(g, i, g.op("Relu", x))
-        if self.activation == "sigmoid":
+        if self.activation in ("sigmoid", "logistic"):
             labels = g.op("Sigmoid", x)
             return g.op("ReduceMax", labels, g.const([-1]), keepdims=0), x
         probabilities = g.op("Softmax", x, axis=-1)

@@ -8,6 +8,8 @@ artifact, with `mlp.class_names` and `mlp.num_classes` required,
 
     inference.labels       {"hate": {"threshold": 0.4, "temperature": 1.2}, …}; optional
     openai_categories      {"hate": ["hate"], "illicit": [], …}: OpenAI's 13 keys; optional
+
+A forecast head has `task: "forecast"` and `mlp.num_classes` 1. Without hidden layers it is linear.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -38,7 +40,11 @@ from .neurons import (
 )
 from .selected import LayerSelection
 
-TASKS: dict[Activation, str] = {"softmax": "content", "sigmoid": "categories"}
+TASKS: dict[Activation, str] = {
+    "softmax": "content",
+    "sigmoid": "categories",
+    "logistic": "forecast",
+}
 _Size = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 _DropoutRate = Annotated[float, Meta(ge=0.0, lt=1.0)]
 
@@ -63,7 +69,8 @@ def read_mlp_head(folder: Path, activation: Activation = "softmax") -> MlpHead:
     """Read the head of an artifact from its folder.
 
     Args:
-        activation: "softmax" of a content artifact's classes, "sigmoid" of labels.
+        activation: "softmax" of a content artifact's classes, "sigmoid" of labels, "logistic" of a
+            forecast.
 
     Raises:
         ArtifactError: it is damaged or inconsistent.
@@ -105,7 +112,8 @@ def write_mlp_artifact(
         dense: with ReLU in between.
         dropout_rates: one a hidden layer, in training. Scoring drops nothing; a rate of 0, the
             default, takes no place in the tensors' names.
-        activation: "softmax" makes a content artifact, "sigmoid" one of labels.
+        activation: "softmax" makes a content artifact, "sigmoid" one of labels, "logistic" a
+            forecast.
         openai: which labels cover each of OpenAI's 13 keys.
         decisions: how the head decides on each of its labels.
         unweighted: blocks whose weight is left out, which then is 1.
@@ -164,6 +172,11 @@ def _class_names(mlp: _Mlp, activation: Activation, path: Path) -> tuple[str, ..
         raise ArtifactError(
             f"{path}: a head of labels needs mlp.num_classes and mlp.class_names, their names"
         )
+    if activation == "logistic" and (classes != 1 or names):
+        raise ArtifactError(
+            f"{path}: a forecast head has one logit without a name: expected mlp.num_classes 1, "
+            f"found {classes}, and no mlp.class_names, found {names}"
+        )
     if names and (len(set(names)) != classes or len(names) != classes):
         raise ArtifactError(
             f"{path}: mlp.class_names is {names}; expected {classes} different names, one "
@@ -185,7 +198,7 @@ def _classes(mlp: _Mlp) -> int:
 def _openai(
     config: _Config, names: Sequence[str], activation: Activation, path: Path
 ) -> dict[str, list[str]]:
-    if config.openai_categories and activation == "softmax":
+    if config.openai_categories and activation != "sigmoid":
         raise ArtifactError(
             f"{path}: openai_categories is for heads of labels; the task of this one is "
             f"{TASKS[activation]!r}"

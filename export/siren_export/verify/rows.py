@@ -80,6 +80,8 @@ def row(guard: Any, artifact: Artifact, text: str) -> list[float]:
         temperatures = [label.temperature for label in artifact.decision.labels] or [1.0]
         probabilities = torch.sigmoid(logits / torch.tensor(temperatures)).tolist()
         return [max(probabilities), *probabilities]
+    if spec.activation == "logistic":
+        return [torch.sigmoid(logits).item()]
     probabilities = torch.softmax(logits, dim=-1).tolist()
     return [probabilities[HARMFUL], *(probabilities if spec.categories else [])]
 

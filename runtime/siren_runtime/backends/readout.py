@@ -70,7 +70,14 @@ class Deciding(Protocol):
 
 
 class Readout:
-    """Reads rows off the outputs of one bundle's graphs."""
+    """Reads rows off the outputs of one bundle's graphs.
+
+    Attributes:
+        columns: where each head stands in a row, by name.
+        width: of a row.
+        smoothing: float32 [width], how much a token's row counts in the moving average of a
+            stream's rows; None where no head is smoothed.
+    """
 
     def __init__(self, manifest: Deciding) -> None:
         """Take how each head decides from the manifest."""
@@ -83,6 +90,7 @@ class Readout:
             stop = self.width + 1 + len(spec.categories) + spec.orders
             self.columns[name] = Column(self.width, slice(self.width + 1, stop))
             self.width = stop
+        self.smoothing = self._smoothing()
 
     def categories(self, name: str, row: npt.NDArray[Any]) -> dict[str, float]:
         """The probabilities of a head's categories in a row [width], by their names."""
@@ -93,6 +101,13 @@ class Readout:
     def orders(self, name: str, row: npt.NDArray[Any]) -> tuple[float, ...]:
         """The probability of harm by each order of a head in a row [width], ascending."""
         return (*row[self.columns[name].rest].tolist(),) if self._heads[name][0].orders else ()
+
+    def _smoothing(self) -> FloatArray | None:
+        weights = np.ones(self.width, np.float32)
+        for name, (_, decision) in self._heads.items():
+            column = self.columns[name]
+            weights[column.score : column.rest.stop] = 2 / (decision.smoothing + 1)
+        return weights if (weights < 1).any() else None
 
     def heads(self, row: npt.NDArray[Any]) -> dict[str, HeadText]:
         """What a row [width] says of each head."""

@@ -20,6 +20,8 @@ Pooling = Literal["residual_mean", "mlp_mean", "residual_last", "mlp_last"]
 # harm by the orders of a polynomial, from the lowest to the highest; or of harm by one logit.
 Activation = Literal["softmax", "sigmoid", "orders", "logistic"]
 Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100.0)]
+# Tokens of a moving average of scores: exponential, with weight 2 / (tokens + 1).
+Smoothing = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 # The keys of OpenAI's moderations, as of omni-moderation-latest.
 OPENAI_KEYS: Final = (
@@ -91,6 +93,9 @@ class Decision(Strict, frozen=True):
     Tiers fall in threshold, spans ascend in size. Logits of classes are divided by `temperature`
     before the softmax. `labels` are those of a head of independent labels, in their order; where
     there are none, each holds from `threshold` on.
+
+    `smoothing` is of streams: the head's score at a token is then the exponential moving average
+    of what it gives at each, over so many tokens. 1 smooths nothing. A whole text has one score.
     """
 
     threshold: Probability
@@ -98,6 +103,7 @@ class Decision(Strict, frozen=True):
     spans: list[SpanThreshold] = msgspec.field(default_factory=list)
     temperature: Temperature = 1.0
     labels: list[LabelDecision] = msgspec.field(default_factory=list)
+    smoothing: Smoothing = 1
 
 
 def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
@@ -151,8 +157,8 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
     """Refuse a decision that is not for such a head.
 
     Raises:
-        BundleError: its tiers or spans are out of order, it has labels that are not the head's, or
-            one temperature for independent labels.
+        BundleError: its tiers or spans are out of order, it has labels that are not the head's,
+            one temperature for independent labels, or smooths what is not read token by token.
     """
     check_tiers(decision.tiers, origin)
     check_spans(decision.spans, origin)
@@ -166,4 +172,9 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
         raise BundleError(
             f"{origin}: the temperature of head {name!r} is {decision.temperature:g}; one of "
             "independent labels has a temperature for each of them"
+        )
+    if decision.smoothing != 1 and not head.pools_mean:
+        raise BundleError(
+            f"{origin}: the smoothing of head {name!r} is {decision.smoothing}; only heads that "
+            "pool the mean are smoothed"
         )

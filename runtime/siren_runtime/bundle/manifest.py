@@ -31,6 +31,7 @@ from .heads import (
     Decision,
     HeadSpec,
     LabelDecision,
+    Smoothing,
     Temperature,
     check_decision,
     check_head,
@@ -85,9 +86,9 @@ class Manifest(Strict, frozen=True):
 
     `files` maps each file of the bundle, but for guard.json, to what it must be.
 
-    `threshold`, `tiers`, `spans`, `temperature` and `labels` are how the primary head decides, as
-    in `Decision`; `decisions` are the further heads' by name. `neurons` is how many neurons the
-    graphs pool for all heads together; None is as many as the one head reads.
+    `threshold`, `tiers`, `spans`, `temperature`, `labels` and `smoothing` are how the primary head
+    decides, as in `Decision`; `decisions` are the further heads' by name. `neurons` is how many
+    neurons the graphs pool for all heads together; None is as many as the one head reads.
 
     `trajectory` says how trajectories become text, in a bundle that scores those and no texts.
 
@@ -114,6 +115,7 @@ class Manifest(Strict, frozen=True):
     spans: list[SpanThreshold] = msgspec.field(default_factory=list)
     temperature: Temperature = 1.0
     labels: list[LabelDecision] = msgspec.field(default_factory=list)
+    smoothing: Smoothing = 1
     neurons: Positive | None = None
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
     trajectory: TrajectoryRules | None = None
@@ -151,7 +153,9 @@ class Manifest(Strict, frozen=True):
             )
         if name != self.primary:
             return self.decisions[name]
-        return Decision(self.threshold, self.tiers, self.spans, self.temperature, self.labels)
+        return Decision(
+            self.threshold, self.tiers, self.spans, self.temperature, self.labels, self.smoothing
+        )
 
     def deciding(self, name: str, decision: Decision) -> "Manifest":
         """The manifest with another decision of the head of that name.

@@ -270,7 +270,9 @@ def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
 
 
 def _calibration(manifest: Manifest) -> str:
-    return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}"
+    tokens = manifest.smoothing
+    smoothed = f", scores of streams averaged over {tokens} tokens" if tokens > 1 else ""
+    return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}{smoothed}"
 
 
 def _tiers(tiers: Sequence[Tier]) -> str:

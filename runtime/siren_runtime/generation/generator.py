@@ -111,6 +111,7 @@ class GuardedGenerator:
         prompt: str | Sequence[Message],
         *,
         chat: bool = True,
+        continue_last: bool = False,
         max_tokens: int = 512,
         sampling: Sampling | None = None,
         threshold: float | None = None,
@@ -128,6 +129,8 @@ class GuardedGenerator:
             prompt: a text, or messages, each with its "role" and "content".
             chat: put the prompt in the model's chat template; a text is then the one message of a
                 user. Without, the model goes on with the text as it is.
+            continue_last: go on with the last message, the assistant's, in place of a new one; it
+                counts as part of the prompt.
             max_tokens: of the response, at most.
             threshold: harmful from this score; None is the folder's.
             rules: decision rules in place of the threshold, at each token that counts; what decides
@@ -149,6 +152,7 @@ class GuardedGenerator:
         (generation,) = self.generate_batch(
             [prompt],
             chat=chat,
+            continue_last=continue_last,
             max_tokens=max_tokens,
             sampling=sampling,
             threshold=threshold,
@@ -167,6 +171,7 @@ class GuardedGenerator:
         prompts: Sequence[str | Sequence[Message]],
         *,
         chat: bool = True,
+        continue_last: bool = False,
         max_tokens: int = 512,
         sampling: Sampling | None = None,
         threshold: float | None = None,
@@ -201,7 +206,7 @@ class GuardedGenerator:
         )
         if not prompts:
             raise InputError("prompts is empty")
-        rows = [self.prompt_tokens(prompt, chat, max_tokens) for prompt in prompts]
+        rows = [self.prompt_tokens(prompt, chat, max_tokens, continue_last) for prompt in prompts]
         search = (sampling or Sampling()).search()
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
         settings.deadline.check("before the prompts")
@@ -237,7 +242,11 @@ class GuardedGenerator:
         return time.perf_counter() - started
 
     def prompt_tokens(
-        self, prompt: str | Sequence[Message], chat: bool, max_tokens: int
+        self,
+        prompt: str | Sequence[Message],
+        chat: bool,
+        max_tokens: int,
+        continue_last: bool = False,
     ) -> list[int]:
         """The prompt's tokens, if the model has room for them and the response.
 
@@ -251,12 +260,7 @@ class GuardedGenerator:
                 f"{'in the chat template' if chat else 'without it'}, so its scores say nothing; "
                 f"generate with chat={not chat}, or graft a head that was trained on such text"
             )
-        if chat:
-            text = self.engine.chat(checked_messages(prompt))
-        elif isinstance(prompt, str):
-            text = prompt
-        else:
-            raise InputError("without the chat template a prompt is a str, found messages")
+        text = self._text(prompt, chat, continue_last)
         if len(text) > _MOST_CHARACTERS:
             raise InputError(
                 f"the prompt has {len(text):,} characters, at most {_MOST_CHARACTERS:,} are "
@@ -272,6 +276,23 @@ class GuardedGenerator:
                 f"beside a response of {max_tokens:,}; shorten it, or ask for fewer tokens"
             )
         return tokens
+
+    def _text(self, prompt: str | Sequence[Message], chat: bool, continue_last: bool) -> str:
+        """What the model goes on with."""
+        if not chat:
+            if isinstance(prompt, str) and not continue_last:
+                return prompt
+            raise InputError("without the chat template a prompt is a str, found messages")
+        messages = checked_messages(prompt)
+        if not continue_last:
+            return self.engine.chat(messages)
+        *before, last = messages
+        if not before or last["role"] != "assistant":
+            raise InputError(
+                "only the last message, an assistant's behind others, can be gone on with; of "
+                f"{len(messages)} the last is the {last['role']}'s"
+            )
+        return self.engine.chat(before) + last["content"]
 
 
 def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:

@@ -7,7 +7,7 @@ import numpy as np
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.verdicts import HeadScore, categories_of
 from siren_runtime.scoring.verdict import Judge
-from siren_runtime.streaming.aggregation import Aggregation
+from siren_runtime.streaming.aggregation import Aggregation, moving_average
 from siren_runtime.streaming.decision import Decisions, Rule
 from siren_runtime.streaming.result import StreamResult
 
@@ -53,6 +53,7 @@ class Watch:
         self._sum = np.zeros(self._head.width, np.float64)
         self._count = 0
         self._rows = np.zeros((0, self._head.width), np.float32)
+        self._average: FloatArray | None = None
 
     def add(self, neurons: FloatArray) -> None:
         """Take in the neurons of the next tokens, float32 [tokens, width].
@@ -81,6 +82,10 @@ class Watch:
                 for start in range(0, len(neurons), _ROWS)
             ]
         )
+        smoothing = self._head.readout.smoothing
+        if smoothing is not None:
+            self._rows_read = moving_average(self._average, self._rows_read, smoothing)
+            self._average = self._rows_read[-1]
         self.scores += self._rows_read[:, 0].tolist()
         context = self.context if self.context < len(self.scores) else 0
         self._decisions.update(self.scores, context)

@@ -188,8 +188,8 @@ class Explainer:
                 f"the head {self.head!r} has no category {category!r}; it has "
                 f"{', '.join(names) or 'none beside harm'}"
             )
-        if self._spec.orders:
-            return "", self._gradients.one_hot(self._spec.orders - 1), self._decision.temperature
+        if self._spec.activation in ("orders", "logistic"):
+            return "", self._gradients.one_hot(self._spec.classes - 1), self._decision.temperature
         if self._spec.activation == "sigmoid":
             place = int(logits.argmax()) if category is None else names.index(category)
             labels = self._decision.labels

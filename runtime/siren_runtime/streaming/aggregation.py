@@ -65,12 +65,24 @@ class Ema:
 
     def fold(self, before: FloatArray, neurons: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Keep the average; read it."""
-        weight = np.float32(2 / (self.span + 1))
-        rows = np.empty_like(neurons)
-        last = before[-1] if len(before) else neurons[0]
-        for i, row in enumerate(neurons):
-            last = rows[i] = last + weight * (row - last)
+        last = before[-1] if len(before) else None
+        rows = moving_average(last, neurons, np.float32(2 / (self.span + 1)))
         return rows, rows
+
+
+def moving_average(
+    last: FloatArray | None, rows: FloatArray, weight: FloatArray | np.float32
+) -> FloatArray:
+    """Return the exponential moving average at each of some rows, [rows, width].
+
+    Args:
+        last: [width], the average before them; None where they are the first.
+        weight: of a new row in the average, one for all columns or [width].
+    """
+    averages = np.empty_like(rows)
+    for i, row in enumerate(rows):
+        last = averages[i] = row if last is None else last + weight * (row - last)
+    return averages
 
 
 def aggregation_of(name: AggregationName, span: int) -> Aggregation | None:

@@ -142,6 +142,21 @@ class IncrementalReader:
             state.readouts[-1] = readout
         return {}
 
+    def _of_all_heads(self, summed: FloatArray, count: int, readout: FloatArray) -> FloatArray:
+        """The readouts of all heads at each token of a chunk, [chunk, width].
+
+        Args:
+            summed: what the graph summed up to each of these tokens.
+            count: tokens before them in the sums.
+            readout: the primary head's, which the graph gave.
+        """
+        counts = np.arange(count + 1, count + len(summed) + 1)
+        pooled = pooled_rows(summed, counts, self._backend.head_spec)
+        rows = self._readout.rows(self._backend.head(pooled))
+        rows[:, : readout.shape[1]] = readout
+        _check_finite(summed, rows)
+        return rows
+
     def _read_chunk(self, slots: Sequence[int]) -> None:
         """Read the next tokens of `slots`; those between them run along idle.
 
@@ -180,6 +195,8 @@ class IncrementalReader:
                 summed, pooled = state.folded(neurons)
                 readout = self._readout.rows(self._backend.head(pooled))
                 _check_finite(summed, readout)
+            elif self._readout.smoothing is not None and len(self._readout.columns) > 1:
+                readout = self._of_all_heads(summed, int(counts[slot - first]), readout)
             rows.append(summed)
             readouts.append(readout)
         positions = [len(state.ids) for state in states]

@@ -6,7 +6,7 @@ import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
 
-from .aggregation import Aggregation
+from .aggregation import Aggregation, moving_average
 from .growing_text import Offsets, Tokens
 
 _GRANULE = 64  # rows
@@ -18,14 +18,26 @@ Usable = Callable[[int, int], int]
 class StreamState:
     """The tokens read and those pending, with a row of pooled neurons and a score of each token
     read. `readouts` are of those tokens too: what `siren_runtime.backends.readout` has of all
-    heads, or None where only the primary head's score was read.
+    heads, or None where only the primary head's score was read. They and the scores are moving
+    averages where heads are smoothed.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
     """
 
-    def __init__(self, neurons: int, aggregation: Aggregation | None) -> None:
-        self.aggregation = aggregation
+    def __init__(
+        self,
+        neurons: int,
+        aggregation: Aggregation | None,
+        smoothing: FloatArray | None = None,
+    ) -> None:
+        """Begin with no token.
+
+        Args:
+            neurons: how many the heads read together.
+            smoothing: as `Readout.smoothing`.
+        """
+        self.aggregation, self.smoothing = aggregation, smoothing
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
         self.pending: list[int] = []
@@ -36,6 +48,7 @@ class StreamState:
         self.readouts: list[FloatArray | None] = []
         self.base: FloatArray = np.zeros(neurons, np.float32)
         self.base_count = 0
+        self.base_readout: FloatArray | None = None
         self.slid = False
         self._rows: FloatArray = np.zeros((0, neurons), np.float32)
 
@@ -98,9 +111,10 @@ class StreamState:
         Args:
             rows: float32 [chunk, neurons].
             readouts: float32 [chunk, columns], the scores first.
-            whole: whether these are all heads'.
+            whole: whether these are all heads', as they must be where heads are smoothed.
         """
         read, count = len(self.ids), len(rows)
+        readouts = self._smoothed(readouts)
         if read + count > len(self._rows):
             grown = np.zeros(
                 (-(-(read + count) * 5 // 4 // _GRANULE) * _GRANULE, rows.shape[1]), np.float32
@@ -124,8 +138,20 @@ class StreamState:
         self.ids += self.pending
         self.pending = []
         new = len(self.ids) - len(self.scores)
-        self.scores += [float(readout[0])] * new
-        self.readouts += [readout] * new
+        readouts = self._smoothed(np.repeat(readout[None], new, axis=0))
+        self.scores += readouts[:, 0].tolist()
+        self.readouts += list(readouts)
+
+    def _smoothed(self, readouts: FloatArray) -> FloatArray:
+        """The readouts of the next tokens [chunk, columns], averaged with those before."""
+        if self.smoothing is None:
+            return readouts
+        read = len(self.scores)
+        first = self.context if read >= self.context else 0
+        last = self.readouts[read - 1] if read > first else None
+        if read == self.context and self.base_count:
+            last = self.base_readout
+        return moving_average(last, readouts, self.smoothing)
 
     def last(self) -> tuple[FloatArray, int]:
         """The row after the last token read, and the number of tokens in it, for the mean."""
@@ -142,6 +168,7 @@ class StreamState:
         self.slid = True
         if count > self.context:
             self.base_count += count - self.context
+            self.base_readout = self.readouts[count - 1]
             if self._rows.size:
                 self.base = self._rows[count - 1].copy()
         self.ids, self.offsets, self.scores, self.readouts = [], [], [], []

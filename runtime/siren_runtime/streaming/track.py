@@ -53,7 +53,7 @@ class Track:
     ) -> None:
         self.member = member
         self._prompt, self._response_only = prompt, response_only
-        self.state = StreamState(member.neurons, aggregation)
+        self.state = self._empty(aggregation)
         self.tokens = Tokens([], [])
         self.computed = self.rolled_back = self.scored_from = 0
         self._source: StreamText | StreamTokens | None = None
@@ -63,13 +63,16 @@ class Track:
     def begin(self) -> None:
         """Forget everything."""
         self.member.reader.remove(self.state)
-        self.state = StreamState(self.member.neurons, self.state.aggregation)
+        self.state = self._empty(self.state.aggregation)
         self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
         self.member.reader.add(self.state)
 
     def close(self) -> None:
         """Free the memory."""
         self.member.reader.remove(self.state)
+
+    def _empty(self, aggregation: Aggregation | None) -> StreamState:
+        return StreamState(self.member.neurons, aggregation, self.member.readout.smoothing)
 
     def accept(self, piece: str | list[Any]) -> None:
         """Take a piece in; its tokens are pending then.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -46,6 +46,8 @@ siren calibrate my-guard --tiers tiers.json --record my-head
 siren calibrate my-guard data.jsonl --head categories --temperature --threshold best
 
 siren calibrate my-guard data.jsonl --cascade --loss 0.3
+
+siren calibrate my-guard data.jsonl --head forecast --false-alarms 0.1
 """
 
 
@@ -118,6 +120,19 @@ def calibrate(
     loss: Annotated[
         float, typer.Option(min=0.0, max=100.0, help="Macro-F1 that exits may lose, in points.")
     ] = 0.3,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Threshold and smoothing of streams, by themselves: rows are responses, of which "
+            "most harmful ones are stopped in time while at most this share of the safe ones is.",
+        ),
+    ] = None,
+    pool: Annotated[
+        Literal["conversation", "response"],
+        typer.Option(help="For --false-alarms: what counts, as Guard.stream has it by default."),
+    ] = "conversation",
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
@@ -143,6 +158,25 @@ def calibrate(
     from siren_train.measure.evaluate import score_rows
 
     folder = Path(options.bundle_folder(bundle))
+    if false_alarms is not None:
+        if threshold or tier or tiers or temperature or spans or cascade or not data:
+            raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
+        from .calibrate_alarms import calibrate_alarms
+
+        opened = load_bundle(folder)
+        head = head or opened.manifest.primary
+        manifest = calibrate_alarms(
+            opened,
+            head,
+            false_alarms,
+            [parse_source(argument) for argument in data],
+            split=split,
+            split_column=split_column,
+            pool=pool,
+            threads=threads,
+        )
+        _record(record, manifest.decision(head))
+        return
     if cascade:
         if threshold or tier or tiers or temperature or spans or head or record or not data:
             raise typer.BadParameter("--cascade takes labelled text, and no other calibration")

@@ -36,7 +36,7 @@ Examples:
 
 siren evaluate my-guard data/*.jsonl -o evaluation --by category
 
-siren evaluate my-guard streams.jsonl --streaming -o evaluation
+siren evaluate my-guard streams.jsonl --streaming --false-alarms 0.1 -o evaluation
 
 siren evaluate my-guard data/*.jsonl --diluted 100,300,1000 --max-rows 200 -o evaluation
 
@@ -73,6 +73,22 @@ def evaluate(
     words: Annotated[
         int | None,
         typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
+    ] = None,
+    pool: Annotated[
+        Literal["conversation", "response"],
+        typer.Option(
+            help="For --streaming with a decoder: what counts, prompt and response as in a score, "
+            "or the response alone, as the SIREN paper has it."
+        ),
+    ] = "response",
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For --streaming: measure each head at the threshold at which at most this share "
+            "of the safe streams raises an alarm.",
+        ),
     ] = None,
     diluted: Annotated[
         str | None,
@@ -120,7 +136,8 @@ def evaluate(
     The Markdown report goes to standard output; --output keeps it with JSON and plots.
 
     --streaming feeds each `response`, after its `prompt`, as it would arrive. harm_start and
-    harm_end are characters of the response; a row without them is safe.
+    harm_end are characters of the response; a row without them is safe, or harmful throughout
+    where its label is.
 
     --benchmark reads public data sets as the SIREN paper's code does and shows the paper's figures
     beside; siren is its seven. qwen3guard-streams and what it is made of are streamed. What was
@@ -140,6 +157,8 @@ def evaluate(
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     if diluted and (streaming or by == "category"):
         raise typer.BadParameter("--diluted reports by data set, of whole texts")
+    if false_alarms is not None and (threshold is not None or not streaming):
+        raise typer.BadParameter("--false-alarms goes with --streaming, in place of --threshold")
     if max_rows is not None and streaming:
         raise typer.BadParameter("--streaming takes all rows")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
@@ -162,6 +181,8 @@ def evaluate(
             split_column=split_column,
             threshold=threshold,
             words=words,
+            pool=pool,
+            false_alarms=false_alarms,
             output=output,
         )
         return

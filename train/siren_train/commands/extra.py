@@ -14,6 +14,7 @@ def need_train_extra() -> None:
         "onnx_ir",
         "ml_dtypes",
         "safetensors",
+        "httpx",
         "matplotlib",
         "optuna",
         "pyarrow",

@@ -30,6 +30,8 @@ siren extract minilm data/*.jsonl -o features --labels hate,violence,self-harm
 
 siren extract ./backbone runs.jsonl -o features --trajectories
 
+siren extract smollm2 targets.jsonl -o features --prefixes
+
 siren extract smollm2-genai data/*.jsonl -o features --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 """
 
@@ -54,6 +56,14 @@ def extract(
             "--trajectories",
             help="Rows have messages and tools, what an agent did, and a label; the last token's "
             "state behind every block is stored, for siren train --head trajectory.",
+        ),
+    ] = False,
+    prefixes: Annotated[
+        bool,
+        typer.Option(
+            "--prefixes",
+            help="Rows are what siren rollouts writes: prompt, prefix and target, for siren train "
+            "--head forecast.",
         ),
     ] = False,
     dtype: Annotated[DType, typer.Option(help="Of the stored features.")] = "float32",
@@ -119,6 +129,8 @@ def extract(
     named = [name.strip() for name in labels.split(",")] if labels else []
     if trajectories and (pooling != "residual_mean" or text or copies or labels):
         raise typer.BadParameter("--trajectories has no --pooling, --text, --copies and --labels")
+    if prefixes and (trajectories or text or labels):
+        raise typer.BadParameter("--prefixes has no --trajectories, --text and --labels")
     columns = options.make_columns(
         text,
         label,
@@ -128,6 +140,7 @@ def extract(
         classes,
         labels=named,
         trajectories=trajectories,
+        prefixes=prefixes,
     )
     sources = [parse_source(argument) for argument in data]
     recipe = find_recipe(backbone)

@@ -77,6 +77,7 @@ def make_columns(
     bundle_classes: Sequence[str] = (),
     labels: Sequence[str] = (),
     trajectories: bool = False,
+    prefixes: bool = False,
 ) -> Columns:
     """Read the options above.
 
@@ -84,7 +85,7 @@ def make_columns(
         bundle_classes: names of the bundle's classes, if there is a bundle. They hold where
             `classes` is empty.
         labels: that categories may name.
-        trajectories: rows are those.
+        trajectories, prefixes: rows are those.
 
     Raises:
         typer.BadParameter: the classes are not two or more different names, or contradict those of
@@ -110,4 +111,5 @@ def make_columns(
         classes=names,
         labels=tuple(labels),
         trajectories=trajectories,
+        prefixes=prefixes,
     )

@@ -1,7 +1,8 @@
 """What `siren evaluate --streaming` does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -9,17 +10,21 @@ from siren_runtime import Guard
 from siren_runtime.commands.console import report, warnings_reported
 from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
+from siren_train.measure.alarms import alarm_threshold
 from siren_train.measure.streaming_evaluation import (
+    HeadAlarms,
     StreamingEvaluation,
+    StreamingMetrics,
     measure_streaming,
     streaming_markdown,
-    trace_streams,
 )
 from siren_train.measure.streaming_plot import plot_onset
+from siren_train.measure.traces import Trace, trace_streams
 
 from .bars import Bars
 from .reports import write_report
 
+Pooled = Literal["conversation", "response"]
 _REENCODED_WORDS = 8  # fewer scores, because an encoder reads the whole text anew for each
 
 
@@ -32,6 +37,8 @@ def evaluate_streaming(
     split_column: str,
     threshold: float | None,
     words: int | None,
+    pool: Pooled,
+    false_alarms: float | None,
     output: Path | None,
 ) -> None:
     """Stream every response of a split, print the table, and write the report to `output`.
@@ -39,6 +46,9 @@ def evaluate_streaming(
     Args:
         threshold: None takes the bundle's.
         words: between two scores; None takes 1, or 8 where the bundle has no streaming graph.
+        pool: what counts, the prompt and the response or the response alone.
+        false_alarms: the share of safe streams that may raise an alarm; each head's threshold is
+            then chosen by it, on these very streams.
         output: a folder for JSON, table and plot; None writes nothing.
 
     Raises:
@@ -47,27 +57,32 @@ def evaluate_streaming(
     rows = read_stream_rows(sources, split, split_column)
     incremental = "stream" in guard.manifest.graphs
     words = words or (1 if incremental else _REENCODED_WORDS)
+    response_only = incremental and pool == "response"
     threshold = guard.default_threshold if threshold is None else threshold
     with warnings_reported(), Bars() as bars:
         traces = trace_streams(
             guard,
             rows,
             words,
-            response_only=incremental,
+            response_only=response_only,
             progress=bars.update,
         )
-    names = dict.fromkeys(row.dataset for row in rows)
+    primary, *further = guard.heads
+    heads = {}
+    if further or false_alarms is not None:
+        own = {name: head.threshold for name, head in guard.judge.heads.items()}
+        heads = _by_head(guard, traces, {**own, primary: threshold}, false_alarms)
+        threshold = heads[primary].threshold
     evaluation = StreamingEvaluation(
         bundle=bundle,
         sources=[source.location for source in sources],
         split=split,
         threshold=threshold,
-        reads="the response, after its prompt" if incremental else "prompt and response",
+        reads="the response, after its prompt" if response_only else "prompt and response",
         words=words,
-        by_dataset={
-            name: measure_streaming([t for t in traces if t.row.dataset == name], threshold)
-            for name in names
-        },
+        by_dataset=_by_dataset(traces, threshold),
+        false_alarms=false_alarms,
+        heads=heads,
     )
     markdown = streaming_markdown(evaluation)
     typer.echo(markdown, nl=False)
@@ -75,3 +90,28 @@ def evaluate_streaming(
         write_report(output, "streaming", evaluation, markdown)
         plot_onset(traces, threshold, output / "onset.png")
         report(f"{output}: streaming.json, streaming.md and onset.png")
+
+
+def _by_head(
+    guard: Guard,
+    traces: Sequence[Trace],
+    thresholds: Mapping[str, float],
+    false_alarms: float | None,
+) -> dict[str, HeadAlarms]:
+    found = {}
+    for name in guard.heads:
+        own = [trace.by(name) for trace in traces]
+        threshold = thresholds[name]
+        if false_alarms is not None:
+            threshold = alarm_threshold(own, false_alarms)
+        smoothing = guard.manifest.decision(name).smoothing
+        found[name] = HeadAlarms(threshold, smoothing, _by_dataset(own, threshold))
+    return found
+
+
+def _by_dataset(traces: Sequence[Trace], threshold: float) -> dict[str, StreamingMetrics]:
+    names = dict.fromkeys(trace.row.dataset for trace in traces)
+    return {
+        name: measure_streaming([t for t in traces if t.row.dataset == name], threshold)
+        for name in names
+    }

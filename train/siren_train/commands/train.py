@@ -32,6 +32,8 @@ siren train features -o my-polynomial --head polynomial --orders 4
 
 siren train features -o my-head --exits 2,4
 
+siren train features -o my-forecast --head forecast --neurons 384
+
 siren train features -o my-agent-head --head trajectory
 """
 
@@ -55,18 +57,23 @@ def train(
         typer.Option(
             help="What the head tells: harm, by the label column; categories, each a label of its "
             "own, of a store that was extracted with --labels; harm by a polynomial, whose orders "
-            "can be read one by one; or harm of trajectories, of a store that was extracted with "
+            "can be read one by one; harm of what comes, of a store that was extracted with "
+            "--prefixes; or harm of trajectories, of a store that was extracted with "
             "--trajectories."
         ),
     ] = "harm",
     orders: Annotated[int, typer.Option(min=1, max=16, help="Of a polynomial.")] = 3,
     rank: Annotated[int, typer.Option(min=1, help="Directions of each of its orders.")] = 32,
+    neurons: Annotated[int, typer.Option(min=1, help="That a forecast head reads, at most.")] = 384,
+    hidden: Annotated[
+        int, typer.Option(min=0, help="Width of a forecast head's hidden layer; 0 is linear.")
+    ] = 0,
     layer: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Read one layer; default: of a polynomial all, of trajectories the one that tells "
-            "the validation rows apart best.",
+            help="Read one layer; default: of a polynomial or forecast all, of trajectories the "
+            "one that tells the validation rows apart best.",
         ),
     ] = None,
     openai: Annotated[
@@ -144,8 +151,8 @@ def train(
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
-    if (ablate or held_out) and head in ("polynomial", "trajectory"):
-        raise typer.BadParameter("--ablate and --held-out are for heads that are MLPs")
+    if (ablate or held_out) and head not in ("harm", "categories"):
+        raise typer.BadParameter("--ablate and --held-out are for --head harm and categories")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
     if exits is not None and head != "harm":
@@ -178,6 +185,26 @@ def train(
                 opened, output, settings, layer=layer, progress=bars.update
             )
         say(f"{output}: layer {best.layer}, validation macro-F1 {best.validation.mean:.4f}")
+        return
+    if head == "forecast":
+        from siren_train.fit import forecast_pipeline
+
+        with Bars() as bars:
+            forecast = forecast_pipeline.train(
+                opened,
+                output,
+                work,
+                settings,
+                neurons=neurons,
+                hidden=hidden,
+                layer=layer,
+                workers=workers,
+                progress=bars.update,
+            )
+        say(
+            f"{output}: {forecast.parameters:,} parameters, validation cross-entropy "
+            f"{forecast.cross_entropy:.4f}"
+        )
         return
     if head == "polynomial":
         from siren_train.fit import polynomial_pipeline

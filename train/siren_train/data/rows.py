@@ -20,6 +20,7 @@ from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
 _TURNS = ("prompt", "response")
+_PREFIX_TURNS = ("prompt", "prefix")  # of what siren rollouts writes
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Columns:
         id, category, source: columns that a row may lack or leave empty.
         classes: the names of the classes, by index. A label is one of them, or its index.
         trajectories: rows have `messages` and `tools`, what an agent did, in place of text.
+        prefixes: rows have `prompt`, `prefix` and `target`, as siren rollouts writes them, in place
+            of text and label; the label says which side of one half the target lies on.
         labels: the names of labels that the category column may hold, several joined by +; what
             else it holds is no label.
     """
@@ -48,6 +51,7 @@ class Columns:
     classes: tuple[str, ...] = ("safe", "harmful")
     labels: tuple[str, ...] = ()
     trajectories: bool = False
+    prefixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Row:
         source: where the data set has the row from; empty if it does not say.
         turns: prompt and response by themselves, cleaned; empty where the row is one text.
         trajectory: where rows are those.
+        target: the expected harm of what follows, where rows are prefixes.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
             it that is not a copy.
     """
@@ -80,6 +85,7 @@ class Row:
     source: str = ""
     turns: tuple[str, ...] = ()
     trajectory: Trajectory | None = None
+    target: float | None = None
     is_copy: bool = False
 
 
@@ -173,6 +179,7 @@ def _parse(
             "64 letters, digits, _, - and ."
         )
     trajectory = _trajectory(fields, origin) if columns.trajectories else None
+    target = _target(fields, origin) if columns.prefixes else None
     identity = fields.get(columns.id)
     category, collection = fields.get(columns.category), fields.get(columns.source)
     return Row(
@@ -182,13 +189,23 @@ def _parse(
         text=_text(fields, columns, origin)
         if trajectory is None
         else json.dumps(chat_messages(trajectory), ensure_ascii=False),
-        label=_label(fields, columns, origin),
+        label=_label(fields, columns, origin) if target is None else int(target >= 0.5),
         category="" if category is None else _in_one_line(str(category)),
         id=None if identity in (None, "") or identity != identity else str(identity),
         source="" if collection is None else _in_one_line(str(collection)),
         turns=_turns(fields, columns) if trajectory is None else (),
         trajectory=trajectory,
+        target=target,
     )
+
+
+def _target(fields: Mapping[str, Any], origin: str) -> float:
+    value = _require(fields, "target", origin)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"{origin}: column 'target' is {shorten(value)}; expected a number from 0 to 1"
+        )
+    return float(value)
 
 
 def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
@@ -206,17 +223,22 @@ def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
 
 
 def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
-    """Prompt and response of a row, whose text was checked, where those are what it is made of."""
+    """Prompt and response of a row, whose text was checked, where those are what it is made of.
+
+    A prefix of a response counts as one.
+    """
     if columns.text not in ((), _TURNS) or (not columns.text and fields.get("text")):
         return ()
-    turns = tuple(clean(str(fields.get(name) or "")) for name in _TURNS)
+    names = _PREFIX_TURNS if columns.prefixes else _TURNS
+    turns = tuple(clean(str(fields.get(name) or "")) for name in names)
     return turns if all(turns) else ()
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
     try:
-        if columns.text:
-            parts = [_require(fields, name, origin) for name in columns.text]
+        if columns.text or columns.prefixes:
+            names = columns.text or _PREFIX_TURNS
+            parts = [_require(fields, name, origin) for name in names]
             text = JOINER.join(one_text(part, None, None) for part in parts if part)
         elif fields.get("text"):
             text = one_text(fields["text"], None, None)

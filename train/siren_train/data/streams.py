@@ -2,7 +2,7 @@
 
 A row has `response`, `harm_start` and `harm_end`, and may have a `prompt`. It has a `split` too,
 unless the source names one. The span counts characters of the response, and its end is not part of
-it. A row without a span is safe throughout.
+it. A row without a span is safe throughout, or where its `label` is harmful, harmful throughout.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from .readers import read_fields
 from .sources import Source
 
 _SPAN = ("harm_start", "harm_end")
+_HARMFUL = (1, "1", "harmful")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _parse(origin: str, dataset: str, fields: Mapping[str, Any]) -> StreamRow:
             f"{origin}: harm from {span[0]} to {span[1]} is no span of a response of "
             f"{len(response)} characters"
         )
+    if span is None and fields.get("label") in _HARMFUL:
+        span = 0, len(response)
     prompt = fields.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise InputError(f"{origin}: column 'prompt' is {prompt!r}; expected a string")

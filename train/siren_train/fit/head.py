@@ -12,6 +12,7 @@ seed gives the same head on any number of threads.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from siren_export.heads.selected import LayerSelection
 from siren_train.store.features import (
     FeatureSet,
     FloatArray,
-    IntArray,
     Standardizer,
     balanced_weights,
 )
@@ -64,7 +64,7 @@ class HeadConfig:
 
 def train_head(
     features: FloatArray,
-    labels: IntArray,
+    labels: NDArray[Any],
     row_weights: FloatArray,
     gains: FloatArray,
     classes: int,
@@ -77,7 +77,8 @@ def train_head(
 
     Args:
         features: float32 [rows, n_features].
-        labels: int64 [rows], or of labels that do not exclude one another [rows, classes], 0 or 1.
+        labels: int64 [rows], or of labels that do not exclude one another [rows, classes], 0 or 1,
+            or float32 between.
         row_weights: float32 [rows] of mean 1.
         gains: float32 [n_features], the layer's weight that is in each feature. Standardization
             takes it out again, so it is multiplied in once more behind that.

@@ -33,6 +33,31 @@ def select_layers(
     )
 
 
+def strongest(
+    probes: Sequence[Probe], count: int, weighting: LayerWeighting = "adaptive"
+) -> tuple[LayerSelection, ...]:
+    """Select the `count` channels of the largest |weight| in their layers' probes.
+
+    A probe's weights count as shares of their total, times the layer's weight, which is as of
+    `select_layers`. Layers of which none is selected are left out.
+    """
+    layers = select_layers(probes, share=1.0, weighting=weighting)
+    totals = {probe.layer: max(float(probe.weights.sum()), 1e-12) for probe in probes}
+    weights = {probe.layer: probe.weights for probe in probes}
+    strengths = [
+        one.weight * weights[one.layer][one.channels] / totals[one.layer] for one in layers
+    ]
+    order = np.argsort(-np.concatenate(strengths), kind="stable")[:count]
+    taken = np.zeros(sum(map(len, strengths)), np.bool_)
+    taken[order] = True
+    of_layers = np.split(taken, np.cumsum([len(one) for one in strengths])[:-1])
+    return tuple(
+        LayerSelection(one.layer, one.channels[own], one.weight)
+        for one, own in zip(layers, of_layers, strict=True)
+        if own.any()
+    )
+
+
 def select_channels(weights: FloatArray, share: float) -> np.ndarray:
     """Return the fewest channels whose `weights` sum to `share` of the total, int64, ascending.
 

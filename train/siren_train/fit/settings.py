@@ -21,7 +21,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         pooling: of the store, what the head reads.
         head: what it tells: the classes of rows, by an MLP or a polynomial, the labels that their
-            categories name, or the classes of trajectories.
+            categories name, the harm of what follows a prefix, or the classes of trajectories.
         shares: of each probe's |weight|, those that the search may draw.
         weighting: how layers are weighted.
         max_layer: how many layers, from the first, the head may read; None is all.

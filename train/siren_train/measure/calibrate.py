@@ -231,6 +231,7 @@ def write_calibration(
     temperature: float | None = None,
     spans: Sequence[SpanThreshold] | None = None,
     labels: Sequence[LabelDecision] | None = None,
+    smoothing: int | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
 
@@ -263,6 +264,8 @@ def write_calibration(
         changes["spans"] = list(spans)
     if labels is not None:
         changes["labels"] = list(labels)
+    if smoothing is not None:
+        changes["smoothing"] = smoothing
     changed = manifest.deciding(name, msgspec.structs.replace(old, **changes))
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
         changed = _without_bounds(changed)

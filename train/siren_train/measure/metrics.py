@@ -114,10 +114,15 @@ def binary_metrics(
         recall=hits / positives if positives else None,
         macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
         f1=2 * hits / (flagged + positives) if hits else 0.0,
-        auroc=float(roc_auc_score(harmful, scores)) if mixed else None,
+        auroc=auroc(harmful, scores),
         average_precision=float(average_precision_score(harmful, scores)) if mixed else None,
         expected_calibration_error=calibration_error(harmful, scores),
     )
+
+
+def auroc(harmful: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
+    """Return the area under the ROC curve of [rows] scores; None where all rows have one label."""
+    return float(roc_auc_score(harmful, scores)) if 0 < harmful.sum() < len(harmful) else None
 
 
 def precision_recall(

@@ -1,62 +1,20 @@
-"""Stream responses through a guard as they would arrive, and measure when it raises the alarm.
+"""When a guard raises the alarm over responses that arrive piece by piece.
 
 The protocol is that of the SIREN paper (arXiv 2604.18519). A response whose harmful span is known
 is scored as it grows, and recall is measured at the end of the span and some tokens later. The
 alarm is the first score that reaches the threshold.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from siren_runtime import Guard, Stream, Streams
-from siren_runtime.bundle.progress import Progress
-from siren_runtime.errors import SirenError
-from siren_train.data.streams import StreamRow, pieces_of
+from .metrics import auroc
+from .traces import Trace
 
 LATER_TOKENS = (0, 32, 64, 128, 256)
-_TOGETHER = 16  # streams in one batch
-
-IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A stream's scores, one a piece.
-
-    Attributes:
-        row: what was streamed.
-        tokens_before: tokens that counted before the response began.
-        characters: int64 [pieces], of the response, fed so far.
-        tokens: int64 [pieces], that count so far; never falling.
-        scores: float64 [pieces].
-        slid: whether text slid out of the stream.
-    """
-
-    row: StreamRow
-    tokens_before: int
-    characters: IntArray
-    tokens: IntArray
-    scores: NDArray[np.float64]
-    slid: bool
-
-    def tokens_at(self, character: int) -> int:
-        """Return how many tokens count once `character` characters are fed."""
-        index = int(np.searchsorted(self.characters, character, side="right")) - 1
-        return int(self.tokens[index]) if index >= 0 else self.tokens_before
-
-    def score_at(self, token: int) -> float:
-        """Return the last score once `token` tokens count; NaN before the first score."""
-        index = int(np.searchsorted(self.tokens, token, side="right")) - 1
-        return float(self.scores[index]) if index >= 0 else float("nan")
-
-    def alarm(self, threshold: float) -> int | None:
-        """Return the first piece whose score reaches the threshold, or None."""
-        alarms = np.flatnonzero(self.scores >= threshold)
-        return int(alarms[0]) if len(alarms) else None
+WITHIN_TOKENS = (16, 32, 64, 128)
 
 
 class StreamingMetrics(msgspec.Struct, frozen=True):
@@ -76,6 +34,9 @@ class StreamingMetrics(msgspec.Struct, frozen=True):
         saved_mean: mean number of tokens of a harmful stream after its alarm, which need not be
             generated.
         saved_share: share of all tokens of harmful streams that come after the alarm.
+        within: by a number of tokens of the response, the share of harmful streams whose first
+            alarm comes within them.
+        auroc: of each stream's highest score, whatever the threshold.
         slid: streams that no longer held all of their text.
     """
 
@@ -92,7 +53,21 @@ class StreamingMetrics(msgspec.Struct, frozen=True):
     delay_mean: float | None
     saved_mean: float | None
     saved_share: float | None
+    within: dict[int, float | None]
+    auroc: float | None
     slid: int
+
+
+class HeadAlarms(msgspec.Struct, frozen=True):
+    """When one head raises the alarm.
+
+    Attributes:
+        smoothing: tokens of the moving average of its scores; 1 is none.
+    """
+
+    threshold: float
+    smoothing: int
+    by_dataset: dict[str, StreamingMetrics]
 
 
 class StreamingEvaluation(msgspec.Struct, frozen=True):
@@ -101,6 +76,9 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     Attributes:
         reads: what the scores are of, in words.
         words: how many words there are between two scores.
+        false_alarms: the share of safe streams that may raise an alarm, where thresholds were
+            chosen by it on these very streams.
+        heads: of each head, where there are several or thresholds were chosen.
     """
 
     bundle: str
@@ -110,81 +88,8 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     reads: str
     words: int
     by_dataset: dict[str, StreamingMetrics]
-
-
-def trace_streams(
-    guard: Guard,
-    rows: Sequence[StreamRow],
-    words: int,
-    *,
-    response_only: bool,
-    progress: Progress = lambda stage, done, total: None,
-) -> list[Trace]:
-    """Feed every response to a stream of its own, many at a time, `words` words at a time.
-
-    Args:
-        response_only: keep the prompt out of the mean. A bundle without a streaming graph cannot.
-
-    Raises:
-        InputError, BackendError: a text cannot be scored.
-    """
-    traces: dict[int, Trace] = {}
-    waiting = iter(enumerate(rows))
-    active: dict[Stream, tuple[int, _Feeding]] = {}
-    with guard.streams(max_streams=_TOGETHER) as streams:
-        while True:
-            while len(active) < _TOGETHER and (entry := next(waiting, None)) is not None:
-                index, row = entry
-                stream = streams.open(row.prompt, response_only=response_only)
-                active[stream] = index, _Feeding(stream, row, words, response_only)
-            if not active:
-                return [traces[index] for index in range(len(rows))]
-            _feed(streams, [feeding for _, feeding in active.values()])
-            for stream, (index, feeding) in list(active.items()):
-                if feeding.piece is None:
-                    traces[index] = feeding.trace()
-                    stream.close()
-                    del active[stream]
-            progress("streaming", len(traces), len(rows))
-
-
-class _Feeding:
-    """A row that is being streamed: its next piece, and what came of the earlier ones."""
-
-    def __init__(self, stream: Stream, row: StreamRow, words: int, response_only: bool) -> None:
-        self.stream, self.row = stream, row
-        self._pieces: Iterator[str] = pieces_of(row, words)
-        self.piece: str | None = next(self._pieces)
-        # Where the prompt counts, its tokens are those of an empty response.
-        counts = row.prompt is not None and not response_only
-        self._before = stream.feed("").tokens if counts else 0
-        self._points: list[tuple[int, int, float]] = []
-
-    def note(self, tokens: int, score: float) -> None:
-        """Note what came of the piece, and go on to the next."""
-        fed = self._points[-1][0] if self._points else 0
-        self._points.append((fed + len(self.piece or ""), tokens, score))
-        self.piece = next(self._pieces, None)
-
-    def trace(self) -> Trace:
-        characters, tokens, scores = zip(*self._points, strict=True)
-        result = self.stream.result
-        return Trace(
-            self.row,
-            self._before,
-            np.array(characters, np.int64),
-            np.maximum.accumulate(np.array(tokens, np.int64)),
-            np.array(scores, np.float64),
-            slid=result is not None and result.slid,
-        )
-
-
-def _feed(streams: Streams, feedings: Sequence[_Feeding]) -> None:
-    results = streams.feed([(feeding.stream, feeding.piece or "") for feeding in feedings])
-    for feeding, result in zip(feedings, results, strict=True):
-        if isinstance(result, SirenError):
-            raise type(result)(f"{feeding.row.origin}: {result}")
-        feeding.note(result.tokens, result.score)
+    false_alarms: float | None = None
+    heads: dict[str, HeadAlarms] = msgspec.field(default_factory=dict)
 
 
 def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMetrics:
@@ -193,7 +98,7 @@ def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMet
     safe = [trace for trace in traces if trace.row.span is None]
     recall: dict[int, list[bool]] = {later: [] for later in LATER_TOKENS}
     reached = dict.fromkeys(LATER_TOKENS, 0)
-    outcomes, delays, saved, lengths = [], [], [], []
+    outcomes, delays, saved, lengths, waits = [], [], [], [], []
     for trace, (start, end) in harmful:
         end_token = trace.tokens_at(end)
         for later in LATER_TOKENS:
@@ -203,6 +108,7 @@ def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMet
         outcomes.append(_outcome(trace, alarm, start, end))
         lengths.append(int(trace.tokens[-1]) - trace.tokens_before)
         saved.append(0 if alarm is None else int(trace.tokens[-1] - trace.tokens[alarm]))
+        waits.append(np.inf if alarm is None else trace.tokens[alarm] - trace.tokens_before)
         if alarm is not None and outcomes[-1] != "early":
             delays.append(int(trace.tokens[alarm]) - trace.tokens_at(start))
     shares = {name: _mean([outcome == name for outcome in outcomes]) for name in _OUTCOMES}
@@ -217,6 +123,11 @@ def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMet
         delay_mean=_mean(delays),
         saved_mean=_mean(saved),
         saved_share=sum(saved) / sum(lengths) if lengths else None,
+        within={most: _mean([wait <= most for wait in waits]) for most in WITHIN_TOKENS},
+        auroc=auroc(
+            np.array([trace.row.span is not None for trace in traces]),
+            np.array([trace.peak for trace in traces]),
+        ),
         slid=sum(trace.slid for trace in traces),
     )
 
@@ -266,6 +177,7 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
             "tokens saved a harmful stream (share)",
             [f"{_number(m.saved_mean)} ({_share(m.saved_share)})" for m in metrics],
         ),
+        ("AUROC of the highest score", [_area(m.auroc) for m in metrics]),
         ("streams that text slid out of", [str(m.slid) for m in metrics]),
     ]
     lines = [
@@ -277,8 +189,41 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         f"| streams | {' | '.join(evaluation.by_dataset)} |",
         "| --- " + "| ---: " * len(evaluation.by_dataset) + "|",
         *(f"| {title} | {' | '.join(values)} |" for title, values in rows),
+        *_heads_markdown(evaluation),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _heads_markdown(evaluation: StreamingEvaluation) -> list[str]:
+    """The table of heads side by side, where there are several or thresholds were chosen."""
+    if not evaluation.heads:
+        return []
+    chosen = "each at its own threshold"
+    if evaluation.false_alarms is not None:
+        chosen = (
+            "each at the threshold of most alarms at which at most "
+            f"{evaluation.false_alarms:.1%} of these safe streams raise one"
+        )
+    titles = ("threshold", "smoothing", "false alarms", "early", "on time", "late", "missed")
+    further = ("within 64 tokens", "tokens saved (share)", "AUROC")
+    lines = [
+        "",
+        f"Heads, {chosen}; scores are moving averages over so many tokens.",
+        "",
+        f"| head | streams | {' | '.join(titles + further)} |",
+        "| --- | --- " + "| ---: " * len(titles + further) + "|",
+    ]
+    for name, head in evaluation.heads.items():
+        for dataset, m in head.by_dataset.items():
+            shares = (m.false_alarms, m.early, m.on_time, m.late, m.missed, m.within[64])
+            cells = [f"{head.threshold:.4f}", str(head.smoothing), *map(_share, shares)]
+            cells += [f"{_number(m.saved_mean)} ({_share(m.saved_share)})", _area(m.auroc)]
+            lines.append(f"| {name} | {dataset} | {' | '.join(cells)} |")
+    return lines
+
+
+def _area(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _share(value: float | None) -> str:

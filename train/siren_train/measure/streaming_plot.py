@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from .figure import save_figure
-from .streaming_evaluation import Trace
+from .traces import Trace
 
 _BEFORE, _AFTER, _STEP = 128, 384, 4  # tokens
 _GRID = np.arange(-_BEFORE, _AFTER + 1, _STEP)

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
@@ -35,7 +36,6 @@ from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
 from .extractor import build_extractor, extractor_shape
-from .features import IntArray
 from .generator import Generator, GeneratorPool
 from .locks import locked
 from .store import (
@@ -117,6 +117,7 @@ def extract(
         sources=[_data_file(source) for source in sources],
         max_train_rows=max_train_rows,
         copies=digest(copies) if copies else None,
+        prefixes=columns.prefixes,
         rows_sha256=scan.rows_sha256,
         generator=facts.trained_on,
     )
@@ -210,12 +211,12 @@ class _Scan:
     """What is known of all rows before any is pooled.
 
     Attributes:
-        columns: of each split, int64 [rows] each; of labels [rows, labels].
+        columns: of each split, int64 [rows] each; of labels [rows, labels]; targets float64.
         datasets, collections: names, in the order in which they occur.
         rows_sha256: of every row's split, data set, label and text.
     """
 
-    columns: dict[str, dict[Column, IntArray]]
+    columns: dict[str, dict[Column, NDArray[Any]]]
     datasets: list[str]
     collections: list[str]
     rows_sha256: str
@@ -226,10 +227,10 @@ def _scan(reading: Reading) -> _Scan:
     datasets: dict[str, int] = {}
     collections: dict[str, int] = {}
     sha256 = hashlib.sha256()
-    known: dict[str, dict[Column, array[int]]] = {}
+    known: dict[str, dict[Column, array[Any]]] = {}
     names = reading.columns.labels
     for row in reading.rows():
-        values = known.setdefault(row.split, {name: array("q") for name in get_args(Column)})
+        values = known.setdefault(row.split, {name: _no_values(name) for name in get_args(Column)})
         originals = values["originals"]
         originals.append(originals[-1] if row.is_copy else len(originals))
         values["labels"].append(row.label)
@@ -239,23 +240,33 @@ def _scan(reading: Reading) -> _Scan:
         collection = f"{row.dataset}/{row.source}" if row.source else row.dataset
         values["collections"].append(collections.setdefault(collection, len(collections)))
         identity = row.split, row.dataset, row.label, row.text
-        sha256.update(msgspec.json.encode((*identity, labels) if labels else identity))
+        told: list[Any] = [labels] if labels else []
+        if row.target is not None:
+            values["targets"].append(row.target)
+            told.append(row.target)
+        sha256.update(msgspec.json.encode((*identity, *told)))
     arrays = {split: _arrays(values, names) for split, values in known.items()}
     if names:
         _check_labels(arrays, names, reading.sources)
     return _Scan(arrays, list(datasets), list(collections), sha256.hexdigest())
 
 
-def _arrays(values: Mapping[Column, "array[int]"], labels: Sequence[str]) -> dict[Column, IntArray]:
-    arrays = {name: np.array(column, np.int64) for name, column in values.items()}
-    categories = arrays.pop("categories")
+def _no_values(name: Column) -> "array[Any]":
+    return array("d" if name == "targets" else "q")
+
+
+def _arrays(
+    values: Mapping[Column, "array[Any]"], labels: Sequence[str]
+) -> dict[Column, NDArray[Any]]:
+    """Those of which there are any."""
+    arrays = {name: np.array(column) for name, column in values.items() if column}
     if labels:
-        arrays["categories"] = categories.reshape(-1, len(labels))
+        arrays["categories"] = arrays["categories"].reshape(-1, len(labels))
     return arrays
 
 
 def _check_labels(
-    arrays: Mapping[str, Mapping[Column, IntArray]],
+    arrays: Mapping[str, Mapping[Column, NDArray[Any]]],
     labels: Sequence[str],
     sources: Sequence[Source],
 ) -> None:

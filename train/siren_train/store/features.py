@@ -26,6 +26,7 @@ class FeatureSet:
             its own.
         names: names of the data sets.
         classes: names of the classes.
+        expected_harm: float64 [rows], 0 to 1, of what follows each row; where rows are prefixes.
     """
 
     pooled: NDArray[np.floating]
@@ -35,6 +36,7 @@ class FeatureSet:
     originals: IntArray
     names: tuple[str, ...]
     classes: tuple[str, ...]
+    expected_harm: DoubleArray | None = None
 
     @property
     def rows(self) -> int:
@@ -95,6 +97,7 @@ class FeatureSet:
             datasets=np.concatenate([self.datasets, other.datasets]),
             collections=np.concatenate([self.collections, other.collections]),
             originals=np.concatenate([self.originals, other.originals]),
+            expected_harm=_joined(self.expected_harm, other.expected_harm),
         )
 
     def where(self, rows: NDArray[np.bool_]) -> "FeatureSet":
@@ -107,6 +110,7 @@ class FeatureSet:
             datasets=self.datasets[rows],
             collections=self.collections[rows],
             originals=position[self.originals[rows]],
+            expected_harm=None if self.expected_harm is None else self.expected_harm[rows],
         )
 
     def without_copies(self) -> "FeatureSet":
@@ -123,7 +127,12 @@ class FeatureSet:
             datasets=np.concatenate([first.datasets, second.datasets]),
             collections=np.concatenate([first.collections, second.collections]),
             originals=np.concatenate([first.originals, second.originals + first.rows]),
+            expected_harm=_joined(first.expected_harm, second.expected_harm),
         )
+
+
+def _joined(first: DoubleArray | None, second: DoubleArray | None) -> DoubleArray | None:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def _best_f1(logits: NDArray[np.floating], labels: IntArray) -> IntArray:

@@ -7,6 +7,7 @@ SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]; resi
 SPLIT.labels.npy, SPLIT.datasets.npy, SPLIT.collections.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
 SPLIT.categories.npy           int64 [rows, labels]: 1, 0, or -1 where not known
+SPLIT.targets.npy              float64 [rows]: the expected harm of what follows, of prefixes
 progress.json                  rows done of each pooling; extraction goes on from there
 .lock                          held by the extraction that is at work
 """
@@ -21,6 +22,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from siren_runtime.bundle.files import replacement, write_whole
 from siren_runtime.bundle.heads import Pooling
@@ -29,14 +31,15 @@ from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
 from siren_train.data.labels import known
 
-from .features import FeatureSet, IntArray
+from .features import FeatureSet
 
 FORMAT_VERSION = 4
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
-Column = Literal["labels", "datasets", "collections", "originals", "categories"]
-Target = Literal["harm", "categories", "polynomial", "trajectory"]  # what a head tells, and how
+Column = Literal["labels", "datasets", "collections", "originals", "categories", "targets"]
+# What a head tells, and how.
+Target = Literal["harm", "categories", "polynomial", "forecast", "trajectory"]
 
 
 class DataFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +63,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels: names of the labels that the categories of rows may hold.
         splits: how many rows each split has, by its name.
         max_train_rows: of each data set, at most so many train rows and a third as many others.
+        prefixes: whether rows are prefixes, which have targets.
         copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
         generator: where a generator's own engine pooled: its digest, and how texts stood in it.
@@ -84,6 +88,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copies: str | None
     rows_sha256: str
     labels: list[str] = []
+    prefixes: bool = False
     generator: TrainedOn | None = None
 
     @property
@@ -112,12 +117,13 @@ class FeatureStore:
         cls,
         folder: Path,
         manifest: StoreManifest,
-        columns: Mapping[str, Mapping[Column, IntArray]],
+        columns: Mapping[str, Mapping[Column, NDArray[Any]]],
     ) -> "FeatureStore":
         """Lay out an empty store in `folder`, or open the one there if it is of the same.
 
         Args:
-            columns: of each split, what is known of its rows, int64 [rows] each, or [rows, labels].
+            columns: of each split, what is known of its rows, int64 [rows] each, or [rows, labels];
+                targets float64.
 
         Raises:
             InputError: a store of something else is there, or the disk is full.
@@ -232,7 +238,8 @@ class FeatureStore:
         """Return the rows of a split; for categories, those whose labels are known.
 
         Raises:
-            InputError: the store has no such split or pooling, or no labels, or a file is damaged.
+            InputError: the store has no such split or pooling, or no labels or targets, or a file
+                is damaged.
         """
         manifest = self.manifest
         if split not in manifest.splits or pooling not in manifest.poolings:
@@ -249,6 +256,13 @@ class FeatureStore:
             tuple(manifest.datasets),
             tuple(manifest.classes),
         )
+        if target == "forecast":
+            if not manifest.prefixes:
+                raise InputError(
+                    f"{self.folder}: its rows are no prefixes; make targets with siren rollouts, "
+                    "and extract these with --prefixes"
+                )
+            return replace(rows, expected_harm=self._column(split, "targets"))
         if target != "categories":
             return rows
         if not manifest.labels:
@@ -258,11 +272,12 @@ class FeatureStore:
         labels = self._column(split, "categories")
         return replace(rows, labels=labels, classes=tuple(manifest.labels)).where(known(labels))
 
-    def _column(self, split: str, name: Column) -> IntArray:
+    def _column(self, split: str, name: Column) -> NDArray[Any]:
         shape: tuple[int, ...] = (self.manifest.splits[split],)
         if name == "categories":
             shape = *shape, len(self.manifest.labels)
-        column: IntArray = self._load(f"{split}.{name}.npy", "int64", shape, None)
+        dtype = "float64" if name == "targets" else "int64"
+        column: NDArray[Any] = self._load(f"{split}.{name}.npy", dtype, shape, None)
         return column
 
     def _load(

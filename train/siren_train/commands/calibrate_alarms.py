@@ -1,0 +1,94 @@
+"""What `siren calibrate --false-alarms` does: a head's threshold and smoothing, over streams."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import typer
+
+from siren_runtime import Guard
+from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.reader import Bundle
+from siren_runtime.errors import InputError
+from siren_runtime.scoring.engines import Engines, Request, open_engines
+from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
+from siren_train.data.sources import Source
+from siren_train.data.streams import StreamRow, read_stream_rows
+
+from .bars import Bars
+from .streaming import Pooled
+
+
+def calibrate_alarms(
+    bundle: Bundle,
+    head: str,
+    rate: float,
+    sources: Sequence[Source],
+    *,
+    split: str,
+    split_column: str,
+    pool: Pooled,
+    threads: int | None,
+) -> Manifest:
+    """Choose the threshold and smoothing of a head on the streams of a split, and write them.
+
+    Args:
+        rate: the share of safe streams that may raise an alarm.
+
+    Raises:
+        InputError: the data is unusable or has only one kind of stream, or the bundle has no
+            streaming graph.
+    """
+    from siren_train.measure.alarms import choose_smoothing, find_alarms
+    from siren_train.measure.calibrate import write_calibration
+    from siren_train.measure.traces import Trace, trace_streams
+
+    if "stream" not in bundle.manifest.graphs:
+        raise InputError(
+            f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
+            "--threshold"
+        )
+    rows = read_stream_rows(sources, split, split_column)
+    _check_kinds(rows, split)
+    engines = open_engines(bundle, Request(threads=threads, streaming=True))
+
+    def traced(smoothing: int, bars: Bars) -> list[Trace]:
+        guard = _smoothed_guard(bundle, engines, head, smoothing)
+        response_only = pool == "response"
+        traces = trace_streams(guard, rows, 1, response_only=response_only, progress=bars.update)
+        return [trace.by(head) for trace in traces]
+
+    with Bars() as bars:
+        traces = traced(1, bars)
+        smoothing = choose_smoothing(traces, rate)
+    with Bars() as bars:
+        if smoothing > 1:
+            traces = traced(smoothing, bars)
+    found = find_alarms(traces, rate, smoothing)
+    manifest = write_calibration(
+        bundle.path, head=head, threshold=found.threshold, smoothing=found.smoothing
+    )
+    typer.echo(
+        f"threshold: from {found.threshold:.4f}, scores averaged over {found.smoothing} tokens; "
+        f"{found.coverage:.1%} of the harmful {split} streams stopped in time, "
+        f"{found.false_alarms:.1%} of the safe ones stopped"
+    )
+    return manifest
+
+
+def _check_kinds(rows: Sequence[StreamRow], split: str) -> None:
+    harmful = sum(row.span is not None for row in rows)
+    if not 0 < harmful < len(rows):
+        raise InputError(
+            f"of {len(rows)} {split} streams {harmful} are harmful; a threshold needs both kinds: "
+            "give a label, or harm_start and harm_end"
+        )
+
+
+def _smoothed_guard(bundle: Bundle, engines: Engines, head: str, smoothing: int) -> Guard:
+    """The guard that the bundle would be if the head's scores were averaged so."""
+    manifest = bundle.manifest
+    decision = msgspec.structs.replace(manifest.decision(head), smoothing=smoothing)
+    scorer = Scorer(replace(bundle, manifest=manifest.deciding(head, decision)), engines)
+    return Guard([scorer], limits=LLM_SIREN_LIMITS)

@@ -1,0 +1,181 @@
+"""`siren rollouts`: targets for prefixes of responses, for forecast heads."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siren_runtime import Guard
+from siren_runtime.commands.console import report
+from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_train.data.reading import Reading
+from siren_train.data.sources import parse_source
+from siren_train.rollouts.endpoint import Api, Endpoint, Sampling
+from siren_train.rollouts.prefixes import Prefix, prefixes_of
+from siren_train.rollouts.targets import (
+    RunSettings,
+    Target,
+    digest,
+    label_targets,
+    rollout_targets,
+    write_targets,
+)
+
+from . import options
+from .bars import Bars
+from .extra import need_train_extra
+
+need_train_extra()
+
+app = typer.Typer(add_completion=False)
+
+_KEY = "OPENAI_API_KEY"
+_EPILOG = """
+Examples:
+
+siren rollouts data/responses.jsonl -o targets.jsonl
+
+siren rollouts data/responses.jsonl -o targets.jsonl --judge smollm2 --model smollm2 --generator http://localhost:8000/v1
+
+siren extract smollm2 targets.jsonl -o features --prefixes
+"""
+
+
+@app.command(epilog=_EPILOG)
+def rollouts(
+    data: options.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .jsonl file to write.")],
+    prefixes: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="Of a response, at most: they end behind words, from none of it to all of it.",
+        ),
+    ] = 8,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible endpoint that goes on from each prefix; without one, targets "
+            f"are made of the labels. A key is read from {_KEY}.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="The generator's name there.")] = "",
+    judge: Annotated[
+        str, typer.Option(metavar="BUNDLE", help="The guard that scores the continuations.")
+    ] = "",
+    count: Annotated[
+        int, typer.Option("--rollouts", min=1, help="Continuations of each prefix.")
+    ] = 4,
+    api: Annotated[
+        Api,
+        typer.Option(
+            help="chat: the prefix is the beginning of the assistant's message, as vLLM, SGLang, "
+            "llama.cpp and siren serve --generate take it; completions: plain text goes on."
+        ),
+    ] = "chat",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a continuation.")] = 48,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the generator.")] = 1.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 4,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer may take.")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first continuation.")] = 0,
+    splits: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...", help="The rows of these alone: train,validation; default: all."
+        ),
+    ] = "",
+    max_train_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each data set at most so many train rows, and a third as many of each other "
+            "split; chosen by their text.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the judge; default: all.")
+    ] = None,
+    text: options.TextColumns = "",
+    label: options.LabelColumn = "label",
+    split_column: options.SplitColumn = "split",
+    id_column: options.IdColumn = "id",
+    category: options.CategoryColumn = "category",
+    classes: options.Classes = "safe,harmful",
+) -> None:
+    """Say of prefixes of responses how harmful what follows will be.
+
+    By the labels: a prefix's target is the mean label of the responses that begin with it. By
+    rollouts: the mean score that a guard gives to what a generator makes of it. A run of those that
+    was stopped goes on where it was when the same command is given again; OUTPUT.work keeps every
+    continuation and its score.
+    """
+    if generator is not None and not (model and judge):
+        raise typer.BadParameter("--generator needs --model and --judge")
+    if generator is None and (model or judge):
+        raise typer.BadParameter("--model and --judge go with --generator")
+    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    reading = Reading(
+        [parse_source(argument) for argument in data],
+        columns,
+        splits=[name.strip() for name in splits.split(",")] if splits else (),
+        max_train_rows=max_train_rows,
+    )
+    found = prefixes_of(reading.rows(), prefixes)
+    if generator is None:
+        targets = label_targets(found)
+    else:
+        sampling = Sampling(model, api, max_tokens, temperature)
+        targets = _rolled_out(
+            found,
+            Endpoint(generator, sampling, key=os.environ.get(_KEY), timeout_s=timeout),
+            sampling,
+            judge,
+            count,
+            seed,
+            concurrency,
+            threads,
+            output.with_name(f"{output.name}.work"),
+        )
+    write_targets(output, targets)
+    mean = sum(target.target for target in targets) / len(targets)
+    report(f"{output}: {len(targets):,} prefixes, mean target {mean:.3f}")
+
+
+def _rolled_out(
+    prefixes: list[Prefix],
+    endpoint: Endpoint,
+    sampling: Sampling,
+    judge: str,
+    count: int,
+    seed: int,
+    concurrency: int,
+    threads: int | None,
+    work: Path,
+) -> list[Target]:
+    # A long continuation is judged as a whole, not by its beginning.
+    read = {**AS_LLM_SIREN, "long_text": "windows"}
+    with Guard.load(options.bundle_folder(judge), threads=threads, **read) as guard, Bars() as bars:
+        settings = RunSettings(
+            prefixes=digest([(one.prompt, one.text) for one in prefixes]),
+            model=sampling.model,
+            api=sampling.api,
+            rollouts=count,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            judge=digest(*guard.manifests),
+            seed=seed,
+        )
+        try:
+            return rollout_targets(
+                prefixes,
+                endpoint,
+                guard,
+                settings,
+                work,
+                concurrency=concurrency,
+                progress=bars.update,
+            )
+        finally:
+            endpoint.close()

@@ -1,0 +1,1 @@
+"""Targets for prefixes of responses: how harmful what follows will be."""

@@ -1,0 +1,240 @@
+"""A prefix's target: the expected harm of the responses that go on from it.
+
+of labels      the mean label of the labelled responses that begin with the prefix. One of them
+               is a Monte Carlo estimate of one sample: 0 or 1.
+of rollouts    the mean score that a guard gives to prompt, prefix and continuation, over
+               continuations that a generator draws (StreamGuard, arXiv 2604.03962).
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from siren_runtime import Guard
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import InputError, SirenError
+from siren_train.store.locks import locked
+
+from .endpoint import Api, Endpoint
+from .journal import Journal
+from .prefixes import Prefix
+
+SETTINGS_FILE, CONTINUATIONS_FILE, SCORES_FILE = (
+    "settings.json",
+    "continuations.jsonl",
+    "scores.jsonl",
+)
+_JUDGED_TOGETHER = 256
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A line of what siren rollouts writes.
+
+    Attributes:
+        target: expected harm of what follows, 0 to 1.
+        rollouts: how many responses that is the mean of.
+        source: "label", or the generator's name.
+    """
+
+    prompt: str
+    prefix: str
+    target: float
+    rollouts: int
+    source: str
+    split: str
+
+
+class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What decides the targets of a run. Where the endpoint is does not.
+
+    Attributes:
+        prefixes: digest of all of them.
+        rollouts: continuations of each.
+        judge: digest of the guard's manifest.
+        seed: of the first continuation; each further one has the next.
+    """
+
+    prefixes: str
+    model: str
+    api: Api
+    rollouts: int
+    max_tokens: int
+    temperature: float
+    judge: str
+    seed: int
+
+
+class _Continuation(msgspec.Struct, frozen=True):
+    place: int  # of its prefix
+    number: int
+    text: str
+
+
+class _Score(msgspec.Struct, frozen=True):
+    place: int
+    number: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folder in which a run keeps what it has done, so that another goes on."""
+
+    folder: Path
+
+    def check(self, settings: RunSettings) -> None:
+        """Write the settings, or see that the run that is there has the same.
+
+        Raises:
+            InputError: it has others.
+        """
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            write_whole(path, msgspec.json.encode(settings), InputError)
+            return
+        try:
+            there = msgspec.json.decode(path.read_bytes(), type=RunSettings)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: damaged: {error}; remove the folder to begin anew") from None
+        for field in settings.__struct_fields__:
+            found, asked = getattr(there, field), getattr(settings, field)
+            if found != asked:
+                raise InputError(
+                    f"{self.folder}: holds a run with other settings: {field} was {found!r}, asked "
+                    f"for {asked!r}; choose another output, or remove the folder"
+                )
+
+
+def label_targets(prefixes: Iterable[Prefix]) -> list[Target]:
+    """Return the targets by the labels of the responses that begin with each prefix."""
+    return [
+        Target(p.prompt, p.text, float(np.mean(p.labels)), len(p.labels), "label", p.split)
+        for p in prefixes
+    ]
+
+
+def rollout_targets(
+    prefixes: Sequence[Prefix],
+    endpoint: Endpoint,
+    judge: Guard,
+    settings: RunSettings,
+    work: Path,
+    *,
+    concurrency: int,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Target]:
+    """Let the generator go on from every prefix, judge what comes, and return the targets.
+
+    Args:
+        work: holds every continuation and its score. A run that was interrupted goes on from
+            there, and nothing that is there is asked for again.
+        concurrency: requests under way at once.
+
+    Raises:
+        InputError: `work` holds a run with other settings, or one that is under way.
+        BackendError: the endpoint or the judge fails. What was done is kept.
+    """
+    with locked(work, "siren rollouts"):
+        Work(work).check(settings)
+        with Journal(work / CONTINUATIONS_FILE, _Continuation) as continuations:
+            _continue(continuations, prefixes, endpoint, settings, concurrency, progress)
+        with Journal(work / SCORES_FILE, _Score) as scores:
+            _judge(scores, continuations.entries, prefixes, judge, progress)
+    by_place: list[list[float]] = [[] for _ in prefixes]
+    for one in scores.entries:
+        by_place[one.place].append(one.score)
+    return [
+        Target(p.prompt, p.text, float(np.mean(found)), len(found), settings.model, p.split)
+        for p, found in zip(prefixes, by_place, strict=True)
+    ]
+
+
+def write_targets(path: Path, targets: Iterable[Target]) -> None:
+    """Write a JSON object a line.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = b"".join(msgspec.json.encode(target) + b"\n" for target in targets)
+    write_whole(path, lines, InputError)
+
+
+def digest(*parts: object) -> str:
+    """Return a digest of what can be written as JSON."""
+    return sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _continue(
+    journal: Journal[_Continuation],
+    prefixes: Sequence[Prefix],
+    endpoint: Endpoint,
+    settings: RunSettings,
+    concurrency: int,
+    progress: Progress,
+) -> None:
+    """Ask for the continuations that are missing. After a failure those under way are kept."""
+    there = {(one.place, one.number) for one in journal.entries}
+    total = len(prefixes) * settings.rollouts
+    missing = (
+        (place, number)
+        for place in range(len(prefixes))
+        for number in range(settings.rollouts)
+        if (place, number) not in there
+    )
+    progress("continuations", len(there), total)
+    running: dict[Future[str], tuple[int, int]] = {}
+    failure: SirenError | None = None
+    with ThreadPoolExecutor(concurrency) as pool:
+        while True:
+            for place, number in islice(missing, 0 if failure else concurrency - len(running)):
+                prefix, seed = prefixes[place], settings.seed + number
+                asked = pool.submit(endpoint.go_on, prefix.prompt, prefix.text, seed)
+                running[asked] = place, number
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                place, number = running.pop(future)
+                try:
+                    journal.add(_Continuation(place, number, future.result()))
+                except SirenError as error:
+                    failure = failure or error
+            progress("continuations", len(journal.entries), total)
+    if failure is not None:
+        raise type(failure)(
+            f"{failure}; {len(journal.entries):,} of {total:,} continuations are kept, and the "
+            "same command goes on from there"
+        ) from failure
+
+
+def _judge(
+    journal: Journal[_Score],
+    continuations: Sequence[_Continuation],
+    prefixes: Sequence[Prefix],
+    judge: Guard,
+    progress: Progress,
+) -> None:
+    """Score the continuations that have no score."""
+    there = {(one.place, one.number) for one in journal.entries}
+    missing = [one for one in continuations if (one.place, one.number) not in there]
+    for start in range(0, len(missing), _JUDGED_TOGETHER):
+        progress("judging", len(journal.entries), len(continuations))
+        chunk = missing[start : start + _JUDGED_TOGETHER]
+        texts = [_text(prefixes[one.place], one.text) for one in chunk]
+        for one, result in zip(chunk, judge.score_batch(texts), strict=True):
+            journal.add(_Score(one.place, one.number, result.score))
+    progress("judging", len(journal.entries), len(continuations))
+
+
+def _text(prefix: Prefix, continuation: str) -> str | tuple[str, str]:
+    response = prefix.text + continuation
+    if not prefix.prompt:
+        return response
+    return (prefix.prompt, response) if response.strip() else prefix.prompt
