@@ -100,8 +100,10 @@ def test_a_head_gives_the_expected_harm_of_what_follows(prefixes, trained, hidde
     for place, dense in enumerate(artifact.head.dense):
         x = (np.maximum(x, 0) if place else x) @ dense.weight.T + dense.bias
     scores = 1 / (1 + np.exp(-x[:, 0]))
-    for target in (HIGH, LOW):
-        assert abs(scores[validation.expected_harm == target].mean() - target) < 0.15
+    for target, other in ((HIGH, LOW), (LOW, HIGH)):
+        mean = scores[validation.expected_harm == target].mean()
+        assert abs(mean - target) < abs(mean - other)
+    assert abs(scores.mean() - validation.expected_harm.mean()) < 0.1
     assert "cross-entropy" in (folder / "training.md").read_text()
 
 

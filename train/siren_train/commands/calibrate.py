@@ -173,6 +173,7 @@ def calibrate(
             split=split,
             split_column=split_column,
             pool=pool,
+            max_rows=max_rows,
             threads=threads,
         )
         _record(record, manifest.decision(head))

@@ -13,6 +13,7 @@ from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
+from siren_train.data.reading import sampled
 from siren_train.data.sources import Source
 from siren_train.data.streams import StreamRow, read_stream_rows
 
@@ -29,12 +30,14 @@ def calibrate_alarms(
     split: str,
     split_column: str,
     pool: Pooled,
+    max_rows: int | None,
     threads: int | None,
 ) -> Manifest:
     """Choose the threshold and smoothing of a head on the streams of a split, and write them.
 
     Args:
         rate: the share of safe streams that may raise an alarm.
+        max_rows: of each data set, of each kind alike; None is all.
 
     Raises:
         InputError: the data is unusable or has only one kind of stream, or the bundle has no
@@ -49,7 +52,7 @@ def calibrate_alarms(
             f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
             "--threshold"
         )
-    rows = read_stream_rows(sources, split, split_column)
+    rows = sampled(read_stream_rows(sources, split, split_column), max_rows)
     _check_kinds(rows, split)
     engines = open_engines(bundle, Request(threads=threads, streaming=True))
 

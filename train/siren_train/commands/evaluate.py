@@ -159,8 +159,6 @@ def evaluate(
         raise typer.BadParameter("--diluted reports by data set, of whole texts")
     if false_alarms is not None and (threshold is not None or not streaming):
         raise typer.BadParameter("--false-alarms goes with --streaming, in place of --threshold")
-    if max_rows is not None and streaming:
-        raise typer.BadParameter("--streaming takes all rows")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
     from siren_train.measure.evaluate import measure, score_rows
     from siren_train.measure.exit_evaluation import measure_exits
@@ -183,6 +181,7 @@ def evaluate(
             words=words,
             pool=pool,
             false_alarms=false_alarms,
+            max_rows=max_rows,
             output=output,
         )
         return

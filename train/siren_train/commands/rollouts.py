@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,22 +11,17 @@ from siren_runtime.commands.console import report
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.reading import Reading
 from siren_train.data.sources import parse_source
-from siren_train.rollouts.endpoint import Api, Endpoint, Sampling
-from siren_train.rollouts.prefixes import Prefix, prefixes_of
-from siren_train.rollouts.targets import (
-    RunSettings,
-    Target,
-    digest,
-    label_targets,
-    rollout_targets,
-    write_targets,
-)
 
 from . import options
 from .bars import Bars
 from .extra import need_train_extra
 
 need_train_extra()
+
+if TYPE_CHECKING:
+    from siren_train.rollouts.endpoint import Sampling
+    from siren_train.rollouts.prefixes import Prefix
+    from siren_train.rollouts.targets import Target
 
 app = typer.Typer(add_completion=False)
 
@@ -69,7 +64,7 @@ def rollouts(
         int, typer.Option("--rollouts", min=1, help="Continuations of each prefix.")
     ] = 4,
     api: Annotated[
-        Api,
+        Literal["chat", "completions"],
         typer.Option(
             help="chat: the prefix is the beginning of the assistant's message, as vLLM, SGLang, "
             "llama.cpp and siren serve --generate take it; completions: plain text goes on."
@@ -111,6 +106,11 @@ def rollouts(
     was stopped goes on where it was when the same command is given again; OUTPUT.work keeps every
     continuation and its score.
     """
+    # Only here, so that siren --help need not wait for httpx.
+    from siren_train.rollouts.endpoint import Sampling
+    from siren_train.rollouts.prefixes import prefixes_of
+    from siren_train.rollouts.targets import label_targets, write_targets
+
     if generator is not None and not (model and judge):
         raise typer.BadParameter("--generator needs --model and --judge")
     if generator is None and (model or judge):
@@ -126,17 +126,17 @@ def rollouts(
     if generator is None:
         targets = label_targets(found)
     else:
-        sampling = Sampling(model, api, max_tokens, temperature)
         targets = _rolled_out(
             found,
-            Endpoint(generator, sampling, key=os.environ.get(_KEY), timeout_s=timeout),
-            sampling,
+            generator,
+            Sampling(model, api, max_tokens, temperature),
             judge,
-            count,
-            seed,
-            concurrency,
-            threads,
-            output.with_name(f"{output.name}.work"),
+            count=count,
+            seed=seed,
+            concurrency=concurrency,
+            timeout_s=timeout,
+            threads=threads,
+            work=output.with_name(f"{output.name}.work"),
         )
     write_targets(output, targets)
     mean = sum(target.target for target in targets) / len(targets)
@@ -144,19 +144,26 @@ def rollouts(
 
 
 def _rolled_out(
-    prefixes: list[Prefix],
-    endpoint: Endpoint,
-    sampling: Sampling,
+    prefixes: "list[Prefix]",
+    generator: str,
+    sampling: "Sampling",
     judge: str,
+    *,
     count: int,
     seed: int,
     concurrency: int,
+    timeout_s: float,
     threads: int | None,
     work: Path,
-) -> list[Target]:
+) -> "list[Target]":
+    from siren_train.rollouts.endpoint import Endpoint
+    from siren_train.rollouts.targets import RunSettings, digest, rollout_targets
+
+    endpoint = Endpoint(generator, sampling, key=os.environ.get(_KEY), timeout_s=timeout_s)
     # A long continuation is judged as a whole, not by its beginning.
     read = {**AS_LLM_SIREN, "long_text": "windows"}
-    with Guard.load(options.bundle_folder(judge), threads=threads, **read) as guard, Bars() as bars:
+    folder = options.bundle_folder(judge)
+    with endpoint, Guard.load(folder, threads=threads, **read) as guard, Bars() as bars:
         settings = RunSettings(
             prefixes=digest([(one.prompt, one.text) for one in prefixes]),
             model=sampling.model,
@@ -167,15 +174,12 @@ def _rolled_out(
             judge=digest(*guard.manifests),
             seed=seed,
         )
-        try:
-            return rollout_targets(
-                prefixes,
-                endpoint,
-                guard,
-                settings,
-                work,
-                concurrency=concurrency,
-                progress=bars.update,
-            )
-        finally:
-            endpoint.close()
+        return rollout_targets(
+            prefixes,
+            endpoint,
+            guard,
+            settings,
+            work,
+            concurrency=concurrency,
+            progress=bars.update,
+        )

@@ -8,6 +8,7 @@ import typer
 
 from siren_runtime import Guard
 from siren_runtime.commands.console import report, warnings_reported
+from siren_train.data.reading import sampled
 from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
@@ -39,6 +40,7 @@ def evaluate_streaming(
     words: int | None,
     pool: Pooled,
     false_alarms: float | None,
+    max_rows: int | None,
     output: Path | None,
 ) -> None:
     """Stream every response of a split, print the table, and write the report to `output`.
@@ -49,12 +51,13 @@ def evaluate_streaming(
         pool: what counts, the prompt and the response or the response alone.
         false_alarms: the share of safe streams that may raise an alarm; each head's threshold is
             then chosen by it, on these very streams.
+        max_rows: of each data set, of each kind alike; None is all.
         output: a folder for JSON, table and plot; None writes nothing.
 
     Raises:
         InputError: the data is unusable, or a file cannot be written.
     """
-    rows = read_stream_rows(sources, split, split_column)
+    rows = sampled(read_stream_rows(sources, split, split_column), max_rows)
     incremental = "stream" in guard.manifest.graphs
     words = words or (1 if incremental else _REENCODED_WORDS)
     response_only = incremental and pool == "response"
@@ -83,6 +86,7 @@ def evaluate_streaming(
         by_dataset=_by_dataset(traces, threshold),
         false_alarms=false_alarms,
         heads=heads,
+        max_rows=max_rows,
     )
     markdown = streaming_markdown(evaluation)
     typer.echo(markdown, nl=False)

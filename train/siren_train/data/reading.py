@@ -4,12 +4,16 @@ import hashlib
 import heapq
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from siren_runtime.errors import InputError
 
 from .copies import TRAIN, Copies, safe_texts, with_copies
 from .rows import Columns, Row, read_all, read_rows
 from .sources import Source
+from .streams import StreamRow
+
+AnyRow = TypeVar("AnyRow", Row, StreamRow)
 
 
 class Reading:
@@ -63,9 +67,9 @@ class Reading:
         return (row for row in rows if not self._splits or row.split in self._splits)
 
 
-def sampled(rows: Iterable[Row], most: int | None) -> list[Row]:
+def sampled(rows: Iterable[AnyRow], most: int | None) -> list[AnyRow]:
     """At most so many rows of each data set, the first of each class in turn; None is all."""
-    kept: dict[tuple[str, int], list[Row]] = {}
+    kept: dict[tuple[str, int], list[AnyRow]] = {}
     for row in rows:
         of_class = kept.setdefault((row.dataset, row.label), [])
         if most is None or len(of_class) < max(most // 2, 1):

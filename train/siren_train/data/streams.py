@@ -37,6 +37,11 @@ class StreamRow:
     response: str
     span: tuple[int, int] | None
 
+    @property
+    def label(self) -> int:
+        """1 where it is harmful anywhere, else 0."""
+        return int(self.span is not None)
+
 
 def read_stream_rows(sources: Sequence[Source], split: str, split_column: str) -> list[StreamRow]:
     """Return the rows of a split, in order.

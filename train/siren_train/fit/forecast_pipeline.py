@@ -29,7 +29,7 @@ from .selection import gains, gather, strongest
 from .settings import Settings
 from .splits import load_splits
 
-RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20)
+RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20, 80)
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
 
 

@@ -79,6 +79,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
         false_alarms: the share of safe streams that may raise an alarm, where thresholds were
             chosen by it on these very streams.
         heads: of each head, where there are several or thresholds were chosen.
+        max_rows: of each data set, of each kind alike; None where all were streamed.
     """
 
     bundle: str
@@ -90,6 +91,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     by_dataset: dict[str, StreamingMetrics]
     false_alarms: float | None = None
     heads: dict[str, HeadAlarms] = msgspec.field(default_factory=dict)
+    max_rows: int | None = None
 
 
 def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMetrics:
@@ -184,7 +186,8 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         f"# Streaming evaluation on the {evaluation.split} split",
         "",
         f"Guard: {evaluation.bundle}; threshold {evaluation.threshold:g}; scores of "
-        f"{evaluation.reads}, every {evaluation.words} word(s).",
+        f"{evaluation.reads}, every {evaluation.words} word(s)."
+        + (f" At most {evaluation.max_rows} of each data set." if evaluation.max_rows else ""),
         "",
         f"| streams | {' | '.join(evaluation.by_dataset)} |",
         "| --- " + "| ---: " * len(evaluation.by_dataset) + "|",

@@ -126,6 +126,12 @@ class Endpoint:
         """Close the connections."""
         self._client.close()
 
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _asked(self, prompt: str, prefix: str) -> dict[str, Any]:
         sampling = self._sampling
         body: dict[str, Any] = {

@@ -8,7 +8,6 @@ of rollouts    the mean score that a guard gives to prompt, prefix and continuat
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -26,11 +25,8 @@ from .endpoint import Api, Endpoint
 from .journal import Journal
 from .prefixes import Prefix
 
-SETTINGS_FILE, CONTINUATIONS_FILE, SCORES_FILE = (
-    "settings.json",
-    "continuations.jsonl",
-    "scores.jsonl",
-)
+SETTINGS_FILE = "settings.json"
+CONTINUATIONS_FILE, SCORES_FILE = "continuations.jsonl", "scores.jsonl"
 _JUDGED_TOGETHER = 256
 
 
@@ -83,35 +79,6 @@ class _Score(msgspec.Struct, frozen=True):
     score: float
 
 
-@dataclass(frozen=True)
-class Work:
-    """The folder in which a run keeps what it has done, so that another goes on."""
-
-    folder: Path
-
-    def check(self, settings: RunSettings) -> None:
-        """Write the settings, or see that the run that is there has the same.
-
-        Raises:
-            InputError: it has others.
-        """
-        path = self.folder / SETTINGS_FILE
-        if not path.exists():
-            write_whole(path, msgspec.json.encode(settings), InputError)
-            return
-        try:
-            there = msgspec.json.decode(path.read_bytes(), type=RunSettings)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: damaged: {error}; remove the folder to begin anew") from None
-        for field in settings.__struct_fields__:
-            found, asked = getattr(there, field), getattr(settings, field)
-            if found != asked:
-                raise InputError(
-                    f"{self.folder}: holds a run with other settings: {field} was {found!r}, asked "
-                    f"for {asked!r}; choose another output, or remove the folder"
-                )
-
-
 def label_targets(prefixes: Iterable[Prefix]) -> list[Target]:
     """Return the targets by the labels of the responses that begin with each prefix."""
     return [
@@ -142,7 +109,7 @@ def rollout_targets(
         BackendError: the endpoint or the judge fails. What was done is kept.
     """
     with locked(work, "siren rollouts"):
-        Work(work).check(settings)
+        _check_settings(work / SETTINGS_FILE, settings)
         with Journal(work / CONTINUATIONS_FILE, _Continuation) as continuations:
             _continue(continuations, prefixes, endpoint, settings, concurrency, progress)
         with Journal(work / SCORES_FILE, _Score) as scores:
@@ -170,6 +137,24 @@ def write_targets(path: Path, targets: Iterable[Target]) -> None:
 def digest(*parts: object) -> str:
     """Return a digest of what can be written as JSON."""
     return sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _check_settings(path: Path, settings: RunSettings) -> None:
+    """Write the settings of a run, or see that the one that is there has the same."""
+    if not path.exists():
+        write_whole(path, msgspec.json.encode(settings), InputError)
+        return
+    try:
+        there = msgspec.json.decode(path.read_bytes(), type=RunSettings)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged: {error}; remove the folder to begin anew") from None
+    for field in settings.__struct_fields__:
+        found, asked = getattr(there, field), getattr(settings, field)
+        if found != asked:
+            raise InputError(
+                f"{path.parent}: holds a run with other settings: {field} was {found!r}, asked for "
+                f"{asked!r}; choose another output, or remove the folder"
+            )
 
 
 def _continue(
