@@ -231,7 +231,7 @@ def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
         return ()
     names = _PREFIX_TURNS if columns.prefixes else _TURNS
     turns = tuple(clean(str(fields.get(name) or "")) for name in names)
-    return turns if all(turns) else ()
+    return turns if all(turn.strip() for turn in turns) else ()  # of nothing, clean makes a space
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
