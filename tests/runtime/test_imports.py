@@ -81,7 +81,7 @@ FLOORS = {
         ["graph"],
         ["sources"],
     ],
-    "siren_train": [["commands"], ["fit"], ["measure"], ["store"], ["data"]],
+    "siren_train": [["commands"], ["fit", "rollouts"], ["measure"], ["store"], ["data"]],
     "siren_serve": [
         ["commands"],
         ["server", "ray"],

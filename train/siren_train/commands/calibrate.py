@@ -163,20 +163,10 @@ def calibrate(
             raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
         from .calibrate_alarms import calibrate_alarms
 
-        opened = load_bundle(folder)
-        head = head or opened.manifest.primary
-        manifest = calibrate_alarms(
-            opened,
-            head,
-            false_alarms,
-            [parse_source(argument) for argument in data],
-            split=split,
-            split_column=split_column,
-            pool=pool,
-            max_rows=max_rows,
-            threads=threads,
-        )
-        _record(record, manifest.decision(head))
+        sources = [parse_source(argument) for argument in data]
+        rows = sources, split, split_column, max_rows
+        decision = calibrate_alarms(folder, head, false_alarms, *rows, pool=pool, threads=threads)
+        _record(record, decision)
         return
     if cascade:
         if threshold or tier or tiers or temperature or spans or head or record or not data:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import typer
 
 from siren_runtime import Guard
-from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.reader import Bundle
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
@@ -22,20 +23,21 @@ from .streaming import Pooled
 
 
 def calibrate_alarms(
-    bundle: Bundle,
-    head: str,
+    folder: Path,
+    head: str | None,
     rate: float,
     sources: Sequence[Source],
-    *,
     split: str,
     split_column: str,
-    pool: Pooled,
     max_rows: int | None,
+    *,
+    pool: Pooled,
     threads: int | None,
-) -> Manifest:
+) -> Decision:
     """Choose the threshold and smoothing of a head on the streams of a split, and write them.
 
     Args:
+        head: None is the primary one.
         rate: the share of safe streams that may raise an alarm.
         max_rows: of each data set, of each kind alike; None is all.
 
@@ -47,6 +49,8 @@ def calibrate_alarms(
     from siren_train.measure.calibrate import write_calibration
     from siren_train.measure.traces import Trace, trace_streams
 
+    bundle = load_bundle(folder)
+    name = head or bundle.manifest.primary
     if "stream" not in bundle.manifest.graphs:
         raise InputError(
             f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
@@ -57,10 +61,10 @@ def calibrate_alarms(
     engines = open_engines(bundle, Request(threads=threads, streaming=True))
 
     def traced(smoothing: int, bars: Bars) -> list[Trace]:
-        guard = _smoothed_guard(bundle, engines, head, smoothing)
+        guard = _smoothed_guard(bundle, engines, name, smoothing)
         response_only = pool == "response"
         traces = trace_streams(guard, rows, 1, response_only=response_only, progress=bars.update)
-        return [trace.by(head) for trace in traces]
+        return [trace.by(name) for trace in traces]
 
     with Bars() as bars:
         traces = traced(1, bars)
@@ -70,14 +74,14 @@ def calibrate_alarms(
             traces = traced(smoothing, bars)
     found = find_alarms(traces, rate, smoothing)
     manifest = write_calibration(
-        bundle.path, head=head, threshold=found.threshold, smoothing=found.smoothing
+        bundle.path, head=name, threshold=found.threshold, smoothing=found.smoothing
     )
     typer.echo(
         f"threshold: from {found.threshold:.4f}, scores averaged over {found.smoothing} tokens; "
         f"{found.coverage:.1%} of the harmful {split} streams stopped in time, "
         f"{found.false_alarms:.1%} of the safe ones stopped"
     )
-    return manifest
+    return manifest.decision(name)
 
 
 def _check_kinds(rows: Sequence[StreamRow], split: str) -> None:
