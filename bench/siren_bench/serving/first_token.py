@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -67,7 +67,7 @@ def first_tokens(
 def _rounds(
     alone: "_Asker", guarded: "_Asker", prompt: str, wait: float, rounds: int
 ) -> dict[str, list[float]]:
-    calls = {
+    calls: dict[str, Callable[[], float]] = {
         "alone_ms": lambda: alone.first_token(prompt, wait),
         "guarded_ms": lambda: guarded.first_token(prompt, wait),
         "score_ms": lambda: guarded.score(prompt),

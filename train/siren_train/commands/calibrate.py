@@ -248,8 +248,10 @@ def calibrate(
         if spans:
             engines = open_engines(opened, Request(threads=threads, streaming=True))
             guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
-            rows = [row for row in read_all(sources, columns) if row.split == split]
-            new_spans = _calibrate_spans(guard, head, spans, diluted, sampled(rows, max_rows), bars)
+            labelled = [row for row in read_all(sources, columns) if row.split == split]
+            new_spans = _calibrate_spans(
+                guard, head, spans, diluted, sampled(labelled, max_rows), bars
+            )
     new_tiers = read_tiers(tiers) if tiers is not None else None
     if rules:
         found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
