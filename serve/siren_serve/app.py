@@ -117,9 +117,13 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     _handle_signals(state, loop)
     if state.settings.proxy and state.settings.proxy.fail_open:
         logs.alarm("--fail-open: text without a verdict goes through")
-    await state.guards.load()
-    if state.settings.generate:
-        await state.generator.load()
+    try:
+        await state.guards.load()
+        if state.settings.generate:
+            await state.generator.load()
+    except SirenError as error:
+        state.guards.failure = str(error)
+        raise
     watching = loop.create_task(state.sessions.watch())
     try:
         yield
@@ -168,10 +172,8 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     if isinstance(error, UpstreamRefusal):
         return Response(error.body, status_code=error.status, headers=error.headers)
     refusal = _refusal(error)
-    if refusal.code == "not_found" and request.app.state.settings.proxy:
-        path = request.scope["path"]
-        message = f"{path} is not passed on to the upstream, only {proxy.PASSED_ON}"
-        refusal = RefusedRequest(404, "not_passed_on", message)
+    if refusal.code == "not_found":
+        refusal = _not_found(request.scope["path"], request.app.state.settings)
     if refusal.status == 500:
         _log.error("a request failed", exc_info=error)
     request.app.state.metrics.refusals.labels(refusal.code).inc()
@@ -184,16 +186,28 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     )
 
 
+def _not_found(path: str, settings: Settings) -> RefusedRequest:
+    if settings.proxy:
+        message = f"{path} is not passed on to the upstream, only {proxy.PASSED_ON}"
+        return RefusedRequest(404, "not_passed_on", message)
+    if path.startswith(("/v1/chat/", "/v1/completions")):
+        message = f"{path} is answered by a server with --upstream or --generate"
+        return RefusedRequest(404, "not_found", message)
+    return RefusedRequest(404, "not_found", "no such path; /openapi.json lists them")
+
+
 def _refusal(error: Exception) -> RefusedRequest:
     if isinstance(error, ValidationException):
         where = [f"{e.get('key', '')}: {e['message']}" for e in _details(error)]
+        if where == ["data: 'data'"]:  # as Litestar has it
+            return RefusedRequest(400, "not_json", "the body is empty, expected JSON")
         return RefusedRequest(422, "invalid", "; ".join(where) or error.detail)
     if isinstance(error, msgspec.ValidationError):
         return RefusedRequest(422, "invalid", str(error))
     if isinstance(error, SerializationException | msgspec.DecodeError | RecursionError):
         return RefusedRequest(400, "not_json", f"the body is not JSON: {error}")
     if isinstance(error, NotFoundException):
-        return RefusedRequest(404, "not_found", "no such path; /openapi.json lists them")
+        return RefusedRequest(404, "not_found", error.detail)
     if isinstance(error, MethodNotAllowedException):
         return RefusedRequest(405, "method_not_allowed", error.detail, error.headers)
     if isinstance(error, HTTPException):

@@ -35,7 +35,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._telling(send))
             return
         if scope["path"] not in _OPEN and not self._keys.open(list(scope["headers"])):
             self.metrics.refusals.labels("unauthorized").inc()
@@ -44,6 +44,16 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             await _Exchange(self.guards, self.metrics).run(self._app, scope, receive, send)
+
+    def _telling(self, send: Send) -> Send:
+        """Say why the server does not start in one line, in place of a traceback."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.guards.failure is not None:
+                message["message"] = self.guards.failure
+            await send(message)
+
+        return sending
 
 
 async def _refuse(scope: Scope, send: Send) -> None:

@@ -123,6 +123,7 @@ class Guards:
         self._closing: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.draining = False
+        self.failure: str | None = None  # why the server does not start
 
     @property
     def are_ready(self) -> bool:

@@ -46,7 +46,11 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
     # uvicorn raises the signal that ended it again: an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = uvicorn.Server(config)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:
+        if server.started:
+            raise
     if not server.started:
         raise BackendError("the server did not start; the lines above say why")
 

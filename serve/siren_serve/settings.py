@@ -113,9 +113,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def encode(self) -> str:
         """The settings as JSON, which `decode` reads."""
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(self, enc_hook=str).decode()  # paths
 
     @staticmethod
     def decode(text: str) -> "Settings":
         """Read what `encode` wrote."""
-        return msgspec.json.decode(text, type=Settings)
+        return msgspec.json.decode(text, type=Settings, dec_hook=lambda kind, value: kind(value))

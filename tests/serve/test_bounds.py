@@ -75,6 +75,15 @@ def test_malformed_json_is_an_error_of_the_client(tight: Running, body: bytes) -
     assert status in (400, 422)
 
 
+def test_an_empty_body_and_a_path_of_another_server_are_explained(tight: Running) -> None:
+    answer = tight.client.post("/v1/score")
+    assert _error(answer) == (400, "not_json")
+    assert "body is empty" in answer.text
+    answer = tight.client.post("/v1/chat/completions", json={})
+    assert _error(answer) == (404, "not_found")
+    assert "--upstream" in answer.text
+
+
 def test_slow_headers_and_slow_bodies_are_ended(tight: Running) -> None:
     start = time.monotonic()
     assert b" 408 " in _raw(tight, b"")

@@ -1,10 +1,13 @@
 """A server that ends, reloads or loses a worker loses no request that it accepted."""
 
+import json
 import math
 import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from served import Command, command, eventually, running
 from siren_runtime import Guard
 from siren_serve import protocol
 from siren_serve.commands.serve import _named
+from siren_serve.settings import ProxySettings, Settings
 from tiny_bundle import make_bundle
 
 DRAIN_S = 2.0
@@ -97,11 +101,32 @@ def test_sigterm_without_a_drain_answers_what_was_accepted(
     assert not load.wrong
 
 
-def test_a_server_may_have_as_many_files_open_as_connections(bundle: Path, tmp_path: Path) -> None:
+def test_settings_reach_workers_whole() -> None:
+    proxy = ProxySettings(upstream="http://localhost/v1", key_file=Path("key"))
+    settings = Settings(guards={"tiny": "bundle"}, keys_file=Path("keys"), proxy=proxy)
+    assert Settings.decode(settings.encode()) == settings
+
+
+def test_a_server_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
+    code = "from siren_serve.commands.serve import app; app()"
+    command = [sys.executable, "-c", code, str(tmp_path / "nowhere"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    (why,) = [line for line in done.stderr.splitlines() if "nowhere" in line and line[0] == "{"]
+    assert json.loads(why)["level"] == "error"
+    assert "Traceback" not in why
+
+
+def test_a_server_may_have_as_many_files_open_as_connections_and_has_its_keys(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("a key of sixteen characters\n")
+    options = ("--max-connections", 700, "--api-key-file", tmp_path / "keys")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
-        with command(tmp_path, f"tiny={bundle}", "--max-connections", 700) as server:
+        with command(tmp_path, f"tiny={bundle}", *options) as server:
+            assert httpx.get(f"{server.url}/info").status_code == 401
             found = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

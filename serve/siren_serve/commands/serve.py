@@ -195,6 +195,9 @@ def serve(
     if api_key_file is None and not _is_loopback(host):
         report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")
     tls = {"ssl_keyfile": tls_key, "ssl_certfile": tls_cert, "ssl_ca_certs": tls_ca}
+    for path in filter(None, (tls_key, tls_cert, tls_ca)):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
     if (tls_key is None) != (tls_cert is None):
         raise InputError("TLS needs both --tls-key and --tls-cert")
     if tls_ca is not None:
