@@ -11,6 +11,7 @@ from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
 from .settings import Settings
+from .strings import Strings
 
 # ASGI's own shapes: https://asgi.readthedocs.io/en/latest/specs/www.html
 Message = MutableMapping[str, Any]
@@ -20,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _OPEN = {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+_BINARY = b"inference-header-content-length"  # of KServe: text, as it is, behind the JSON
 _GONE = 499  # the client closed the connection, as nginx has it
 
 
@@ -81,6 +83,8 @@ class _Exchange:
     async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
+        is_json = all(name != _BINARY for name, _ in scope["headers"])
+        strings = Strings()
 
         async def watched() -> Message:
             message = await receive()
@@ -96,6 +100,8 @@ class _Exchange:
             if message["type"] == "http.disconnect" and not self._answered:
                 self._status = _GONE  # in the midst of its body
                 raise asyncio.CancelledError
+            if is_json and message["type"] == "http.request":
+                strings.add(message.get("body", b""))
             if message["type"] == "http.request" and not message.get("more_body"):
                 self._gone = asyncio.get_running_loop().create_task(watched())
             return message

@@ -1,5 +1,6 @@
 """Whoever asks for too much is refused at once, in one form, and nobody else notices."""
 
+import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,21 @@ def test_too_many_texts_or_tokens_are_refused(tight: Running) -> None:
     answer = tight.client.post("/v1/score", json={"text": "a" * 101})
     assert _error(answer) == (422, "cannot_be_scored")
     assert "100 tokens" in answer.json()["error"]["message"]
+
+
+def test_many_short_messages_are_refused_and_many_quotes_in_a_text_are_not(
+    server: Running,
+) -> None:
+    many = {"messages": [{"role": "user", "content": "a"}] * 10_000}
+    assert _error(server.client.post("/v1/score", json=many)) == (413, "too_many_strings")
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [["a"] * 40_000]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    answer = server.client.post("/v2/models/tiny/infer", content=body, headers=headers)
+    assert answer.status_code == 413
+    quotes = server.client.post("/v1/score", json={"text": '"' * 100_000})
+    assert _error(quotes) == (422, "cannot_be_scored")  # for its tokens
+    assert "tokens" in quotes.text
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"", b"[" * 1500])

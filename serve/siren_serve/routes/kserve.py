@@ -18,6 +18,7 @@ from siren_runtime import __version__
 from siren_runtime.scoring.result import ScoreResult
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
+from siren_serve.strings import Strings
 
 _MOST_AXES = 8
 _INPUT = {"name": "text", "datatype": "BYTES", "shape": [-1]}
@@ -123,6 +124,8 @@ async def infer(
     length = len(body) if json_length is None else json_length
     if not 0 <= length <= len(body):
         raise _bad(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
+    if json_length is not None:
+        Strings().add(body[:length])
     asked = msgspec.json.decode(body[:length], type=InferRequest)
     wanted = [output.name for output in asked.outputs or ()] or [*_OUTPUTS]
     if unknown := [output for output in wanted if output not in _OUTPUTS]:
