@@ -26,7 +26,7 @@ say "2/6 extract"
 siren extract smollm2 "$work/diasafety.jsonl" "$work/responses.jsonl" -o "$work/features" --prefixes \
     --precision int8 --model-id HuggingFaceTB/SmolLM2-135M-Instruct --threads "$threads"
 say "3/6 train"
-train() { siren train "$work/features" -o "$work/$1" --head forecast --max-layer 22 --work "$work/probes" --workers "$threads" "${@:2}"; }
+train() { siren train "$work/features" -o "$work/$1" --head forecast --max-layer 15 --work "$work/probes" --workers "$threads" "${@:2}"; }
 train linear --neurons 384
 train mlp --neurons 1500 --hidden 32
 say "4/6 export"
