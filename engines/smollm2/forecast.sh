@@ -28,7 +28,7 @@ siren extract smollm2 "$work/diasafety.jsonl" "$work/responses.jsonl" -o "$work/
 say "3/6 train"
 train() { siren train "$work/features" -o "$work/$1" --head forecast --max-layer 15 --work "$work/probes" --workers "$threads" "${@:2}"; }
 train linear --neurons 384
-train mlp --neurons 1500 --hidden 32
+train mlp --neurons 768 --hidden 16 --members 1
 say "4/6 export"
 siren export smollm2 "linear=$work/linear" "mlp=$work/mlp" -o "$guard" --precision int8 --overwrite
 say "5/6 streams"
