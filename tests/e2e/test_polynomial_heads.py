@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from guards import load_guard
@@ -16,6 +17,7 @@ from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.reference import LlmSiren
 from siren_runtime import InputError
+from siren_runtime.commands.explain import app as explain_app
 from siren_runtime.commands.score import app
 from siren_runtime.scoring.explain import Explainer
 from siren_runtime.text.rules import clean
@@ -124,3 +126,50 @@ def test_shares_of_a_polynomial_add_up(made, name):
     found = explainer.explain("How do I pick a lock, and hurt him?")
     total = sum(layer.share for layer in found.layers) + found.residual
     assert total == pytest.approx(found.log_odds - found.baseline)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_pairs_and_orders_add_up_and_are_those_of_the_artifact(made, name):
+    head, bundle, backbone, _ = made(name)
+    text = "How do I pick a lock, and hurt him?"
+    found = Explainer(bundle, threads=1).explain(text, neurons=1000)
+    assert sum(found.terms) == pytest.approx(found.log_odds - found.baseline, abs=1e-5)
+    assert len(found.pairs) == 18 * 19 // 2
+    assert sum(pair.share for pair in found.pairs) == pytest.approx(found.terms[1], abs=1e-4)
+
+    logits = plain_orders(head, plain_features(head, backbone, text).numpy())
+    assert found.log_odds == pytest.approx(logits[-1], abs=1e-4)
+    known = {(neuron.layer, neuron.channel) for neuron in found.neurons}
+    for pair in found.pairs:
+        assert {*zip(pair.layers, pair.channels, strict=True)} <= known
+    tensors = load_file(head / "siren.safetensors")
+    values = {(n.layer, n.channel): (n.value, n.baseline) for n in found.neurons}
+    places = [
+        (layer, int(channel))
+        for selection in load_artifact(head).head.layers
+        for layer, channel in ((selection.layer, c) for c in selection.channels)
+    ]
+    x = (np.array([values[place] for place in places]).T - tensors["mean"]) / tensors["scale"]
+    u, factors = tensors["order.2.directions"], tensors["order.2.factors"]
+    for pair in found.pairs[:5]:
+        i, j = (places.index(one) for one in zip(pair.layers, pair.channels, strict=True))
+        product = x[0, i] * x[0, j] - x[1, i] * x[1, j]
+        share = factors @ (u[:, i] * u[:, j]) * product * (1 if i == j else 2)
+        assert pair.share == pytest.approx(share, abs=1e-4)
+
+
+def test_the_command_shows_orders_and_pairs(made, tmp_path):
+    _, bundle, _, _ = made("qwen3")
+    image = tmp_path / "why.svg"
+    arguments = [str(bundle), SAMPLE[0], "--top", "3"]
+    run = CliRunner().invoke(explain_app, [*arguments, "--format", "json", "--picture", str(image)])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert (len(found["terms"]), len(found["pairs"])) == (4, 3)
+    assert "order 4" in image.read_text()
+    assert image.read_text().count(" with ") == 3
+    table = CliRunner().invoke(explain_app, arguments)
+    assert table.exit_code == 0, table.output
+    assert "layer/channel" in table.stdout
+    other = Explainer(bundle, head="mlp", threads=1).explain(SAMPLE[0])
+    assert (other.terms, other.pairs) == ((), ())

@@ -14,6 +14,7 @@ from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.bundle.graphs import GRADIENTS, VALUE
 from siren_runtime.bundle.heads import HARMFUL, HeadSpec
 from siren_runtime.bundle.reader import load_bundle
 
@@ -56,7 +57,7 @@ class LastToken:
         matrix = g.table("matrix", self.matrix)
         value = g.op("Mul", g.op("MatMul", features, matrix), direction)
         gradients = g.op("MatMul", direction, g.table("transposed", self.matrix.T.copy()))
-        return g.op("ReduceSum", value, g.const([-1]), keepdims=0), gradients
+        return {VALUE: g.op("ReduceSum", value, g.const([-1]), keepdims=0), GRADIENTS: gradients}
 
     def _neurons(self, g, states):
         chosen = [

@@ -101,7 +101,7 @@ class Head(Protocol):
 
     def explain(
         self, g: GraphBuilder, features: ir.Value, direction: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> dict[str, ir.Value]:
         """Author the logits along a direction, and their gradients by the features.
 
         Args:
@@ -109,7 +109,8 @@ class Head(Protocol):
             direction: float32 [batch, classes], the factor of each logit.
 
         Returns:
-            Float32 [batch] and [batch, n_features].
+            By the names of `siren_runtime.bundle.graphs`, `VALUE` float32 [batch] and `GRADIENTS`
+            [batch, n_features]; and what tells of pairs where the spec has a rank.
         """
 
     @property

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.weights import computed
+from siren_runtime.bundle.graphs import GRADIENTS, VALUE
 from siren_runtime.bundle.heads import HARMFUL, Activation, HeadSpec
 
 from .selected import SelectedMeans
@@ -102,7 +103,7 @@ class MlpHead(SelectedMeans):
 
     def explain(
         self, g: GraphBuilder, features: ir.Value, direction: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> dict[str, ir.Value]:
         """As `Head.explain`: back through the MLP, where its neurons are above zero."""
         with g.scope("head"):
             # The MLP's first matrix has the weights of layers; one of 0 hides its layer anyway.
@@ -122,7 +123,7 @@ class MlpHead(SelectedMeans):
                 gradient = g.op("Gemm", gradient, matrices[i], transB=1)
                 if i > 0:
                     gradient = g.op("Mul", gradient, open_neurons[i - 1])
-            return value, g.op("Div", gradient, divisors)
+            return {VALUE: value, GRADIENTS: g.op("Div", gradient, divisors)}
 
     def _linear(self, g: GraphBuilder, i: int, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Author a dense layer; return what it gives and its matrix."""

@@ -15,6 +15,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from siren_export.graph.builder import FLOAT, GraphBuilder
+from siren_runtime.bundle.graphs import (
+    GRADIENTS,
+    PAIR_DIRECTIONS,
+    PAIR_FACTORS,
+    STANDARDIZED,
+    VALUE,
+)
 from siren_runtime.bundle.heads import HeadSpec
 
 from .selected import SelectedMeans
@@ -60,6 +67,7 @@ class PolynomialHead(SelectedMeans):
             features=self.weight.size,
             classes=self.orders,
             activation="orders",
+            rank=self.terms[0].factors.size if self.terms else 0,
         )
 
     @property
@@ -82,7 +90,7 @@ class PolynomialHead(SelectedMeans):
 
     def explain(
         self, g: GraphBuilder, features: ir.Value, direction: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> dict[str, ir.Value]:
         """As `Head.explain`. A term counts in the logits of its own and every higher order."""
         with g.scope("head"):
             x = self._standardized(g, features)
@@ -92,6 +100,7 @@ class PolynomialHead(SelectedMeans):
             value = g.op("Mul", shares[0], self._linear(g, x))
             row = g.table("polynomial/linear_row", self.weight[None])
             gradient = g.op("Mul", shares[0], row)
+            pairs = {}
             for order, term in enumerate(self.terms, start=2):
                 directions = g.table(f"order.{order}/directions", term.directions)
                 powers, slopes = self._powers(g, x, order, directions)
@@ -101,8 +110,10 @@ class PolynomialHead(SelectedMeans):
                 factors = g.table(f"order.{order}/factors_row", term.factors[None])
                 back = g.op("Gemm", g.op("Mul", slopes, factors), directions)
                 gradient = g.op("Add", gradient, g.op("Mul", share, back))
+                if order == 2:
+                    pairs = {STANDARDIZED: x, PAIR_FACTORS: factors, PAIR_DIRECTIONS: directions}
             scaled = g.op("Div", gradient, g.table("polynomial/divisors", self.scale))
-            return g.op("Squeeze", value, g.const([1])), scaled
+            return {VALUE: g.op("Squeeze", value, g.const([1])), GRADIENTS: scaled, **pairs}
 
     def _standardized(self, g: GraphBuilder, features: ir.Value) -> ir.Value:
         centred = g.op("Sub", features, g.table("polynomial/mean", self.mean))

@@ -18,12 +18,10 @@ from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
 from siren_runtime.bundle.graphs import (
     FEATURES,
-    GRADIENTS,
     LAYER_WEIGHTS,
     LOGITS,
     NEURONS,
     SCORE,
-    VALUE,
     output_name,
 )
 from siren_runtime.bundle.heads import HeadSpec
@@ -162,13 +160,12 @@ class HeadSet:
         """Author a head's gradients, as `Head.explain`, and what its features are."""
         head = self.heads[name]
         with self._scope(g, name):
-            value, gradients = head.explain(g, features, direction)
+            own = head.explain(g, features, direction)
             blocks = [np.full(c.size, block) for block, c in head.taps.channels.items()]
             channels = np.concatenate([*head.taps.channels.values()])
             read = np.stack([np.concatenate(blocks), channels, self.places(name)], axis=1)
             return {
-                VALUE: value,
-                GRADIENTS: gradients,
+                **own,
                 NEURONS: g.table("explained_neurons", read.astype(np.int64)),
                 LAYER_WEIGHTS: g.table("explained_weights", head.layer_weights),
             }

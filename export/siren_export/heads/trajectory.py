@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
+from siren_runtime.bundle.graphs import GRADIENTS, VALUE
 from siren_runtime.bundle.heads import HeadSpec
 
 KIND = "trajectory"
@@ -99,10 +100,10 @@ class TrajectoryHead:
 
     def explain(
         self, g: GraphBuilder, features: ir.Value, direction: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> dict[str, ir.Value]:
         """As `Head.explain`."""
         with g.scope("head"):
             _, logit = self.classify(g, features)
             row = g.table("weight_row", self.weight[None])
             value = g.op("Squeeze", g.op("Mul", logit, direction), g.const([1]))
-            return value, g.op("Mul", direction, row)
+            return {VALUE: value, GRADIENTS: g.op("Mul", direction, row)}

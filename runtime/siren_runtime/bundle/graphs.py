@@ -17,7 +17,10 @@ explain.NAME, of each head: features float32 [batch, n_features]; direction floa
          classes], the factor of each logit
          -> value float32 [batch], the logits along it; gradients float32 [batch, n_features], its
          own by the features; neurons int64 [n_features, 3], of each feature the block, the channel,
-         and the place among pooled neurons; layer_weights float32 [n_features], of its block
+         and the place among pooled neurons; layer_weights float32 [n_features], of its block; and
+         of a polynomial's term of second order, which is the sum over r of pair_factors[0, r]
+         (pair_directions[r] standardized)^2: standardized float32 [batch, n_features],
+         pair_factors float32 [1, rank], pair_directions float32 [rank, n_features]
 
 cascade.N, the segments of score, cut behind the blocks that each exit reads (`cascade`): input_ids
          and attention_mask, and the states that are kept, float32 [batch, ...], under their names
@@ -66,6 +69,9 @@ VALUE: Final = "value"
 GRADIENTS: Final = "gradients"
 NEURONS: Final = "neurons"
 LAYER_WEIGHTS: Final = "layer_weights"
+STANDARDIZED: Final = "standardized"
+PAIR_FACTORS: Final = "pair_factors"
+PAIR_DIRECTIONS: Final = "pair_directions"
 
 _BYTES = {"float32": 4, "float16": 2}
 _WINDOW = "window_"  # and the tokens that a token sees
@@ -281,7 +287,12 @@ def explain_graph(head: HeadSpec) -> Contract:
         TensorSpec(NEURONS, "int64", [head.features, 3]),
         TensorSpec(LAYER_WEIGHTS, "float32", [head.features]),
     )
-    return Contract(inputs, outputs)
+    pairs = (
+        TensorSpec(STANDARDIZED, "float32", [BATCH, head.features]),
+        TensorSpec(PAIR_FACTORS, "float32", [1, head.rank]),
+        TensorSpec(PAIR_DIRECTIONS, "float32", [head.rank, head.features]),
+    )
+    return Contract(inputs, (*outputs, *(pairs if head.rank else ())))
 
 
 def output_name(heads: Heads, head: str, part: str) -> str:

@@ -43,7 +43,8 @@ class HeadSpec(Strict, frozen=True):
     of harm, by so many orders, and the score is by all of them. With "logistic" the one logit is
     of harm. `openai` says by which
     labels each of OpenAI's 13 keys is covered; none cover a key that has an empty list. Without a
-    table it is empty.
+    table it is empty. `rank` is how many directions each order of a polynomial beyond the first
+    has; 0 where there is none, and in bundles whose explain graphs do not tell of pairs.
     """
 
     kind: Annotated[str, msgspec.Meta(min_length=1)]
@@ -54,6 +55,7 @@ class HeadSpec(Strict, frozen=True):
     labels: list[str] = msgspec.field(default_factory=list)
     activation: Activation = "softmax"
     openai: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    rank: Size = 0
 
     @property
     def pools_mean(self) -> bool:
@@ -122,6 +124,8 @@ def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
         raise BundleError(f"{what}.classes is {head.classes}; a softmax needs 2 at least")
     if head.activation in ("orders", "logistic") and labels:
         raise BundleError(f"{what}.labels is {labels}; {head.activation} heads have no names")
+    if head.rank and head.orders < 2:
+        raise BundleError(f"{what}.rank is {head.rank}; it is of orders beyond the first")
     if head.activation == "logistic" and head.classes != 1:
         raise BundleError(f"{what}.classes is {head.classes}; a logistic head has 1 logit")
     if (labels or head.activation == "sigmoid") and (

@@ -45,7 +45,7 @@ def explain(
     neutral: Annotated[
         str, typer.Option(help="What the text is compared with, repeated to its length.")
     ] = NEUTRAL,
-    top: Annotated[int, typer.Option(min=1, help="Neurons, and parts of the table, to show.")] = 12,
+    top: Annotated[int, typer.Option(min=1, help="Neurons, pairs and parts to show.")] = 12,
     format: Annotated[Literal["table", "json"], typer.Option(help="Of the output.")] = "table",
     image: Annotated[
         Path | None,
@@ -61,6 +61,7 @@ def explain(
     A neutral text of the same length is read beside, and the difference of the two log-odds is
     divided among the features by integrated gradients: what they get adds up, which is checked. Of
     decoders it is divided among tokens too; of encoders, parts of the text are left out in turn.
+    Of a polynomial head also what each order moved, and which pairs of neurons.
     """
     explainer = Explainer(bundle, head=head, threads=threads, neutral=neutral)
     found = explainer.explain(
@@ -117,4 +118,15 @@ def _show(found: Explanation, top: int) -> None:
             f"{neuron.share:+.4f}",
         )
     gap = Text()
-    Console().print(Group(about, strongest, parts, gap, layers, gap, neurons))
+    shown = [about, strongest, parts, gap, layers, gap, neurons]
+    if found.terms:
+        orders = Table("order", "share", box=None, padding=(0, 2, 0, 0))
+        for order, share in enumerate(found.terms, start=1):
+            orders.add_row(str(order), f"{share:+.4f}")
+        shown += [gap, orders]
+    if found.pairs:
+        pairs = Table("layer/channel", "with", "share", box=None, padding=(0, 2, 0, 0))
+        for pair in found.pairs:
+            pairs.add_row(*pair.names, f"{pair.share:+.4f}")
+        shown += [gap, pairs]
+    Console().print(Group(*shown))

@@ -1,5 +1,8 @@
-"""An explanation as an SVG picture: the text coloured by what its parts moved, layers as bars."""
+"""An explanation as an SVG picture: the text coloured by what its parts moved; layers, and the
+orders and pairs of a polynomial, as bars.
+"""
 
+from collections.abc import Sequence
 from html import escape
 
 from siren_runtime.scoring.explanation import Explanation, PartShare
@@ -22,26 +25,38 @@ def picture(found: Explanation) -> str:
     y += 30
     y = _draw_text(found.parts, body, y)
     y += 20
-    largest = max((abs(layer.share) for layer in found.layers), default=0.0) or 1.0
-    for layer in found.layers:
-        width = abs(layer.share) / largest * (_WIDTH - _MIDDLE - 120)
-        x = _MIDDLE if layer.share >= 0 else _MIDDLE - width
-        colour = _RED if layer.share >= 0 else _BLUE
-        label = f"layer {layer.layer}, weight {layer.weight:.2f}, {layer.neurons} neurons"
-        body.append(_text(10, y + 13, label, size=12))
-        body.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_BAR - 4}" '
-            f'fill="rgb({colour})"/>'
-        )
-        body.append(_text(_WIDTH - 100, y + 13, f"{layer.share:+.3f}", size=12))
-        y += _BAR
-    height = y + 20
+    layers = [
+        (f"layer {layer.layer}, weight {layer.weight:.2f}, {layer.neurons} neurons", layer.share)
+        for layer in found.layers
+    ]
+    orders = [(f"order {n}", share) for n, share in enumerate(found.terms, start=1)]
+    pairs = [(" with ".join(pair.names), pair.share) for pair in found.pairs]
+    for bars in (layers, orders, pairs):
+        y = _draw_bars(bars, body, y) + 10
+    height = y + 10
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height:.0f}" '
         f'font-family="monospace">\n<rect width="100%" height="100%" fill="white"/>\n'
         + "\n".join(body)
         + "\n</svg>\n"
     )
+
+
+def _draw_bars(bars: Sequence[tuple[str, float]], body: list[str], y: float) -> float:
+    """Draw shares by their labels, one below the other; return where the next thing goes."""
+    largest = max((abs(share) for _, share in bars), default=0.0) or 1.0
+    for label, share in bars:
+        width = abs(share) / largest * (_WIDTH - _MIDDLE - 120)
+        x = _MIDDLE if share >= 0 else _MIDDLE - width
+        colour = _RED if share >= 0 else _BLUE
+        body.append(_text(10, y + 13, label, size=12))
+        body.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_BAR - 4}" '
+            f'fill="rgb({colour})"/>'
+        )
+        body.append(_text(_WIDTH - 100, y + 13, f"{share:+.3f}", size=12))
+        y += _BAR
+    return y
 
 
 def _draw_text(parts: tuple[PartShare, ...], body: list[str], y: float) -> float:

@@ -28,7 +28,15 @@ from siren_runtime.text.tokenizer import Tokenizer
 
 from .attribution import Attribution, attribute
 from .engines import Engines, Request, open_backend, open_stream_backend
-from .explanation import Explanation, LayerShare, NeuronShare, PartShare, strongest_run
+from .explanation import (
+    Explanation,
+    LayerShare,
+    NeuronShare,
+    PairShare,
+    PartShare,
+    strongest_run,
+)
+from .pairs import SecondOrder, strongest_pairs
 from .scorer import Scorer
 
 NEUTRAL = "This is a sentence about nothing in particular."
@@ -100,13 +108,13 @@ class Explainer:
 
         Args:
             category: of the head; None is harm, or of a head of labels the likeliest.
-            neurons: how many of the strongest to name.
+            neurons: how many of the strongest to name, and pairs of a polynomial head.
             deadline, cancel: as `Guard.score`; looked at before each run of an engine.
 
         Raises:
             InputError: the text cannot be scored, or the head has no such category.
             InterruptedCall: the deadline passed, or the call was cancelled.
-            BackendError: the engine failed, or what the features get does not add up.
+            BackendError: the engine failed, or what the features or pairs get does not add up.
         """
         limits, until = Limits(spans=()), Deadline(deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
@@ -128,6 +136,9 @@ class Explainer:
             return values / temperature, found / temperature
 
         found = attribute(gradients, read.features, neutral.features)
+        terms = self._terms(read, neutral)
+        until.check("before pairs of neurons were there")
+        pairs = self._pairs(read, neutral, terms, neurons)
         offsets = encoded.offsets[: tokenizer.room]
         if read.tokens is not None and neutral.tokens is not None:
             parts = _tokens(tokenizer, passage, offsets, read.tokens, neutral.tokens, found)
@@ -149,6 +160,8 @@ class Explainer:
             strongest=strongest_run(parts, passage.cleaned),
             layers=self._layers(found),
             neurons=self._strongest(found, read, neutral, neurons),
+            terms=terms,
+            pairs=pairs,
         )
 
     def _window(self, passage: Passage, limits: Limits, deadline: Deadline) -> Span | None:
@@ -227,6 +240,33 @@ class Explainer:
             weight, share = float(known.weights[own][0]), float(found.shares[own].sum())
             shares.append(LayerShare(block, weight, int(own.sum()), share))
         return tuple(shares)
+
+    def _terms(self, read: _Read, neutral: _Read) -> tuple[float, ...]:
+        """What the term of each order of a polynomial moved; none of other heads."""
+        both = np.stack([read.features, neutral.features])
+        logits = [
+            self._gradients(both, self._gradients.one_hot(n))[0] for n in range(self._spec.orders)
+        ]
+        moved = [float(text - other) / self._decision.temperature for text, other in logits]
+        return (*np.diff(moved, prepend=0.0).tolist(),) if moved else ()
+
+    def _pairs(
+        self, read: _Read, neutral: _Read, terms: tuple[float, ...], count: int
+    ) -> tuple[PairShare, ...]:
+        if not self._spec.rank:
+            return ()
+        both = np.stack([read.features, neutral.features])
+        standardized, factors, directions = (
+            part.astype(np.float64) for part in self._gradients.second_order(both)
+        )
+        tempered = factors / self._decision.temperature
+        found = strongest_pairs(SecondOrder(tempered, directions, *standardized), terms[1], count)
+        known = self._gradients.neurons
+        blocks, channels = known.blocks.tolist(), known.channels.tolist()
+        return tuple(
+            PairShare((blocks[i], blocks[j]), (channels[i], channels[j]), share)
+            for i, j, share in found
+        )
 
     def _strongest(
         self, found: Attribution, read: _Read, neutral: _Read, count: int

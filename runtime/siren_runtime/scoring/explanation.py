@@ -56,6 +56,26 @@ class NeuronShare:
 
 
 @dataclass(frozen=True)
+class PairShare:
+    """Two neurons that a polynomial head multiplies with one another, or one with itself.
+
+    Attributes:
+        layers, channels: where the two are.
+        share: log-odds.
+    """
+
+    layers: tuple[int, int]
+    channels: tuple[int, int]
+    share: float
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Layer and channel of each, such as 3/127."""
+        first, second = zip(self.layers, self.channels, strict=True)
+        return "{}/{}".format(*first), "{}/{}".format(*second)
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a text scores as it does, against a neutral text of the same length.
 
@@ -74,6 +94,10 @@ class Explanation:
         strongest: the run of parts that moved the output the most towards it.
         layers: ascending.
         neurons: the strongest, either way.
+        terms: of a polynomial head, what each order's term moved, from the linear one on. They add
+            up to the difference of the outputs.
+        pairs: of a polynomial head, the strongest pairs of neurons, either way. All pairs together
+            add up to the second of `terms`.
     """
 
     head: str
@@ -90,6 +114,8 @@ class Explanation:
     strongest: PartShare
     layers: tuple[LayerShare, ...]
     neurons: tuple[NeuronShare, ...]
+    terms: tuple[float, ...] = ()
+    pairs: tuple[PairShare, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""

@@ -12,6 +12,9 @@ from siren_runtime.bundle.graphs import (
     GRADIENTS,
     LAYER_WEIGHTS,
     NEURONS,
+    PAIR_DIRECTIONS,
+    PAIR_FACTORS,
+    STANDARDIZED,
     VALUE,
     explain_name,
 )
@@ -87,6 +90,23 @@ class HeadGradients:
         """
         value, gradients = self._run([VALUE, GRADIENTS], features, direction)
         return value.astype(np.float64), gradients.astype(np.float64)
+
+    def second_order(self, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What the term of second order is made of, of a head whose spec has a rank.
+
+        Args:
+            features: [batch, n_features].
+
+        Returns:
+            The standardized features, float32 [batch, n_features]; the factors [rank] and the
+            directions [rank, n_features].
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        wanted = [STANDARDIZED, PAIR_FACTORS, PAIR_DIRECTIONS]
+        standardized, factors, directions = self._run(wanted, features, 0 * self.one_hot(0))
+        return standardized, factors[0], directions
 
     def _run(
         self, wanted: list[str], features: FloatArray, direction: FloatArray
