@@ -57,7 +57,9 @@ def test_an_order_more_is_never_worse_on_the_rows_it_was_chosen_by(store, traine
 def test_the_report_has_every_order_and_an_mlp_beside(trained):
     text = (trained[0] / "3" / "training.md").read_text()
     assert all(f"| {order} | " in text for order in (1, 2, 3))
-    assert "An MLP of " in text
+    parameters, cost = (cell.strip() for cell in text.split("| MLP |")[1].split("|")[:2])
+    assert int(cost.replace(",", "")) < int(parameters.replace(",", ""))
+    assert "| multiply-adds |" in text
 
 
 def test_one_layer_may_be_read_and_must_be_there(store, trained, tmp_path):

@@ -1,6 +1,7 @@
 """Feature store -> probes -> selection -> polynomial head and its report."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from siren_export.heads.polynomial_artifact import write_polynomial_artifact
@@ -8,7 +9,8 @@ from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
-from siren_train.measure.metrics import macro_f1_by_dataset
+from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
+from siren_train.measure.order_cascade import order_costs
 from siren_train.store.features import FeatureSet
 from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
@@ -21,6 +23,15 @@ from .settings import Settings
 from .splits import load_splits
 
 REPORT_FILE = "training.md"
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """An MLP beside the polynomial: its parameters, its multiply-adds, and its macro-F1."""
+
+    parameters: int
+    cost: int
+    validation: MacroF1
 
 
 def train(
@@ -86,7 +97,8 @@ def train(
         threshold=settings.threshold,
     )
     matched = _matched(train_rows, validation, layers, reports[-1].parameters, settings.seed)
-    write_whole(output / REPORT_FILE, _markdown(reports, matched).encode(), InputError)
+    text = _markdown(reports, order_costs(head.spec), matched)
+    write_whole(output / REPORT_FILE, text.encode(), InputError)
     return reports
 
 
@@ -96,8 +108,8 @@ def _matched(
     layers: Sequence[LayerSelection],
     parameters: int,
     seed: int,
-) -> tuple[int, float]:
-    """An MLP of one hidden layer with about as many parameters: their number, and its macro-F1."""
+) -> _Matched:
+    """An MLP of one hidden layer with about as many parameters."""
     width = sum(layer.channels.size for layer in layers)
     hidden = max(1, round(parameters / (width + 3)))
     head = fit_head(train, layers, HeadConfig(hidden=(hidden,)), seed=seed)
@@ -107,24 +119,28 @@ def _matched(
         validation.datasets,
         validation.names,
     )
-    return sum(dense.weight.size + dense.bias.size for dense in head), score.mean
+    weights = sum(dense.weight.size for dense in head)
+    return _Matched(weights + sum(dense.bias.size for dense in head), weights, score)
 
 
-def _markdown(reports: Sequence[OrderReport], matched: tuple[int, float]) -> str:
+def _markdown(reports: Sequence[OrderReport], costs: Sequence[int], matched: _Matched) -> str:
     names = list(reports[0].validation.by_dataset)
     lines = [
         "# Training report",
         "",
-        "Macro-F1 at one half on the validation rows, by which settings and epochs were chosen.",
+        "Macro-F1 at one half on the validation rows, by which settings and epochs were chosen. An "
+        "MLP of as many parameters, which was not chosen by them, stands beside. Multiply-adds are "
+        "the head's, for one text.",
         "",
-        f"| orders | parameters | mean | {' | '.join(names)} |",
-        "| --- " * (len(names) + 3) + "|",
+        f"| orders | parameters | multiply-adds | mean | {' | '.join(names)} |",
+        "| --- " * (len(names) + 4) + "|",
     ]
-    lines += [
-        f"| {report.order} | {report.parameters:,} | {report.validation.mean:.4f} | "
-        + " | ".join(f"{value:.4f}" for value in report.validation.by_dataset.values())
-        + " |"
-        for report in reports
+    rows = [
+        (str(report.order), report.parameters, cost, report.validation)
+        for report, cost in zip(reports, costs, strict=True)
     ]
-    lines += ["", f"An MLP of {matched[0]:,} parameters, not chosen by them: {matched[1]:.4f}."]
+    rows.append(("MLP", matched.parameters, matched.cost, matched.validation))
+    for name, parameters, cost, found in rows:
+        scores = " | ".join(f"{value:.4f}" for value in (found.mean, *found.by_dataset.values()))
+        lines.append(f"| {name} | {parameters:,} | {cost:,} | {scores} |")
     return "\n".join(lines) + "\n"
