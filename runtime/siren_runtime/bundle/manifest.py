@@ -36,6 +36,7 @@ from .heads import (
     check_decision,
     check_head,
 )
+from .orders import OrderCascade, check_orders
 from .report import Quantization, Tuning, Verification
 from .thresholds import SpanThreshold, Tier
 from .trajectory import TrajectoryRules, check_trajectory
@@ -92,7 +93,8 @@ class Manifest(Strict, frozen=True):
 
     `trajectory` says how trajectories become text, in a bundle that scores those and no texts.
 
-    `cascade` are the exits, where there are any.
+    `cascade` are the exits, where there are any, and `orders` from which scores a lower order of
+    the primary head would be enough, where that was calibrated.
     `tuning` is there where the precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
     that do not say so are run with wider ones.
@@ -120,6 +122,7 @@ class Manifest(Strict, frozen=True):
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
     trajectory: TrajectoryRules | None = None
     cascade: Cascade | None = None
+    orders: OrderCascade | None = None
     tuning: Tuning | None = None
     quantization: Quantization | None = None
     saturation_free: bool = False
@@ -288,6 +291,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         raise BundleError(f"{origin}: files lacks {rules.template!r}")
     if rules is not None and (manifest.spans or manifest.cascade is not None):
         raise BundleError(f"{origin}: a bundle of trajectories has neither spans nor exits")
+    if manifest.orders is not None:
+        check_orders(manifest.orders, manifest.head, manifest.cutoffs, origin)
     if manifest.cascade is not None:
         rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
         check_cascade(manifest.cascade, *rest)

@@ -142,6 +142,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "calibration": _calibration(manifest),
         **_further(manifest),
         **_exits(manifest),
+        **_orders(manifest),
         "text": _text(manifest),
         "precision": f"{manifest.precision} for {manifest.target}",
         **_quantization(manifest.quantization),
@@ -220,6 +221,16 @@ def _exits(manifest: Manifest) -> dict[str, str]:
         return dict.fromkeys(facts, "has no bounds: siren calibrate --cascade")
     cost = f"{cascade.cost:.3g} of the blocks on {cascade.rows} rows"
     return {**facts, "exits": f"{cost}, for a loss of {100 * cascade.loss:g} points of macro-F1"}
+
+
+def _orders(manifest: Manifest) -> dict[str, str]:
+    """From which scores a lower order of a polynomial would be enough."""
+    if manifest.orders is None:
+        return {}
+    return {
+        f"order {n}": f"sure of safe up to {_bound(one.low)}, of harm from {_bound(one.high)}"
+        for n, one in enumerate(manifest.orders.bounds, start=1)
+    }
 
 
 def _bound(bound: float | None) -> str:

@@ -113,12 +113,12 @@ def calibrate(
         bool,
         typer.Option(
             "--cascade",
-            help="From which scores exits may decide, for the least cost; by itself, after the "
-            "thresholds, since a new one drops these bounds.",
+            help="From which scores exits may decide, or lower orders of a polynomial would, for "
+            "the least cost; by itself, after the thresholds, since a new one drops these bounds.",
         ),
     ] = False,
     loss: Annotated[
-        float, typer.Option(min=0.0, max=100.0, help="Macro-F1 that exits may lose, in points.")
+        float, typer.Option(min=0.0, max=100.0, help="Macro-F1 that --cascade may lose, in points.")
     ] = 0.3,
     false_alarms: Annotated[
         float | None,
@@ -171,7 +171,7 @@ def calibrate(
     if cascade:
         if threshold or tier or tiers or temperature or spans or head or record or not data:
             raise typer.BadParameter("--cascade takes labelled text, and no other calibration")
-        from .calibrate_cascade import calibrate_cascade
+        from .calibrate_cascade import calibrate_exits, calibrate_orders
 
         opened = load_bundle(folder)
         named = opened.manifest.head.labels or Columns().classes
@@ -179,7 +179,8 @@ def calibrate(
             text, label, split_column, id_column, category, classes, named
         )
         sources = [parse_source(argument) for argument in data]
-        calibrate_cascade(opened, loss, sources, columns, split, max_rows, threads)
+        chosen = calibrate_orders if opened.manifest.head.orders else calibrate_exits
+        chosen(opened, loss, sources, columns, split, max_rows, threads)
         return
     _check_use(threshold, tier, tiers, temperature, spans)
     rules = _rules(tier or [])

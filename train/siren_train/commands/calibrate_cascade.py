@@ -1,4 +1,6 @@
-"""What `siren calibrate --cascade` does: choose the bounds of a bundle's exits."""
+"""What `siren calibrate --cascade` does: choose the bounds of a bundle's exits, or of the
+orders of its polynomial.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +15,7 @@ from siren_train.data.sources import Source
 from .bars import Bars
 
 
-def calibrate_cascade(
+def calibrate_exits(
     bundle: Bundle,
     loss: float,
     sources: Sequence[Source],
@@ -58,6 +60,48 @@ def calibrate_cascade(
             f"{bundle.path}: has thresholds for spans, with which the whole guard scores every "
             "text; exits decide where spans are turned off (spans=False, --no-spans)"
         )
+
+
+def calibrate_orders(
+    bundle: Bundle,
+    loss: float,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    threads: int | None,
+) -> None:
+    """As `calibrate_exits`, of the orders below the highest of the primary head."""
+    from siren_train.measure.exit_bounds import choose_bounds
+    from siren_train.measure.order_cascade import (
+        measure_orders,
+        order_costs,
+        score_orders,
+        write_order_bounds,
+    )
+
+    with Bars() as bars:
+        scores = score_orders(bundle, sources, columns, split, max_rows, threads, bars.update)
+    manifest, rows = bundle.manifest, len(scores.whole)
+    *costs, most = order_costs(manifest.head)
+    found = choose_bounds(scores, costs, most, manifest.cutoffs, loss / 100)
+    write_order_bounds(bundle.path, found, loss / 100, rows)
+    reports, cascade = measure_orders(scores, found, manifest.head, manifest.threshold)
+    shown = [f"safe up to {_shown(low)}, harmful from {_shown(high)}" for low, high in found.bounds]
+    for order, (one, bounds) in enumerate(zip(reports, [*shown, "the rest"], strict=True), start=1):
+        typer.echo(
+            f"order {order}: {bounds}; decides {one.decides:.1%} of the rows; {one.cost:,} "
+            f"multiply-adds; macro-F1 by itself {one.macro_f1:.4f}"
+        )
+    typer.echo(
+        f"mean cost {found.cost:.3f} of the head's, macro-F1 {cascade:.4f} against "
+        f"{reports[-1].macro_f1:.4f}, at most {100 * found.lost:.2f} points lost on {rows} {split} "
+        "rows"
+    )
+    report(
+        f"{bundle.path}: all orders come out of one pass, so scoring goes by the highest and saves "
+        "nothing by these bounds; they say how many texts a lower order is enough for"
+    )
 
 
 def _shown(bound: float | None) -> str:

@@ -239,8 +239,8 @@ def write_calibration(
         head: the name of the head that decides by it; None is the primary one.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
-    they were; this holds for heads of two classes. Bounds of exits are for the thresholds and the
-    temperature that they were chosen with, so new ones drop them.
+    they were; this holds for heads of two classes. Bounds of exits and of orders are for the
+    thresholds and the temperature that they were chosen with, so new ones drop them.
 
     Raises:
         BundleError: the bundle is damaged, or the result would not be a valid manifest.
@@ -276,7 +276,8 @@ def write_calibration(
 
 
 def _without_bounds(manifest: Manifest) -> Manifest:
-    """The manifest with exits that decide nothing."""
+    """The manifest with exits that decide nothing, and no bounds of orders."""
+    manifest = msgspec.structs.replace(manifest, orders=None)
     if manifest.cascade is None:
         return manifest
     exits = [Exit(one.depth, one.head) for one in manifest.cascade.exits]

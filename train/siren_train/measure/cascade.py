@@ -48,10 +48,7 @@ def score_exits(
             f"{bundle.path}: the bundle has no exits; make some with siren train --exits and "
             "siren export --exits"
         )
-    rows = list(read_all(sources, columns))
-    chosen = sampled((row for row in rows if row.split == split), max_rows)
-    if not chosen:
-        raise no_rows(split, sources, Counter(row.split for row in rows))
+    chosen = rows_of_split(sources, columns, split, max_rows)
     threads = None if threads is None else usable_threads(threads)
     backend = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True, threads=threads)
     scorer = Scorer(bundle, Engines(backend))
@@ -81,6 +78,21 @@ def score_exits(
         np.array([row.dataset for row in chosen]),
         np.array([len(ids) for ids in texts]),
     )
+
+
+def rows_of_split(
+    sources: Sequence[Source], columns: Columns, split: str, max_rows: int | None
+) -> list[Row]:
+    """The rows of a split, of each data set at most so many.
+
+    Raises:
+        InputError: the data is unusable, or has no row of that split.
+    """
+    rows = list(read_all(sources, columns))
+    chosen = sampled((row for row in rows if row.split == split), max_rows)
+    if not chosen:
+        raise no_rows(split, sources, Counter(row.split for row in rows))
+    return chosen
 
 
 def _ids(scorer: Scorer, row: Row) -> list[int]:

@@ -1,0 +1,148 @@
+"""Lower orders of a polynomial head: which texts they are enough for, and what that would save."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from siren_runtime import Guard
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
+from siren_runtime.bundle.orders import OrderBounds, OrderCascade
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.errors import InputError
+from siren_runtime.scoring.engines import Request, open_engines
+from siren_runtime.scoring.scorer import Scorer
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+
+from .cascade import rows_of_split
+from .exit_bounds import HARMFUL, Bounds, ExitScores, decisions
+from .metrics import macro_f1
+
+MOST_ORDERS = 8  # every choice among the lower ones is tried
+_CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class OrderReport:
+    """What one order does by its bounds.
+
+    Attributes:
+        macro_f1: of its own verdicts at the threshold, the mean over data sets.
+        cost: multiply-adds of the terms up to it, for one text.
+        decides: the share of rows that it is the first to be sure of; of the highest, the rest.
+    """
+
+    macro_f1: float
+    cost: int
+    decides: float
+
+
+def order_costs(head: HeadSpec) -> list[int]:
+    """The multiply-adds of a head's terms up to each order, ascending, for one text.
+
+    A term beyond the first is `rank` products of directions with features, as many powers, and
+    their weighed sum.
+    """
+    terms = [head.features] + [head.rank * (head.features + n) for n in range(2, head.orders + 1)]
+    return [int(cost) for cost in np.cumsum(terms)]
+
+
+def score_orders(
+    bundle: Bundle,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> ExitScores:
+    """Score the rows of a split by every order; the highest is the whole, the others are exits.
+
+    A row costs the same however long it is, so `tokens` are 1.
+
+    Raises:
+        InputError: the head has one order or more than `MOST_ORDERS`, the bundle does not say how
+            large its terms are, or the data is unusable or has no row of that split.
+        BackendError: a score is not finite.
+    """
+    head = bundle.manifest.head
+    if not 2 <= head.orders <= MOST_ORDERS:
+        raise InputError(
+            f"{bundle.path}: bounds are chosen for polynomials of 2 to {MOST_ORDERS} orders, found "
+            f"{head.orders}"
+        )
+    if not head.rank:
+        raise InputError(
+            f"{bundle.path}: does not say how large the head's terms are; export it again"
+        )
+    rows = rows_of_split(sources, columns, split, max_rows)
+    engines = open_engines(bundle, Request("cpu", threads))
+    guard = Guard([Scorer(bundle, engines)], limits=LLM_SIREN_LIMITS)
+    orders: list[tuple[float, ...]] = []
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        chunk = rows[start : start + _CHUNK_ROWS]
+        orders += [result.orders for result in guard.score_batch([row.text for row in chunk])]
+        progress("scoring", len(orders), len(rows))
+    scores = np.array(orders, np.float64)
+    return ExitScores(
+        scores[:, -1],
+        scores[:, :-1],
+        np.array([row.label == 1 for row in rows]),
+        np.array([row.dataset for row in rows]),
+        np.ones(len(rows), np.int64),
+    )
+
+
+def measure_orders(
+    scores: ExitScores, found: Bounds, head: HeadSpec, threshold: float
+) -> tuple[list[OrderReport], float]:
+    """What each order does on the rows, and the macro-F1 where each row is decided by bounds."""
+    number, side = decisions(scores.exits, found.bounds)
+    every = np.concatenate([scores.exits, scores.whole[:, None]], axis=1)
+    reports = [
+        OrderReport(
+            _macro_f1(scores, every[:, place] >= threshold), cost, float(np.mean(number == place))
+        )
+        for place, cost in enumerate(order_costs(head))
+    ]
+    verdicts = np.where(side < 0, scores.whole >= threshold, side == HARMFUL)
+    return reports, _macro_f1(scores, verdicts)
+
+
+def write_order_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> Manifest:
+    """Write the bounds of orders into a bundle's guard.json, and return the new manifest.
+
+    Args:
+        loss, rows: of macro-F1 that was allowed, and on how many rows.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        InputError: guard.json cannot be written.
+    """
+    manifest = load_bundle(folder).manifest
+    orders = OrderCascade(
+        [OrderBounds(low, high) for low, high in bounds.bounds],
+        manifest.cutoffs,
+        loss,
+        rows,
+        bounds.cost,
+    )
+    data = encode(msgspec.structs.replace(manifest, orders=orders))
+    manifest = decode(data, str(folder / MANIFEST_FILE))
+    write_whole(folder / MANIFEST_FILE, data, InputError)
+    return manifest
+
+
+def _macro_f1(scores: ExitScores, verdicts: NDArray[np.bool_]) -> float:
+    """The mean over data sets."""
+    of_datasets = [scores.datasets == name for name in np.unique(scores.datasets)]
+    labels, found = scores.harmful.astype(np.int64), verdicts.astype(np.int64)
+    return float(np.mean([macro_f1(labels[rows], found[rows]) for rows in of_datasets]))
