@@ -100,6 +100,11 @@ def test_what_has_no_lower_orders_is_refused(tmp_path, backbone_folder):
     export_bundle(load_artifact(one), load_checkpoint(backbone), tmp_path / "bundle")
     found = run("calibrate", tmp_path / "bundle", data, "--cascade")
     assert "polynomials of 2 to 8 orders, found 1" in found.stderr
-    edit_manifest(tmp_path / "bundle", lambda m: m["heads"]["harm"].update(rank=3))
+
+    def ranked(manifest):
+        manifest["heads"]["harm"]["rank"] = 3
+        del manifest["graphs"]["explain.harm"]
+
+    edit_manifest(tmp_path / "bundle", ranked)
     with pytest.raises(BundleError, match="rank is 3"):
         load_bundle(tmp_path / "bundle")
