@@ -30,7 +30,7 @@ say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
 calibrate() { siren calibrate "$name" "${data[@]}" --record "$head" --threads "$threads" "$@"; }
-calibrate --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
+calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
 if [[ -n ${SPAN_ROWS:-} ]]; then
     calibrate --spans fpr:0.02 --max-rows "$SPAN_ROWS"
 fi

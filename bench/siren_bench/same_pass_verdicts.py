@@ -133,7 +133,7 @@ def _by_own_pass(
 ) -> Scores:
     manifest = guarded.manifest
     judge = judge_of(manifest.heads, manifest.decisions, Limits())
-    watch = Watch(guarded.head, judge, None, (), manifest.threshold)
+    watch = Watch(guarded.head, judge, None, (), None)
     run = guarded.engine.run(len(prompt) + len(response) + 1, {})
     for tokens in (prompt, response):
         run.append(tokens)

@@ -370,8 +370,9 @@ class Guard(Members):
             limits = replace(limits, long_text=long_text)
         if spans is not None:
             limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
-        threshold = judge.threshold if threshold is None else checked_threshold(threshold)
-        limits = with_early(limits, self.manifests, threshold, judge.tiers, features)
+        threshold = None if threshold is None else checked_threshold(threshold)
+        decides = judge.threshold if threshold is None else threshold, judge.tiers
+        limits = with_early(limits, self.manifests, *decides, features)
         order = checked_order(order, self.manifests[0].heads)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
 

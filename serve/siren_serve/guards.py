@@ -78,11 +78,17 @@ class Served:
     def info(self) -> dict[str, Any]:
         """What it is: bundle, hashes, backend, versions."""
         guard = self.guard.guard
+        responses = guard.judge.primary.responses
         return {
             "source": self.source,
             "backend": guard.backend,
             "threshold": guard.default_threshold,
             "tiers": {tier.name: tier.threshold for tier in guard.judge.tiers},
+            "responses": responses
+            and {
+                "threshold": responses.threshold,
+                "tiers": {tier.name: tier.threshold for tier in responses.tiers},
+            },
             "loaded": self.loaded,
             "members": [
                 {

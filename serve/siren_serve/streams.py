@@ -75,12 +75,13 @@ class OpenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def options(self, served: Served) -> dict[str, Any]:
         """Arguments of `AsyncGuard.stream`."""
+        tiers = served.guard.guard.tiers_of(self.prompt)
         return {
             "response_only": self.response_only,
             "aggregation": self.aggregation,
             "span": self.span,
             "threshold": self.threshold,
-            "rules": (*(rule.made() for rule in self.rules), *served.guard.guard.tiers),
+            "rules": (*(rule.made() for rule in self.rules), *tiers),
         }
 
 

@@ -1,6 +1,7 @@
 """Thresholds meet their targets, temperature makes scores honest, and the guard obeys both."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from siren_train.measure.calibrate import (
     read_tiers,
     write_calibration,
 )
-from siren_train.measure.evaluate import Scores
+from siren_train.measure.calibrate_responses import choose, choose_each
+from siren_train.measure.evaluate import Scores, measure
 from siren_train.measure.metrics import binary_metrics, calibration_error, precision_recall
 from tiny_bundle import make_bundle
 
@@ -176,3 +178,44 @@ def test_a_manifest_edited_into_nonsense_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(BundleError, match=r"guard\.json"):
         Guard.load(bundle)
+
+
+def with_responses(rows: int) -> Scores:
+    """So many rows, every second one a response, whose scores are higher than the others'."""
+    scores = noisy_scores(rows)
+    has_response = np.arange(rows) % 2 == 1
+    values = np.where(has_response, scores.scores**0.25, scores.scores)
+    return replace(scores, scores=values, has_response=has_response)
+
+
+def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
+    scores = with_responses(2000)
+    found = choose_each(scores, "best", {"block": "fpr:0.01", "review": "fpr:0.05"})
+    assert found.responses is not None
+    assert found.tiers is not None
+    assert found.threshold is not None
+    assert found.responses.threshold > found.threshold
+    for tiers, rows in (
+        (found.tiers, scores.of(~scores.has_response)),
+        (found.responses.tiers, scores.of(scores.has_response)),
+    ):
+        safe = rows.scores[~rows.harmful]
+        assert [tier.name for tier in tiers] == ["block", "review"]
+        for tier, rate in zip(tiers, (0.01, 0.05), strict=True):
+            assert 0 < (safe >= tier.threshold).mean() <= rate
+
+
+def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:
+    scores = with_responses(300)
+    found = choose_each(scores, "best", {"block": "fpr:0.01"})
+    assert found == choose(scores, "best", {"block": "fpr:0.01"})
+    assert found.responses is None
+
+
+def test_an_evaluation_flags_responses_by_their_own_threshold() -> None:
+    scores = make_scores([0.6, 0.6, 0.6, 0.6], [True, False, True, False])
+    scores = replace(scores, has_response=np.array([False, False, True, True]))
+    about = {"bundles": ["b"], "sources": ["s"], "split": "test", "threshold": 0.5}
+    assert measure(scores, **about).by_dataset["data"].recall == 1.0
+    found = measure(scores, **about, response_threshold=0.7)
+    assert (found.by_dataset["data"].recall, found.response_threshold) == (0.5, 0.7)

@@ -105,7 +105,8 @@ def siren():
 
 def test_a_harmful_row_that_does_not_say_how_is_left_out():
     def row(label, category):
-        return Row("", "d", "train", "t", label, category, None)
+        labels = Columns().labels_of(category)
+        return Row("", "d", "train", "t", label, category, None, labels=labels)
 
     assert label_values(row(1, "hate+bread"), LABELS) == [1, 1, 0]
     assert label_values(row(1, "hate + other"), LABELS) == [0, 1, 0]

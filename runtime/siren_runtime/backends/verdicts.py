@@ -41,6 +41,7 @@ class HeadScore:
     categories: Mapping[str, float] = field(default_factory=dict)
     flagged: tuple[str, ...] = ()
     orders: tuple[float, ...] = ()
+    as_response: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: no tier, spans or categories where there are none."""
@@ -52,6 +53,7 @@ class HeadScore:
         }
         if self.tier is not None:
             verdict["tier"] = self.tier
+        verdict |= response_to_dict(self.as_response)
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
         return verdict | spans_to_dict(self.risk, self.spans) | orders_to_dict(self.orders)
 
@@ -60,6 +62,11 @@ def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tupl
     """The categories of the first head that has any, and which of them are flagged."""
     found = next((head for head in heads if head.categories), None)
     return ({}, ()) if found is None else (found.categories, found.flagged)
+
+
+def response_to_dict(as_response: bool) -> dict[str, Any]:
+    """What JSON has of texts that were decided on by the thresholds of responses."""
+    return {"as_response": True} if as_response else {}
 
 
 def spans_to_dict(risk: float, spans: tuple[SpanScore, ...]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from siren_runtime.errors import BundleError
 from .heads import Decision, LabelDecision
 from .manifest import MANIFEST_FILE, Manifest, check_relative
 from .reader import read_manifest
-from .thresholds import SpanThreshold, Tier, check_tiers
+from .thresholds import ResponseThresholds, SpanThreshold, Tier, check_tiers
 from .types import Probability, Strict
 
 FORMAT_VERSION = 1
@@ -26,7 +26,8 @@ ENSEMBLE_FILE = "ensemble.json"
 class EnsembleManifest(Strict, frozen=True):
     """ensemble.json. `members` are folders of bundles inside the ensemble's own.
 
-    `threshold` None is the mean of the members'. `tiers` are as in a bundle's manifest.
+    `threshold` None is the mean of the members'; another holds for responses too. `tiers` are as in
+    a bundle's manifest.
     """
 
     format_version: int
@@ -110,7 +111,8 @@ def _shown(manifest: Manifest) -> str:
 def mean_decisions(manifests: Sequence[Manifest]) -> dict[str, Decision]:
     """How the mean of the members' scores decides, by head: by the mean of their thresholds.
 
-    Spans have those sizes that all members have thresholds for. Several members have no tiers.
+    Spans have those sizes that all members have thresholds for. Several members have no tiers. A
+    member without a threshold of responses has its own for them too.
     """
     names = [list(manifest.heads) for manifest in manifests]
     return {
@@ -131,7 +133,14 @@ def _mean(decisions: Sequence[Decision]) -> Decision:
             for size in sizes
         ],
         labels=_mean_labels(decisions),
+        responses=_mean_responses(decisions),
     )
+
+
+def _mean_responses(decisions: Sequence[Decision]) -> ResponseThresholds | None:
+    if not any(one.responses for one in decisions):
+        return None
+    return ResponseThresholds(float(np.mean([(d.responses or d).threshold for d in decisions])))
 
 
 def _mean_labels(decisions: Sequence[Decision]) -> list[LabelDecision]:

@@ -7,7 +7,7 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
-from .thresholds import SpanThreshold, Tier, check_spans, check_tiers
+from .thresholds import ResponseThresholds, SpanThreshold, Tier, check_spans, check_tiers
 from .types import Positive, Probability, Size, Strict
 
 HARMFUL: Final = 1  # the class whose probability is the score
@@ -94,7 +94,8 @@ class Decision(Strict, frozen=True):
 
     Tiers fall in threshold, spans ascend in size. Logits of classes are divided by `temperature`
     before the softmax. `labels` are those of a head of independent labels, in their order; where
-    there are none, each holds from `threshold` on.
+    there are none, each holds from `threshold` on. `responses` are the threshold and the tiers of
+    texts with a response; None where they are those of all texts.
 
     `smoothing` is of streams: the head's score at a token is then the exponential moving average
     of what it gives at each, over so many tokens. 1 smooths nothing. A whole text has one score.
@@ -106,6 +107,7 @@ class Decision(Strict, frozen=True):
     temperature: Temperature = 1.0
     labels: list[LabelDecision] = msgspec.field(default_factory=list)
     smoothing: Smoothing = 1
+    responses: ResponseThresholds | None = None
 
 
 def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
@@ -161,11 +163,14 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
     """Refuse a decision that is not for such a head.
 
     Raises:
-        BundleError: its tiers or spans are out of order, it has labels that are not the head's,
-            one temperature for independent labels, or smooths what is not read token by token.
+        BundleError: its tiers or spans are out of order, those of responses have other names, it
+            has labels that are not the head's, one temperature, or thresholds of responses, for
+            independent labels, or smooths what is not read token by token.
     """
     check_tiers(decision.tiers, origin)
     check_spans(decision.spans, origin)
+    if decision.responses is not None:
+        _check_responses(name, head, decision, decision.responses, origin)
     names = [label.name for label in decision.labels]
     expected = head.labels if head.activation == "sigmoid" else []
     if names and names != expected:
@@ -181,4 +186,20 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
         raise BundleError(
             f"{origin}: the smoothing of head {name!r} is {decision.smoothing}; only heads that "
             "pool the mean are smoothed"
+        )
+
+
+def _check_responses(
+    name: str, head: HeadSpec, decision: Decision, responses: ResponseThresholds, origin: str
+) -> None:
+    check_tiers(responses.tiers, f"{origin}: responses")
+    tiers, own = [tier.name for tier in responses.tiers], [tier.name for tier in decision.tiers]
+    if tiers != own:
+        raise BundleError(
+            f"{origin}: the tiers of responses are {tiers}; expected those of other texts: {own}"
+        )
+    if head.activation == "sigmoid":
+        raise BundleError(
+            f"{origin}: the head {name!r} has labels, which have thresholds of their own; those of "
+            "responses are for heads of classes"
         )

@@ -38,7 +38,7 @@ from .heads import (
 )
 from .orders import OrderCascade, check_orders
 from .report import Quantization, Tuning, Verification
-from .thresholds import SpanThreshold, Tier
+from .thresholds import ResponseThresholds, SpanThreshold, Tier
 from .trajectory import TrajectoryRules, check_trajectory
 from .types import Positive, Precision, Probability, Sha256, Size, Strict, Target
 
@@ -87,9 +87,9 @@ class Manifest(Strict, frozen=True):
 
     `files` maps each file of the bundle, but for guard.json, to what it must be.
 
-    `threshold`, `tiers`, `spans`, `temperature`, `labels` and `smoothing` are how the primary head
-    decides, as in `Decision`; `decisions` are the further heads' by name. `neurons` is how many
-    neurons the graphs pool for all heads together; None is as many as the one head reads.
+    `threshold`, `tiers`, `spans`, `temperature`, `labels`, `smoothing` and `responses` are how the
+    primary head decides, as in `Decision`; `decisions` are the further heads' by name. `neurons` is
+    how many neurons the graphs pool for all heads together; None is as many as the one head reads.
 
     `trajectory` says how trajectories become text, in a bundle that scores those and no texts.
 
@@ -118,6 +118,7 @@ class Manifest(Strict, frozen=True):
     temperature: Temperature = 1.0
     labels: list[LabelDecision] = msgspec.field(default_factory=list)
     smoothing: Smoothing = 1
+    responses: ResponseThresholds | None = None
     neurons: Positive | None = None
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)
     trajectory: TrajectoryRules | None = None
@@ -157,7 +158,13 @@ class Manifest(Strict, frozen=True):
         if name != self.primary:
             return self.decisions[name]
         return Decision(
-            self.threshold, self.tiers, self.spans, self.temperature, self.labels, self.smoothing
+            self.threshold,
+            self.tiers,
+            self.spans,
+            self.temperature,
+            self.labels,
+            self.smoothing,
+            self.responses,
         )
 
     def deciding(self, name: str, decision: Decision) -> "Manifest":
@@ -174,8 +181,11 @@ class Manifest(Strict, frozen=True):
 
     @property
     def cutoffs(self) -> list[float]:
-        """The thresholds of the primary head and its tiers, ascending."""
-        return sorted({self.threshold, *(tier.threshold for tier in self.tiers)})
+        """The thresholds of the primary head and its tiers, those of responses too, ascending."""
+        both = [self, *([self.responses] if self.responses else [])]
+        return sorted(
+            {t for one in both for t in (one.threshold, *(x.threshold for x in one.tiers))}
+        )
 
     @property
     def stream_cache(self) -> CacheSpec:
@@ -289,8 +299,11 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     rules = manifest.trajectory
     if rules is not None and rules.template not in manifest.files:
         raise BundleError(f"{origin}: files lacks {rules.template!r}")
-    if rules is not None and (manifest.spans or manifest.cascade is not None):
-        raise BundleError(f"{origin}: a bundle of trajectories has neither spans nor exits")
+    others = manifest.spans, manifest.cascade, manifest.responses
+    if rules is not None and any(others):
+        raise BundleError(
+            f"{origin}: a bundle of trajectories has no spans, exits and thresholds of responses"
+        )
     if manifest.orders is not None:
         check_orders(manifest.orders, manifest.head, manifest.cutoffs, origin)
     if manifest.cascade is not None:

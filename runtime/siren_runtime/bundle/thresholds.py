@@ -18,6 +18,17 @@ class Tier(Strict, frozen=True):
     threshold: Probability
 
 
+class ResponseThresholds(Strict, frozen=True):
+    """From which scores a text with a response is harmful, and its tiers.
+
+    They take the place of the threshold and the tiers of texts without one; the tiers' names are
+    the same.
+    """
+
+    threshold: Probability
+    tiers: list[Tier] = msgspec.field(default_factory=list)
+
+
 class SpanThreshold(Strict, frozen=True):
     """From which score a span of `tokens` tokens is harmful."""
 

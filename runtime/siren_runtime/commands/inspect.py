@@ -140,6 +140,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "classes": ", ".join(head.labels) or "not named",
         "threshold": f"{manifest.threshold:g}",
         "calibration": _calibration(manifest),
+        **_responses(manifest),
         **_further(manifest),
         **_exits(manifest),
         **_orders(manifest),
@@ -284,6 +285,14 @@ def _calibration(manifest: Manifest) -> str:
     tokens = manifest.smoothing
     smoothed = f", scores of streams averaged over {tokens} tokens" if tokens > 1 else ""
     return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}{smoothed}"
+
+
+def _responses(manifest: Manifest) -> dict[str, str]:
+    """From which scores a text with a response is harmful, where that is not as of other texts."""
+    responses = manifest.responses
+    if responses is None:
+        return {}
+    return {"responses": f"from {responses.threshold:g}, {_tiers(responses.tiers)}"}
 
 
 def _tiers(tiers: Sequence[Tier]) -> str:

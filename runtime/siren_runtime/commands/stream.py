@@ -82,7 +82,7 @@ def stream(
             aggregation=aggregation,
             span=span,
             threshold=threshold,
-            rules=(*stop, *guard.tiers),
+            rules=(*stop, *guard.tiers_of(prompt)),
             max_tokens=max_tokens,
         )
     result: StreamResult | None = None

@@ -93,8 +93,7 @@ class Generation:
             run.append(tokens[start : start + _PROMPT_TOKENS])
             watch.add(run.output(settings.neurons)[0])
         self.prompt = self.result = watch.conclude()
-        if settings.response_only:
-            watch.set_context()
+        watch.begin_response(alone=settings.response_only)
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
         if decided:
             self._end("harmful")

@@ -193,7 +193,7 @@ class GuardedGenerator:
             A generation a prompt, in their order.
         """
         aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
-        threshold = self.manifest.threshold if threshold is None else checked_threshold(threshold)
+        threshold = None if threshold is None else checked_threshold(threshold)
         max_tokens = whole_number("max_tokens", max_tokens, 1)
         settings = Settings(
             neurons=NEURONS_OUTPUT,

@@ -31,12 +31,12 @@ class Watch:
         judge: Judge,
         aggregation: Aggregation | None,
         rules: Sequence[Rule],
-        threshold: float,
+        threshold: float | None,
     ) -> None:
         """Begin with no token.
 
         Args:
-            threshold: the primary head's in this run.
+            threshold: the primary head's in this run; None is its own.
             aggregation: None is the mean over all tokens that count.
         """
         self._head, self._judge, self._aggregation = head, judge, aggregation
@@ -44,7 +44,7 @@ class Watch:
         self._rows_read: FloatArray = np.zeros((0, head.readout.width), np.float32)
         self._decisions = Decisions(rules)
         self._pending: list[FloatArray] = []
-        self.context = 0
+        self.context, self._has_response = 0, False
         self.scores: list[float] = []
         self._forget()
 
@@ -62,10 +62,16 @@ class Watch:
         """
         self._pending.append(neurons)
 
-    def set_context(self) -> None:
-        """What a verdict was given on is what the rest answers: it counts no more."""
-        self.context = len(self.scores)
-        self._forget()
+    def begin_response(self, *, alone: bool) -> None:
+        """What a verdict was given on is the prompt, and the rest its response.
+
+        Args:
+            alone: the prompt counts no more.
+        """
+        self._has_response = True
+        if alone:
+            self.context = len(self.scores)
+            self._forget()
 
     def conclude(self) -> StreamResult:
         """The verdict on all tokens taken in.
@@ -106,6 +112,7 @@ class Watch:
             categories=categories,
             flagged=flagged,
             heads=heads,
+            as_response=primary.as_response,
         )
 
     def first_harmful(self) -> int | None:
@@ -121,7 +128,8 @@ class Watch:
 
     def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
         """What the heads decide by a row of the readout."""
-        return self._judge.on_heads([self._head.readout.heads(row)], self._threshold, 0.0)
+        rest = self._threshold, 0.0, self._has_response
+        return self._judge.on_heads([self._head.readout.heads(row)], *rest)
 
     def _pooled(self, neurons: FloatArray) -> FloatArray:
         """What the heads read at each of the next tokens, [tokens, width]."""

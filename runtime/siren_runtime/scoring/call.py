@@ -17,9 +17,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a guard asks for; its arguments, checked."""
+    """What one call of a guard asks for; its arguments, checked. A threshold of None is the guard's
+    own, by what the text is.
+    """
 
-    threshold: float
+    threshold: float | None
     features: bool
     limits: Limits
     token_budget: int | None

@@ -64,15 +64,20 @@ class Members:
 
     @property
     def default_threshold(self) -> float:
-        """The threshold that applies where a call passes none."""
+        """The threshold that applies where a call passes none, to texts without a response."""
         return self.judge.threshold
 
     @property
     def tiers(self) -> "tuple[AtTier, ...]":
         """The tiers of calibration as decision rules for streams; empty if there are none."""
+        return self.tiers_of(None)
+
+    def tiers_of(self, prompt: str | None) -> "tuple[AtTier, ...]":
+        """As `tiers`; of a stream with a prompt those of responses, where there are such."""
         from siren_runtime.streaming.decision import AtTier
 
-        return tuple(AtTier(tier.name, tier.threshold) for tier in self.judge.tiers)
+        head = self.judge.primary.of_text(prompt is not None)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in head.tiers)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ class Members:
         self._warn_once(reasons, 4)
         members, judge = [member for member, _ in opened], self.judge
         sessions = Sessions(members, max_streams, judge.on_heads, judge.limits)
-        return Streams(sessions, judge.threshold)
+        return Streams(sessions)
 
     def _warn_once(self, reasons: Sequence[str], level: int = 3) -> None:
         if reasons and not self._warned:

@@ -11,6 +11,7 @@ from siren_runtime.backends.verdicts import (
     categories_to_dict,
     heads_to_dict,
     orders_to_dict,
+    response_to_dict,
     spans_to_dict,
 )
 from siren_runtime.text.passage import Span
@@ -28,6 +29,8 @@ class ScoreResult:
             None where none is, and too much of the text is unknown to the tokenizer for a verdict
             of safe.
         threshold: the threshold that was applied.
+        as_response: whether threshold (unless a call gave one) and tiers were those that the bundle
+            has for texts with a response.
         tokens: of the whole text, special ones included; of an ensemble, the most of its members'.
         truncated: whether some of the text was not read.
         span: start and end, in characters of the text as given (prompt and response joined by a
@@ -70,6 +73,7 @@ class ScoreResult:
     orders: tuple[float, ...] = ()
     omitted: Span | None = None
     exit: int | None = None
+    as_response: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: all but the features; no tier, spans, categories
@@ -86,6 +90,7 @@ class ScoreResult:
         }
         if self.tier is not None:
             verdict["tier"] = self.tier
+        verdict |= response_to_dict(self.as_response)
         if self.omitted is not None:
             verdict["omitted"] = self.omitted
         if self.exit is not None:

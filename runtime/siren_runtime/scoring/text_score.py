@@ -24,6 +24,7 @@ class TextScore:
         features: of the window that the primary head scores the highest.
         exit: the blocks that were run of that window, where an exit decided.
         tokens, truncated, unknown, omitted: as `siren_runtime.text.reading.Reading` has them.
+        has_response: as `siren_runtime.text.passage.Passage` has it; trajectories have none.
     """
 
     heads: Mapping[str, HeadText]
@@ -33,6 +34,7 @@ class TextScore:
     unknown: float
     exit: int | None = None
     omitted: Span | None = None
+    has_response: bool = False
 
 
 def text_score(
@@ -57,6 +59,7 @@ def text_score(
         unknown=reading.unknown,
         exit=good[highest[0]].exit,
         omitted=reading.omitted,
+        has_response=isinstance(given, Passage) and given.has_response,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, SpanScore, categories_of
 from siren_runtime.bundle.heads import Decision, HeadSpec
-from siren_runtime.bundle.thresholds import Tier, tier_of
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier, tier_of
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Span
 from siren_runtime.text.reading import Limits
@@ -32,12 +32,14 @@ class HeadJudge:
             where a size is not there, that is `threshold` itself.
         labels: from which probability a label is as harmful; empty where labels exclude one
             another.
+        responses: the threshold and the tiers of texts with a response, where they are others.
     """
 
     threshold: float
     tiers: tuple[Tier, ...]
     spans: Mapping[int, float]
     labels: Mapping[str, float]
+    responses: ResponseThresholds | None = None
 
     @classmethod
     def of(cls, spec: HeadSpec, decision: Decision) -> "HeadJudge":
@@ -46,7 +48,26 @@ class HeadJudge:
         if spec.activation == "sigmoid" and not labels:
             labels = dict.fromkeys(spec.labels, decision.threshold)
         spans = {span.tokens: span.threshold for span in decision.spans}
-        return cls(decision.threshold, tuple(decision.tiers), spans, labels)
+        tiers = tuple(decision.tiers)
+        return cls(decision.threshold, tiers, spans, labels, decision.responses)
+
+    def of_text(self, has_response: bool) -> "HeadJudge":
+        """What decides on a text with or without a response."""
+        if not has_response or self.responses is None:
+            return self
+        threshold, tiers = self.responses.threshold, tuple(self.responses.tiers)
+        return replace(self, threshold=threshold, tiers=tiers)
+
+    def overridden(self, threshold: float | None, tiers: Sequence[Tier] | None) -> "HeadJudge":
+        """With a threshold or tiers that hold for all texts, where they are given."""
+        judge, of_responses = self, self.responses
+        if threshold is not None:
+            judge, of_responses = replace(judge, threshold=threshold), None
+        if tiers is not None:
+            judge = replace(judge, tiers=tuple(tiers))
+            if of_responses is not None:
+                of_responses = ResponseThresholds(of_responses.threshold, [*tiers])
+        return replace(judge, responses=of_responses)
 
     def shift(self, own: float) -> float:
         """How far scores of the threshold `own` are moved in log-odds, to be ranked with texts'."""
@@ -76,12 +97,12 @@ class Judge:
 
     @property
     def threshold(self) -> float:
-        """The primary head's."""
+        """The primary head's, of texts without a response."""
         return self.primary.threshold
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """The primary head's."""
+        """The primary head's, of texts without a response."""
         return self.primary.tiers
 
     @property
@@ -106,6 +127,7 @@ class Judge:
         scored: Sequence[HeadText],
         threshold: float | None,
         unknown: float,
+        has_response: bool,
         order: int | None = None,
     ) -> HeadScore:
         """Decide by one head from what each member makes of a text: the mean of their scores.
@@ -113,9 +135,10 @@ class Judge:
         Args:
             threshold: None is the head's own.
             unknown: how much of the text is; a low score then says nothing.
+            has_response: whether the text has one, for which the head may have other thresholds.
             order: of heads that have orders, the one that decides; None is the highest.
         """
-        head = self.heads[name]
+        head = self.heads[name].of_text(has_response)
         threshold = head.threshold if threshold is None else threshold
         orders = (*np.mean([one.orders for one in scored], axis=0).tolist(),)
         score = float(np.mean([one.score for one in scored]))
@@ -148,6 +171,7 @@ class Judge:
             categories=categories,
             flagged=flagged,
             orders=orders,
+            as_response=has_response and head.responses is not None,
         )
 
     def _verdict(
@@ -160,7 +184,9 @@ class Judge:
                 return one
             good.append(one)
         unknown = max(one.unknown for one in good)
-        heads = self.on_heads([one.heads for one in good], call.threshold, unknown, call.order)
+        has_response = any(one.has_response for one in good)
+        rest = call.threshold, unknown, has_response, call.order
+        heads = self.on_heads([one.heads for one in good], *rest)
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
@@ -186,27 +212,29 @@ class Judge:
             heads=heads,
             orders=primary.orders,
             exit=good[0].exit,
+            as_response=primary.as_response,
             omitted=next((one.omitted for one in good if one.omitted is not None), None),
         )
 
     def on_heads(
         self,
         members: Sequence[Mapping[str, HeadText]],
-        threshold: float,
+        threshold: float | None,
         unknown: float,
+        has_response: bool,
         order: int | None = None,
     ) -> dict[str, HeadScore]:
         """Decide by each head from what each member makes of a text.
 
         Args:
-            threshold: the primary head's; others keep their own.
-            unknown, order: as `on_head`.
+            threshold: the primary head's, None is its own; others keep theirs.
+            unknown, has_response, order: as `on_head`.
         """
-        thresholds = {next(iter(self.heads)): threshold}
+        rest, thresholds = (unknown, has_response, order), {next(iter(self.heads)): threshold}
         of_members = [list(heads.values()) for heads in members]  # whose names may differ
         return {
             name: self.on_head(
-                name, [heads[place] for heads in of_members], thresholds.get(name), unknown, order
+                name, [heads[place] for heads in of_members], thresholds.get(name), *rest
             )
             for place, name in enumerate(self.heads)
         }
@@ -244,14 +272,11 @@ def judge_of(
 
     Args:
         limits: where they name no sizes of spans, those that a head has thresholds for.
-        threshold, tiers: of the primary head, in place of its own.
+        threshold, tiers: of the primary head, in place of its own, whatever the text.
     """
     heads = {name: HeadJudge.of(spec, decisions[name]) for name, spec in specs.items()}
     primary = next(iter(heads))
-    if threshold is not None:
-        heads[primary] = replace(heads[primary], threshold=threshold)
-    if tiers is not None:
-        heads[primary] = replace(heads[primary], tiers=tuple(tiers))
+    heads[primary] = heads[primary].overridden(threshold, tiers)
     judge = Judge(heads, limits)
     if limits.spans is None:
         judge = replace(judge, limits=replace(limits, spans=judge.span_sizes))

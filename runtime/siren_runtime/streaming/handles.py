@@ -161,9 +161,8 @@ class Streams:
     they take turns.
     """
 
-    def __init__(self, sessions: Sessions, threshold: float) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions: Sessions | None = sessions
-        self._threshold = threshold
         self._open: dict[Stream, None] = {}
         self.lock = threading.RLock()  # its streams take it too
 
@@ -186,7 +185,7 @@ class Streams:
         if prompt is not None and not isinstance(prompt, str):
             raise InputError(f"prompt must be a str, found {type(prompt).__name__}")
         aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
-        threshold = self._threshold if threshold is None else checked_threshold(threshold)
+        threshold = None if threshold is None else checked_threshold(threshold)
         with self.lock:
             session = self.sessions.open(prompt, response_only, aggregate, rules, threshold)
             stream = Stream(self, session)

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from siren_runtime.backends.verdicts import HeadScore, categories_to_dict, heads_to_dict
+from siren_runtime.backends.verdicts import (
+    HeadScore,
+    categories_to_dict,
+    heads_to_dict,
+    response_to_dict,
+)
 
 from .decision import Decision
 
@@ -30,7 +35,7 @@ class StreamResult:
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
-        risk, categories, flagged, heads: as in `ScoreResult`.
+        risk, categories, flagged, heads, as_response: as in `ScoreResult`.
     """
 
     score: float
@@ -49,6 +54,7 @@ class StreamResult:
     categories: Mapping[str, float] = field(default_factory=dict)
     flagged: tuple[str, ...] = ()
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
+    as_response: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, decisions and heads as dictionaries; no tier or categories
@@ -56,9 +62,10 @@ class StreamResult:
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         left_out = ["tier"] if self.tier is None else []
-        for name in ("risk", "categories", "flagged", "heads", *left_out):
+        for name in ("risk", "categories", "flagged", "heads", "as_response", *left_out):
             del fields[name]
         fields["decisions"] = [decision.to_dict() for decision in self.decisions]
+        fields |= response_to_dict(self.as_response)
         fields |= categories_to_dict(self.risk, self.categories, self.flagged)
         return fields | heads_to_dict(self.heads)
 

@@ -22,9 +22,11 @@ from .decision import Decision, Decisions, Rule
 from .result import StreamResult, TokenScore
 from .track import Member, Track
 
-# What each member makes of a text by head, the primary head's threshold, and the share of unknown
-# tokens -> the verdict of each head, the primary one's first.
-Decide = Callable[[Sequence[Mapping[str, HeadText]], float, float], Mapping[str, HeadScore]]
+# What each member makes of a text by head, the primary head's threshold (None: its own), the share
+# of unknown tokens, whether it has a response -> the verdict of each head, the primary one's first.
+Decide = Callable[
+    [Sequence[Mapping[str, HeadText]], float | None, float, bool], Mapping[str, HeadScore]
+]
 
 
 class Session:
@@ -34,11 +36,18 @@ class Session:
         self,
         tracks: Sequence[Track],
         rules: Sequence[Rule],
-        threshold: float,
+        threshold: float | None,
+        answers: bool,
         decide: Decide,
         limits: Limits,
     ) -> None:
-        self.tracks = tuple(tracks)
+        """Begin with no text.
+
+        Args:
+            threshold: the primary head's; None is its own.
+            answers: whether what is fed is the response to a prompt.
+        """
+        self.tracks, self._answers, self._has_response = tuple(tracks), answers, False
         self._decisions = Decisions(rules)
         self._threshold, self._decide_on, self._limits = threshold, decide, limits
         self.result: StreamResult | None = None
@@ -62,6 +71,7 @@ class Session:
         for track in self.tracks:
             track.begin()
         self._decisions.begin()
+        self._has_response = False
         self.result = self.error = None
 
     def accept(self, piece: Any, deadline: Deadline) -> None:
@@ -80,6 +90,7 @@ class Session:
             if len(self.tracks) > 1:
                 raise InputError("token ids are those of one tokenizer; feed an ensemble text")
         self._made = {}
+        self._has_response |= self._answers and len(piece) > 0
         for track in self.tracks:
             track.accept(piece)
         for track in self.tracks[1:]:  # what the first one holds is compared with no more
@@ -111,14 +122,15 @@ class Session:
         self._decide()
         leader = self.tracks[0].state
         unknown = max(track.unknown for track in self.tracks)
-        heads = self._decide_on([t.heads for t in self.tracks], self._threshold, unknown)
+        rest = self._threshold, unknown, self._has_response
+        heads = self._decide_on([t.heads for t in self.tracks], *rest)
         primary = next(iter(heads.values()))
         categories, flagged = categories_of(heads.values())
         spans = [track.span for track in self.tracks if track.is_truncated]
         self.result = StreamResult(
             score=primary.score,
             is_harmful=primary.is_harmful,
-            threshold=self._threshold,
+            threshold=primary.threshold,
             tokens=leader.position(len(leader.ids)),
             computed=sum(track.computed for track in self.tracks),
             rolled_back=sum(track.rolled_back for track in self.tracks),
@@ -132,6 +144,7 @@ class Session:
             categories=categories,
             flagged=flagged,
             heads=heads,
+            as_response=primary.as_response,
         )
         return self.result
 
@@ -203,7 +216,7 @@ class Sessions:
         response_only: bool,
         aggregation: Aggregation | None,
         rules: Sequence[Rule],
-        threshold: float,
+        threshold: float | None,
     ) -> Session:
         """Open a session.
 
@@ -219,7 +232,8 @@ class Sessions:
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
         tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
-        session = Session(tracks, rules, threshold, self._decide, self._limits)
+        answers = prompt is not None
+        session = Session(tracks, rules, threshold, answers, self._decide, self._limits)
         self._open[session] = None
         return session
 

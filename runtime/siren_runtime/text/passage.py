@@ -20,11 +20,13 @@ class Passage:
         given: the text as given; prompt and response joined by a newline.
         cleaned: what is tokenized.
         boundary: characters of `cleaned` up to which it is the prompt; None where there is none.
+        has_response: whether a response was given, with its prompt or alone.
     """
 
     given: str
     cleaned: str
     boundary: int | None = None
+    has_response: bool = False
 
     def span_in_given(self, span: Span) -> Span:
         """Where a part of `cleaned` stands in `given`."""
@@ -55,7 +57,7 @@ def make_passage(
     boundary = None
     if prompt and response:
         boundary = min(len(clean(join(prompt, None)).strip()), len(cleaned))
-    return Passage(given, cleaned, boundary)
+    return Passage(given, cleaned, boundary, bool(response))
 
 
 def check_size(text: str, max_bytes: int) -> None:

@@ -37,7 +37,9 @@ async def guardrail(data: GuardrailRequest, state: State) -> GuardrailResponse:
     if data.images:
         return GuardrailResponse("BLOCKED", "it holds pictures, which this guard cannot read")
     arguments = [text_of_call(call) for call in data.tool_calls or ()]
-    texts: list[Text] = [text for text in [*(data.texts or ()), *arguments] if text]
+    given = [text for text in [*(data.texts or ()), *arguments] if text]
+    answers = data.input_type == "response"
+    texts: list[Text] = [(None, text) if answers else text for text in given]
     if not texts:
         return GuardrailResponse("NONE", texts=data.texts)
     served = state.guards.get(None)

@@ -21,6 +21,7 @@ from siren_train.data.sources import Source, parse_source
 
 from . import options
 from .bars import Bars
+from .calibration_shown import print_decision
 from .extra import need_train_extra
 
 need_train_extra()
@@ -36,6 +37,8 @@ Examples:
 siren calibrate my-guard data.jsonl --threshold fpr:0.02
 
 siren calibrate my-guard data.jsonl --temperature --tier block=fpr:0.01 --tier review=recall:0.95
+
+siren calibrate my-guard data.jsonl --responses --threshold best --tier block=fpr:0.01
 
 siren calibrate my-guard data.jsonl --temperature --spans fpr:0.02 --diluted 100,300,1000
 
@@ -97,6 +100,14 @@ def calibrate(
             help="For --spans, rows count alone and behind so many tokens of safe rows.",
         ),
     ] = "300",
+    responses: Annotated[
+        bool,
+        typer.Option(
+            "--responses",
+            help="Choose --threshold and each --tier twice: for texts without a response by the "
+            "rows that have none, and for those with one by the rest.",
+        ),
+    ] = False,
     max_rows: Annotated[
         int | None,
         typer.Option(min=2, help="Of a data set, each class alike, to calibrate on; default: all."),
@@ -149,12 +160,12 @@ def calibrate(
     """
     # Only here, so that siren --help need not wait for scikit-learn.
     from siren_train.measure.calibrate import (
-        find_threshold,
         make_tiers,
         read_tiers,
         tempered_guard,
         write_calibration,
     )
+    from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
     from siren_train.measure.evaluate import score_rows
 
     folder = Path(options.bundle_folder(bundle))
@@ -183,6 +194,8 @@ def calibrate(
         chosen(opened, loss, sources, columns, split, max_rows, threads)
         return
     _check_use(threshold, tier, tiers, temperature, spans)
+    if responses and not (data and threshold and not tiers):
+        raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
     rules = _rules(tier or [])
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
@@ -193,10 +206,10 @@ def calibrate(
             "calibration by labelled ones; give --threshold or --tier a number, and no texts"
         )
     if opened.manifest.heads[head].activation == "sigmoid":
-        if tier or tiers or spans or max_rows:
+        if tier or tiers or spans or max_rows or responses:
             raise typer.BadParameter(
                 f"the head {head!r} has labels: --threshold and --temperature are each label's; "
-                "tiers, spans and --max-rows are for heads of classes"
+                "tiers, spans, --responses and --max-rows are for heads of classes"
             )
         from .calibrate_labels import calibrate_labels
 
@@ -253,19 +266,25 @@ def calibrate(
             new_spans = _calibrate_spans(
                 guard, head, spans, diluted, sampled(labelled, max_rows), bars
             )
-    new_tiers = read_tiers(tiers) if tiers is not None else None
-    if rules:
-        found = {name: find_threshold(scores, rule) for name, rule in rules.items()}
-        new_tiers = make_tiers(found, "--tier")
+    if responses and threshold:
+        found = choose_each(scores, threshold, rules)
+    else:
+        found = choose(scores, threshold, rules)
     manifest = write_calibration(
         folder,
         head=head,
-        threshold=find_threshold(scores, threshold) if threshold else None,
-        tiers=new_tiers,
+        threshold=found.threshold,
+        tiers=read_tiers(tiers) if tiers is not None else found.tiers,
         temperature=new_temperature,
         spans=new_spans,
+        responses=found.responses,
     )
-    _print(manifest.decision(head), scores, split)
+    print_decision(manifest.decision(head), scores, split)
+    if responses and found.responses is None:
+        report(
+            f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "
+            "all texts have the thresholds that suit all rows"
+        )
     for span in new_spans or ():
         typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
@@ -364,20 +383,6 @@ def _calibrate_spans(
     return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update, head=head), rule)
 
 
-def _print(decision: Decision, scores: "Scores", split: str) -> None:
-    """Print what the threshold and each tier give on the rows of `split`."""
-    from siren_train.measure.metrics import binary_metrics
-
-    lines = [("threshold", decision.threshold)]
-    lines += [(tier.name, tier.threshold) for tier in decision.tiers]
-    for name, value in lines:
-        m = binary_metrics(scores.harmful, scores.scores, value)
-        typer.echo(
-            f"{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
-            f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
-        )
-
-
 def _rules(arguments: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for argument in arguments:
@@ -388,7 +393,3 @@ def _rules(arguments: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--tier names {name!r} twice")
         named[name] = rule
     return named
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -208,12 +208,16 @@ def evaluate(
             output=output,
         )
         return
-    threshold = guard.default_threshold if threshold is None else threshold
+    response_threshold = None
+    if threshold is None:
+        threshold, of_responses = guard.default_threshold, guard.judge.primary.responses
+        response_threshold = of_responses and of_responses.threshold
     about: dict[str, Any] = {
         "bundles": bundles,
         "sources": [source.name for source in sources],
         "split": split,
         "threshold": threshold,
+        "response_threshold": response_threshold,
     }
     whole = None
     with Bars() as bars:
@@ -230,7 +234,8 @@ def evaluate(
     )
     if whole is not None:
         blocks = guard.manifest.backbone.blocks_kept
-        changed = (scores.scores >= threshold) != (whole.scores >= threshold)
+        decides = threshold, response_threshold
+        changed = scores.flagged(*decides) != whole.flagged(*decides)
         by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
         exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
         evaluation = replace(evaluation, exits=exits)

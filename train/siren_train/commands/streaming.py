@@ -46,7 +46,7 @@ def evaluate_streaming(
     """Stream every response of a split, print the table, and write the report to `output`.
 
     Args:
-        threshold: None takes the bundle's.
+        threshold: None takes the bundle's; that of responses where all rows have a prompt.
         words: between two scores; None takes 1, or 8 where the bundle has no streaming graph.
         pool: what counts, the prompt and the response or the response alone.
         false_alarms: the share of safe streams that may raise an alarm; each head's threshold is
@@ -61,7 +61,9 @@ def evaluate_streaming(
     incremental = "stream" in guard.manifest.graphs
     words = words or (1 if incremental else _REENCODED_WORDS)
     response_only = incremental and pool == "response"
-    threshold = guard.default_threshold if threshold is None else threshold
+    if threshold is None:
+        answers = all(row.prompt is not None for row in rows)
+        threshold = guard.judge.primary.of_text(answers).threshold
     with warnings_reported(), Bars() as bars:
         traces = trace_streams(
             guard,

@@ -5,7 +5,8 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import combinations
 from reprlib import repr as shorten
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from siren_runtime.errors import InputError
+from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
+SEPARATOR = "+"  # between the labels that a category names
 _TURNS = ("prompt", "response")
 _PREFIX_TURNS = ("prompt", "prefix")  # of what siren rollouts writes
 
@@ -40,6 +43,8 @@ class Columns:
             of text and label; the label says which side of one half the target lies on.
         labels: the names of labels that the category column may hold, several joined by +; what
             else it holds is no label.
+        label_table: by the name of a label the categories that are of it, in which * stands for
+            any characters; empty where categories are named as labels are.
     """
 
     text: tuple[str, ...] = ()
@@ -50,8 +55,20 @@ class Columns:
     source: str = "source"
     classes: tuple[str, ...] = ("safe", "harmful")
     labels: tuple[str, ...] = ()
+    label_table: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trajectories: bool = False
     prefixes: bool = False
+
+    def labels_of(self, category: str) -> tuple[str, ...]:
+        """The labels that a category is of."""
+        parts = [part.strip() for part in category.split(SEPARATOR)]
+        if not self.label_table:
+            return (*parts,)
+        return tuple(
+            label
+            for label, patterns in self.label_table.items()
+            if any(fnmatchcase(part, pattern) for part in parts for pattern in patterns)
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,8 @@ class Row:
         category: for reports; empty if the row has none.
         id: unique within the data set; None if the row has none.
         source: where the data set has the row from; empty if it does not say.
+        has_response: whether its text has a response, with its prompt or alone.
+        labels: what its category says of labels.
         turns: prompt and response by themselves, cleaned; empty where the row is one text.
         trajectory: where rows are those.
         target: the expected harm of what follows, where rows are prefixes.
@@ -83,10 +102,17 @@ class Row:
     category: str
     id: str | None
     source: str = ""
+    has_response: bool = False
+    labels: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     trajectory: Trajectory | None = None
     target: float | None = None
     is_copy: bool = False
+
+    @property
+    def given(self) -> Text:
+        """What a guard is given to score `text` as what it is."""
+        return (None, self.text) if self.has_response else self.text
 
 
 def read_rows(source: Source, columns: Columns) -> Iterator[Row]:
@@ -181,7 +207,8 @@ def _parse(
     trajectory = _trajectory(fields, origin) if columns.trajectories else None
     target = _target(fields, origin) if columns.prefixes else None
     identity = fields.get(columns.id)
-    category, collection = fields.get(columns.category), fields.get(columns.source)
+    given, collection = fields.get(columns.category), fields.get(columns.source)
+    category = "" if given is None else _in_one_line(str(given))
     return Row(
         origin=origin,
         dataset=source.dataset,
@@ -190,9 +217,11 @@ def _parse(
         if trajectory is None
         else json.dumps(chat_messages(trajectory), ensure_ascii=False),
         label=_label(fields, columns, origin) if target is None else int(target >= 0.5),
-        category="" if category is None else _in_one_line(str(category)),
+        category=category,
         id=None if identity in (None, "") or identity != identity else str(identity),
         source="" if collection is None else _in_one_line(str(collection)),
+        has_response=trajectory is None and _has_response(fields, columns),
+        labels=columns.labels_of(category),
         turns=_turns(fields, columns) if trajectory is None else (),
         trajectory=trajectory,
         target=target,
@@ -232,6 +261,12 @@ def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
     names = _PREFIX_TURNS if columns.prefixes else _TURNS
     turns = tuple(clean(str(fields.get(name) or "")) for name in names)
     return turns if all(turn.strip() for turn in turns) else ()  # of nothing, clean makes a space
+
+
+def _has_response(fields: Mapping[str, Any], columns: Columns) -> bool:
+    """Whether the response is part of a row's text."""
+    is_read = "response" in columns.text if columns.text else not fields.get("text")
+    return is_read and bool(fields.get("response"))
 
 
 def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:

@@ -16,7 +16,12 @@ from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
-from siren_runtime.bundle.thresholds import SpanThreshold, Tier, check_tiers
+from siren_runtime.bundle.thresholds import (
+    ResponseThresholds,
+    SpanThreshold,
+    Tier,
+    check_tiers,
+)
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines
 from siren_runtime.scoring.scorer import Scorer
@@ -232,11 +237,14 @@ def write_calibration(
     spans: Sequence[SpanThreshold] | None = None,
     labels: Sequence[LabelDecision] | None = None,
     smoothing: int | None = None,
+    responses: ResponseThresholds | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
 
     Args:
         head: the name of the head that decides by it; None is the primary one.
+        responses: of texts with a response. A new threshold, and new tiers, hold for these too
+            where they get none of their own.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -256,12 +264,18 @@ def write_calibration(
         changes["threshold"] = moved(old.threshold, scale)
         changes["tiers"] = [Tier(t.name, moved(t.threshold, scale)) for t in old.tiers]
         changes["spans"] = [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.spans]
+        changes["responses"] = old.responses and ResponseThresholds(
+            moved(old.responses.threshold, scale),
+            [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
+        )
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
         changes["tiers"] = list(tiers)
     if spans is not None:
         changes["spans"] = list(spans)
+    if responses is not None or threshold is not None or tiers is not None:
+        changes["responses"] = responses
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:

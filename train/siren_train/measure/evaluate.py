@@ -47,6 +47,7 @@ class Scores:
         heads: of each head that has categories.
         tokens: int64 [rows], of the whole text.
         exits: int64 [rows], the blocks that were run where an exit decided, else 0.
+        has_response: bool [rows], which texts have one.
     """
 
     scores: NDArray[np.float64]
@@ -56,6 +57,23 @@ class Scores:
     heads: tuple[CategoryScores, ...] = ()
     tokens: NDArray[np.int64] = field(default_factory=_none)
     exits: NDArray[np.int64] = field(default_factory=_none)
+    has_response: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def flagged(self, threshold: float, response_threshold: float | None) -> NDArray[np.bool_]:
+        """Bool [rows]: which reach the threshold, or with a response another, unless it is None."""
+        if response_threshold is None:
+            return self.scores >= threshold
+        return self.scores >= np.where(self.has_response, response_threshold, threshold)
+
+    def of(self, rows: NDArray[np.bool_]) -> "Scores":
+        """The rows of a mask, without what heads of categories got."""
+        return Scores(
+            self.scores[rows],
+            self.harmful[rows],
+            self.datasets[rows],
+            self.categories[rows],
+            has_response=self.has_response[rows],
+        )
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -72,6 +90,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
             then by data set.
         notes: by data set, what a reader of its figures must know.
+        response_threshold: of texts with a response, where it is another than `threshold`.
     """
 
     bundles: list[str]
@@ -86,6 +105,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     max_rows: int | None = None
     paper: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
     notes: dict[str, str] = msgspec.field(default_factory=dict)
+    response_threshold: float | None = None
 
 
 def score_rows(
@@ -121,7 +141,7 @@ def score_rows(
         total, selected = len(kept), iter(kept)
     progress("scoring", 0, total)
     while chunk := list(islice(selected, _CHUNK_ROWS)):
-        results += guard.score_batch([row.text for row in chunk])
+        results += guard.score_batch([row.given for row in chunk])
         rows += [replace(row, text="") for row in chunk]
         progress("scoring", len(rows), total)
     name = head or guard.heads[0]
@@ -137,6 +157,7 @@ def score_rows(
         ),
         np.array([result.tokens for result in results]),
         np.array([result.exit or 0 for result in results]),
+        np.array([row.has_response for row in rows]),
     )
 
 
@@ -155,6 +176,7 @@ def measure(
     sources: Sequence[str],
     split: str,
     threshold: float,
+    response_threshold: float | None = None,
     by_category: bool = False,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Evaluation:
@@ -163,19 +185,22 @@ def measure(
     Args:
         bundles, sources, split: for the report; `scores` are of these.
         threshold: a row is flagged from this score on.
+        response_threshold: of rows with a response, where it is another.
         thresholds: of labels, by the name of a head.
     """
     by_dataset, categories = {}, {}
+    flagged = scores.flagged(threshold, response_threshold)
+
+    def measured(rows: NDArray[np.bool_]) -> BinaryMetrics:
+        rest = threshold, flagged[rows]
+        return binary_metrics(scores.harmful[rows], scores.scores[rows], *rest)
+
     for name in dict.fromkeys(scores.datasets.tolist()):
         rows = scores.datasets == name
-        by_dataset[name] = binary_metrics(scores.harmful[rows], scores.scores[rows], threshold)
+        by_dataset[name] = measured(rows)
         if by_category:
             categories[name] = {
-                category: binary_metrics(
-                    scores.harmful[rows & (scores.categories == category)],
-                    scores.scores[rows & (scores.categories == category)],
-                    threshold,
-                )
+                category: measured(rows & (scores.categories == category))
                 for category in sorted(set(scores.categories[rows].tolist()))
             }
     return Evaluation(
@@ -183,6 +208,7 @@ def measure(
         sources=list(sources),
         split=split,
         threshold=threshold,
+        response_threshold=response_threshold,
         mean_macro_f1=float(np.mean([m.macro_f1 for m in by_dataset.values()])),
         by_dataset=by_dataset,
         by_category=categories,
@@ -197,7 +223,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     lines = [
         f"# Evaluation on the {evaluation.split} split",
         "",
-        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}; "
+        f"Guard: {' + '.join(evaluation.bundles)}; {_thresholds(evaluation)}; "
         f"**mean macro-F1 {evaluation.mean_macro_f1:.4f}**.",
         *_sampled(evaluation.max_rows),
         "",
@@ -214,6 +240,12 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     for head in evaluation.heads:
         lines += categories_markdown(head)
     return "\n".join(lines) + "\n"
+
+
+def _thresholds(evaluation: Evaluation) -> str:
+    of_responses = evaluation.response_threshold
+    behind = "" if of_responses is None else f", with a response {of_responses:g}"
+    return f"threshold {evaluation.threshold:g}{behind}"
 
 
 def _sampled(max_rows: int | None) -> list[str]:

@@ -88,7 +88,7 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
     ]
     names, group = np.unique(keys, return_inverse=True)
     order = np.argsort(-np.bincount(group))[:_MOST_CATEGORIES][::-1]
-    verdicts = scores.scores >= evaluation.threshold
+    verdicts = scores.flagged(evaluation.threshold, evaluation.response_threshold)
     outcomes = {
         "safe, passed": ~scores.harmful & ~verdicts,
         "harmful, flagged": scores.harmful & verdicts,

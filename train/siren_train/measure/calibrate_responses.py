@@ -1,0 +1,57 @@
+"""Thresholds of texts without a response, and of those with one, each by its own rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+
+from .calibrate import find_threshold, make_tiers
+from .evaluate import Scores
+
+LEAST_ROWS = 100  # of each class: 1 % of fewer safe ones is not one row
+
+
+@dataclass(frozen=True)
+class Found:
+    """What rules found; None where they were not asked for.
+
+    `responses` is None where there are too few rows to choose it: what was found is then by all
+    rows, and holds for all texts.
+    """
+
+    threshold: float | None
+    tiers: list[Tier] | None
+    responses: ResponseThresholds | None
+
+
+def choose(scores: Scores, threshold: str | None, tiers: Mapping[str, str]) -> Found:
+    """Choose a threshold and tiers by all rows.
+
+    Args:
+        threshold, tiers: rules, as `find_threshold` takes them.
+
+    Raises:
+        InputError, BundleError: no threshold meets a rule, or two tiers are equal.
+    """
+    found = {name: find_threshold(scores, rule) for name, rule in tiers.items()}
+    return Found(
+        find_threshold(scores, threshold) if threshold else None,
+        make_tiers(found, "--tier") if found else None,
+        None,
+    )
+
+
+def choose_each(scores: Scores, threshold: str, tiers: Mapping[str, str]) -> Found:
+    """Choose by the rows without a response, and apart from that by those with one.
+
+    Args, Raises: as `choose`.
+    """
+    parts = scores.of(~scores.has_response), scores.of(scores.has_response)
+    if any(np.bincount(part.harmful, minlength=2).min() < LEAST_ROWS for part in parts):
+        return choose(scores, threshold, tiers)
+    of_texts, of_responses = (choose(part, threshold, tiers) for part in parts)
+    assert of_responses.threshold is not None
+    responses = ResponseThresholds(of_responses.threshold, of_responses.tiers or [])
+    return Found(of_texts.threshold, of_texts.tiers, responses)
