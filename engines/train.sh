@@ -21,11 +21,15 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 say "1/5 extract"
 siren extract "$backbone" "${data[@]}" "$here/written.jsonl" -o "$work/features" --precision int8 \
     --copies "$here/copies.json" --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
-    --model-id "$model_id" --threads "$threads"
+    --labels "$here/categories.json" --model-id "$model_id" --threads "$threads"
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
     --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
+# Its probes choose the neurons for the kinds of harm too, so that one pass pools both heads' alike.
+siren train "$work/features" -o "$head/categories" --head categories --seed 0 --trials 1 \
+    --members 1 --share 0.8 --hold-out-validation --probes "$work" --work "$work/categories" \
+    --workers "$threads" ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
 say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
@@ -35,5 +39,6 @@ if [[ -n ${SPAN_ROWS:-} ]]; then
     calibrate --spans fpr:0.02 --max-rows "$SPAN_ROWS"
 fi
 say "5/5 evaluate"
-siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category --threads "$threads"
+siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category \
+    --labels "$here/categories.json" --threads "$threads"
 say "done"

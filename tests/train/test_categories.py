@@ -19,9 +19,10 @@ from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import OPENAI_KEYS
+from siren_runtime.bundle.shipped import ENGINES
 from siren_runtime.commands.siren import app
 from siren_runtime.errors import InputError
-from siren_train.data.labels import UNKNOWN, label_values
+from siren_train.data.labels import UNKNOWN, label_values, read_label_table
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import parse_source
 from siren_train.fit import pipeline
@@ -126,6 +127,45 @@ def test_the_store_keeps_what_rows_say_and_trains_on_what_is_known(made):
     expected = [[int(name in row["category"].split("+")) for name in LABELS] for row in known]
     np.testing.assert_array_equal(features.labels, expected)
     assert store.features("train", "residual_mean").rows == len(train)
+
+
+def test_a_table_says_which_categories_are_of_which_label(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('{"hate": ["H", "*: slurs"], "none": [], "violence": ["V", "*: slurs"]}')
+    table = read_label_table(path)
+    assert list(table) == ["hate", "violence"]
+    columns = Columns(labels=tuple(table), label_table=table)
+    assert columns.labels_of("H + V") == ("hate", "violence")
+    assert columns.labels_of("forum: slurs") == ("hate", "violence")
+    assert columns.labels_of("hate") == ()
+    path.write_text('{"hate": "H"}')
+    with pytest.raises(InputError, match="lists of categories"):
+        read_label_table(path)
+
+
+def test_the_shipped_table_names_each_of_openais_keys():
+    path = ENGINES / "categories.json"
+    table = json.loads(path.read_text())
+    assert set(table) == set(OPENAI_KEYS)
+    covered = [key for key, names in table_by_names([*read_label_table(path)]).items() if names]
+    assert covered == [key for key in OPENAI_KEYS if table[key]]
+
+
+def test_probes_of_another_head_let_both_read_the_same_neurons(made, tmp_path):
+    store, read = made[-1], []
+    for head, probes in (("harm", None), ("categories", tmp_path / "harm.work")):
+        settings = replace_settings(head=head, shares=(0.8,), trials=1)
+        work = tmp_path / f"{head}.work"
+        pipeline.train([store], tmp_path / head, work, settings, probes_of=probes)
+        read.append(read_neurons(tmp_path / head))
+    assert read[0] == read[1]
+    with pytest.raises(InputError, match="not a readable probe"):
+        pipeline.train([store], tmp_path / "x", tmp_path / "x.work", SETTINGS, probes_of=tmp_path)
+
+
+def read_neurons(head):
+    module = json.loads((head / "siren_config.json").read_text())["siren_module"]
+    return module["selected_neurons_dict"], module["layer_weights"]
 
 
 def decided_labels(bundle):

@@ -61,7 +61,8 @@ def export(
         typer.Argument(
             metavar="HEAD...",
             help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, a hub "
-            "repo id, or the name of a shipped guard (minilm, smollm2). Several are read from one "
+            "repo id, or the name of a shipped guard (minilm, smollm2), which by itself brings its "
+            "head of categories too, unless there are --exits. Several are read from one "
             "pass of the backbone; NAME=HEAD names one, else the first is named harm and the "
             "others by their folders. The first is the guard's score.",
         ),
@@ -166,6 +167,8 @@ def export(
     """
     named = named_heads(heads)
     recipe = find_recipe(next(iter(named.values())))
+    if recipe is not None and exits is None and len(named) == 1:
+        named |= recipe.further
     if output is None:
         if recipe is None:
             raise typer.BadParameter("--output is needed for a head that is not a shipped one")

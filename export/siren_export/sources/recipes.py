@@ -16,6 +16,9 @@ from siren_runtime.errors import ArtifactError, CheckpointError
 
 from .local_file import read_json
 
+_CONFIG_FILE = "siren_config.json"
+CATEGORIES = "categories"  # the folder, and the name, of the head that tells kinds of harm
+
 
 class _Backbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: str  # an installed package that carries the checkpoint
@@ -41,6 +44,12 @@ class Recipe:
     def bundle(self) -> Path:
         """Where its bundle lands unless another place is asked for."""
         return default_bundle(self.name)
+
+    @property
+    def further(self) -> dict[str, str]:
+        """The folders of the heads that are exported beside the harm head, by name."""
+        folder = self.artifact / CATEGORIES
+        return {CATEGORIES: str(folder)} if (folder / _CONFIG_FILE).is_file() else {}
 
     def backbone(self) -> Path:
         """The installed backbone, a folder or a GGUF file; none of the package's code is run.

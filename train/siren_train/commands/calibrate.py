@@ -21,7 +21,7 @@ from siren_train.data.sources import Source, parse_source
 
 from . import options
 from .bars import Bars
-from .calibration_shown import print_decision
+from .calibration_shown import described, print_decision
 from .extra import need_train_extra
 
 need_train_extra()
@@ -152,6 +152,7 @@ def calibrate(
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
     classes: options.BundleClasses = "",
+    labels: options.Labels = "",
 ) -> None:
     """Choose a threshold, named tiers and a temperature, and write them into the bundle.
 
@@ -214,7 +215,13 @@ def calibrate(
         from .calibrate_labels import calibrate_labels
 
         columns = options.make_columns(
-            text, label, split_column, id_column, category, classes or "safe,harmful"
+            text,
+            label,
+            split_column,
+            id_column,
+            category,
+            classes or "safe,harmful",
+            labels=labels,
         )
         sources = [parse_source(argument) for argument in data or ()]
         calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
@@ -234,7 +241,7 @@ def calibrate(
             if spans
             else None,
         )
-        report(f"{folder}: {_described(manifest.decision(head))}")
+        report(f"{folder}: {described(manifest.decision(head))}")
         _record(record, manifest.decision(head))
         return
 
@@ -309,13 +316,6 @@ def _stated(rule: str) -> float:
             f"labelled text is needed to choose by {rule!r}; only a number from 0 to 1 needs none"
         )
     return number
-
-
-def _described(decision: Decision) -> str:
-    lines = [("threshold", decision.threshold)]
-    lines += [(tier.name, tier.threshold) for tier in decision.tiers]
-    lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in decision.spans]
-    return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
 
 
 def _check_use(

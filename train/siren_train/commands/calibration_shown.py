@@ -30,5 +30,13 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
             )
 
 
+def described(decision: Decision) -> str:
+    """What a decision says, in one line."""
+    lines = [("threshold", decision.threshold)]
+    lines += [(tier.name, tier.threshold) for tier in decision.tiers]
+    lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in decision.spans]
+    return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
+
+
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

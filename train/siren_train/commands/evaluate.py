@@ -130,6 +130,7 @@ def evaluate(
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
     classes: options.BundleClasses = "",
+    labels: options.Labels = "",
 ) -> None:
     """Measure a guard on labelled text: macro-F1 per data set and their mean, and much else.
 
@@ -191,7 +192,7 @@ def evaluate(
     read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
     guard = Guard.load(source, threads=threads, **read)
     columns = options.make_columns(
-        text, label, split_column, id_column, category, classes, options.labels(guard)
+        text, label, split_column, id_column, category, classes, options.labels(guard), labels
     )
     if diluted:
         from .diluted import evaluate_diluted

@@ -126,7 +126,6 @@ def extract(
     from siren_train.store.extract import extract as extract_features
     from siren_train.store.generator import Generator, is_generator, open_generator
 
-    named = [name.strip() for name in labels.split(",")] if labels else []
     if trajectories and (pooling != "residual_mean" or text or copies or labels):
         raise typer.BadParameter("--trajectories has no --pooling, --text, --copies and --labels")
     if prefixes and (trajectories or text or labels):
@@ -138,7 +137,7 @@ def extract(
         id_column,
         category,
         classes,
-        labels=named,
+        labels=labels,
         trajectories=trajectories,
         prefixes=prefixes,
     )

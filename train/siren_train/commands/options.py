@@ -1,11 +1,13 @@
 """Options that the commands that read labelled text share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from siren_runtime import Guard
+from siren_train.data.labels import read_label_table
 from siren_train.data.rows import Columns
 
 _DATA = typer.Argument(
@@ -35,9 +37,10 @@ Labels = Annotated[
     str,
     typer.Option(
         "--labels",
-        metavar="NAME,...",
+        metavar="NAME,...|TABLE",
         help="Labels that the category column names, several joined by +, for siren train --head "
-        "categories. A harmful row that names none of them is left out there.",
+        "categories. A harmful row that names none of them is left out there. Or a JSON file that "
+        'says which categories are of which label: {"hate": ["slurs", "Hate: *"]}.',
     ),
 ]
 Classes = Annotated[
@@ -75,7 +78,7 @@ def make_columns(
     category: str,
     classes: str,
     bundle_classes: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    labels: str = "",
     trajectories: bool = False,
     prefixes: bool = False,
 ) -> Columns:
@@ -84,12 +87,13 @@ def make_columns(
     Args:
         bundle_classes: names of the bundle's classes, if there is a bundle. They hold where
             `classes` is empty.
-        labels: that categories may name.
+        labels: names that categories may hold, or a table of them.
         trajectories, prefixes: rows are those.
 
     Raises:
         typer.BadParameter: the classes are not two or more different names, or contradict those of
             the bundle.
+        InputError: the table of labels is none.
     """
     names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(bundle_classes)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
@@ -100,7 +104,15 @@ def make_columns(
             f"--classes is {', '.join(names)}, but the bundle's classes are {', '.join(own)}, "
             "in this order"
         )
-    if len(set(labels)) < len(labels) or not all(labels) or any("+" in name for name in labels):
+    table: dict[str, tuple[str, ...]] = {}
+    if labels.endswith(".json"):
+        table = read_label_table(Path(labels))
+    names_of_labels = [*table] or [n.strip() for n in labels.split(",") if labels]
+    if (
+        len(set(names_of_labels)) < len(names_of_labels)
+        or not all(names_of_labels)
+        or any("+" in name for name in names_of_labels)
+    ):
         raise typer.BadParameter(f"--labels needs different names without +, found {labels}")
     return Columns(
         text=tuple(name.strip() for name in text.split(",") if name.strip()),
@@ -109,7 +121,8 @@ def make_columns(
         id=id_,
         category=category,
         classes=names,
-        labels=tuple(labels),
+        labels=tuple(names_of_labels),
+        label_table=table,
         trajectories=trajectories,
         prefixes=prefixes,
     )

@@ -28,6 +28,8 @@ siren train features -o my-head --trials 24
 
 siren train features -o my-labels --head categories
 
+siren train features -o my-labels --head categories --probes my-head/.work --share 0.8
+
 siren train features -o my-polynomial --head polynomial --orders 4
 
 siren train features -o my-head --exits 2,4
@@ -81,6 +83,14 @@ def train(
         typer.Option(
             help='Which labels cover OpenAI\'s moderation keys: {"hate": ["slurs"]}, for --head '
             "categories; default: by the labels' names."
+        ),
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="WORK",
+            help="The work folder of another head's training on the same store: its probes choose "
+            "what is read, so that both heads read the same neurons; for --head categories.",
         ),
     ] = None,
     share: Annotated[
@@ -155,6 +165,8 @@ def train(
         raise typer.BadParameter("--ablate and --held-out are for --head harm and categories")
     if openai is not None and head != "categories":
         raise typer.BadParameter("--openai goes with --head categories")
+    if probes is not None and (head != "categories" or ablate or held_out):
+        raise typer.BadParameter("--probes goes with --head categories, for one head and no more")
     if exits is not None and head != "harm":
         raise typer.BadParameter("--exits goes with --head harm")
     depths = () if exits is None else parse_depths(exits)
@@ -231,6 +243,7 @@ def train(
             work,
             settings,
             openai=_openai(openai, opened[0]) if head == "categories" else None,
+            probes_of=probes,
             workers=workers,
             progress=bars.update,
         )

@@ -60,6 +60,18 @@ def fit_probes(
     return probes
 
 
+def read_probes(work: Path, layers: int) -> list[Probe]:
+    """Return the probes of all layers that another run has fitted on the same store.
+
+    Args:
+        work: its folder.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    return [_read_probe(work / f"probe.{layer}.npz") for layer in range(layers)]
+
+
 def fit_fold_probes(
     train_rows: FeatureSet,
     validation: FeatureSet,

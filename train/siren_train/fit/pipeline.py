@@ -30,7 +30,7 @@ from .folds import FOLDS, make_folds
 from .head import fit_head
 from .held_out import HeldOut, measure_held_out
 from .label_decisions import decide_labels
-from .layer_probes import fit_fold_probes, fit_probes
+from .layer_probes import fit_fold_probes, fit_probes, read_probes
 from .probe import Probe
 from .report import TrainingReport, layer_reports, trial_reports
 from .search import CrossValidation, Trial, best_trial, make_choice, read_history, search_head
@@ -54,6 +54,7 @@ def train(
     settings: Settings,
     *,
     openai: Mapping[str, Sequence[str]] | None = None,
+    probes_of: Path | None = None,
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainingReport:
@@ -64,6 +65,8 @@ def train(
             them, and measured on the first.
         work: the folder where the stages keep their results.
         openai: which labels cover each of OpenAI's 13 keys, written into a head of labels.
+        probes_of: the work folder of another run on the same rows, whose probes choose what is
+            read; so that one pass pools the same neurons for both heads.
         workers: threads; the head does not depend on how many.
 
     Raises:
@@ -75,11 +78,15 @@ def train(
     measured = np.unique(validation.without_copies().datasets)
     folds = make_folds(everything, FOLDS, settings.seed, measured)
     check_folds(folds, train_rows, validation, stores[0].folder)
-    with _claim(work, stores, settings):
-        probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
-        of_folds = fit_fold_probes(
-            train_rows, validation, folds, probes, work, workers=workers, progress=progress
-        )
+    with _claim(work, stores, settings, probes_of):
+        if probes_of is None:
+            probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
+            of_folds = fit_fold_probes(
+                train_rows, validation, folds, probes, work, workers=workers, progress=progress
+            )
+        else:
+            probes = read_probes(probes_of, train_rows.layers)
+            of_folds = [probes] * FOLDS
         setup = CrossValidation(
             everything, folds, of_folds, settings.weighting, settings.seed, workers
         )
@@ -247,7 +254,9 @@ def held_out(
 
 
 @contextmanager
-def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> Iterator[None]:
+def _claim(
+    work: Path, stores: Sequence[FeatureStore], settings: Settings, probes_of: Path | None = None
+) -> Iterator[None]:
     """Keep `work` for this run while the block runs.
 
     Raises:
@@ -263,6 +272,7 @@ def _claim(work: Path, stores: Sequence[FeatureStore], settings: Settings) -> It
             for name, value in msgspec.to_builtins(settings).items()
             if name not in _LATE
         },
+        **({} if probes_of is None else {"probes_of": str(probes_of.resolve())}),
     }
     data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"
     with locked(work, "siren train"):

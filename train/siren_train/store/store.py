@@ -235,7 +235,8 @@ class FeatureStore:
         return array
 
     def features(self, split: str, pooling: Pooling, target: Target = "harm") -> FeatureSet:
-        """Return the rows of a split; for categories, those whose labels are known.
+        """Return the rows of a split; for categories, those that are no copies and whose labels are
+        known, of the data sets that name any.
 
         Raises:
             InputError: the store has no such split or pooling, or no labels or targets, or a file
@@ -270,7 +271,9 @@ class FeatureStore:
                 f"{self.folder}: its rows have no labels; extract with --labels NAME,NAME"
             )
         labels = self._column(split, "categories")
-        return replace(rows, labels=labels, classes=tuple(manifest.labels)).where(known(labels))
+        naming = np.unique(rows.datasets[(labels == 1).any(axis=1)])
+        kept = known(labels) & np.isin(rows.datasets, naming) & ~rows.is_copy
+        return replace(rows, labels=labels, classes=tuple(manifest.labels)).where(kept)
 
     def _column(self, split: str, name: Column) -> NDArray[Any]:
         shape: tuple[int, ...] = (self.manifest.splits[split],)
