@@ -1,5 +1,6 @@
 """Every interface answers its own client with the guard's verdicts."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
 from tritonclient import http as triton
 
-from served import Running, eventually
+from served import Running, eventually, running
 from siren_runtime import Guard
 from texts import CORPUS
+from tiny_bundle import edit_manifest, make_bundle
 
 ROUNDING = 1e-6
 TEXTS = [text for text in CORPUS if text.strip()][:6]
@@ -237,3 +239,23 @@ def test_operators_are_told_what_runs_and_what_it_did(server: Running, guard: Gu
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     wrong = server.client.get("/v1/score")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_an_answer_is_decided_on_by_the_thresholds_of_responses(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    responses = {"threshold": 0.999, "tiers": []}
+    edit_manifest(bundle, lambda manifest: manifest.update(threshold=0.001, responses=responses))
+    with running({"tiny": str(bundle)}) as server:
+        actions = {
+            kind: server.client.post(
+                "/beta/litellm_basic_guardrail_api", json={"texts": ["hello"], "input_type": kind}
+            ).json()["action"]
+            for kind in ("request", "response")
+        }
+        assert actions == {"request": "BLOCKED", "response": "NONE"}
+        scored = server.client.post("/v1/score", json={"prompt": "a", "response": "b"}).json()
+        assert (scored["is_harmful"], scored["threshold"], scored["as_response"]) == (
+            (False, 0.999, True)
+        )
+        info = server.client.get("/info").json()
+        assert info["guards"]["tiny"]["responses"] == {"threshold": 0.999, "tiers": {}}
