@@ -182,10 +182,10 @@ class Manifest(Strict, frozen=True):
     @property
     def cutoffs(self) -> list[float]:
         """The thresholds of the primary head and its tiers, those of responses too, ascending."""
-        both = [self, *([self.responses] if self.responses else [])]
-        return sorted(
-            {t for one in both for t in (one.threshold, *(x.threshold for x in one.tiers))}
-        )
+        found = {self.threshold, *(tier.threshold for tier in self.tiers)}
+        if self.responses is not None:
+            found |= {self.responses.threshold, *(t.threshold for t in self.responses.tiers)}
+        return sorted(found)
 
     @property
     def stream_cache(self) -> CacheSpec:

@@ -61,9 +61,11 @@ class Scores:
 
     def flagged(self, threshold: float, response_threshold: float | None) -> NDArray[np.bool_]:
         """Bool [rows]: which reach the threshold, or with a response another, unless it is None."""
-        if response_threshold is None:
-            return self.scores >= threshold
-        return self.scores >= np.where(self.has_response, response_threshold, threshold)
+        own: float | NDArray[np.float64] = threshold
+        if response_threshold is not None:
+            own = np.where(self.has_response, response_threshold, threshold)
+        reached: NDArray[np.bool_] = self.scores >= own
+        return reached
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """The rows of a mask, without what heads of categories got."""
