@@ -82,7 +82,7 @@ def explain(
 
 
 def _show(found: Explanation, top: int) -> None:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -101,8 +101,8 @@ def _show(found: Explanation, top: int) -> None:
     parts = Table("part", "place", how, box=None, padding=(0, 2, 0, 0))
     ranked = sorted(found.parts, key=lambda part: -abs(part.share))[:top]
     for part in ranked:
-        shown = one_line(part.text) if part.span[1] > part.span[0] else "(special)"
-        parts.add_row(Text(shown), f"{part.span[0]}-{part.span[1]}", f"{part.share:+.4f}")
+        text = one_line(part.text) if part.span[1] > part.span[0] else "(special)"
+        parts.add_row(Text(text), f"{part.span[0]}-{part.span[1]}", f"{part.share:+.4f}")
     layers = Table("layer", "weight", "neurons", "share", box=None, padding=(0, 2, 0, 0))
     for layer in found.layers:
         layers.add_row(
@@ -118,7 +118,7 @@ def _show(found: Explanation, top: int) -> None:
             f"{neuron.share:+.4f}",
         )
     gap = Text()
-    shown = [about, strongest, parts, gap, layers, gap, neurons]
+    shown: list[RenderableType] = [about, strongest, parts, gap, layers, gap, neurons]
     if found.terms:
         orders = Table("order", "share", box=None, padding=(0, 2, 0, 0))
         for order, share in enumerate(found.terms, start=1):

@@ -82,7 +82,7 @@ def _shares(term: SecondOrder, start: int, stop: int) -> DoubleArray:
     matrix = weighed.T @ term.directions[:, start:]
     products = np.outer(term.text[start:stop], term.text[start:])
     products -= np.outer(term.baseline[start:stop], term.baseline[start:])
-    shares = np.triu(2 * matrix * products)
+    shares: DoubleArray = np.triu(2 * matrix * products)
     rows = np.arange(stop - start)
     shares[rows, rows] /= 2
     return shares

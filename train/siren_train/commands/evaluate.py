@@ -212,7 +212,7 @@ def evaluate(
     response_threshold = None
     if threshold is None:
         threshold, of_responses = guard.default_threshold, guard.judge.primary.responses
-        response_threshold = of_responses and of_responses.threshold
+        response_threshold = of_responses.threshold if of_responses else None
     about: dict[str, Any] = {
         "bundles": bundles,
         "sources": [source.name for source in sources],
