@@ -137,8 +137,7 @@ class Explainer:
 
         found = attribute(gradients, read.features, neutral.features)
         terms = self._terms(read, neutral)
-        until.check("before pairs of neurons were there")
-        pairs = self._pairs(read, neutral, terms, neurons)
+        pairs = self._pairs(read, neutral, terms, neurons, until)
         offsets = encoded.offsets[: tokenizer.room]
         if read.tokens is not None and neutral.tokens is not None:
             parts = _tokens(tokenizer, passage, offsets, read.tokens, neutral.tokens, found)
@@ -251,10 +250,16 @@ class Explainer:
         return (*np.diff(moved, prepend=0.0).tolist(),) if moved else ()
 
     def _pairs(
-        self, read: _Read, neutral: _Read, terms: tuple[float, ...], count: int
+        self,
+        read: _Read,
+        neutral: _Read,
+        terms: tuple[float, ...],
+        count: int,
+        deadline: Deadline,
     ) -> tuple[PairShare, ...]:
         if not self._spec.rank:
             return ()
+        deadline.check("before pairs of neurons were there")
         both = np.stack([read.features, neutral.features])
         standardized, factors, directions = (
             part.astype(np.float64) for part in self._gradients.second_order(both)
