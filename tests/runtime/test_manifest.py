@@ -91,13 +91,24 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "spans",
         "temperature",
         "smoothing",
+        "responses",
         "saturation_free",
         "tuning",
         "note",
         "carried_over",
         "quantization",
     }
-    optional |= {"activation", "openai", "neurons", "decisions", "further", "cascade", "trajectory"}
+    optional |= {
+        "activation",
+        "openai",
+        "neurons",
+        "decisions",
+        "further",
+        "cascade",
+        "orders",
+        "rank",
+        "trajectory",
+    }
     optional |= {"exit_texts", "exit_bound", "exit_max_difference"}
     free = [manifest[name] for name in ("files", "graphs", "versions", "heads")]
     for position, original in enumerate(_objects(manifest)):
