@@ -56,6 +56,7 @@ class CascadeBackend:
             strict=strict,
             threads=threads,
             session_options=session_options,
+            in_turn=True,
         )
         self.cascade = cascade
         self.token_budget = token_budget(self.name)

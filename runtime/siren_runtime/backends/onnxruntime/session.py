@@ -38,6 +38,8 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # exact everywhere, but slow; VNNI machines ignore it. Graphs for TensorRT have no such products,
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+# Threads do not wait for the next run by spinning.
+_NO_WAITING = ("session.force_spinning_stop", "1")
 # Where ONNX Runtime would look for weights that it was not given. A file is no folder: nowhere.
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _MAX_THREADS = 1024
@@ -79,8 +81,13 @@ def open_sessions(
     strict: bool,
     threads: int | None = None,
     session_options: Any = None,
+    in_turn: bool = False,
 ) -> tuple[list[Any], str]:
     """Open graphs of the bundle, whose weights are read once, and check them against the manifest.
+
+    Args:
+        in_turn: the graphs run one right after the other, so the threads of one that has run must
+            leave the processors to the next one's at once.
 
     Returns:
         An `onnxruntime.InferenceSession` for each, and what they run on: "cpu", "cuda" or
@@ -90,7 +97,7 @@ def open_sessions(
         BackendError, BundleError, InputError: as `open_backend`.
     """
     graphs = [bundle.manifest.graphs[name] for name in graph_names]
-    sessions = _created(bundle, graphs, providers, threads, session_options)
+    sessions = _created(bundle, graphs, providers, threads, session_options, in_turn)
     release_freed_memory()
     names = [
         _checked(bundle, graph, session, providers[0], strict=strict)
@@ -105,6 +112,7 @@ def _created(
     providers: Sequence[Provider],
     threads: int | None,
     session_options: Any,
+    in_turn: bool,
 ) -> list[Any]:
     """A session for each graph. The weights are in memory twice until it is made."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, so not with the module
@@ -122,6 +130,8 @@ def _created(
             for graph, model, of_graph in zip(graphs, models, locations, strict=True):
                 weights = {location: contents[file] for location, file in of_graph.items()}
                 options = _session_options(threads, session_options)
+                if in_turn:
+                    options.add_session_config_entry(*_NO_WAITING)
                 sessions.append(_opened(bundle, graph, model, weights, options, providers))
         finally:  # that a file is damaged says more than what came of it
             for check in checks:
