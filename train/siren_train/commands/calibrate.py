@@ -171,7 +171,8 @@ def calibrate(
 
     folder = Path(options.bundle_folder(bundle))
     if false_alarms is not None:
-        if threshold or tier or tiers or temperature or spans or cascade or not data:
+        other = threshold, tier, tiers, temperature, spans, cascade, responses
+        if any(other) or not data:
             raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
         from .calibrate_alarms import calibrate_alarms
 
