@@ -48,5 +48,5 @@ evaluate() {
         --threads "$threads" -o "$work/on-$1" "${@:2}"
 }
 evaluate diasafety --max-rows "${MEASURED:-300}"
-evaluate test-streams --words 4
+evaluate test-streams --words 4 --max-rows 32
 say "done: $work/on-diasafety/streaming.md, $work/on-test-streams/streaming.md"
