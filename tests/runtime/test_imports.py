@@ -15,7 +15,7 @@ ARROWS = {
     "siren_runtime": set[str](),
     "siren_export": {"siren_runtime"},
     "siren_train": {"siren_runtime", "siren_export"},
-    "siren_bench": {"siren_runtime", "siren_export"},
+    "siren_bench": {"siren_runtime", "siren_export", "siren_serve"},
     "siren_serve": {"siren_runtime"},
 }
 
@@ -92,7 +92,7 @@ FLOORS = {
         ["streams", "reload", "messages"],
         ["guards"],
         ["opening"],
-        ["metrics", "keys", "logs", "errors", "settings", "triton"],
+        ["metrics", "keys", "limits", "logs", "errors", "settings", "strings", "triton"],
     ],
 }
 

@@ -18,15 +18,13 @@ from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
-from siren_runtime.bundle.heads import OPENAI_KEYS
-from siren_runtime.bundle.shipped import ENGINES
 from siren_runtime.commands.siren import app
 from siren_runtime.errors import InputError
-from siren_train.data.labels import UNKNOWN, label_values, read_label_table
+from siren_train.data.labels import UNKNOWN, label_values
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import parse_source
 from siren_train.fit import pipeline
-from siren_train.fit.openai_keys import read_table, table_by_names
+from siren_train.fit.openai_keys import table_by_names
 from siren_train.fit.settings import Settings
 from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.measure.metrics import macro_f1
@@ -127,28 +125,6 @@ def test_the_store_keeps_what_rows_say_and_trains_on_what_is_known(made):
     expected = [[int(name in row["category"].split("+")) for name in LABELS] for row in known]
     np.testing.assert_array_equal(features.labels, expected)
     assert store.features("train", "residual_mean").rows == len(train)
-
-
-def test_a_table_says_which_categories_are_of_which_label(tmp_path):
-    path = tmp_path / "labels.json"
-    path.write_text('{"hate": ["H", "*: slurs"], "none": [], "violence": ["V", "*: slurs"]}')
-    table = read_label_table(path)
-    assert list(table) == ["hate", "violence"]
-    columns = Columns(labels=tuple(table), label_table=table)
-    assert columns.labels_of("H + V") == ("hate", "violence")
-    assert columns.labels_of("forum: slurs") == ("hate", "violence")
-    assert columns.labels_of("hate") == ()
-    path.write_text('{"hate": "H"}')
-    with pytest.raises(InputError, match="lists of categories"):
-        read_label_table(path)
-
-
-def test_the_shipped_table_names_each_of_openais_keys():
-    path = ENGINES / "categories.json"
-    table = json.loads(path.read_text())
-    assert set(table) == set(OPENAI_KEYS)
-    covered = [key for key, names in table_by_names([*read_label_table(path)]).items() if names]
-    assert covered == [key for key in OPENAI_KEYS if table[key]]
 
 
 def test_probes_of_another_head_let_both_read_the_same_neurons(made, tmp_path):
@@ -342,29 +318,6 @@ def test_a_label_that_no_row_names_is_refused(tmp_path, backbone_folder):
 def test_a_store_without_labels_trains_no_categories(store, tmp_path):
     with pytest.raises(InputError, match="extract with --labels"):
         pipeline.train([store], tmp_path, tmp_path / ".work", SETTINGS)
-
-
-def test_the_table_of_openai_keys_follows_names_or_a_file(tmp_path):
-    table = table_by_names(["S", "H2", "Self_Harm", "violence graphic", "other"])
-    assert set(table) == set(OPENAI_KEYS)
-    assert table["sexual"] == ["S"]
-    assert table["hate/threatening"] == ["H2"]
-    assert table["self-harm"] == ["Self_Harm"]
-    assert table["illicit"] == []
-    path = tmp_path / "table.json"
-    path.write_text('{"hate": ["a", "b"]}')
-    assert read_table(path, ["a", "b"])["hate"] == ["a", "b"]
-    for bad, match in (
-        ('{"hat": ["a"]}', r"unknown \['hat'\]"),
-        ('{"hate": ["c"]}', r"by \['c'\]"),
-        ('{"hate": "a"}', "keys and lists"),
-        ("", "keys and lists"),
-    ):
-        path.write_text(bad)
-        with pytest.raises(InputError, match=match):
-            read_table(path, ["a", "b"])
-    with pytest.raises(InputError, match="cannot be read"):
-        read_table(tmp_path / "none.json", [])
 
 
 def test_the_metric_counts_labels_that_occur():
