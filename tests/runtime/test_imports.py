@@ -92,7 +92,8 @@ FLOORS = {
         ["streams", "reload", "messages"],
         ["guards"],
         ["opening"],
-        ["metrics", "keys", "limits", "logs", "errors", "settings", "strings", "triton"],
+        ["strings"],
+        ["metrics", "keys", "limits", "logs", "errors", "settings", "triton"],
     ],
 }
 
