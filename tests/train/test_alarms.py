@@ -14,6 +14,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
+from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
 from siren_train.data.streams import StreamRow, read_stream_rows
 from siren_train.measure.alarms import alarm_threshold, choose_smoothing, find_alarms, smoothed
@@ -25,7 +26,7 @@ def traced(scores, *, harmful, tokens=None, end=None):
     """A trace of a piece a score, one character each; harm is from the start to `end`."""
     count = np.arange(1, len(scores) + 1)
     span = (0, end or len(scores)) if harmful else None
-    row = StreamRow("row", "data", None, "x" * len(scores), span)
+    row = StreamRow("row", "data", "", "x" * len(scores), span)
     of_pieces = count if tokens is None else np.cumsum(tokens)
     return Trace(row, 0, count, of_pieces, np.array(scores, np.float64), slid=False)
 
@@ -85,8 +86,36 @@ def test_a_stream_says_how_soon_it_was_stopped_and_how_well_its_peak_ranks():
 def test_a_response_labelled_harmful_is_so_throughout(tmp_path, label, span):
     row = {"response": "bread", "split": "test", "label": label}
     data = write_jsonl(tmp_path / "rows.jsonl", [row, {**row, "harm_start": 1, "harm_end": 3}])
-    rows = read_stream_rows([parse_source(str(data))], "test", "split")
+    rows = read_stream_rows([parse_source(str(data))], "test", Columns())
     assert [one.span for one in rows] == [span, (1, 3)]
+
+
+@pytest.mark.parametrize("label", ["unsafe", "true", "Harmful", 2])
+def test_an_unknown_label_is_refused_and_not_safe(tmp_path, label):
+    row = {"response": "bread", "split": "test", "label": label}
+    source = parse_source(str(write_jsonl(tmp_path / "rows.jsonl", [row])))
+    with pytest.raises(InputError, match=r"column 'label' is .*expected one of safe, harmful"):
+        read_stream_rows([source], "test", Columns())
+
+
+def test_columns_and_classes_are_those_that_were_named(tmp_path):
+    rows = [
+        {"question": "How?", "answer": "bread", "part": "test", "verdict": verdict, "label": "?"}
+        for verdict in ("bad", "good", "")
+    ]
+    source = parse_source(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    columns = Columns(("answer",), "verdict", "part", classes=("good", "bad"))
+    found = read_stream_rows([source], "test", columns)
+    assert [(one.prompt, one.span) for one in found] == [("", (0, 5)), ("", None), ("", None)]
+    found = read_stream_rows([source], "test", replace(columns, text=("question", "answer")))
+    assert {(one.prompt, one.response) for one in found} == {("How?", "bread")}
+    for wrong in (
+        {"label": "judgement"},
+        {"text": ("prompt", "answer")},
+        {"text": ("a", "b", "c")},
+    ):
+        with pytest.raises(InputError):
+            read_stream_rows([source], "test", replace(columns, **wrong))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +176,8 @@ def test_the_commands_calibrate_a_head_and_compare_heads_at_one_rate(bundle, dat
     [
         (["--threshold", "best"], 2),
         (["--cascade"], 2),
+        (["--responses"], 2),
+        (["--labels", "hate"], 2),
         (["--head", "none"], 1),
         (["--split", "none"], 1),
     ],
@@ -155,6 +186,18 @@ def test_what_does_not_go_with_alarms_is_refused(bundle, data, options, status):
     result = siren("calibrate", bundle, data, "--false-alarms", 0.1, *options)
     assert result.exit_code == status
     assert siren("evaluate", bundle, data, "--false-alarms", 0.1).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--threshold", "0.5", "--pool", "response"],
+        ["--threshold", "0.5", "--labels", "hate"],
+        ["--cascade", "--responses", "--loss", "1"],
+    ],
+)
+def test_options_of_another_calibration_are_refused(bundle, data, options):
+    assert siren("calibrate", bundle, data, *options).exit_code == 2
 
 
 def test_streams_of_one_kind_choose_no_threshold(bundle, tmp_path):

@@ -59,7 +59,7 @@ for benchmark in find_benchmarks(sys.argv[1:]):
     try:
         (source,) = benchmark_sources([benchmark], None)
         if benchmark.streams:
-            rows = [(r.response, r.span) for r in read_stream_rows([source], "test", "split")]
+            rows = [(r.response, r.span) for r in read_stream_rows([source], "test", Columns())]
         else:
             rows = [(r.text, r.label) for r in read_rows(source, Columns())]
     except InputError as error:
@@ -86,7 +86,7 @@ def read(name: str, downloads: Path) -> list[tuple[str, int]]:
 
 def read_streams(name: str, downloads: Path) -> list[StreamRow]:
     sources = benchmark_sources(find_benchmarks([name]), downloads)
-    return read_stream_rows(sources, "test", "split")
+    return read_stream_rows(sources, "test", Columns())
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -103,7 +103,7 @@ def test_harm_in_tokens_becomes_characters_of_the_response(downloads: Path) -> N
     assert response.response == "<think>\n\n</think>\n\n" + ANSWER
     assert response.span is not None
     assert response.response[slice(*response.span)] == "Poison the 面包 now."
-    assert thinking.prompt is response.prompt is None
+    assert thinking.prompt == response.prompt == ""
 
 
 def test_a_span_that_ends_within_a_character_ends_before_it() -> None:

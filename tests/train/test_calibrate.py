@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siren_runtime import Guard
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.errors import BundleError, InputError
+from siren_train.commands.calibration_shown import print_decision
 from siren_train.measure.calibrate import (
     FITTING_TEMPERATURE,
     find_threshold,
@@ -203,6 +206,33 @@ def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
         assert [tier.name for tier in tiers] == ["block", "review"]
         for tier, rate in zip(tiers, (0.01, 0.05), strict=True):
             assert 0 < (safe >= tier.threshold).mean() <= rate
+
+
+def test_responses_keep_tiers_and_threshold_where_they_get_no_new_ones(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    write_calibration(bundle, tiers=make_tiers({"block": 0.9}, "test"))
+    found = choose_each(with_responses(2000), "best", {})
+    manifest = write_calibration(bundle, threshold=found.threshold, responses=found.responses)
+    assert found.responses is not None
+    assert manifest.responses == replace_tiers(found.responses, manifest.tiers)
+    tiers = make_tiers({"stop": 0.95, "look": 0.5}, "test")
+    manifest = write_calibration(bundle, tiers=tiers)
+    assert manifest.responses == replace_tiers(found.responses, tiers)
+    assert manifest.threshold == found.threshold
+
+
+def replace_tiers(responses: ResponseThresholds, tiers: list[Tier]) -> ResponseThresholds:
+    return ResponseThresholds(responses.threshold, tiers)
+
+
+@pytest.mark.parametrize("which", [True, False])
+def test_what_was_found_is_shown_where_all_rows_are_responses_or_none(
+    which: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = replace(noisy_scores(50), has_response=np.full(50, which))
+    print_decision(Decision(0.5, responses=ResponseThresholds(0.7)), scores, "test")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("responses, threshold: from 0.7" if which else "threshold: from 0.5")
 
 
 def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:

@@ -10,6 +10,7 @@ from labelled import write_jsonl
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
+from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
 from siren_train.data.streams import StreamRow, pieces_of, read_stream_rows
 from siren_train.measure.streaming_evaluation import measure_streaming
@@ -33,7 +34,7 @@ ROWS = [
 def traced(scores, span=(10, 20), tokens=None):
     """A trace of a response of ten characters and ten tokens a piece."""
     tens = 10 * np.arange(1, len(scores) + 1)
-    row = StreamRow("row", "data", None, "x" * 10 * len(scores), span)
+    row = StreamRow("row", "data", "", "x" * 10 * len(scores), span)
     return Trace(row, 0, tens, tens, np.array(scores, np.float64), slid=False)
 
 
@@ -74,7 +75,7 @@ def test_false_alarms_are_of_safe_streams():
 
 @pytest.mark.parametrize("words", [1, 3, 100])
 def test_pieces_make_up_the_response_and_are_cut_where_harm_starts_and_ends(words):
-    row = StreamRow("row", "data", None, "one two\n\nthree  four five", (5, 15))
+    row = StreamRow("row", "data", "", "one two\n\nthree  four five", (5, 15))
     pieces = list(pieces_of(row, words))
     assert "".join(pieces) == row.response
     ends = np.cumsum([len(piece) for piece in pieces])
@@ -124,7 +125,7 @@ def test_the_command_writes_table_and_plot(tmp_path):
 def test_rows_that_cannot_be_streamed_are_named(tmp_path, change, message):
     data = write_jsonl(tmp_path / "streams.jsonl", [{**ROWS[0], **change}])
     with pytest.raises(InputError, match=message):
-        read_stream_rows([parse_source(str(data))], "test", "split")
+        read_stream_rows([parse_source(str(data))], "test", Columns())
 
 
 def test_csv_and_parquet_hold_the_same_rows(tmp_path):
@@ -142,7 +143,7 @@ def test_csv_and_parquet_hold_the_same_rows(tmp_path):
     read = [
         [
             (r.prompt, r.response, r.span)
-            for r in read_stream_rows([parse_source(p)], "test", "split")
+            for r in read_stream_rows([parse_source(p)], "test", Columns())
         ]
         for p in (str(data), str(tmp_path / "rows.csv"), str(tmp_path / "rows.parquet"))
     ]

@@ -141,9 +141,9 @@ def calibrate(
         ),
     ] = None,
     pool: Annotated[
-        Literal["conversation", "response"],
-        typer.Option(help="For --false-alarms: what counts, as Guard.stream has it by default."),
-    ] = "conversation",
+        Literal["conversation", "response"] | None,
+        typer.Option(help="For --false-alarms: what counts; default: conversation, both turns."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     text: options.TextColumns = "",
@@ -174,40 +174,54 @@ def calibrate(
         other = threshold, tier, tiers, temperature, spans, cascade, responses
         if any(other) or not data:
             raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
-        from .calibrate_alarms import calibrate_alarms
-
-        sources = [parse_source(argument) for argument in data]
-        rows = sources, split, split_column, max_rows
-        decision = calibrate_alarms(folder, head, false_alarms, *rows, pool=pool, threads=threads)
-        _record(record, decision)
-        return
-    if cascade:
-        if threshold or tier or tiers or temperature or spans or head or record or not data:
+    elif pool is not None:
+        raise typer.BadParameter("--pool goes with --false-alarms")
+    elif cascade:
+        other = threshold or tier or tiers or temperature or spans or responses or head or record
+        if other or not data:
             raise typer.BadParameter("--cascade takes labelled text, and no other calibration")
-        from .calibrate_cascade import calibrate_exits, calibrate_orders
-
-        opened = load_bundle(folder)
-        named = opened.manifest.head.labels or Columns().classes
-        columns = options.make_columns(
-            text, label, split_column, id_column, category, classes, named
-        )
-        sources = [parse_source(argument) for argument in data]
-        chosen = calibrate_orders if opened.manifest.head.orders else calibrate_exits
-        chosen(opened, loss, sources, columns, split, max_rows, threads)
-        return
-    _check_use(threshold, tier, tiers, temperature, spans)
+    else:
+        _check_use(threshold, tier, tiers, temperature, spans)
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
     rules = _rules(tier or [])
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
-    opened.manifest.decision(head)
+    old = opened.manifest.decision(head)
+    has_labels = opened.manifest.heads[head].activation == "sigmoid"
+    if labels and (not has_labels or cascade or false_alarms is not None):
+        raise typer.BadParameter("--labels goes with a head of labels")
+    columns = options.make_columns(
+        text,
+        label,
+        split_column,
+        id_column,
+        category,
+        classes,
+        options.labels(opened.manifest),
+        labels,
+    )
+    sources = [parse_source(argument) for argument in data or ()]
+    if false_alarms is not None:
+        from .calibrate_alarms import calibrate_alarms
+
+        rows = sources, columns, split, max_rows
+        pooled = pool or "conversation"
+        decision = calibrate_alarms(folder, head, false_alarms, *rows, pool=pooled, threads=threads)
+        _finish(record, old, decision)
+        return
+    if cascade:
+        from .calibrate_cascade import calibrate_exits, calibrate_orders
+
+        chosen = calibrate_orders if opened.manifest.head.orders else calibrate_exits
+        chosen(opened, loss, sources, columns, split, max_rows, threads)
+        return
     if opened.manifest.task == "trajectory" and (spans or data):
         raise InputError(
             f"{folder}: scores trajectories of agents, which have no spans, and there is no "
             "calibration by labelled ones; give --threshold or --tier a number, and no texts"
         )
-    if opened.manifest.heads[head].activation == "sigmoid":
+    if has_labels:
         if tier or tiers or spans or max_rows or responses:
             raise typer.BadParameter(
                 f"the head {head!r} has labels: --threshold and --temperature are each label's; "
@@ -215,18 +229,8 @@ def calibrate(
             )
         from .calibrate_labels import calibrate_labels
 
-        columns = options.make_columns(
-            text,
-            label,
-            split_column,
-            id_column,
-            category,
-            classes or "safe,harmful",
-            labels=labels,
-        )
-        sources = [parse_source(argument) for argument in data or ()]
         calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
-        _record(record, load_bundle(folder).manifest.decision(head))
+        _finish(record, old, load_bundle(folder).manifest.decision(head))
         return
     if not data:
         if temperature:
@@ -243,19 +247,14 @@ def calibrate(
             else None,
         )
         report(f"{folder}: {described(manifest.decision(head))}")
-        _record(record, manifest.decision(head))
+        _finish(record, old, manifest.decision(head))
         return
 
     spec = opened.manifest.heads[head]
     if temperature and spec.activation == "softmax" and spec.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
     engines = Engines(open_backend(opened, Request(threads=threads)))
-    old = opened.manifest.decision(head)
     guard = tempered_guard(opened, engines, old.temperature, head)
-    columns = options.make_columns(
-        text, label, split_column, id_column, category, classes, options.labels(guard)
-    )
-    sources = [parse_source(argument) for argument in data]
     with Bars() as bars:
         if temperature:
             new_temperature, scores = _fit_temperature(
@@ -297,14 +296,17 @@ def calibrate(
         typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
-    _record(record, manifest.decision(head))
+    _finish(record, old, manifest.decision(head))
 
 
-def _record(head: Path | None, decision: Decision) -> None:
-    if head is not None:
+def _finish(record: Path | None, old: Decision, new: Decision) -> None:
+    """Say what the new decision dropped, and keep it in the head's folder."""
+    if old.responses is not None and new.responses is None:
+        report("responses had thresholds of their own: those of all other texts now hold for them")
+    if record is not None:
         from siren_export.heads.decision_file import write_decision
 
-        report(f"{write_decision(head, decision)}: written")
+        report(f"{write_decision(record, new)}: written")
 
 
 def _stated(rule: str) -> float:

@@ -15,6 +15,7 @@ from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import StreamRow, read_stream_rows
 
@@ -27,8 +28,8 @@ def calibrate_alarms(
     head: str | None,
     rate: float,
     sources: Sequence[Source],
+    columns: Columns,
     split: str,
-    split_column: str,
     max_rows: int | None,
     *,
     pool: Pooled,
@@ -56,7 +57,7 @@ def calibrate_alarms(
             f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
             "--threshold"
         )
-    rows = sampled(read_stream_rows(sources, split, split_column), max_rows)
+    rows = sampled(read_stream_rows(sources, split, columns), max_rows)
     _check_kinds(rows, split)
     engines = open_engines(bundle, Request(threads=threads, streaming=True))
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
-    """Print what the threshold and each tier give on the rows of `split`."""
+    """Print what the threshold and each tier give on the rows of `split` that they are for."""
     from siren_train.measure.metrics import binary_metrics
 
     parts = [("", decision.threshold, decision.tiers, scores)]
@@ -22,6 +22,8 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
             ("responses, ", of_them.threshold, of_them.tiers, scores.of(with_response)),
         ]
     for what, threshold, tiers, rows in parts:
+        if not len(rows.scores):
+            continue
         for name, value in [("threshold", threshold), *((t.name, t.threshold) for t in tiers)]:
             m = binary_metrics(rows.harmful, rows.scores, value)
             typer.echo(

@@ -172,12 +172,16 @@ def evaluate(
         from .streaming import evaluate_streaming
 
         guard = Guard.load(options.bundle_folder(bundle), threads=threads, streaming=True)
+        named = options.labels(guard.manifest)
+        columns = options.make_columns(
+            text, label, split_column, id_column, category, classes, named
+        )
         evaluate_streaming(
             guard,
             bundle,
             sources,
+            columns,
             split=split,
-            split_column=split_column,
             threshold=threshold,
             words=words,
             pool=pool,
@@ -192,7 +196,14 @@ def evaluate(
     read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
     guard = Guard.load(source, threads=threads, **read)
     columns = options.make_columns(
-        text, label, split_column, id_column, category, classes, options.labels(guard), labels
+        text,
+        label,
+        split_column,
+        id_column,
+        category,
+        classes,
+        options.labels(guard.manifests[0]),
+        labels,
     )
     if diluted:
         from .diluted import evaluate_diluted

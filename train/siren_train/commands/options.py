@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from siren_runtime import Guard
+from siren_runtime.bundle.manifest import Manifest
 from siren_train.data.labels import read_label_table
 from siren_train.data.rows import Columns
 
@@ -64,9 +64,9 @@ def bundle_folder(name: str) -> str:
     return str(recipe.bundle) if recipe else name
 
 
-def labels(guard: Guard) -> Sequence[str]:
-    """Return the names of the classes that a guard tells apart; one of labels tells harm."""
-    head = guard.manifests[0].head
+def labels(manifest: Manifest) -> Sequence[str]:
+    """Return the names of the classes that a bundle tells apart; one of labels tells harm."""
+    head = manifest.head
     return (head.labels if head.activation == "softmax" else ()) or Columns().classes
 
 

@@ -9,6 +9,7 @@ import typer
 from siren_runtime import Guard
 from siren_runtime.commands.console import report, warnings_reported
 from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
@@ -33,9 +34,9 @@ def evaluate_streaming(
     guard: Guard,
     bundle: str,
     sources: Sequence[Source],
+    columns: Columns,
     *,
     split: str,
-    split_column: str,
     threshold: float | None,
     words: int | None,
     pool: Pooled,
@@ -46,7 +47,7 @@ def evaluate_streaming(
     """Stream every response of a split, print the table, and write the report to `output`.
 
     Args:
-        threshold: None takes the bundle's; that of responses where all rows have a prompt.
+        threshold: None takes the bundle's; that of responses, where it has one.
         words: between two scores; None takes 1, or 8 where the bundle has no streaming graph.
         pool: what counts, the prompt and the response or the response alone.
         false_alarms: the share of safe streams that may raise an alarm; each head's threshold is
@@ -57,13 +58,12 @@ def evaluate_streaming(
     Raises:
         InputError: the data is unusable, or a file cannot be written.
     """
-    rows = sampled(read_stream_rows(sources, split, split_column), max_rows)
+    rows = sampled(read_stream_rows(sources, split, columns), max_rows)
     incremental = "stream" in guard.manifest.graphs
     words = words or (1 if incremental else _REENCODED_WORDS)
     response_only = incremental and pool == "response"
     if threshold is None:
-        answers = all(row.prompt is not None for row in rows)
-        threshold = guard.judge.primary.of_text(answers).threshold
+        threshold = guard.judge.primary.of_text(True).threshold
     with warnings_reported(), Bars() as bars:
         traces = trace_streams(
             guard,
@@ -75,7 +75,7 @@ def evaluate_streaming(
     primary, *further = guard.heads
     heads = {}
     if further or false_alarms is not None:
-        own = {name: head.threshold for name, head in guard.judge.heads.items()}
+        own = {name: head.of_text(True).threshold for name, head in guard.judge.heads.items()}
         heads = _by_head(guard, traces, {**own, primary: threshold}, false_alarms)
         threshold = heads[primary].threshold
     evaluation = StreamingEvaluation(

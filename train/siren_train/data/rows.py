@@ -216,7 +216,7 @@ def _parse(
         text=_text(fields, columns, origin)
         if trajectory is None
         else json.dumps(chat_messages(trajectory), ensure_ascii=False),
-        label=_label(fields, columns, origin) if target is None else int(target >= 0.5),
+        label=label_of(fields, columns, origin) if target is None else int(target >= 0.5),
         category=category,
         id=None if identity in (None, "") or identity != identity else str(identity),
         source="" if collection is None else _in_one_line(str(collection)),
@@ -288,7 +288,12 @@ def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
         ) from None
 
 
-def _label(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
+def label_of(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
+    """The index of a row's class.
+
+    Raises:
+        InputError: the row has no such column, or no class is called so.
+    """
     value = _require(fields, columns.label, origin)
     if isinstance(value, str) and value in columns.classes:
         return columns.classes.index(value)

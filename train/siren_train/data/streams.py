@@ -2,7 +2,7 @@
 
 A row has `response`, `harm_start` and `harm_end`, and may have a `prompt`. It has a `split` too,
 unless the source names one. The span counts characters of the response, and its end is not part of
-it. A row without a span is safe throughout, or where its `label` is harmful, harmful throughout.
+it. A row without a span is safe throughout, or where its `label` is class 1, harmful throughout.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,11 @@ from typing import Any
 from siren_runtime.errors import InputError
 
 from .readers import read_fields
+from .rows import Columns, label_of
 from .sources import Source
 
 _SPAN = ("harm_start", "harm_end")
-_HARMFUL = (1, "1", "harmful")
+_TURNS = ("prompt", "response")
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class StreamRow:
     Attributes:
         origin: the file and the row's place in it, for error messages.
         dataset: the name of the data set that it belongs to.
-        prompt: what it answers, if that is known.
+        prompt: what it answers; empty if that is not known.
         response: the whole text that will be streamed.
         span: the first harmful character and the one after the last; None if it is safe.
     """
 
     origin: str
     dataset: str
-    prompt: str | None
+    prompt: str
     response: str
     span: tuple[int, int] | None
 
@@ -43,24 +44,30 @@ class StreamRow:
         return int(self.span is not None)
 
 
-def read_stream_rows(sources: Sequence[Source], split: str, split_column: str) -> list[StreamRow]:
+def read_stream_rows(sources: Sequence[Source], split: str, columns: Columns) -> list[StreamRow]:
     """Return the rows of a split, in order.
 
     Args:
-        split_column: the column of the split, where neither the source nor the hub gives it.
+        columns: which hold the split, where neither the source nor the hub gives it, the label,
+            and as `text` the response alone, or the prompt and the response.
 
     Raises:
-        InputError: a row has no response, its span does not lie in the response, or the split has
-            no row.
+        InputError: a row has no response, its span does not lie in the response, its label is no
+            class, or the split has no row.
     """
+    if len(columns.text) > len(_TURNS):
+        raise InputError(
+            "of a stream the text columns are the response's, or the prompt's and the "
+            f"response's; found {', '.join(columns.text)}"
+        )
     rows: list[StreamRow] = []
     found: set[str] = set()
     for source in sources:
         for origin, own_split, fields in read_fields(source):
-            name = source.split or own_split or _text(fields, split_column, origin)
+            name = source.split or own_split or _text(fields, columns.split, origin)
             found.add(name)
             if name == split:
-                rows.append(_parse(origin, source.dataset, fields))
+                rows.append(_parse(origin, source.dataset, fields, columns))
     if not rows:
         raise InputError(
             f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
@@ -86,10 +93,11 @@ def pieces_of(row: StreamRow, words: int) -> Iterator[str]:
         yield row.response[start:end]
 
 
-def _parse(origin: str, dataset: str, fields: Mapping[str, Any]) -> StreamRow:
-    response = _text(fields, "response", origin)
+def _parse(origin: str, dataset: str, fields: Mapping[str, Any], columns: Columns) -> StreamRow:
+    *before, name = columns.text or _TURNS
+    response = _text(fields, name, origin)
     if not response.strip():
-        raise InputError(f"{origin}: column 'response' is empty")
+        raise InputError(f"{origin}: column {name!r} is empty")
     start, end = (_position(fields.get(name), name, origin) for name in _SPAN)
     if (start is None) != (end is None):
         raise InputError(f"{origin}: give both harm_start and harm_end, or neither for a safe row")
@@ -99,12 +107,23 @@ def _parse(origin: str, dataset: str, fields: Mapping[str, Any]) -> StreamRow:
             f"{origin}: harm from {span[0]} to {span[1]} is no span of a response of "
             f"{len(response)} characters"
         )
-    if span is None and fields.get("label") in _HARMFUL:
-        span = 0, len(response)
-    prompt = fields.get("prompt")
-    if prompt is not None and not isinstance(prompt, str):
-        raise InputError(f"{origin}: column 'prompt' is {prompt!r}; expected a string")
-    return StreamRow(origin, dataset, prompt or None, response, span)
+    asked = columns.label != Columns().label
+    if span is None and _has(fields, columns.label, asked):
+        span = (0, len(response)) if label_of(fields, columns, origin) == 1 else None
+    prompt = ""
+    for turn in before:
+        if _has(fields, turn, bool(columns.text)):
+            prompt = _text(fields, turn, origin)
+    return StreamRow(origin, dataset, prompt, response, span)
+
+
+def _has(fields: Mapping[str, Any], name: str, asked: bool) -> bool:
+    """Whether a column is to be read: it holds something, or it was asked for and is missing."""
+    return (asked and name not in fields) or not _is_empty(fields.get(name))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value
 
 
 def _text(fields: Mapping[str, Any], name: str, origin: str) -> str:
@@ -122,7 +141,7 @@ def _position(value: Any, name: str, origin: str) -> int | None:
 
     CSV gives text, and parquet may give floats.
     """
-    if value is None or value == "" or value != value:
+    if _is_empty(value):
         return None
     try:
         position = int(value)

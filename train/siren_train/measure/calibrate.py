@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from siren_runtime import Guard
 from siren_runtime.bundle.cascade import Cascade, Exit
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.heads import LabelDecision
+from siren_runtime.bundle.heads import Decision, LabelDecision
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import (
@@ -243,8 +243,9 @@ def write_calibration(
 
     Args:
         head: the name of the head that decides by it; None is the primary one.
-        responses: of texts with a response. A new threshold, and new tiers, hold for these too
-            where they get none of their own.
+        responses: of texts with a response. Without tiers they take those that the bundle keeps
+            for them. A new threshold holds for these texts too where they get none of their own,
+            and so do new tiers, which leave them the threshold they have.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -268,14 +269,17 @@ def write_calibration(
             moved(old.responses.threshold, scale),
             [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
         )
+    kept = msgspec.structs.replace(old, **changes)
     if threshold is not None:
         changes["threshold"] = threshold
     if tiers is not None:
         changes["tiers"] = list(tiers)
     if spans is not None:
         changes["spans"] = list(spans)
-    if responses is not None or threshold is not None or tiers is not None:
-        changes["responses"] = responses
+    if responses is not None or threshold is not None:
+        changes["responses"] = _with_tiers(responses, kept) if tiers is None else responses
+    elif tiers is not None and kept.responses is not None:
+        changes["responses"] = ResponseThresholds(kept.responses.threshold, [*tiers])
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:
@@ -287,6 +291,13 @@ def write_calibration(
     manifest = decode(data, str(bundle / MANIFEST_FILE))
     write_whole(bundle / MANIFEST_FILE, data, InputError)
     return manifest
+
+
+def _with_tiers(responses: ResponseThresholds | None, kept: Decision) -> ResponseThresholds | None:
+    """Thresholds of responses, which take the tiers that are kept where they have none."""
+    if responses is None or responses.tiers:
+        return responses
+    return ResponseThresholds(responses.threshold, (kept.responses or kept).tiers)
 
 
 def _without_bounds(manifest: Manifest) -> Manifest:

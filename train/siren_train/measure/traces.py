@@ -109,7 +109,7 @@ class _Feeding:
         self._pieces: Iterator[str] = pieces_of(row, words)
         self.piece: str | None = next(self._pieces)
         # Where the prompt counts, its tokens are those of an empty response.
-        counts = row.prompt is not None and not response_only
+        counts = row.prompt != "" and not response_only
         self._before = stream.feed("").tokens if counts else 0
         self._points: list[tuple[int, int]] = []
         self._scores: list[list[float]] = []
