@@ -135,8 +135,14 @@ def test_probes_of_another_head_let_both_read_the_same_neurons(made, tmp_path):
         pipeline.train([store], tmp_path / head, work, settings, probes_of=probes)
         read.append(read_neurons(tmp_path / head))
     assert read[0] == read[1]
-    with pytest.raises(InputError, match="not a readable probe"):
-        pipeline.train([store], tmp_path / "x", tmp_path / "x.work", SETTINGS, probes_of=tmp_path)
+    run, x = tmp_path / "harm.work", (tmp_path / "x", tmp_path / "x.work")
+    with pytest.raises(InputError, match="does not say which run"):
+        pipeline.train([store], *x, SETTINGS, probes_of=tmp_path)
+    known = json.loads((run / "settings.json").read_text())
+    known["stores"][0]["model_id"] = "another"
+    (run / "settings.json").write_text(json.dumps(known))
+    with pytest.raises(InputError, match="of other features"):
+        pipeline.train([store], tmp_path / "y", tmp_path / "y.work", SETTINGS, probes_of=run)
 
 
 def read_neurons(head):

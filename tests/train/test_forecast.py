@@ -1,5 +1,6 @@
 """Forecast heads trained on soft targets of prefixes."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -115,6 +116,16 @@ def test_one_layer_may_be_read_and_must_be_there(prefixes, trained, tmp_path):
     assert (layer.layer, layer.channels.size) == (1, 5)
     with pytest.raises(InputError, match="has layers 0 to 3"):
         forecast_pipeline.train([prefixes], tmp_path / "x", work, SETTINGS, layer=4, **options)
+
+
+def test_the_probes_of_another_run_are_not_taken_over(prefixes, trained, tmp_path):
+    work, options = trained(0)[0].parent / "work", {"neurons": 5, "hidden": 0}
+    other = msgspec.structs.replace(SETTINGS, strengths=(0.01,))
+    with pytest.raises(InputError, match="the work of a run with other settings"):
+        forecast_pipeline.train([prefixes], tmp_path / "x", work, other, **options)
+    (tmp_path / "probe.0.npz").touch()
+    with pytest.raises(InputError, match=r"has probes, and no settings\.json"):
+        forecast_pipeline.train([prefixes], tmp_path / "x", tmp_path, SETTINGS, **options)
 
 
 def test_a_store_without_targets_is_refused(store, tmp_path):

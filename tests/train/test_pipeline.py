@@ -19,7 +19,7 @@ from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
-from siren_train.fit import pipeline
+from siren_train.fit import pipeline, work_folder
 from siren_train.fit.ablate import ablation_markdown
 from siren_train.fit.folds import FOLDS, make_folds
 from siren_train.fit.layer_probes import fit_fold_probes, fit_probes
@@ -224,7 +224,7 @@ def test_the_work_of_another_run_is_not_taken_over(
 def test_the_work_of_another_release_is_not_taken_over(
     store: FeatureStore, trained: tuple[Path, TrainingReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "WORK_VERSION", pipeline.WORK_VERSION + 1)
+    monkeypatch.setattr(work_folder, "WORK_VERSION", work_folder.WORK_VERSION + 1)
     with pytest.raises(InputError, match="another with --work"):
         pipeline.train([store], trained[0], trained[0] / ".work", SETTINGS)
 

@@ -19,7 +19,6 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import auroc
 from siren_train.store.features import DoubleArray, FeatureSet, FloatArray, balanced_weights
-from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, head_logits, train_head
@@ -28,6 +27,7 @@ from .report import TABLE_FILE
 from .selection import gains, gather, strongest
 from .settings import Settings
 from .splits import load_splits
+from .work_folder import claimed
 
 RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20, 80)
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
@@ -87,13 +87,14 @@ def train(
         layer: the one that the head reads; None is all.
 
     Raises:
-        InputError: the store lacks a split or targets, or has no such layer.
+        InputError: the store lacks a split or targets, or has no such layer, or `work` holds
+            another run.
     """
     train_rows, validation = load_splits(stores, settings)
     validation = validation.without_copies()
     if layer is not None and layer >= train_rows.layers:
         raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
-    with locked(work, "siren train"):
+    with claimed(work, stores, settings):
         probes = fit_probes(
             train_rows,
             validation,

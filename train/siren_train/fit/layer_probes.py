@@ -15,9 +15,12 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import MacroF1
 from siren_train.store.features import FeatureSet, IntArray
+from siren_train.store.store import FeatureStore
 
 from .folds import FOLDS
 from .probe import Probe, fit_probe
+from .settings import Settings
+from .work_folder import check_run
 
 
 def fit_probes(
@@ -60,15 +63,19 @@ def fit_probes(
     return probes
 
 
-def read_probes(work: Path, layers: int) -> list[Probe]:
-    """Return the probes of all layers that another run has fitted on the same store.
+def read_probes(
+    work: Path, stores: Sequence[FeatureStore], settings: Settings, layers: int
+) -> list[Probe]:
+    """Return the probes of all layers that another run has fitted on the same stores.
 
     Args:
         work: its folder.
+        settings: of this run, which reads the same pooling.
 
     Raises:
-        InputError: one is missing or damaged.
+        InputError: one is missing or damaged, or they are of other features.
     """
+    check_run(work, stores, settings)
     return [_read_probe(work / f"probe.{layer}.npz") for layer in range(layers)]
 
 

@@ -7,7 +7,6 @@ ends with the head of an undisturbed one. Test rows are not read.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -15,14 +14,12 @@ import numpy as np
 
 from siren_export.heads.mlp import Dense
 from siren_export.heads.selected import LayerSelection
-from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_train.store.features import FeatureSet
 from siren_train.store.head_file import write_head
-from siren_train.store.locks import locked
-from siren_train.store.store import STORE_FILE, FeatureStore, StoreManifest
+from siren_train.store.store import FeatureStore, StoreManifest
 
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
@@ -38,13 +35,9 @@ from .selection import select_layers
 from .settings import Settings
 from .splits import check_folds, load_splits
 from .temperature import cross_validated_temperature, fold_temperature
+from .work_folder import claimed
 
-SETTINGS_FILE, HISTORY_FILE = "settings.json", "trials.jsonl"
-WORK_VERSION = 3  # raise it when a stage comes to another result from the same store
-# Other releases of these may come to another result, too.
-_DECIDING = ("numpy", "scikit-learn", "optuna", "torch")
-# These settings play no part in the stages that a work folder keeps, so they may change.
-_LATE = ("trials", "members", "threshold", "half", "hold_out_validation")
+HISTORY_FILE = "trials.jsonl"
 
 
 def train(
@@ -78,14 +71,14 @@ def train(
     measured = np.unique(validation.without_copies().datasets)
     folds = make_folds(everything, FOLDS, settings.seed, measured)
     check_folds(folds, train_rows, validation, stores[0].folder)
-    with _claim(work, stores, settings, probes_of):
+    with claimed(work, stores, settings, probes_of):
         if probes_of is None:
             probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
             of_folds = fit_fold_probes(
                 train_rows, validation, folds, probes, work, workers=workers, progress=progress
             )
         else:
-            probes = read_probes(probes_of, train_rows.layers)
+            probes = read_probes(probes_of, stores, settings, train_rows.layers)
             of_folds = [probes] * FOLDS
         setup = CrossValidation(
             everything, folds, of_folds, settings.weighting, settings.seed, workers
@@ -198,7 +191,7 @@ def _finished(
         InputError: `work` does not hold a finished run of these settings.
     """
     train_rows, validation = load_splits(stores, settings)
-    with _claim(work, stores, settings):
+    with claimed(work, stores, settings):
         trials = read_history(work / HISTORY_FILE)[: settings.trials]
         if len(trials) < settings.trials:
             raise InputError(
@@ -251,37 +244,3 @@ def held_out(
             seed=settings.seed,
             progress=progress,
         )
-
-
-@contextmanager
-def _claim(
-    work: Path, stores: Sequence[FeatureStore], settings: Settings, probes_of: Path | None = None
-) -> Iterator[None]:
-    """Keep `work` for this run while the block runs.
-
-    Raises:
-        InputError: it holds the work of another run, or another process is at work in it.
-    """
-    path = work / SETTINGS_FILE
-    run = {
-        "format_version": WORK_VERSION,
-        "versions": {package: metadata.version(package) for package in _DECIDING},
-        "stores": [msgspec.to_builtins(store.manifest) for store in stores],
-        "settings": {
-            name: value
-            for name, value in msgspec.to_builtins(settings).items()
-            if name not in _LATE
-        },
-        **({} if probes_of is None else {"probes_of": str(probes_of.resolve())}),
-    }
-    data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"
-    with locked(work, "siren train"):
-        if not path.exists():
-            write_whole(path, data, InputError)
-        elif path.read_bytes() != data:
-            raise InputError(
-                f"{path}: the work of a run with other settings, features or releases; remove "
-                f"{work}, or choose another with --work ({STORE_FILE}, an option, siren-edge or "
-                f"one of {', '.join(_DECIDING)} changed)"
-            )
-        yield

@@ -12,7 +12,6 @@ from siren_runtime.errors import InputError
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
 from siren_train.measure.order_cascade import order_costs
 from siren_train.store.features import FeatureSet
-from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, fit_head, head_logits
@@ -21,6 +20,7 @@ from .polynomial import OrderReport, train_polynomial
 from .selection import gather, select_layers
 from .settings import Settings
 from .splits import load_splits
+from .work_folder import claimed
 
 REPORT_FILE = "training.md"
 
@@ -54,7 +54,8 @@ def train(
         orders, rank: as `train_polynomial`.
 
     Raises:
-        InputError: the store lacks a split, has other than two classes, or no such layer.
+        InputError: the store lacks a split, has other than two classes, or no such layer, or `work`
+            holds another run.
     """
     train_rows, validation = load_splits(stores, settings)
     validation = validation.without_copies()
@@ -65,7 +66,7 @@ def train(
         )
     if layer is not None and layer >= train_rows.layers:
         raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
-    with locked(work, "siren train"):
+    with claimed(work, stores, settings):
         probes = fit_probes(
             train_rows,
             validation,
