@@ -1,6 +1,7 @@
 """Rows among plain text: how they are made, what is measured, and thresholds of spans by them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,12 @@ def test_each_way_of_reading_is_measured(bundle: Path, data: Path) -> None:
         flagged = np.array(scores) >= 0.5
         assert found.recall == pytest.approx(flagged[harmful].mean())
         assert found.false_alarms == pytest.approx(flagged[~harmful].mean())
+
+
+def test_rows_with_a_response_go_by_its_threshold(bundle: Path, data: Path) -> None:
+    guard, rows = Guard.load(bundle), [replace(row, has_response=True) for row in _rows(data)]
+    results = measure_diluted(guard, rows, [60], 0.0, response_threshold=1.0)
+    assert {(r.recall, r.false_alarms) for r in results} == {(0.0, 0.0)}
 
 
 def test_a_sample_has_half_of_each_class(data: Path) -> None:

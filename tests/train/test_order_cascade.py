@@ -86,7 +86,7 @@ def test_a_row_is_decided_by_the_first_order_that_is_sure():
         tokens=np.ones(4, np.int64),
     )
     bounds = Bounds([(0.2, 0.95), (None, 0.8)], 0.5, 0.0)
-    reports, cascade = measure_orders(scores, bounds, HEAD, 0.5)
+    reports, cascade = measure_orders(scores, bounds, HEAD, np.full(4, 0.5))
     assert [one.decides for one in reports] == [0.5, 0.25, 0.25]
     assert reports[-1].macro_f1 == 1.0
     assert cascade == pytest.approx((0.8 + 2 / 3) / 2)  # the first order errs on the last row

@@ -81,12 +81,16 @@ def calibrate_orders(
     )
 
     with Bars() as bars:
-        scores = score_orders(bundle, sources, columns, split, max_rows, threads, bars.update)
+        scores, has_response = score_orders(
+            bundle, sources, columns, split, max_rows, threads, bars.update
+        )
     manifest, rows = bundle.manifest, len(scores.whole)
     *costs, most = order_costs(manifest.head)
     found = choose_bounds(scores, costs, most, manifest.cutoffs, loss / 100)
     write_order_bounds(bundle.path, found, loss / 100, rows)
-    reports, cascade = measure_orders(scores, found, manifest.head, manifest.threshold)
+    of_responses = (manifest.responses or manifest).threshold
+    thresholds = np.where(has_response, of_responses, manifest.threshold)
+    reports, cascade = measure_orders(scores, found, manifest.head, thresholds)
     shown = [f"safe up to {_shown(low)}, harmful from {_shown(high)}" for low, high in found.bounds]
     for order, (one, bounds) in enumerate(zip(reports, [*shown, "the rest"], strict=True), start=1):
         typer.echo(

@@ -39,7 +39,7 @@ def evaluate_diluted(
 
     Args:
         lengths: in tokens of the plain text, such as 100,300.
-        threshold: None takes the guard's.
+        threshold: None takes the guard's, of rows with a response that of responses.
         max_rows: of a data set; None takes all.
         output: a folder for JSON, table and picture; None writes nothing.
 
@@ -50,9 +50,14 @@ def evaluate_diluted(
     rows = sampled((row for row in everything if row.split == split), max_rows)
     if not rows:
         raise no_rows(split, sources, {row.split for row in everything})
-    threshold = guard.default_threshold if threshold is None else threshold
+    response_threshold = None
+    if threshold is None:
+        threshold, of_responses = guard.default_threshold, guard.judge.primary.responses
+        response_threshold = of_responses.threshold if of_responses else None
     with Bars() as bars:
-        results = measure_diluted(guard, rows, tokens, threshold, bars.update)
+        results = measure_diluted(
+            guard, rows, tokens, threshold, bars.update, response_threshold=response_threshold
+        )
     evaluation = DilutedEvaluation(
         bundles=list(bundles),
         sources=[source.name for source in sources],
@@ -60,6 +65,7 @@ def evaluate_diluted(
         threshold=threshold,
         span_thresholds=dict(guard.judge.spans),
         results=results,
+        response_threshold=response_threshold,
     )
     markdown = diluted_markdown(evaluation)
     typer.echo(markdown, nl=False)

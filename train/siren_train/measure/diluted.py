@@ -12,7 +12,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_train.data.dilution import PLACES, Dilution
 from siren_train.data.rows import Row
 
-from .metrics import binary_metrics
+from .metrics import auroc
 
 FALSE_ALARMS = 0.05  # at which recalls of different ways are compared
 _CHUNK_ROWS = 64
@@ -66,6 +66,7 @@ class DilutedEvaluation(msgspec.Struct, frozen=True):
     threshold: float
     span_thresholds: dict[int, float]
     results: list[DilutedMetrics]
+    response_threshold: float | None = None  # of rows with a response, where it is another
 
 
 def measure_diluted(
@@ -74,8 +75,13 @@ def measure_diluted(
     lengths: Sequence[int],
     threshold: float,
     progress: Progress = lambda stage, done, total: None,
+    *,
+    response_threshold: float | None = None,
 ) -> list[DilutedMetrics]:
     """Score rows alone, and behind and in the middle of `lengths` tokens of plain text.
+
+    Args:
+        response_threshold: of rows with a response; None is `threshold`.
 
     Raises:
         InputError: a data set has too few safe rows to take plain text from.
@@ -83,6 +89,9 @@ def measure_diluted(
     """
     tokenizer = guard.scorers[0].tokenizer
     settings = [("alone", 0), *((place, length) for length in lengths for place in PLACES)]
+    has_response = np.array([row.has_response for row in rows])
+    of_responses = threshold if response_threshold is None else response_threshold
+    thresholds = np.where(has_response, of_responses, threshold)
     results = []
     for place, tokens in settings:
         among = rows
@@ -90,7 +99,7 @@ def measure_diluted(
             among = Dilution(tokenizer, tokens, place).of(rows)  # type: ignore[arg-type]
         stage = "rows alone" if place == "alone" else f"{place} {tokens} tokens"
         scores = _scored(guard, among, stage, progress)
-        results += _metrics(among, scores, place, tokens, threshold)
+        results += _metrics(among, scores, place, tokens, thresholds)
     return results
 
 
@@ -98,7 +107,7 @@ def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -
     found: list[tuple[float, float, float]] = []
     progress(stage, 0, len(rows))
     for start in range(0, len(rows), _CHUNK_ROWS):
-        texts = [row.text for row in rows[start : start + _CHUNK_ROWS]]
+        texts = [row.given for row in rows[start : start + _CHUNK_ROWS]]
         results = guard.score_batch(texts, long_text="windows", spans=True)
         long = [i for i, result in enumerate(results) if result.span is not None]
         cut = guard.score_batch([texts[i] for i in long], long_text="truncate", spans=False)
@@ -112,8 +121,13 @@ def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -
 
 
 def _metrics(
-    rows: Sequence[Row], scores: WaysScores, place: str, tokens: int, threshold: float
+    rows: Sequence[Row],
+    scores: WaysScores,
+    place: str,
+    tokens: int,
+    thresholds: NDArray[np.float64],
 ) -> list[DilutedMetrics]:
+    """What each way finds, with thresholds float64 [rows]."""
     harmful = np.array([row.label == 1 for row in rows])
     datasets = np.array([row.dataset for row in rows])
     results = []
@@ -122,6 +136,7 @@ def _metrics(
         labels = harmful[of_set]
         for way, of_way in vars(scores).items():
             values = of_way[of_set]
+            flagged = values >= thresholds[of_set]
             results.append(
                 DilutedMetrics(
                     dataset=dataset,
@@ -129,9 +144,9 @@ def _metrics(
                     tokens=tokens,
                     way=way,
                     rows=int(of_set.sum()),
-                    auroc=binary_metrics(labels, values, threshold).auroc,
-                    recall=_share(values[labels] >= threshold),
-                    false_alarms=_share(values[~labels] >= threshold),
+                    auroc=auroc(labels, values),
+                    recall=_share(flagged[labels]),
+                    false_alarms=_share(flagged[~labels]),
                     recall_at_false_alarms=_recall_at(labels, values),
                 )
             )
@@ -153,6 +168,9 @@ def _share(flagged: NDArray[np.bool_]) -> float | None:
 def diluted_markdown(evaluation: DilutedEvaluation) -> str:
     """Return the table, as Markdown."""
     spans = ", ".join(f"{size}: {value:.4g}" for size, value in evaluation.span_thresholds.items())
+    other = ""
+    if evaluation.response_threshold is not None:
+        other = f", of rows with a response {evaluation.response_threshold:g}"
     head = (
         "data set", "place", "plain tokens", "read by", "rows", "AUROC", "recall", "false alarms",
         f"recall at {FALSE_ALARMS:.0%} false alarms",
@@ -160,8 +178,8 @@ def diluted_markdown(evaluation: DilutedEvaluation) -> str:
     lines = [
         f"# Rows of the {evaluation.split} split among plain text",
         "",
-        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}; thresholds "
-        f"of spans by their tokens: {spans or 'none, so the same'}.",
+        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{other}; "
+        f"thresholds of spans by their tokens: {spans or 'none, so the same'}.",
         "",
         f"| {' | '.join(head)} |",
         "| --- " * len(head) + "|",

@@ -63,10 +63,13 @@ def score_orders(
     max_rows: int | None,
     threads: int | None,
     progress: Progress,
-) -> ExitScores:
+) -> tuple[ExitScores, NDArray[np.bool_]]:
     """Score the rows of a split by every order; the highest is the whole, the others are exits.
 
     A row costs the same however long it is, so `tokens` are 1.
+
+    Returns:
+        The scores, and bool [rows]: which have a response.
 
     Raises:
         InputError: the head has one order or more than `MOST_ORDERS`, the bundle does not say how
@@ -92,28 +95,33 @@ def score_orders(
         orders += [result.orders for result in guard.score_batch([row.text for row in chunk])]
         progress("scoring", len(orders), len(rows))
     scores = np.array(orders, np.float64)
-    return ExitScores(
+    found = ExitScores(
         scores[:, -1],
         scores[:, :-1],
         np.array([row.label == 1 for row in rows]),
         np.array([row.dataset for row in rows]),
         np.ones(len(rows), np.int64),
     )
+    return found, np.array([row.has_response for row in rows])
 
 
 def measure_orders(
-    scores: ExitScores, found: Bounds, head: HeadSpec, threshold: float
+    scores: ExitScores, found: Bounds, head: HeadSpec, thresholds: NDArray[np.float64]
 ) -> tuple[list[OrderReport], float]:
-    """What each order does on the rows, and the macro-F1 where each row is decided by bounds."""
+    """What each order does on the rows, and the macro-F1 where each row is decided by bounds.
+
+    Args:
+        thresholds: float64 [rows], from which each is harmful.
+    """
     number, side = decisions(scores.exits, found.bounds)
     every = np.concatenate([scores.exits, scores.whole[:, None]], axis=1)
     reports = [
         OrderReport(
-            _macro_f1(scores, every[:, place] >= threshold), cost, float(np.mean(number == place))
+            _macro_f1(scores, every[:, place] >= thresholds), cost, float(np.mean(number == place))
         )
         for place, cost in enumerate(order_costs(head))
     ]
-    verdicts = np.where(side < 0, scores.whole >= threshold, side == HARMFUL)
+    verdicts = np.where(side < 0, scores.whole >= thresholds, side == HARMFUL)
     return reports, _macro_f1(scores, verdicts)
 
 
