@@ -171,9 +171,10 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     if isinstance(error, UpstreamRefusal):
         return Response(error.body, status_code=error.status, headers=error.headers)
-    refusal = _refusal(error)
-    if refusal.code == "not_found":
+    if isinstance(error, NotFoundException):
         refusal = _not_found(request.scope["path"], request.app.state.settings)
+    else:
+        refusal = _refusal(error)
     if refusal.status == 500:
         _log.error("a request failed", exc_info=error)
     request.app.state.metrics.refusals.labels(refusal.code).inc()
@@ -191,7 +192,8 @@ def _not_found(path: str, settings: Settings) -> RefusedRequest:
         message = f"{path} is not passed on to the upstream, only {proxy.PASSED_ON}"
         return RefusedRequest(404, "not_passed_on", message)
     if path.startswith(("/v1/chat/", "/v1/completions")):
-        message = f"{path} is answered by a server with --upstream or --generate"
+        options = "--upstream or --generate" if path.startswith("/v1/chat/") else "--upstream"
+        message = f"{path} is answered by a server with {options}"
         return RefusedRequest(404, "not_found", message)
     return RefusedRequest(404, "not_found", "no such path; /openapi.json lists them")
 
@@ -206,8 +208,6 @@ def _refusal(error: Exception) -> RefusedRequest:
         return RefusedRequest(422, "invalid", str(error))
     if isinstance(error, SerializationException | msgspec.DecodeError | RecursionError):
         return RefusedRequest(400, "not_json", f"the body is not JSON: {error}")
-    if isinstance(error, NotFoundException):
-        return RefusedRequest(404, "not_found", error.detail)
     if isinstance(error, MethodNotAllowedException):
         return RefusedRequest(405, "method_not_allowed", error.detail, error.headers)
     if isinstance(error, HTTPException):

@@ -237,6 +237,15 @@ def test_operators_are_told_what_runs_and_what_it_did(server: Running, guard: Gu
     )
     missing = server.client.get("/nothing")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    for path, options in (
+        ("/v1/chat/completions", "with --upstream or --generate"),
+        ("/v1/completions", "with --upstream"),
+    ):
+        message = server.client.post(path, json={}).json()["error"]["message"]
+        assert message == f"{path} is answered by a server {options}"
+    verb = server.client.post("/v1/models/tiny:explain", json={"instances": ["a"]})
+    assert (verb.status_code, verb.json()["error"]["code"]) == (404, "not_found")
+    assert "POST /v1/models/NAME:predict" in verb.json()["error"]["message"]
     wrong = server.client.get("/v1/score")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
