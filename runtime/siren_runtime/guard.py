@@ -306,7 +306,8 @@ class Guard(Members):
         the text at each feed, and warn of it once.
 
         Args:
-            prompt: what the text answers; the score is that of `score(prompt=, response=)`.
+            prompt: what the text answers; the score is that of `score(prompt=, response=)`, and
+                so are the thresholds. An answer to a prompt that is not known has "".
             response_only: read the prompt, and keep it out of the mean; the tokens that count
                 are those that reach beyond it. Until there is one, the score is the prompt's.
             aggregation: "mean" over all tokens, as `score` has it; "window", over the last

@@ -97,7 +97,7 @@ def test_a_guard_that_is_too_slow_has_no_verdict(bundle: Path, letters: tuple[st
             with pytest.raises(InterruptedCall):
                 await guarding.check([letters[0]])
             with pytest.raises(InterruptedCall):
-                async with guarding.reading(None) as reading:
+                async with guarding.reading("") as reading:
                     await reading.add(letters[0])
         finally:
             go_on.set()
@@ -108,9 +108,9 @@ def test_a_guard_that_is_too_slow_has_no_verdict(bundle: Path, letters: tuple[st
 def test_streams_are_bounded(bundle: Path) -> None:
     async def run() -> None:
         guarding = Guarding({"bundle": str(bundle), "max_streams": 1})
-        async with guarding.reading(None):
+        async with guarding.reading(""):
             with pytest.raises(BusyError):
-                async with guarding.reading(None):
+                async with guarding.reading(""):
                     pass
 
     asyncio.run(run())

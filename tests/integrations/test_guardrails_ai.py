@@ -24,6 +24,7 @@ from guardrails.errors import ValidationError
 
 from siren_serve.integrations.guarding import SettingsError
 from siren_serve.integrations.guardrails_ai import SirenHarm
+from tiny_bundle import edit_manifest, make_bundle
 
 
 @pytest.fixture
@@ -160,6 +161,19 @@ def test_streams_of_one_guard_know_nothing_of_each_other(
         next(long)
     assert given_out(streamed(plugged, pieces, metadata=metadata)) == pieces[:count]
     assert len(list(long)) == 10
+
+
+@pytest.mark.parametrize("metadata", [None, {"prompt": ""}, {"prompt": "a"}])
+def test_a_text_goes_by_the_thresholds_of_responses_whole_and_as_a_stream(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    responses = {"threshold": 0.001, "tiers": []}
+    edit_manifest(bundle, lambda manifest: manifest.update(threshold=0.999, responses=responses))
+    plugged = Guard().use(SirenHarm(bundle=str(bundle)))
+    with pytest.raises(ValidationError, match=r"of threshold 0\.001"):
+        plugged.validate("b", metadata=metadata)
+    assert given_out(streamed(plugged, ["b", "c"], metadata=metadata)) == []
 
 
 def test_after_harm_no_piece_of_a_stream_passes(bundle: Path, letters: tuple[str, str]) -> None:

@@ -90,6 +90,15 @@ def test_a_stream_decides_as_the_whole_text_so_far(guard: Guard) -> None:
         assert stream.feed(RESPONSE).is_harmful
 
 
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_a_streamed_answer_to_an_empty_prompt_is_a_response(guard: Guard) -> None:
+    whole = guard.score(response=RESPONSE)
+    with guard.stream("") as stream:
+        result = stream.feed(RESPONSE)
+    assert result.score == pytest.approx(whole.score, abs=1e-6)
+    assert (result.is_harmful, result.threshold, result.as_response) == (False, 0.999, True)
+
+
 def test_a_bundle_without_them_decides_on_all_texts_alike(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "bundle")
     fields = decode((folder / MANIFEST_FILE).read_bytes(), "test")

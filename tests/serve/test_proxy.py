@@ -4,6 +4,7 @@ import json
 import string
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from openai import (
 )
 
 from proxied import Proxies, ask, client, said, verdicts
-from served import eventually
+from served import eventually, running
 from siren_runtime import Guard
 from siren_serve.proxy.events import EventDecoder
+from siren_serve.settings import ProxySettings
 from texts import CORPUS
+from tiny_bundle import edit_manifest, make_bundle
 from upstream import CHUNK, ModelServer, Script, chat_of
 
 ROUNDING = 1e-6
@@ -239,6 +242,24 @@ def test_a_new_text_of_a_choice_begins_a_line(
     told = [c.choices[0].siren["score"] for c in found]
     pieces = ["th", "ink", "\nsay", "\nf\n{", "}"]
     assert told[:5] == pytest.approx(verdicts(guard, "ask", pieces), abs=ROUNDING)
+
+
+def test_an_answer_without_a_prompt_goes_by_the_thresholds_of_responses(
+    upstream: ModelServer, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    responses = {"threshold": 0.001, "tiers": []}
+    edit_manifest(bundle, lambda manifest: manifest.update(threshold=0.999, responses=responses))
+    proxy = ProxySettings(upstream=upstream.url, stride=0)
+    upstream.script = Script([(0, "a"), (0, None)], whole={"choices": [{"index": 0, "text": "a"}]})
+    with running({"tiny": str(bundle)}, proxy=proxy) as server:
+        openai = client(server)
+        for prompt in ("", "x"):
+            whole = openai.completions.create(model="m", prompt=prompt).choices[0]
+            assert (whole.text, whole.finish_reason) == ("", "content_filter")
+            chunks = list(openai.completions.create(model="m", prompt=prompt, stream=True))
+            assert "".join(chunk.choices[0].text for chunk in chunks) == ""
+            assert chunks[-1].choices[0].finish_reason == "content_filter"
 
 
 def test_completions_are_read_behind_the_prompt_that_each_goes_on_with(

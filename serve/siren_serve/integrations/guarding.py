@@ -107,8 +107,8 @@ class Guarding:
             for result in await self.in_time(scoring):
                 pass_or_raise(result)
 
-    def reading(self, prompt: str | None) -> "Reading":
-        """Read a text that grows, behind its prompt; a context."""
+    def reading(self, prompt: str) -> "Reading":
+        """Read an answer that grows, behind its prompt, which may be empty; a context."""
         stream = self._asked.stream(prompt, threshold=self.settings.threshold)
         return Reading(self, stream, self._stride)
 

@@ -70,7 +70,8 @@ class SirenHarm(Validator):
         growing = metadata.get(self._key) if context is None else context.run(self._of_run.get)
         if growing is None:
             guard, threshold = self._guarding.guard, self._guarding.settings.threshold
-            growing = _Growing(None, guard.stream(metadata.get("prompt"), threshold=threshold))
+            prompt = metadata.get("prompt") or ""  # an answer, even to a prompt that is not known
+            growing = _Growing(None, guard.stream(prompt, threshold=threshold))
         result = _validated(chunk, growing.read(chunk))
         if context is None:
             result.metadata = {**metadata, self._key: growing}

@@ -207,7 +207,7 @@ def _choices_of(answer: Any) -> list[dict[str, Any]]:
     return [{**choice, "index": choice.get("index") or 0} for choice in choices]
 
 
-def _context(call: Call, choice: Mapping[str, Any]) -> str | None:
+def _context(call: Call, choice: Mapping[str, Any]) -> str:
     if not 0 <= choice["index"] < call.choices:
         raise RefusedRequest(502, "upstream_not_understood", "a choice that was not asked for")
     return call.context(choice["index"])

@@ -91,7 +91,7 @@ class StreamedAnswer:
             stream = await self._opened(self._call.context(index))
             self._choices.append(Choice(stream, self._policy))
 
-    async def _opened(self, prompt: str | None) -> AsyncStream | Unscored:
+    async def _opened(self, prompt: str) -> AsyncStream | Unscored:
         try:
             stream = await self._stack.enter_async_context(self._policy.stream(prompt))
         except SirenError as error:

@@ -39,9 +39,9 @@ class Call:
         """How many choices there will be."""
         return self.answers * len(self.contexts)
 
-    def context(self, index: int) -> str | None:
-        """The text before a choice."""
-        return self.contexts[index // self.answers] or None
+    def context(self, index: int) -> str:
+        """The text before a choice; where it is empty, the choice is an answer all the same."""
+        return self.contexts[index // self.answers]
 
 
 def read_call(kind: Kind, body: bytes) -> Call:

@@ -67,7 +67,7 @@ class Policy:
             self._note(what, result)
         return list(results)
 
-    def stream(self, prompt: str | None) -> AbstractAsyncContextManager[AsyncStream]:
+    def stream(self, prompt: str) -> AbstractAsyncContextManager[AsyncStream]:
         """A stream of the guard, as `Served.stream`."""
         return self.served.stream(prompt, threshold=self.settings.threshold)
 
