@@ -20,6 +20,7 @@ from siren_runtime.streaming.result import StreamResult
 
 from . import logs
 from .errors import RefusedRequest, body_of, refused
+from .guards import told_responses
 from .messages import Message, text_of_part
 from .metrics import Metrics
 from .settings import GenerateSettings, Settings
@@ -100,6 +101,7 @@ class Generator:
             "backend": "onnxruntime-genai",
             "threshold": manifest.threshold if asked is None else asked,
             "tiers": {tier.name: tier.threshold for tier in decision.tiers},
+            "responses": told_responses(decision.responses) if asked is None else None,
             "max_tokens": self.settings.max_tokens,
             "holdback": self.settings.holdback,
             "base_model": manifest.backbone.id,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
@@ -78,17 +79,12 @@ class Served:
     def info(self) -> dict[str, Any]:
         """What it is: bundle, hashes, backend, versions."""
         guard = self.guard.guard
-        responses = guard.judge.primary.responses
         return {
             "source": self.source,
             "backend": guard.backend,
             "threshold": guard.default_threshold,
             "tiers": {tier.name: tier.threshold for tier in guard.judge.tiers},
-            "responses": responses
-            and {
-                "threshold": responses.threshold,
-                "tiers": {tier.name: tier.threshold for tier in responses.tiers},
-            },
+            "responses": told_responses(guard.judge.primary.responses),
             "loaded": self.loaded,
             "members": [
                 {
@@ -118,6 +114,14 @@ class Served:
             await asyncio.sleep(_LOOK_S)
         await self.guard.close()
         self.guard.guard.close()
+
+
+def told_responses(responses: ResponseThresholds | None) -> dict[str, Any] | None:
+    """The thresholds of texts with a response, as /info has them; None where there are none."""
+    return responses and {
+        "threshold": responses.threshold,
+        "tiers": {tier.name: tier.threshold for tier in responses.tiers},
+    }
 
 
 class Guards:

@@ -1,5 +1,6 @@
 """siren serve --generate: OpenAI's client gets what the generator gives, and no harm."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,20 @@ def test_a_generator_says_what_it_is(server: Running, guarded: GuardedGenerator)
     assert found["guards"] == {}
     assert found["generator"]["threshold"] == 1.0
     assert found["generator"]["base_model"] == guarded.manifest.backbone.id
+
+
+def test_a_generator_says_the_thresholds_of_responses_if_it_goes_by_them(copied: Path) -> None:
+    file = copied / "guard.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    responses = {"threshold": 0.9, "tiers": []}
+    next(iter(manifest["decisions"].values()))["responses"] = responses
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    told = []
+    for threshold in (None, 0.7):
+        settings = GenerateSettings(folder=str(copied), name="tiny", threshold=threshold)
+        with running({}, generate=settings) as server:
+            told.append(server.client.get("/info").json()["generator"]["responses"])
+    assert told == [{"threshold": 0.9, "tiers": {}}, None]
 
 
 def test_without_a_guard_other_routes_say_so(server: Running) -> None:

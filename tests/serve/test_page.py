@@ -10,6 +10,7 @@ import pytest
 from browser import CHROMIUM, Tab, browser_tab
 from served import Running, running
 from siren_runtime import Guard
+from tiny_bundle import edit_manifest, make_bundle
 
 _LAST = "document.getElementById('verdict').textContent"
 _DONE = f"!/far|no/.test({_LAST})"  # the whole text was scored
@@ -70,6 +71,27 @@ def test_a_moved_threshold_moves_the_verdict(
     slider = "document.getElementById('threshold')"
     tab.evaluate(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('input'))")
     assert tab.evaluate(_LAST) == "harmful"
+    tab.evaluate("document.querySelector('#tiers button').click()")
+    assert tab.evaluate(_LAST) == "safe"
+
+
+def test_an_answer_is_shown_by_the_thresholds_of_responses(tab: Tab, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    responses = {"threshold": 0.001, "tiers": []}
+    edit_manifest(bundle, lambda manifest: manifest.update(threshold=0.999, responses=responses))
+    shown = "[$('verdict').textContent, $('at').textContent, $('tiers').textContent]"
+    with running({"tiny": str(bundle)}) as server:
+        _open(tab, server)
+        tab.type("text", "b")
+        tab.wait_for(_DONE)
+        assert tab.evaluate(shown) == ["safe", "0.999", "the bundle’s 0.999"]
+        assert tab.evaluate("document.querySelectorAll('.over').length") == 0
+        tab.type("prompt", "a")
+        tab.wait_for(f"{_LAST} === 'harmful'")
+        assert tab.evaluate(shown) == ["harmful", "0.001", "the bundle’s 0.001"]
+        assert tab.evaluate("document.querySelectorAll('.over').length") == 1
+        assert "word 1 of 1" in tab.evaluate("$('facts').textContent")
+        assert tab.errors() == []
 
 
 def test_arrow_keys_choose_a_word_and_a_stream_can_be_stopped(tab: Tab, server: Running) -> None:
