@@ -42,7 +42,7 @@ def _end_on_request() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-for _command, _example in (
+for _command, *_examples in (
     (latency, "latency minilm --tokens 8,32,128"),
     (throughput, "throughput minilm chats.jsonl --batches 1,32"),
     (memory, "memory minilm --tokens 32,512"),
@@ -52,7 +52,12 @@ for _command, _example in (
     (heads, "heads qwen3-0.6b --counts 2,10"),
     (cascade, "cascade my-guard chats.jsonl"),
     (large_texts, "large-texts minilm"),
-    (serve, "serve minilm --callers 1,16 --rates 0.5,2"),
+    (
+        serve,
+        "serve minilm --callers 1,16 --rates 0.5,2",
+        "serve minilm --hostile all --rates 0.5 --rounds 3",
+        "serve minilm --first-token --tokens 20,100 --rounds 20",
+    ),
     (same_pass, "same-pass smollm2-genai smollm2-guarded --bundle guards/smollm2"),
     (same_pass_verdicts, "same-pass-verdicts smollm2-guarded guards/smollm2 responses.jsonl"),
     (stream, "stream qwen3-0.6b"),
@@ -68,4 +73,5 @@ for _command, _example in (
     (synthesize, "synthesize qwen3-0.6b -o random-0.6b"),
     (setup_optimum, "setup-optimum"),
 ):
-    app.command(epilog=f"Example: siren bench {_example}")(_command)
+    _epilog = "\n\n".join(f"Example: siren bench {example}" for example in _examples)
+    app.command(epilog=_epilog)(_command)

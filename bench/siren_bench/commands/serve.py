@@ -130,16 +130,9 @@ def serve(
             share = min(multiples)
             with server(bundle, [*given, "--max-connections", _CONNECTIONS]) as running:
                 results, settings["capacity_texts_per_s"] = neighbours(
-                    running,
-                    _kinds(hostile),
-                    texts,
-                    expected,
-                    most,
-                    share,
-                    seconds,
-                    rounds,
+                    running, hostile_kinds, texts, expected, most, share, seconds, rounds,
                     progress,
-                )
+                )  # fmt: skip
             settings |= {"rounds": rounds, "rate": share, "connections": _CONNECTIONS}
             table = neighbours_table(results)
         elif first_token:
