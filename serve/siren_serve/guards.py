@@ -118,7 +118,9 @@ class Served:
 
 def told_responses(responses: ResponseThresholds | None) -> dict[str, Any] | None:
     """The thresholds of texts with a response, as /info has them; None where there are none."""
-    return responses and {
+    if responses is None:
+        return None
+    return {
         "threshold": responses.threshold,
         "tiers": {tier.name: tier.threshold for tier in responses.tiers},
     }

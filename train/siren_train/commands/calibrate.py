@@ -171,14 +171,13 @@ def calibrate(
 
     folder = Path(options.bundle_folder(bundle))
     if false_alarms is not None:
-        other = threshold, tier, tiers, temperature, spans, cascade, responses
-        if any(other) or not data:
+        if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
             raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
     elif pool is not None:
         raise typer.BadParameter("--pool goes with --false-alarms")
     elif cascade:
-        other = threshold or tier or tiers or temperature or spans or responses or head or record
-        if other or not data:
+        others = threshold, tier, tiers, temperature, spans, responses, head, record
+        if any(others) or not data:
             raise typer.BadParameter("--cascade takes labelled text, and no other calibration")
     else:
         _check_use(threshold, tier, tiers, temperature, spans)
