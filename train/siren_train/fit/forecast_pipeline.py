@@ -22,12 +22,11 @@ from siren_train.store.features import DoubleArray, FeatureSet, FloatArray, bala
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, head_logits, train_head
-from .layer_probes import fit_probes
+from .layer_probes import claimed_probes
 from .report import TABLE_FILE
 from .selection import gains, gather, strongest
 from .settings import Settings
 from .splits import load_splits
-from .work_folder import claimed
 
 RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20, 80)
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
@@ -92,18 +91,16 @@ def train(
     """
     train_rows, validation = load_splits(stores, settings)
     validation = validation.without_copies()
-    if layer is not None and layer >= train_rows.layers:
-        raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
-    with claimed(work, stores, settings):
-        probes = fit_probes(
-            train_rows,
-            validation,
-            work,
-            strengths=[settings.strengths] * train_rows.layers,
-            workers=workers,
-            progress=progress,
-        )
-    chosen = probes if layer is None else [probes[layer]]
+    chosen = claimed_probes(
+        work,
+        stores,
+        settings,
+        train_rows,
+        validation,
+        layer=layer,
+        workers=workers,
+        progress=progress,
+    )
     layers = strongest(chosen, neurons, settings.weighting)
     report, dense = _best(train_rows, validation, layers, hidden, settings, workers, progress)
     manifest = stores[0].manifest

@@ -20,7 +20,7 @@ from siren_train.store.store import FeatureStore
 from .folds import FOLDS
 from .probe import Probe, fit_probe
 from .settings import Settings
-from .work_folder import check_run
+from .work_folder import check_run, claimed
 
 
 def fit_probes(
@@ -61,6 +61,39 @@ def fit_probes(
         probes.append(fitted)
         progress(stage, len(probes), train_rows.layers)
     return probes
+
+
+def claimed_probes(
+    work: Path,
+    stores: Sequence[FeatureStore],
+    settings: Settings,
+    train_rows: FeatureSet,
+    validation: FeatureSet,
+    *,
+    layer: int | None,
+    workers: int,
+    progress: Progress,
+) -> list[Probe]:
+    """Fit the probes of all layers in a folder that this run claims; return those that count.
+
+    Args:
+        layer: the only one that counts; None is all.
+
+    Raises:
+        InputError: as `fit_probes`, or there is no such layer, or `work` holds another run.
+    """
+    if layer is not None and layer >= train_rows.layers:
+        raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
+    with claimed(work, stores, settings):
+        probes = fit_probes(
+            train_rows,
+            validation,
+            work,
+            strengths=[settings.strengths] * train_rows.layers,
+            workers=workers,
+            progress=progress,
+        )
+    return probes if layer is None else [probes[layer]]
 
 
 def read_probes(

@@ -15,12 +15,11 @@ from siren_train.store.features import FeatureSet
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, fit_head, head_logits
-from .layer_probes import fit_probes
+from .layer_probes import claimed_probes
 from .polynomial import OrderReport, train_polynomial
 from .selection import gather, select_layers
 from .settings import Settings
 from .splits import load_splits
-from .work_folder import claimed
 
 REPORT_FILE = "training.md"
 
@@ -64,18 +63,16 @@ def train(
             f"{stores[0].folder}: a polynomial head tells two classes apart, found "
             f"{', '.join(train_rows.classes)}"
         )
-    if layer is not None and layer >= train_rows.layers:
-        raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
-    with claimed(work, stores, settings):
-        probes = fit_probes(
-            train_rows,
-            validation,
-            work,
-            strengths=[settings.strengths] * train_rows.layers,
-            workers=workers,
-            progress=progress,
-        )
-    chosen = probes if layer is None else [probes[layer]]
+    chosen = claimed_probes(
+        work,
+        stores,
+        settings,
+        train_rows,
+        validation,
+        layer=layer,
+        workers=workers,
+        progress=progress,
+    )
     layers = select_layers(chosen, share=settings.shares[0], weighting=settings.weighting)
     head, reports = train_polynomial(
         train_rows,
