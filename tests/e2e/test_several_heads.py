@@ -1,6 +1,7 @@
 """Several heads on one pass: each gives what it gives alone, and what plain PyTorch makes of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from guards import load_guard
 from models import LABELS, make_artifact, make_labels
 from reference import plain_logits
+from siren_command import siren
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import head_set, together
@@ -161,6 +163,22 @@ def test_what_is_written_as_json_has_heads_only_where_there_are_several(made, tm
     export_bundle(load_artifact(heads["harm"]), load_checkpoint(backbone), tmp_path / "one")
     one = load_guard(tmp_path / "one", threads=1).score(SAMPLE[0]).to_dict()
     assert not {"heads", "categories", "flagged", "risk"} & set(one)
+
+
+def test_inspect_shows_how_each_further_head_decides(made, tmp_path):
+    bundle = shutil.copytree(made("qwen3")[1], tmp_path / "bundle")
+    responses = {"threshold": 0.7, "tiers": [{"name": "block", "threshold": 0.8}]}
+    tiers = [{"name": "block", "threshold": 0.9}]
+
+    def edit(manifest):
+        decides = {"tiers": tiers, "responses": responses, "smoothing": 4}
+        manifest["decisions"]["jailbreak"].update(decides)
+
+    edit_manifest(bundle, edit)
+    shown = " ".join(siren("inspect", bundle).stdout.split())
+    assert "block from 0.9, scores of streams averaged over 4 tokens" in shown
+    assert "responses of jailbreak from 0.7, block from 0.8" in shown
+    assert "responses of kinds" not in shown
 
 
 def test_verification_covers_every_head(made, tmp_path):

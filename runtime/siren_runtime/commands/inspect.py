@@ -20,12 +20,12 @@ from siren_runtime.bundle.ensemble import (
     read_ensemble,
 )
 from siren_runtime.bundle.graphs import TensorSpec
-from siren_runtime.bundle.heads import HeadSpec
+from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
 from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.bundle.thresholds import Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.errors import BackendError
 from siren_runtime.guard import Guard
 
@@ -194,9 +194,11 @@ def _further(manifest: Manifest) -> dict[str, str]:
         decision = manifest.decision(name)
         if name != manifest.primary:
             facts[f"head {name}"] = (
-                f"{_head(head)}: {', '.join(head.labels) or 'not named'}; from "
-                f"{decision.threshold:g}, {_tiers(decision.tiers)}"
+                f"{_head(head)}: {', '.join(head.labels) or 'not named'}; "
+                f"{_thresholds(decision)}{_smoothing(decision.smoothing)}"
             )
+            if decision.responses is not None:
+                facts[f"responses of {name}"] = _thresholds(decision.responses)
         if decision.labels:
             facts[f"labels of {name}"] = ", ".join(
                 f"{label.name} from {label.threshold:g}" for label in decision.labels
@@ -282,17 +284,22 @@ def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
 
 
 def _calibration(manifest: Manifest) -> str:
-    tokens = manifest.smoothing
-    smoothed = f", scores of streams averaged over {tokens} tokens" if tokens > 1 else ""
+    smoothed = _smoothing(manifest.smoothing)
     return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}{smoothed}"
+
+
+def _smoothing(tokens: int) -> str:
+    return f", scores of streams averaged over {tokens} tokens" if tokens > 1 else ""
 
 
 def _responses(manifest: Manifest) -> dict[str, str]:
     """From which scores a text with a response is harmful, where that is not as of other texts."""
     responses = manifest.responses
-    if responses is None:
-        return {}
-    return {"responses": f"from {responses.threshold:g}, {_tiers(responses.tiers)}"}
+    return {} if responses is None else {"responses": _thresholds(responses)}
+
+
+def _thresholds(decides: Decision | ResponseThresholds) -> str:
+    return f"from {decides.threshold:g}, {_tiers(decides.tiers)}"
 
 
 def _tiers(tiers: Sequence[Tier]) -> str:
