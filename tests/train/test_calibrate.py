@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siren_command import siren
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
@@ -219,6 +220,15 @@ def test_responses_keep_tiers_and_threshold_where_they_get_no_new_ones(tmp_path:
     manifest = write_calibration(bundle, tiers=tiers)
     assert manifest.responses == replace_tiers(found.responses, tiers)
     assert manifest.threshold == found.threshold
+
+
+def test_the_command_says_that_responses_lose_their_threshold(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    write_calibration(bundle, threshold=0.5, responses=ResponseThresholds(0.7))
+    kept = siren("calibrate", bundle, "--tier", "block=0.9")
+    assert (kept.exit_code, "responses had" in kept.stderr) == (0, False)
+    lost = siren("calibrate", bundle, "--threshold", "0.4")
+    assert (lost.exit_code, "responses had" in lost.stderr) == (0, True)
 
 
 def replace_tiers(responses: ResponseThresholds, tiers: list[Tier]) -> ResponseThresholds:

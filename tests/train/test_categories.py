@@ -230,7 +230,7 @@ def test_labels_are_calibrated_one_by_one_and_verdicts_follow(made, tmp_path, si
         (
             ["--head", "kinds", "--tier", "a=0.5"],
             2,
-            "tiers, spans and --max-rows are for heads of classes",
+            "tiers, spans, --responses and --max-rows are for heads",
         ),
         (["--head", "other", "--threshold", "0.5"], 1, "no head 'other'; it has harm, kinds"),
         (["--head", "kinds", "--threshold", "best"], 2, "labelled text is needed"),
