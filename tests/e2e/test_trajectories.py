@@ -233,7 +233,7 @@ FAULTS = {
     "labels": (lambda m: m["heads"]["harm"].update(labels=["a"]), "logistic heads have no names"),
     "spans": (
         lambda m: m.update(spans=[{"tokens": 32, "threshold": 0.5}]),
-        "has neither spans nor exits",
+        "has no spans, exits and thresholds of responses",
     ),
     "unlisted": (lambda m: m["files"].pop("chat_template.jinja"), "lacks 'chat_template.jinja'"),
     "size": (lambda m: m["files"]["chat_template.jinja"].update(size=1), "guard.json says 1"),

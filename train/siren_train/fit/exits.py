@@ -19,6 +19,7 @@ from siren_train.store.store import FeatureStore
 from .pipeline import train
 from .report import write_report
 from .settings import Settings
+from .work_folder import claimed
 
 
 def train_exits(
@@ -46,12 +47,14 @@ def train_exits(
 
         folder = exit_folder(output, depth)
         own = exit_folder(work, depth)
-        _take_probes(work, own, depth)
+        of_depth = msgspec.structs.replace(settings, max_layer=depth)
+        with claimed(own, stores, of_depth):
+            _take_probes(work, own, depth)
         report = train(
             stores,
             folder,
             own,
-            msgspec.structs.replace(settings, max_layer=depth),
+            of_depth,
             workers=workers,
             progress=of_exit,
         )
