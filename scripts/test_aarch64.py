@@ -27,7 +27,7 @@ def main(work: Path, bundles: list[Path]) -> int:
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen))
     here = partial(_run, [str(Path(sys.executable).with_name("siren"))], {})
     emulator = ["qemu-aarch64-static", "-cpu", os.environ.get("CPU", "neoverse-n1")]
-    emulated = [*emulator, "-L", str(work / "root"), str(work / "root/usr/bin/python3")]
+    emulated = [*emulator, "-L", str(work / "system"), str(work / "system/usr/bin/python3")]
     wheels = work / "wheels"
     there = partial(_run, [*emulated, str(wheels / "bin/siren")], {"PYTHONPATH": str(wheels)})
     versions = "import onnxruntime, platform; print(platform.machine(), onnxruntime.__version__)"

@@ -79,20 +79,8 @@ def extract(
             "and its response behind it."
         ),
     ] = True,
-    splits: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...", help="Pool the rows of these alone: train,validation; default: all."
-        ),
-    ] = "",
-    max_train_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of each data set at most so many train rows, and a third as many of each other "
-            "split; chosen by their text.",
-        ),
-    ] = None,
+    splits: options.Splits = "",
+    max_train_rows: options.MaxTrainRows = None,
     copies: Annotated[
         Path | None,
         typer.Option(
@@ -165,7 +153,7 @@ def extract(
             dtype=dtype,
             max_length=max_length or (4096 if trajectories else 512),
             precision=precision,
-            splits=[name.strip() for name in splits.split(",")] if splits else (),
+            splits=options.split_names(splits),
             max_train_rows=max_train_rows,
             copies=read_copies(copies) if copies else None,
             threads=threads,

@@ -25,6 +25,23 @@ TextColumns = Annotated[
         "default: text, else prompt and response.",
     ),
 ]
+Splits = Annotated[
+    str,
+    typer.Option(
+        "--splits",
+        metavar="NAME,...",
+        help="Take the rows of these alone: train,validation; default: all.",
+    ),
+]
+MaxTrainRows = Annotated[
+    int | None,
+    typer.Option(
+        "--max-train-rows",
+        min=1,
+        help="Of each data set at most so many train rows, and a third as many of each other "
+        "split; chosen by their text.",
+    ),
+]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 SplitColumn = Annotated[
     str, typer.Option("--split-column", help="Column of the split, where DATA names none.")
@@ -126,3 +143,8 @@ def make_columns(
         trajectories=trajectories,
         prefixes=prefixes,
     )
+
+
+def split_names(splits: str) -> list[str]:
+    """The names that `Splits` holds; none stand for all."""
+    return [name.strip() for name in splits.split(",")] if splits else []

@@ -75,20 +75,8 @@ def rollouts(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 4,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer may take.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the first continuation.")] = 0,
-    splits: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...", help="The rows of these alone: train,validation; default: all."
-        ),
-    ] = "",
-    max_train_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of each data set at most so many train rows, and a third as many of each other "
-            "split; chosen by their text.",
-        ),
-    ] = None,
+    splits: options.Splits = "",
+    max_train_rows: options.MaxTrainRows = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the judge; default: all.")
     ] = None,
@@ -119,7 +107,7 @@ def rollouts(
     reading = Reading(
         [parse_source(argument) for argument in data],
         columns,
-        splits=[name.strip() for name in splits.split(",")] if splits else (),
+        splits=options.split_names(splits),
         max_train_rows=max_train_rows,
     )
     found = prefixes_of(reading.rows(), prefixes)

@@ -39,15 +39,25 @@ def read_label_table(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: it is not that, or has no label that a category is of.
     """
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected an object of labels and lists of categories: {error}"
-        ) from None
+    found = read_lists(path, "labels and lists of categories")
     table = {label: tuple(categories) for label, categories in found.items() if categories}
     if not table:
         raise InputError(f"{path}: no category is of any label")
     return table
+
+
+def read_lists(path: Path, what: str) -> dict[str, list[str]]:
+    """Read a JSON object of lists of names.
+
+    Args:
+        what: it holds, for the error.
+
+    Raises:
+        InputError: the file cannot be read, or is not that.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected an object of {what}: {error}") from None

@@ -4,10 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from siren_runtime.bundle.heads import OPENAI_KEYS, check_openai
 from siren_runtime.errors import InputError
+from siren_train.data.labels import read_lists
 
 # The names in the evaluation set of OpenAI's moderation paper (arXiv 2208.03274).
 _SHORT = {
@@ -28,14 +27,7 @@ def read_table(path: Path, labels: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         InputError: it is not that, or names another key, or a label that there is not.
     """
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected an object of keys and lists of labels: {error}"
-        ) from None
+    found = read_lists(path, "keys and lists of labels")
     table = {key: list[str]() for key in OPENAI_KEYS} | found
     check_openai(table, labels, str(path), InputError)
     return table

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.bundle.cascade import Cascade, Exit
-from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Decision, LabelDecision
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import (
     ResponseThresholds,
@@ -28,6 +27,7 @@ from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from .evaluate import Scores
+from .guard_json import write_manifest
 from .metrics import macro_f1, precision_recall
 from .temperature import temperature_of
 
@@ -287,10 +287,7 @@ def write_calibration(
     changed = manifest.deciding(name, msgspec.structs.replace(old, **changes))
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
         changed = _without_bounds(changed)
-    data = encode(changed)
-    manifest = decode(data, str(bundle / MANIFEST_FILE))
-    write_whole(bundle / MANIFEST_FILE, data, InputError)
-    return manifest
+    return write_manifest(bundle, changed)
 
 
 def _with_tiers(responses: ResponseThresholds | None, kept: Decision) -> ResponseThresholds | None:

@@ -11,8 +11,7 @@ from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.outputs import FloatArray, TokenArray, no_verdict
-from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import InputError, SirenError
@@ -26,6 +25,7 @@ from siren_train.data.sources import Source
 
 from .evaluate import no_rows
 from .exit_bounds import Bounds, ExitScores
+from .guard_json import write_manifest
 
 
 def score_exits(
@@ -128,7 +128,4 @@ def write_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> Manife
         rows=rows,
         cost=bounds.cost,
     )
-    data = encode(msgspec.structs.replace(manifest, cascade=cascade))
-    manifest = decode(data, str(folder / MANIFEST_FILE))
-    write_whole(folder / MANIFEST_FILE, data, InputError)
-    return manifest
+    return write_manifest(folder, msgspec.structs.replace(manifest, cascade=cascade))

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import HeadSpec
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Manifest, decode, encode
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.orders import OrderBounds, OrderCascade
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle, load_bundle
@@ -24,6 +23,7 @@ from siren_train.data.sources import Source
 
 from .cascade import rows_of_split
 from .exit_bounds import HARMFUL, Bounds, ExitScores, decisions
+from .guard_json import write_manifest
 from .metrics import macro_f1
 
 MOST_ORDERS = 8  # every choice among the lower ones is tried
@@ -143,10 +143,7 @@ def write_order_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> 
         rows,
         bounds.cost,
     )
-    data = encode(msgspec.structs.replace(manifest, orders=orders))
-    manifest = decode(data, str(folder / MANIFEST_FILE))
-    write_whole(folder / MANIFEST_FILE, data, InputError)
-    return manifest
+    return write_manifest(folder, msgspec.structs.replace(manifest, orders=orders))
 
 
 def _macro_f1(scores: ExitScores, verdicts: NDArray[np.bool_]) -> float:
