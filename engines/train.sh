@@ -6,8 +6,10 @@
 # BACKBONE is what siren extract takes. Needs the extras train and reference, and the guard's
 # backbone. A run that was stopped goes on where it was.
 #
-# Settings, by the environment: MAX_ROWS (train rows of each data set), MAX_LAYER, TRIALS, MEMBERS,
-# SPAN_ROWS (of each data set, by which thresholds of spans are chosen; none without), THREADS.
+# Settings, by the environment: MAX_ROWS (train rows of each data set), CASED (set where the tokenizer
+# knows letters by their case: copies in capitals too), MAX_LAYER, TRIALS, MEMBERS, SPAN_ROWS (of each
+# data set, by which thresholds of spans are chosen; none without), THREADS, REUSE (a feature store of
+# this backbone in int8, whose texts are not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -20,16 +22,17 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 
 say "1/5 extract"
 siren extract "$backbone" "${data[@]}" "$here/written.jsonl" -o "$work/features" --precision int8 \
-    --copies "$here/copies.json" --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
-    --labels "$here/categories.json" --model-id "$model_id" --threads "$threads"
+    --copies "$here/copies.json" ${CASED:+--copies "$here/capitals.json"} \
+    --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
+    --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
+    ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
-    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
-    ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
+    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads"
 # Its probes choose the neurons for the kinds of harm too, so that one pass pools both heads' alike.
 siren train "$work/features" -o "$head/categories" --head categories --seed 0 --trials 1 \
     --members 1 --share 0.8 --hold-out-validation --probes "$work" --work "$work/categories" \
-    --workers "$threads" ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
+    --workers "$threads"
 say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"

@@ -117,6 +117,30 @@ def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
         assert words == [f"w{place}" for place in range(first, first + len(words))]
 
 
+def test_copies_in_capitals_stand_alone_and_then_among_sentences(sources: list[Source]) -> None:
+    copies = Copies(capitals={"first": 2}, seed=0, before=BEFORE, after=AFTER)
+    rows = list(with_copies(rows_of(sources), copies, []))
+    assert {row.dataset for row in rows if row.is_copy} == {"first"}
+    for place, row in enumerate(rows):
+        if row.dataset == "first" and row.split == "train" and not row.is_copy:
+            alone, among = rows[place + 1].text, rows[place + 2].text
+            assert alone == row.text.upper()
+            assert alone in among
+            assert among.isupper()
+
+
+def test_a_field_of_a_further_file_replaces_that_of_the_first(tmp_path: Path) -> None:
+    first, further = tmp_path / "first.json", tmp_path / "further.json"
+    first.write_text('{"seed": 3, "diluted": {"a": 1}, "spans": {"a": 1}}')
+    further.write_text('{"capitals": {"b": 1}, "diluted": {"b": 2}}')
+    assert read_copies(first, further) == Copies(
+        seed=3, diluted={"b": 2}, spans={"a": 1}, capitals={"b": 1}
+    )
+    further.write_text('{"capitals": {"b": -1}}')
+    with pytest.raises(InputError, match=r"further\.json: .*capitals"):
+        read_copies(first, further)
+
+
 def test_dilution_needs_safe_rows(sources: list[Source]) -> None:
     copies = Copies(seed=0, diluted={"first": 1})
     with pytest.raises(InputError, match="fewer than two"):

@@ -17,6 +17,7 @@ from reference import load_reference
 from siren_export.heads.mlp import Dense
 from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns
@@ -148,6 +149,66 @@ def test_an_interruption_while_the_store_is_laid_out_is_survived(
     np.testing.assert_array_equal(
         store.array("train", "residual_mean"), whole.array("train", "residual_mean")
     )
+
+
+def test_rows_that_were_pooled_before_are_taken_and_the_others_pooled(
+    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, whole = run(tmp_path / "old", splits=["train"]), run(tmp_path / "whole")
+    pooled = []
+    score_batch = Guard.score_batch
+
+    def counted(self: Guard, texts: Any, **options: Any) -> Any:
+        pooled.extend(texts)
+        return score_batch(self, texts, **options)
+
+    monkeypatch.setattr(Guard, "score_batch", counted)
+    grown = run(tmp_path / "grown", reuse=old)
+    assert len(pooled) == whole.manifest.rows - whole.manifest.splits["train"]
+    for split in whole.manifest.splits:
+        expected = whole.array(split, "residual_mean")
+        np.testing.assert_allclose(grown.array(split, "residual_mean"), expected, atol=1e-5)
+    np.testing.assert_array_equal(
+        grown.array("train", "residual_mean"), old.array("train", "residual_mean")
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "precision is 'fp32', asked for 'int8'"),
+        ({"max_length": 24}, "max_length"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"backbone": "qwen3"}, "backbone_sha256"),
+        ({"poolings": ["mlp_mean"]}, "has no mlp_mean"),
+    ],
+)
+def test_features_of_another_engine_are_not_reused(
+    run: Callable[..., FeatureStore], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    old = run(tmp_path / "old")
+    with pytest.raises(InputError, match=rf"old: cannot be reused: .*{message}"):
+        run(tmp_path / "new", reuse=old, **options)
+    assert not (tmp_path / "new" / "store.json").exists()
+
+
+def test_a_store_without_digests_of_its_texts_is_not_reused(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    old = run(tmp_path / "old")
+    (tmp_path / "old" / "train.texts.npy").unlink()
+    with pytest.raises(InputError, match=r"train\.texts\.npy: not readable"):
+        run(tmp_path / "new", reuse=old)
+
+
+def test_the_first_layers_alone_are_those_of_all(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    every, first = run(tmp_path / "every"), run(tmp_path / "first", max_layer=1)
+    assert first.manifest.layers == 1 < every.manifest.layers
+    for split in every.manifest.splits:
+        found, expected = (s.array(split, "residual_mean") for s in (first, every))
+        np.testing.assert_allclose(found, expected[:, :1], atol=1e-5)
 
 
 def test_float16_halves_the_store(run: Callable[..., FeatureStore], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.console import report
 from siren_train.data.copies import read_copies
 from siren_train.data.sources import parse_source
-from siren_train.store.store import DType
+from siren_train.store.store import DType, FeatureStore
 
 from . import options
 from .bars import Bars
@@ -27,6 +27,8 @@ Examples:
 siren extract minilm data/*.jsonl -o features
 
 siren extract minilm data/*.jsonl -o features --labels hate,violence,self-harm
+
+siren extract minilm data/*.jsonl more.jsonl -o more-features --reuse features
 
 siren extract ./backbone runs.jsonl -o features --trajectories
 
@@ -72,6 +74,10 @@ def extract(
         int | None,
         typer.Option(min=1, help="Token limit; default: 512 of a text, 4096 of a trajectory."),
     ] = None,
+    max_layer: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pool only the first so many layers, which is faster."),
+    ] = None,
     chat: Annotated[
         bool,
         typer.Option(
@@ -82,11 +88,19 @@ def extract(
     splits: options.Splits = "",
     max_train_rows: options.MaxTrainRows = None,
     copies: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             help="A JSON file that says which train rows are pooled again: with harmless sentences "
-            "or other safe rows around them, or spans of safe ones, so that the head learns what "
-            "does not matter."
+            "or other safe rows around them, in capitals, or spans of safe ones, so that the head "
+            "learns what does not matter. A field of a further file replaces that of the first."
+        ),
+    ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="An earlier store of the same engine: what it has of these texts is not pooled "
+            "again, so that rows or copies that were added cost only themselves.",
         ),
     ] = None,
     model_id: Annotated[
@@ -152,10 +166,12 @@ def extract(
             poolings=poolings,
             dtype=dtype,
             max_length=max_length or (4096 if trajectories else 512),
+            max_layer=max_layer,
             precision=precision,
             splits=options.split_names(splits),
             max_train_rows=max_train_rows,
-            copies=read_copies(copies) if copies else None,
+            copies=read_copies(*copies) if copies else None,
+            reuse=FeatureStore.open(reuse) if reuse else None,
             threads=threads,
             progress=bars.update,
         )

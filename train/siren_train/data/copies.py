@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -42,6 +42,8 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             of these data sets. They keep their label.
         spans: how many spans of 12 to 90 words are cut out of each safe row that has more. Of a
             harmful row nobody knows which of its spans are harmful.
+        capitals: how many are in capital letters, for tokenizers that know letters by their case:
+            the row alone first, then with harmless sentences around it.
     """
 
     seed: int
@@ -50,26 +52,28 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     wrapped: dict[str, Count] = {}
     diluted: dict[str, Count] = {}
     spans: dict[str, Count] = {}
+    capitals: dict[str, Count] = {}
 
     @property
     def datasets(self) -> set[str]:
         """Names of the data sets that get any."""
-        return {*self.wrapped, *self.diluted, *self.spans}
+        return {*self.wrapped, *self.diluted, *self.spans, *self.capitals}
 
 
-def read_copies(path: Path) -> Copies:
+def read_copies(path: Path, *more: Path) -> Copies:
     """Read `Copies` from a JSON file of its fields.
 
+    Args:
+        more: further files; a field that they have replaces that of the files before.
+
     Raises:
-        InputError: the file is missing or is not that, or has too few sentences.
+        InputError: a file is missing or is not that, or there are too few sentences.
     """
-    try:
-        copies = msgspec.json.decode(path.read_bytes(), type=Copies)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: does not say which copies to make: {error}") from None
-    wraps = any(copies.wrapped.values())
+    fields: dict[str, Any] = {}
+    copies = _joined(fields, path)
+    for file in more:
+        copies = _joined(fields, file)
+    wraps = any(copies.wrapped.values()) or any(n > 1 for n in copies.capitals.values())
     if wraps and (len(copies.before) < max(_BEFORE) or len(copies.after) < max(_AFTER)):
         raise InputError(
             f"{path}: has {len(copies.before)} sentences to put before and "
@@ -77,6 +81,17 @@ def read_copies(path: Path) -> Copies:
             "needed"
         )
     return copies
+
+
+def _joined(fields: dict[str, Any], file: Path) -> Copies:
+    """Add a file's fields to those before."""
+    try:
+        fields |= msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        return msgspec.convert(fields, Copies)
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: does not say which copies to make: {error}") from None
 
 
 def digest(copies: Copies) -> str:
@@ -123,6 +138,9 @@ def _texts(row: Row, copies: Copies, safe: Sequence[str]) -> Iterator[str]:
         yield _wrapped(row.text, _draw(copies, row.dataset, number, row.text), copies)
     for number in range(copies.diluted.get(row.dataset, 0)):
         yield _diluted(row.text, _draw(copies, "diluted", row.dataset, number, row.text), safe)
+    for number in range(copies.capitals.get(row.dataset, 0)):
+        draw = _draw(copies, "capitals", row.dataset, number, row.text)
+        yield clean((_wrapped(row.text, draw, copies) if number else row.text).upper())
     words = row.text.split()
     if row.label != HARMFUL and len(words) > _SPAN[0]:
         for number in range(copies.spans.get(row.dataset, 0)):

@@ -38,6 +38,7 @@ from siren_train.data.sources import Source
 from .extractor import build_extractor, extractor_shape
 from .generator import Generator, GeneratorPool
 from .locks import locked
+from .reuse import Pooled, check_reusable, pooled_by_text
 from .store import (
     FORMAT_VERSION,
     Column,
@@ -46,6 +47,7 @@ from .store import (
     FeatureStore,
     StoreManifest,
     extractor_folder,
+    text_digest,
 )
 
 CHUNK_ROWS = 512
@@ -62,10 +64,12 @@ def extract(
     poolings: Sequence[Pooling] = ("residual_mean",),
     dtype: DType = "float32",
     max_length: int = 512,
+    max_layer: int | None = None,
     precision: Precision = "fp32",
     splits: Collection[str] = (),
     max_train_rows: int | None = None,
     copies: Copies | None = None,
+    reuse: FeatureStore | None = None,
     threads: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
     progress: Progress = lambda stage, done, total: None,
@@ -80,21 +84,25 @@ def extract(
         poolings: "residual_last" alone for trajectories, else means.
         max_length: token limit of a text, special tokens included; longer texts lose their end,
             trajectories their middle.
+        max_layer: pool only the first so many layers, and compute no further; of a checkpoint.
         precision: of a checkpoint's extractor; it should be the one that will serve the head.
         splits: those whose rows are pooled; none given is all.
         max_train_rows: of each data set, pool at most so many train rows, and a third as many of
             each other split.
         copies: also pool changed copies of train rows.
+        reuse: a store of the same engine, whose features are taken for the texts that it has.
         threads: of the CPU; None takes all.
         chunk_rows: rows that are pooled before what is done is recorded.
         progress: its stages are the poolings, and it counts rows.
 
     Raises:
-        InputError: the data is unusable, `folder` holds features of something else, or another
-            extraction is at work there.
+        InputError: the data is unusable, `folder` holds features of something else, `reuse` is of
+            another engine, or another extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     _check_use(columns, backbone, poolings, copies)
+    if max_layer is not None and isinstance(backbone, Generator):
+        raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
     reading = Reading(sources, columns, splits=splits, max_train_rows=max_train_rows, copies=copies)
     scan = _scan(reading)
@@ -107,7 +115,7 @@ def extract(
         max_length=max_length,
         poolings=list(poolings),
         dtype=dtype,
-        layers=facts.layers,
+        layers=min(facts.layers, max_layer or facts.layers),
         channels=facts.channels,
         classes=list(columns.classes),
         labels=list(columns.labels),
@@ -121,11 +129,14 @@ def extract(
         rows_sha256=scan.rows_sha256,
         generator=facts.trained_on,
     )
+    if reuse is not None:
+        check_reusable(reuse, manifest, poolings)
     with locked(folder, "siren extract"):
         store = FeatureStore.create(folder, manifest, scan.columns)
         for pooling in poolings:
             with _pool_of(backbone, folder, manifest, pooling, threads) as pool:
-                _fill(store, pooling, pool, reading.rows(), chunk_rows, progress)
+                known = pool if reuse is None else _but_for(pooled_by_text(reuse, pooling), pool)
+                _fill(store, pooling, known, reading.rows(), chunk_rows, progress)
     return store
 
 
@@ -196,6 +207,18 @@ def _pool_of(
         ]
 
 
+def _but_for(pooled: Pooled, pool: Pool) -> Pool:
+    """Pool only rows whose text was not pooled before."""
+
+    def both(rows: Sequence[Row]) -> list[FloatArray]:
+        found = [pooled.get(row) for row in rows]
+        rest = [row for row, features in zip(rows, found, strict=True) if features is None]
+        new = iter(pool(rest) if rest else ())
+        return [next(new) if features is None else features for features in found]
+
+    return both
+
+
 def _last_states(guard: Guard, rows: Sequence[Row]) -> list[FloatArray]:
     results = guard.score_each_trajectory([row.trajectory for row in rows], features=True)
     found = []
@@ -211,7 +234,8 @@ class _Scan:
     """What is known of all rows before any is pooled.
 
     Attributes:
-        columns: of each split, int64 [rows] each; of labels [rows, labels]; targets float64.
+        columns: of each split, int64 [rows] each; of labels [rows, labels]; targets float64; texts
+            uint64 [rows, 2].
         datasets, collections: names, in the order in which they occur.
         rows_sha256: of every row's split, data set, label and text.
     """
@@ -233,6 +257,7 @@ def _scan(reading: Reading) -> _Scan:
         values = known.setdefault(row.split, {name: _no_values(name) for name in get_args(Column)})
         originals = values["originals"]
         originals.append(originals[-1] if row.is_copy else len(originals))
+        values["texts"].frombytes(text_digest(row))
         values["labels"].append(row.label)
         labels = label_values(row, names)
         values["categories"].extend(labels)
@@ -252,7 +277,7 @@ def _scan(reading: Reading) -> _Scan:
 
 
 def _no_values(name: Column) -> "array[Any]":
-    return array("d" if name == "targets" else "q")
+    return array({"targets": "d", "texts": "Q"}.get(name, "q"))
 
 
 def _arrays(
@@ -260,6 +285,7 @@ def _arrays(
 ) -> dict[Column, NDArray[Any]]:
     """Those of which there are any."""
     arrays = {name: np.array(column) for name, column in values.items() if column}
+    arrays["texts"] = arrays["texts"].reshape(-1, 2)
     if labels:
         arrays["categories"] = arrays["categories"].reshape(-1, len(labels))
     return arrays

@@ -6,12 +6,14 @@ SPLIT.POOLING.npy              float16 or float32 [rows, layers, channels]; resi
                                behind each block at the last token, of trajectories
 SPLIT.labels.npy, SPLIT.datasets.npy, SPLIT.collections.npy    int64 [rows]
 SPLIT.originals.npy            int64 [rows]: the row that a row is a copy of, or itself
+SPLIT.texts.npy                uint64 [rows, 2]: the first 16 bytes of a SHA-256 of what was pooled
 SPLIT.categories.npy           int64 [rows, labels]: 1, 0, or -1 where not known
 SPLIT.targets.npy              float64 [rows]: the expected harm of what follows, of prefixes
 progress.json                  rows done of each pooling; extraction goes on from there
 .lock                          held by the extraction that is at work
 """
 
+import hashlib
 import math
 import os
 import shutil
@@ -30,6 +32,7 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
 from siren_train.data.labels import known
+from siren_train.data.rows import Row
 
 from .features import FeatureSet
 
@@ -37,7 +40,7 @@ FORMAT_VERSION = 4
 STORE_FILE, PROGRESS_FILE = "store.json", "progress.json"
 
 DType = Literal["float16", "float32"]
-Column = Literal["labels", "datasets", "collections", "originals", "categories", "targets"]
+Column = Literal["labels", "datasets", "collections", "originals", "categories", "targets", "texts"]
 # What a head tells, and how.
 Target = Literal["harm", "categories", "polynomial", "forecast", "trajectory"]
 
@@ -96,6 +99,11 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(self.splits.values())
 
 
+def text_digest(row: Row) -> bytes:
+    """What stores know a row's text by: the same text in the same turns has the same features."""
+    return hashlib.sha256(msgspec.json.encode((row.text, row.turns))).digest()[:16]
+
+
 class _Versioned(msgspec.Struct):
     format_version: int
 
@@ -123,7 +131,7 @@ class FeatureStore:
 
         Args:
             columns: of each split, what is known of its rows, int64 [rows] each, or [rows, labels];
-                targets float64.
+                targets float64, texts uint64 [rows, 2].
 
         Raises:
             InputError: a store of something else is there, or the disk is full.
@@ -275,11 +283,22 @@ class FeatureStore:
         kept = known(labels) & np.isin(rows.datasets, naming) & ~rows.is_copy
         return replace(rows, labels=labels, classes=tuple(manifest.labels)).where(kept)
 
+    def texts(self, split: str) -> list[bytes]:
+        """Return what `text_digest` says of each row of a split.
+
+        Raises:
+            InputError: its file is damaged, or missing.
+        """
+        digests: list[bytes] = self._column(split, "texts").view("V16").ravel().tolist()
+        return digests
+
     def _column(self, split: str, name: Column) -> NDArray[Any]:
         shape: tuple[int, ...] = (self.manifest.splits[split],)
         if name == "categories":
             shape = *shape, len(self.manifest.labels)
-        dtype = "float64" if name == "targets" else "int64"
+        elif name == "texts":
+            shape = *shape, 2
+        dtype = {"targets": "float64", "texts": "uint64"}.get(name, "int64")
         column: NDArray[Any] = self._load(f"{split}.{name}.npy", dtype, shape, None)
         return column
 
