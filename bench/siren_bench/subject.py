@@ -111,7 +111,7 @@ def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
         with made_whole(backbone) as unfinished, progress_bar() as progress:
             write_real_model(model, unfinished, progress)
     recipe = find_recipe(model.name)
-    if recipe is not None:
+    if recipe is not None and (recipe.artifact / CONFIG_FILE).is_file():
         local_head = _pointed_to(backbone, recipe.artifact, folder / "head")
         description = f"{model.name}, the shipped guard on its dequantized weights"
         return Subject(local_head, backbone, description, random=False)

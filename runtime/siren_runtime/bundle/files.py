@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def read_whole(path: Path) -> npt.NDArray[np.uint8]:
 
 
 @contextmanager
-def replacement(path: Path, error: type[SirenError]) -> Iterator[Path]:
+def replacement(path: Path, error: Callable[[str], SirenError]) -> Iterator[Path]:
     """Yield a hidden place beside `path`; what the block writes there takes its place at the end.
 
     Raises:

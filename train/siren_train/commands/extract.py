@@ -43,8 +43,9 @@ def extract(
     backbone: Annotated[
         str,
         typer.Argument(
-            help="The backbone's folder or repo id, or a shipped guard's name (minilm, smollm2); "
-            "or a generator's, a model folder of onnxruntime-genai, whose own engine then pools."
+            help="The backbone's folder or repo id, or a shipped guard's name (minilm, smollm2, "
+            "gemma3-270m); or a generator's, a model folder of onnxruntime-genai, whose own engine "
+            "then pools."
         ),
     ],
     data: options.Data,
