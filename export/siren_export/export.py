@@ -13,6 +13,7 @@ from siren_runtime.bundle.graphs import explain_name
 from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
+    NOTICE_FILE,
     TOKENIZER_FILE,
     Manifest,
     TextRules,
@@ -39,6 +40,7 @@ from .guard.explain import author_explain
 from .guard.score import author_head_alone, author_score
 from .guard.stream import author_stream, context_length
 from .heads.base import Artifact
+from .heads.notice import read_notices
 from .heads.together import head_set
 from .passes.calibration import Calibration, measure_inputs
 from .passes.edit import linears
@@ -132,6 +134,8 @@ def export_bundle(
                 row.check(folder / graph_file(name))
         graphs |= explaining
         files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
+        if notices := read_notices(artifact):
+            files[NOTICE_FILE] = write_file(folder / NOTICE_FILE, notices)
         trajectory = None
         if chat is not None:
             trajectory = TrajectoryRules(TEMPLATE_FILE, dict(chat.tokens), "rich")

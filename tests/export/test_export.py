@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from models import make_artifact
 from siren_export import export as export_module
 from siren_export.bundle_writer import write_manifest
+from siren_export.commands.heads import load_heads
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -57,6 +58,19 @@ def test_two_exports_differ_in_the_time_stamp_only(tmp_path, inputs):
             one.pop("created")
             two.pop("created")
         assert one == two, name
+
+
+def test_a_bundle_holds_the_notices_of_its_heads_each_once(tmp_path, backbone_folder):
+    backbone = backbone_folder("qwen3")
+    notices = {"harm": b"under terms\n", "kinds": b"of another\n", "again": b"under terms\n"}
+    for name, notice in notices.items():
+        (make_artifact(tmp_path / name, backbone) / "NOTICE").write_bytes(notice)
+    heads = load_heads({name: str(tmp_path / name) for name in notices})
+    export_bundle(heads, load_checkpoint(backbone), tmp_path / "bundle", stream=False)
+    assert (tmp_path / "bundle" / "NOTICE").read_bytes() == b"under terms\n\nof another\n"
+    (tmp_path / "bundle" / "NOTICE").unlink()
+    with pytest.raises(BundleError, match="NOTICE"):
+        Guard.load(tmp_path / "bundle")
 
 
 def test_a_bundle_needs_nothing_but_itself_and_can_be_moved(tmp_path, backbone_folder):

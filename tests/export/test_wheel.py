@@ -62,6 +62,8 @@ def test_a_wheel_holds_our_packages_and_the_recipes(installation: Path) -> None:
     recipe = {path.name for path in (installation / "siren_engines" / "minilm").iterdir()}
     head = {"siren_config.json", "siren.safetensors", "decision.json"}
     assert recipe - {"categories"} == {"recipe.json", "reference.json", *head}
+    gemma = {path.name for path in (installation / "siren_engines" / "gemma3-270m").iterdir()}
+    assert gemma >= {"recipe.json", "NOTICE"}
     for package in ("siren_runtime", "siren_export"):
         of_checkout = ROOT / package.removeprefix("siren_") / package
         files = {path.relative_to(of_checkout) for path in of_checkout.rglob("*.py")}

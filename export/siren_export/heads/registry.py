@@ -12,6 +12,7 @@ from msgspec import Meta
 from siren_export.sources.local_file import read_json
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
+from siren_runtime.bundle.manifest import NOTICE_FILE
 from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import ArtifactError
 from siren_runtime.generation.manifest import TrainedOn
@@ -30,7 +31,7 @@ _READERS: dict[str, Callable[[Path], Head]] = {
     TRAJECTORY: read_trajectory_head,
 }
 
-_FILES = (CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE)
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE, NOTICE_FILE)
 _INT32_MAX = 2**31 - 1
 
 

@@ -45,6 +45,7 @@ from .types import Positive, Precision, Probability, Sha256, Size, Strict, Targe
 FORMAT_VERSION = 2
 MANIFEST_FILE = "guard.json"
 TOKENIZER_FILE = "tokenizer.json"
+NOTICE_FILE = "NOTICE"  # what licences of heads and backbone ask to be passed on
 CLEANER: Final = "llm-siren-0.2"
 HeadName = Annotated[str, msgspec.Meta(pattern=HEAD_NAME)]
 

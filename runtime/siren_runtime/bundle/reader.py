@@ -15,14 +15,14 @@ from siren_runtime.errors import BundleError, InputError
 from .external_data import external_data_locations
 from .files import GIT_LFS_ADVICE, is_git_lfs_pointer, read_whole, sha256_of
 from .hub import is_blob, repository_of
-from .manifest import MANIFEST_FILE, FileSpec, Manifest, check_relative, decode
+from .manifest import MANIFEST_FILE, NOTICE_FILE, FileSpec, Manifest, check_relative, decode
 
 Verify = Literal["size", "read", "full"]
 
 # Of an ensemble's members too: a star stands for slashes as well.
 BUNDLE_PATTERNS = (
     MANIFEST_FILE, f"*/{MANIFEST_FILE}", "tokenizer.json", "*/tokenizer.json", "ensemble.json",
-    "*.onnx", "*.bin", "*.jinja",
+    "*.onnx", "*.bin", "*.jinja", NOTICE_FILE, f"*/{NOTICE_FILE}",
 )  # fmt: skip
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_GRAPH_BYTES = 256 << 20  # weights belong beside the graph, which is then a few megabytes
