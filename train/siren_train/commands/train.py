@@ -128,7 +128,8 @@ def train(
     held_out: Annotated[
         bool,
         typer.Option(
-            "--held-out", help="Also measure each data set with a head that did not see it."
+            "--held-out",
+            help="Also measure rows with heads that did not see their source, or their data set.",
         ),
     ] = False,
     ablate: Annotated[

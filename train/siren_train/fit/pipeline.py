@@ -233,7 +233,9 @@ def held_out(
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[HeldOut]:
-    """Measure heads like the one trained in `work`, each without a data set; as `_finished`."""
+    """Measure heads like the one trained in `work`, each without a source or a data set; as
+    `_finished`.
+    """
     with _finished(stores, work, settings, workers, progress) as run:
         choice = make_choice(run.best.params)
         return measure_held_out(
@@ -242,5 +244,6 @@ def held_out(
             select_layers(run.probes, share=choice.share, weighting=settings.weighting),
             choice.config,
             seed=settings.seed,
+            workers=workers,
             progress=progress,
         )

@@ -26,6 +26,7 @@ class FeatureSet:
             its own.
         names: names of the data sets.
         classes: names of the classes.
+        collection_names: names of the collections; "data set/source" where rows name their source.
         expected_harm: float64 [rows], 0 to 1, of what follows each row; where rows are prefixes.
     """
 
@@ -37,6 +38,7 @@ class FeatureSet:
     names: tuple[str, ...]
     classes: tuple[str, ...]
     expected_harm: DoubleArray | None = None
+    collection_names: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -264,6 +264,7 @@ class FeatureStore:
             self._column(split, "originals"),
             tuple(manifest.datasets),
             tuple(manifest.classes),
+            collection_names=tuple(manifest.collections),
         )
         if target == "forecast":
             if not manifest.prefixes:
