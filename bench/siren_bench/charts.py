@@ -165,6 +165,34 @@ def _serve_soak(record: Record) -> "Figure":
     return figure
 
 
+def _stream(record: Record) -> "Figure":
+    results = record["results"]
+    turned = [entry for entry in results if "turns_s" in entry]
+    figure, grid = _figure(13 if turned else 9, 3.6, columns=3 if turned else 2)
+    seconds, memory, *turns = grid
+    styles = _styles(_names(results))
+    for entry in results:
+        name, style = entry["engine"], {**styles[entry["engine"]], "markevery": 0.2}
+        if "long" in entry:
+            tokens = [sample["tokens"] for sample in entry["long"]]
+            seconds.plot(tokens, [e["seconds"] for e in entry["long"]], label=name, **style)
+            memory.plot(tokens, [e["resident_bytes"] / 1e9 for e in entry["long"]], **style)
+            thin = {**style, "linewidth": 0.8}
+            memory.plot(tokens, [e["stream_bytes"] / 1e9 for e in entry["long"]], **thin)
+        if "turns_s" in entry:
+            at_each = [1e3 * median(walks) for walks in zip(*entry["turns_s"], strict=True)]
+            step = record["settings"]["plan"]["turn"] + 1
+            positions = [step * number + step // 2 for number in range(len(at_each))]
+            turns[0].plot(positions, at_each, label=name, **style)
+            turns[0].set(xlabel="position", ylabel="ms a token, in turns", ylim=(0, None))
+    seconds.set(xlabel="tokens of a long stream", ylabel="seconds since its start", ylim=(0, None))
+    memory.set(xlabel="tokens", ylabel="GB: process; thin, the stream", ylim=(0, None))
+    seconds.set_title(_title(record, "Streams"), fontsize=10, loc="left")
+    (turns or [seconds])[0].legend(fontsize=8, frameon=False, handlelength=3.5)
+    figure.tight_layout()
+    return figure
+
+
 _CHARTS: dict[str, Callable[[Record], "Figure | None"]] = {
     "latency": _latency,
     "throughput": _throughput,
@@ -174,6 +202,7 @@ _CHARTS: dict[str, Callable[[Record], "Figure | None"]] = {
     "fidelity": _fidelity,
     "serve": _serve,
     "serve-soak": _serve_soak,
+    "stream": _stream,
 }
 
 

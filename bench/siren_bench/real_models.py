@@ -1,6 +1,8 @@
 """Trained models as Hugging Face folders that every peer can load.
 
-They are the backbones of shipped guards whose recipes have them as GGUF files, dequantized.
+They are the backbones of shipped guards whose recipes have them as GGUF files, dequantized: each
+with the guard's head, and as NAME-all-blocks with a random one that reads every block. For time and
+memory the values of a head do not matter.
 """
 
 import json
@@ -30,23 +32,26 @@ class RealModel:
     """A trained model.
 
     Attributes:
-        name: What the command line calls it, and the guard that is shipped of it.
+        name: What the command line calls it.
+        guard: Whose recipe has it. It comes with the guard's head where it has its name.
         architecture: Of transformers, for config.json.
         channels_per_layer, hidden_dims: Of a random head, as `Shape` has them.
     """
 
     name: str
+    guard: str
     architecture: str
     channels_per_layer: int
     hidden_dims: tuple[int, ...]
 
 
 REAL_MODELS = {
-    model.name: model
-    for model in (
-        RealModel("smollm2", "LlamaForCausalLM", 250, (512, 256)),
-        RealModel("gemma3-270m", "Gemma3ForCausalLM", 250, (512, 256)),
+    name: RealModel(name, guard, architecture, 250, (512, 256))
+    for guard, architecture in (
+        ("smollm2", "LlamaForCausalLM"),
+        ("gemma3-270m", "Gemma3ForCausalLM"),
     )
+    for name in (guard, f"{guard}-all-blocks")
 }
 
 
@@ -57,9 +62,9 @@ def write_real_model(model: RealModel, folder: Path, progress: Progress = silent
         InputError: this installation has no recipe of it.
         CheckpointError: its package is not installed, or the file in it is damaged.
     """
-    recipe = find_recipe(model.name)
+    recipe = find_recipe(model.guard)
     if recipe is None:
-        raise InputError(f"{model.name}: this installation has no recipe of the guard")
+        raise InputError(f"{model.guard}: this installation has no recipe of the guard")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / GGUF_FILE
     shutil.copyfile(recipe.backbone(), file)

@@ -1,4 +1,4 @@
-"""What a stream costs: a token, a chunk, many streams and a long one, against re-encoding.
+"""What a stream costs: a token, a chunk, many streams and a long one, against its peers.
 
 llm-siren encodes the whole prefix at every call. Calling it for each of 512 prefixes takes an
 hour for a 0.6B backbone on two cores, so it is timed at a few lengths, and the cost of the
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,12 +20,11 @@ import psutil
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress, silent
 
-from .engines import LlmSiren, TorchDtype
+from .engines import Engine, LlmSiren, SirenEdge
+from .peers.genai import Genai
 from .process import in_fresh_process
-from .record import markdown_table
 from .stream_memory import measure_memory
-
-PEERS: tuple[TorchDtype, ...] = ("bfloat16", "float32")
+from .stream_turns import Turns, measure_turns, token_ids, turn_ratios
 
 _NEAR = 8  # tokens on each side of a position whose median is the cost there
 _BANDWIDTH_BYTES = 1 << 29
@@ -42,7 +42,8 @@ class Plan:
         sampled: prefix lengths at which llm-siren is timed.
         streams, steps: of the batch: how many streams, and steps of one token each.
         long_tokens: of the long stream, which is fed in chunks.
-        peers: dtypes of llm-siren.
+        turn: tokens that a stream or a generator reads before the next one's turn.
+        walks: how often they go through all of `tokens` in turns.
     """
 
     threads: int = 2
@@ -54,42 +55,58 @@ class Plan:
     streams: int = 32
     steps: int = 6
     long_tokens: int = 4000
-    peers: tuple[TorchDtype, ...] = PEERS
+    turn: int = 32
+    walks: int = 2
 
 
-def measure_stream(
-    bundle: Path,
-    head: Path,
+def measure_streams(
+    engines: Sequence[Engine],
     texts: Mapping[int, str],
     plan: Plan,
     progress: Progress = silent,
-) -> Results:
-    """Measure a bundle's streams and llm-siren's `score_streaming`, each in a fresh process.
+) -> tuple[list[Results], dict[str, str]]:
+    """Measure our streams and their peers, each part in a fresh process.
 
     Args:
-        head: the bundle's head, whose base_model.model_id is a local folder.
+        engines: ours; llm-siren, whose `score_streaming` is timed; and generators, which take
+            turns with ours in one process.
         texts: of `plan.sampled` lengths, for llm-siren.
         progress: called before each measurement, with what it is of.
 
     Returns:
-        Raw samples in seconds and bytes, and what `summarise` makes of them.
+        Raw samples in seconds and bytes of each of our engines, with what `summarise` makes of
+        them, and of each generator; and for each generator that does not run why not.
     """
-    parts = 4 + len(plan.peers)
-    progress("single tokens and chunks", 0, parts)
-    results = in_fresh_process(_one_stream, bundle, plan)
-    progress("many streams", 1, parts)
-    results |= in_fresh_process(_many_streams, bundle, plan)
-    progress("memory", 2, parts)
-    results["memory_bytes"] = measure_memory(bundle, plan.threads)
-    progress("a long stream", 3, parts)
-    results |= in_fresh_process(_long_stream, bundle, plan)
-    for number, dtype in enumerate(plan.peers):
-        progress(f"llm-siren {dtype}", 4 + number, parts)
-        engine = LlmSiren(head, dtype, plan.threads)
-        results[f"llm_siren_{dtype}_s"] = in_fresh_process(_prefixes, engine, dict(texts))
-    results["weight_bytes"] = step_weight_bytes(bundle / "stream.onnx")
-    results["bandwidth_bytes_per_s"] = in_fresh_process(memory_bandwidth, plan.threads)
-    return {**results, "summary": summarise(results, plan)}
+    ours = [engine for engine in engines if isinstance(engine, SirenEdge)]
+    llm_siren = [engine for engine in engines if isinstance(engine, LlmSiren)]
+    generators = [engine for engine in engines if isinstance(engine, Genai)]
+    shared: Results = {}
+    entries: list[Results] = [{"engine": engine.name} for engine in ours]
+    parts: list[tuple[str, Results, Callable[[], Results]]] = [
+        ("memory bandwidth", shared, partial(in_fresh_process, _bandwidth, plan.threads))
+    ]
+    for engine in llm_siren:
+        run = partial(in_fresh_process, _prefixes, engine, dict(texts))
+        parts.append((engine.name, shared, run))
+    for engine, entry in zip(ours, entries, strict=True):
+        for what, function in _PARTS:
+            run = partial(in_fresh_process, function, engine.bundle, plan)
+            parts.append((f"{engine.name}, {what}", entry, run))
+        parts.append((f"{engine.name}, memory", entry, partial(_memory, engine.bundle, plan)))
+    total = len(parts) + bool(generators)
+    for number, (what, into, measure) in enumerate(parts):
+        progress(what, number, total)
+        into.update(measure())
+    for entry in entries:
+        entry.update(shared)
+        entry["summary"] = summarise(entry, plan)
+    failed: dict[str, str] = {}
+    if generators:
+        progress("streams and generators in turns", len(parts), total)
+        turns = Turns(plan.tokens, plan.turn, plan.walks)
+        seconds, failed = in_fresh_process(measure_turns, ours, generators, turns)
+        entries += turn_ratios(entries, seconds)
+    return entries, failed
 
 
 def summarise(results: Mapping[str, Any], plan: Plan) -> dict[str, float]:
@@ -114,7 +131,7 @@ def summarise(results: Mapping[str, Any], plan: Plan) -> dict[str, float]:
         "floor_s": floor,
         "floor_reached": floor / median(singles),
     }
-    for dtype in plan.peers:
+    for dtype in llm_siren_dtypes(results):
         times = results[f"llm_siren_{dtype}_s"]
         lengths = sorted(int(length) for length in times)
         costs = [median(times[length]) for length in lengths]
@@ -126,43 +143,9 @@ def summarise(results: Mapping[str, Any], plan: Plan) -> dict[str, float]:
     return summary
 
 
-def stream_table(summary: Mapping[str, float], plan: Plan) -> str:
-    """Lay out the figures, one a row."""
-    rows = [
-        [f"{plan.tokens} tokens, scored at every one, s", f"{summary['total_single_s']:.1f}"],
-        [f"{plan.tokens} tokens, every {plan.chunk}, s", f"{summary['total_chunked_s']:.1f}"],
-    ]
-    for dtype in plan.peers:
-        for unit, every in (("token", "every one"), ("chunk", f"every {plan.chunk}")):
-            rows.append(
-                [
-                    f"llm-siren {dtype}, {every}, s (extrapolated), ratio",
-                    f"{summary[f'{dtype}_every_{unit}_s']:.0f}, "
-                    f"{summary[f'{dtype}_every_{unit}_ratio']:.1f}x",
-                ]
-            )
-    rows += [
-        [f"a token at position {plan.early}, ms", f"{1e3 * summary['early_s']:.1f}"],
-        [f"a token at position {plan.late}, ms", f"{1e3 * summary['late_s']:.1f}"],
-        [f"position {plan.late} to {plan.early}", f"{summary['late_to_early']:.2f}x"],
-        [f"a token in chunks of {plan.chunk} to alone", f"{summary['chunked_to_single']:.2f}x"],
-        ["one stream, tokens a second", f"{summary['one_stream_tokens_per_s']:.1f}"],
-        [
-            f"{plan.streams} streams in a batch, tokens a second",
-            f"{summary['batch_tokens_per_s']:.1f} ({summary['batch_to_one']:.1f}x)",
-        ],
-        ["memory a stream, MB", f"{summary['bytes_per_stream'] / 1e6:.1f}"],
-        ["memory of a guard that scores, MB", f"{summary['scoring_bytes'] / 1e6:.0f}"],
-        [
-            "that streams and scores, MB; switching to it, at most",
-            f"{summary['streaming_bytes'] / 1e6:.0f}; {summary['switching_peak_bytes'] / 1e6:.0f}",
-        ],
-        [
-            "floor: weights over memory bandwidth, ms a token",
-            f"{1e3 * summary['floor_s']:.1f} ({summary['floor_reached']:.0%} reached)",
-        ],
-    ]
-    return markdown_table(["stream", "measured"], rows)
+def llm_siren_dtypes(results: Mapping[str, Any]) -> list[str]:
+    """The dtypes that llm-siren was timed in."""
+    return [dtype for dtype in ("bfloat16", "float32") if f"llm_siren_{dtype}_s" in results]
 
 
 def memory_bandwidth(threads: int) -> float:
@@ -194,7 +177,7 @@ def step_weight_bytes(graph: Path) -> int:
 
 def _one_stream(bundle: Path, plan: Plan) -> Results:
     guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
-    ids = _ids(plan.tokens)
+    ids = token_ids(plan.tokens)
     with guard.stream() as stream:
         stream.feed_tokens(ids[:4])
         stream.reset()
@@ -205,7 +188,12 @@ def _one_stream(bundle: Path, plan: Plan) -> Results:
         chunks = _timed(stream.feed_tokens, pieces)
         chunked = [score.score for score in stream.scores]
     difference = max(abs(a - b) for a, b in zip(alone, chunked, strict=True))
-    return {"single_s": singles, "chunk_s": chunks, "max_score_difference": difference}
+    return {
+        "single_s": singles,
+        "chunk_s": chunks,
+        "max_score_difference": difference,
+        "weight_bytes": step_weight_bytes(bundle / "stream.onnx"),
+    }
 
 
 def _many_streams(bundle: Path, plan: Plan) -> Results:
@@ -215,7 +203,7 @@ def _many_streams(bundle: Path, plan: Plan) -> Results:
     with guard.streams() as streams:
         alone = [streams.open()]
         together = [streams.open() for _ in range(plan.streams)]
-        streams.feed([(stream, _ids(plan.chunk)) for stream in alone + together])
+        streams.feed([(stream, token_ids(plan.chunk)) for stream in alone + together])
         for step in range(plan.steps):  # interleaved, since the machine may be busy at times
             for group, samples in ((alone, one), (together, batch)):
                 pieces = [(stream, [5 + step]) for stream in group]
@@ -226,7 +214,7 @@ def _many_streams(bundle: Path, plan: Plan) -> Results:
 
 def _long_stream(bundle: Path, plan: Plan) -> Results:
     guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
-    ids, process = _ids(plan.long_tokens), psutil.Process()
+    ids, process = token_ids(plan.long_tokens), psutil.Process()
     samples = []
     limit = guard.manifest.backbone.context_length or 0
     with guard.stream(max_tokens=min(plan.long_tokens, limit)) as stream:
@@ -244,10 +232,26 @@ def _long_stream(bundle: Path, plan: Plan) -> Results:
     return {"long": samples}
 
 
-def _prefixes(engine: LlmSiren, texts: Mapping[int, str]) -> dict[int, list[float]]:
+_PARTS: tuple[tuple[str, Callable[[Path, Plan], Results]], ...] = (
+    ("single tokens and chunks", _one_stream),
+    ("many streams", _many_streams),
+    ("a long stream", _long_stream),
+)
+
+
+def _memory(bundle: Path, plan: Plan) -> Results:
+    return {"memory_bytes": measure_memory(bundle, plan.threads)}
+
+
+def _bandwidth(threads: int) -> Results:
+    return {"bandwidth_bytes_per_s": memory_bandwidth(threads)}
+
+
+def _prefixes(engine: LlmSiren, texts: Mapping[int, str]) -> Results:
     scorer = engine.load()
     scorer(texts[min(texts)])
-    return {length: _timed(scorer, [text] * 2) for length, text in texts.items()}
+    times = {length: _timed(scorer, [text] * 2) for length, text in texts.items()}
+    return {f"llm_siren_{engine.dtype}_s": times}
 
 
 def _timed(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[float]:
@@ -261,8 +265,3 @@ def _timed(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[flo
 
 def _near(samples: Sequence[float], position: int) -> float:
     return median(samples[max(0, position - _NEAR) : position + _NEAR])
-
-
-def _ids(count: int) -> list[int]:
-    """Token ids that every vocabulary has."""
-    return [int(token) for token in np.random.default_rng(0).integers(5, 300, count)]

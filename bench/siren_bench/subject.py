@@ -118,7 +118,8 @@ def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
     if not head.exists():
         with made_whole(head) as unfinished:
             write_head(unfinished, shape_of(model, backbone), backbone, max_length=max_length)
-    return Subject(head, backbone, f"{model.name}, trained weights, a random head", random=True)
+    description = f"{model.name}, trained weights, a random head on every block"
+    return Subject(head, backbone, description, random=True)
 
 
 def _pointed_to(backbone: Path, head: Path, folder: Path) -> Path:

@@ -150,6 +150,8 @@ def test_by_default_latency_is_measured_as_far_as_the_head_reads(tmp_path, backb
         (("latency", "minilm", "-o", "x.png"), "x.png is where the chart goes"),
         (("export-memory", "qwen3-0.6b", "-o", "x.md"), "x.md is where the table goes"),
         (("stream", "qwen3-0.6b", "-o", "."), "is a directory"),
+        (("stream", "qwen3-0.6b", "--precision", "fp64"), "not one of fp32"),
+        (("stream", "qwen3-0.6b", "--peers", "genai-int4-4"), "not one of llm-siren-float32"),
     ],
 )
 def test_wrong_use_is_refused_before_any_work(arguments, message):

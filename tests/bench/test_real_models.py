@@ -1,10 +1,14 @@
 """A trained model from its wheel is a folder that every peer can load."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from siren_bench.real_models import REAL_MODELS, RealModel
 from siren_bench.subject import find_subject, folder_name
 from siren_export.families.registry import parse_config
 from siren_export.heads.registry import load_artifact
@@ -31,3 +35,19 @@ def test_smollm2_is_what_transformers_loads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(checkpoint.weights.read(name), state[f"model.{name}"].numpy())
     again = find_subject("smollm2", tmp_path / folder_name("smollm2"))
     assert again == subject
+
+
+def test_a_model_with_a_head_on_every_block_is_to_be_had_beside_the_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone_folder: Callable[[str], Path]
+) -> None:
+    def write(model: RealModel, folder: Path, progress: object) -> None:
+        assert model.guard == "smollm2"
+        shutil.copytree(backbone_folder("llama"), folder)
+
+    monkeypatch.setattr("siren_bench.subject.write_real_model", write)
+    name = "smollm2-all-blocks"
+    monkeypatch.setitem(REAL_MODELS, name, replace(REAL_MODELS[name], channels_per_layer=9))
+    subject = find_subject(name, tmp_path / folder_name(name))
+    blocks = load_checkpoint(str(subject.backbone)).config["num_hidden_layers"]
+    assert subject.random
+    assert load_artifact(subject.head).head.taps.deepest == blocks - 1

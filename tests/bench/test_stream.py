@@ -1,4 +1,4 @@
-"""siren bench stream on a tiny shape: what it writes, and how it extrapolates."""
+"""siren bench stream on tiny models: what it writes, how it extrapolates, and how it pairs."""
 
 import json
 
@@ -6,26 +6,102 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from generators import need_genai
+from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.stream import Plan, memory_bandwidth, summarise
+from siren_bench.stream_turns import turn_ratios
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+
+QUICK = ["--tokens", "40", "--long-tokens", "64", "--threads", "1", "--walks", "1"]
+
+
+def stream(*arguments):
+    return CliRunner().invoke(app, ["stream", *map(str, arguments)])
+
+
+def bundle_of(folder, backbone, layers=None):
+    artifact = load_artifact(make_artifact(folder / "guard", backbone, layers=layers))
+    export_bundle(artifact, load_checkpoint(str(backbone)), folder / "bundle")
+    return folder / "bundle"
 
 
 def test_the_command_measures_records_and_draws(tmp_path, tiny_name):
     output = tmp_path / "stream.json"
-    arguments = ["stream", tiny_name, "--tokens", "40", "--long-tokens", "64", "--threads", "1"]
-    result = CliRunner().invoke(app, [*arguments, "-o", str(output)])
+    result = stream(tiny_name, *QUICK, "-o", output)
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(output.read_text())["results"]
+    assert entry["engine"] == "siren-edge fp32, 3 of 3 blocks"
     assert len(entry["single_s"]) == 40
     assert len(entry["long"]) == 4
     assert entry["max_score_difference"] < 1e-5
     assert all(value > 0 for value in entry["summary"].values())
     assert output.with_suffix(".png").stat().st_size > 10_000
-    assert "extrapolated" in result.stdout
+    assert "llm-siren float32, every one, s (extrapolated)" in result.stdout
+
+
+def test_a_generator_and_streams_of_its_backbone_take_turns(tmp_path, backbone_folder):
+    need_genai()
+    backbone = backbone_folder("llama")
+    head = make_artifact(tmp_path / "head", backbone)
+    stops_early = bundle_of(tmp_path, backbone, layers=[0, 1])
+    output = tmp_path / "stream.json"
+    options = ["--precision", "fp32,fp16", "--bundle", stops_early, "--peers", "genai-float32"]
+    result = stream(head, *options, *QUICK, "-o", output)
+    assert result.exit_code == 0, result.output
+    record = json.loads(output.read_text())
+    *ours, generator = record["results"]
+    assert [entry["engine"] for entry in ours] == [
+        "siren-edge fp32, 4 of 4 blocks",
+        "siren-edge fp16, 4 of 4 blocks",
+        "siren-edge fp32, 2 of 4 blocks (bundle)",
+    ]
+    assert generator["engine"] == "onnxruntime-genai float32, 40 new tokens"
+    for entry in ours:
+        ((turn,),), ((theirs,),) = entry["turns_s"], generator["turns_s"]
+        assert entry["to_generators"] == {generator["engine"]: [pytest.approx(turn / theirs)]}
+    assert "time over onnxruntime-genai float32" in result.stdout
+    assert record["settings"]["missing"] == {}
+
+
+def test_a_generator_that_is_not_there_is_named_and_streams_are_timed(
+    tmp_path, tiny_name, monkeypatch
+):
+    monkeypatch.setattr("siren_bench.peers.genai.find_spec", lambda name: None)
+    output = tmp_path / "stream.json"
+    result = stream(tiny_name, *QUICK, "--peers", "genai-int4", "-o", output)
+    assert result.exit_code == 0, result.output
+    record = json.loads(output.read_text())
+    assert "not installed" in record["settings"]["missing"]["genai-int4-40"]
+    (entry,) = record["results"]
+    assert "turns_s" not in entry
+    assert "Not measured:" in result.stdout
+
+
+def test_a_bundle_of_another_backbone_is_refused(tmp_path, tiny_name, backbone_folder):
+    other = bundle_of(tmp_path, backbone_folder("llama"))
+    result = stream(tiny_name, *QUICK, "--bundle", other, "--peers", "")
+    assert "a bundle of llama of 4 blocks" in str(result.exception)
+
+
+def test_an_encoder_is_refused(tmp_path, backbone_folder):
+    head = make_artifact(tmp_path / "head", backbone_folder("bert"))
+    assert "not a decoder" in str(stream(head, *QUICK).exception)
+
+
+def test_ratios_are_of_turns_at_the_same_positions():
+    entries = [{"engine": "ours", "summary": {}}]
+    entries += turn_ratios(
+        entries, {"ours": [[1.0, 4.0], [3.0, 8.0]], "theirs": [[2.0, 2.0], [2.0, 4.0]]}
+    )
+    assert entries[0]["to_generators"] == {"theirs": [0.5, 2.0, 1.5, 2.0]}
+    assert entries[1] == {"engine": "theirs", "turns_s": [[2.0, 2.0], [2.0, 4.0]]}
 
 
 def test_totals_of_llm_siren_are_interpolated_between_the_sampled_lengths():
-    plan = Plan(tokens=32, chunk=16, early=4, late=28, peers=("float32",))
+    plan = Plan(tokens=32, chunk=16, early=4, late=28)
     lengths = {1: [1.0], 32: [32.0]}
     results = {
         "single_s": [0.5] * 32,

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,20 +58,30 @@ class Genai(OneAtATime):
         return model, onnxruntime_genai.Tokenizer(model)
 
     def score(self, model: Any, text: str) -> None:
-        import onnxruntime_genai
-
-        language_model, tokenizer = model
+        _, tokenizer = model
         template = self.generation.template
         prompt = list(tokenizer.encode(template)) if template else []
-        ids = [*prompt, *tokenizer.encode(text)]
+        generator = self.begin(model, [*prompt, *tokenizer.encode(text)])
+        for _ in range(self.generation.new_tokens):
+            generator.generate_next_token()
+
+    def begin(self, model: Any, ids: Sequence[int]) -> Any:
+        """Read a prompt of tokens.
+
+        Returns:
+            A generator, whose `generate_next_token()` may be called as often as there are new
+            tokens in `generation`.
+        """
+        import onnxruntime_genai
+
+        language_model, _ = model
         length = len(ids) + self.generation.new_tokens
         parameters = onnxruntime_genai.GeneratorParams(language_model)
         # A least length keeps it from ending before it has written all of its tokens.
         parameters.set_search_options(do_sample=False, min_length=length, max_length=length)
         generator = onnxruntime_genai.Generator(language_model, parameters)
         generator.append_tokens(ids)
-        for _ in range(self.generation.new_tokens):
-            generator.generate_next_token()
+        return generator
 
 
 def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
