@@ -184,9 +184,12 @@ def _stream(record: Record) -> "Figure":
             step = record["settings"]["plan"]["turn"] + 1
             positions = [step * number + step // 2 for number in range(len(at_each))]
             turns[0].plot(positions, at_each, label=name, **style)
-            turns[0].set(xlabel="position", ylabel="ms a token, in turns", ylim=(0, None))
-    seconds.set(xlabel="tokens of a long stream", ylabel="seconds since its start", ylim=(0, None))
-    memory.set(xlabel="tokens", ylabel="GB: process; thin, the stream", ylim=(0, None))
+    seconds.set(xlabel="tokens of a long stream", ylabel="seconds since its start")
+    memory.set(xlabel="tokens of a long stream", ylabel="GB: process; thin, the stream")
+    for axes in turns:
+        axes.set(xlabel="position of the token", ylabel="ms a token, in turns")
+    for axes in grid:
+        axes.set_ylim(bottom=0)
     seconds.set_title(_title(record, "Streams"), fontsize=10, loc="left")
     (turns or [seconds])[0].legend(fontsize=8, frameon=False, handlelength=3.5)
     figure.tight_layout()

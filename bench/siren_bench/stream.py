@@ -85,9 +85,10 @@ def measure_streams(
     parts: list[tuple[str, Results, Callable[[], Results]]] = [
         ("memory bandwidth", shared, partial(in_fresh_process, _bandwidth, plan.threads))
     ]
-    for engine in llm_siren:
-        run = partial(in_fresh_process, _prefixes, engine, dict(texts))
-        parts.append((engine.name, shared, run))
+    parts += [
+        (peer.name, shared, partial(in_fresh_process, _prefixes, peer, dict(texts)))
+        for peer in llm_siren
+    ]
     for engine, entry in zip(ours, entries, strict=True):
         for what, function in _PARTS:
             run = partial(in_fresh_process, function, engine.bundle, plan)
