@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import anyio.to_thread
 import msgspec
@@ -23,6 +23,7 @@ from .errors import RefusedRequest, body_of, refused
 from .guards import told_responses
 from .messages import Message, text_of_part
 from .metrics import Metrics
+from .openai_moderation import moderation
 from .settings import GenerateSettings, Settings
 
 FILTERED = "content_filter"
@@ -35,6 +36,22 @@ _NOT_HEARD = (
 
 class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
+
+
+class _Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    mode: Literal["score", "block"]
+
+
+class _Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    input: _Policy | None = None
+    output: _Policy | None = None
+
+
+class _Moderation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What asks for verdicts in OpenAI's form; of `model` there is one, the generator."""
+
+    model: str
+    policy: _Policies | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -50,6 +67,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     continue_final_message: bool | None = None  # vLLM's
+    moderation: _Moderation | None = None
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -66,6 +84,10 @@ def read_request(body: bytes) -> ChatRequest:
         asked.append("n")
     if asked:
         raise RefusedRequest(422, "not_supported", f"{', '.join(asked)}: not supported here")
+    policy = request.moderation and request.moderation.policy
+    if policy and any(part and part.mode == "score" for part in (policy.input, policy.output)):
+        said = "moderation.policy: harm is blocked here, and not only scored"
+        raise RefusedRequest(422, "not_supported", said)
     return request
 
 
@@ -109,6 +131,14 @@ class Generator:
             "versions": dict(manifest.versions),
         }
 
+    def moderation(self, result: StreamResult) -> dict[str, Any]:
+        """A verdict as OpenAI's moderated completions have it."""
+        assert self._guarded is not None
+        model = self.settings.name
+        found = moderation(result, self._guarded.manifest.heads)
+        one = {"type": "moderation_result", "model": model, **msgspec.to_builtins(found)}
+        return {"type": "moderation_results", "model": model, "results": [one]}
+
     def _warm(self) -> None:
         assert self._guarded is not None
         trained_on = self._guarded.manifest.trained_on
@@ -134,7 +164,7 @@ class Generator:
                 with generation:
                     if generation.finish == "harmful":
                         self._note("prompt", generation.prompt)
-                        raise RefusedRequest(400, FILTERED, "the prompt was blocked as harmful")
+                        raise RefusedRequest(400, FILTERED, _blocked(generation.prompt))
                     yield generation
                     if generation.stopped_by is not None:
                         self._note("answer", generation.result)
@@ -162,6 +192,11 @@ class Generator:
     def _note(self, what: str, result: StreamResult) -> None:
         self.metrics.harmful.labels(what, "block").inc()
         logs.event("harmful", what=what, mode="block", **told(result))
+
+
+def _blocked(prompt: StreamResult) -> str:
+    score = f"score {prompt.score:.3f}, harmful from {prompt.threshold:.3g}"
+    return f"the prompt was blocked as harmful: {score}"
 
 
 def _message(message: Message, place: int) -> dict[str, str]:
@@ -221,6 +256,7 @@ class ChatAnswer:
             "siren": {**told(generation.result), "prompt": told(generation.prompt)},
         }
         answer = {**self._frame("chat.completion", [choice]), "usage": _usage(generation)}
+        answer |= self._moderation(generation)
         await self._begin(send, "application/json")
         await self._send(send, msgspec.json.encode(answer), more=False)
 
@@ -231,6 +267,8 @@ class ChatAnswer:
         while (piece := await _next(generation)) is not None:
             await self._chunk(send, {"content": piece.text}, {"score": piece.score})
         await self._chunk(send, {}, told(generation.result), _reason(generation))
+        if found := self._moderation(generation):
+            await self._send(send, _event({**self._frame("chat.completion.chunk", []), **found}))
         options = self._request.stream_options
         if options is not None and options.include_usage:
             usage = {**self._frame("chat.completion.chunk", []), "usage": _usage(generation)}
@@ -251,6 +289,14 @@ class ChatAnswer:
             "id": self._id, "object": kind, "created": self._created, "model": name,
             "choices": choices,
         }  # fmt: skip
+
+    def _moderation(self, generation: Generation) -> dict[str, Any]:
+        """The verdicts on prompt and answer as OpenAI's client knows them, where it asked."""
+        if self._request.moderation is None:
+            return {}
+        both = {"input": generation.prompt, "output": generation.result}
+        told = {name: self._generator.moderation(result) for name, result in both.items()}
+        return {"moderation": told}
 
     async def _begin(self, send: Any, media_type: str) -> None:
         self._has_begun = True

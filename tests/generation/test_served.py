@@ -79,10 +79,48 @@ def test_a_harmful_prompt_and_a_harmful_answer_are_filtered(
         assert server.metric('siren_proxied_harmful_total{mode="block",what="answer"}') == 1
 
 
+def _assert_moderation(found: Any, prompt: float, answer: float) -> None:
+    for part, score in ((found.input, prompt), (found.output, answer)):
+        assert (part.type, part.model) == ("moderation_results", "tiny")
+        (result,) = part.results
+        assert result.category_scores == {"harmful": pytest.approx(score, abs=1e-6)}
+        assert result.categories == {"harmful": result.flagged}
+        assert result.category_applied_input_types == {"harmful": ["text"]}
+
+
+def test_openais_client_gets_the_moderation_that_it_asks_for(
+    server: Running, grafted: Path, guarded: GuardedGenerator
+) -> None:
+    generation = guarded.generate(
+        PROMPT, max_tokens=TOKENS, sampling=Sampling(temperature=0), threshold=1.0
+    )
+    scores = [piece.score for piece in generation]
+    asked = {**ASKED, "moderation": {"model": "any", "policy": {"output": {"mode": "block"}}}}
+    client = _client(server.url)
+    found = client.chat.completions.create(**asked).moderation
+    assert found is not None
+    _assert_moderation(found, generation.prompt.score, scores[-1])
+    assert not found.input.results[0].flagged
+    *rest, last = client.chat.completions.create(**asked, stream=True)
+    assert last.choices == []
+    _assert_moderation(last.moderation, generation.prompt.score, scores[-1])
+    assert all(chunk.moderation is None for chunk in rest)
+    assert client.chat.completions.create(**ASKED).moderation is None
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=max(scores))
+    with running({}, generate=settings) as strict:
+        cut = _client(strict.url).chat.completions.create(**asked)
+    assert cut.choices[0].finish_reason == "content_filter"
+    assert cut.moderation.output.results[0].flagged
+    assert not cut.moderation.input.results[0].flagged
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"n": 2},
+        {"moderation": {"model": "any", "policy": {"output": {"mode": "score"}}}},
+        {"moderation": {"model": "any", "policy": {"inputs": {"mode": "block"}}}},
+        {"moderation": {"policy": None}},
         {"stop": "."},
         {"tools": [{"type": "function"}]},
         {"messages": []},
@@ -110,6 +148,7 @@ def test_the_page_asks_the_model_and_shows_the_scores_of_its_own_pass(
 ) -> None:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
+    generation = guarded.generate(PROMPT, max_tokens=TOKENS)
     with browser_tab(tmp_path / "profile") as tab:
         tab.send("Page.navigate", url=server.url)
         tab.wait_for("typeof info !== 'undefined' && !!info")
@@ -125,6 +164,8 @@ def test_the_page_asks_the_model_and_shows_the_scores_of_its_own_pass(
         assert pieces
         assert all(0 <= score <= 1 for _, score in pieces)
         assert tab.evaluate("whole.tokens") > len(pieces) / 2
+        assert tab.evaluate("asked.score") == pytest.approx(generation.prompt.score, abs=1e-6)
+        assert f"Prompt{generation.prompt.score:.3f}" in tab.evaluate("$('facts').textContent")
         assert tab.evaluate("$('score').textContent") == f"{tab.evaluate('whole.score'):.3f}"
         assert tab.errors() == []
 
