@@ -335,3 +335,12 @@ def test_the_texts_hold_each_added_token_and_are_longer_than_the_limit(inputs):
     assert all(any(token in text for text in with_tokens) for token in [*tokens, "<new>"])
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode())
     assert len(tokenizer.encode(longest).ids) > artifact.max_length
+
+
+def test_of_long_runs_of_placeholders_a_few_are_scored_and_all_else_stays():
+    runs = [f"<unused{n}>" for n in range(6242)]
+    few = [f"<extra_{n}>" for n in range(16)]
+    *with_tokens, _ = own_texts(["<bos>", *runs, *few, "<eos>"], 48)
+    assert len(with_tokens) <= 4
+    text = " ".join(with_tokens)
+    assert all(token in text for token in ["<bos>", *runs[:4], *runs[-4:], *few, "<eos>"])
