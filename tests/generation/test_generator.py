@@ -244,6 +244,27 @@ def test_a_layer_that_is_not_finite_gives_no_text(copied: Path) -> None:
         _generate(GuardedGenerator.load(copied, threads=1))
 
 
+def test_a_cache_that_does_not_fit_in_memory_is_one_clear_error(copied: Path) -> None:
+    resource = pytest.importorskip("resource")
+    config = json.loads((copied / "genai_config.json").read_text())
+    config["model"]["context_length"] = 1 << 30
+    (copied / "genai_config.json").write_text(json.dumps(config))
+    files = json.loads((copied / "guard.json").read_text())["files"]
+    data = (copied / "genai_config.json").read_bytes()
+    files["genai_config.json"] = {"size": len(data), "sha256": sha256(copied / "genai_config.json")}
+    _rewrite(copied, files=files)
+    guarded = GuardedGenerator.load(copied, threads=1)
+    assert list(_generate(guarded))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 36, hard))
+    try:
+        with pytest.raises(BackendError, match="cannot begin"):
+            _generate(guarded, max_tokens=1 << 29)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert list(_generate(guarded))
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "head.onnx", "genai_config.json"])
 def test_another_file_than_was_grafted_is_refused(copied: Path, name: str) -> None:
     (copied / name).write_bytes((copied / name).read_bytes() + b" ")

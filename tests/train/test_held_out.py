@@ -1,9 +1,14 @@
 """A data set that is left out is measured by a head that never saw its rows."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from labelled import make_rows as make_labelled
+from labelled import write_jsonl
+from siren_command import siren
 from siren_export.heads.selected import LayerSelection
 from siren_train.fit.head import HeadConfig
 from siren_train.fit.held_out import held_out_markdown, measure_held_out
@@ -68,6 +73,18 @@ def test_a_source_of_several_data_sets_is_left_out_of_all_of_them() -> None:
         assert result.trained > 0.95
         assert result.without_source < 0.5  # though rows of the other data set resemble it
         assert result.without_dataset > 0.95  # the other one has both sources
+
+
+def test_one_data_set_alone_is_refused_before_anything_is_fitted(
+    tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    data = write_jsonl(tmp_path / "only.jsonl", make_labelled(60))
+    extract = ("extract", backbone_folder("bert"), data, "-o", tmp_path / "store")
+    assert siren(*extract, "--max-length", 48, "--threads", 1).exit_code == 0
+    result = siren("train", tmp_path / "store", "-o", tmp_path / "head", "--held-out")
+    assert result.exit_code == 1
+    assert "all train rows are of one data set or source" in result.stderr
+    assert not (tmp_path / "head").exists()
 
 
 def test_a_data_set_without_validation_rows_only_trains() -> None:

@@ -158,7 +158,7 @@ def train(
     from siren_train.fit import pipeline
     from siren_train.fit.ablate import ablation_markdown
     from siren_train.fit.exits import train_exits
-    from siren_train.fit.held_out import held_out_markdown
+    from siren_train.fit.held_out import check_held_out, held_out_markdown
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
@@ -237,6 +237,8 @@ def train(
         found = ", ".join(f"{r.order}: {r.validation.mean:.4f}" for r in reports)
         say(f"{output}: validation macro-F1 by order {found}")
         return
+    if held_out:
+        check_held_out(opened[0], settings)
     with Bars() as bars:
         report = pipeline.train(
             opened,

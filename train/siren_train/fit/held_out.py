@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1
 from siren_train.store.features import FeatureSet, IntArray
+from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, fit_head, head_logits
 from .selection import gather
+from .settings import Settings
 from .workers import worker_pool
 
 Mask = NDArray[np.bool_]
@@ -44,6 +47,24 @@ class HeldOut(msgspec.Struct, frozen=True):
     def worse(self) -> float:
         """The lower of what a head that saw the sources makes of them, and one that did not."""
         return min(self.trained, self.without_source)
+
+
+def check_held_out(store: FeatureStore, settings: Settings) -> None:
+    """Refuse a store of which no row is left to train on without a source, or without a data set.
+
+    Raises:
+        InputError: it is such a store, or as `FeatureStore.features`.
+    """
+    train, validation = (
+        store.features(split, settings.pooling, settings.head) for split in ("train", "validation")
+    )
+    for one in (lambda rows: rows.datasets, _sources):
+        used = np.unique(one(train))
+        if len(used) == 1 and used[0] in one(validation):
+            raise InputError(
+                f"{store.folder}: all train rows are of one data set or source, and none is left "
+                "to train on without it; add another, or leave --held-out out"
+            )
 
 
 def measure_held_out(
