@@ -144,6 +144,8 @@ def test_the_command_gives_a_table_json_and_a_picture(made, tmp_path):
 
 def test_what_cannot_be_explained_is_refused(made, tmp_path):
     _, bundle = made("bert")
+    with pytest.raises(InputError, match="no token"):
+        Explainer(bundle, threads=1).explain("")
     with pytest.raises(InputError, match="no category 'x'; it has hate"):
         Explainer(bundle, head="kinds", threads=1).explain(TEXT, category="x")
     with pytest.raises(InputError, match="none beside harm"):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from guards import load_guard
 from labelled import make_rows, write_jsonl
+from siren_command import siren
 from siren_export.heads.registry import load_artifact
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
@@ -162,13 +163,38 @@ def test_thresholds_that_are_numbers_need_no_labelled_text(bundle: Path, tmp_pat
 def test_what_a_bundle_was_calibrated_to_is_kept_beside_its_head(
     bundle: Path, tmp_path: Path
 ) -> None:
-    head = write_head_files(tmp_path / "head", CONFIG, TENSORS)
+    neurons = {"layer0_residual_mean": [7, 2, 3], "layer1_residual_mean": [1, 0, 5]}
+    module = {"selected_layers": [0, 1], "layer_weights": {}, "selected_neurons_dict": neurons}
+    like_it = {
+        **CONFIG,
+        "siren_module": {**CONFIG["siren_module"], **module},
+        "mlp": {**CONFIG["mlp"], "input_dim": 6},
+    }
+    wider = {**TENSORS, "network.0.weight": np.ones((4, 6), np.float32)}
+    head = write_head_files(tmp_path / "head", like_it, wider)
     arguments = [str(bundle), "--threshold", "0.7", "--tier", "block=0.9", "--record", str(head)]
     result = CliRunner().invoke(calibrate.app, arguments)
     assert result.exit_code == 0, result.output
     decision = load_artifact(head).decision
     assert decision == load_bundle(bundle).manifest.decision("harm")
     assert (decision.threshold, [tier.name for tier in decision.tiers]) == (0.7, ["block"])
+
+
+def test_nothing_is_kept_beside_another_head_or_chosen_by_a_rule_that_is_none(
+    bundle: Path, tmp_path: Path
+) -> None:
+    other = write_head_files(tmp_path / "other", CONFIG, TENSORS)
+    result = siren("calibrate", bundle, "--threshold", "0.7", "--record", other)
+    assert result.exit_code == 1
+    assert "is another head than 'harm' of the bundle: layers is [0, 3] here" in result.stderr
+    assert not (other / "decision.json").exists()
+    assert load_bundle(bundle).manifest.threshold == 0.5
+    data = write_jsonl(tmp_path / "data.jsonl", calibration_rows(bundle))
+    for option, rule in (("--threshold", "fpr:2"), ("--tier", "a=best:1"), ("--spans", "best")):
+        result = siren("calibrate", bundle, data, option, rule)
+        assert result.exit_code == 1
+        assert "is no rule for" in result.stderr
+        assert "scoring" not in result.stderr  # no row was
 
 
 def calibration_rows(bundle: Path, flipped: int = 0) -> list[dict[str, object]]:

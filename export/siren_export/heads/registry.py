@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from siren_export.sources.local_file import read_json
-from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, LabelDecision, Temperature
+from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import NOTICE_FILE
 from siren_runtime.bundle.types import Probability
@@ -98,6 +98,25 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         trained_on=config.trained_on,
         task="trajectory" if task == TRAJECTORY else "content",
     )
+
+
+def check_same_head(folder: Path, name: str, spec: HeadSpec) -> None:
+    """Refuse a folder whose head is not like a bundle's, so that none gets another's decision.
+
+    Args:
+        name, spec: of the bundle's.
+
+    Raises:
+        ArtifactError: the folder holds no head, or one of another kind, pooling, layers or labels.
+    """
+    found = _READERS[_task(folder / CONFIG_FILE)](folder).spec
+    for field in ("kind", "pooling", "layers", "features", "classes", "labels"):
+        here, there = getattr(found, field), getattr(spec, field)
+        if here != there:
+            raise ArtifactError(
+                f"{folder}: is another head than {name!r} of the bundle: {field} is {here!r} here "
+                f"and {there!r} there; give the folder that {name!r} was exported from"
+            )
 
 
 def _decision(inference: _Inference, head: Head, path: Path) -> Decision:

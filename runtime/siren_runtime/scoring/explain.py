@@ -124,6 +124,8 @@ class Explainer:
         tokenizer = self._scorer.tokenizer
         encoded = tokenizer.encode(passage.cleaned, special=False)
         plain = encoded.ids[: tokenizer.room]
+        if not plain:
+            raise InputError("the text has no token, so there is nothing to explain")
         until.check("before the text was read for its features")
         read = self._read(tokenizer.with_special(plain))
         until.check("before the neutral text was read")

@@ -160,6 +160,7 @@ def calibrate(
     not seen: siren train fits train and validation rows, unless told --hold-out-validation.
     """
     # Only here, so that siren --help need not wait for scikit-learn.
+    from siren_export.heads.registry import check_same_head
     from siren_train.measure.calibrate import (
         make_tiers,
         read_tiers,
@@ -167,6 +168,7 @@ def calibrate(
         write_calibration,
     )
     from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
+    from siren_train.measure.calibrate_spans import check_rules
     from siren_train.measure.evaluate import score_rows
 
     folder = Path(options.bundle_folder(bundle))
@@ -183,10 +185,14 @@ def calibrate(
         _check_use(threshold, tier, tiers, temperature, spans)
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
-    rules = _rules(tier or [])
+    rules = options.tier_rules(tier or [])
+    if data:
+        check_rules(threshold, rules, spans)
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     old = opened.manifest.decision(head)
+    if record is not None:
+        check_same_head(record, head, opened.manifest.heads[head])
     has_labels = opened.manifest.heads[head].activation == "sigmoid"
     if labels and (not has_labels or cascade or false_alarms is not None):
         raise typer.BadParameter("--labels goes with a head of labels")
@@ -383,15 +389,3 @@ def _calibrate_spans(
         for row in Dilution(tokenizer, tokens, "behind").of(rows)
     ]
     return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update, head=head), rule)
-
-
-def _rules(arguments: Sequence[str]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for argument in arguments:
-        name, equals, rule = argument.partition("=")
-        if not (name and equals and rule):
-            raise typer.BadParameter(f"--tier is NAME=RULE, found {argument!r}")
-        if name in named:
-            raise typer.BadParameter(f"--tier names {name!r} twice")
-        named[name] = rule
-    return named

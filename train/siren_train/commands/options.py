@@ -148,3 +148,20 @@ def make_columns(
 def split_names(splits: str) -> list[str]:
     """The names that `Splits` holds; none stand for all."""
     return [name.strip() for name in splits.split(",")] if splits else []
+
+
+def tier_rules(arguments: Sequence[str]) -> dict[str, str]:
+    """What --tier NAME=RULE says, the rule of each name.
+
+    Raises:
+        typer.BadParameter: it is not written so, or a name repeats.
+    """
+    named: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, rule = argument.partition("=")
+        if not (name and equals and rule):
+            raise typer.BadParameter(f"--tier is NAME=RULE, found {argument!r}")
+        if name in named:
+            raise typer.BadParameter(f"--tier names {name!r} twice")
+        named[name] = rule
+    return named

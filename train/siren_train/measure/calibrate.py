@@ -145,18 +145,28 @@ def find_threshold(scores: Scores, rule: str) -> float:
     Raises:
         InputError: the rule is none of these, or no threshold meets it.
     """
-    if rule == "best":
+    kind, target = parse_rule(rule)
+    if kind == "best":
         return best_threshold(scores)
+    return _RULES[kind](scores, target) if kind else target
+
+
+def parse_rule(rule: str) -> tuple[str, float]:
+    """Return the kind of a rule and its number; of a number the kind is empty.
+
+    Raises:
+        InputError: it is no rule, as `find_threshold` takes them.
+    """
+    if rule == "best":
+        return rule, 0.0
     kind, _, value = rule.rpartition(":")
     target = stated_threshold(value)
-    if target is not None and rule == value:
-        return target
-    if target is not None and kind in _RULES:
-        return _RULES[kind](scores, target)
-    raise InputError(
-        f"{rule!r} is no rule for a threshold; expected best, fpr:RATE, precision:TARGET, "
-        "recall:TARGET or a number, from 0 to 1"
-    )
+    if target is None or (kind not in _RULES and rule != value):
+        raise InputError(
+            f"{rule!r} is no rule for a threshold; expected best, fpr:RATE, precision:TARGET, "
+            "recall:TARGET or a number, from 0 to 1"
+        )
+    return kind, target
 
 
 _RULES = {

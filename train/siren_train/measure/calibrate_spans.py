@@ -1,6 +1,6 @@
 """Thresholds of spans from held-out rows: the highest of many scores is higher by chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Row
 
-from .calibrate import stated_threshold
+from .calibrate import parse_rule, stated_threshold
 
 _CHUNK_ROWS = 64
 
@@ -58,6 +58,29 @@ def score_spans(
     return SpanScores(scores, np.array([row.label == 1 for row in rows]))
 
 
+def check_rules(threshold: str | None, tiers: Mapping[str, str], spans: str | None) -> None:
+    """Refuse rules that are none, before any row is scored.
+
+    Raises:
+        InputError: as `find_threshold` of threshold and tiers, as `find_span_thresholds` of spans.
+    """
+    for rule in (threshold, *tiers.values()):
+        if rule is not None:
+            parse_rule(rule)
+    if spans is not None:
+        _span_rule(spans)
+
+
+def _span_rule(rule: str) -> tuple[str, float]:
+    kind, _, value = rule.rpartition(":")
+    rate = stated_threshold(value)
+    if rate is None or (kind != "fpr" and rule != value):
+        raise InputError(
+            f"{rule!r} is no rule for spans; expected fpr:RATE or a number, from 0 to 1"
+        )
+    return kind, rate
+
+
 def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
     """Return the threshold of each size that a rule asks for.
 
@@ -68,15 +91,9 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
     Raises:
         InputError: the rule is neither, or no threshold meets it.
     """
-    number = stated_threshold(rule)
-    if number is not None:
-        return [SpanThreshold(size, number) for size in DEFAULT_SIZES]
-    kind, _, value = rule.partition(":")
-    rate = stated_threshold(value)
-    if kind != "fpr" or rate is None:
-        raise InputError(
-            f"{rule!r} is no rule for spans; expected fpr:RATE or a number, from 0 to 1"
-        )
+    kind, rate = _span_rule(rule)
+    if not kind:
+        return [SpanThreshold(size, rate) for size in DEFAULT_SIZES]
     safe = scores.scores[~scores.harmful]
     allowed = int(rate * len(safe))
     # Of each row the place among the safe ones, 0 the highest, by the size that makes it highest.
