@@ -61,3 +61,28 @@ def test_classes_need_different_names(tmp_path: Path, classes: str) -> None:
 
 def test_a_share_beyond_one_is_refused(tmp_path: Path) -> None:
     assert run(train.app, tmp_path, "-o", tmp_path, "--share", 1.5).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("harm", ["--layer", 2]),
+        ("harm", ["--orders", 4]),
+        ("categories", ["--neurons", 9]),
+        ("categories", ["--exits", "1"]),
+        ("polynomial", ["--hidden", 8]),
+        ("polynomial", ["--openai", "table.json"]),
+        ("polynomial", ["--hold-out-validation"]),
+        ("forecast", ["--share", 0.5]),
+        ("forecast", ["--held-out"]),
+        ("forecast", ["--no-half"]),
+        ("trajectory", ["--pooling", "mlp_mean"]),
+        ("trajectory", ["--members", 2]),
+    ],
+)
+def test_an_option_that_a_head_would_leave_unread_is_refused(
+    tmp_path: Path, head: str, options: list[object]
+) -> None:
+    result = run(train.app, tmp_path, "-o", tmp_path / "out", "--head", head, *options)
+    assert result.exit_code == 2
+    assert f"{options[0]} goes with --head".replace("--no-", "--") in result.output

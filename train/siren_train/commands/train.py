@@ -40,8 +40,33 @@ siren train features -o my-agent-head --head trajectory
 """
 
 
+_SEARCHED: tuple[Target, ...] = ("harm", "categories")
+_BY_PROBES: tuple[Target, ...] = (*_SEARCHED, "polynomial", "forecast")
+# Options that not every head has, and which do.
+_HEADS_OF: dict[str, tuple[Target, ...]] = {
+    "pooling": _BY_PROBES,
+    "orders": ("polynomial",),
+    "rank": ("polynomial",),
+    "neurons": ("forecast",),
+    "hidden": ("forecast",),
+    "layer": ("polynomial", "forecast", "trajectory"),
+    "openai": ("categories",),
+    "probes": ("categories",),
+    "share": (*_SEARCHED, "polynomial"),
+    "layer_weights": _BY_PROBES,
+    "exits": ("harm",),
+    "trials": _SEARCHED,
+    "members": (*_SEARCHED, "forecast"),
+    "hold_out_validation": (*_SEARCHED, "trajectory"),
+    "half": _SEARCHED,
+    "held_out": _SEARCHED,
+    "ablate": _SEARCHED,
+}
+
+
 @app.command(epilog=_EPILOG)
 def train(
+    context: typer.Context,
     stores: Annotated[
         list[Path],
         typer.Argument(
@@ -152,6 +177,7 @@ def train(
     A run that was stopped goes on where it was when the same command is given again. The test
     rows are not read; score them with siren evaluate.
     """
+    _check_options(context, head)
     if share and not all(0 < value <= 1 for value in share):
         raise typer.BadParameter("--share must lie above 0, and at most 1")
     # Only here, so that siren --help need not wait for torch and the rest.
@@ -162,14 +188,8 @@ def train(
     from siren_train.fit.plots import plot_ablation, plot_layers
     from siren_train.fit.report import write_report
 
-    if (ablate or held_out) and head not in ("harm", "categories"):
-        raise typer.BadParameter("--ablate and --held-out are for --head harm and categories")
-    if openai is not None and head != "categories":
-        raise typer.BadParameter("--openai goes with --head categories")
-    if probes is not None and (head != "categories" or ablate or held_out):
-        raise typer.BadParameter("--probes goes with --head categories, for one head and no more")
-    if exits is not None and head != "harm":
-        raise typer.BadParameter("--exits goes with --head harm")
+    if probes is not None and (ablate or held_out):
+        raise typer.BadParameter("--probes is for one head, without --ablate and --held-out")
     depths = () if exits is None else parse_depths(exits)
     settings = Settings(
         pooling="residual_last" if head == "trajectory" else pooling,
@@ -265,6 +285,15 @@ def train(
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
     for depth, score in exit_scores.items():
         say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
+
+
+def _check_options(context: typer.Context, head: Target) -> None:
+    """Refuse options that a head of this kind would leave unread."""
+    for name, heads in _HEADS_OF.items():
+        source = context.get_parameter_source(name)
+        if head not in heads and source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--{option} goes with --head {' or '.join(heads)}")
 
 
 def _openai(path: Path | None, store: FeatureStore) -> dict[str, list[str]]:
