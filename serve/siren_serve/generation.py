@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import msgspec
@@ -27,6 +27,7 @@ from .openai_moderation import moderation
 from .settings import GenerateSettings, Settings
 
 FILTERED = "content_filter"
+_Seed = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the engine takes
 _ROLES = {"developer": "system", "function": "tool"}
 _NOT_HEARD = (
     "stop", "tools", "functions", "response_format", "logprobs", "logit_bias", "audio",
@@ -62,7 +63,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    seed: int | None = None
+    seed: _Seed | None = None
     n: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None

@@ -18,6 +18,7 @@ from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import BundleError, Guard, InputError, InterruptedCall
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.explain import app
+from siren_runtime.commands.explain_picture import picture
 from siren_runtime.scoring.explain import Explainer
 from tiny_bundle import edit_manifest
 
@@ -71,6 +72,12 @@ def test_shares_add_up_to_the_difference_of_the_outputs(made, name, head):
     assert found.category == (
         max(expected.categories, key=expected.categories.get) if head == "kinds" else ""
     )
+    assert f"by {head}: {found.score:.3f}" in "".join(drawn_text(found))
+
+
+def drawn_text(found):
+    """What stands in the picture of an explanation, which is well-formed."""
+    return ElementTree.fromstring(picture(found)).itertext()
 
 
 @pytest.mark.parametrize("name", ["qwen3", "bert"])

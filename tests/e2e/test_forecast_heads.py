@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.reference import LlmSiren
+from siren_runtime.commands.explain_picture import picture
 from siren_runtime.scoring.explain import Explainer
 from siren_runtime.text.rules import clean
 from streaming import cut
@@ -225,3 +227,5 @@ def test_shares_of_a_forecast_add_up(made, hidden):
     assert total == pytest.approx(found.log_odds - found.baseline)
     score = load_guard(bundle, threads=1).score("How do I pick a lock, and hurt him?").score
     assert found.log_odds == pytest.approx(np.log(score / (1 - score)), abs=1e-3)
+    drawn = ElementTree.fromstring(picture(found)).itertext()
+    assert f"harm by {found.head}: {found.score:.3f}" in "".join(drawn)

@@ -118,6 +118,7 @@ def test_openais_client_gets_the_moderation_that_it_asks_for(
     "change",
     [
         {"n": 2},
+        {"seed": 2**40},
         {"moderation": {"model": "any", "policy": {"output": {"mode": "score"}}}},
         {"moderation": {"model": "any", "policy": {"inputs": {"mode": "block"}}}},
         {"moderation": {"policy": None}},

@@ -36,7 +36,9 @@ def generate(
         float | None, typer.Option(min=0, help="0 takes the likeliest token; default: folder's.")
     ] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Share drawn from.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=-(2**31), max=2**31 - 1, help="Of the draws.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Harmful from this score; default: folder's.")
     ] = None,
