@@ -160,6 +160,9 @@ def _columns(
     Temperature scaling (Guo et al. 2017, arXiv 1706.04599): logits are divided by it before the
     softmax, or before the sigmoid, each label by its own.
     """
+    plain = spec.activation == "softmax" and decision.temperature == 1.0 and dtype == np.float32
+    if plain and not spec.categories and not spec.orders:
+        return head.score[..., None]
     with np.errstate(invalid="ignore"):  # of logits that are not finite
         if spec.activation == "softmax":
             logits = head.logits.astype(dtype) / dtype(decision.temperature)
@@ -174,7 +177,7 @@ def _columns(
             logits = head.logits.astype(dtype) / np.array(temperatures, dtype)
             probabilities = _sigmoid(logits, dtype)
             score = probabilities.max(axis=-1)
-    if dtype == np.float32 and spec.activation == "softmax" and decision.temperature == 1.0:
+    if plain:
         score = head.score
     score = np.where(np.isfinite(head.score), score, head.score if dtype == np.float32 else np.nan)
     if not spec.categories and not spec.orders:

@@ -2,8 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -49,15 +48,21 @@ def import_genai() -> ModuleType:
     return module
 
 
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
+class _failures:  # noqa: N801, it stands behind `with`
     """Raise what onnxruntime-genai raises in the block as a BackendError of `what`."""
-    try:
-        yield
-    except _OF_BINDINGS as error:
-        if not raised_in(error, __file__):
-            raise
-        raise BackendError(f"{what}: {error}") from error
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _OF_BINDINGS) and raised_in(error, __file__):
+            raise BackendError(f"{self._what}: {error}") from error
+
+
+_AT_A_TOKEN = _failures("onnxruntime-genai failed at a token")
 
 
 class Engine:
@@ -193,7 +198,9 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
-        return self.steps()[0]
+        with _AT_A_TOKEN:
+            self._generator.generate_next_token()
+            return int(self._generator.get_next_tokens()[0])
 
     def steps(self) -> list[int]:
         """As `step`, of every row.
@@ -201,7 +208,7 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
-        with _failures("onnxruntime-genai failed at a token"):
+        with _AT_A_TOKEN:
             self._generator.generate_next_token()
             return [int(token) for token in self._generator.get_next_tokens()]
 

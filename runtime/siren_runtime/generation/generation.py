@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from siren_runtime.errors import BackendError
+from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 
 from .engine import Engine, RowRun, Run
@@ -59,7 +60,6 @@ class Generation:
 
     Attributes:
         prompt: the verdict on the prompt, which is there before the first token is chosen.
-        result: the last verdict.
         finish: None while it goes on; "stop" at the model's end of text, "length" after
             `max_tokens`, "harmful" where the prompt or the response was found so.
         prompt_tokens, tokens: how many the prompt has, and how many were generated.
@@ -92,7 +92,8 @@ class Generation:
             settings.deadline.check(f"after {start} of {len(tokens)} tokens of the prompt")
             run.append(tokens[start : start + _PROMPT_TOKENS])
             watch.add(run.output(settings.neurons)[0])
-        self.prompt = self.result = watch.conclude()
+        watch.read()
+        self.prompt = watch.result
         watch.begin_response(alone=settings.response_only)
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
         if decided:
@@ -123,6 +124,11 @@ class Generation:
             self._held.clear()
             self._end(None)
             raise
+
+    @property
+    def result(self) -> StreamResult:
+        """The last verdict; it is made where it is asked for."""
+        return self._watch.result
 
     @property
     def stopped_by(self) -> str | None:
@@ -173,9 +179,8 @@ class Generation:
         """Judge what the engine has read; what comes before the token that decides is held for
         giving out.
         """
-        self.result = self._watch.conclude()
-        scores = self._watch.scores[-len(self._unjudged) :]
-        deciding = self._deciding(scores)
+        scores = self._watch.read()
+        deciding = self._deciding()
         for (text, token), score in zip(self._unjudged[:deciding], scores, strict=False):
             self._held.append(Piece(text, token, score))
         self._unjudged.clear()
@@ -184,15 +189,16 @@ class Generation:
                 self._held.pop()
             self._end("harmful")
 
-    def _deciding(self, scores: Sequence[float]) -> int | None:
-        """Which of the tokens just judged decides; None where none does."""
-        if self._settings.by_rules:
-            if not self.result.decisions:
-                return None
-            before = len(self._watch.scores) - len(scores) - self._watch.context
-            first = min(decision.token for decision in self.result.decisions)
-            return max(first - before, 0)
-        return self._watch.first_harmful()
+    def _deciding(self) -> int | None:
+        """Which of the tokens just read decides; None where none does."""
+        watch = self._watch
+        if not self._settings.by_rules:
+            return watch.first_harmful()
+        before = len(watch.scores) - len(self._unjudged)
+        found = watch.decisions.since(before)
+        if not found:
+            return None
+        return max(min(decision.token for decision in found) + watch.context - before, 0)
 
     def _end(self, finish: Finish | None) -> None:
         """Let the run go, which frees its cache."""

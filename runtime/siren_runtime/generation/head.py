@@ -1,6 +1,8 @@
 """The heads of a grafted generator: pooled neurons in, what each head says out."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.outputs import FloatArray, Outputs, no_verdict
 from siren_runtime.backends.process import keep_in_children
 from siren_runtime.backends.readout import Readout
-from siren_runtime.bundle.graphs import POOLED, TensorSpec, head_graph, names, signature
+from siren_runtime.bundle.graphs import Contract, TensorSpec, head_graph, signature
 from siren_runtime.errors import BundleError
 
 from .manifest import GraftManifest
@@ -54,22 +56,62 @@ class HeadEngine:
                 raise BundleError(
                     f"{path}: has {signature(specs)}, the heads of guard.json {signature(expected)}"
                 )
-        self._outputs = names(contract.outputs)
+        self._contract = contract
 
-    def rows(self, pooled: FloatArray) -> FloatArray:
-        """What the heads say of each row of pooled neurons, float32 [rows, width of the readout].
+    def reader(self) -> "HeadReader":
+        """What reads for one sequence."""
+        return HeadReader(self._session, self._contract, self.readout)
 
-        Args:
-            pooled: float32 [rows, width].
+
+class HeadReader:
+    """Runs the heads' graph in memory that stays from one run to the next. It is of one thread."""
+
+    def __init__(self, session: Any, contract: Contract, readout: Readout) -> None:
+        """Bind memory for one row."""
+        self._session, self._contract, self._readout = session, contract, readout
+        self._failures = engine_failures(lambda e: f"ONNX Runtime failed in the head: {e}")
+        self._bind(1)
+
+    def pooled(self, rows: int) -> FloatArray:
+        """Where to put the pooled neurons that are read next, float32 [rows, width]."""
+        if rows != len(self._pooled):
+            self._bind(rows)
+        return self._pooled
+
+    def rows(self) -> FloatArray:
+        """What the heads say of each row of the neurons put there.
+
+        Returns:
+            float32 [rows, width of the readout].
 
         Raises:
             BackendError: a neuron or a score is not finite, or the engine failed.
         """
-        if not np.isfinite(pooled).all():  # a head may make a number of them, which says nothing
+        if not _all_finite(self._pooled):  # a head may make a number of them, which says nothing
             raise no_verdict("neurons")
-        with engine_failures(lambda error: f"ONNX Runtime failed in the head: {error}"):
-            values = self._session.run(self._outputs, {POOLED: pooled})
-        rows = self.readout.rows(Outputs.of(values))
-        if not np.isfinite(rows).all():
+        with self._failures:
+            self._session.run_with_iobinding(self._binding)
+        rows = self._readout.rows(self._outputs)
+        if not _all_finite(rows):
             raise no_verdict("score")
         return rows
+
+    def _bind(self, rows: int) -> None:
+        """Let the engine read and write memory of ours for so many rows."""
+        self._binding = self._session.io_binding()
+        self._pooled, *values = (
+            np.full((rows, *spec.shape[1:]), np.nan, np.float32)
+            for spec in (*self._contract.inputs, *self._contract.outputs)
+        )
+        self._outputs = Outputs.of(values)
+        for bind, specs, arrays in (
+            (self._binding.bind_input, self._contract.inputs, [self._pooled]),
+            (self._binding.bind_output, self._contract.outputs, values),
+        ):
+            for spec, array in zip(specs, arrays, strict=True):
+                bind(spec.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def _all_finite(values: FloatArray) -> bool:
+    """Whether all are, [rows, columns]; in most cases one sum of squares says so."""
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

@@ -21,8 +21,8 @@ class Watch:
 
     Attributes:
         context: tokens in front that do not count.
-        scores: of each token that a verdict was given on, those of the context included; the
-            primary head's.
+        scores: of each token that was read, those of the context included; the primary head's.
+        decisions: of the rules.
     """
 
     def __init__(
@@ -39,20 +39,23 @@ class Watch:
             threshold: the primary head's in this run; None is its own.
             aggregation: None is the mean over all tokens that count.
         """
-        self._head, self._judge, self._aggregation = head, judge, aggregation
-        self._threshold = threshold
-        self._rows_read: FloatArray = np.zeros((0, head.readout.width), np.float32)
-        self._decisions = Decisions(rules)
+        self._readout, self._reader = head.readout, head.reader()
+        self._width, self._pools_mean = head.width, head.pools_mean
+        self._judge, self._aggregation, self._threshold = judge, aggregation, threshold
+        self.decisions = Decisions(rules)
         self._pending: list[FloatArray] = []
         self.context, self._has_response = 0, False
+        self._least_harmful = judge.least_harmful(threshold, False)
         self.scores: list[float] = []
+        self._read: tuple[int, FloatArray] = 0, np.zeros((0, head.readout.width), np.float32)
+        self._result: StreamResult | None = None
         self._forget()
 
     def _forget(self) -> None:
         """Forget the neurons so far."""
-        self._sum = np.zeros(self._head.width, np.float64)
+        self._sum = np.zeros(self._width, np.float64)
         self._count = 0
-        self._rows = np.zeros((0, self._head.width), np.float32)
+        self._rows = np.zeros((0, self._width), np.float32)
         self._average: FloatArray | None = None
 
     def add(self, neurons: FloatArray) -> None:
@@ -63,39 +66,49 @@ class Watch:
         self._pending.append(neurons)
 
     def begin_response(self, *, alone: bool) -> None:
-        """What a verdict was given on is the prompt, and the rest its response.
+        """What was read is the prompt, and the rest its response.
 
         Args:
             alone: the prompt counts no more.
         """
         self._has_response = True
+        self._least_harmful = self._judge.least_harmful(self._threshold, True)
         if alone:
             self.context = len(self.scores)
+            self.decisions.update(self.scores, self.context)
             self._forget()
 
-    def conclude(self) -> StreamResult:
-        """The verdict on all tokens taken in.
+    def read(self) -> list[float]:
+        """Score all tokens taken in, and fold the rules over their scores.
+
+        Returns:
+            The scores of those that were not read before; what they come to is `first_harmful`,
+            `decisions` and `result`.
 
         Raises:
             BackendError: a neuron or a score is not finite.
         """
-        first = len(self.scores)
-        neurons = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
-        self._pending.clear()
-        self._rows_read = np.concatenate(
-            [
-                self._head.rows(self._pooled(neurons[start : start + _ROWS]))
-                for start in range(0, len(neurons), _ROWS)
-            ]
-        )
-        smoothing = self._head.readout.smoothing
-        if smoothing is not None:
-            self._rows_read = moving_average(self._average, self._rows_read, smoothing)
-            self._average = self._rows_read[-1]
-        self.scores += self._rows_read[:, 0].tolist()
+        rows = self._rows_of_pending()
+        if self._readout.smoothing is not None:
+            rows = moving_average(self._average, rows, self._readout.smoothing)
+            self._average = rows[-1]
+        scores: list[float] = rows[:, 0].tolist()
+        self._read, self._result = (len(self.scores), rows), None
+        self.scores += scores
+        self.decisions.extend(scores)
+        return scores
+
+    @property
+    def result(self) -> StreamResult:
+        """The verdict on all tokens that were read."""
+        if self._result is None:
+            self._result = self._concluded(*self._read)
+        return self._result
+
+    def _concluded(self, first: int, rows: FloatArray) -> StreamResult:
+        """The verdict, where the tokens from `first` on have just been read."""
         context = self.context if self.context < len(self.scores) else 0
-        self._decisions.update(self.scores, context)
-        heads = self._verdicts(self._rows_read[-1])
+        heads = self._verdicts(rows[-1])
         primary = next(iter(heads.values()))
         categories, flagged = categories_of(heads.values())
         return StreamResult(
@@ -106,7 +119,7 @@ class Watch:
             computed=len(self.scores) - first,
             rolled_back=0,
             slid=False,
-            decisions=tuple(self._decisions.since(first)) if self._decisions.rules else (),
+            decisions=tuple(self.decisions.since(first)) if self.decisions.rules else (),
             tier=primary.tier,
             risk=primary.risk,
             categories=categories,
@@ -116,32 +129,40 @@ class Watch:
         )
 
     def first_harmful(self) -> int | None:
-        """Which of the tokens of the last verdict is harmful by the primary head, the first."""
-        return next(
-            (
-                number
-                for number, row in enumerate(self._rows_read)
-                if next(iter(self._verdicts(row).values())).is_harmful
-            ),
-            None,
-        )
+        """Which of the tokens read last is harmful by the primary head, the first."""
+        first, rows = self._read
+        for number, row in enumerate(rows):
+            if self.scores[first + number] < self._least_harmful:
+                continue
+            if next(iter(self._verdicts(row).values())).is_harmful:
+                return number
+        return None
 
     def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
         """What the heads decide by a row of the readout."""
         rest = self._threshold, 0.0, self._has_response
-        return self._judge.on_heads([self._head.readout.heads(row)], *rest)
+        return self._judge.on_heads([self._readout.heads(row)], *rest)
 
-    def _pooled(self, neurons: FloatArray) -> FloatArray:
-        """What the heads read at each of the next tokens, [tokens, width]."""
+    def _rows_of_pending(self) -> FloatArray:
+        """What the heads say at each token taken in, [tokens, width of the readout]."""
+        neurons = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        self._pending.clear()
+        parts = []
+        for start in range(0, len(neurons), _ROWS):
+            part = neurons[start : start + _ROWS]
+            self._pool(part, self._reader.pooled(len(part)))
+            parts.append(self._reader.rows())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _pool(self, neurons: FloatArray, pooled: FloatArray) -> None:
+        """Write what the heads read at each of the next tokens, both [tokens, width]."""
         if self._aggregation is not None:
-            rows, pooled = self._aggregation.fold(self._rows, neurons)
+            rows, pooled[:] = self._aggregation.fold(self._rows, neurons)
             self._rows = np.concatenate([self._rows, rows])[-self._aggregation.span :]
-            return pooled
-        if not self._head.pools_mean:
-            return neurons
-        sums = np.cumsum(neurons, axis=0, dtype=np.float64)
-        sums += self._sum
-        counts = np.arange(self._count + 1, self._count + len(sums) + 1)
-        self._sum, self._count = sums[-1], self._count + len(sums)
-        means: FloatArray = (sums / counts[:, None]).astype(np.float32)
-        return means
+        elif self._pools_mean:
+            for row, mean in zip(neurons, pooled, strict=True):
+                self._sum += row
+                self._count += 1
+                np.divide(self._sum, self._count, out=mean, casting="same_kind")
+        else:
+            pooled[:] = neurons

@@ -174,6 +174,19 @@ class Judge:
             as_response=has_response and head.responses is not None,
         )
 
+    def least_harmful(self, threshold: float | None, has_response: bool) -> float:
+        """A score below it is not harmful by the primary head, in a text without spans.
+
+        `on_head` decides on the others. There, the risk of a head without labels is its score.
+
+        Args:
+            threshold, has_response: as `on_head`.
+        """
+        head = self.primary.of_text(has_response)
+        if head.labels:
+            return 0.0
+        return head.threshold if threshold is None else threshold
+
     def _verdict(
         self, scored: Sequence[TextScore | SirenError], call: Call
     ) -> ScoreResult | SirenError:

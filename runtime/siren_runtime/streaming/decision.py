@@ -110,7 +110,9 @@ class Patience:
 
     def step(self, state: int, position: int, score: float) -> tuple[int, bool]:
         """Shift the token's hit in."""
-        hits = (state << 1 | (score >= self.threshold)) & ((1 << self.n) - 1)
+        hits = state << 1 | (score >= self.threshold)
+        if hits >> self.n:  # not a mask of n bits, which may be many
+            hits ^= 1 << self.n
         return hits, hits.bit_count() >= self.k
 
 
@@ -214,16 +216,28 @@ class Decisions:
         if not self.rules:
             return
         kept = _equal_from_the_front(self._scores, scores) if context == self._context else 0
-        del self._verdicts[kept:]
-        self._scores, self._context = list(scores), context
-        for index in range(kept, len(scores)):
+        del self._verdicts[kept:], self._scores[kept:]
+        self._context = context
+        self.extend(scores[kept:], together=together)
+
+    def extend(self, scores: Sequence[float], *, together: int | None = None) -> None:
+        """Take over the scores of further tokens; the others stand.
+
+        Args:
+            together: as `update`.
+        """
+        if not self.rules:
+            return
+        first, context = len(self._scores), self._context
+        self._scores += scores
+        last, shift = len(self._scores) - 1, self._base_count - context
+        for index, score in enumerate(scores, first):
             if index < context:
                 self._verdicts.append(self._start)
                 continue
             before = self._base if index == context else self._verdicts[-1]
-            named = index if together is None or index < together else len(scores) - 1
-            shift = self._base_count - context
-            self._verdicts.append(self._step(before, index + shift, named + shift, scores[index]))
+            named = index if together is None or index < together else last
+            self._verdicts.append(self._step(before, index + shift, named + shift, score))
 
     def since(self, first: int) -> list[Decision]:
         """Return the decisions in force at a token from `first` on, or at the last if none is."""

@@ -1,8 +1,7 @@
 """Which errors are ONNX Runtime's own. They have no base."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from siren_runtime.errors import BackendError, raised_in
@@ -13,18 +12,22 @@ from .providers import import_onnxruntime
 _OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 
 
-@contextmanager
-def engine_failures(describe: Callable[[Exception], str]) -> Iterator[None]:
+class engine_failures:  # noqa: N801, it stands behind `with`
     """Raise what ONNX Runtime raises in the block as a BackendError of what `describe` says of it.
 
-    Anything else comes out as it is, such as what a signal's handler of the caller raises.
+    Anything else comes out as it is, such as what a signal's handler of the caller raises. One may
+    be kept and entered again.
     """
-    try:
-        yield
-    except Exception as error:
-        if not _is_of_onnxruntime(error):
-            raise
-        raise BackendError(describe(error)) from error
+
+    def __init__(self, describe: Callable[[Exception], str]) -> None:
+        self._describe = describe
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and _is_of_onnxruntime(error):
+            raise BackendError(self._describe(error)) from error
 
 
 def _is_of_onnxruntime(error: Exception) -> bool:
