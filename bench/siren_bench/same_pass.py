@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,25 +15,66 @@ from siren_runtime.generation.engine import Engine
 from .record import markdown_table
 
 PLAIN = "plain"
+BESIDE = "plain, a guard's stream beside it"
 # Stands for the rules of a caller; it is folded at every token, and never in force.
 _RULES = (Patience(1 << 20, 1 << 20, 1.0),)
 _GREEDY = Sampling(temperature=0)
+_BLOCK = 16  # tokens of a response, before the next subject has its turn
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: responses of up to `tokens` tokens to a prompt, `rounds` of each subject."""
+    """What to measure: responses of up to `tokens` tokens to a prompt, `rounds` of each subject.
+
+    Attributes:
+        every: tokens that the head reads at once, a subject each.
+        beside: tokens of each round that a separate guard's stream reads, which take it long.
+    """
 
     prompt: str
     tokens: int
     rounds: int
     threads: int
+    every: tuple[int, ...] = (1, 4, 16)
+    beside: int = 32
+
+
+# What a subject does, token by token: it takes one further, and says whether there is a next.
+Step = Callable[[], bool]
+
+
+@dataclass
+class _Response:
+    """A response that grows, and what its tokens cost."""
+
+    step: Step
+    left: int
+    wall: float = 0.0
+    busy: float = 0.0
+    tokens: int = 0
+
+    def go_on(self) -> None:
+        """Take a block of tokens, or those that are left."""
+        wall, busy = time.perf_counter(), time.process_time()
+        for _ in range(min(_BLOCK, self.left)):
+            self.tokens += 1
+            self.left -= 1
+            if not self.step():
+                self.left = 0
+                break
+        self.wall += time.perf_counter() - wall
+        self.busy += time.process_time() - busy
+
+    @property
+    def costs(self) -> tuple[float, float]:
+        """Seconds and processor seconds a token."""
+        return self.wall / self.tokens, self.busy / self.tokens
 
 
 def measure_same_pass(
     plain: Path, grafted: Path, bundle: Path | None, plan: Plan, progress: Progress = silent
 ) -> list[dict[str, Any]]:
-    """Generate in every way, in turns, in one process.
+    """Generate in every way, in turns of a few tokens, in one process.
 
     Args:
         plain: the model folder, which `grafted` was made of.
@@ -42,15 +84,13 @@ def measure_same_pass(
         For each subject the seconds and the processor's seconds a token, one a round. The prompt's
         are not in them.
     """
-    subjects = _subjects(plain, grafted, bundle, plan)
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
-    names = list(subjects)
-    for generate in subjects.values():  # to warm up
-        generate()
+    begin = _subjects(plain, grafted, bundle, plan)
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in begin}
+    _round(begin, plan, forward=True)  # to warm up
     for number in range(plan.rounds):
         progress("round", number, plan.rounds)
-        for name in names if number % 2 == 0 else names[::-1]:
-            samples[name].append(subjects[name]())
+        for name, costs in _round(begin, plan, forward=number % 2 == 0).items():
+            samples[name].append(costs)
     return [
         {
             "subject": name,
@@ -63,6 +103,22 @@ def measure_same_pass(
         }
         for name, rounds in samples.items()
     ]
+
+
+def _round(
+    begin: dict[str, Callable[[], Step]], plan: Plan, *, forward: bool
+) -> dict[str, tuple[float, float]]:
+    """A response of each subject, in turns of a block; what a token of each cost."""
+    responses = {
+        name: _Response(start(), min(plan.tokens, plan.beside) if name == BESIDE else plan.tokens)
+        for name, start in begin.items()
+    }
+    turns = list(responses.values())
+    while any(response.left for response in turns):
+        for response in turns if forward else turns[::-1]:
+            response.go_on()
+        forward = not forward
+    return {name: response.costs for name, response in responses.items()}
 
 
 def same_pass_table(results: Sequence[dict[str, Any]]) -> str:
@@ -85,51 +141,51 @@ def same_pass_table(results: Sequence[dict[str, Any]]) -> str:
 
 def _subjects(
     plain: Path, grafted: Path, bundle: Path | None, plan: Plan
-) -> dict[str, Callable[[], tuple[float, float]]]:
+) -> dict[str, Callable[[], Step]]:
+    """What begins a response of each subject, its prompt read."""
     model = Engine(plain, threads=plan.threads)
     guarded = GuardedGenerator.load(grafted, threads=plan.threads)
     tokens = guarded.prompt_tokens(plan.prompt, True, plan.tokens)
 
-    def alone(engine: Engine) -> tuple[float, float]:
+    def alone(engine: Engine) -> Step:
         run, pieces = _started(engine, tokens, plan)
-        with_ends = engine.ends
 
         def step() -> bool:
             token = run.step()
             pieces.decode(token)
-            return token not in with_ends
+            return token not in engine.ends
 
-        return _timed(step, plan.tokens)
+        return step
 
-    def same_pass(every: int) -> tuple[float, float]:
+    def same_pass(every: int) -> Step:
         generation = guarded.generate(
             plan.prompt, max_tokens=plan.tokens, sampling=_GREEDY, rules=_RULES, every=every
         )
-        with generation:
-            return _timed(lambda: next(generation, None) is not None, plan.tokens)
+        return lambda: next(generation, None) is not None
 
-    def beside(guard: Guard) -> tuple[float, float]:
+    def beside(guard: Guard) -> Step:
         run, pieces = _started(model, tokens, plan)
-        with guard.stream(plan.prompt, rules=_RULES) as stream:
-            stream.feed(" ")
+        stream = guard.stream(plan.prompt, rules=_RULES)
+        stream.feed(" ")
 
-            def step() -> bool:
-                token = run.step()
-                if text := pieces.decode(token):
-                    stream.feed(text)
-                return token not in model.ends
+        def step() -> bool:
+            token = run.step()
+            if text := pieces.decode(token):
+                stream.feed(text)
+            return token not in model.ends
 
-            return _timed(step, plan.tokens)
+        return step
 
-    subjects: dict[str, Callable[[], tuple[float, float]]] = {
-        PLAIN: lambda: alone(model),
-        "grafted": lambda: alone(guarded.engine),
-        "grafted, head and rules at every token": lambda: same_pass(1),
-        "grafted, head and rules every 4 tokens": lambda: same_pass(4),
+    subjects: dict[str, Callable[[], Step]] = {
+        PLAIN: partial(alone, model),
+        "grafted": partial(alone, guarded.engine),
     }
+    for every in plan.every:
+        when = "at every token" if every == 1 else f"every {every} tokens"
+        subjects[f"grafted, head and rules {when}"] = partial(same_pass, every)
     if bundle is not None:
         guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
-        subjects["plain, a guard's stream beside it"] = lambda: beside(guard)
+        subjects[BESIDE] = partial(beside, guard)
     return subjects
 
 
@@ -137,12 +193,3 @@ def _started(engine: Engine, tokens: Sequence[int], plan: Plan) -> tuple[Any, An
     run = engine.run(len(tokens) + plan.tokens + 1, _GREEDY.search())
     run.append(tokens)
     return run, engine.pieces()
-
-
-def _timed(step: Callable[[], bool], tokens: int) -> tuple[float, float]:
-    """Seconds and processor seconds a step, over as many as there are, up to `tokens`."""
-    wall, busy, count = time.perf_counter(), time.process_time(), 0
-    while count < tokens and step():
-        count += 1
-    done = max(count, 1)
-    return (time.perf_counter() - wall) / done, (time.process_time() - busy) / done

@@ -138,7 +138,7 @@ def _by_own_pass(
     for tokens in (prompt, response):
         run.append(tokens)
         watch.add(run.output(NEURONS_OUTPUT)[0])
-        watch.conclude()
+        watch.read()
     return Scores(watch.scores[len(prompt) - 1], watch.scores[len(prompt) :])
 
 

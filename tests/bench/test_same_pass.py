@@ -25,7 +25,8 @@ def test_every_subject_is_compared_with_the_plain_one_of_its_round(
     plain = make_generator(backbone, tmp_path / "plain", "fp32", "cpu")
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
     graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
-    options = ["--tokens", 4, "--rounds", 2, "--threads", 1, "--prompt", "Tell me of bread"]
+    options = ["--tokens", 20, "--rounds", 2, "--threads", 1, "--prompt", "Tell me of bread"]
+    options += ["--every", "2,8", "--beside", 3]
     if beside:
         export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
         options += ["--bundle", tmp_path / "bundle"]
@@ -37,7 +38,15 @@ def test_every_subject_is_compared_with_the_plain_one_of_its_round(
     assert len(results) == (5 if beside else 4)
     assert all(len(one["seconds_per_token"]) == 2 for one in results)
     assert results[0]["to_plain"] == [1.0, 1.0]
+    assert [f"every {number} tokens" in result.stdout for number in (1, 2, 8)] == [0, 1, 1]
     assert ("guard's stream" in result.stdout) == beside
+
+
+@pytest.mark.parametrize("every", ["0", "1,", "two"])
+def test_a_cadence_that_is_none_is_refused(every: str, tmp_path: Path) -> None:
+    result = siren("bench", "same-pass", tmp_path, tmp_path, "--every", every)
+    assert result.exit_code == 1
+    assert "--every is whole numbers" in result.stderr
 
 
 def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from siren_bench.progress import progress_bar
 from siren_bench.record import write_record
 from siren_bench.same_pass import Plan, measure_same_pass, same_pass_table
 from siren_runtime.commands.console import need
+from siren_runtime.errors import InputError
 
 from . import options
 
@@ -24,17 +25,23 @@ def same_pass(
     ] = None,
     prompt: Annotated[str, typer.Option(help="What is answered.")] = _PROMPT,
     tokens: Annotated[int, typer.Option(min=1, help="Of the response, at most.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Of all subjects.")] = 11,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all subjects.")] = 15,
+    every: Annotated[
+        str, typer.Option(help="Tokens that the head reads at once; a subject each.")
+    ] = "1,4,16",
+    beside: Annotated[
+        int, typer.Option(min=1, help="Tokens of each round beside a separate guard.")
+    ] = 32,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
     output: options.Output = None,
 ) -> None:
     """Tokens a second of a model alone, grafted, guarded by its own pass, and by a guard beside it.
 
-    All subjects take turns in one process, so that a disturbance falls on neighbours alike, and
-    each is compared with the plain model of the same round.
+    All subjects take turns of a few tokens in one process, so that a disturbance falls on
+    neighbours alike, and each is compared with the plain model of the same round.
     """
     need("onnxruntime_genai")
-    plan = Plan(prompt, tokens, rounds, threads)
+    plan = Plan(prompt, tokens, rounds, threads, _numbers(every), beside)
     with progress_bar() as progress:
         results = measure_same_pass(plain, grafted, bundle, plan, progress)
     table = same_pass_table(results)
@@ -42,3 +49,11 @@ def same_pass(
     output = output or options.RESULTS / f"same-pass-{grafted.name}.json"
     settings = {"plain": plain.name, "grafted": grafted.name, "plan": vars(plan)}
     write_record(output, "same-pass", settings, results, table)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 that commas part."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise InputError(f"--every is whole numbers above 0, such as 1,4,16; found {text!r}")
+    return tuple(dict.fromkeys(map(int, parts)))
