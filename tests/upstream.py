@@ -39,6 +39,7 @@ class Script:
         hang: whether the stream stays open behind the last chunk, without an end.
         breaks: whether the connection breaks there.
         tail: events behind the deltas, as JSON.
+        raw: bytes behind these.
     """
 
     deltas: Sequence[tuple[int, Any]] = ()
@@ -51,11 +52,13 @@ class Script:
     hang: bool = False
     breaks: bool = False
     tail: Sequence[Any] = ()
+    raw: bytes = b""
 
     def pieces(self, kind: str) -> list[bytes]:
         """The bytes of a stream."""
         events = [{**CHUNK, "choices": [_choice(kind, *delta)]} for delta in self.deltas]
         lines = [f"data: {json.dumps(event)}\r\n\r\n".encode() for event in [*events, *self.tail]]
+        lines += [self.raw] if self.raw else []
         if not self.hang and not self.breaks:
             lines.append(b": that was it\n\ndata: [DONE]\n\n")
         if not self.cuts:
@@ -107,7 +110,7 @@ class ModelServer:
             body += message["body"]
             if not message.get("more_body"):
                 break
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
         asked = Asked(scope["path"], headers, json.loads(body or b"{}"))
         self.asked.append(asked)
         answering = asyncio.ensure_future(self._answer(asked, send))

@@ -25,7 +25,7 @@ from siren_runtime import __version__
 from siren_runtime.errors import SirenError
 
 from . import logs
-from .errors import RefusedRequest, body_of, refused
+from .errors import RefusedRequest, body_of, refused, why_not_json
 from .gate import Gate
 from .generation import Generator
 from .guards import Guards
@@ -50,6 +50,7 @@ from .settings import Settings
 from .streams import Sessions
 
 ENVIRONMENT = "SIREN_SERVE_SETTINGS"
+_NOT_JSON = SerializationException, msgspec.DecodeError, UnicodeDecodeError, RecursionError
 _log = logging.getLogger("siren_serve")
 
 ROUTES = [
@@ -206,8 +207,9 @@ def _refusal(error: Exception) -> RefusedRequest:
         return RefusedRequest(422, "invalid", "; ".join(where) or error.detail)
     if isinstance(error, msgspec.ValidationError):
         return RefusedRequest(422, "invalid", str(error))
-    if isinstance(error, SerializationException | msgspec.DecodeError | RecursionError):
-        return RefusedRequest(400, "not_json", f"the body is not JSON: {error}")
+    cause = error.__cause__ if isinstance(error, HTTPException) else error
+    if isinstance(cause, _NOT_JSON):
+        return RefusedRequest(400, "not_json", f"the body is not JSON: {why_not_json(cause)}")
     if isinstance(error, MethodNotAllowedException):
         return RefusedRequest(405, "method_not_allowed", error.detail, error.headers)
     if isinstance(error, HTTPException):

@@ -68,6 +68,13 @@ def refused(error: Exception) -> RefusedRequest:
     return RefusedRequest(500, "internal", "the server failed; its log says how")
 
 
+def why_not_json(error: Exception) -> str:
+    """What a decoder says, which calls half of a surrogate pair the end of the data."""
+    if "truncated" not in str(error):
+        return str(error)
+    return f"{error}; or half of a surrogate pair stands in it, an escape from \\ud800 to \\udfff"
+
+
 def body_of(error: RefusedRequest) -> ErrorBody:
     """The JSON of a refusal."""
     kind = _TYPES.get(error.status, _TYPES[400] if error.status < 500 else _SERVERS)

@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _OPEN = {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+_KSERVE = "/v2/"
 _BINARY = b"inference-header-content-length"  # of KServe: text, as it is, behind the JSON
 _GONE = 499  # the client closed the connection, as nginx has it
 
@@ -45,6 +46,8 @@ class Gate:
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
         else:
+            if scope["method"] == "HEAD" and scope["path"] in _OPEN:
+                scope = {**scope, "method": "GET"}  # of which uvicorn sends no body
             await _Exchange(self.guards, self.metrics).run(self._app, scope, receive, send)
 
     def _telling(self, send: Send) -> Send:
@@ -56,6 +59,11 @@ class Gate:
             await send(message)
 
         return sending
+
+
+def _has_binary(scope: Scope) -> bool:
+    """Whether text may follow the JSON, which the route then counts by itself."""
+    return scope["path"].startswith(_KSERVE) and any(n == _BINARY for n, _ in scope["headers"])
 
 
 async def _refuse(scope: Scope, send: Send) -> None:
@@ -83,7 +91,7 @@ class _Exchange:
     async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
-        is_json = all(name != _BINARY for name, _ in scope["headers"])
+        is_json = not _has_binary(scope)
         strings = Strings()
 
         async def watched() -> Message:

@@ -36,7 +36,7 @@ class Keys:
         if self._path is None:
             return
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self._path}: cannot read API keys: {error}") from None
         keys = [key for line in lines if (key := line.strip()) and not key.startswith("#")]

@@ -10,6 +10,7 @@ from .gate import Gate
 
 # When the server ends, a request may be on its way over a connection that it just took.
 _ON_ITS_WAY_S = 0.5
+_LARGEST_HEAD = 64 << 10  # bytes of a request's line and headers, which httptools does not bound
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -17,11 +18,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A connection over `max_connections` is answered with 503 and closed. Where the headers of a
     request, from the connection or the first byte on, or then its body, have not come within
-    `body_timeout_s`, it is answered with 408 and closed. When the server ends, what reaches it over
+    `body_timeout_s`, it is answered with 408 and closed; with 431, where the headers have come to
+    64 KiB and do not end. When the server ends, what reaches it over
     an open connection within a moment is still answered.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _heads = 0  # that have ended
+    _head_bytes = 0  # of the one that has not
+    _in_head = True
 
     @property
     def _gate(self) -> Gate:
@@ -47,16 +52,36 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read on; the first byte of a request starts its time."""
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._wait_for("headers")
+        heads, in_head = self._heads, self._in_head
         super().data_received(data)
+        if in_head and heads == self._heads:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LARGEST_HEAD:
+                self._refuse(431, "headers_too_large", "the headers are larger than 64 KiB")
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to another protocol, and count it until that one ends."""
+        self._arrived()
+        super().handle_websocket_upgrade()
+        protocol = self.transport.get_protocol()
+        lost = protocol.connection_lost
+
+        def connection_lost(exc: Exception | None) -> None:
+            self._gate.metrics.connections.dec()
+            lost(exc)
+
+        protocol.connection_lost = connection_lost  # type: ignore[method-assign]
 
     def on_headers_complete(self) -> None:
         """Wait for the body."""
+        self._heads, self._head_bytes, self._in_head = self._heads + 1, 0, False
         self._arrived()
         self._wait_for("body")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Wait for nothing more."""
+        self._in_head = True
         self._arrived()
         super().on_message_complete()
 
@@ -82,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        self._timer = None
+        self._arrived()
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:

@@ -70,7 +70,9 @@ class OpenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aggregation: AggregationName = "mean"
     span: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 64
     threshold: Probability | None = None
-    rules: list[PatienceRule | HysteresisRule | ScheduleRule] = []
+    rules: Annotated[
+        list[PatienceRule | HysteresisRule | ScheduleRule], msgspec.Meta(max_length=16)
+    ] = []  # each is asked at every token
     model: str | None = None
 
     def options(self, served: Served) -> dict[str, Any]:

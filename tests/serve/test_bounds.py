@@ -81,15 +81,33 @@ def test_many_short_messages_are_refused_and_many_quotes_in_a_text_are_not(
     headers = {"Inference-Header-Content-Length": str(len(body))}
     answer = server.client.post("/v2/models/tiny/infer", content=body, headers=headers)
     assert answer.status_code == 413
+    answer = server.client.post("/v1/score", json=many, headers=headers)  # no route of tensors
+    assert _error(answer) == (413, "too_many_strings")
     quotes = server.client.post("/v1/score", json={"text": '"' * 100_000})
     assert _error(quotes) == (422, "cannot_be_scored")  # for its tokens
     assert "tokens" in quotes.text
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"", b"[" * 1500])
-def test_malformed_json_is_an_error_of_the_client(tight: Running, body: bytes) -> None:
-    status, _ = _error(tight.client.post("/v1/score", content=body))
-    assert status in (400, 422)
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"{", "truncated"),
+        (b"\xff\xfe", "byte 0"),
+        (b'{"text": "\xff"}', "utf-8"),
+        (b'{"text": "\xed\xa0\x80"}', "utf-8"),
+        (b'{"text": "\\ud800"}', "surrogate"),
+        (b'{"text": "a", "threshold": NaN}', "invalid character"),
+        (b'{"text": "a", "threshold": 1e999}', "out of range"),
+        (b"", "empty"),
+        (b"[" * 1500, "recursion"),
+    ],
+)
+def test_malformed_json_is_an_error_of_the_client(tight: Running, body: bytes, told: str) -> None:
+    answer = tight.client.post("/v1/score", content=body)
+    assert _error(answer) == (400, "not_json")
+    assert told in answer.text
+    answer = tight.client.post("/v2/models/tiny/infer", content=body.replace(b"text", b"id"))
+    assert answer.status_code in (400, 422), answer.text
 
 
 def test_an_empty_body_and_a_path_of_another_server_are_explained(tight: Running) -> None:
@@ -116,6 +134,16 @@ def test_malformed_http_leaves_the_server_up(tight: Running) -> None:
     for data in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"):
         assert b" 200 " not in _raw(tight, data)
     assert tight.client.get("/health/ready").status_code == 200
+
+
+def test_headers_are_bounded_and_bodies_do_not_count_for_them(
+    tight: Running, server: Running
+) -> None:
+    many = b"".join(b"A%d: b\r\n" % number for number in range(100_000))
+    for headers in (b"A: " + b"a" * 1_000_000, many):
+        assert b" 431 " in _raw(tight, b"GET /health/live HTTP/1.1\r\nHost: a\r\n" + headers)
+    for _ in range(3):  # over one connection
+        assert server.client.post("/v1/score", json={"text": "a" * 200_000}).status_code == 422
 
 
 def test_connections_are_bounded(tight: Running) -> None:
@@ -185,11 +213,25 @@ def test_a_shape_of_many_large_sizes_is_refused(server: Running) -> None:
     assert "1 strings" in answer.json()["error"]
 
 
+def test_a_tensor_is_read_whole_or_refused(server: Running) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [-1, -1], "data": ["a"]}
+    answer = server.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
+    assert (answer.status_code, "its shape" in answer.text) == (422, True)
+    body = json.dumps({"inputs": [{**tensor, "shape": [1]}]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    path = "/v2/models/tiny/infer"
+    assert server.client.post(path, content=body, headers=headers).status_code == 200
+    answer = server.client.post(path, content=body + b"more", headers=headers)
+    assert (answer.status_code, "more follows" in answer.text) == (422, True)
+
+
 def test_keys_open_all_but_health(bundle: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text(f"# comment\n{KEY}\n")
+    keys.write_bytes(f"\ufeff{KEY}\r\n# comment\r\n".encode())  # as some editors write it
     with running({"tiny": str(bundle)}, keys_file=keys) as server:
         assert server.client.get("/health/ready").status_code == 200
+        asked = server.client.head("/health/ready")
+        assert (asked.status_code, asked.content) == (200, b"")
         for headers in ({}, {"X-API-Key": KEY[:-1]}, {"Authorization": f"Basic {KEY}"}):
             answer = server.client.post("/v1/score", json={"text": "a"}, headers=headers)
             assert _error(answer) == (401, "unauthorized")

@@ -161,7 +161,7 @@ def test_keys_of_the_proxy_stay_here_and_those_of_the_upstream_go_there(
 ) -> None:
     keys, key = tmp_path / "keys", tmp_path / "key"
     keys.write_text(KEY)
-    key.write_text("the upstream's\n".replace(" ", "-"))
+    key.write_text("the-upstream's\r\n", encoding="utf-8-sig")
     upstream.script = Script(whole=chat_of({"content": letters[0]}))
     body = {"model": "small", "messages": [{"role": "user", "content": letters[0]}]}
 
@@ -181,6 +181,59 @@ def test_keys_of_the_proxy_stay_here_and_those_of_the_upstream_go_there(
     assert sent(own, Authorization=theirs) == "Bearer the-upstream's"
 
 
+def test_headers_are_passed_on_as_bytes_and_cookies_are_nobodys(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, server = letters[0], proxies()
+    body = {"model": "small", "messages": [{"role": "user", "content": safe}]}
+    headers = {b"x-request-id": "ä1".encode("latin-1")}
+    for whole, status in ((chat_of({"content": safe}), 200), ({"error": {"message": "no"}}, 400)):
+        told = {"set-cookie": "who=the-first; Path=/", "x-request-id": "é2"}
+        upstream.script = Script(whole=whole, status=status, headers=told)
+        answer = server.client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        assert dict(answer.headers.raw)[b"x-request-id"] == "é2".encode()
+        assert "set-cookie" not in answer.headers
+        assert "cookie" not in upstream.last.headers
+
+
+@pytest.mark.parametrize("mode", ["block", "annotate", "log"])
+def test_text_beside_the_choices_does_not_go_out(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], mode: str
+) -> None:
+    safe, harmful = letters
+    beside = {"output_text": harmful, "error": None, "usage": {"total_tokens": 3}}
+    upstream.script = Script(
+        [(0, safe), (0, None)],
+        whole={**chat_of({"content": safe}), **beside},
+        tail=[{"id": "1", "choices": [], **beside}],
+    )
+    body = {"model": "small", "messages": [{"role": "user", "content": safe}]}
+    for stream in (False, True):
+        path = "/v1/chat/completions"
+        answer = proxies(mode=mode).client.post(path, json={**body, "stream": stream})
+        assert answer.status_code == 200, answer.text
+        assert "output_text" not in answer.text
+        assert '"total_tokens":3' in answer.text
+        assert ("[DONE]" in answer.text) == stream
+
+
+def test_bytes_that_are_no_text_are_not_understood(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe = letters[0]
+    upstream.script = Script([(0, safe)], raw=b'data: {"choices": "\xff"}\n\n')
+    with pytest.raises(APIError, match="no JSON"):
+        list(ask(proxies(), safe, stream=True))
+
+
+def test_answers_that_are_asked_for_are_bounded(proxies: Proxies, letters: tuple[str, str]) -> None:
+    for options in ({}, {"stream": True}):
+        with pytest.raises(APIStatusError, match="at most 256") as error:
+            ask(proxies(fail_open=True), letters[0], n=10**9, **options)
+        assert error.value.status_code == 413
+
+
 def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(
     proxies: Proxies, upstream: ModelServer
 ) -> None:
@@ -190,6 +243,12 @@ def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(
     upstream.script = Script(whole={"id": "a/b", "object": "model"})
     assert client(server).models.retrieve("a/b").id == "a/b"
     assert upstream.last.path == "/v1/models/a/b"
+    assert server.client.get("/v1/models/a%3Fb").status_code == 200
+    assert upstream.last.path == "/v1/models/a?b"
+    for path in ("..%2ffiles", "a/%2e%2e/%2e%2e/files", "a%2f..%2f..%2ffiles"):
+        asked = len(upstream.asked)
+        assert server.client.get(f"/v1/models/{path}").status_code == 404
+        assert len(upstream.asked) == asked
     with pytest.raises(NotFoundError, match="/v1/embeddings is not passed on") as error:
         client(server).embeddings.create(input="a", model="a/b")
     assert error.value.code == "not_passed_on"

@@ -71,10 +71,12 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
         (["{}", '{"txt": "a"}'], "cannot_be_scored"),
         (["{}", '{"text": "' + "a" * 300_000 + '"}'], "cannot_be_scored"),
         (['{"rules": [{"rule": "schedule", "steps": [[1, 0.5]]}]}'], "cannot_be_scored"),
+        ([json.dumps({"rules": [RULE] * 17})], "cannot_be_scored"),
+        ([b"{}", b'{"txt": "a"}'], "cannot_be_scored"),
     ],
 )
 def test_a_message_that_is_not_understood_ends_a_websocket(
-    server: Running, messages: list[str], code: str
+    server: Running, messages: list[str | bytes], code: str
 ) -> None:
     with _connect(server) as socket:
         for message in messages:
@@ -84,6 +86,21 @@ def test_a_message_that_is_not_understood_ends_a_websocket(
             socket.recv()
     assert answers[-1]["type"] == "error"
     assert answers[-1]["error"]["code"] == code
+
+
+def test_a_websocket_outlasts_the_time_of_a_body_and_is_counted_until_it_ends(
+    bundle: Path,
+) -> None:
+    with running({"tiny": str(bundle)}, body_timeout_s=0.3) as server:
+        assert server.client.get("/health/live").status_code == 200
+        with _connect(server) as socket:
+            socket.send("{}")
+            assert json.loads(socket.recv())["type"] == "opened"
+            time.sleep(0.6)
+            socket.send('{"text": "a"}')
+            assert json.loads(socket.recv())["type"] == "result"
+            assert server.metric("siren_connections") == 2
+        eventually(lambda: server.metric("siren_connections") == 1)
 
 
 def test_a_session_tells_its_verdicts_to_who_feeds_and_who_listens(

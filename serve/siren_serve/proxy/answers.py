@@ -21,6 +21,11 @@ from .upstream import whole_of
 
 _PAUSE_S = 0.25  # of the upstream, after which what was gathered is read
 _DONE = b"[DONE]"
+# Beside choices; what others have there may be text.
+_PASSED = {
+    *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
+    *("service_tier", "provider", "timings", "prompt_filter_results", "obfuscation"),
+}
 
 
 class Done:
@@ -46,7 +51,12 @@ async def whole_answer(response: httpx.Response, call: Call, policy: Policy) -> 
     scored = iter(await policy.score("answer", pairs))
     verdicts = [next(scored) if isinstance(text, str) else text for text in texts]
     read = [_judged(*pair, policy) for pair in zip(choices, verdicts, strict=True)]
-    return {**answer, "choices": read}
+    return {**_passed(answer), "choices": read}
+
+
+def _passed(answer: Chunk) -> Chunk:
+    """What goes out of an answer: no key under which there might be text that was not read."""
+    return {key: value for key, value in answer.items() if key in _PASSED}
 
 
 def _text_of(choice: Chunk, policy: Policy) -> str | Unscored | None:
@@ -140,9 +150,9 @@ class StreamedAnswer:
 
     async def _read(self, chunk: Chunk) -> list[Chunk]:
         """Let each choice of a chunk have its own; one without any passes."""
-        if "error" in chunk:
+        if chunk.get("error"):
             raise RefusedRequest(502, "upstream_failed", "the upstream failed while it answered")
-        choices = _choices_of(chunk, self._call)
+        choices, chunk = _choices_of(chunk, self._call), _passed(chunk)
         if not choices:
             return [chunk]
         going = []
@@ -183,7 +193,7 @@ def _result(coming: "asyncio.Future[bytes]") -> bytes | None:
 def _decoded(data: bytes) -> Chunk:
     try:
         decoded = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise not_understood("what is no JSON") from None
     if not isinstance(decoded, dict):
         raise not_understood("JSON that is no object")

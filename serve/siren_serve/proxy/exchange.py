@@ -106,7 +106,7 @@ class Exchange:
         if not streams:
             async with asked("POST", path, self._headers, body) as response:
                 self._metrics.upstream_seconds.observe(time.monotonic() - self._started)
-                yield Head(False, passed_headers(response.headers))
+                yield Head(False, passed_headers(response))
                 yield await whole_answer(response, call, self._policy)
             return
         async with (
@@ -114,9 +114,9 @@ class Exchange:
             asked("POST", path, self._headers, body) as response,
         ):
             self._metrics.upstream_seconds.observe(time.monotonic() - self._started)
-            if not response.headers.get("content-type", "").startswith(_STREAM):
+            if not response.headers.get("content-type", "").lower().startswith(_STREAM):
                 raise not_understood("no stream, where one was asked for")
-            yield Head(True, passed_headers(response.headers))
+            yield Head(True, passed_headers(response))
             async with aclosing(answer.chunks(response)) as chunks:
                 async for chunk in chunks:
                     yield chunk

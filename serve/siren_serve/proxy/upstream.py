@@ -1,7 +1,8 @@
 """The model server: requests to it, and its failures in our words."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from siren_serve.settings import ProxySettings
 
 _CONNECT_S = 10.0
 _LARGEST = 32 << 20  # bytes of an answer that is no stream
-_ASKED = ("idempotency-key", "openai-organization", "openai-project", "traceparent", "x-request-id")
+_ASKED = (
+    b"idempotency-key", b"openai-organization", b"openai-project", b"traceparent", b"x-request-id"
+)  # fmt: skip
 _ANSWERED = ("retry-after", "x-request-id")
 _ANSWERED_PREFIXES = ("openai-", "x-ratelimit-")
 
@@ -48,6 +51,8 @@ class Upstream:
             )
         self._client = httpx.AsyncClient(
             base_url=base,
+            # It keeps none: those of one caller's answer are not another's.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=httpx.Timeout(settings.timeout_s, connect=min(settings.timeout_s, _CONNECT_S)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
@@ -91,18 +96,20 @@ class Upstream:
         """Close the connections."""
         await self._client.aclose()
 
-    def _headers(self, given: list[tuple[bytes, bytes]], content: bytes | None) -> dict[str, str]:
+    def _headers(
+        self, given: list[tuple[bytes, bytes]], content: bytes | None
+    ) -> dict[bytes, bytes]:
         """Those that are sent on: few, and never a key of this server."""
-        asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+        asked = dict(given)
         headers = {name: asked[name] for name in _ASKED if name in asked}
-        headers |= {"accept-encoding": "identity"}
+        headers |= {b"accept-encoding": b"identity"}
         if content is not None:
-            headers["content-type"] = "application/json"
+            headers[b"content-type"] = b"application/json"
         own = [(name, value) for name, value in given if name == b"authorization"]
         if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key}"
+            headers[b"authorization"] = f"Bearer {self._key}".encode()
         elif own and not (self._keys.are_asked_for and self._keys.open(own)):
-            headers["authorization"] = asked["authorization"]
+            headers[b"authorization"] = asked[b"authorization"]
         return headers
 
 
@@ -120,8 +127,12 @@ async def whole_of(response: httpx.Response) -> bytes:
     return found
 
 
-def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an answer that are passed on."""
+def passed_headers(response: httpx.Response) -> dict[str, str]:
+    """The headers of an answer that are passed on, a character each byte, as ASGI has them."""
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in response.headers.raw
+    }
     return {
         name: value
         for name, value in headers.items()
@@ -132,13 +143,14 @@ def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 async def _check(response: httpx.Response) -> None:
     status = response.status_code
     if 400 <= status < 500:
-        kind = {"content-type": response.headers.get("content-type", "application/json")}
-        headers = passed_headers(response.headers) | kind
+        kind = response.headers.get("content-type", "application/json")
+        kind = kind if kind.isascii() else "application/octet-stream"
+        headers = {**passed_headers(response), "content-type": kind}
         raise UpstreamRefusal(status, headers, await whole_of(response))
     if status != 200:
         raise RefusedRequest(
             502, "upstream_failed", f"the upstream answered with status {status}",
-            passed_headers(response.headers),
+            passed_headers(response),
         )  # fmt: skip
 
 
@@ -146,7 +158,7 @@ def _key_of(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        key = path.read_text(encoding="utf-8").strip()
+        key = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the upstream's key: {error}") from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:

@@ -94,10 +94,13 @@ def _texts(request: InferRequest, behind: bytes) -> list[str]:
             raise _bad(f"{len(behind)} bytes follow, which is not what binary_data_size says")
         texts: list[Any] = _unpacked(behind)
     else:
+        if behind:
+            raise _bad("input 'text' has data, and more follows behind the JSON")
         texts = _flat(tensor.data)
     if not all(isinstance(text, str) for text in texts):
         raise _bad("input 'text' has data that are no strings")
-    if len(tensor.shape) > _MOST_AXES or prod(tensor.shape) != len(texts):
+    shape = tensor.shape
+    if len(shape) > _MOST_AXES or min(shape, default=1) < 0 or prod(shape) != len(texts):
         raise _bad(f"input 'text' has {len(texts)} strings, which is not what its shape says")
     return texts
 

@@ -1,11 +1,13 @@
 """OpenAI's routes that a model server answers, with a guard in front of it."""
 
 from typing import Any
+from urllib.parse import quote
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.types import ASGIApp
 
+from siren_serve.errors import RefusedRequest
 from siren_serve.proxy.calls import Kind, read_call
 from siren_serve.proxy.exchange import Exchange
 from siren_serve.proxy.policy import Policy
@@ -18,6 +20,9 @@ async def _exchange(kind: Kind, request: AnyRequest, state: State) -> ASGIApp:
     settings = state.settings
     policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
     call = read_call(kind, await request.body())
+    if call.choices > settings.max_texts:
+        message = f"{call.choices} answers in one request, at most {settings.max_texts} are read"
+        raise RefusedRequest(413, "too_many_texts", message)
     return Exchange(call, list(request.scope["headers"]), state.upstream, policy, state.metrics)
 
 
@@ -37,9 +42,12 @@ async def completions(request: AnyRequest, state: State) -> ASGIApp:
 async def models(request: AnyRequest, state: State) -> Response[bytes]:
     """Say which models the upstream has."""
     path = request.scope["path"].removeprefix("/v1")
+    if {".", ".."} & {*path.split("/")}:  # which the upstream may take for another route's
+        raise RefusedRequest(404, "not_passed_on", "a model's name has no part . or ..")
+    path = quote(path)
     async with state.upstream.asked("GET", path, list(request.scope["headers"])) as response:
         body = await whole_of(response)
-        headers = passed_headers(response.headers)
+        headers = passed_headers(response)
     return Response(body, headers=headers, media_type="application/json")
 
 

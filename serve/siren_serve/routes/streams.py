@@ -13,7 +13,7 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from siren_runtime.errors import InputError, SirenError
-from siren_serve.errors import RefusedRequest, body_of, refused
+from siren_serve.errors import RefusedRequest, body_of, refused, why_not_json
 from siren_serve.streams import OpenRequest
 
 _PROTOCOL = "siren"  # the only one, for browsers that must offer some
@@ -50,7 +50,7 @@ async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
         if isinstance(error, asyncio.TimeoutError):
             error = RefusedRequest(408, "stream_timeout", "the stream's time is up")
         if isinstance(error, msgspec.DecodeError):
-            error = InputError(f"the message is not what is expected: {error}")
+            error = InputError(f"the message is not what is expected: {why_not_json(error)}")
         refusal = refused(error)
         state.metrics.refusals.labels(refusal.code).inc()
         code = _LATER if refusal.status in (429, 503) else _FAILED
@@ -66,7 +66,10 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
 
     async def receive() -> str:
         left = min(settings.stream_idle_s, end - time.monotonic())
-        return await asyncio.wait_for(socket.receive_text(), max(left, 0))
+        text = await asyncio.wait_for(socket.receive_text(), max(left, 0))
+        if not text:
+            raise InputError("a message is a text frame of JSON; this one is binary, or empty")
+        return text
 
     asked = msgspec.json.decode(await receive(), type=OpenRequest)
     served = state.guards.get(asked.model)
