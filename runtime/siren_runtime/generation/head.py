@@ -100,7 +100,7 @@ class HeadReader:
         """Let the engine read and write memory of ours for so many rows."""
         self._binding = self._session.io_binding()
         self._pooled, *values = (
-            np.full((rows, *spec.shape[1:]), np.nan, np.float32)
+            np.full((rows, *map(int, spec.shape[1:])), np.nan, np.float32)
             for spec in (*self._contract.inputs, *self._contract.outputs)
         )
         self._outputs = Outputs.of(values)
