@@ -1,6 +1,6 @@
 """Give a decoder's graph one more output: the neurons that a head reads, of each token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ from siren_export.sources.onnx_blocks import Block
 
 FLOAT = ir.DataType.FLOAT
 _SCOPE = "siren"
+_TOGETHER = 8192  # numbers of a token whose states are joined before neurons are picked of them
 
 
 def states_of(blocks: Sequence[Block], taps: Taps) -> dict[int, ir.Value]:
@@ -26,17 +27,25 @@ def add_neurons(
 ) -> None:
     """Add the output `output`: float32 [batch, tokens, n_features], in the order of the features.
 
-    Each block's neurons are picked where the block ends, so that no state outlives its use.
+    Neurons are picked of a few blocks at once, which takes less than to pick them block by block,
+    and holds no more than these few states.
 
     Args:
         projection: float32 [n_features, width]; what it makes of the neurons is put out instead.
     """
     nodes: list[ir.Node] = []
     picked = []
-    for block, state in states_of(blocks, taps).items():
-        channels = _constant(graph, f"{_SCOPE}.{block}.channels", taps.channels[block])
-        nodes.append(ir.node("Gather", [state, channels], {"axis": 2}))
-        picked.append(_named(nodes[-1], f"{_SCOPE}.{block}.neurons", state.dtype))
+    for group in _groups(states_of(blocks, taps)):
+        scope, states = f"{_SCOPE}.{next(iter(group))}", list(group.values())
+        starts = np.cumsum([0, *(_width(state) for state in states[:-1])])
+        places = [taps.channels[block] + start for block, start in zip(group, starts, strict=True)]
+        joined = states[0]
+        if len(states) > 1:
+            nodes.append(ir.node("Concat", states, {"axis": 2}))
+            joined = _named(nodes[-1], f"{scope}.states", joined.dtype)
+        channels = _constant(graph, f"{scope}.channels", np.concatenate(places))
+        nodes.append(ir.node("Gather", [joined, channels], {"axis": 2}))
+        picked.append(_named(nodes[-1], f"{scope}.neurons", joined.dtype))
     if len({value.dtype for value in picked}) > 1 or None in {value.dtype for value in picked}:
         picked = [_to_float(nodes, value) for value in picked]
     nodes.append(ir.node("Concat", picked, {"axis": 2}))
@@ -82,6 +91,26 @@ def add_means(graph: ir.Graph, states: Sequence[ir.Value], output: str) -> None:
     result.shape = ir.Shape(["batch_size", 1, None])
     graph.extend(nodes)
     graph.outputs.append(result)
+
+
+def _groups(states: Mapping[int, ir.Value]) -> list[dict[int, ir.Value]]:
+    """States, of one dtype and known width each, in groups of `_TOGETHER` numbers a token."""
+    groups: list[dict[int, ir.Value]] = []
+    total = 0
+    for block, state in states.items():
+        total += _width(state)
+        before = next(iter(groups[-1].values())) if groups else None
+        if before is None or not _width(state) or before.dtype != state.dtype or total > _TOGETHER:
+            groups.append({})
+            total = _width(state) or _TOGETHER
+        groups[-1][block] = state
+    return groups
+
+
+def _width(state: ir.Value) -> int:
+    """How many channels a state has; 0 where the graph does not say."""
+    width = None if state.shape is None else state.shape[-1]
+    return width if isinstance(width, int) else 0
 
 
 def _to_float(nodes: list[ir.Node], value: ir.Value) -> ir.Value:
