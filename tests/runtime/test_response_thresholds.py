@@ -1,13 +1,14 @@
 """A text with a response has thresholds of its own, by every way in, and where there are some."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from siren_runtime import AsyncGuard, BundleError, Guard, ScoreResult
 from siren_runtime.bundle.manifest import MANIFEST_FILE, decode
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 from siren_train.measure.calibrate import make_tiers, write_calibration
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -114,6 +115,25 @@ def test_of_an_ensemble_the_mean_of_the_members_is_taken(bundle: Path, tmp_path:
     guard = Guard.load([bundle, other])
     assert guard.score(prompt=PROMPT, response=RESPONSE).threshold == pytest.approx(0.7495)
     assert guard.score(PROMPT).threshold == pytest.approx(0.2505)
+
+
+def test_spans_of_a_response_have_thresholds_of_their_own(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    of_texts, own = [SpanThreshold(8, 0.0)], [SpanThreshold(8, 1.0)]
+    write_calibration(folder, threshold=0.999, spans=of_texts)
+    write_calibration(folder, threshold=0.999, responses=ResponseThresholds(0.999, spans=own))
+    text, pair = Guard.load(folder).score_batch([PROMPT, (PROMPT, RESPONSE)])
+    assert (text.is_harmful, text.spans[0].threshold) == (True, pytest.approx(0.0, abs=1e-9))
+    assert (pair.is_harmful, pair.spans[0].threshold) == (False, pytest.approx(1.0))
+    kept = write_calibration(folder, threshold=0.99, responses=ResponseThresholds(0.99))
+    assert kept.responses == ResponseThresholds(0.99, spans=own)
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    mean = Guard.load([folder, other]).score(prompt=PROMPT, response=RESPONSE)
+    assert mean.spans[0].threshold == pytest.approx(1.0)
+    anew = write_calibration(folder, spans=of_texts)  # by rows of all kinds
+    assert anew.responses == ResponseThresholds(0.99)
+    with pytest.raises(BundleError, match="spans of responses are of"):
+        write_calibration(folder, responses=ResponseThresholds(0.9, spans=[SpanThreshold(9, 1.0)]))
 
 
 def test_their_tiers_have_the_names_of_the_others(tmp_path: Path) -> None:

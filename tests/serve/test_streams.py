@@ -72,7 +72,8 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
         (["{}", '{"text": "' + "a" * 300_000 + '"}'], "cannot_be_scored"),
         (['{"rules": [{"rule": "schedule", "steps": [[1, 0.5]]}]}'], "cannot_be_scored"),
         ([json.dumps({"rules": [RULE] * 17})], "cannot_be_scored"),
-        ([b"{}", b'{"txt": "a"}'], "cannot_be_scored"),
+        ([b"{}"], "cannot_be_scored"),
+        (["{}", b'{"text": "a"}'], "cannot_be_scored"),
     ],
 )
 def test_a_message_that_is_not_understood_ends_a_websocket(

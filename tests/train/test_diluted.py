@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
+from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import InputError
 from siren_train.commands import calibrate, evaluate
 from siren_train.data.dilution import Dilution, checked_lengths
@@ -20,7 +21,13 @@ from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import parse_source
 from siren_train.measure.calibrate import write_calibration
-from siren_train.measure.calibrate_spans import SpanScores, find_span_thresholds, score_spans
+from siren_train.measure.calibrate_responses import choose_spans
+from siren_train.measure.calibrate_spans import (
+    SpanScores,
+    find_span_thresholds,
+    score_diluted_spans,
+    score_spans,
+)
 from siren_train.measure.diluted import measure_diluted
 from tiny_bundle import make_bundle
 
@@ -134,7 +141,8 @@ spans = st.lists(
 
 @given(spans, st.floats(0.0, 1.0))
 def test_at_most_the_rate_of_safe_rows_has_a_span_above(rows: list[tuple], rate: float) -> None:
-    scores = SpanScores(np.array([row[:3] for row in rows]), np.array([row[3] for row in rows]))
+    harmful = np.array([row[3] for row in rows])
+    scores = SpanScores(np.array([row[:3] for row in rows]), harmful, np.zeros(len(rows), bool))
     limits = np.array([span.threshold for span in find_span_thresholds(scores, f"fpr:{rate}")])
     flagged = (scores.scores >= limits).any(axis=1)
     assert flagged[~scores.harmful].mean() <= rate
@@ -142,9 +150,34 @@ def test_at_most_the_rate_of_safe_rows_has_a_span_above(rows: list[tuple], rate:
 
 @pytest.mark.parametrize("rule", ["best", "fpr:2", "recall:0.9", "", "nan"])
 def test_a_rule_that_is_none_for_spans_is_refused(rule: str) -> None:
-    scores = SpanScores(np.zeros((2, 3)), np.array([True, False]))
+    scores = SpanScores(np.zeros((2, 3)), np.array([True, False]), np.zeros(2, bool))
     with pytest.raises(InputError, match="no rule for spans"):
         find_span_thresholds(scores, rule)
+
+
+def test_spans_of_responses_get_thresholds_by_their_own_rows() -> None:
+    """Where the rows were enough to choose the threshold of responses."""
+    draw = np.random.default_rng(0)
+    has_response = np.arange(400) % 2 == 0
+    scores = np.where(has_response[:, None], 0.5, 0.0) + draw.random((400, 3)) / 2
+    spans = SpanScores(scores, np.arange(400) % 4 > 1, has_response)
+    of_texts, responses = choose_spans(spans, "fpr:0.1", ResponseThresholds(0.9))
+    assert responses is not None
+    assert responses.threshold == 0.9
+    for own, rows in ((of_texts, ~has_response), (responses.spans, has_response)):
+        assert own == find_span_thresholds(spans.of(rows), "fpr:0.1")
+    assert max(span.threshold for span in of_texts) < 0.5
+    assert min(span.threshold for span in responses.spans) > 0.5
+    assert choose_spans(spans, "fpr:0.1", None) == (find_span_thresholds(spans, "fpr:0.1"), None)
+
+
+def test_rows_with_a_response_are_scored_as_such(bundle: Path, data: Path) -> None:
+    found = _rows(data)[:4]
+    rows = [replace(row, has_response=place % 2 == 0) for place, row in enumerate(found)]
+    guard = Guard.load(bundle)
+    scores = score_diluted_spans(guard, rows, [40], lambda *_: None, guard.heads[0])
+    assert scores.has_response.tolist() == [True, False] * 4
+    assert (scores.scores[4:, 0] > 0).all()
 
 
 def test_calibrated_spans_are_used_and_move_with_the_temperature(bundle: Path, data: Path) -> None:

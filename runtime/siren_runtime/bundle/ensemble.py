@@ -124,23 +124,34 @@ def mean_decisions(manifests: Sequence[Manifest]) -> dict[str, Decision]:
 def _mean(decisions: Sequence[Decision]) -> Decision:
     if len(decisions) == 1:
         return decisions[0]
-    by_member = [{span.tokens: span.threshold for span in one.spans} for one in decisions]
-    sizes = sorted(set.intersection(*(set(thresholds) for thresholds in by_member)))
+    sizes = sorted(set.intersection(*({span.tokens for span in one.spans} for one in decisions)))
     return Decision(
         threshold=float(np.mean([one.threshold for one in decisions])),
-        spans=[
-            SpanThreshold(size, float(np.mean([member[size] for member in by_member])))
-            for size in sizes
-        ],
+        spans=_mean_spans([one.spans for one in decisions], sizes),
         labels=_mean_labels(decisions),
-        responses=_mean_responses(decisions),
+        responses=_mean_responses(decisions, sizes),
     )
 
 
-def _mean_responses(decisions: Sequence[Decision]) -> ResponseThresholds | None:
+def _mean_responses(
+    decisions: Sequence[Decision], sizes: Sequence[int]
+) -> ResponseThresholds | None:
     if not any(one.responses for one in decisions):
         return None
-    return ResponseThresholds(float(np.mean([(d.responses or d).threshold for d in decisions])))
+    own = [(one.responses.spans if one.responses else []) for one in decisions]
+    spans = [of_responses or one.spans for of_responses, one in zip(own, decisions, strict=True)]
+    return ResponseThresholds(
+        float(np.mean([(d.responses or d).threshold for d in decisions])),
+        spans=_mean_spans(spans, sizes) if any(own) else [],
+    )
+
+
+def _mean_spans(
+    members: Sequence[Sequence[SpanThreshold]], sizes: Sequence[int]
+) -> list[SpanThreshold]:
+    """The mean thresholds of the sizes that every member has."""
+    by_size = [{span.tokens: span.threshold for span in spans} for spans in members]
+    return [SpanThreshold(size, float(np.mean([of[size] for of in by_size]))) for size in sizes]
 
 
 def _mean_labels(decisions: Sequence[Decision]) -> list[LabelDecision]:

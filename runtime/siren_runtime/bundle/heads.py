@@ -94,8 +94,8 @@ class Decision(Strict, frozen=True):
 
     Tiers fall in threshold, spans ascend in size. Logits of classes are divided by `temperature`
     before the softmax. `labels` are those of a head of independent labels, in their order; where
-    there are none, each holds from `threshold` on. `responses` are the threshold and the tiers of
-    texts with a response; None where they are those of all texts.
+    there are none, each holds from `threshold` on. `responses` are the threshold, the tiers and the
+    spans of texts with a response; None where they are those of all texts.
 
     `smoothing` is of streams: the head's score at a token is then the exponential moving average
     of what it gives at each, over so many tokens. 1 smooths nothing. A whole text has one score.
@@ -163,9 +163,9 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
     """Refuse a decision that is not for such a head.
 
     Raises:
-        BundleError: its tiers or spans are out of order, those of responses have other names, it
-            has labels that are not the head's, one temperature, or thresholds of responses, for
-            independent labels, or smooths what is not read token by token.
+        BundleError: its tiers or spans are out of order, those of responses have other names or
+            sizes, it has labels that are not the head's, one temperature, or thresholds of
+            responses, for independent labels, or smooths what is not read token by token.
     """
     check_tiers(decision.tiers, origin)
     check_spans(decision.spans, origin)
@@ -197,6 +197,12 @@ def _check_responses(
     if tiers != own:
         raise BundleError(
             f"{origin}: the tiers of responses are {tiers}; expected those of other texts: {own}"
+        )
+    sizes, of_texts = ([span.tokens for span in one.spans] for one in (responses, decision))
+    if sizes and sizes != of_texts:
+        raise BundleError(
+            f"{origin}: the spans of responses are of {sizes} tokens; expected those of other "
+            f"texts: {of_texts}"
         )
     if head.activation == "sigmoid":
         raise BundleError(

@@ -18,22 +18,23 @@ class Tier(Strict, frozen=True):
     threshold: Probability
 
 
-class ResponseThresholds(Strict, frozen=True):
-    """From which scores a text with a response is harmful, and its tiers.
-
-    They take the place of the threshold and the tiers of texts without one; the tiers' names are
-    the same.
-    """
-
-    threshold: Probability
-    tiers: list[Tier] = msgspec.field(default_factory=list)
-
-
 class SpanThreshold(Strict, frozen=True):
     """From which score a span of `tokens` tokens is harmful."""
 
     tokens: Positive
     threshold: Probability
+
+
+class ResponseThresholds(Strict, frozen=True):
+    """From which scores a text with a response is harmful, its tiers, and its spans.
+
+    They take the place of the threshold and the tiers of texts without one; the tiers' names are
+    the same. So do the spans, of the same sizes, where there are any.
+    """
+
+    threshold: Probability
+    tiers: list[Tier] = msgspec.field(default_factory=list)
+    spans: list[SpanThreshold] = msgspec.field(default_factory=list)
 
 
 def checked_threshold(value: SupportsFloat, name: str = "threshold") -> float:

@@ -25,7 +25,7 @@ from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
 from siren_runtime.bundle.report import Quantization, Tuning, Verification
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 from siren_runtime.errors import BackendError
 from siren_runtime.guard import Guard
 
@@ -285,7 +285,8 @@ def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
 
 def _calibration(manifest: Manifest) -> str:
     smoothed = _smoothing(manifest.smoothing)
-    return f"temperature {manifest.temperature:g}, {_tiers(manifest.tiers)}{smoothed}"
+    decided = f"{_tiers(manifest.tiers)}{_spans(manifest.spans)}"
+    return f"temperature {manifest.temperature:g}, {decided}{smoothed}"
 
 
 def _smoothing(tokens: int) -> str:
@@ -299,7 +300,11 @@ def _responses(manifest: Manifest) -> dict[str, str]:
 
 
 def _thresholds(decides: Decision | ResponseThresholds) -> str:
-    return f"from {decides.threshold:g}, {_tiers(decides.tiers)}"
+    return f"from {decides.threshold:g}, {_tiers(decides.tiers)}{_spans(decides.spans)}"
+
+
+def _spans(spans: Sequence[SpanThreshold]) -> str:
+    return "".join(f", spans of {span.tokens} tokens from {span.threshold:g}" for span in spans)
 
 
 def _tiers(tiers: Sequence[Tier]) -> str:

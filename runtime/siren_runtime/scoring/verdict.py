@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from siren_runtime.backends.readout import HeadText
@@ -32,7 +33,7 @@ class HeadJudge:
             where a size is not there, that is `threshold` itself.
         labels: from which probability a label is as harmful; empty where labels exclude one
             another.
-        responses: the threshold and the tiers of texts with a response, where they are others.
+        responses: the threshold, tiers and spans of texts with a response, where they are others.
     """
 
     threshold: float
@@ -55,8 +56,9 @@ class HeadJudge:
         """What decides on a text with or without a response."""
         if not has_response or self.responses is None:
             return self
-        threshold, tiers = self.responses.threshold, tuple(self.responses.tiers)
-        return replace(self, threshold=threshold, tiers=tiers)
+        own = self.responses
+        spans = {span.tokens: span.threshold for span in own.spans} or self.spans
+        return replace(self, threshold=own.threshold, tiers=tuple(own.tiers), spans=spans)
 
     def overridden(self, threshold: float | None, tiers: Sequence[Tier] | None) -> "HeadJudge":
         """With a threshold or tiers that hold for all texts, where they are given."""
@@ -66,7 +68,7 @@ class HeadJudge:
         if tiers is not None:
             judge = replace(judge, tiers=tuple(tiers))
             if of_responses is not None:
-                of_responses = ResponseThresholds(of_responses.threshold, [*tiers])
+                of_responses = msgspec.structs.replace(of_responses, tiers=[*tiers])
         return replace(judge, responses=of_responses)
 
     def shift(self, own: float) -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
@@ -14,9 +13,9 @@ from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
 from siren_runtime.text.spans import DEFAULT_SIZES
-from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
@@ -105,7 +104,7 @@ def calibrate(
         typer.Option(
             "--responses",
             help="Choose --threshold and each --tier twice: for texts without a response by the "
-            "rows that have none, and for those with one by the rest.",
+            "rows that have none, and for those with one by the rest; thresholds of --spans too.",
         ),
     ] = False,
     max_rows: Annotated[
@@ -167,8 +166,13 @@ def calibrate(
         tempered_guard,
         write_calibration,
     )
-    from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
-    from siren_train.measure.calibrate_spans import check_rules
+    from siren_train.measure.calibrate_responses import (
+        LEAST_ROWS,
+        choose,
+        choose_each,
+        choose_spans,
+    )
+    from siren_train.measure.calibrate_spans import check_rules, score_diluted_spans
     from siren_train.measure.evaluate import score_rows
 
     folder = Path(options.bundle_folder(bundle))
@@ -270,18 +274,22 @@ def calibrate(
             scores = score_rows(
                 guard, sources, columns, split, bars.update, head=head, max_rows=max_rows
             )
-        new_spans = None
+        span_scores = None
         if spans:
             engines = open_engines(opened, Request(threads=threads, streaming=True))
             guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
             labelled = [row for row in read_all(sources, columns) if row.split == split]
-            new_spans = _calibrate_spans(
-                guard, head, spans, diluted, sampled(labelled, max_rows), bars
+            labelled = sampled(labelled, max_rows)
+            span_scores = score_diluted_spans(
+                guard, labelled, checked_lengths(diluted), bars.update, head
             )
     if responses and threshold:
         found = choose_each(scores, threshold, rules)
     else:
         found = choose(scores, threshold, rules)
+    new_spans, of_responses = None, found.responses
+    if span_scores is not None and spans:
+        new_spans, of_responses = choose_spans(span_scores, spans, of_responses)
     manifest = write_calibration(
         folder,
         head=head,
@@ -289,7 +297,7 @@ def calibrate(
         tiers=read_tiers(tiers) if tiers is not None else found.tiers,
         temperature=new_temperature,
         spans=new_spans,
-        responses=found.responses,
+        responses=of_responses,
     )
     print_decision(manifest.decision(head), scores, split)
     if responses and found.responses is None:
@@ -297,8 +305,6 @@ def calibrate(
             f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "
             "all texts have the thresholds that suit all rows"
         )
-    for span in new_spans or ():
-        typer.echo(f"spans of {span.tokens} tokens: from {span.threshold:.4f}")
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
     _finish(record, old, manifest.decision(head))
@@ -369,23 +375,3 @@ def _fit_temperature(
         max_rows=max_rows,
     )
     return temperature, scores
-
-
-def _calibrate_spans(
-    guard: Guard,
-    head: str,
-    rule: str,
-    diluted: str,
-    rows: Sequence[Row],
-    bars: Bars,
-) -> list[SpanThreshold]:
-    """Thresholds of spans by rows, alone and behind plain text."""
-    from siren_train.measure.calibrate_spans import find_span_thresholds, score_spans
-
-    tokenizer = guard.scorers[0].tokenizer
-    behind = [
-        row
-        for tokens in checked_lengths(diluted)
-        for row in Dilution(tokenizer, tokens, "behind").of(rows)
-    ]
-    return find_span_thresholds(score_spans(guard, [*rows, *behind], bars.update, head=head), rule)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Scores
@@ -14,17 +15,20 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
     """Print what the threshold and each tier give on the rows of `split` that they are for."""
     from siren_train.measure.metrics import binary_metrics
 
-    parts = [("", decision.threshold, decision.tiers, scores)]
+    parts: list[tuple[str, Decision | ResponseThresholds, Scores]] = [("", decision, scores)]
     if decision.responses is not None:
-        with_response, of_them = scores.has_response, decision.responses
+        with_response = scores.has_response
         parts = [
-            ("", decision.threshold, decision.tiers, scores.of(~with_response)),
-            ("responses, ", of_them.threshold, of_them.tiers, scores.of(with_response)),
+            ("", decision, scores.of(~with_response)),
+            ("responses, ", decision.responses, scores.of(with_response)),
         ]
-    for what, threshold, tiers, rows in parts:
+    for what, decides, rows in parts:
+        for span in decides.spans:
+            typer.echo(f"{what}spans of {span.tokens} tokens: from {span.threshold:.4f}")
         if not len(rows.scores):
             continue
-        for name, value in [("threshold", threshold), *((t.name, t.threshold) for t in tiers)]:
+        tiers = [(tier.name, tier.threshold) for tier in decides.tiers]
+        for name, value in [("threshold", decides.threshold), *tiers]:
             m = binary_metrics(rows.harmful, rows.scores, value)
             typer.echo(
                 f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, recall "

@@ -253,9 +253,10 @@ def write_calibration(
 
     Args:
         head: the name of the head that decides by it; None is the primary one.
-        responses: of texts with a response. Without tiers they take those that the bundle keeps
-            for them. A new threshold holds for these texts too where they get none of their own,
-            and so do new tiers, which leave them the threshold they have.
+        responses: of texts with a response. Without tiers or spans they take those that the bundle
+            keeps for them; new spans of other texts hold for these too. A new threshold holds for
+            these texts too where they get none of their own, and so do new tiers, which leave them
+            the threshold they have.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -278,6 +279,7 @@ def write_calibration(
         changes["responses"] = old.responses and ResponseThresholds(
             moved(old.responses.threshold, scale),
             [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
+            [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.responses.spans],
         )
     kept = msgspec.structs.replace(old, **changes)
     if threshold is not None:
@@ -286,10 +288,14 @@ def write_calibration(
         changes["tiers"] = list(tiers)
     if spans is not None:
         changes["spans"] = list(spans)
+        if kept.responses is not None:  # spans of responses too, where they get none of their own
+            own = msgspec.structs.replace(kept.responses, spans=[])
+            kept = msgspec.structs.replace(kept, responses=own)
+            changes["responses"] = own
     if responses is not None or threshold is not None:
-        changes["responses"] = _with_tiers(responses, kept) if tiers is None else responses
+        changes["responses"] = responses and _completed(responses, kept, tiers)
     elif tiers is not None and kept.responses is not None:
-        changes["responses"] = ResponseThresholds(kept.responses.threshold, [*tiers])
+        changes["responses"] = msgspec.structs.replace(kept.responses, tiers=[*tiers])
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:
@@ -300,11 +306,20 @@ def write_calibration(
     return write_manifest(bundle, changed)
 
 
-def _with_tiers(responses: ResponseThresholds | None, kept: Decision) -> ResponseThresholds | None:
-    """Thresholds of responses, which take the tiers that are kept where they have none."""
-    if responses is None or responses.tiers:
-        return responses
-    return ResponseThresholds(responses.threshold, (kept.responses or kept).tiers)
+def _completed(
+    responses: ResponseThresholds, kept: Decision, tiers: Sequence[Tier] | None
+) -> ResponseThresholds:
+    """Thresholds of responses, which take the tiers and spans that are kept where they have none.
+
+    Args:
+        tiers: new ones of other texts, with which none are kept.
+    """
+    old = kept.responses
+    return ResponseThresholds(
+        responses.threshold,
+        responses.tiers or ((old or kept).tiers if tiers is None else []),
+        responses.spans or (old.spans if old is not None else []),
+    )
 
 
 def _without_bounds(manifest: Manifest) -> Manifest:

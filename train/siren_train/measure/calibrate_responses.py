@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 
 from .calibrate import find_threshold, make_tiers
+from .calibrate_spans import SpanScores, find_span_thresholds
 from .evaluate import Scores
 
 LEAST_ROWS = 100  # of each class: 1 % of fewer safe ones is not one row
@@ -55,3 +56,25 @@ def choose_each(scores: Scores, threshold: str, tiers: Mapping[str, str]) -> Fou
     assert of_responses.threshold is not None
     responses = ResponseThresholds(of_responses.threshold, of_responses.tiers or [])
     return Found(of_texts.threshold, of_texts.tiers, responses)
+
+
+def choose_spans(
+    scores: SpanScores, rule: str, responses: ResponseThresholds | None
+) -> tuple[list[SpanThreshold], ResponseThresholds | None]:
+    """Choose thresholds of spans by all rows; where responses have thresholds, twice as those.
+
+    Args:
+        rule: as `find_span_thresholds` takes it.
+        responses: what `choose_each` found for them.
+
+    Returns:
+        The spans of texts without a response, or of all, and `responses` with theirs.
+
+    Raises:
+        InputError: as `find_span_thresholds`.
+    """
+    if responses is None:
+        return find_span_thresholds(scores, rule), None
+    own = find_span_thresholds(scores.of(scores.has_response), rule)
+    of_texts = find_span_thresholds(scores.of(~scores.has_response), rule)
+    return of_texts, ResponseThresholds(responses.threshold, responses.tiers, own)

@@ -11,6 +11,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
+from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Row
 
 from .calibrate import parse_rule, stated_threshold
@@ -25,10 +26,16 @@ class SpanScores:
     Attributes:
         scores: float64 [rows, sizes]; 0 where a row is not longer than the size.
         harmful: bool [rows], by the labels.
+        has_response: bool [rows], which texts have one.
     """
 
     scores: NDArray[np.float64]
     harmful: NDArray[np.bool_]
+    has_response: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.bool_]) -> "SpanScores":
+        """Those of some rows, bool [rows]."""
+        return SpanScores(self.scores[rows], self.harmful[rows], self.has_response[rows])
 
 
 def score_spans(
@@ -49,13 +56,28 @@ def score_spans(
     scores = np.zeros((len(rows), len(DEFAULT_SIZES)))
     progress("scoring spans", 0, len(rows))
     for start in range(0, len(rows), _CHUNK_ROWS):
-        texts = [row.text for row in rows[start : start + _CHUNK_ROWS]]
+        texts = [row.given for row in rows[start : start + _CHUNK_ROWS]]
         results = guard.score_batch(texts, long_text="windows", spans=DEFAULT_SIZES)
         for row, result in enumerate(results, start):
             for span in result.heads[head or guard.heads[0]].spans:
                 scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
         progress("scoring spans", min(start + _CHUNK_ROWS, len(rows)), len(rows))
-    return SpanScores(scores, np.array([row.label == 1 for row in rows]))
+    harmful, has_response = zip(*((row.label == 1, row.has_response) for row in rows), strict=True)
+    return SpanScores(scores, np.array(harmful), np.array(has_response))
+
+
+def score_diluted_spans(
+    guard: Guard, rows: Sequence[Row], lengths: Sequence[int], progress: Progress, head: str
+) -> SpanScores:
+    """Score the spans of rows alone, and behind so many tokens of safe rows.
+
+    Raises:
+        InputError: as `Dilution.of`.
+        SirenError: as `Guard.score_batch`.
+    """
+    tokenizer = guard.scorers[0].tokenizer
+    behind = [row for n in lengths for row in Dilution(tokenizer, n, "behind").of(rows)]
+    return score_spans(guard, [*rows, *behind], progress, head=head)
 
 
 def check_rules(threshold: str | None, tiers: Mapping[str, str], spans: str | None) -> None:
