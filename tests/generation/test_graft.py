@@ -15,6 +15,7 @@ import torch
 
 from models import make_artifact
 from reference import auto_class
+from siren_export.graft import rewrite
 from siren_export.graft.extractor import engine_precision
 from siren_export.graft.graft import find_blocks, graft
 from siren_export.graft.verify import Folders, check_graft
@@ -71,6 +72,24 @@ def test_neurons_are_those_of_the_model_as_transformers_runs_it(
     # 99 dense outputs are more than there are neurons, so that these leave the graph as they are.
     found = run.output(NEURONS_OUTPUT)[0]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("together", "joined"), [(1, False), (10**6, True)])
+def test_neurons_of_several_blocks_are_picked_at_once_and_are_the_same(
+    together: int,
+    joined: bool,
+    generator: Make,
+    backbone: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rewrite, "_TOGETHER", together)
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone("llama")))
+    manifest = graft(generator("llama"), artifact, tmp_path / "out", foreign=True)
+    assert manifest.check is not None  # against the states that the engine itself gives out
+    assert manifest.check.max_difference < 1e-3
+    nodes = ir.load(tmp_path / "out" / "model.onnx").graph
+    assert any((node.outputs[0].name or "").endswith(".states") for node in nodes) == joined
 
 
 @pytest.mark.parametrize(
