@@ -234,6 +234,22 @@ def test_answers_that_are_asked_for_are_bounded(proxies: Proxies, letters: tuple
         assert error.value.status_code == 413
 
 
+def test_alternatives_to_the_answers_tokens_are_refused(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    server, safe = proxies(), letters[0]
+    asked = len(upstream.asked)
+    with pytest.raises(APIStatusError, match="alternatives to the answer's tokens") as error:
+        ask(server, safe, logprobs=True, top_logprobs=3)
+    assert error.value.status_code == 422
+    body = {"model": "m", "prompt": safe, "logprobs": 2}
+    assert server.client.post("/v1/completions", json=body).status_code == 422
+    assert len(upstream.asked) == asked
+    upstream.script = Script([(0, safe)])
+    list(ask(server, safe, stream=True, logprobs=True, top_logprobs=0))
+    assert len(upstream.asked) == asked + 1
+
+
 def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(
     proxies: Proxies, upstream: ModelServer
 ) -> None:
