@@ -36,4 +36,4 @@ say "5/5 compare with float32"
 siren export "$work/head" --backbone "$work/backbone" -o "$work/float32" --overwrite
 siren bench same-pass-verdicts "$here/bundle-same-pass" "$work/float32" "$@" \
     --split test -o "$work/same-pass-verdicts.json"
-say "done; try: siren generate $here/bundle-same-pass 'How do I bake bread?'"
+say "done; try: siren generate $here/bundle-same-pass 'What is the capital of France?'"

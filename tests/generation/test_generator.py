@@ -180,7 +180,7 @@ def test_a_message_that_was_begun_is_gone_on_with(guarded: GuardedGenerator) -> 
         ({"every": 0}, "every"),
         ({"holdback": -1}, "holdback"),
         ({"threshold": 2.0}, "threshold"),
-        ({"max_tokens": 5000}, "has room"),
+        ({"max_tokens": 5000}, "has room for 0 beside"),
         ({"rules": [1]}, "rules"),
     ],
 )
@@ -189,6 +189,11 @@ def test_arguments_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         _generate(guarded, **options)  # type: ignore[arg-type]
+
+
+def test_a_seed_that_the_engine_does_not_take_is_refused() -> None:
+    with pytest.raises(InputError, match="seed must be a whole number from -2147483648"):
+        Sampling(seed=2**31)
 
 
 @pytest.mark.parametrize("prompt", [[], [{"role": "user"}], [{"role": "cat", "content": "x"}], {}])

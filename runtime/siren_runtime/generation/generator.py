@@ -56,6 +56,15 @@ class Sampling:
     repetition_penalty: float | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            InputError: it does not fit the engine's 32 bits.
+        """
+        if self.seed is not None:
+            whole_number("seed", self.seed, -(2**31), 2**31 - 1)
+
     def search(self) -> dict[str, Any]:
         """The search options of onnxruntime-genai."""
         options: dict[str, Any] = {
@@ -269,7 +278,7 @@ class GuardedGenerator:
         tokens = self.engine.encode(text)
         if not tokens:
             raise InputError("the tokenizer makes no token of the prompt")
-        room = self.engine.model.context_length - max_tokens - 1
+        room = max(self.engine.model.context_length - max_tokens - 1, 0)
         if len(tokens) > room:
             raise InputError(
                 f"the prompt has {len(tokens):,} tokens, and the model has room for {room:,} "
