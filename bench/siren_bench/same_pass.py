@@ -10,6 +10,7 @@ from typing import Any
 
 from siren_runtime import Guard, GuardedGenerator, Patience, Sampling
 from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.errors import InputError
 from siren_runtime.generation.engine import Engine
 
 from .record import markdown_table
@@ -19,7 +20,9 @@ BESIDE = "plain, a guard's stream beside it"
 # Stands for the rules of a caller; it is folded at every token, and never in force.
 _RULES = (Patience(1 << 20, 1 << 20, 1.0),)
 _GREEDY = Sampling(temperature=0)
-_BLOCK = 16  # tokens of a response, before the next subject has its turn
+# Tokens of a response before the next subject has its turn; the first ones are not counted, since
+# the threads of the engine before still spin and take a processor.
+_SETTLING, _BLOCK = 6, 16
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,34 @@ class _Response:
 
     def go_on(self) -> None:
         """Take a block of tokens, or those that are left."""
+        self._take(_SETTLING)
         wall, busy = time.perf_counter(), time.process_time()
-        for _ in range(min(_BLOCK, self.left)):
-            self.tokens += 1
-            self.left -= 1
-            if not self.step():
-                self.left = 0
-                break
+        self.tokens += self._take(_BLOCK)
         self.wall += time.perf_counter() - wall
         self.busy += time.process_time() - busy
 
+    def _take(self, most: int) -> int:
+        """Take so many tokens, or those that are left; return how many there were."""
+        left = self.left
+        for _ in range(min(most, left)):
+            self.left -= 1
+            if not self.step():
+                taken, self.left = left - self.left, 0
+                return taken
+        return left - self.left
+
     @property
     def costs(self) -> tuple[float, float]:
-        """Seconds and processor seconds a token."""
+        """Seconds and processor seconds a token.
+
+        Raises:
+            InputError: the response ended before any counted.
+        """
+        if not self.tokens:
+            raise InputError(
+                f"the response ended within {_SETTLING} tokens, which are not counted; give "
+                "another --prompt, or more --tokens and --beside"
+            )
         return self.wall / self.tokens, self.busy / self.tokens
 
 

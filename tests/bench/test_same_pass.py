@@ -26,7 +26,7 @@ def test_every_subject_is_compared_with_the_plain_one_of_its_round(
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
     graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
     options = ["--tokens", 20, "--rounds", 2, "--threads", 1, "--prompt", "Tell me of bread"]
-    options += ["--every", "2,8", "--beside", 3]
+    options += ["--every", "2,8", "--beside", 12]
     if beside:
         export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
         options += ["--bundle", tmp_path / "bundle"]
@@ -40,6 +40,10 @@ def test_every_subject_is_compared_with_the_plain_one_of_its_round(
     assert results[0]["to_plain"] == [1.0, 1.0]
     assert [f"every {number} tokens" in result.stdout for number in (1, 2, 8)] == [0, 1, 1]
     assert ("guard's stream" in result.stdout) == beside
+    if beside:
+        result = siren("bench", "same-pass", *folders, *options, "--beside", 3)
+        assert result.exit_code == 1
+        assert "ended within 6 tokens" in result.stderr
 
 
 @pytest.mark.parametrize("every", ["0", "1,", "two"])

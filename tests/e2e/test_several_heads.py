@@ -325,3 +325,15 @@ def test_a_manifest_whose_heads_contradict_one_another_is_refused(made, tmp_path
     with pytest.raises(SirenError, match=match) as told:
         Guard.load(folder)
     assert MANIFEST_FILE in str(told.value)
+
+
+def test_the_heads_of_streams_have_one_thread_and_leave_the_streams_theirs(made):
+    """Two pools of threads on two processors wait for each other at every token."""
+    _, bundle, _ = made("qwen3")
+    with load_guard(bundle, threads=2, streaming=True) as guard:
+        backend = guard.scorers[0].stream_backend
+        threads = [
+            session.get_session_options().intra_op_num_threads
+            for session in (backend._session, backend._head)
+        ]
+    assert threads == [2, 1]

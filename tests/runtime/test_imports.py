@@ -89,7 +89,7 @@ FLOORS = {
         ["gate", "routes", "integrations"],
         ["proxy"],
         ["generation"],
-        ["streams", "reload", "messages"],
+        ["streams", "reload", "messages", "openai_moderation"],
         ["guards"],
         ["opening"],
         ["strings"],

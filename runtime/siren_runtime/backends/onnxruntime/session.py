@@ -7,7 +7,7 @@ what it needs. Their hash is computed beside it, on another thread.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,12 +82,15 @@ def open_sessions(
     threads: int | None = None,
     session_options: Any = None,
     in_turn: bool = False,
+    on_one_thread: Collection[str] = (),
 ) -> tuple[list[Any], str]:
     """Open graphs of the bundle, whose weights are read once, and check them against the manifest.
 
     Args:
         in_turn: the graphs run one right after the other, so the threads of one that has run must
             leave the processors to the next one's at once.
+        on_one_thread: small graphs that run between runs of a large one. Further threads of theirs
+            would wait for those of the large one, which spin in the expectation of its next run.
 
     Returns:
         An `onnxruntime.InferenceSession` for each, and what they run on: "cpu", "cuda" or
@@ -97,7 +100,14 @@ def open_sessions(
         BackendError, BundleError, InputError: as `open_backend`.
     """
     graphs = [bundle.manifest.graphs[name] for name in graph_names]
-    sessions = _created(bundle, graphs, providers, threads, session_options, in_turn)
+    options = []
+    for name in graph_names:
+        options.append(_session_options(threads, session_options))
+        if in_turn:
+            options[-1].add_session_config_entry(*_NO_WAITING)
+        if name in on_one_thread:
+            options[-1].intra_op_num_threads = 1
+    sessions = _created(bundle, graphs, providers, options)
     release_freed_memory()
     names = [
         _checked(bundle, graph, session, providers[0], strict=strict)
@@ -110,11 +120,11 @@ def _created(
     bundle: Bundle,
     graphs: Sequence[GraphSpec],
     providers: Sequence[Provider],
-    threads: int | None,
-    session_options: Any,
-    in_turn: bool,
+    options: Sequence[Any],
 ) -> list[Any]:
-    """A session for each graph. The weights are in memory twice until it is made."""
+    """A session for each graph, with options of its own. The weights are in memory twice until it
+    is made.
+    """
     from concurrent.futures import ThreadPoolExecutor  # slow to import, so not with the module
 
     models = [bundle.read(graph.file) for graph in graphs]
@@ -127,12 +137,9 @@ def _created(
     with ThreadPoolExecutor(1, "siren-sha256") as pool:
         checks = [pool.submit(bundle.check, name, data.data) for name, data in contents.items()]
         try:
-            for graph, model, of_graph in zip(graphs, models, locations, strict=True):
+            for graph, model, of_graph, own in zip(graphs, models, locations, options, strict=True):
                 weights = {location: contents[file] for location, file in of_graph.items()}
-                options = _session_options(threads, session_options)
-                if in_turn:
-                    options.add_session_config_entry(*_NO_WAITING)
-                sessions.append(_opened(bundle, graph, model, weights, options, providers))
+                sessions.append(_opened(bundle, graph, model, weights, own, providers))
         finally:  # that a file is damaged says more than what came of it
             for check in checks:
                 check.result()

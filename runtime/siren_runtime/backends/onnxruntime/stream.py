@@ -38,7 +38,7 @@ class OnnxRuntimeStreamBackend:
         """Open the sessions; arguments and errors as `OnnxRuntimeBackend`."""
         options = {"strict": strict, "threads": threads, "session_options": session_options}
         (self._session, self._head), self.name = open_sessions(
-            bundle, ["stream", "head"], providers, **options
+            bundle, ["stream", "head"], providers, **options, on_one_thread=["head"]
         )
         self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)
