@@ -168,7 +168,7 @@ def _serve_soak(record: Record) -> "Figure":
 def _stream(record: Record) -> "Figure":
     results = record["results"]
     turned = [entry for entry in results if "turns_s" in entry]
-    figure, grid = _figure(13 if turned else 9, 3.6, columns=3 if turned else 2)
+    figure, grid = _figure(16 if turned else 11, 3.6, columns=3 if turned else 2)
     seconds, memory, *turns = grid
     styles = _styles(_names(results))
     for entry in results:
@@ -191,7 +191,14 @@ def _stream(record: Record) -> "Figure":
     for axes in grid:
         axes.set_ylim(bottom=0)
     seconds.set_title(_title(record, "Streams"), fontsize=10, loc="left")
-    (turns or [seconds])[0].legend(fontsize=8, frameon=False, handlelength=3.5)
+    grid[-1].legend(
+        *(turns or [seconds])[0].get_legend_handles_labels(),
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        fontsize=8,
+        frameon=False,
+        handlelength=3.5,
+    )
     figure.tight_layout()
     return figure
 
