@@ -19,8 +19,8 @@ class BoundedProtocol(HttpToolsProtocol):
     A connection over `max_connections` is answered with 503 and closed. Where the headers of a
     request, from the connection or the first byte on, or then its body, have not come within
     `body_timeout_s`, it is answered with 408 and closed; with 431, where the headers have come to
-    64 KiB and do not end. When the server ends, what reaches it over
-    an open connection within a moment is still answered.
+    64 KiB and do not end. When the server ends, what reaches it over an open connection within a
+    moment is still answered.
     """
 
     _timer: asyncio.TimerHandle | None = None

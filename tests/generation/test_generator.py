@@ -191,6 +191,17 @@ def test_arguments_out_of_range_are_refused(
         _generate(guarded, **options)  # type: ignore[arg-type]
 
 
+def test_what_the_heads_said_of_a_part_outlives_the_next_run(guarded: GuardedGenerator) -> None:
+    """A reader's memory is used again, and a long prompt is read in parts."""
+    reader, rng = guarded.head.reader(), np.random.default_rng(0)
+    reader.pooled(2)[:] = rng.normal(size=(2, guarded.head.width))
+    first = reader.rows()
+    before = first.copy()
+    reader.pooled(2)[:] = rng.normal(size=(2, guarded.head.width))
+    assert not np.array_equal(reader.rows(), before)
+    np.testing.assert_array_equal(first, before)
+
+
 def test_a_seed_that_the_engine_does_not_take_is_refused() -> None:
     with pytest.raises(InputError, match="seed must be a whole number from -2147483648"):
         Sampling(seed=2**31)

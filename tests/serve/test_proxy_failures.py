@@ -1,6 +1,8 @@
 """In front of a model server: what fails lets no text through, and is told as it is."""
 
+import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,15 @@ from openai import (
 
 from proxied import Proxies, ask, client, said
 from served import Running, eventually, running
+from siren_runtime import AsyncGuard, Guard
+from siren_serve.guards import Served
+from siren_serve.metrics import Metrics
+from siren_serve.proxy.answers import StreamedAnswer
+from siren_serve.proxy.calls import read_call
+from siren_serve.proxy.policy import Policy
 from siren_serve.settings import ProxySettings
 from upstream import ModelServer, Script, chat_of
+from waiting import WAIT_S
 
 ROUNDING = 1e-6
 KEY = "a key of sixteen characters and more"
@@ -248,6 +257,10 @@ def test_alternatives_to_the_answers_tokens_are_refused(
     upstream.script = Script([(0, safe)])
     list(ask(server, safe, stream=True, logprobs=True, top_logprobs=0))
     assert len(upstream.asked) == asked + 1
+    upstream.script = Script([(0, safe)])
+    annotating = proxies(mode="annotate")  # lets all through
+    list(ask(annotating, safe, stream=True, logprobs=True, top_logprobs=3))
+    assert len(upstream.asked) == asked + 2
 
 
 def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(
@@ -286,3 +299,36 @@ def test_streams_and_bodies_are_bounded(
             ask(server, safe, user="u" * 3000)
         assert (error.value.status_code, error.value.code) == (413, "too_large")
         assert said(ask(server, safe, stream=True, n=2)) == (safe, "stop")
+
+
+def test_a_client_that_goes_while_the_answer_is_put_away_leaves_no_stream_open(
+    bundle: Path,
+) -> None:
+    """It ends the exchange a second time, when that is waiting for its own tasks."""
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(WAIT_S)
+        finally:
+            await asyncio.sleep(0.2)
+
+    async def leave() -> int:
+        metrics = Metrics()
+        async with AsyncGuard(Guard.load(bundle, backend="cpu")) as guard:
+            served = Served("tiny", str(bundle), guard, metrics)
+            policy = Policy(served, ProxySettings(upstream="http://localhost"), metrics, WAIT_S)
+            call = read_call("completions", b'{"prompt": "a", "stream": true}')
+            answer = StreamedAnswer(call, policy)
+            await answer.__aenter__()
+            await answer._opening
+            assert served.open_streams == 1
+            answer._tasks.append(asyncio.ensure_future(slow_to_end()))
+            await asyncio.sleep(0)
+            ending = asyncio.ensure_future(answer.__aexit__(None, None, None))
+            await asyncio.sleep(0.05)
+            ending.cancel()
+            with suppress(asyncio.CancelledError):
+                await ending
+            return served.open_streams
+
+    assert asyncio.run(leave()) == 0

@@ -48,7 +48,7 @@ def import_genai() -> ModuleType:
     return module
 
 
-class _failures:  # noqa: N801, it stands behind `with`
+class _Failures:
     """Raise what onnxruntime-genai raises in the block as a BackendError of `what`."""
 
     def __init__(self, what: str) -> None:
@@ -62,7 +62,7 @@ class _failures:  # noqa: N801, it stands behind `with`
             raise BackendError(f"{self._what}: {error}") from error
 
 
-_AT_A_TOKEN = _failures("onnxruntime-genai failed at a token")
+_AT_A_TOKEN = _Failures("onnxruntime-genai failed at a token")
 
 
 class Engine:
@@ -88,7 +88,7 @@ class Engine:
         overlay: dict[str, Any] = {}
         if threads is not None:
             overlay["intra_op_num_threads"] = usable_threads(threads)
-        with _failures(f"{folder}: onnxruntime-genai cannot load the model"):
+        with _Failures(f"{folder}: onnxruntime-genai cannot load the model"):
             config = self._genai.Config(str(folder))
             if device == "cpu":
                 config.clear_providers()
@@ -106,7 +106,7 @@ class Engine:
         Raises:
             BackendError: the folder has no chat template, or it cannot take these.
         """
-        with _failures(f"{self.folder}: the chat template cannot take the messages"):
+        with _Failures(f"{self.folder}: the chat template cannot take the messages"):
             text: str = self._tokenizer.apply_chat_template(
                 msgspec.json.encode(list(messages)).decode(), add_generation_prompt=True
             )
@@ -118,7 +118,7 @@ class Engine:
         Raises:
             BackendError: it cannot.
         """
-        with _failures(f"{self.folder}: the tokenizer cannot take the text"):
+        with _Failures(f"{self.folder}: the tokenizer cannot take the text"):
             return [int(token) for token in self._tokenizer.encode(text)]
 
     def pieces(self) -> Any:
@@ -140,7 +140,7 @@ class Engine:
         """
         self._process.check()
         max_length = max(max_length, self.model.window + 1)  # a cache must hold a whole window
-        with _failures(f"{self.folder}: onnxruntime-genai cannot begin"):
+        with _Failures(f"{self.folder}: onnxruntime-genai cannot begin"):
             params = self._genai.GeneratorParams(self._model)
             params.set_search_options(**{**search, "max_length": max_length})
             return Run(self._genai.Generator(self._model, params))
@@ -189,7 +189,7 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
-        with _failures("onnxruntime-genai failed in the prompt"):
+        with _Failures("onnxruntime-genai failed in the prompt"):
             self._generator.append_tokens(np.asarray(tokens, np.int32))
 
     def step(self) -> int:
@@ -227,7 +227,7 @@ class Run:
         Raises:
             BackendError: the graph has none of that name.
         """
-        with _failures(f"the graph gives no output {name!r}"):
+        with _Failures(f"the graph gives no output {name!r}"):
             values: FloatArray = self._generator.get_output(name)
         return values
 

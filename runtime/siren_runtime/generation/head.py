@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from siren_runtime.backends.onnxruntime.failures import engine_failures
+from siren_runtime.backends.onnxruntime.failures import EngineFailures
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.outputs import FloatArray, Outputs, no_verdict
 from siren_runtime.backends.process import keep_in_children
@@ -41,7 +41,7 @@ class HeadEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a second thread would spin beside the generator's
         options.log_severity_level = 4
-        with engine_failures(lambda error: f"{path}: ONNX Runtime cannot load the head: {error}"):
+        with EngineFailures(lambda error: f"{path}: ONNX Runtime cannot load the head: {error}"):
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
@@ -69,7 +69,7 @@ class HeadReader:
     def __init__(self, session: Any, contract: Contract, readout: Readout) -> None:
         """Bind memory for one row."""
         self._session, self._contract, self._readout = session, contract, readout
-        self._failures = engine_failures(lambda e: f"ONNX Runtime failed in the head: {e}")
+        self._failures = EngineFailures(lambda e: f"ONNX Runtime failed in the head: {e}")
         self._bind(1)
 
     def pooled(self, rows: int) -> FloatArray:
@@ -82,7 +82,7 @@ class HeadReader:
         """What the heads say of each row of the neurons put there.
 
         Returns:
-            float32 [rows, width of the readout].
+            float32 [rows, width of the readout], a copy that later runs leave alone.
 
         Raises:
             BackendError: a neuron or a score is not finite, or the engine failed.

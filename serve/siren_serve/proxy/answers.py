@@ -93,8 +93,10 @@ class StreamedAnswer:
     async def __aexit__(self, *exception: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._stack.aclose()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:  # a client that goes now must not leave the streams open
+            await self._stack.aclose()
 
     async def _open(self) -> None:
         for index in range(self._call.choices):

@@ -39,6 +39,20 @@ class Call:
         """How many choices there will be."""
         return self.answers * len(self.contexts)
 
+    def check_alternatives(self) -> None:
+        """Refuse to ask for tokens beside those of the answer, which would go out unread.
+
+        Raises:
+            RefusedRequest: the request asks for some.
+        """
+        key = "top_logprobs" if self.kind == "chat/completions" else "logprobs"
+        if self.body.get(key) not in (None, 0, False):
+            raise RefusedRequest(
+                422,
+                "cannot_be_scored",
+                f"{key}: alternatives to the answer's tokens are not scored; ask for none",
+            )
+
     def context(self, index: int) -> str:
         """The text before a choice; where it is empty, the choice is an answer all the same."""
         return self.contexts[index // self.answers]
@@ -59,20 +73,8 @@ def read_call(kind: Kind, body: bytes) -> Call:
         raise RefusedRequest(
             422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
         )
-    _check_alternatives(kind, decoded)
     texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
     return Call(kind, decoded, texts, contexts, answers, unread)
-
-
-def _check_alternatives(kind: Kind, body: dict[str, Any]) -> None:
-    """Refuse to ask for tokens beside those of the answer: they would go out unread."""
-    key = "top_logprobs" if kind == "chat/completions" else "logprobs"
-    if body.get(key) not in (None, 0, False):
-        raise RefusedRequest(
-            422,
-            "cannot_be_scored",
-            f"{key}: alternatives to the answer's tokens are not scored; ask for none",
-        )
 
 
 _Read = tuple[list[Text], list[str], RefusedRequest | None]

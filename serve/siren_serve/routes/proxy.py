@@ -23,6 +23,8 @@ async def _exchange(kind: Kind, request: AnyRequest, state: State) -> ASGIApp:
     if call.choices > settings.max_texts:
         message = f"{call.choices} answers in one request, at most {settings.max_texts} are read"
         raise RefusedRequest(413, "too_many_texts", message)
+    if policy.blocks:
+        call.check_alternatives()
     return Exchange(call, list(request.scope["headers"]), state.upstream, policy, state.metrics)
 
 

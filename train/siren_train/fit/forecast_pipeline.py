@@ -22,11 +22,10 @@ from siren_train.store.features import DoubleArray, FeatureSet, FloatArray, bala
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, head_logits, train_head
-from .layer_probes import claimed_probes
+from .layer_probes import probed_rows
 from .report import TABLE_FILE
 from .selection import gains, gather, strongest
 from .settings import Settings
-from .splits import load_splits
 
 RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20, 80)
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
@@ -89,17 +88,8 @@ def train(
         InputError: the store lacks a split or targets, or has no such layer, or `work` holds
             another run.
     """
-    train_rows, validation = load_splits(stores, settings)
-    validation = validation.without_copies()
-    chosen = claimed_probes(
-        work,
-        stores,
-        settings,
-        train_rows,
-        validation,
-        layer=layer,
-        workers=workers,
-        progress=progress,
+    train_rows, validation, chosen = probed_rows(
+        work, stores, settings, layer=layer, workers=workers, progress=progress
     )
     layers = strongest(chosen, neurons, settings.weighting)
     report, dense = _best(train_rows, validation, layers, hidden, settings, workers, progress)

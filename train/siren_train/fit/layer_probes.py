@@ -20,6 +20,7 @@ from siren_train.store.store import FeatureStore
 from .folds import FOLDS
 from .probe import Probe, fit_probe
 from .settings import Settings
+from .splits import load_splits
 from .work_folder import check_run, claimed
 
 
@@ -63,25 +64,29 @@ def fit_probes(
     return probes
 
 
-def claimed_probes(
+def probed_rows(
     work: Path,
     stores: Sequence[FeatureStore],
     settings: Settings,
-    train_rows: FeatureSet,
-    validation: FeatureSet,
     *,
     layer: int | None,
     workers: int,
     progress: Progress,
-) -> list[Probe]:
-    """Fit the probes of all layers in a folder that this run claims; return those that count.
+) -> tuple[FeatureSet, FeatureSet, list[Probe]]:
+    """Fit the probes of all layers in a folder that this run claims.
 
     Args:
         layer: the only one that counts; None is all.
 
+    Returns:
+        The train rows, the validation rows without copies, and the probes that count.
+
     Raises:
-        InputError: as `fit_probes`, or there is no such layer, or `work` holds another run.
+        InputError: as `fit_probes` and `load_splits`, or there is no such layer, or `work` holds
+            another run.
     """
+    train_rows, validation = load_splits(stores, settings)
+    validation = validation.without_copies()
     if layer is not None and layer >= train_rows.layers:
         raise InputError(f"{stores[0].folder}: has layers 0 to {train_rows.layers - 1}")
     with claimed(work, stores, settings):
@@ -93,7 +98,7 @@ def claimed_probes(
             workers=workers,
             progress=progress,
         )
-    return probes if layer is None else [probes[layer]]
+    return train_rows, validation, probes if layer is None else [probes[layer]]
 
 
 def read_probes(

@@ -15,11 +15,10 @@ from siren_train.store.features import FeatureSet
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, fit_head, head_logits
-from .layer_probes import claimed_probes
+from .layer_probes import probed_rows
 from .polynomial import OrderReport, train_polynomial
 from .selection import gather, select_layers
 from .settings import Settings
-from .splits import load_splits
 
 REPORT_FILE = "training.md"
 
@@ -56,22 +55,14 @@ def train(
         InputError: the store lacks a split, has other than two classes, or no such layer, or `work`
             holds another run.
     """
-    train_rows, validation = load_splits(stores, settings)
-    validation = validation.without_copies()
-    if len(train_rows.classes) != 2:
+    manifest = stores[0].manifest
+    if len(manifest.classes) != 2:
         raise InputError(
             f"{stores[0].folder}: a polynomial head tells two classes apart, found "
-            f"{', '.join(train_rows.classes)}"
+            f"{', '.join(manifest.classes)}"
         )
-    chosen = claimed_probes(
-        work,
-        stores,
-        settings,
-        train_rows,
-        validation,
-        layer=layer,
-        workers=workers,
-        progress=progress,
+    train_rows, validation, chosen = probed_rows(
+        work, stores, settings, layer=layer, workers=workers, progress=progress
     )
     layers = select_layers(chosen, share=settings.shares[0], weighting=settings.weighting)
     head, reports = train_polynomial(
@@ -84,7 +75,6 @@ def train(
         seed=settings.seed,
         progress=progress,
     )
-    manifest = stores[0].manifest
     write_polynomial_artifact(
         output,
         head,

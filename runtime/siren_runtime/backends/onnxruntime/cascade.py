@@ -13,7 +13,7 @@ from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .providers import Provider
 from .session import open_sessions, token_budget
 
@@ -122,7 +122,7 @@ def _stay(number: int, rows: TokenArray, score: FloatArray) -> BoolArray:
 
 def _run(segment: _Segment, kept: dict[str, npt.NDArray[Any]]) -> list[FloatArray]:
     batch, sequence = kept[INPUT_IDS].shape
-    with engine_failures(
+    with EngineFailures(
         lambda error: (
             f"ONNX Runtime failed on a batch of {batch} texts by {sequence} tokens: {error}"
         )

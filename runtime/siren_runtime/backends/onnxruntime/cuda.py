@@ -28,7 +28,7 @@ from siren_runtime.bundle.graphs import (
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .score import OnnxRuntimeBackend
 from .session import open_session
 
@@ -67,7 +67,7 @@ class BoundSession:
         what = f"a batch of {extent.batch} texts by {extent.length} tokens on {self._device}"
         with (
             self._lock,
-            engine_failures(lambda error: f"ONNX Runtime failed on {what}: {error}"),
+            EngineFailures(lambda error: f"ONNX Runtime failed on {what}: {error}"),
         ):
             bound = self._bound.get(extent) or self._bind(extent)
             bound.inputs[INPUT_IDS].update_inplace(input_ids)

@@ -21,7 +21,7 @@ from siren_runtime.bundle.graphs import (
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BundleError
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .session import open_session
 
 
@@ -113,7 +113,7 @@ class HeadGradients:
     ) -> list[FloatArray]:
         directions = np.broadcast_to(direction, (len(features), len(direction)))
         feed = {FEATURES: features, DIRECTION: np.ascontiguousarray(directions)}
-        with engine_failures(
+        with EngineFailures(
             lambda error: f"ONNX Runtime failed on the gradients of {len(features)} rows: {error}"
         ):
             values: list[FloatArray] = self._session.run(wanted, feed)

@@ -12,7 +12,7 @@ from .providers import import_onnxruntime
 _OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 
 
-class engine_failures:  # noqa: N801, it stands behind `with`
+class EngineFailures:
     """Raise what ONNX Runtime raises in the block as a BackendError of what `describe` says of it.
 
     Anything else comes out as it is, such as what a signal's handler of the caller raises. One may

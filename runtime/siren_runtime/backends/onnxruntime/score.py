@@ -9,7 +9,7 @@ from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names, score_
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .providers import Provider
 from .session import open_session, token_budget
 
@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
         self._process.check()
         batch, sequence = input_ids.shape
         feed = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        with engine_failures(
+        with EngineFailures(
             lambda error: (
                 f"ONNX Runtime failed on a batch of {batch} texts by {sequence} tokens: {error}"
             )

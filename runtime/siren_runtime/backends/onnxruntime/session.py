@@ -20,7 +20,7 @@ from siren_runtime.bundle.graphs import GraphSpec, TensorSpec, signature
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .providers import Provider, import_onnxruntime, provider_name
 
 _NAMES = {
@@ -162,9 +162,7 @@ def _opened(
     hint = ""
     if bundle.manifest.precision == "bf16":
         hint = "; a bf16 bundle runs on a TensorRT plan: compile one with siren build"
-    with engine_failures(
-        lambda error: f"{path}: ONNX Runtime cannot load the graph: {error}{hint}"
-    ):
+    with EngineFailures(lambda error: f"{path}: ONNX Runtime cannot load the graph: {error}{hint}"):
         options.add_external_initializers_from_files_in_memory(
             [*weights], [*weights.values()], [len(content) for content in weights.values()]
         )

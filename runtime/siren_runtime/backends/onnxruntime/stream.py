@@ -15,7 +15,7 @@ from siren_runtime.backends.process import OpeningProcess
 from siren_runtime.bundle.graphs import POOLED, head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
 
-from .failures import engine_failures
+from .failures import EngineFailures
 from .providers import Provider
 from .session import open_sessions, token_budget
 
@@ -65,7 +65,7 @@ class OnnxRuntimeStreamBackend:
         batch, chunk = input_ids.shape
         feed = stream_inputs(self.cache, input_ids, past_lengths, past, feature_sum, feature_count)
         wanted = self._outputs if present else self._outputs[: -self.cache.buffers]
-        with engine_failures(
+        with EngineFailures(
             lambda error: f"ONNX Runtime failed on {batch} streams by {chunk} tokens: {error}"
         ):
             score, logits, sums, *new = self._session.run(wanted, feed)
@@ -74,7 +74,7 @@ class OnnxRuntimeStreamBackend:
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
         self._process.check()
-        with engine_failures(
+        with EngineFailures(
             lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
         ):
             values = self._head.run(self._head_outputs, {POOLED: pooled})
