@@ -156,19 +156,35 @@ def test_a_rule_that_is_none_for_spans_is_refused(rule: str) -> None:
 
 
 def test_spans_of_responses_get_thresholds_by_their_own_rows() -> None:
-    """Where the rows were enough to choose the threshold of responses."""
+    """A safe answer to a harmful prompt has a harmful span, which says nothing of other texts."""
     draw = np.random.default_rng(0)
     has_response = np.arange(400) % 2 == 0
     scores = np.where(has_response[:, None], 0.5, 0.0) + draw.random((400, 3)) / 2
     spans = SpanScores(scores, np.arange(400) % 4 > 1, has_response)
-    of_texts, responses = choose_spans(spans, "fpr:0.1", ResponseThresholds(0.9))
-    assert responses is not None
-    assert responses.threshold == 0.9
-    for own, rows in ((of_texts, ~has_response), (responses.spans, has_response)):
+    of_texts, of_responses = choose_spans(spans, "fpr:0.1", by_response=True)
+    assert of_responses is not None
+    for own, rows in ((of_texts, ~has_response), (of_responses, has_response)):
         assert own == find_span_thresholds(spans.of(rows), "fpr:0.1")
     assert max(span.threshold for span in of_texts) < 0.5
-    assert min(span.threshold for span in responses.spans) > 0.5
-    assert choose_spans(spans, "fpr:0.1", None) == (find_span_thresholds(spans, "fpr:0.1"), None)
+    assert min(span.threshold for span in of_responses) > 0.5
+    together = find_span_thresholds(spans, "fpr:0.1"), None
+    assert choose_spans(spans, "fpr:0.1", by_response=False) == together
+    texts = spans.of(~has_response)
+    assert choose_spans(texts, "fpr:0.1", by_response=True) == (of_texts, None)
+
+
+def test_spans_are_chosen_twice_where_responses_have_a_threshold(bundle: Path, data: Path) -> None:
+    """The threshold of responses stays as it is."""
+    write_calibration(bundle, threshold=0.5, responses=ResponseThresholds(0.7))
+    arguments = [str(bundle), str(data), "--spans", "fpr:0.2", "--diluted", "60"]
+    done = CliRunner().invoke(calibrate.app, arguments)
+    assert done.exit_code == 0, done.output
+    manifest = decode((bundle / "guard.json").read_bytes(), "guard.json")
+    assert manifest.responses is not None
+    assert manifest.responses.threshold == 0.7
+    assert len(manifest.responses.spans) == len(manifest.spans) == 3
+    assert manifest.responses.spans != manifest.spans
+    assert "responses, spans of 32 tokens: from" in done.output
 
 
 def test_rows_with_a_response_are_scored_as_such(bundle: Path, data: Path) -> None:

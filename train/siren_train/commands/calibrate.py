@@ -104,7 +104,8 @@ def calibrate(
         typer.Option(
             "--responses",
             help="Choose --threshold and each --tier twice: for texts without a response by the "
-            "rows that have none, and for those with one by the rest; thresholds of --spans too.",
+            "rows that have none, and for those with one by the rest. Thresholds of --spans too, "
+            "which are chosen twice as well where responses have a threshold already.",
         ),
     ] = False,
     max_rows: Annotated[
@@ -287,9 +288,11 @@ def calibrate(
         found = choose_each(scores, threshold, rules)
     else:
         found = choose(scores, threshold, rules)
-    new_spans, of_responses = None, found.responses
+    new_spans = response_spans = None
     if span_scores is not None and spans:
-        new_spans, of_responses = choose_spans(span_scores, spans, of_responses)
+        kept = None if threshold else old.responses
+        by_response = (found.responses or kept) is not None
+        new_spans, response_spans = choose_spans(span_scores, spans, by_response)
     manifest = write_calibration(
         folder,
         head=head,
@@ -297,7 +300,8 @@ def calibrate(
         tiers=read_tiers(tiers) if tiers is not None else found.tiers,
         temperature=new_temperature,
         spans=new_spans,
-        responses=of_responses,
+        responses=found.responses,
+        response_spans=response_spans,
     )
     print_decision(manifest.decision(head), scores, split)
     if responses and found.responses is None:

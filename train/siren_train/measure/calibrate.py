@@ -248,6 +248,7 @@ def write_calibration(
     labels: Sequence[LabelDecision] | None = None,
     smoothing: int | None = None,
     responses: ResponseThresholds | None = None,
+    response_spans: Sequence[SpanThreshold] | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
 
@@ -257,6 +258,7 @@ def write_calibration(
             keeps for them; new spans of other texts hold for these too. A new threshold holds for
             these texts too where they get none of their own, and so do new tiers, which leave them
             the threshold they have.
+        response_spans: of texts with a response, which have thresholds of their own.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -296,6 +298,10 @@ def write_calibration(
         changes["responses"] = responses and _completed(responses, kept, tiers)
     elif tiers is not None and kept.responses is not None:
         changes["responses"] = msgspec.structs.replace(kept.responses, tiers=[*tiers])
+    if response_spans is not None:
+        decides = changes.get("responses", old.responses)
+        assert isinstance(decides, ResponseThresholds)
+        changes["responses"] = msgspec.structs.replace(decides, spans=list(response_spans))
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:

@@ -59,22 +59,26 @@ def choose_each(scores: Scores, threshold: str, tiers: Mapping[str, str]) -> Fou
 
 
 def choose_spans(
-    scores: SpanScores, rule: str, responses: ResponseThresholds | None
-) -> tuple[list[SpanThreshold], ResponseThresholds | None]:
-    """Choose thresholds of spans by all rows; where responses have thresholds, twice as those.
+    scores: SpanScores, rule: str, by_response: bool
+) -> tuple[list[SpanThreshold], list[SpanThreshold] | None]:
+    """Choose thresholds of spans by all rows, or by those without and those with a response.
+
+    A safe response may follow a harmful prompt, of which a span by itself is harmful: one threshold
+    for all texts would have to lie above it.
 
     Args:
         rule: as `find_span_thresholds` takes it.
-        responses: what `choose_each` found for them.
+        by_response: whether responses have thresholds of their own. Where no row has one, spans of
+            all texts are then alike.
 
     Returns:
-        The spans of texts without a response, or of all, and `responses` with theirs.
+        The spans of texts without a response, or of all; and those of texts with one, or None.
 
     Raises:
         InputError: as `find_span_thresholds`.
     """
-    if responses is None:
+    with_response = scores.has_response
+    if not by_response or with_response.all() or not with_response.any():
         return find_span_thresholds(scores, rule), None
-    own = find_span_thresholds(scores.of(scores.has_response), rule)
-    of_texts = find_span_thresholds(scores.of(~scores.has_response), rule)
-    return of_texts, ResponseThresholds(responses.threshold, responses.tiers, own)
+    of_texts = find_span_thresholds(scores.of(~with_response), rule)
+    return of_texts, find_span_thresholds(scores.of(with_response), rule)
