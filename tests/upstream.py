@@ -36,6 +36,7 @@ class Script:
         cuts: lengths into which the bytes are cut, over and over; empty: a piece an event.
         pause_s: before each of these.
         wait_s: before any answer.
+        until: what any answer waits for.
         hang: whether the stream stays open behind the last chunk, without an end.
         breaks: whether the connection breaks there.
         tail: events behind the deltas, as JSON.
@@ -49,6 +50,7 @@ class Script:
     cuts: Sequence[int] = ()
     pause_s: float = 0.0
     wait_s: float = 0.0
+    until: threading.Event | None = None
     hang: bool = False
     breaks: bool = False
     tail: Sequence[Any] = ()
@@ -126,6 +128,8 @@ class ModelServer:
     async def _answer(self, asked: Asked, send: Any) -> None:
         script = self.script
         await asyncio.sleep(script.wait_s)
+        if script.until is not None:
+            assert await asyncio.to_thread(script.until.wait, WAIT_S)
         streamed = asked.body.get("stream") and script.status == 200
         kind = "text/event-stream" if streamed else "application/json"
         headers = {"content-type": kind, **script.headers}

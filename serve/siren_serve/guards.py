@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,16 @@ class Served:
         self._metrics = metrics
         self.loaded = time.time()
         self.open_streams = 0
+        self._holders = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep this guard open for who will ask it again, when another one takes its name."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
 
     async def score_each(
         self, texts: list[Text], **settings: Any
@@ -109,8 +119,8 @@ class Served:
         self._metrics.waiting_pieces.labels(self.name).set(pieces)
 
     async def close(self) -> None:
-        """Answer what was accepted, let streams end, and free the engine."""
-        while self.open_streams:
+        """Answer what was accepted, let streams and holders end, and free the engine."""
+        while self.open_streams or self._holders:
             await asyncio.sleep(_LOOK_S)
         await self.guard.close()
         self.guard.guard.close()

@@ -13,6 +13,7 @@ from siren_runtime.errors import BusyError, SirenError
 from siren_runtime.serving.asynchronous import AsyncStream
 from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.decision import Hysteresis, Patience, Rule, Schedule
+from siren_runtime.streaming.result import StreamResult
 
 from .errors import RefusedRequest
 from .guards import Guards, Served
@@ -87,6 +88,19 @@ class OpenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
 
 
+async def fed(stream: AsyncStream, text: str, timeout: float) -> StreamResult:
+    """Feed a piece, and await its verdict for so many seconds.
+
+    Raises:
+        RefusedRequest: there is none by then; the stream is closed.
+        SirenError: as `AsyncStream.feed`.
+    """
+    try:
+        return await asyncio.wait_for(stream.feed(text), timeout)
+    except asyncio.TimeoutError:
+        raise RefusedRequest(504, "timeout", "no verdict in time; the stream ended") from None
+
+
 class Session:
     """A stream that is fed by one request and read by others."""
 
@@ -104,11 +118,7 @@ class Session:
     async def feed(self, text: str, timeout: float, metrics: Metrics) -> dict[str, Any]:
         """Feed a piece, and tell those who read events."""
         self.used = time.monotonic()
-        try:
-            result = await asyncio.wait_for(self.stream.feed(text), timeout)
-        except asyncio.TimeoutError:
-            await self.end("timeout")
-            raise RefusedRequest(504, "timeout", "no verdict in time; the stream ended") from None
+        result = await fed(self.stream, text, timeout)
         metrics.count_verdict(self.served.name, result)
         self.used = time.monotonic()
         async with self._changed:
@@ -139,10 +149,10 @@ class Session:
 
     async def end(self, why: str) -> None:
         """Free the stream, and tell those who read events."""
+        if self._ended is None:
+            self._ended = why
+            await self.stack.aclose()  # waits for nobody, so that who leaves now leaves none open
         async with self._changed:
-            if self._ended is None:
-                self._ended = why
-                await self.stack.aclose()
             self._changed.notify_all()
 
 

@@ -82,6 +82,26 @@ def test_what_comes_while_the_engine_is_busy_shares_the_next_run(plain: Guard) -
     assert sorted(gate.runs[1]) == list(range(2, 14))
 
 
+def test_an_error_of_who_counts_runs_stops_nobody(
+    plain: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(run: object) -> None:
+        raise OSError("no space left on device")
+
+    scores: list[float] = []
+    with SharedGuard(plain, on_run=fails) as shared:
+
+        def score() -> None:
+            scores.append(shared.score("a text").score)
+
+        for _ in range(2):
+            thread = threading.Thread(target=score, daemon=True)
+            thread.start()
+            thread.join(WAIT_S)
+    assert scores == pytest.approx([plain.score("a text").score] * 2, abs=ROUNDING)
+    assert "goes on after an error" in caplog.text
+
+
 def test_a_run_holds_no_more_than_its_budget(plain: Guard) -> None:
     guard, gate = gated(plain)
     with SharedGuard(guard, Sharing(token_budget=20)) as shared, ThreadPoolExecutor(16) as pool:

@@ -1,5 +1,6 @@
 """A server that ends, reloads or loses a worker loses no request that it accepted."""
 
+import asyncio
 import json
 import math
 import os
@@ -11,17 +12,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from litestar.datastructures import State
 
+from proxied import ask
 from served import Command, command, eventually, running
 from siren_runtime import Guard
+from siren_runtime.errors import BackendError
 from siren_serve import protocol
+from siren_serve.app import _handle_signals
 from siren_serve.commands.serve import _named
 from siren_serve.settings import ProxySettings, Settings
 from tiny_bundle import make_bundle
+from upstream import ModelServer, Script, chat_of
+from waiting import WAIT_S
 
 DRAIN_S = 2.0
 SECRET = "a text that no log may hold"
@@ -107,12 +115,22 @@ def test_settings_reach_workers_whole() -> None:
     assert Settings.decode(settings.encode()) == settings
 
 
-def test_a_server_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{folder}/nowhere"], "nowhere"),
+        (["{bundle}", "--upstream", "http://localhost/v1", "--response-only"], "response_only"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_in_a_line(
+    bundle: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
     code = "from siren_serve.commands.serve import app; app()"
-    command = [sys.executable, "-c", code, str(tmp_path / "nowhere"), "--port", "0"]
+    given = [argument.format(bundle=bundle, folder=tmp_path) for argument in arguments]
+    command = [sys.executable, "-c", code, *given, "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    (why,) = [line for line in done.stderr.splitlines() if "nowhere" in line and line[0] == "{"]
+    (why,) = [line for line in done.stderr.splitlines() if told in line and line[0] == "{"]
     assert json.loads(why)["level"] == "error"
     assert "Traceback" not in why
 
@@ -175,6 +193,53 @@ def test_sighup_under_load_takes_the_new_bundle_and_loses_nothing(
         load.stop()
     assert not load.wrong
     assert load.answers > 0
+
+
+def test_a_system_without_sighup_may_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")
+
+    async def handle() -> None:
+        state = State({"settings": Settings(guards={})})
+        _handle_signals(state, asyncio.get_running_loop())
+
+    asyncio.run(handle())
+
+
+KEY = "a key of sixteen characters and more"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    return path
+
+
+def test_an_answer_that_comes_after_a_reload_is_read_by_the_guard_of_its_prompt(
+    bundle: Path, keys: Path, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    go_on, before = threading.Event(), len(upstream.asked)
+    upstream.script = Script(whole=chat_of({"content": letters[0]}), until=go_on)
+    proxy = ProxySettings(upstream=upstream.url)
+    headers = {"X-API-Key": KEY}
+    with running({"tiny": str(bundle)}, proxy=proxy, keys_file=keys) as server:
+        old = server.served
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(ask, server, letters[0], extra_headers=headers)
+            eventually(lambda: len(upstream.asked) > before)
+            assert server.client.post("/admin/reload", headers=headers).status_code == 200
+            assert server.served is not old
+            go_on.set()
+            assert answer.result(WAIT_S).choices[0].message.content == letters[0]
+        eventually(lambda: _is_closed(old.guard.guard))
+
+
+def _is_closed(guard: Guard) -> bool:
+    try:
+        guard.score("a")
+    except BackendError:
+        return True
+    return False
 
 
 def _point(link: Path, target: Path) -> None:

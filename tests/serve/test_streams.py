@@ -1,7 +1,9 @@
 """Streams over a WebSocket and over sessions with server-sent events."""
 
+import asyncio
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from served import Running, eventually, running
-from siren_runtime import Guard, Patience
+from siren_runtime import AsyncGuard, Guard, Patience
+from siren_serve.guards import Served
+from siren_serve.metrics import Metrics
+from siren_serve.streams import Session
 
 ROUNDING = 1e-6
 TEXT = "How do I pick a lock, now?"
@@ -160,3 +165,35 @@ def test_a_session_whose_feed_fails_has_no_verdict(server: Running) -> None:
     large = {"text": "a" * 300_000}
     assert server.client.post(f"/v1/streams/{name}", json=large).status_code in (404, 422)
     assert server.client.post(f"/v1/streams/{name}", json={"text": "a"}).status_code == 404
+
+
+def test_a_piece_without_a_verdict_in_time_ends_a_stream(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}, timeout_s=0.2) as server:
+        name = server.client.post("/v1/streams", json={}).json()["id"]
+        with _connect(server) as socket:
+            socket.send("{}")
+            assert json.loads(socket.recv())["type"] == "opened"
+            with server.held():
+                socket.send(json.dumps({"text": "a"}))
+                assert json.loads(socket.recv())["error"]["code"] == "timeout"
+                late = server.client.post(f"/v1/streams/{name}", json={"text": "a"})
+                assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+        assert server.client.post(f"/v1/streams/{name}", json={"text": "a"}).status_code == 404
+
+
+def test_who_leaves_while_a_session_ends_leaves_no_stream_open(bundle: Path) -> None:
+    async def leave() -> int:
+        async with AsyncGuard(Guard.load(bundle, backend="cpu")) as guard:
+            served = Served("tiny", str(bundle), guard, Metrics())
+            session = Session(served)
+            session.stream = await session.stack.enter_async_context(served.stream(None))
+            assert served.open_streams == 1
+            async with session._changed:  # as somebody does who reads its events
+                ending = asyncio.ensure_future(session.end("it was deleted"))
+                await asyncio.sleep(0)
+                ending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ending
+            return served.open_streams
+
+    assert asyncio.run(leave()) == 0

@@ -1,5 +1,6 @@
 """The owner of the queue: what waits, which engine run is next, and who is refused."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from .pending import PendingCall
 from .sharing import DEFAULT_SHARING, Run, Sharing, ignore
 from .waiting import Waiting, WaitingWindows
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _RECENT = 0.1  # weight of the last run in the mean speed
 
@@ -39,7 +41,7 @@ class Dispatcher:
         """Start the threads, one for each engine run at once.
 
         Args:
-            on_run: called after each run, in its thread; it must be quick.
+            on_run: called after each run, in its thread; it must be quick. Errors of it are logged.
         """
         self.guard, self.sharing, self._on_run = guard, sharing, on_run
         self._windows, self._feeds = WaitingWindows(), WaitingFeeds()
@@ -173,7 +175,7 @@ class Dispatcher:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            job()
+            _do(job)
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for something to do; None at the end."""
@@ -261,6 +263,14 @@ class Dispatcher:
                     max_tokens=self.sharing.max_stream_tokens,
                 )
             return self._streams
+
+
+def _do(job: Callable[[], None]) -> None:
+    """Do something, and live on: those who come later need this thread."""
+    try:
+        job()
+    except Exception:
+        _log.exception("a thread of a shared guard goes on after an error")
 
 
 def _check_any(batch: Sequence[Waiting]) -> None:

@@ -55,7 +55,8 @@ class Exchange:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer, as ASGI has it. Whatever ends it ends the upstream's request too."""
         try:
-            await self._answer(send)
+            with self._policy.served.held():  # the answer may come long after its prompt
+                await self._answer(send)
         except UpstreamRefusal:
             self._outcome = "upstream_refused"
             raise

@@ -18,8 +18,8 @@ AnyRequest = Request[Any, Any, Any]
 
 async def _exchange(kind: Kind, request: AnyRequest, state: State) -> ASGIApp:
     settings = state.settings
-    policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
     call = read_call(kind, await request.body())
+    policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
     if call.choices > settings.max_texts:
         message = f"{call.choices} answers in one request, at most {settings.max_texts} are read"
         raise RefusedRequest(413, "too_many_texts", message)

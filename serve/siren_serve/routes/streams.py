@@ -14,7 +14,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from siren_runtime.errors import InputError, SirenError
 from siren_serve.errors import RefusedRequest, body_of, refused, why_not_json
-from siren_serve.streams import OpenRequest
+from siren_serve.streams import OpenRequest, fed
 
 _PROTOCOL = "siren"  # the only one, for browsers that must offer some
 _ENDED, _POLICY, _FAILED, _LATER = 1000, 1008, 1011, 1013
@@ -78,7 +78,7 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
         while True:
             piece = msgspec.json.decode(await receive(), type=Piece)
             if piece.text is not None:
-                result = await asyncio.wait_for(opened.feed(piece.text), settings.timeout_s)
+                result = await fed(opened, piece.text, settings.timeout_s)
                 state.metrics.count_verdict(served.name, result)
                 await _send(socket, {"type": "result", **result.to_dict()})
             if piece.end:
