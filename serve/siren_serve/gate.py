@@ -11,7 +11,7 @@ from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
 from .settings import Settings
-from .strings import Strings
+from .values import Values
 
 # ASGI's own shapes: https://asgi.readthedocs.io/en/latest/specs/www.html
 Message = MutableMapping[str, Any]
@@ -92,7 +92,7 @@ class _Exchange:
         """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
         is_json = not _has_binary(scope)
-        strings = Strings()
+        values = Values()
 
         async def watched() -> Message:
             message = await receive()
@@ -109,7 +109,7 @@ class _Exchange:
                 self._status = _GONE  # in the midst of its body
                 raise asyncio.CancelledError
             if is_json and message["type"] == "http.request":
-                strings.add(message.get("body", b""))
+                values.add(message.get("body", b""))
             if message["type"] == "http.request" and not message.get("more_body"):
                 self._gone = asyncio.get_running_loop().create_task(watched())
             return message

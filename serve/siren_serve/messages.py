@@ -1,5 +1,6 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -11,6 +12,13 @@ from .errors import RefusedRequest
 
 _T = TypeVar("_T")
 
+# Of what stands beside a message's content, under whatever key: names, kinds, and what is encrypted
+# or signed for the model server alone.
+_NO_TEXT = {
+    *("id", "index", "type", "format", "status", "cache_control", "encrypted_content"),
+    *("signature", "thought_signature", "thought_signatures"),
+}
+
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a message; only text can be scored."""
@@ -21,13 +29,15 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_url: Any = None
     input_audio: Any = None
     file: Any = None
+    cache_control: Any = None  # Anthropic's, which says nothing to the model
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a tool call calls."""
 
-    arguments: str
+    arguments: str = ""
     name: str | None = None
+    provider_specific_fields: Any = None  # LiteLLM's
 
 
 class CustomTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,10 +55,15 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
     type: str | None = None
     index: int | None = None
+    provider_specific_fields: Any = None  # LiteLLM's
+    extra_content: Any = None  # Gemini's
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message of OpenAI's chat form."""
+    """A message of OpenAI's chat form, and what other servers put beside an answer's content.
+
+    Clients send all of an answer back with the next request.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
@@ -59,8 +74,14 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
     audio: Any = None
-    annotations: list[Any] | None = None
     tool_call_id: str | None = None
+    cache_control: Any = None  # Anthropic's
+    images: list[Any] | None = None
+    annotations: Any = None
+    provider_specific_fields: Any = None  # LiteLLM's
+    thinking_blocks: Any = None  # Anthropic's, by LiteLLM
+    reasoning_items: Any = None  # those of OpenAI's responses, by LiteLLM
+    reasoning_details: Any = None  # OpenRouter's
 
 
 def text_of_part(part: Part) -> str:
@@ -78,16 +99,31 @@ def text_of_part(part: Part) -> str:
 
 
 def text_of_call(call: ToolCall) -> str:
-    """The arguments of a tool call.
+    """The arguments of a tool call, and what text stands beside them.
 
     Raises:
-        RefusedRequest: it has none.
+        RefusedRequest: it is of no kind that is known.
     """
+    beside = [*strings_in(call.provider_specific_fields), *strings_in(call.extra_content)]
     if call.function is not None:
-        return call.function.arguments
+        beside += strings_in(call.function.provider_specific_fields)
+        return "\n".join([call.function.arguments, *beside])
     if call.custom is not None:
-        return call.custom.input
+        return "\n".join([call.custom.input, *beside])
     raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield every string of JSON that a client sends back as a model server gave it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_in(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _NO_TEXT:
+                yield from strings_in(item)
 
 
 def conversation_of(messages: list[Message]) -> str:
@@ -120,11 +156,9 @@ def _parts_of(messages: list[Message]) -> tuple[str | None, str | None]:
 
 
 def _text_of(message: Message, place: int) -> str:
-    if message.audio is not None or message.annotations:
+    if message.audio is not None or message.images:
         raise RefusedRequest(
-            422,
-            "cannot_be_scored",
-            f"messages[{place}] has audio or annotations, which are not read",
+            422, "cannot_be_scored", f"messages[{place}] has audio or images, which are not read"
         )
     texts = [message.reasoning_content, message.reasoning, message.refusal]
     if isinstance(message.content, str):
@@ -135,9 +169,17 @@ def _text_of(message: Message, place: int) -> str:
     if message.function_call is not None:
         texts.append(message.function_call.arguments)
     found = [text for text in texts if text is not None]
+    found += [text for text in _beside(message) if text not in found]  # some say a text twice
     if not found:
         raise RefusedRequest(422, "cannot_be_scored", f"messages[{place}] has no text")
     return "\n".join(found)
+
+
+def _beside(message: Message) -> list[str]:
+    """Texts that stand beside the content, each once."""
+    thoughts = [message.thinking_blocks, message.reasoning_items, message.reasoning_details]
+    given = [*thoughts, message.annotations, message.provider_specific_fields]
+    return [*dict.fromkeys(strings_in(given))]
 
 
 def checked_count(texts: list[_T], limit: int) -> list[_T]:

@@ -1,5 +1,6 @@
 """Whoever asks for too much is refused at once, in one form, and nobody else notices."""
 
+import itertools
 import json
 import socket
 import time
@@ -11,11 +12,13 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 
 from served import Running, eventually, running
 from siren_runtime import InputError
 from siren_serve.keys import Keys
+from siren_serve.values import Values
 
 KEY = "a key of sixteen characters and more"
 
@@ -75,17 +78,54 @@ def test_many_short_messages_are_refused_and_many_quotes_in_a_text_are_not(
     server: Running,
 ) -> None:
     many = {"messages": [{"role": "user", "content": "a"}] * 10_000}
-    assert _error(server.client.post("/v1/score", json=many)) == (413, "too_many_strings")
+    assert _error(server.client.post("/v1/score", json=many)) == (413, "too_many_values")
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [["a"] * 40_000]}
     body = json.dumps({"inputs": [tensor]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(body))}
     answer = server.client.post("/v2/models/tiny/infer", content=body, headers=headers)
     assert answer.status_code == 413
     answer = server.client.post("/v1/score", json=many, headers=headers)  # no route of tensors
-    assert _error(answer) == (413, "too_many_strings")
-    quotes = server.client.post("/v1/score", json={"text": '"' * 100_000})
-    assert _error(quotes) == (422, "cannot_be_scored")  # for its tokens
-    assert "tokens" in quotes.text
+    assert _error(answer) == (413, "too_many_values")
+    for text in ('"' * 100_000, ",[{" * 40_000):
+        marks = server.client.post("/v1/score", json={"text": text})
+        assert _error(marks) == (422, "cannot_be_scored")  # for its tokens
+        assert "tokens" in marks.text
+
+
+@pytest.mark.parametrize("value", ["1", "[]", "{}", "[[1]]"])
+def test_many_values_are_refused_before_they_are_decoded(server: Running, value: str) -> None:
+    body = '{"text": "a", "spans": [' + ",".join([value] * 40_000) + "]}"
+    assert _error(server.client.post("/v1/score", content=body)) == (413, "too_many_values")
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='a,[{"\\é', max_size=8),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(alphabet='a"\\', max_size=3), inner),
+    max_leaves=20,
+)
+
+
+def _counted(value: Any) -> tuple[int, int]:
+    """Keys and strings; commas and opening brackets outside them."""
+    if not isinstance(value, list | dict):
+        return int(isinstance(value, str)), 0
+    inner = [_counted(item) for item in (value.values() if isinstance(value, dict) else value)]
+    keys = len(value) if isinstance(value, dict) else 0
+    marks = 1 + max(len(value) - 1, 0)
+    return keys + sum(s for s, _ in inner), marks + sum(m for _, m in inner)
+
+
+@given(value=JSON, cuts=st.lists(st.integers(1, 5), min_size=1), is_ascii=st.booleans())
+def test_values_are_counted_however_a_body_is_cut(
+    value: Any, cuts: list[int], is_ascii: bool
+) -> None:
+    data, counted = json.dumps(value, ensure_ascii=is_ascii).encode(), Values()
+    for length in itertools.cycle(cuts):
+        counted.add(data[:length])
+        data = data[length:]
+        if not data:
+            break
+    assert (counted.strings, counted.marks) == _counted(value)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +248,7 @@ def test_a_client_that_goes_in_the_midst_of_its_body_is_no_failure(server: Runni
 
 
 def test_a_shape_of_many_large_sizes_is_refused(server: Running) -> None:
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [10**18] * 100_000, "data": ["a"]}
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [10**18] * 20_000, "data": ["a"]}
     answer = server.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
     assert answer.status_code == 422
     assert "1 strings" in answer.json()["error"]

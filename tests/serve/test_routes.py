@@ -58,6 +58,26 @@ CONVERSATION = [
 ]
 
 
+# As LiteLLM and others give an answer, whose message clients send back with their next request.
+SENT_BACK = {
+    "role": "assistant",
+    "reasoning_content": "Why?",
+    "content": [{"type": "text", "text": "Pick it.", "cache_control": {"type": "ephemeral"}}],
+    "thinking_blocks": [{"type": "thinking", "thinking": "Why?", "signature": "c2ln"}],
+    "tool_calls": [
+        {
+            "id": "1",
+            "type": "function",
+            "function": {"name": "f", "arguments": "how"},
+            "extra_content": {"google": {"thought_signature": "c2ln"}},
+            "provider_specific_fields": {"thought_signature": "c2ln"},
+        }
+    ],
+    "annotations": [{"type": "url_citation", "url_citation": {"title": "A page"}}],
+    "provider_specific_fields": {"refusal": None, "thinking_blocks": None},
+}
+
+
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
@@ -74,6 +94,7 @@ CONVERSATION = [
             },
             {"response": "rm"},
         ),
+        ({"messages": [SENT_BACK]}, {"response": "Why?\nPick it.\nhow\nA page"}),
     ],
 )
 def test_a_text_is_scored_in_every_form(
@@ -122,6 +143,9 @@ def test_a_list_has_a_result_or_an_error_for_each_text(server: Running, guard: G
         ({"messages": [{"role": "user", "content": None}]}, r"messages[0] has no text"),
         ({"messages": [{"role": "user", "content": "a", "video": {}}]}, "unknown field `video`"),
         ({"messages": [{"role": "user", "content": "a", "audio": {}}]}, "messages[0] has audio"),
+        ({"messages": [{"role": "user", "content": "a", "images": [1]}]}, "messages[0] has audio"),
+        ({"text": "a", "spans": [4]}, ">= 8"),
+        ({"text": "a", "spans": [*range(8, 17)]}, "length <= 8"),
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "'file'"),
     ],
 )
@@ -185,8 +209,14 @@ def test_tritons_client_infers(server: Running, guard: Guard, binary: bool) -> N
 
 def test_predict_of_the_first_version_answers(server: Running, guard: Guard) -> None:
     answer = server.client.post("/v1/models/tiny:predict", json={"instances": TEXTS[:2]})
-    assert [p["score"] for p in answer.json()["predictions"]] == [
-        _close(guard.score(text).score) for text in TEXTS[:2]
+    expected = [guard.score(text) for text in TEXTS[:2]]
+    assert answer.json()["predictions"] == [  # numbers alone, as NeMo Guardrails reads them
+        {
+            "score": _close(result.score),
+            "is_harmful": float(bool(result.is_harmful)),
+            "threshold": result.threshold,
+        }
+        for result in expected
     ]
 
 
@@ -207,7 +237,8 @@ def test_litellm_is_told_to_block_what_is_harmful_or_cannot_be_read(
     blocked = asked(texts=[safe, by_verdict[True]])
     assert blocked["action"] == "BLOCKED"
     assert "harmful: score" in blocked["blocked_reason"]
-    calls = [{"function": {"arguments": by_verdict[True]}}]
+    function = {"arguments": by_verdict[True], "provider_specific_fields": None}
+    calls = [{"function": function, "provider_specific_fields": {"thought_signature": "c2ln"}}]
     assert asked(texts=[], tool_calls=calls)["action"] == "BLOCKED"
     assert asked(texts=[safe], images=["data:,"])["action"] == "BLOCKED"
     assert asked(texts=[])["action"] == "NONE"

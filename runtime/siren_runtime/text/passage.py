@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,9 +31,12 @@ class Passage:
 
     def span_in_given(self, span: Span) -> Span:
         """Where a part of `cleaned` stands in `given`."""
-        places = _places(self.given)
         start, end = span
-        return int(places[start]), int(places[end - 1]) + 1
+        return int(self._in_given[start]), int(self._in_given[end - 1]) + 1
+
+    @cached_property
+    def _in_given(self) -> np.ndarray:
+        return _places(self.given)
 
 
 def make_passage(

@@ -18,7 +18,7 @@ from siren_runtime import __version__
 from siren_runtime.scoring.result import ScoreResult
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
-from siren_serve.strings import Strings
+from siren_serve.values import Values
 
 _MOST_AXES = 8
 _INPUT = {"name": "text", "datatype": "BYTES", "shape": [-1]}
@@ -122,13 +122,13 @@ async def infer(
     json_length: Annotated[int | None, Parameter(header="Inference-Header-Content-Length")] = None,
 ) -> dict[str, Any]:
     """Score texts as an inference of version 2; the body is an `InferRequest`."""
-    served = state.guards.get(name)
     body = await request.body()
+    served = state.guards.get(name)  # after what is waited for, when another may have its name
     length = len(body) if json_length is None else json_length
     if not 0 <= length <= len(body):
         raise _bad(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     if json_length is not None:
-        Strings().add(body[:length])
+        Values().add(body[:length])
     asked = msgspec.json.decode(body[:length], type=InferRequest)
     wanted = [output.name for output in asked.outputs or ()] or [*_OUTPUTS]
     if unknown := [output for output in wanted if output not in _OUTPUTS]:
@@ -143,14 +143,23 @@ async def infer(
 
 @post("/v1/models/{name:str}", status_code=200, tags=["KServe"])
 async def predict_v1(name: str, data: PredictV1, state: State) -> dict[str, Any]:
-    """Score texts as `/v1/models/NAME:predict` of version 1."""
+    """Score texts as `/v1/models/NAME:predict` of version 1; what is harmful has 1."""
     model, _, verb = name.rpartition(":")
     if verb != "predict":
         raise RefusedRequest(404, "not_found", f"no {name!r}; POST /v1/models/NAME:predict")
     served = state.guards.get(model)
     texts = checked_count([*data.instances], state.settings.max_texts)
     results = await served.score_all(texts, deadline=state.settings.timeout_s)
-    return {"predictions": [result.to_dict() for result in results]}
+    return {"predictions": [_numbers(result) for result in results]}
+
+
+def _numbers(result: ScoreResult) -> dict[str, float]:
+    """A prediction as clients of version 1 read it: a number for each name."""
+    return {
+        "score": result.score,
+        "is_harmful": float(result.is_harmful is not False),
+        "threshold": result.threshold,
+    }
 
 
 @get("/v2", tags=["KServe"])

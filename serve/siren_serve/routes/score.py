@@ -12,6 +12,9 @@ from siren_runtime.text.reading import LongText
 from siren_serve.errors import RefusedRequest, text_error
 from siren_serve.messages import Message, checked_count, pair_of
 
+# Each size costs an encoder a reading of the text or several, and small ones many short texts.
+SpanSizes = Annotated[list[Annotated[int, msgspec.Meta(ge=8, le=4096)]], msgspec.Meta(max_length=8)]
+
 
 class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text in a list: `text`, `prompt` and/or `response`, or `messages`."""
@@ -40,7 +43,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     long_text: LongText | None = None
-    spans: bool | list[int] | None = None
+    spans: bool | SpanSizes | None = None
 
 
 def _text(given: Given | ScoreRequest) -> Text:
