@@ -31,6 +31,7 @@ from .generation import Generator
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
+from .proxy.policy import Policy
 from .proxy.upstream import Upstream, UpstreamRefusal
 from .reload import reload_all
 from .routes import (
@@ -120,6 +121,8 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
         logs.alarm("--fail-open: text without a verdict goes through")
     try:
         await state.guards.load()
+        if state.settings.proxy:
+            await _check_streams(state)
         if state.settings.generate:
             await state.generator.load()
     except SirenError as error:
@@ -135,6 +138,18 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
             await state.upstream.close()
         await state.guards.close()
         logs.event("ended")
+
+
+async def _check_streams(state: State) -> None:
+    """Open a stream as answers will be read.
+
+    Raises:
+        SirenError: the guard cannot read them so.
+    """
+    settings = state.settings
+    policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
+    async with policy.stream(""):
+        pass
 
 
 def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
@@ -163,6 +178,8 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
     with suppress(ValueError, NotImplementedError):  # not in the main thread: a test's server
         if callable(end):
             signal.signal(signal.SIGTERM, terminate)
+        if not hasattr(signal, "SIGHUP"):  # as on Windows
+            return
         if state.settings.workers == 1:
             loop.add_signal_handler(signal.SIGHUP, hang_up)
         else:

@@ -19,6 +19,7 @@ def open_guard(source: str, settings: Settings) -> Guard:
         threads=settings.threads,
         streaming=settings.streaming,
         long_text=settings.long_text,
+        spans=settings.spans,
         unreadable=settings.unreadable,
         max_tokens_per_text=settings.max_text_tokens,
         max_bytes_per_text=settings.max_text_bytes,

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from siren_runtime.scoring.engines import BackendName
+from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.text.reading import LongText, Unreadable
 
 ProxyMode = Literal["block", "annotate", "log"]
@@ -21,6 +22,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             it, or the log and the metrics alone tell.
         prompt: whether the upstream begins while the prompt is scored, or after.
         threshold: harmful from this score; None is the guard's own.
+        response_only, aggregation, span: as `Guard.stream`, of answers that are streamed.
         holdback: tokens behind a text that must have been read before it goes out.
         stride: characters that are gathered before a stream is read again; None is 0 for guards
             that read only what is new, and 40 for those that read all anew.
@@ -33,6 +35,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     mode: ProxyMode = "block"
     prompt: PromptOrder = "beside"
     threshold: float | None = None
+    response_only: bool = False
+    aggregation: AggregationName = "mean"
+    span: int = 64
     holdback: int = 0
     stride: int | None = None
     fail_open: bool = False
@@ -69,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         threads, runs: CPU threads of an engine run, and engine runs at once, of each guard.
         gather_ms: as `Sharing.gather`.
         streaming: open streaming graphs at the start, as `Guard.load`.
+        long_text, spans, unreadable: as `Guard.load`.
         timeout_s: seconds in which a request is answered, from when its body is there.
         body_timeout_s: seconds in which the headers, and then the body, must have come.
         max_body_bytes, max_texts: of one request.
@@ -91,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gather_ms: float = 0.0
     streaming: bool = False
     long_text: LongText = "windows"
+    spans: bool | None = None
     unreadable: Unreadable = "refuse"
     timeout_s: float = 10.0
     body_timeout_s: float = 10.0

@@ -19,6 +19,25 @@ def _tokens(server: Running) -> float:
     return server.metric('siren_tokens_total{guard="tiny",kind="stream"}')
 
 
+def test_streamed_answers_are_read_as_the_server_was_told(
+    export: Callable[..., Any], guards: Callable[..., Any]
+) -> None:
+    plain, _ = guards("qwen3")
+    options: dict[str, Any] = {"response_only": True, "aggregation": "window", "span": 3}
+    with plain.stream(PROMPT, **options) as stream:
+        scores = [stream.feed(piece).score for piece in PIECES]
+    bundle = export("qwen3", max_length=LIMIT).bundle
+    with model_server() as upstream:
+        made = ProxySettings(upstream=upstream.url, mode="annotate", **options)
+        upstream.script = Script([*((0, piece) for piece in PIECES), (0, None)])
+        with running({"tiny": str(bundle)}, proxy=made, streaming=True) as server:
+            openai = OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
+            messages: Any = [{"role": "user", "content": PROMPT}]
+            chunks = openai.chat.completions.create(model="m", messages=messages, stream=True)
+            told = [chunk.choices[0].siren["score"] for chunk in chunks][: len(PIECES)]
+    assert told == pytest.approx(scores, abs=1e-5)
+
+
 def test_a_decoder_reads_the_prompt_while_the_upstream_works(
     export: Callable[..., Any], guards: Callable[..., Any]
 ) -> None:

@@ -1,5 +1,6 @@
 """LiteLLM's proxy with the guard as its guardrail, in front of a model server on the loopback."""
 
+import asyncio
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ import pytest
 import uvicorn
 
 from pages import block
+from served import running
 from siren_runtime import Guard
 from siren_runtime.errors import BackendError
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
@@ -22,7 +24,9 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # and not one of the intern
 
 import openai
 import yaml
+from litellm.exceptions import GuardrailRaisedException
 from litellm.proxy import proxy_server
+from litellm.proxy.guardrails.guardrail_hooks.generic_guardrail_api import GenericGuardrailAPI
 from litellm.proxy.guardrails.init_guardrails import init_guardrails_v2
 
 from siren_serve.integrations.guarding import SettingsError
@@ -113,6 +117,19 @@ def test_what_is_harmless_passes_both_ways(
     said = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(said) == safe * 4
     assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_an_answer_may_be_sent_back_as_it_came(
+    client: openai.OpenAI, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, _ = letters
+    message = {"content": safe, "reasoning": safe, "kind_of_server": "vLLM"}
+    upstream.script = Script(whole=chat_of(message))
+    asked = {"role": "user", "content": safe}
+    came = ask(client, safe).choices[0].message.model_dump(exclude_unset=True)
+    assert came.keys() - {"role", "content"}  # LiteLLM's own
+    again = client.chat.completions.create(model="small", messages=[asked, came, asked])
+    assert again.choices[0].message.content == safe
 
 
 def test_a_harmful_prompt_is_refused_before_the_model_is_asked(
@@ -360,3 +377,23 @@ def test_the_proxy_does_not_start_with_settings_that_cannot_be_used(
     guardrails[0]["litellm_params"] |= settings
     with pytest.raises(SettingsError, match=message):
         init_guardrails_v2(guardrails, config_file_path="/no/config.yaml")
+
+
+def test_the_generic_guardrail_asks_a_server(bundle: Path, letters: tuple[str, str]) -> None:
+    safe, harmful = letters
+    given = yaml.safe_load(block("integrations.md", "LiteLLM over HTTP", "yaml"))["guardrails"][0]
+    settings = {k: v for k, v in given["litellm_params"].items() if k != "guardrail"}
+    called = {"id": "1", "type": "function", "provider_specific_fields": {"thought_signature": ""}}
+    with running({"guard": str(bundle)}) as server:
+        settings |= {"api_base": server.url, "event_hook": settings.pop("mode")}
+        guardrail = GenericGuardrailAPI(guardrail_name="siren", **settings)
+
+        def apply(text: str, argument: str) -> Any:
+            call = {**called, "function": {"name": "f", "arguments": argument}}
+            inputs: Any = {"texts": [text], "tool_calls": [call]}
+            return asyncio.run(guardrail.apply_guardrail(inputs, {}, "response"))
+
+        assert apply(safe, safe)["texts"] == [safe]
+        for harm in ((harmful, safe), (safe, harmful)):
+            with pytest.raises(GuardrailRaisedException, match="harmful: score"):
+                apply(*harm)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pages import block
+from served import running
 from siren_runtime import Guard
 from siren_runtime.errors import BackendError
 from siren_runtime.serving.asynchronous import AsyncGuard
@@ -220,3 +221,22 @@ def test_settings_with_which_text_could_go_out_unread_are_refused(
         make(**settings)
     assert isinstance(error.value.__cause__, SettingsError)
     assert message in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize(("engine", "label"), [("kserve", "is_harmful"), ("vllm", "harmful")])
+def test_a_classifier_rail_asks_a_server(
+    bundle: Path, upstream: ModelServer, letters: tuple[str, str], engine: str, label: str
+) -> None:
+    safe, harmful = letters
+    config = yaml.safe_load(block("integrations.md", "NeMo Guardrails over HTTP", "yaml"))
+    config["models"] = yaml.safe_load(block(*PAGE, "yaml"))["models"]
+    config["models"][0]["parameters"]["base_url"] = upstream.url
+    with running({"guard": str(bundle)}) as server:
+        asked = {"engine": engine, "blocked_labels": [label], "base_url": server.url}
+        config["rails"]["config"]["hf_classifier"]["siren"] |= asked
+        rails = LLMRails(RailsConfig.from_content(yaml_content=json.dumps(config)))
+        upstream.script = Script(whole=chat_of({"content": safe * 5}))
+        assert ask(rails, safe)["content"] == safe * 5
+        assert ask(rails, harmful)["content"] == REFUSED
+        upstream.script = Script(whole=chat_of({"content": harmful * 5}))
+        assert ask(rails, safe)["content"] == REFUSED

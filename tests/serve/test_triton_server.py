@@ -25,10 +25,34 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from siren_runtime import Guard
+from siren_runtime.backends.batching import right_pad
 from siren_serve.triton.repository import ModelSettings, write_model
 from tiny_bundle import make_bundle
 
 SERVER = Path(pytriton.__file__).parent / "tritonserver"
+# ONNX Runtime as a backend of Triton's that is written in Python; this server has none in C++.
+ONNX_RUNTIME = """
+from pathlib import Path
+
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = Path(args["model_repository"], args["model_version"])
+        self.session = onnxruntime.InferenceSession(folder / "model.onnx")
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        names = request.requested_output_names()
+        found = self.session.run(names, given)
+        tensors = [pb_utils.Tensor(name, value) for name, value in zip(names, found)]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+"""
 TEXTS = ["a text", "Ωmega", "and one more that is longer", "a text"]
 
 
@@ -47,8 +71,11 @@ def ports(bundle, tmp_path_factory):
     """The HTTP and gRPC ports of a server that is ready."""
     folder = tmp_path_factory.mktemp("triton")
     settings = ModelSettings(max_batch=8, timeout_s=5)
-    for name, form in (("guard", "text"), ("guard_stream", "stream")):
+    for form in ("text", "stream", "tokens"):
+        name = "guard" if form == "text" else f"guard_{form}"
         write_model(bundle, folder / "models", name, form, settings)
+    (folder / "backends" / "onnxruntime").mkdir(parents=True)
+    (folder / "backends" / "onnxruntime" / "model.py").write_text(ONNX_RUNTIME)
     backend = folder / "backends" / "python"
     shutil.copytree(SERVER / "backends" / "python", backend)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -124,6 +151,23 @@ def test_texts_get_the_guards_own_scores(client, guard):
     found = verdicts(answer)
     np.testing.assert_allclose(found["score"], [r.score for r in expected], atol=1e-6)
     assert found["is_harmful"].tolist() == [r.is_harmful for r in expected]
+
+
+def test_tokens_get_the_graphs_own_scores(client, guard):
+    """Triton's part: the tensors, the batch and the shapes that config.pbtxt says."""
+    rows = guard.scorers[0].tokenizer.encode_batch(TEXTS)
+    given = []
+    for name, values in zip(("input_ids", "attention_mask"), right_pad(rows), strict=True):
+        tensor = grpc.InferInput(name, list(values.shape), "INT64")
+        tensor.set_data_from_numpy(values)
+        given.append(tensor)
+    answer = client.infer("guard_tokens", given)
+    expected = [guard.score(text) for text in TEXTS]
+    assert answer.as_numpy("score").shape == (len(TEXTS), 1)
+    scores = answer.as_numpy("score")[:, 0]
+    assert scores == pytest.approx([result.score for result in expected], abs=1e-6)
+    assert answer.as_numpy("logits").shape == (len(TEXTS), 2)
+    assert answer.as_numpy("features").shape[0] == len(TEXTS)
 
 
 def test_plain_json_is_answered_too(ports, guard):

@@ -9,6 +9,7 @@ import typer
 from siren_runtime.commands.console import need, need_engine, report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import BackendName
+from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.text.reading import LongText, Unreadable
 from siren_serve.settings import PromptOrder, ProxyMode
 
@@ -45,6 +46,14 @@ def serve(
         bool, typer.Option("--streaming", help="Open streaming graphs at once; they score too.")
     ] = False,
     long_text: Annotated[LongText, typer.Option(help="How a long text is read.")] = "windows",
+    spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--spans/--no-spans",
+            help="Score sentences and parts of texts too; default: where siren calibrate --spans "
+            "set thresholds.",
+        ),
+    ] = None,
     unreadable: Annotated[
         Unreadable, typer.Option(help="What a text too unknown gets.")
     ] = "refuse",
@@ -95,6 +104,15 @@ def serve(
         float | None,
         typer.Option(min=0, max=1, help="Harmful from this score; default: the bundle's."),
     ] = None,
+    response_only: Annotated[
+        bool,
+        typer.Option("--response-only", help="Keep the prompt out of a streamed answer's mean."),
+    ] = False,
+    aggregation: Annotated[
+        AggregationName,
+        typer.Option(help="Of a streamed answer: mean over all tokens, the last ones, or moving."),
+    ] = "mean",
+    span: Annotated[int, typer.Option(min=1, help="Tokens of window and ema.")] = 64,
     holdback: Annotated[
         int, typer.Option(min=0, help="Tokens that are read behind a text before it goes out.")
     ] = 0,
@@ -151,6 +169,7 @@ def serve(
         gather_ms=gather_ms,
         streaming=streaming or upstream is not None,
         long_text=long_text,
+        spans=spans,
         unreadable=unreadable,
         timeout_s=timeout,
         body_timeout_s=body_timeout,
@@ -175,6 +194,9 @@ def serve(
             mode=mode,
             prompt=prompt,
             threshold=block_at,
+            response_only=response_only,
+            aggregation=aggregation,
+            span=span,
             holdback=holdback,
             stride=stride,
             fail_open=fail_open,

@@ -14,6 +14,7 @@ from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.text.reading import LongText
 from siren_serve.opening import open_guard, sharing_of
 from siren_serve.settings import Settings
 
@@ -42,8 +43,8 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         stride: characters of a stream that are gathered before it is read again; None is 0 for
             guards that read only what is new, and 40 for those that read all anew.
         timeout_s: seconds in which a text has its verdict.
-        backend, threads, runs, max_text_bytes, max_text_tokens, max_streams, max_stream_tokens:
-            as `Settings`.
+        backend, threads, runs, long_text, spans, max_text_bytes, max_text_tokens, max_streams,
+        max_stream_tokens: as `Settings`.
     """
 
     bundle: str
@@ -53,6 +54,8 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     backend: BackendName = "auto"
     threads: int = 1
     runs: int = 1
+    long_text: LongText = "windows"
+    spans: bool | None = None
     max_text_bytes: int = 256 << 10
     max_text_tokens: int = 16_384
     max_streams: int = 64

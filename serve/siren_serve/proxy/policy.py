@@ -69,7 +69,14 @@ class Policy:
 
     def stream(self, prompt: str) -> AbstractAsyncContextManager[AsyncStream]:
         """A stream of the guard, as `Served.stream`."""
-        return self.served.stream(prompt, threshold=self.settings.threshold)
+        settings = self.settings
+        return self.served.stream(
+            prompt,
+            threshold=settings.threshold,
+            response_only=settings.response_only,
+            aggregation=settings.aggregation,
+            span=settings.span,
+        )
 
     async def read(self, stream: AsyncStream, text: str, *, noted: bool) -> Verdict:
         """Score a growing answer with a piece more.
