@@ -25,6 +25,10 @@ from tiny_bundle import make_bundle
         ({"timeout_s": 0}, "timeout_s"),
         ({"max_streams": 0}, "max_streams"),
         ({"backend": "abacus"}, "backend"),
+        ({"long_text": "all"}, "long_text"),
+        ({"response_only": True}, "response_only"),  # which this encoder cannot do
+        ({"aggregation": "sum"}, "aggregation"),
+        ({"spans": 32}, "spans"),
         ({"bundle": "/no/such/folder"}, "/no/such/folder"),
         ({"bundle": None}, "bundle"),
     ],

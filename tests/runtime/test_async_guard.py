@@ -127,6 +127,32 @@ def test_the_texts_of_a_cancelled_task_are_not_tokenized_to_their_end(
     _run(test())
 
 
+def test_long_texts_that_are_tokenized_hold_up_no_short_one(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, begun, go_on = Tokenizer.encode_texts, threading.Event(), threading.Event()
+
+    def held(tokenizer: Tokenizer, texts: list[str], *, places: bool) -> Any:
+        if len(texts[0]) > 1000:
+            begun.set()
+            assert go_on.wait(WAIT_S)
+        return encode(tokenizer, texts, places=places)
+
+    async def test() -> None:
+        async with AsyncGuard(plain, Sharing(max_waiting_tokens=1 << 20)) as guard:
+            long = [asyncio.create_task(guard.score_each(["a" * 9_000] * 2)) for _ in range(4)]
+            await _eventually(begun.is_set)
+            assert (await guard.score("text")).tokens == 5
+            assert len(await guard.score_batch([("a", "b")] * 100)) == 100
+            assert not any(task.done() for task in long)
+            go_on.set()
+            for results in await asyncio.gather(*long):
+                assert all(isinstance(result, ScoreResult) for result in results)
+
+    monkeypatch.setattr(Tokenizer, "encode_texts", held)
+    _run(test())
+
+
 def test_closing_without_draining_fails_what_waits(plain: Guard) -> None:
     async def test() -> None:
         behind, gate = gated(plain)

@@ -92,7 +92,7 @@ FLOORS = {
         ["streams", "reload", "messages", "openai_moderation"],
         ["guards"],
         ["opening"],
-        ["strings"],
+        ["values"],
         ["metrics", "keys", "limits", "logs", "errors", "settings", "triton"],
     ],
 }

@@ -158,6 +158,22 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(plain: Guard) -
         assert shared.score("a call larger than the bound, while nothing waits " * 9).score >= 0
 
 
+def test_a_call_larger_than_the_queue_leaves_room_to_others(plain: Guard) -> None:
+    guard, gate = gated(plain)
+    sharing = Sharing(max_waiting_tokens=50)
+    with SharedGuard(guard, sharing) as shared, ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(shared.score_batch, ["first"] * 100)]
+        gate.wait_for_run()
+        tokens = shared.dispatcher.waiting[1]
+        assert tokens > 50
+        futures.append(pool.submit(shared.score_batch, ["second"]))
+        _eventually(lambda: shared.dispatcher.waiting[1] == tokens + 7)
+        with pytest.raises(BusyError):
+            shared.score("third " * 10)
+        gate.open()
+        assert [len(future.result()) for future in futures] == [100, 1]
+
+
 def test_more_calls_than_may_be_under_way_are_refused(plain: Guard) -> None:
     guard, gate = gated(plain)
     with SharedGuard(guard, Sharing(max_calls=1)) as shared, ThreadPoolExecutor(4) as pool:

@@ -32,7 +32,11 @@ from tiny_bundle import make_bundle
 SERVER = Path(pytriton.__file__).parent / "tritonserver"
 # ONNX Runtime as a backend of Triton's that is written in Python; this server has none in C++.
 ONNX_RUNTIME = """
+import os
+import sys
 from pathlib import Path
+
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
 
 import onnxruntime
 import triton_python_backend_utils as pb_utils

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,13 +14,14 @@ from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.result import StreamResult, TokenScore
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, make_passage
+from siren_runtime.text.tokenizer import AT_ONCE
 from siren_runtime.text.trajectory import Trajectory
 
 from .dispatcher import Dispatcher
 from .pending import PendingCall, Results
 from .sharing import DEFAULT_SHARING, Run, Sharing, ignore
 
-_READERS = 2  # threads that tokenize
+_READERS = 2  # threads that tokenize what is short; what is long has one, and holds up no other
 
 
 class AsyncGuard:
@@ -46,6 +47,7 @@ class AsyncGuard:
         self.guard = guard
         self.dispatcher = Dispatcher(guard, sharing, on_run)
         self._readers = ThreadPoolExecutor(_READERS, "siren-read")
+        self._long_reader = ThreadPoolExecutor(1, "siren-read-long")
 
     async def score(
         self,
@@ -68,7 +70,8 @@ class AsyncGuard:
         def passages(call: Call) -> list[Passage | SirenError]:
             return [make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)]
 
-        (result,) = await self._answer(passages, settings)
+        is_short = _is_short([text, prompt, response])
+        (result,) = await self._answer(passages, settings, is_short)
         if isinstance(result, SirenError):
             raise result
         return result
@@ -85,7 +88,7 @@ class AsyncGuard:
         def passages(call: Call) -> list[Passage | SirenError]:
             return passages_of(texts, "score_each", call)
 
-        return await self._answer(passages, settings)
+        return await self._answer(passages, settings, _is_short(texts))
 
     async def score_each_trajectory(
         self, trajectories: Iterable[Any], **settings: Any
@@ -95,7 +98,7 @@ class AsyncGuard:
         def given(_: Call) -> list[Trajectory | SirenError]:
             return trajectories_of(trajectories, "score_each_trajectory")
 
-        return await self._answer(given, settings)
+        return await self._answer(given, settings, _is_short(trajectories))
 
     def stream(self, prompt: str | None = None, **options: Any) -> "AsyncStream":
         """Return a stream over one growing text; entering it opens it.
@@ -109,7 +112,8 @@ class AsyncGuard:
         """Take nothing more in, answer what waits (with errors, unless `drain`), and end."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: self.dispatcher.close(drain=drain))
-        self._readers.shutdown(wait=False)
+        for readers in (self._readers, self._long_reader):
+            readers.shutdown(wait=False)
 
     async def __aenter__(self) -> "AsyncGuard":
         return self
@@ -118,7 +122,10 @@ class AsyncGuard:
         await self.close()
 
     async def _answer(
-        self, given: Callable[[Call], Sequence[Given | SirenError]], settings: dict[str, Any]
+        self,
+        given: Callable[[Call], Sequence[Given | SirenError]],
+        settings: dict[str, Any],
+        is_short: bool,
     ) -> Results:
         gone = threading.Event()
         call = self.guard.call(**{"cancel": gone, **settings})
@@ -126,13 +133,31 @@ class AsyncGuard:
             with self.dispatcher.admitted():
                 loop = asyncio.get_running_loop()
                 pending = await loop.run_in_executor(
-                    self._readers, lambda: PendingCall(self.guard, given(call), call)
+                    self._readers if is_short else self._long_reader,
+                    lambda: PendingCall(self.guard, given(call), call),
                 )
                 self.dispatcher.submit(pending)
                 return await asyncio.wrap_future(pending.future)
         except asyncio.CancelledError:
             gone.set()
             raise
+
+
+def _is_short(given: Any) -> bool:
+    """Whether what was given is tokenized in a moment: strings, in lists and objects, of a few
+    thousand characters. What is neither may hold more.
+    """
+    found, left = [given], AT_ONCE
+    while found and left > 0:
+        value = found.pop()
+        if isinstance(value, str):
+            left -= len(value)
+        elif isinstance(value, list | tuple | Mapping) and len(value) < left:
+            found += value.values() if isinstance(value, Mapping) else value
+            left -= len(value)
+        elif value is not None and not isinstance(value, int | float):
+            return False
+    return left > 0
 
 
 class AsyncStream:

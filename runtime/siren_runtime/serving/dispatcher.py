@@ -97,9 +97,8 @@ class Dispatcher:
         with self._changed:
             if self._dropping:
                 self._check_open()
-            waiting = self._windows.tokens
-            if waiting and waiting + call.tokens > self.sharing.max_waiting_tokens:
-                raise self._busy(f"{waiting:,} tokens wait")
+            if not self._has_room(call.tokens):
+                raise self._busy(f"{self._windows.tokens:,} tokens wait")
             self._turn += 1
             self._windows.add(call, self._turn, time.monotonic())
             self._changed.notify()
@@ -167,6 +166,15 @@ class Dispatcher:
     def _check_open(self) -> None:
         if self._closing:
             raise BackendError("the guard is closed; load it again")
+
+    def _has_room(self, tokens: int) -> bool:
+        """Whether so many more may wait. A large call, whose turn comes window by window, leaves
+        half of the room to others.
+        """
+        waiting, most = self._windows.tokens, self.sharing.max_waiting_tokens
+        if not waiting or waiting + tokens <= most:
+            return True
+        return self._windows.counted(most // 2) + tokens <= most
 
     def _busy(self, why: str) -> BusyError:
         tokens = self._windows.tokens

@@ -24,7 +24,8 @@ class Sharing:
         token_budget: tokens of a run, padding included, but for one window alone; None is 128 on
             a CPU, and elsewhere what runs best on the backend.
         max_calls: calls that may be under way, those being tokenized included.
-        max_waiting_tokens: that may wait. A larger call is taken only when nothing waits.
+        max_waiting_tokens: that may wait. A larger call is taken only when nothing waits, and one
+            call counts for half of them at most, so that others find room beside it.
         max_streams: streams that may be open.
         max_stream_tokens: that each may hold; None is what the backbone can.
     """

@@ -1,6 +1,7 @@
 """Windows that wait for an engine run, and which of them share the next one."""
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,8 @@ class WaitingWindows:
 
     def first(self) -> Waiting | None:
         """The window whose turn it is; those of calls that have ended are dropped."""
-        self._keep([w for w in self._windows if not w.call.has_ended()])
+        ended = {call for call in self.calls() if call.has_ended()}
+        self._keep([waiting for waiting in self._windows if waiting.call not in ended])
         return self._windows[0] if self._windows else None
 
     def take(self, token_budgets: Sequence[int]) -> list[Waiting]:
@@ -75,6 +77,13 @@ class WaitingWindows:
         chosen = set(taken)
         self._keep([waiting for waiting in self._windows if waiting not in chosen])
         return taken
+
+    def counted(self, most: int) -> int:
+        """The tokens that wait, of each call so many at most."""
+        by_call = Counter[PendingCall]()
+        for waiting in self._windows:
+            by_call[waiting.call] += waiting.length
+        return sum(min(tokens, most) for tokens in by_call.values())
 
     def calls(self) -> list[PendingCall]:
         """The calls that wait, each once."""

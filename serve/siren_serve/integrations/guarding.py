@@ -13,6 +13,7 @@ from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
+from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.reading import LongText
 from siren_serve.opening import open_guard, sharing_of
@@ -42,6 +43,7 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         threshold: harmful from this score, 0 to 1; None is the guard's own.
         stride: characters of a stream that are gathered before it is read again; None is 0 for
             guards that read only what is new, and 40 for those that read all anew.
+        response_only, aggregation, span: as `Guard.stream`, of answers that are streamed.
         timeout_s: seconds in which a text has its verdict.
         backend, threads, runs, long_text, spans, max_text_bytes, max_text_tokens, max_streams,
         max_stream_tokens: as `Settings`.
@@ -50,6 +52,9 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bundle: str
     threshold: float | None = None
     stride: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    response_only: bool = False
+    aggregation: AggregationName = "mean"
+    span: int = 64
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = _TIMEOUT_S
     backend: BackendName = "auto"
     threads: int = 1
@@ -60,6 +65,10 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_text_tokens: int = 16_384
     max_streams: int = 64
     max_stream_tokens: int = 4096
+
+
+# Those that a guard is opened with; it is shared by those who ask it otherwise.
+_OF_GUARD = (set(Settings.__struct_fields__) & set(GuardSettings.__struct_fields__)) - {"timeout_s"}
 
 
 class Guarding:
@@ -76,12 +85,11 @@ class Guarding:
         """
         try:
             self.settings = msgspec.convert(dict(given), GuardSettings)
-            self._asked = _opened(
-                msgspec.structs.replace(
-                    self.settings, threshold=None, stride=None, timeout_s=_TIMEOUT_S
-                )
-            )
+            kept = {name: getattr(self.settings, name) for name in _OF_GUARD}
+            self._asked = _opened(GuardSettings(bundle=self.settings.bundle, **kept))
             self.guard.score("A text.", threshold=self.settings.threshold)  # and no trajectory
+            if self.settings.response_only or self.settings.aggregation != "mean":
+                self.guard.stream("", **self.of_stream).close()  # which not every guard can do
         except msgspec.ValidationError as error:
             raise SettingsError(f"the guard's settings: {error}") from None
         except SirenError as error:
@@ -89,6 +97,12 @@ class Guarding:
         reads_anew = any("stream" not in manifest.graphs for manifest in self.guard.manifests)
         stride = self.settings.stride
         self._stride = (_GATHERED if reads_anew else 0) if stride is None else stride
+
+    @property
+    def of_stream(self) -> dict[str, Any]:
+        """Arguments of `Guard.stream` but for the prompt."""
+        names = ("threshold", "response_only", "aggregation", "span")
+        return {name: getattr(self.settings, name) for name in names}
 
     @property
     def guard(self) -> Guard:
@@ -112,7 +126,7 @@ class Guarding:
 
     def reading(self, prompt: str) -> "Reading":
         """Read an answer that grows, behind its prompt, which may be empty; a context."""
-        stream = self._asked.stream(prompt, threshold=self.settings.threshold)
+        stream = self._asked.stream(prompt, **self.of_stream)
         return Reading(self, stream, self._stride)
 
     async def in_time(self, asking: Awaitable[_T]) -> _T:
@@ -177,7 +191,6 @@ def pass_or_raise(result: ScoreResult | StreamResult) -> None:
 
 @cache
 def _opened(settings: GuardSettings) -> AsyncGuard:
-    both = set(Settings.__struct_fields__) & set(GuardSettings.__struct_fields__)
-    loading = Settings(guards={}, **{name: getattr(settings, name) for name in both})
+    loading = Settings(guards={}, **{name: getattr(settings, name) for name in _OF_GUARD})
     guard = open_guard(settings.bundle, loading)
     return AsyncGuard(guard, sharing_of(loading, guard))

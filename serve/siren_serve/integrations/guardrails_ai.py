@@ -69,9 +69,9 @@ class SirenHarm(Validator):
         """
         growing = metadata.get(self._key) if context is None else context.run(self._of_run.get)
         if growing is None:
-            guard, threshold = self._guarding.guard, self._guarding.settings.threshold
             prompt = metadata.get("prompt") or ""  # an answer, even to a prompt that is not known
-            growing = _Growing(None, guard.stream(prompt, threshold=threshold))
+            stream = self._guarding.guard.stream(prompt, **self._guarding.of_stream)
+            growing = _Growing(None, stream)
         result = _validated(chunk, growing.read(chunk))
         if context is None:
             result.metadata = {**metadata, self._key: growing}

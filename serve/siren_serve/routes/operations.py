@@ -52,8 +52,8 @@ def _upstream(settings: Settings) -> dict[str, Any] | None:
     """How answers of the upstream are treated; where it is stays with the operator."""
     if settings.proxy is None:
         return None
-    shown = ("mode", "prompt", "threshold", "response_only", "aggregation", "span")
-    shown += ("holdback", "stride", "fail_open")
+    hidden = "upstream", "key_file"
+    shown = [name for name in settings.proxy.__struct_fields__ if name not in hidden]
     return {name: getattr(settings.proxy, name) for name in shown}
 
 
