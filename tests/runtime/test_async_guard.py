@@ -22,6 +22,7 @@ from siren_runtime import (
     Sharing,
     StreamResult,
 )
+from siren_runtime.streaming.handles import Streams
 from siren_runtime.text.tokenizer import Tokenizer
 from texts import CORPUS
 
@@ -214,6 +215,36 @@ def test_streams_are_bounded_and_their_places_come_back(plain: Guard) -> None:
             async with guard.stream() as again:
                 assert (await again.feed("text")).tokens == 5
 
+    _run(test())
+
+
+def test_who_waits_for_streams_that_are_read_keeps_no_text_from_its_run(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, begun, go_on = Streams.read, threading.Event(), threading.Event()
+
+    def held(streams: Streams, fed: Any) -> Any:
+        with streams.lock:
+            begun.set()
+            assert go_on.wait(WAIT_S)
+            return read(streams, fed)
+
+    async def test() -> None:
+        async with AsyncGuard(plain, Sharing(runs=2)) as guard, guard.stream() as stream:
+            fed = asyncio.create_task(stream.feed("text"))
+            await _eventually(begun.is_set)
+            other = guard.stream()
+            opened = asyncio.create_task(other.__aenter__())
+            await asyncio.sleep(0.05)
+            try:
+                assert (await asyncio.wait_for(guard.score("text"), WAIT_S / 3)).tokens == 5
+                assert not opened.done()
+            finally:
+                go_on.set()
+            assert (await fed).tokens == 5
+            await (await opened).__aexit__(None, None, None)
+
+    monkeypatch.setattr(Streams, "read", held)
     _run(test())
 
 

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
 from tritonclient import http as triton
 
 from served import Running, eventually, running
-from siren_runtime import Guard
+from siren_runtime import Guard, ScoreResult
+from siren_serve.routes.classifiers import _predictions
 from texts import CORPUS
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -184,6 +187,30 @@ def test_clients_of_vllm_get_classes(server: Running, guard: Guard) -> None:
         assert found["label"] == ("harmful" if expected.is_harmful else "safe")
         assert found["probs"] == [_close(1 - expected.score), _close(expected.score)]
     assert answer["usage"]["prompt_tokens"] == sum(guard.score(text).tokens for text in TEXTS)
+
+
+@given(score=st.floats(0, 1), threshold=st.floats(0, 1), is_known=st.booleans())
+def test_the_likelier_label_is_the_guards_decision(
+    score: float, threshold: float, is_known: bool
+) -> None:
+    decided = score >= threshold or (None if not is_known else False)
+    first, second = _predictions(ScoreResult(score, decided, threshold, 1, risk=score))
+    assert first.label == ("safe" if decided is False else "harmful")
+    assert first.score >= second.score
+    assert first.score + second.score == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(0.001, "harmful"), (0.999, "safe")])
+def test_classifiers_decide_by_the_guards_threshold(
+    tmp_path: Path, threshold: float, label: str
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    edit_manifest(bundle, lambda manifest: manifest.update(threshold=threshold))
+    with running({"tiny": str(bundle)}) as server:
+        first, _ = server.client.post("/predict", json={"inputs": "hello"}).json()
+        (found,) = server.client.post("/classify", json={"input": "hello"}).json()["data"]
+    assert (first["label"], found["label"]) == (label, label)
+    assert (found["probs"][1] >= 0.5) == (label == "harmful")
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -206,7 +206,7 @@ class Dispatcher:
 
     def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
         """The next thing to do, or the seconds after which there may be one."""
-        if self._tasks:
+        if self._tasks and not self._feeding:  # the streams are free, so that no thread waits
             return self._tasks.popleft(), None
         window = self._windows.first()
         feed = None if self._feeding else self._feeds.first()

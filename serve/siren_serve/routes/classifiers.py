@@ -1,5 +1,9 @@
-"""The routes of two servers of classifiers: text-embeddings-inference's and vLLM's."""
+"""The routes of two servers of classifiers: text-embeddings-inference's and vLLM's.
 
+Their clients take the likelier label, so that must be the one that the guard decides on.
+"""
+
+import math
 import time
 from typing import Literal
 from uuid import uuid4
@@ -15,6 +19,8 @@ from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
 
 LABELS = "safe", "harmful"
+_EVEN = 0.5
+_SMALLEST = 1e-12  # probability, so that there are log-odds
 
 
 class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,9 +41,29 @@ class Prediction(msgspec.Struct, frozen=True):
 
 def _predictions(result: ScoreResult) -> list[Prediction]:
     """Both labels, the likelier first."""
-    scores = [1 - result.score, result.score]
-    found = [Prediction(score, label) for score, label in zip(scores, LABELS, strict=True)]
-    return sorted(found, key=lambda prediction: -prediction.score)
+    pairs = zip(_probabilities(result), LABELS, strict=True)
+    safe, harmful = (Prediction(score, label) for score, label in pairs)
+    return [harmful, safe] if harmful.score >= _EVEN else [safe, harmful]
+
+
+def _probabilities(result: ScoreResult) -> list[float]:
+    """Of safe and of harmful: the risk, moved in log-odds so that its threshold stands at one half.
+
+    What is not known well enough to be called safe is harmful.
+    """
+    if result.is_harmful is None:
+        return [0.0, 1.0]
+    moved = result.risk
+    if result.threshold != _EVEN:
+        moved = 1 / (1 + math.exp(_log_odds(result.threshold) - _log_odds(result.risk)))
+    if result.is_harmful != (moved >= _EVEN):  # by rounding
+        moved = _EVEN if result.is_harmful else math.nextafter(_EVEN, 0)
+    return [1 - moved, moved]
+
+
+def _log_odds(probability: float) -> float:
+    clipped = min(max(probability, _SMALLEST), 1 - _SMALLEST)
+    return math.log(clipped) - math.log1p(-clipped)
 
 
 def _sequence(given: str | list[str]) -> Text:
@@ -80,7 +106,7 @@ class ClassifyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Classification(msgspec.Struct, frozen=True):
-    """The verdict on one text: the label of the guard's decision, the probabilities of both."""
+    """The verdict on one text: the label that the guard decides on, the probabilities of both."""
 
     index: int
     label: str
@@ -116,9 +142,7 @@ async def classify(data: ClassifyRequest, state: State) -> ClassifyResponse:
         checked_count(texts, state.settings.max_texts), deadline=state.settings.timeout_s
     )
     found = [
-        Classification(
-            index, LABELS[result.is_harmful is not False], [1 - result.score, result.score]
-        )
+        Classification(index, LABELS[result.is_harmful is not False], _probabilities(result))
         for index, result in enumerate(results)
     ]
     tokens = sum(result.tokens for result in results)
