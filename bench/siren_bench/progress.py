@@ -1,32 +1,20 @@
-"""Progress bars on standard error."""
+"""How far a benchmark is, on standard error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 
 from siren_runtime.bundle.progress import Progress
+from siren_runtime.commands.bars import Bars
+
+WRITING = "writing random weights"  # the stage that counts bytes
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
-def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
-    """Show a bar while the block runs, and yield the function that says how far it is."""
-    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
-    with Bars(*columns, console=console) as bars:
-        task = bars.add_task("starting", total=None)
-
-        def show(stage: str, done: int, total: int) -> None:
-            bars.update(task, description=stage, completed=done, total=total)
-
-        yield show
+def progress_bar() -> Iterator[Progress]:
+    """Show one bar while the block runs, and yield the function that says how far it is."""
+    with Bars(in_bytes=(WRITING,), one=True) as bars:
+        yield bars.update

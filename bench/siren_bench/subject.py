@@ -94,7 +94,7 @@ def synthesize(
     """
     backbone, head = folder / "backbone", folder / head_name
     if not backbone.exists():
-        with made_whole(backbone) as unfinished, progress_bar(in_bytes=True) as progress:
+        with made_whole(backbone) as unfinished, progress_bar() as progress:
             write_checkpoint(unfinished, shape.config, progress=progress)
     if not head.exists():
         with made_whole(head) as unfinished:

@@ -19,6 +19,7 @@ from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.progress import Progress, silent
 
+from .progress import WRITING
 from .shapes import Shape
 from .texts import write_tokenizer
 
@@ -135,7 +136,7 @@ def write_checkpoint(
                 for piece in weights.draw(shape):
                     file.write(piece.view(np.uint16).data)
                 written += _size(shape)
-                progress("writing random weights", written, total)
+                progress(WRITING, written, total)
     if len(shards) > 1:
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
         (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")

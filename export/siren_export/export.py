@@ -110,7 +110,8 @@ def export_bundle(
     context = context_length(artifact, backbone) if stream and row.streams else None
     heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
-    inputs = calibrate(graphs["score"], checkpoint, artifact.max_length, calibration, row)
+    length = artifact.max_length
+    inputs = calibrate(graphs["score"], checkpoint, length, calibration, row, progress)
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
     wider = frozenset[str]()
     if row.four_bits is not None and inputs is not None:
@@ -225,7 +226,12 @@ def _author_explain(artifact: Artifact) -> dict[str, GuardGraph]:
 
 
 def calibrate(
-    graph: GuardGraph, checkpoint: Checkpoint, max_length: int, texts: Sequence[str], row: Row
+    graph: GuardGraph,
+    checkpoint: Checkpoint,
+    max_length: int,
+    texts: Sequence[str],
+    row: Row,
+    progress: Progress,
 ) -> Calibration | None:
     """Measure the linears' inputs, where the row makes use of them.
 
@@ -242,7 +248,7 @@ def calibrate(
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
         moments = row.calibration == "moments"
         score, texts = folder / graph_file("score"), texts or EXAMPLE_TEXTS
-        return measure_inputs(score, tokenizer, texts, moments=moments)
+        return measure_inputs(score, tokenizer, texts, moments=moments, progress=progress)
 
 
 def _check_exits(artifact: Artifact, checkpoint: Checkpoint, target: Target) -> None:

@@ -28,7 +28,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
-from .export_shown import Bars, show_summary, tried_line
+from .export_shown import export_bars, show_summary, tried_line
 from .heads import load_heads, named_heads
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -221,7 +221,7 @@ def export(
         return scores
 
     examples = read_calibration(calibration) if calibration else []
-    with Bars() as bars:
+    with export_bars() as bars:
         tuning, keep_float = None, frozenset[str]()
         if precision == "auto":
             tuning = tune(

@@ -1,73 +1,30 @@
-"""What `siren export` shows on standard error: bars while it works, and what came of it."""
+"""What `siren export` and `siren graft` show: bars while they work, and what came of it."""
 
 from pathlib import Path
 
-from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.report import Candidate
+from siren_runtime.commands.bars import Bars
 
 _STAGES = {
+    "calibrate": "running example texts",
     "write": "writing weights",
     "compare": "comparing scores",
     "time": "timing",
     "probe": "quantizing layer by layer",
     "reference": "scoring with the reference",
     "verify": "scoring with the bundle",
+    "read": "reading the model",
+    "generate": "generating with and without",
 }
 
 
-class Bars:
-    """A progress bar a stage, on standard error."""
-
-    def __init__(self) -> None:
-        self._bars = rich_progress.Progress(
-            TextColumn("{task.description:<24}"),
-            BarColumn(),
-            _Amount(),
-            TimeRemainingColumn(),
-            console=_console(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Bars":
-        self._bars.start()
-        return self
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(
-                _STAGES[stage], total=total, bytes=stage == "write"
-            )
-        self._bars.update(self._tasks[stage], completed=done, total=total)
-
-    def say(self, line: str) -> None:
-        self._bars.console.print(line)
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
-
-
-class _Amount(ProgressColumn):
-    """Bytes written of all, or texts or layers done of all."""
-
-    _texts = MofNCompleteColumn()
-    _bytes = DownloadColumn()
-
-    def render(self, task: Task) -> Text:
-        return (self._bytes if task.fields["bytes"] else self._texts).render(task)
+def export_bars() -> Bars:
+    """Bars of the stages of an export or a graft."""
+    return Bars(_STAGES, in_bytes=("write",))
 
 
 def tried_line(candidate: Candidate) -> str:

@@ -9,6 +9,7 @@ from siren_export.graft.graft import graft as graft_folder
 from siren_runtime.commands.console import need, report
 from siren_runtime.generation.manifest import Pooled
 
+from .export_shown import export_bars
 from .heads import load_heads, named_heads
 
 need("onnxruntime_genai")
@@ -61,16 +62,18 @@ def graft(
     the heads lies beside it. Weights are linked and not copied. With siren generate, or
     GuardedGenerator, each token has its score before its text is given out.
     """
-    manifest = graft_folder(
-        folder,
-        load_heads(named_heads(heads)),
-        output,
-        pooled=pool,
-        foreign=foreign_head,
-        copy=copy,
-        verify=verify,
-        overwrite=overwrite,
-    )
+    with export_bars() as bars:
+        manifest = graft_folder(
+            folder,
+            load_heads(named_heads(heads)),
+            output,
+            pooled=pool,
+            foreign=foreign_head,
+            copy=copy,
+            verify=verify,
+            overwrite=overwrite,
+            progress=bars.update,
+        )
     layers = len({layer for head in manifest.heads.values() for layer in head.layers})
     report(
         f"{output}: {manifest.neurons:,} neurons of {layers} of {manifest.backbone.blocks} blocks, "

@@ -72,12 +72,12 @@ def check_graft(
         BundleError: the graft changes the tokens, or its neurons are not those of the states.
         BackendError: one cannot be run.
     """
-    progress("compare", 0, 3)
+    progress("generate", 0, 3)
     grafted = folders.grafted
     before = [tokens for (tokens,) in generated(folders.plain, [])]
-    progress("compare", 1, 3)
+    progress("generate", 1, 3)
     after = generated(grafted, [NEURONS_OUTPUT])
-    progress("compare", 2, 3)
+    progress("generate", 2, 3)
     reference = generated(folders.whole, states)
     difference, count = 0.0, 0
     for prompt, old, (new, found), (_, *values) in zip(
@@ -105,5 +105,5 @@ def check_graft(
         raise BundleError(
             f"{grafted}: its neurons are up to {difference:.2e} from the engine's own states"
         )
-    progress("compare", 3, 3)
+    progress("generate", 3, 3)
     return GraftCheck(prompts=len(PROMPTS), tokens=count, max_difference=difference)

@@ -12,6 +12,7 @@ from siren_export.graph.builder import GuardGraph
 from siren_export.sources.finite import all_finite
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_runtime.text.lines import read_texts
 from siren_runtime.text.rules import clean
@@ -73,7 +74,12 @@ def read_calibration(path: Path) -> list[str]:
 
 
 def measure_inputs(
-    graph: Path, tokenizer: Tokenizer, texts: Sequence[str], *, moments: bool = True
+    graph: Path,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    moments: bool = True,
+    progress: Progress = silent,
 ) -> Calibration:
     """Run the written graph on `texts`, one by one, on the CPU.
 
@@ -85,6 +91,7 @@ def measure_inputs(
         graph: score.onnx with its weights beside it; a probed copy is written there too.
         texts: as the guard will see them: from its domain, of its lengths.
         moments: whether the second moments are measured too.
+        progress: called after each text.
 
     Raises:
         InputError: an input is not finite on some text.
@@ -105,6 +112,7 @@ def measure_inputs(
         for merge, total, new in zip(merges, totals, found, strict=False):
             merge(total, new, out=total)
         outputs.append(found[len(probes) :])
+        progress("calibrate", len(outputs), len(texts))
     each = iter(totals)
     inputs: dict[str, Inputs] = {}
     for group in groups:

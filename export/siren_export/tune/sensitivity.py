@@ -75,7 +75,7 @@ def measure_layers(
 
     groups: dict[object, dict[str, int]] = {}
     source = author()
-    inputs = calibrate(source, checkpoint, artifact.max_length, (), row)
+    inputs = calibrate(source, checkpoint, artifact.max_length, (), row, progress)
     for linear in linears(source):
         rows, columns = source.weights[linear.matrix_name].shape
         groups.setdefault(linear.x, {})[linear.matrix_name] = rows * columns

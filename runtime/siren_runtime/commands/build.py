@@ -1,18 +1,20 @@
 """`siren build`: compile a bundle into a TensorRT plan on the machine that will run it."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from siren_runtime.backends.shapes import parse_profile
 from siren_runtime.backends.tensorrt.build import PlanGraph, build_plan
 from siren_runtime.backends.tensorrt.library import Flavor, LogLevel, load_library
 from siren_runtime.bundle.reader import load_bundle
+
+from .bars import Bars
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -76,7 +78,7 @@ def build(
         shapes |= {"stream": stream_profile or [], "head": []}
     for graph, texts in shapes.items():
         started = time.perf_counter()
-        with _Phases(console, graph) as phases:
+        with Bars() as bars:
             plan = build_plan(
                 opened,
                 library,
@@ -85,8 +87,8 @@ def build(
                 workspace_bytes=None if workspace is None else int(workspace * (1 << 30)),
                 compute_capabilities=compute_capability or (),
                 log_level=log_level,
-                log=console.print,
-                progress=phases.step,
+                log=bars.say,
+                progress=partial(_show, bars, graph),
             )
         record = plan.record
         targets = f"compute capability {', '.join(record.compute_capabilities)}"
@@ -99,27 +101,6 @@ def build(
         )
 
 
-class _Phases:
-    """A progress bar for each outermost phase that TensorRT reports."""
-
-    def __init__(self, console: Console, graph: str) -> None:
-        self._graph = graph
-        self._progress = Progress(
-            TextColumn("{task.description:<32}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Phases":
-        self._progress.start()
-        return self
-
-    def step(self, phase: str, done: int, total: int) -> None:
-        if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(f"{self._graph}: {phase}", total=total)
-        self._progress.update(self._tasks[phase], completed=done, total=total)
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+def _show(bars: Bars, graph: str, phase: str, done: int, total: int) -> None:
+    """Show how far one of the outermost phases that TensorRT reports is."""
+    bars.update(f"{graph}: {phase}", done, total)

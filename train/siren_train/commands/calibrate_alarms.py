@@ -10,6 +10,7 @@ import typer
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.commands.bars import Bars
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
@@ -19,7 +20,6 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import StreamRow, read_stream_rows
 
-from .bars import Bars
 from .streaming import Pooled
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import typer
 
 from siren_runtime.bundle.reader import Bundle
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
-
-from .bars import Bars
 
 
 def calibrate_exits(

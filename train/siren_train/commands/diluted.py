@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
@@ -19,7 +20,6 @@ from siren_train.measure.diluted import (
 from siren_train.measure.diluted_plot import plot_diluted
 from siren_train.measure.evaluate import no_rows
 
-from .bars import Bars
 from .reports import write_report
 
 

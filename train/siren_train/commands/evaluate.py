@@ -7,6 +7,7 @@ import typer
 from msgspec.structs import replace
 
 from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN, LongText
@@ -20,7 +21,6 @@ from siren_train.data.benchmarks import (
 from siren_train.data.sources import parse_source
 
 from . import options
-from .bars import Bars
 from .extra import need_train_extra
 from .reports import write_report
 

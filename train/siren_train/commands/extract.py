@@ -7,13 +7,13 @@ import typer
 
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_train.data.copies import read_copies
 from siren_train.data.sources import parse_source
 from siren_train.store.store import DType, FeatureStore
 
 from . import options
-from .bars import Bars
 from .extra import need_train_extra
 
 need_train_extra()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.reading import Reading
 from siren_train.data.sources import parse_source
 
 from . import options
-from .bars import Bars
 from .extra import need_train_extra
 
 need_train_extra()

@@ -7,6 +7,7 @@ from typing import Literal
 import typer
 
 from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report, warnings_reported
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns
@@ -23,7 +24,6 @@ from siren_train.measure.streaming_evaluation import (
 from siren_train.measure.streaming_plot import plot_onset
 from siren_train.measure.traces import Trace, trace_streams
 
-from .bars import Bars
 from .reports import write_report
 
 Pooled = Literal["conversation", "response"]
