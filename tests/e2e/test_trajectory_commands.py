@@ -64,7 +64,8 @@ def test_the_command_line_refuses_what_is_not_for_trajectories(trajectory_bundle
         ["score", bundle, "hello"],
         ["stream", bundle],
         ["explain", bundle, "hello"],
-        ["evaluate", bundle, texts],
+        ["evaluate", bundle, texts, "--text", "text"],
+        ["evaluate", bundle, texts, "--streaming"],
         ["calibrate", bundle, texts, "--threshold", "best"],
     ):
         run = siren(*command, input="hello\n")

@@ -75,6 +75,23 @@ def test_a_trained_head_tells_unseen_trajectories_apart(trained, tmp_path):
         assert theirs.score_trajectory(**one).score == pytest.approx(result.score, abs=1e-4)
 
 
+def test_a_guard_of_trajectories_is_measured_on_labelled_ones(trained, tmp_path):
+    data, chat, _, head = trained
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for number in (8, 48):  # of the 16 test rows, all of which the guard tells apart
+        rows[number]["label"] = 1 - rows[number]["label"]
+    labelled = tmp_path / "runs.jsonl"
+    labelled.write_text("\n".join(map(json.dumps, rows)))
+    export_bundle(load_artifact(head), load_checkpoint(chat), tmp_path / "bundle")
+    run = siren("evaluate", tmp_path / "bundle", labelled, "-o", tmp_path / "out", "--threads", 1)
+    assert run.exit_code == 0, run.stderr
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["by_dataset"]["runs"]
+    assert (found["rows"], found["harmful"], found["accuracy"]) == (16, 10, 14 / 16)
+    run = siren("evaluate", tmp_path / "bundle", data, "--diluted", "100")
+    assert run.exit_code == 1
+    assert "scores trajectories of agents" in run.stderr
+
+
 def test_the_store_holds_the_last_tokens_state_behind_every_block(trained):
     data, _, features, head = trained
     store = FeatureStore.open(features)

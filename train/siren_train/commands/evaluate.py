@@ -41,6 +41,8 @@ siren evaluate my-guard streams.jsonl --streaming --false-alarms 0.1 -o evaluati
 siren evaluate my-guard data/*.jsonl --diluted 100,300,1000 --max-rows 200 -o evaluation
 
 siren evaluate my-guard --benchmark siren -o evaluation
+
+siren evaluate my-agent-guard runs.jsonl -o evaluation
 """
 
 
@@ -144,6 +146,8 @@ def evaluate(
     beside; siren is its seven. qwen3guard-streams and what it is made of are streamed. What was
     assumed, and how to reproduce the paper's table: docs/public-benchmarks.md.
 
+    A guard of trajectories reads rows with messages, tools and a label, as siren extract does.
+
     Where a head has labels, they are those that the category column names, joined by +, and each
     is measured; so is each of more than two classes.
     """
@@ -195,6 +199,12 @@ def evaluate(
     source = folders if ensemble else folders[0]
     read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
     guard = Guard.load(source, threads=threads, **read)
+    trajectories = guard.manifests[0].task == "trajectory"
+    if trajectories and (benchmarks or diluted or text or labels):
+        raise InputError(
+            f"{folders[0]}: scores trajectories of agents: rows have messages, tools and a label, "
+            "and there is no --benchmark, --diluted, --text and --labels"
+        )
     columns = options.make_columns(
         text,
         label,
@@ -204,6 +214,7 @@ def evaluate(
         classes,
         options.labels(guard.manifests[0]),
         labels,
+        trajectories=trajectories,
     )
     if diluted:
         from .diluted import evaluate_diluted

@@ -143,8 +143,8 @@ def score_rows(
         total, selected = len(kept), iter(kept)
     progress("scoring", 0, total)
     while chunk := list(islice(selected, _CHUNK_ROWS)):
-        results += guard.score_batch([row.given for row in chunk])
-        rows += [replace(row, text="") for row in chunk]
+        results += _scored(guard, chunk)
+        rows += [replace(row, text="", trajectory=None) for row in chunk]
         progress("scoring", len(rows), total)
     name = head or guard.heads[0]
     return Scores(
@@ -161,6 +161,13 @@ def score_rows(
         np.array([result.exit or 0 for result in results]),
         np.array([row.has_response for row in rows]),
     )
+
+
+def _scored(guard: Guard, rows: Sequence[Row]) -> list[ScoreResult]:
+    """What the guard makes of rows, which are of what it scores: texts, or trajectories."""
+    if guard.manifests[0].task == "trajectory":
+        return guard.score_trajectories([row.trajectory for row in rows])
+    return guard.score_batch([row.given for row in rows])
 
 
 def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> InputError:
