@@ -23,7 +23,8 @@ from .scoring.result import ScoreResult
 
 if TYPE_CHECKING:
     from .generation.generation import Generation, Piece
-    from .generation.generator import GuardedGenerator, Sampling
+    from .generation.generator import GuardedGenerator
+    from .generation.sampling import Sampling
     from .scoring.trajectory_stream import TrajectoryResult, TrajectoryStream
     from .serving.asynchronous import AsyncGuard, AsyncStream
     from .serving.shared import SharedGuard
@@ -38,7 +39,8 @@ else:
     _RULES = ("AtTier", "Decision", "Hysteresis", "Patience", "Schedule")
     _LATER = {
         **dict.fromkeys(("Generation", "Piece"), "generation.generation"),
-        **dict.fromkeys(("GuardedGenerator", "Sampling"), "generation.generator"),
+        "GuardedGenerator": "generation.generator",
+        "Sampling": "generation.sampling",
         **dict.fromkeys(_RULES, "streaming.decision"),
         **dict.fromkeys(("Stream", "Streams"), "streaming.handles"),
         **dict.fromkeys(("StreamResult", "TokenScore"), "streaming.result"),

@@ -15,7 +15,8 @@ import msgspec
 from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.generation.generation import Generation, Piece
-from siren_runtime.generation.generator import GuardedGenerator, Sampling
+from siren_runtime.generation.generator import GuardedGenerator
+from siren_runtime.generation.sampling import Sampling
 from siren_runtime.streaming.result import StreamResult
 
 from . import logs
@@ -63,6 +64,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None  # vLLM's, as is the next
+    repetition_penalty: float | None = None
     seed: _Seed | None = None
     n: int | None = None
     stream: bool | None = None
@@ -177,12 +180,19 @@ class Generator:
         if self._guarded is None:
             raise RefusedRequest(503, "loading", "the generator is being loaded")
         settings = self.settings
+        sampling = Sampling(
+            request.temperature,
+            request.top_p,
+            request.top_k,
+            request.repetition_penalty,
+            request.seed,
+        )
         asked = request.max_completion_tokens or request.max_tokens or settings.max_tokens
         return self._guarded.generate(
             [_message(message, place) for place, message in enumerate(request.messages)],
             continue_last=bool(request.continue_final_message),
             max_tokens=min(asked, settings.max_tokens),
-            sampling=Sampling(request.temperature, request.top_p, seed=request.seed),
+            sampling=sampling,
             threshold=settings.threshold,
             every=settings.every,
             holdback=settings.holdback,

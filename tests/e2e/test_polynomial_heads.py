@@ -11,6 +11,7 @@ from guards import load_guard
 from models import make_artifact
 from polynomials import make_polynomial, plain_orders
 from reference import plain_features
+from served import running
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
@@ -81,6 +82,20 @@ def test_the_dial_decides_by_a_lower_order(made):
     run = CliRunner().invoke(app, [str(bundle), SAMPLE[0], "--order", "2", "--format", "jsonl"])
     row = json.loads(run.stdout)
     assert row["score"] == pytest.approx(row["orders"][1])
+
+
+def test_the_server_has_the_dial(made):
+    _, bundle, _, _ = made("qwen3")
+    expected = load_guard(bundle, threads=1).score(SAMPLE[0], order=2)
+    with running({"poly": str(bundle)}) as server:
+        second, highest, none = (
+            server.client.post("/v1/score", json={"text": SAMPLE[0], "order": order})
+            for order in (2, None, 5)
+        )
+    assert second.json()["score"] == pytest.approx(expected.score, abs=BOUND)
+    assert highest.json()["score"] == pytest.approx(expected.orders[-1], abs=BOUND)
+    assert none.status_code == 422
+    assert "order must be a whole number from 1 to 4" in none.text
 
 
 def test_an_order_is_of_polynomial_heads(made, tmp_path):

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +183,7 @@ def test_a_message_that_was_begun_is_gone_on_with(guarded: GuardedGenerator) -> 
         ({"threshold": 2.0}, "threshold"),
         ({"max_tokens": 5000}, "has room for 0 beside"),
         ({"rules": [1]}, "rules"),
+        ({"sampling": {"temperature": 0}}, "sampling must be a Sampling, found dict"),
     ],
 )
 def test_arguments_out_of_range_are_refused(
@@ -202,9 +204,60 @@ def test_what_the_heads_said_of_a_part_outlives_the_next_run(guarded: GuardedGen
     np.testing.assert_array_equal(first, before)
 
 
-def test_a_seed_that_the_engine_does_not_take_is_refused() -> None:
-    with pytest.raises(InputError, match="seed must be a whole number from -2147483648"):
-        Sampling(seed=2**31)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.5}, "temperature must be a number from 0, found -0.5"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": "1"}, "temperature must be a number, found '1'"),
+        ({"top_p": 1.5}, "top_p must be a number from 0 to 1"),
+        ({"top_k": -1}, "top_k must be a whole number from 0"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a number above 0"),
+        ({"seed": 2**31}, "seed must be a whole number from -2147483648"),
+    ],
+)
+def test_sampling_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Sampling(**options)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_that_is_no_text_is_refused(guarded: GuardedGenerator, chat: bool) -> None:
+    with pytest.raises(InputError, match=r"the prompt holds a lone surrogate U\+D800 at"):
+        guarded.generate("a\ud800", chat=chat)
+    with pytest.raises(InputError, match=r"messages\[1\] holds a lone surrogate"):
+        guarded.generate([{"role": "user", "content": text} for text in ("a", "b\ud800")])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("Hello", "must be a list of prompts, found str"),
+        ({"role": "user", "content": "Hello"}, "must be a list of prompts, found dict"),
+        ([{"role": "user", "content": "Hello"}], "prompts holds messages"),
+        (None, "found NoneType"),
+        ([], "empty"),
+    ],
+)
+def test_one_prompt_is_no_batch(guarded: GuardedGenerator, prompts: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        guarded.generate_batch(prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device must be one of auto, cpu, found 'gpu'"),
+        ({"folder": 5}, "folder must be a path, found int"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused(
+    guarded: GuardedGenerator, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        GuardedGenerator.load(**{"folder": guarded.engine.folder, **options})
 
 
 @pytest.mark.parametrize("prompt", [[], [{"role": "user"}], [{"role": "cat", "content": "x"}], {}])
@@ -318,6 +371,12 @@ def test_the_command_writes_the_text_and_a_json_line_a_token(
     assert [line["token"] for line in lines] == [piece.token for piece in pieces]
     assert [line["score"] for line in lines] == [piece.score for piece in pieces]
     assert last["prompt"]["is_harmful"] is False
+    drawn = (PROMPT, "--max-tokens", TOKENS, "--threshold", 1, "--temperature", 1.5, "--top-k", 1)
+    result = siren("generate", grafted, *drawn, "--json")
+    assert [row["token"] for row in rows(result)[:-1]] == [piece.token for piece in pieces]
+    result = siren("generate", grafted, *drawn, "--repetition-penalty", 0)
+    assert result.exit_code == 1
+    assert "repetition_penalty must be a number above 0" in result.stderr
     result = siren("generate", grafted, *options, "--compare")
     assert "without it" in result.stderr
     result = siren("generate", grafted, PROMPT, "--max-tokens", TOKENS, "--threshold", 0, "--json")
@@ -332,6 +391,7 @@ def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path
     assert "--foreign-head" in result.stderr
     result = siren("graft", generator("llama"), head, "-o", tmp_path / "out", "--foreign-head")
     assert result.exit_code == 0, result.stderr
+    assert "siren: generating with and without: 3 of 3, in 0:00:0" in result.stderr
     assert "generates as before" in result.stderr
     assert GuardedGenerator.load(tmp_path / "out").manifest.neurons == 51
 

@@ -79,6 +79,13 @@ def test_a_harmful_prompt_and_a_harmful_answer_are_filtered(
         assert server.metric('siren_proxied_harmful_total{mode="block",what="answer"}') == 1
 
 
+def test_a_draw_from_the_likeliest_one_is_the_likeliest(server: Running) -> None:
+    client = _client(server.url)
+    expected = client.chat.completions.create(**ASKED).choices[0].message.content
+    drawn = {**ASKED, "temperature": 1.5, "extra_body": {"top_k": 1}}
+    assert client.chat.completions.create(**drawn).choices[0].message.content == expected
+
+
 def _assert_moderation(found: Any, prompt: float, answer: float) -> None:
     for part, score in ((found.input, prompt), (found.output, answer)):
         assert (part.type, part.model) == ("moderation_results", "tiny")
@@ -128,6 +135,10 @@ def test_openais_client_gets_the_moderation_that_it_asks_for(
         {"messages": [{"role": "user"}]},
         {"messages": "hi"},
         {"temperature": "hot"},
+        {"temperature": -1},
+        {"top_p": 2},
+        {"top_k": -1},
+        {"repetition_penalty": 0},
     ],
 )
 def test_what_is_not_done_is_refused(server: Running, change: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from siren_runtime.errors import InputError
 from siren_runtime.generation.generation import Generation, Piece
-from siren_runtime.generation.generator import GuardedGenerator, Sampling
+from siren_runtime.generation.generator import GuardedGenerator
+from siren_runtime.generation.sampling import Sampling
 from siren_runtime.streaming.aggregation import AggregationName
 
 from .colors import color, printable
@@ -36,6 +37,12 @@ def generate(
         float | None, typer.Option(min=0, help="0 takes the likeliest token; default: folder's.")
     ] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Share drawn from.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="How many are drawn from; 0 is from all.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1, tokens that occurred are less likely.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=-(2**31), max=2**31 - 1, help="Of the draws.")
     ] = None,
@@ -64,10 +71,10 @@ def generate(
     """
     if prompt is None:
         prompt = _decoded(standard_input().read())
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed)
     generator = GuardedGenerator.load(folder, threads=threads)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    sampling = Sampling(temperature, top_p, seed=seed)
     started = time.perf_counter()
     generation = generator.generate(
         messages if chat else prompt,

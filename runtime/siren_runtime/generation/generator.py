@@ -14,10 +14,9 @@ when the engine has read it, which is when the next is chosen. No piece of text 
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
@@ -27,56 +26,18 @@ from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
+from siren_runtime.text.rules import lone_surrogate
 
 from .engine import Device, Engine, Message
 from .folder import read_folder, sha256
 from .generation import Generation, Settings
 from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
+from .sampling import Sampling, checked_sampling
 from .watch import Watch
 
 _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
 _ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen; None is what the folder's genai_config.json says.
-
-    Attributes:
-        temperature: 0 takes the likeliest token; above, tokens are drawn.
-        top_p, top_k: tokens are drawn from the likeliest, up to this share or number.
-        repetition_penalty: above 1, tokens that occurred are less likely.
-        seed: of the draws.
-    """
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the seed.
-
-        Raises:
-            InputError: it does not fit the engine's 32 bits.
-        """
-        if self.seed is not None:
-            whole_number("seed", self.seed, -(2**31), 2**31 - 1)
-
-    def search(self) -> dict[str, Any]:
-        """The search options of onnxruntime-genai."""
-        options: dict[str, Any] = {
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "repetition_penalty": self.repetition_penalty,
-            "random_seed": self.seed,
-        }
-        if self.temperature is not None:
-            options["do_sample"] = self.temperature > 0
-            options["temperature"] = self.temperature or None
-        return {name: value for name, value in options.items() if value is not None}
 
 
 class GuardedGenerator:
@@ -107,8 +68,14 @@ class GuardedGenerator:
             BundleError: the folder is not grafted, is damaged, or holds another model than the one
                 that was grafted.
             BackendError: onnxruntime-genai is missing, or cannot load the folder.
-            InputError: `threads` is out of range.
+            InputError: `threads` is out of range, `device` is none of these, or `folder` no path.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise InputError(f"folder must be a path, found {type(folder).__name__}")
+        if device not in get_args(Device):
+            raise InputError(
+                f"device must be one of {', '.join(get_args(Device))}, found {device!r}"
+            )
         path = Path(os.path.realpath(folder))
         manifest = load_manifest(path)
         _check_files(path, manifest, verify=verify)
@@ -177,7 +144,7 @@ class GuardedGenerator:
 
     def generate_batch(
         self,
-        prompts: Sequence[str | Sequence[Message]],
+        prompts: Iterable[str | Sequence[Message]],
         *,
         chat: bool = True,
         continue_last: bool = False,
@@ -213,10 +180,11 @@ class GuardedGenerator:
             response_only=self.manifest.pooled == "response",
             deadline=Deadline(deadline, cancel),
         )
-        if not prompts:
-            raise InputError("prompts is empty")
-        rows = [self.prompt_tokens(prompt, chat, max_tokens, continue_last) for prompt in prompts]
-        search = (sampling or Sampling()).search()
+        search = checked_sampling(sampling).search()
+        rows = [
+            self.prompt_tokens(prompt, chat, max_tokens, continue_last)
+            for prompt in _checked_prompts(prompts)
+        ]
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
         settings.deadline.check("before the prompts")
         runs = self.engine.run_rows(rows, new_tokens, search, [NEURONS_OUTPUT])
@@ -290,6 +258,7 @@ class GuardedGenerator:
         """What the model goes on with."""
         if not chat:
             if isinstance(prompt, str) and not continue_last:
+                _check_encodable("the prompt", prompt)
                 return prompt
             raise InputError("without the chat template a prompt is a str, found messages")
         messages = checked_messages(prompt)
@@ -311,6 +280,7 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
         InputError: a message lacks its role or content, or there is none.
     """
     if isinstance(prompt, str):
+        _check_encodable("the prompt", prompt)
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list | tuple) or not prompt:
         raise InputError("a prompt is a str or a list of messages, and not empty")
@@ -325,7 +295,39 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
                 f"messages[{number}]: role must be one of {', '.join(_ROLES)}, found "
                 f"{message['role']!r}"
             )
+        _check_encodable(f"messages[{number}]", message["content"])
     return messages
+
+
+def _checked_prompts(prompts: Iterable[Any]) -> list[Any]:
+    """The prompts of a batch.
+
+    Raises:
+        InputError: `prompts` is one prompt, of whose characters or messages each would be taken
+            for a prompt; or no list, or empty.
+    """
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+        raise InputError(
+            f"prompts must be a list of prompts, found {type(prompts).__name__}; generate takes one"
+        )
+    found = list(prompts)
+    if not found:
+        raise InputError("prompts is empty")
+    if any(isinstance(prompt, Mapping) for prompt in found):
+        raise InputError(
+            "prompts holds messages; put those of a prompt in a list of their own, or use generate"
+        )
+    return found
+
+
+def _check_encodable(what: str, text: str) -> None:
+    """Refuse a text that no tokenizer can encode.
+
+    Raises:
+        InputError: it holds a lone surrogate.
+    """
+    if found := lone_surrogate(text):
+        raise InputError(f"{what} holds a lone surrogate {found}; decode with errors='replace'")
 
 
 def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:

@@ -44,7 +44,8 @@ class SharedGuard:
         """Score one text, or a prompt and its response, as `Guard.score`.
 
         Args:
-            settings: threshold, features, long_text, deadline and cancel, as `Guard.score`.
+            settings: threshold, features, long_text, spans, deadline, cancel and order, as
+                `Guard.score`.
 
         Raises:
             BusyError: too much waits already; nothing was scored.

@@ -32,7 +32,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         text, prompt, response, messages: one text; the answer is its result.
         inputs: a list of texts, each a string or an object; the answer is a list.
         model: the guard's name; None is the server's first.
-        threshold, long_text, spans: as `Guard.score`.
+        threshold, long_text, spans, order: as `Guard.score`.
     """
 
     text: str | None = None
@@ -44,6 +44,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     long_text: LongText | None = None
     spans: bool | SpanSizes | None = None
+    order: int | None = None
 
 
 def _text(given: Given | ScoreRequest) -> Text:
@@ -78,6 +79,7 @@ async def score(data: ScoreRequest, state: State) -> dict[str, Any]:
         "threshold": data.threshold,
         "long_text": data.long_text,
         "spans": data.spans,
+        "order": data.order,
         "deadline": state.settings.timeout_s,
     }
     texts = _texts(data, state.settings.max_texts)
