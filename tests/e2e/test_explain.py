@@ -123,12 +123,27 @@ def test_a_neutral_text_explains_itself_as_nothing(made):
     assert max(abs(part.share) for part in found.parts) < 1e-4
 
 
-def test_a_long_text_is_explained_by_its_window(made):
-    _, bundle = made("qwen3")
-    text = f"{TEXT} " * 6
-    found = Explainer(bundle, threads=1).explain(text)
-    assert found.span is not None
-    assert found.span == Guard.load(bundle, threads=1).score(text).span
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_a_long_text_is_explained_by_the_window_that_its_score_is_of(made, name):
+    _, bundle = made(name)
+    explainer, guard = Explainer(bundle, threads=1), Guard.load(bundle, threads=1)
+    words, behind_the_prompt = f"{TEXT} I never said so, of course.".split(), 0
+    for seed in range(12):
+        chosen = np.random.default_rng(seed).choice(words, 90).tolist()
+        prompt, response = " ".join(chosen[:8]), " ".join(chosen[8:])
+        for given in ({"text": response}, {"prompt": prompt, "response": response}):
+            result, found = guard.score(**given), explainer.explain(**given)
+            assert found.span == result.span
+            assert found.score == pytest.approx(result.score, abs=1e-5)
+            assert all(found.text[slice(*part.span)] == part.text for part in found.parts)
+            part = response if "text" in given else f"{prompt}\n{response}"
+            part = part[slice(*found.span)]
+            assert found.text.endswith(part)
+            if found.text != part:
+                assert found.text.removesuffix(part).strip()
+                assert prompt.endswith(found.text.removesuffix(f"\n{part}").strip())
+                behind_the_prompt += 1
+    assert behind_the_prompt
 
 
 def test_the_command_gives_a_table_json_and_a_picture(made, tmp_path):

@@ -20,10 +20,12 @@ from siren_runtime.bundle.heads import HARMFUL
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.errors import InputError
+from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, Span, make_passage
-from siren_runtime.text.reading import Limits
+from siren_runtime.text.reading import Limits, Window
+from siren_runtime.text.rules import JOINER
+from siren_runtime.text.spans import span_of
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .attribution import Attribution, attribute
@@ -37,7 +39,7 @@ from .explanation import (
     strongest_run,
 )
 from .pairs import SecondOrder, strongest_pairs
-from .scorer import Scorer
+from .scorer import Scorer, windows_of
 
 NEUTRAL = "This is a sentence about nothing in particular."
 _MOST_PARTS = 24  # of a text that are left out one by one
@@ -118,18 +120,15 @@ class Explainer:
         """
         limits, until = Limits(spans=()), Deadline(deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
-        span = self._window(passage, limits, until)
-        if span is not None:
-            passage = make_passage(passage.given[slice(*span)], max_bytes=limits.max_bytes)
+        window = self._window(passage, limits, until)
         tokenizer = self._scorer.tokenizer
-        encoded = tokenizer.encode(passage.cleaned, special=False)
-        plain = encoded.ids[: tokenizer.room]
-        if not plain:
+        shown = _shown(tokenizer, passage, window)
+        if not shown.ids:
             raise InputError("the text has no token, so there is nothing to explain")
         until.check("before the text was read for its features")
-        read = self._read(tokenizer.with_special(plain))
+        read = self._read(tokenizer.with_special(shown.ids))
         until.check("before the neutral text was read")
-        neutral = self._read(tokenizer.with_special(self._neutral_ids(len(plain))))
+        neutral = self._read(tokenizer.with_special(self._neutral_ids(len(shown.ids))))
         name, direction, temperature = self._direction(read.logits, category)
 
         def gradients(features: FloatArray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,12 +139,11 @@ class Explainer:
         found = attribute(gradients, read.features, neutral.features)
         terms = self._terms(read, neutral)
         pairs = self._pairs(read, neutral, terms, neurons, until)
-        offsets = encoded.offsets[: tokenizer.room]
         if read.tokens is not None and neutral.tokens is not None:
-            parts = _tokens(tokenizer, passage, offsets, read.tokens, neutral.tokens, found)
+            parts = _tokens(tokenizer, shown, read.tokens, neutral.tokens, found)
         else:
             until.check("before parts of the text were left out")
-            parts = self._omissions(passage, plain, offsets, direction / temperature)
+            parts = self._omissions(shown, direction / temperature)
         return Explanation(
             head=self.head,
             category=name,
@@ -154,23 +152,30 @@ class Explainer:
             baseline=found.baseline,
             residual=found.residual,
             steps=found.steps,
-            text=passage.cleaned,
-            span=span,
+            text=shown.text,
+            span=None if window.span is None else passage.span_in_given(window.span),
             parts_by="omission" if read.tokens is None else "attribution",
             parts=parts,
-            strongest=strongest_run(parts, passage.cleaned),
+            strongest=strongest_run(parts, shown.text),
             layers=self._layers(found),
             neurons=self._strongest(found, read, neutral, neurons),
             terms=terms,
             pairs=pairs,
         )
 
-    def _window(self, passage: Passage, limits: Limits, deadline: Deadline) -> Span | None:
-        """The part of a long text that the head's score is of; None where all of it is read."""
-        (scored,) = self._scorer.score_each([passage], limits, deadline=deadline)
-        if isinstance(scored, Exception):
-            raise scored
-        return scored.heads[self.head].span
+    def _window(self, passage: Passage, limits: Limits, deadline: Deadline) -> Window:
+        """What is read of a text; of a long one, the window that the head's score is of."""
+        (reading,) = self._scorer.encode([passage], limits, deadline)
+        if isinstance(reading, SirenError):
+            raise reading
+        if len(reading.windows) == 1:
+            return reading.windows[0]
+        column, scores = self._scorer.readout.columns[self.head], []
+        for one in self._scorer.run(windows_of([reading]), check=deadline.check).values():
+            if isinstance(one, BackendError):
+                raise one
+            scores.append(one.row[column.score])
+        return reading.windows[int(np.argmax(scores))]
 
     def _neutral_ids(self, count: int) -> list[int]:
         (ids,) = self._scorer.tokenizer.encode_plain([f"{self._neutral} " * (count + 1)])
@@ -214,14 +219,9 @@ class Explainer:
         direction = self._gradients.one_hot(place) - self._gradients.one_hot(int(others.argmax()))
         return category or "", direction, self._decision.temperature
 
-    def _omissions(
-        self,
-        passage: Passage,
-        ids: list[int],
-        offsets: list[Span],
-        direction: FloatArray,
-    ) -> tuple[PartShare, ...]:
+    def _omissions(self, shown: "_Shown", direction: FloatArray) -> tuple[PartShare, ...]:
         """Parts of a text, each with what its omission takes from the output."""
+        ids = shown.ids
         bounds = np.linspace(0, len(ids), min(_MOST_PARTS, len(ids)) + 1).astype(int).tolist()
         without = [ids[:start] + ids[stop:] for start, stop in pairwise(bounds)]
         rows = [self._scorer.tokenizer.with_special(row) for row in [ids, *without] if row]
@@ -229,8 +229,8 @@ class Explainer:
         shares = (outputs[0] - outputs[1:]).tolist() or [0.0]
         parts = []
         for (start, stop), share in zip(pairwise(bounds), shares, strict=True):
-            span = offsets[start][0], offsets[stop - 1][1]
-            parts.append(PartShare(passage.cleaned[slice(*span)], span, share))
+            span = shown.places[start][0], shown.places[stop - 1][1]
+            parts.append(PartShare(shown.text[slice(*span)], span, share))
         return tuple(parts)
 
     def _layers(self, found: Attribution) -> tuple[LayerShare, ...]:
@@ -292,20 +292,47 @@ class Explainer:
         )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """The text that is explained, its token ids without special ones, and where each stands."""
+
+    text: str
+    ids: list[int]
+    places: list[Span]
+
+
+def _shown(tokenizer: Tokenizer, passage: Passage, window: Window) -> _Shown:
+    """What a window holds of a text: all of it, or a part, which may stand behind the prompt's end,
+    on a line of its own.
+    """
+    encoded = tokenizer.encode(passage.cleaned, special=False)
+    if window.span is None:
+        return _Shown(passage.cleaned, encoded.ids, encoded.offsets)
+    texts: list[str] = []
+    ids: list[int] = []
+    places: list[Span] = []
+    begins = 0
+    for start, stop in window.taken:
+        first, last = span_of(encoded, start, stop)
+        ids += encoded.ids[start:stop]
+        places += [(a - first + begins, b - first + begins) for a, b in encoded.offsets[start:stop]]
+        texts.append(passage.cleaned[first:last])
+        begins += last - first + len(JOINER)
+    return _Shown(JOINER.join(texts), ids, places)
+
+
 def _tokens(
     tokenizer: Tokenizer,
-    passage: Passage,
-    offsets: list[Span],
+    shown: _Shown,
     tokens: FloatArray,
     neutral: FloatArray,
     found: Attribution,
 ) -> tuple[PartShare, ...]:
     """Each token's part of the features' shares: the features are the mean of the tokens'."""
     shares = ((tokens - neutral).astype(np.float64) @ found.gradient / len(tokens)).tolist()
-    before = tokenizer.special_before
-    places = [(0, 0)] * before + offsets
+    places = [(0, 0)] * tokenizer.special_before + shown.places
     places += [(0, 0)] * (len(shares) - len(places))
     return tuple(
-        PartShare(passage.cleaned[slice(*span)], span, share)
+        PartShare(shown.text[slice(*span)], span, share)
         for span, share in zip(places, shares, strict=True)
     )

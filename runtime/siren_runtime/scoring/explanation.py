@@ -86,7 +86,8 @@ class Explanation:
             to their difference, but for `residual`, and so do those of parts by attribution.
         residual: what is missing.
         steps: gradients that were taken on the way; 1 where the head is linear.
-        text: the cleaned text that was explained.
+        text: the cleaned text that was explained; of a long one the window that the score is of,
+            a later part of a response behind the end of its prompt, which has a line of its own.
         span: its part of the text as given, in characters; None for the whole.
         parts_by: "attribution", exact of tokens of a decoder; or "omission", the output with the
             text less that without the part, which need not add up.

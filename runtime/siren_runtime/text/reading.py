@@ -80,12 +80,14 @@ class Window:
     `span` is the part of the cleaned text that the score is of, in characters; None is the whole.
     A later part of a response stands behind its prompt's end, which is not in the span, nor in
     any of `cuts`, the spans that are scored too. `early` says that an exit may decide on it.
+    `taken` are the ranges of the text's own tokens that `ids` holds, in order.
     """
 
     ids: list[int]
     span: Span | None = None
     cuts: list[Cut] = field(default_factory=list)
     early: bool = False
+    taken: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -239,13 +241,16 @@ class _Windows:
         """All tokens."""
         ids = self.encoded.ids
         cuts_of_all = self._cuts(0, len(ids))
-        return Window(self.tokenizer.with_special(ids), None, cuts_of_all, self.limits.early)
+        whole = ((0, len(ids)),)
+        return Window(self.tokenizer.with_special(ids), None, cuts_of_all, self.limits.early, whole)
 
-    def of(self, start: int, stop: int, context: Sequence[int] = ()) -> Window:
+    def of(self, start: int, stop: int, context: range = range(0)) -> Window:
         """Tokens `start` to `stop`, behind those of a context."""
-        ids = self.tokenizer.with_special([*context, *self.encoded.ids[start:stop]])
+        before = self.encoded.ids[context.start : context.stop]
+        ids = self.tokenizer.with_special([*before, *self.encoded.ids[start:stop]])
         span, found = span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))
-        return Window(ids, span, found, self.limits.early)
+        taken = *(((context.start, context.stop),) if context else ()), (start, stop)
+        return Window(ids, span, found, self.limits.early, taken)
 
     def over_all(self, boundary: int | None) -> list[Window]:
         """Overlapping windows over all tokens; those of a response stand behind its prompt's end.
@@ -262,7 +267,7 @@ class _Windows:
             return [self.of(*part) for part in _overlapping(0, count, room)]
         prompt = [self.of(*part) for part in _overlapping(0, first, room)]
         before = min(first, int(room * _CONTEXT))
-        context = self.encoded.ids[first - before : first]
+        context = range(first - before, first)
         # The first part of a response goes on where the prompt ends, so that both are one span.
         (_, stop), *rest = _overlapping(first, count, room - before)
         together = self.of(first - before, stop)
