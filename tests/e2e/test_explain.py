@@ -146,6 +146,30 @@ def test_a_long_text_is_explained_by_the_window_that_its_score_is_of(made, name)
     assert behind_the_prompt
 
 
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_a_category_is_explained_where_it_is_the_likeliest(made, name):
+    _, bundle = made(name)
+    explainer = Explainer(bundle, head="kinds", threads=1)
+    text = " ".join(np.random.default_rng(3).choice(TEXT.split(), 90))
+    result = Guard.load(bundle, threads=1).score(text)
+    spans = {category: explainer.explain(text, category=category) for category in LABELS}
+    for category, found in spans.items():
+        assert found.score == pytest.approx(result.categories[category], abs=1e-5)
+    assert len({found.span for found in spans.values()}) > 1
+
+
+def test_the_score_of_several_classes_is_that_of_the_guard(tmp_path, backbone_folder):
+    backbone = backbone_folder("qwen3")
+    head = make_artifact(tmp_path / "head", backbone, classes=3)
+    export_bundle(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
+    explainer = Explainer(tmp_path / "bundle", threads=1)
+    result = Guard.load(tmp_path / "bundle", threads=1).score(TEXT)
+    assert explainer.explain(TEXT).score == pytest.approx(result.score, abs=1e-5)
+    for category, probability in result.categories.items():
+        found = explainer.explain(TEXT, category=category)
+        assert found.score == pytest.approx(probability, abs=1e-5)
+
+
 def test_the_command_gives_a_table_json_and_a_picture(made, tmp_path):
     _, bundle = made("qwen3")
     image = tmp_path / "why.svg"

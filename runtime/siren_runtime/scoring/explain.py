@@ -16,6 +16,7 @@ from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.onnxruntime.explain import HeadGradients
 from siren_runtime.backends.outputs import FloatArray, neurons_of_chunk
+from siren_runtime.backends.readout import DoubleArray
 from siren_runtime.bundle.heads import HARMFUL
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
@@ -50,10 +51,12 @@ class _Read:
     """What an engine makes of token ids: a head's features, its logits, and each token's share.
 
     `tokens` are float32 [tokens, n_features], whose mean the features are; None of an encoder.
+    `row` is what `siren_runtime.backends.readout` reads of all heads.
     """
 
     features: FloatArray
     logits: FloatArray
+    row: DoubleArray
     tokens: FloatArray | None
 
 
@@ -120,7 +123,7 @@ class Explainer:
         """
         limits, until = Limits(spans=()), Deadline(deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
-        window = self._window(passage, limits, until)
+        window = self._window(passage, limits, until, self._column(category))
         tokenizer = self._scorer.tokenizer
         shown = _shown(tokenizer, passage, window)
         if not shown.ids:
@@ -147,7 +150,7 @@ class Explainer:
         return Explanation(
             head=self.head,
             category=name,
-            score=1 / (1 + float(np.exp(-found.output))),
+            score=float(read.row[self._column(name or None)]),
             log_odds=found.output,
             baseline=found.baseline,
             residual=found.residual,
@@ -163,18 +166,30 @@ class Explainer:
             pairs=pairs,
         )
 
-    def _window(self, passage: Passage, limits: Limits, deadline: Deadline) -> Window:
-        """What is read of a text; of a long one, the window that the head's score is of."""
+    def _column(self, category: str | None) -> int:
+        """Where a row of the readout has the probability that is explained."""
+        column, names = self._scorer.readout.columns[self.head], self._spec.categories
+        if category is None:
+            return column.score
+        if category not in names:
+            raise InputError(
+                f"the head {self.head!r} has no category {category!r}; it has "
+                f"{', '.join(names) or 'none beside harm'}"
+            )
+        return int(column.rest.start) + names.index(category)
+
+    def _window(self, passage: Passage, limits: Limits, deadline: Deadline, column: int) -> Window:
+        """What is read of a text; of a long one, the window where a column is the highest."""
         (reading,) = self._scorer.encode([passage], limits, deadline)
         if isinstance(reading, SirenError):
             raise reading
         if len(reading.windows) == 1:
             return reading.windows[0]
-        column, scores = self._scorer.readout.columns[self.head], []
+        scores = []
         for one in self._scorer.run(windows_of([reading]), check=deadline.check).values():
             if isinstance(one, BackendError):
                 raise one
-            scores.append(one.row[column.score])
+            scores.append(one.row[column])
         return reading.windows[int(np.argmax(scores))]
 
     def _neutral_ids(self, count: int) -> list[int]:
@@ -185,15 +200,17 @@ class Explainer:
 
     def _read(self, ids: list[int]) -> _Read:
         if self._stream is None:
-            outputs = self._scorer.backend.run(*right_pad([ids])).heads[self._place]
-            assert outputs.features is not None
-            return _Read(outputs.features[0], outputs.logits[0], None)
+            outputs = self._scorer.backend.run(*right_pad([ids]))
+            head, row = outputs.heads[self._place], self._scorer.readout.precise(outputs)[0]
+            assert head.features is not None
+            return _Read(head.features[0], head.logits[0], row, None)
         sums = ScoreByStream(self._stream).sums(np.array([ids], np.int64))[0]
         known = self._gradients.neurons
         tokens = neurons_of_chunk(sums, self._spec)[:, known.places] * known.weights
-        logits = self._stream.head((sums[-1:] / len(ids)).astype(np.float32))
+        outputs = self._stream.head((sums[-1:] / len(ids)).astype(np.float32))
         features = (sums[-1] / len(ids))[known.places] * known.weights
-        return _Read(features.astype(np.float32), logits.heads[self._place].logits[0], tokens)
+        logits, row = outputs.heads[self._place].logits[0], self._scorer.readout.precise(outputs)[0]
+        return _Read(features.astype(np.float32), logits, row, tokens)
 
     def _direction(self, logits: FloatArray, category: str | None) -> tuple[str, FloatArray, float]:
         """The category that is explained, the factor of each logit, and its temperature.
@@ -202,11 +219,6 @@ class Explainer:
         likeliest other, which of two classes is the log-odds.
         """
         names = self._spec.categories
-        if category is not None and category not in names:
-            raise InputError(
-                f"the head {self.head!r} has no category {category!r}; it has "
-                f"{', '.join(names) or 'none beside harm'}"
-            )
         if self._spec.activation in ("orders", "logistic"):
             return "", self._gradients.one_hot(self._spec.classes - 1), self._decision.temperature
         if self._spec.activation == "sigmoid":

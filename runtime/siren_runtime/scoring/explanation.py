@@ -81,7 +81,7 @@ class Explanation:
 
     Attributes:
         head, category: whose output it is; a category of "" is the score.
-        score: the probability, of what is explained.
+        score: the probability of what is explained, as a result has it.
         log_odds, baseline: the outputs of the text and of the neutral one. Shares of layers add up
             to their difference, but for `residual`, and so do those of parts by attribution.
         residual: what is missing.
