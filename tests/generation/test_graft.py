@@ -16,7 +16,7 @@ import torch
 from models import make_artifact
 from reference import auto_class
 from siren_export.graft import rewrite
-from siren_export.graft.extractor import engine_precision
+from siren_export.graft.extractor import engine_precision, write_extractor
 from siren_export.graft.graft import find_blocks, graft
 from siren_export.graft.verify import Folders, check_graft
 from siren_export.heads.registry import load_artifact
@@ -150,6 +150,16 @@ def test_another_graph_is_refused_by_what_was_looked_for(generator: Make) -> Non
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, head: Path) -> None:
     with pytest.raises(CheckpointError, match=r"genai_config\.json"):
         graft(tmp_path, load_artifact(head), tmp_path / "out", foreign=True)
+
+
+def test_a_folder_that_is_grafted_is_not_grafted_again(
+    grafted: Path, head: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="is grafted already; take the folder"):
+        graft(grafted, load_artifact(head), tmp_path / "out", foreign=True, verify=False)
+    with pytest.raises(CheckpointError, match="is grafted already"):
+        write_extractor(read_folder(grafted), tmp_path / "extractor", "residual_mean")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

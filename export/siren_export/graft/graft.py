@@ -134,9 +134,13 @@ def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
     """The blocks of a folder's graph.
 
     Raises:
-        CheckpointError: it is built otherwise than what is known here.
+        CheckpointError: it is built otherwise than what is known here, or grafted already.
     """
     source = str(folder.path / folder.graph)
+    if any(output.name == NEURONS_OUTPUT for output in model.graph.outputs):
+        raise CheckpointError(
+            f"{source}: is grafted already; take the folder that it was made of, with all heads"
+        )
     found = TransformerGraph(model.graph, source, folder.tokens, folder.logits)
     return found.blocks(folder.blocks, folder.cache_keys)
 
