@@ -72,6 +72,17 @@ def test_a_row_stands_among_so_many_tokens_of_other_safe_rows(
     assert diluted != Dilution(tokenizer, 100, place, seed=1).of(rows)  # type: ignore[arg-type]
 
 
+def test_plain_text_is_of_all_safe_rows_that_there_are(bundle: Path, data: Path) -> None:
+    """Of few safe rows one that looks harmful would stand in many of the texts."""
+    rows = _rows(data)
+    dilution = Dilution(Guard.load(bundle).scorers[0].tokenizer, 100, "behind")
+    few, others = rows[:2], [row for row in rows[2:] if row.label == 0]
+    found = [row.text for row in dilution.of(few, rows)]
+    assert any(other.text in text for text in found for other in others)
+    with pytest.raises(InputError, match="fewer than two"):
+        dilution.of(few)
+
+
 def test_a_data_set_without_plain_text_is_named(bundle: Path, data: Path) -> None:
     tokenizer = Guard.load(bundle).scorers[0].tokenizer
     rows = [row for row in _rows(data) if row.label == 1]
@@ -191,7 +202,7 @@ def test_rows_with_a_response_are_scored_as_such(bundle: Path, data: Path) -> No
     found = _rows(data)[:4]
     rows = [replace(row, has_response=place % 2 == 0) for place, row in enumerate(found)]
     guard = Guard.load(bundle)
-    scores = score_diluted_spans(guard, rows, [40], lambda *_: None, guard.heads[0])
+    scores = score_diluted_spans(guard, rows, rows, [40], lambda *_: None, guard.heads[0])
     assert scores.has_response.tolist() == [True, False] * 4
     assert (scores.scores[4:, 0] > 0).all()
 

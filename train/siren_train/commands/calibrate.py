@@ -280,10 +280,9 @@ def calibrate(
             engines = open_engines(opened, Request(threads=threads, streaming=True))
             guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
             labelled = [row for row in read_all(sources, columns) if row.split == split]
-            labelled = sampled(labelled, max_rows)
-            span_scores = score_diluted_spans(
-                guard, labelled, checked_lengths(diluted), bars.update, head
-            )
+            taken = sampled(labelled, max_rows)
+            lengths = checked_lengths(diluted)
+            span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
     if responses and threshold:
         found = choose_each(scores, threshold, rules)
     else:

@@ -47,7 +47,8 @@ def evaluate_diluted(
         InputError: the data is unusable, or a file cannot be written.
     """
     tokens, everything = checked_lengths(lengths), list(read_all(sources, columns))
-    rows = sampled((row for row in everything if row.split == split), max_rows)
+    of_split = [row for row in everything if row.split == split]
+    rows = sampled(of_split, max_rows)
     if not rows:
         raise no_rows(split, sources, {row.split for row in everything})
     response_threshold = None
@@ -56,7 +57,13 @@ def evaluate_diluted(
         response_threshold = of_responses.threshold if of_responses else None
     with Bars() as bars:
         results = measure_diluted(
-            guard, rows, tokens, threshold, bars.update, response_threshold=response_threshold
+            guard,
+            rows,
+            tokens,
+            threshold,
+            bars.update,
+            among=of_split,
+            response_threshold=response_threshold,
         )
     evaluation = DilutedEvaluation(
         bundles=list(bundles),

@@ -18,6 +18,8 @@ PLACES: tuple[Place, ...] = get_args(Place)
 class Dilution:
     """Puts rows behind, or in the middle of, `tokens` tokens of safe rows of their data set.
 
+    Of few safe rows one that looks harmful would stand in many of the texts.
+
     Attributes:
         tokenizer: counts them.
         seed: of the draw, which depends on the row and the length, and not on other rows drawn.
@@ -28,14 +30,17 @@ class Dilution:
     place: Place
     seed: int = 0
 
-    def of(self, rows: Sequence[Row]) -> list[Row]:
+    def of(self, rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Row]:
         """Each row with plain text around it; its label is kept, its id is not.
+
+        Args:
+            among: the rows whose safe ones the plain text is taken of; None is `rows`.
 
         Raises:
             InputError: a data set has fewer than two different safe texts.
         """
         safe: dict[str, list[str]] = {}
-        for row in rows:
+        for row in rows if among is None else among:
             if row.label != 1:
                 safe.setdefault(row.dataset, []).append(row.text)
         for dataset in {row.dataset for row in rows}:

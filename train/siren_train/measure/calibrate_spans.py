@@ -67,16 +67,21 @@ def score_spans(
 
 
 def score_diluted_spans(
-    guard: Guard, rows: Sequence[Row], lengths: Sequence[int], progress: Progress, head: str
+    guard: Guard,
+    rows: Sequence[Row],
+    among: Sequence[Row],
+    lengths: Sequence[int],
+    progress: Progress,
+    head: str,
 ) -> SpanScores:
-    """Score the spans of rows alone, and behind so many tokens of safe rows.
+    """Score the spans of rows alone, and behind so many tokens of the safe ones `among` others.
 
     Raises:
         InputError: as `Dilution.of`.
         SirenError: as `Guard.score_batch`.
     """
     tokenizer = guard.scorers[0].tokenizer
-    behind = [row for n in lengths for row in Dilution(tokenizer, n, "behind").of(rows)]
+    behind = [row for n in lengths for row in Dilution(tokenizer, n, "behind").of(rows, among)]
     return score_spans(guard, [*rows, *behind], progress, head=head)
 
 

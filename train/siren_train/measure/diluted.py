@@ -76,11 +76,13 @@ def measure_diluted(
     threshold: float,
     progress: Progress = lambda stage, done, total: None,
     *,
+    among: Sequence[Row] | None = None,
     response_threshold: float | None = None,
 ) -> list[DilutedMetrics]:
     """Score rows alone, and behind and in the middle of `lengths` tokens of plain text.
 
     Args:
+        among: the rows whose safe ones the plain text is taken of; None is `rows`.
         response_threshold: of rows with a response; None is `threshold`.
 
     Raises:
@@ -94,12 +96,12 @@ def measure_diluted(
     thresholds = np.where(has_response, of_responses, threshold)
     results = []
     for place, tokens in settings:
-        among = rows
+        placed = rows
         if place != "alone":
-            among = Dilution(tokenizer, tokens, place).of(rows)  # type: ignore[arg-type]
+            placed = Dilution(tokenizer, tokens, place).of(rows, among)  # type: ignore[arg-type]
         stage = "rows alone" if place == "alone" else f"{place} {tokens} tokens"
-        scores = _scored(guard, among, stage, progress)
-        results += _metrics(among, scores, place, tokens, thresholds)
+        scores = _scored(guard, placed, stage, progress)
+        results += _metrics(placed, scores, place, tokens, thresholds)
     return results
 
 
