@@ -32,9 +32,10 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
 
     Raises:
         BackendError: the server did not start; its log says why.
-        InputError: the file of keys cannot be used.
+        InputError: the file of keys, or the upstream's URL or key, cannot be used.
     """
     logs.configure(log_level)
+    application = make_app(settings)  # also where workers make their own: they would die of it
     _allow_connections(settings)
     options = {**uvicorn_options(settings), "host": host, "port": port, **tls}
     os.environ["SIREN_SERVE_LOG_LEVEL"] = log_level
@@ -42,7 +43,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
     if settings.workers > 1:
         _serve_by_workers(settings, options)
         return
-    config = uvicorn.Config(make_app(settings), **options)
+    config = uvicorn.Config(application, **options)
     # uvicorn raises the signal that ended it again: an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = uvicorn.Server(config)

@@ -206,6 +206,19 @@ def test_one_text_too_large_leaves_its_neighbours_their_scores(alarm: Path) -> N
     ]
 
 
+def test_a_prompt_too_large_is_refused_by_a_stream_too(alarm: Path) -> None:
+    guard = Guard.load(alarm, max_tokens_per_text=100, max_bytes_per_text=1000)
+    with pytest.raises(InputError, match="1,000 are read"):
+        guard.stream("a" * 1001)
+    with guard.stream("a" * 100) as stream:
+        assert stream.feed("b").tokens > 100
+    with guard.stream("a" * 101) as stream:
+        for _ in range(2):
+            with pytest.raises(InputError, match="the prompt has more than the 100 tokens"):
+                stream.feed("b")
+            stream.reset()
+
+
 def test_a_piece_too_large_is_refused_and_the_stream_goes_on_anew(alarm: Path) -> None:
     stream = Guard.load(alarm, max_tokens_per_text=50, max_bytes_per_text=90).stream()
     for piece, message in (("a" * 60, "more than the 50 tokens"), ("a" * 91, "91 bytes")):

@@ -135,6 +135,22 @@ def test_a_server_that_cannot_start_says_why_in_a_line(
     assert "Traceback" not in why
 
 
+@pytest.mark.parametrize("option", ["--api-key-file", "--upstream-key-file", "--tls-cert"])
+def test_a_file_that_cannot_be_used_is_named_whatever_the_workers(
+    bundle: Path, tmp_path: Path, option: str
+) -> None:
+    code = "from siren_runtime.commands.siren import app; app()"
+    (tmp_path / "file").write_text("")
+    options = ["--upstream", "http://localhost/v1", "--tls-key", tmp_path / "file"]
+    options = options[2:] if option == "--tls-cert" else options[:2]
+    arguments = ["serve", bundle, "--workers", 2, "--port", 0, *options, option, tmp_path / "file"]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr.splitlines()[-1]
+
+
 def test_a_server_may_have_as_many_files_open_as_connections_and_has_its_keys(
     bundle: Path, tmp_path: Path
 ) -> None:

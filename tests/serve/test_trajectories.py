@@ -9,7 +9,8 @@ from served import Running, running
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import Guard
+from siren_runtime import Guard, InputError
+from siren_serve.triton.repository import ModelSettings, write_model
 from trajectories import CHATML, MESSAGES, TOOLS, make_chat_backbone, make_trajectory_head
 
 ROUNDING = 1e-5
@@ -84,3 +85,8 @@ def test_routes_of_texts_say_what_the_guard_scores(server: Running) -> None:
         answer = server.client.post(route, json=body)
         assert answer.status_code == 422
         assert "scores trajectories of agents, and no texts" in answer.text
+
+
+def test_triton_takes_no_guard_of_trajectories(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="scores trajectories"):
+        write_model(bundle, tmp_path, "guard", "text", ModelSettings())

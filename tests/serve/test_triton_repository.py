@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from siren_runtime import BundleError, Guard, InputError
+from siren_runtime import BundleError, Guard, InputError, SirenError
 from siren_serve.commands.triton import app
 
 
@@ -66,6 +66,11 @@ def test_a_model_that_is_there_is_not_written_over(bundle: Path, tmp_path: Path)
 def test_a_name_that_is_no_models_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="--name"):
         write(bundle, "-o", tmp_path, "--name", name)
+
+
+def test_a_bundle_is_named_as_for_other_commands(tmp_path: Path) -> None:
+    with pytest.raises(SirenError, match="neither a folder that is there nor the id"):
+        write("nowhere", "-o", tmp_path)
 
 
 def test_a_form_that_is_not_known_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Session:
         tracks: Sequence[Track],
         rules: Sequence[Rule],
         threshold: float | None,
-        answers: bool,
+        prompt: str | None,
         decide: Decide,
         limits: Limits,
     ) -> None:
@@ -45,9 +45,10 @@ class Session:
 
         Args:
             threshold: the primary head's; None is its own.
-            answers: whether what is fed is the response to a prompt.
+            prompt: what is fed is the response to it.
         """
-        self.tracks, self._answers, self._has_response = tuple(tracks), answers, False
+        self.tracks, self._prompt, self._has_response = tuple(tracks), prompt, False
+        self._is_prompt_checked = not prompt
         self._decisions = Decisions(rules)
         self._threshold, self._decide_on, self._limits = threshold, decide, limits
         self.result: StreamResult | None = None
@@ -78,31 +79,35 @@ class Session:
         """Take a piece in: text, or a list of token ids, to be read until a deadline.
 
         Raises:
-            InputError: it is neither, not what was fed before, or more than one feed reads.
+            InputError: it is neither, not what was fed before, or more than one feed reads, or the
+                prompt is.
             InterruptedCall: the deadline passed.
         """
         self.deadline = deadline
         deadline.check("before the piece was read")
+        if self._prompt and not self._is_prompt_checked:
+            self._check_length(self._prompt, "prompt", "shorten it")
+            self._is_prompt_checked = True
         if isinstance(piece, str):
-            self._check_length(piece)
+            self._check_length(piece, "piece", "feed it in parts")
         else:
             piece = _listed(piece)
             if len(self.tracks) > 1:
                 raise InputError("token ids are those of one tokenizer; feed an ensemble text")
         self._made = {}
-        self._has_response |= self._answers and len(piece) > 0
+        self._has_response |= self._prompt is not None and len(piece) > 0
         for track in self.tracks:
             track.accept(piece)
         for track in self.tracks[1:]:  # what the first one holds is compared with no more
             track.forget_before(self.tracks[0].tokens.start - 1)
 
-    def _check_length(self, piece: str) -> None:
+    def _check_length(self, piece: str, what: str, hint: str) -> None:
         check_size(piece, self._limits.max_bytes)
         limit, tokenizers = self._limits.max_tokens, [t.member.tokenizer for t in self.tracks]
         if any(_has_more_tokens(each, piece, limit, self.deadline) for each in tokenizers):
             raise InputError(
-                f"the piece has more than the {limit:,} tokens that one feed reads; feed it in "
-                "parts, or load the guard with a larger max_tokens_per_text"
+                f"the {what} has more than the {limit:,} tokens that one feed reads; {hint}, or "
+                "load the guard with a larger max_tokens_per_text"
             )
 
     def slide(self, number: int) -> bool:
@@ -221,8 +226,10 @@ class Sessions:
         """Open a session.
 
         Raises:
-            InputError: as many are open as may be, or a member cannot read it in this way.
+            InputError: as many are open as may be, the prompt is larger than is read, or a member
+                cannot read it in this way.
         """
+        check_size(prompt or "", self._limits.max_bytes)
         plain = aggregation is None and not response_only
         if not plain and any(member.reads_anew for member in self.members):
             raise InputError(
@@ -232,8 +239,7 @@ class Sessions:
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
         tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
-        answers = prompt is not None
-        session = Session(tracks, rules, threshold, answers, self._decide, self._limits)
+        session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
         self._open[session] = None
         return session
 

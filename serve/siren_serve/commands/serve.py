@@ -1,6 +1,7 @@
 """`siren serve`: guards behind HTTP."""
 
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -222,9 +223,24 @@ def serve(
             raise InputError(f"{path}: no such file")
     if (tls_key is None) != (tls_cert is None):
         raise InputError("TLS needs both --tls-key and --tls-cert")
+    if tls_key is not None and tls_cert is not None:
+        _check_tls(tls_key, tls_cert, tls_ca)
     if tls_ca is not None:
         tls["ssl_cert_reqs"] = 2  # type: ignore[assignment]  # ssl.CERT_REQUIRED
     run(settings, host=host, port=port, log_level=log_level, tls=tls)
+
+
+def _check_tls(key: Path, certificate: Path, authorities: Path | None) -> None:
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except (OSError, ValueError) as error:  # which ssl.SSLError is
+        files = ", ".join(str(path) for path in (certificate, key, authorities) if path is not None)
+        raise InputError(
+            f"{files}: expected a certificate and its own key, and CAs, in PEM: {error}"
+        ) from None
 
 
 def _named(bundles: list[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_serve.triton.repository import Form, ModelSettings, write_model
@@ -15,7 +16,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command(epilog="Example: siren triton engines/minilm/bundle -o models --forms text,stream")
 def triton(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id.",
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The model repository; other models stay.")
     ],
@@ -47,10 +54,11 @@ def triton(
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name {name!r}: letters, digits, '_', '-' and '.' make a model's name")
+    folder = find_bundle(bundle)
     settings = ModelSettings(threads, instances, max_batch, max_queue, timeout)
     for form in _forms(forms):
         called = name if form == "text" else f"{name}_{form}"
-        report(f"wrote {write_model(bundle, output, called, form, settings)}")
+        report(f"wrote {write_model(folder, output, called, form, settings)}")
 
 
 def _forms(forms: str) -> list[Form]:

@@ -61,12 +61,15 @@ def write_model(
 
     Raises:
         BundleError: the bundle cannot be used.
-        InputError: a model of that name is there, or the bundle is for another engine.
+        InputError: a model of that name is there, or the bundle is for another engine or scores
+            trajectories.
     """
     bundle = load_bundle(bundle_folder, verify="full")
     place, hidden = repository / name, repository / f".{name}"
     if place.exists():
         raise InputError(f"{place} is there already; remove it, or give another --name")
+    if bundle.manifest.task == "trajectory":
+        raise InputError(f"{bundle_folder} scores trajectories, and Triton's models take texts")
     if form == "tokens" and bundle.manifest.target != "onnxruntime":
         raise InputError(
             f"{bundle_folder} is for {bundle.manifest.target}; the form of tokens takes a bundle "
