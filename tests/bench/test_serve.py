@@ -71,7 +71,7 @@ def test_restarts_count_what_is_lost(tmp_path, head):
 
 
 def test_hostile_clients_leave_neighbours_their_scores(tmp_path, head):
-    kinds = "chunks,json,messages"
+    kinds = "chunks,json,messages,values"
     options = ("--hostile", kinds, "--seconds", 0.5, "--rounds", 1, "--rates", "0.5")
     done = run(*common(tmp_path, head), *options)
     assert done.exit_code == 0, done.output
@@ -83,6 +83,7 @@ def test_hostile_clients_leave_neighbours_their_scores(tmp_path, head):
         assert not any(end.startswith("5") for end in entry["hostile"])
     ends = {kind: set(entry["hostile"]) for kind, entry in entries.items()}
     assert ends["chunks"] == {"413"}
+    assert ends["values"] == {"413"}
     assert ends["json"] <= {"400", "413", "422"}
     assert ends["messages"] <= {"200", "400", "413", "422"}
 

@@ -69,6 +69,10 @@ _MESSAGES = (
     b'{"role":"no such role","content":"a"}',
 )
 
+_INPUTS = b'{"inputs": [%s]}'
+_VALUES = _INPUTS % b",".join([b"{}"] * 600_000)
+_TEXTS = _INPUTS % b",".join([b'"%s"' % (b"the cat sat on the mat " * 350)] * 250)
+
 KINDS = {
     "bodies": Kind("bodies of 10 MB, 10 a second", ((_SIZED % _TEN_MB, _PIECE),), a_second=10),
     "chunks": Kind(
@@ -82,6 +86,8 @@ KINDS = {
     "json": Kind("malformed JSON, 50 a second", tuple(map(_whole, _JSON)), a_second=50),
     "http": Kind("malformed HTTP, 50 a second", tuple((d, b"") for d in _HTTP), a_second=50),
     "messages": Kind("hostile messages, 5 a second", tuple(map(_messages, _MESSAGES)), a_second=5),
+    "values": Kind("2 MB of empty objects, 5 a second", (_whole(_VALUES),), a_second=5),
+    "texts": Kind("2 MB of long texts, 2 a second", (_whole(_TEXTS),), a_second=2),
 }
 
 
