@@ -9,6 +9,7 @@ import pytest
 from backbones import DECODERS, FAMILIES
 from siren_runtime import BackendError, Guard, InputError, InterruptedCall, StreamResult
 from siren_runtime.streaming.cache import KeyValueCache
+from siren_runtime.text.deadline import NO_DEADLINE
 from streaming import BOUND, LIMIT
 from texts import CORPUS
 
@@ -65,6 +66,32 @@ def test_a_call_that_ends_leaves_the_streams_right_that_were_read(guards, monkey
         expected = pytest.approx(clean.score(CORPUS[2]).score, abs=BOUND)
         assert long.feed_tokens(ids).score == expected
         assert short.feed_tokens(ids[1:]).score == expected
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_streams_that_are_read_between_the_runs_of_others_are_exact_and_so_are_these(guards, name):
+    clean, guard = guards(name)
+    text, read = CORPUS[2], ""
+    with guard.streams() as streams:
+        kept, gone, short, other, long = (streams.open() for _ in range(5))
+        opened = []
+
+        def between():
+            nonlocal read
+            read += "b"
+            opened.append(streams.open())
+            results = streams.feed([(kept, "b"), (opened[-1], text[:40])])
+            for given, result in zip((read, text[:40]), results, strict=True):
+                assert result.score == pytest.approx(clean.score(given).score, abs=BOUND)
+            gone.close()  # whose slot another takes
+
+        pieces = [(short, "a"), (other, "b"), (long, text)]  # read from the shortest on
+        results = streams.read([(*piece, NO_DEADLINE) for piece in pieces], between)
+        assert opened
+        for (_, given), result in zip(pieces, results, strict=True):
+            assert result.score == pytest.approx(clean.score(given).score, abs=BOUND)
+        expected = clean.score(text[:40] + "c").score
+        assert opened[0].feed("c").score == pytest.approx(expected, abs=BOUND)
 
 
 def test_a_cache_that_cannot_grow_leaves_the_other_streams_right(guards, monkeypatch):

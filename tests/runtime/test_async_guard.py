@@ -22,7 +22,9 @@ from siren_runtime import (
     Sharing,
     StreamResult,
 )
+from siren_runtime.serving.asynchronous import AsyncStream
 from siren_runtime.streaming.handles import Streams
+from siren_runtime.streaming.reader import ReencodingReader
 from siren_runtime.text.tokenizer import Tokenizer
 from texts import CORPUS
 
@@ -223,11 +225,11 @@ def test_who_waits_for_streams_that_are_read_keeps_no_text_from_its_run(
 ) -> None:
     read, begun, go_on = Streams.read, threading.Event(), threading.Event()
 
-    def held(streams: Streams, fed: Any) -> Any:
+    def held(streams: Streams, *arguments: Any) -> Any:
         with streams.lock:
             begun.set()
             assert go_on.wait(WAIT_S)
-            return read(streams, fed)
+            return read(streams, *arguments)
 
     async def test() -> None:
         async with AsyncGuard(plain, Sharing(runs=2)) as guard, guard.stream() as stream:
@@ -245,6 +247,55 @@ def test_who_waits_for_streams_that_are_read_keeps_no_text_from_its_run(
             await (await opened).__aexit__(None, None, None)
 
     monkeypatch.setattr(Streams, "read", held)
+    _run(test())
+
+
+def test_short_pieces_are_read_between_the_runs_of_a_long_one(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "a long prompt. " * 40
+    with plain.stream(prompt) as stream:
+        expected = stream.feed("long").score
+    read, is_armed = ReencodingReader.read, threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(reader: ReencodingReader, states: Any, *arguments: Any) -> Any:
+        if is_armed.is_set():
+            begun.set()
+            assert go_on.wait(WAIT_S)
+        return read(reader, states, *arguments)
+
+    async def test() -> None:
+        ended: list[str] = []
+        async with AsyncGuard(plain) as guard, guard.stream() as short, guard.stream(prompt) as one:
+            await short.feed("begun")
+            is_armed.set()
+
+            async def feed(name: str, stream: AsyncStream) -> StreamResult:
+                result = await stream.feed(name)
+                ended.append(name)
+                return result
+
+            async def open_and_close() -> None:
+                async with guard.stream("prompt") as opened:
+                    ended.append("opened")
+                    await opened.feed("piece")
+
+            long = asyncio.create_task(feed("long", one))
+            await _eventually(begun.is_set)
+            rest = [
+                asyncio.create_task(feed("short", short)),
+                asyncio.create_task(open_and_close()),
+            ]
+            await _eventually(lambda: guard.dispatcher.waiting[2] == 1)
+            go_on.set()
+            results = await asyncio.gather(long, *rest)
+            assert results[0].score == pytest.approx(expected, abs=ROUNDING)
+            assert results[1].score == pytest.approx(plain.score("begunshort").score, abs=ROUNDING)
+        assert ended.index("short") < ended.index("long")
+        assert ended.index("opened") < ended.index("long")
+
+    monkeypatch.setattr(ReencodingReader, "read", held)
     _run(test())
 
 

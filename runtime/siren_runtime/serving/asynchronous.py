@@ -216,7 +216,8 @@ class AsyncStream:
     async def scores(self) -> list[TokenScore]:
         """The entry of each token held, as `Stream.scores`."""
         stream = self._opened()
-        return await asyncio.wrap_future(self._dispatcher.with_streams(lambda _: stream.scores))
+        found = self._dispatcher.with_streams(lambda _: stream.scores, stream)
+        return await asyncio.wrap_future(found)
 
     def _close_unused(self, opening: "Future[Stream]") -> None:
         if not opening.cancelled() and opening.exception() is None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from siren_runtime.errors import BackendError, BusyError, InterruptedCall
 from siren_runtime.guard import Guard
 from siren_runtime.streaming.handles import Stream, Streams
+from siren_runtime.streaming.reader import Between, nothing
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 
@@ -45,7 +46,8 @@ class Dispatcher:
         """
         self.guard, self.sharing, self._on_run = guard, sharing, on_run
         self._windows, self._feeds = WaitingWindows(), WaitingFeeds()
-        self._tasks: deque[Callable[[], None]] = deque()
+        self._tasks: deque[tuple[Callable[[], None], Stream | None]] = deque()
+        self._reading: set[Stream] = set()
         self._streams: Streams | None = None
         self._turn = self._calls = 0
         self._feeding = self._closing = self._dropping = False
@@ -120,8 +122,13 @@ class Dispatcher:
             self._changed.notify()
         return future
 
-    def with_streams(self, task: Callable[[Streams], _T]) -> "Future[_T]":
+    def with_streams(
+        self, task: Callable[[Streams], _T], stream: Stream | None = None
+    ) -> "Future[_T]":
         """Do something with the streams between two runs; the first time, they are opened.
+
+        Args:
+            stream: that it is done with, which is not to be read meanwhile.
 
         Raises:
             BackendError: closed.
@@ -129,7 +136,8 @@ class Dispatcher:
         future: Future[Any] = Future()
         with self._changed:
             self._check_open()
-            self._tasks.append(lambda: settle(future, lambda: task(self._opened_streams())))
+            done = lambda: settle(future, lambda: task(self._opened_streams()))  # noqa: E731
+            self._tasks.append((done, stream))
             self._changed.notify()
         return future
 
@@ -137,7 +145,7 @@ class Dispatcher:
         """Close a stream between two runs; nobody waits for that."""
         with self._changed:
             if not self._closing:  # which closes all
-                self._tasks.append(stream.close)
+                self._tasks.append((stream.close, stream))
                 self._changed.notify()
 
     def close(self, *, drain: bool = True) -> None:
@@ -207,11 +215,12 @@ class Dispatcher:
     def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
         """The next thing to do, or the seconds after which there may be one."""
         if self._tasks and not self._feeding:  # the streams are free, so that no thread waits
-            return self._tasks.popleft(), None
+            return self._tasks.popleft()[0], None
         window = self._windows.first()
         feed = None if self._feeding else self._feeds.first()
         if feed is not None and (window is None or feed.turn < window.turn):
             feeds, self._feeding = self._feeds.take(), True
+            self._reading = {feed.stream for feed in feeds}
             return lambda: self._read(feeds), None
         if window is None:
             return None, None
@@ -249,13 +258,27 @@ class Dispatcher:
         self._on_run(Run("score", len(batch), tokens, seconds, waited))
 
     def _read(self, feeds: list[Feed]) -> None:
-        started = time.monotonic()
         try:
-            read(self._opened_streams(), feeds)
+            self._read_and_count(feeds, self._meanwhile)
         finally:
             with self._changed:
-                self._feeding = False
+                self._feeding, self._reading = False, set()
                 self._changed.notify_all()
+
+    def _meanwhile(self) -> None:
+        """Between two engine runs of a long piece: what takes a moment, of other streams."""
+        with self._changed:
+            ready = [task for task in self._tasks if task[1] not in self._reading]
+            self._tasks = deque(task for task in self._tasks if task[1] in self._reading)
+            feeds = self._feeds.take_short(self._reading)
+        for task, _ in ready:
+            _do(task)
+        if feeds:
+            _do(lambda: self._read_and_count(feeds, nothing))
+
+    def _read_and_count(self, feeds: list[Feed], between: Between) -> None:
+        started = time.monotonic()
+        read(self._opened_streams(), feeds, between)
         seconds = time.monotonic() - started
         answered = [feed for feed in feeds if not feed.future.cancelled()]
         results = [f.future.result() for f in answered if f.future.exception() is None]

@@ -1,15 +1,18 @@
 """Pieces that wait for their streams to be read."""
 
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from siren_runtime.errors import SirenError
 from siren_runtime.streaming.handles import Stream, Streams
+from siren_runtime.streaming.reader import Between, nothing
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 
 _TOGETHER = 32  # streams that are read in one batch
+_SHORT = 512  # characters, about a chunk of tokens, that are read in a moment
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,15 @@ class WaitingFeeds:
 
     def take(self) -> list[Feed]:
         """Take the first piece of each of the streams that have waited longest."""
-        heads = sorted((feeds[0] for feeds in self._of.values()), key=lambda feed: feed.turn)
-        taken = heads[:_TOGETHER]
+        return self._taken([feeds[0] for feeds in self._of.values()])
+
+    def take_short(self, reading: Collection[Stream]) -> list[Feed]:
+        """Of streams that are not being read, take first pieces that are read in a moment."""
+        heads = [feeds[0] for stream, feeds in self._of.items() if stream not in reading]
+        return self._taken([f for f in heads if f.stream.session.brings(f.piece) <= _SHORT])
+
+    def _taken(self, heads: list[Feed]) -> list[Feed]:
+        taken = sorted(heads, key=lambda feed: feed.turn)[:_TOGETHER]
         for feed in taken:
             self._of[feed.stream].popleft()
             if not self._of[feed.stream]:
@@ -66,13 +76,13 @@ class WaitingFeeds:
         return waiting
 
 
-def read(streams: Streams, feeds: list[Feed]) -> None:
-    """Read pieces in one batch and answer each."""
+def read(streams: Streams, feeds: list[Feed], between: Between = nothing) -> None:
+    """Read pieces in one batch and answer each; `between` as `Streams.read`."""
     wanted = [feed for feed in feeds if feed.future.set_running_or_notify_cancel()]
     if not wanted:
         return
     try:
-        results = streams.read([(feed.stream, feed.piece, feed.deadline) for feed in wanted])
+        results = streams.read([(f.stream, f.piece, f.deadline) for f in wanted], between)
     except Exception as error:  # the callers' to see, not this thread's to end of
         for feed in wanted:
             feed.future.set_exception(error)

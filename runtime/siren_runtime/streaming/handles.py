@@ -20,6 +20,7 @@ from siren_runtime.text.deadline import Deadline
 
 from .aggregation import AggregationName, aggregation_of
 from .decision import Rule, checked_rules
+from .reader import Between, nothing
 from .result import StreamResult, TokenScore
 from .session import Session, Sessions
 
@@ -223,9 +224,13 @@ class Streams:
         return self.read(fed)
 
     def read(
-        self, fed: Sequence[tuple[Stream, Piece, Deadline]]
+        self, fed: Sequence[tuple[Stream, Piece, Deadline]], between: Between = nothing
     ) -> list[StreamResult | SirenError]:
         """Feed as `feed`, each stream with a deadline of its own.
+
+        Args:
+            between: called in this thread between two engine runs; it may open, read and close
+                other streams of these.
 
         Raises:
             InputError: a stream is named twice.
@@ -236,11 +241,8 @@ class Streams:
             if len({stream for stream, *_ in fed}) < len(fed):
                 raise InputError("a stream is named twice; join its pieces")
             closed = {stream: error for stream, *_ in fed if (error := _why_closed(stream))}
-            results = sessions.feed(
-                (stream.session, piece, until)
-                for stream, piece, until in fed
-                if stream not in closed
-            )
+            given = [(s.session, piece, until) for s, piece, until in fed if s not in closed]
+            results = sessions.feed(given, between)
         return [closed.get(stream) or results[stream.session] for stream, *_ in fed]
 
     @property

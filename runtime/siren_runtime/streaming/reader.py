@@ -1,6 +1,6 @@
 """Read the pending tokens of many streams: in batches over a key/value cache, or by re-encoding."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,11 @@ from .state import StreamState
 _GAP = 8
 
 Failures = dict[StreamState, SirenError]
+Between = Callable[[], None]  # what is done between two engine runs; it may read other streams
+
+
+def nothing() -> None:
+    """Do nothing between two engine runs."""
 
 
 class StreamReader(Protocol):
@@ -51,8 +56,11 @@ class StreamReader(Protocol):
     def remove(self, state: StreamState) -> None:
         """Let a stream go and free its memory."""
 
-    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
+    def read(self, states: Mapping[StreamState, Deadline], between: Between = nothing) -> Failures:
         """Read all that is pending in `states`, of each until its deadline.
+
+        Args:
+            between: called between two engine runs.
 
         Returns:
             The streams that failed and why; the others are right.
@@ -93,11 +101,15 @@ class IncrementalReader:
         if not self._slots:
             self._cache.release()
 
-    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
+    def read(self, states: Mapping[StreamState, Deadline], between: Between = nothing) -> Failures:
         """Step all streams that have tokens pending, until none has."""
-        slots = {state: slot for slot, state in enumerate(self._slots)}
         failures: Failures = {}
+        has_begun = False
         while busy := [state for state in states if state.pending and state not in failures]:
+            if has_begun:
+                between()
+            has_begun = True
+            slots = {state: slot for slot, state in enumerate(self._slots)}
             failures |= (ended := _ended(busy, states))
             for group in _neighbours(sorted(slots[s] for s in busy if s not in ended)):
                 failures |= self._step(group)
@@ -228,7 +240,7 @@ class ReencodingReader:
     def remove(self, state: StreamState) -> None:
         """Do nothing: there is no cache."""
 
-    def read(self, states: Mapping[StreamState, Deadline]) -> Failures:
+    def read(self, states: Mapping[StreamState, Deadline], between: Between = nothing) -> Failures:
         """Score the streams together."""
         busy = [state for state in states if state.changed]
         sequences = [state.ids + state.pending for state in busy]

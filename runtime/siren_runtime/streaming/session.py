@@ -19,6 +19,7 @@ from siren_runtime.text.tokenizer import Tokenizer
 
 from .aggregation import Aggregation
 from .decision import Decision, Decisions, Rule
+from .reader import Between, nothing
 from .result import StreamResult, TokenScore
 from .track import Member, Track
 
@@ -55,6 +56,10 @@ class Session:
         self.error: BaseException | None = None
         self.deadline = NO_DEADLINE
         self._made: dict[Decision, None] = {}
+
+    def brings(self, piece: str) -> int:
+        """The characters that are read with a piece: its own, and with the first the prompt's."""
+        return len(piece) + (len(self._prompt or "") if self.result is None else 0)
 
     def check_usable(self) -> None:
         """Refuse a session that failed.
@@ -255,10 +260,13 @@ class Sessions:
                 track.close()
 
     def feed(
-        self, pieces: Iterable[tuple[Session, Any, Deadline]]
+        self, pieces: Iterable[tuple[Session, Any, Deadline]], between: Between = nothing
     ) -> dict[Session, StreamResult | SirenError]:
         """Feed each session its piece and read them together, each until its deadline; one that
         fails leaves the others right.
+
+        Args:
+            between: called between two engine runs; it may open, feed and close other sessions.
         """
         results: dict[Session, StreamResult | SirenError] = {}
         busy = []
@@ -269,7 +277,7 @@ class Sessions:
             else:
                 results[session] = error
         for number in reversed(range(len(self.members))):  # the first goes by the others' scores
-            failures = self._read(number, busy)
+            failures = self._read(number, busy, between)
             results |= failures
             busy = [session for session in busy if session not in failures]
         for session in busy:
@@ -293,13 +301,16 @@ class Sessions:
             return error
         return None
 
-    def _read(self, number: int, sessions: Sequence[Session]) -> dict[Session, SirenError]:
+    def _read(
+        self, number: int, sessions: Sequence[Session], between: Between
+    ) -> dict[Session, SirenError]:
         """Read all that is pending of one member's tracks; return the sessions that failed."""
         reader = self.members[number].reader
         failures: dict[Session, SirenError] = {}
         busy = list(sessions)
         while busy:
-            failed = reader.read({s.tracks[number].state: s.deadline for s in busy})
+            states = {session.tracks[number].state: session.deadline for session in busy}
+            failed = reader.read(states, between)
             going_on = []
             for session in busy:
                 try:
@@ -311,6 +322,8 @@ class Sessions:
                 if error is not None:
                     failures[session] = session.error = error
             busy = going_on
+            if busy:
+                between()
         return failures
 
 
