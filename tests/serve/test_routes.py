@@ -44,6 +44,14 @@ def test_openais_client_gets_moderations(openai: OpenAI, guard: Guard) -> None:
     assert joined.category_scores.to_dict() == {"harmful": _close(guard.score("te\nxt").score)}
 
 
+def test_openais_client_lists_the_guards(openai: OpenAI) -> None:
+    assert [model.id for model in openai.models.list()] == ["tiny", "other"]
+    model = openai.models.retrieve("other")
+    assert (model.id, model.model_dump()["ready"]) == ("other", True)  # which KServe's clients ask
+    with pytest.raises(NotFoundError, match="only tiny, other"):
+        openai.models.retrieve("third")
+
+
 def test_what_a_moderation_cannot_read_is_an_error_and_no_verdict(openai: OpenAI) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:,"}}
     with pytest.raises(UnprocessableEntityError, match="image_url"):
