@@ -39,7 +39,7 @@ say "4/5 calibrate"
 calibrate() { siren calibrate "$name" "${data[@]}" --record "$head" --threads "$threads" "$@"; }
 calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
 if [[ -n ${SPAN_ROWS:-} ]]; then
-    calibrate --spans fpr:0.02 --max-rows "$SPAN_ROWS"
+    calibrate --spans fpr:0.05 --max-rows "$SPAN_ROWS"
 fi
 say "5/5 evaluate"
 siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category \

@@ -381,8 +381,7 @@ def test_the_command_writes_the_text_and_a_json_line_a_token(
     assert "without it" in result.stderr
     result = siren("generate", grafted, PROMPT, "--max-tokens", TOKENS, "--threshold", 0, "--json")
     assert result.exit_code == 3
-    (ending,) = rows(result)
-    assert ending["finish"] == "harmful"
+    assert [row["finish"] for row in rows(result)] == ["harmful"]
 
 
 def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path: Path) -> None:
@@ -391,7 +390,7 @@ def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path
     assert "--foreign-head" in result.stderr
     result = siren("graft", generator("llama"), head, "-o", tmp_path / "out", "--foreign-head")
     assert result.exit_code == 0, result.stderr
-    assert "siren: generating with and without: 3 of 3, in 0:00:0" in result.stderr
+    assert "siren: generating with and without: 3 of 3, in 0:" in result.stderr
     assert "generates as before" in result.stderr
     assert GuardedGenerator.load(tmp_path / "out").manifest.neurons == 51
 
