@@ -176,6 +176,8 @@ def evaluate(
         from .streaming import evaluate_streaming
 
         guard = Guard.load(options.bundle_folder(bundle), threads=threads, streaming=True)
+        if guard.manifests[0].task == "trajectory":
+            raise _scores_trajectories(bundle)
         named = options.labels(guard.manifest)
         columns = options.make_columns(
             text, label, split_column, id_column, category, classes, named
@@ -201,10 +203,7 @@ def evaluate(
     guard = Guard.load(source, threads=threads, **read)
     trajectories = guard.manifests[0].task == "trajectory"
     if trajectories and (benchmarks or diluted or text or labels):
-        raise InputError(
-            f"{folders[0]}: scores trajectories of agents: rows have messages, tools and a label, "
-            "and there is no --benchmark, --diluted, --text and --labels"
-        )
+        raise _scores_trajectories(bundle)
     columns = options.make_columns(
         text,
         label,
@@ -270,6 +269,13 @@ def evaluate(
         notes={one.name: one.note for one in measured if one.note},
     )
     _report(evaluation, scores, output)
+
+
+def _scores_trajectories(bundle: str) -> InputError:
+    return InputError(
+        f"{bundle}: scores trajectories of agents: rows have messages, tools and a label, and "
+        "there is no --streaming, --benchmark, --diluted, --text and --labels"
+    )
 
 
 def _report(evaluation: "Evaluation", scores: "Scores", output: Path | None) -> None:

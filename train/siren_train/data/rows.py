@@ -239,7 +239,12 @@ def _target(fields: Mapping[str, Any], origin: str) -> float:
 
 def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
     """What `messages` and `tools` say; a string of either is JSON, for files that hold no lists."""
-    values = [_require(fields, "messages", origin), fields.get("tools")]
+    if "messages" not in fields:
+        found = ", ".join(map(str, fields)) or "none"
+        raise InputError(
+            f"{origin}: no column 'messages', of which trajectories of agents are; found {found}"
+        )
+    values = [fields["messages"], fields.get("tools")]
     try:
         messages, tools = (json.loads(v) if isinstance(v, str) else v for v in values)
         trajectory = trajectory_of(messages=messages, tools=tools)
