@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from backbones import BACKBONES
 from models import make_backbone
 
 torch.set_num_threads(1)  # for tiny models, a second thread only costs
+# No test hangs on how fast the machine is.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 def pytest_collection_finish() -> None:
