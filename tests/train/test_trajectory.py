@@ -13,6 +13,7 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, InputError
+from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.rows import Columns, read_rows
 from siren_train.data.sources import parse_source
@@ -87,6 +88,22 @@ def test_a_guard_of_trajectories_is_measured_on_labelled_ones(trained, tmp_path)
     assert run.exit_code == 0, run.stderr
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["by_dataset"]["runs"]
     assert (found["rows"], found["harmful"], found["accuracy"]) == (16, 10, 14 / 16)
+    calibrate = "calibrate", tmp_path / "bundle", labelled, "--split", "test", "--threads", 1
+    run = siren(
+        *calibrate, "--threshold", "fpr:0.2", "--tier", "sure=precision:0.9", "--temperature"
+    )
+    assert run.exit_code == 0, run.stderr
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    safe = [row for row in rows if row["split"] == "test" and not row["label"]]
+    flagged = Guard.load(tmp_path / "bundle", threads=1).score_trajectories(
+        [{"messages": row["messages"], "tools": row["tools"]} for row in safe]
+    )
+    assert manifest.temperature != 1.0
+    assert [tier.name for tier in manifest.tiers] == ["sure"]
+    assert sum(bool(result.is_harmful) for result in flagged) <= 0.2 * len(flagged)
+    run = siren(*calibrate, "--threshold", "best", "--spans", "fpr:0.1")
+    assert run.exit_code == 1
+    assert "scores trajectories of agents" in run.stderr
     run = siren("evaluate", tmp_path / "bundle", data, "--diluted", "100")
     assert run.exit_code == 1
     assert "scores trajectories of agents" in run.stderr

@@ -210,6 +210,7 @@ def calibrate(
         classes,
         options.labels(opened.manifest),
         labels,
+        trajectories=opened.manifest.task == "trajectory",
     )
     sources = [parse_source(argument) for argument in data or ()]
     if false_alarms is not None:
@@ -226,10 +227,10 @@ def calibrate(
         chosen = calibrate_orders if opened.manifest.head.orders else calibrate_exits
         chosen(opened, loss, sources, columns, split, max_rows, threads)
         return
-    if opened.manifest.task == "trajectory" and (spans or data):
+    if columns.trajectories and (spans or responses or text):
         raise InputError(
-            f"{folder}: scores trajectories of agents, which have no spans, and there is no "
-            "calibration by labelled ones; give --threshold or --tier a number, and no texts"
+            f"{folder}: scores trajectories of agents, of which rows have messages, tools and a "
+            "label: there is no --spans, --responses and --text"
         )
     if has_labels:
         if tier or tiers or spans or max_rows or responses:
