@@ -9,6 +9,7 @@ import typer
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
@@ -19,7 +20,6 @@ from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
-from .bars import Bars
 from .calibration_shown import described, print_decision
 from .extra import need_train_extra
 

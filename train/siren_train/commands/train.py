@@ -9,12 +9,12 @@ import typer
 from siren_export.heads.exits import parse_depths
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import write_whole
+from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report as say
 from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
 from siren_train.store.store import FeatureStore, Target
 
-from .bars import Bars
 from .extra import need_train_extra
 
 need_train_extra()
