@@ -21,6 +21,9 @@ from siren_runtime import InputError
 from siren_runtime.commands.explain import app as explain_app
 from siren_runtime.commands.score import app
 from siren_runtime.scoring.explain import Explainer
+from siren_runtime.scoring.scorer import windows_of
+from siren_runtime.text.passage import make_passage
+from siren_runtime.text.reading import Limits
 from siren_runtime.text.rules import clean
 from streaming import cut
 from texts import TEXTS
@@ -63,6 +66,23 @@ def test_every_order_agrees_with_its_definition(made, name):
         assert result.score == result.orders[-1]
         assert result.to_dict()["orders"] == list(result.orders)
     assert len({round(order, 3) for order in result.orders}) > 2
+
+
+def test_an_order_has_the_place_of_its_own_highest_window(made):
+    _, bundle, _, _ = made("qwen3")
+    guard = load_guard(bundle, threads=1)
+    (scorer,), draw, differ = guard.scorers, np.random.default_rng(0), 0
+    words = ["the", "river", "was", "cold", "and", "nobody", "of", "the", "village", "slept"]
+    for _ in range(6):
+        text = " ".join(draw.choice(words, 4 * guard.manifest.text.max_length))
+        passage = make_passage(text, max_bytes=1 << 20)
+        readings = scorer.encode([passage], Limits())
+        rows = [one.row[1:5] for one in scorer.run(windows_of(readings)).values()]
+        spans = [readings[0].windows[n].span for n in np.argmax(rows, axis=0)]
+        read = [guard.score(text, order=n, long_text="windows") for n in range(1, 5)]
+        assert [result.span for result in read] == spans
+        differ += len({*spans}) > 1
+    assert differ
 
 
 def test_the_dial_decides_by_a_lower_order(made):

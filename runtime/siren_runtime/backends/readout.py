@@ -49,6 +49,7 @@ class HeadText:
         categories: probabilities by the name of a category, each that of its highest window.
         spans: the highest of each size that there is, by size.
         orders: probability of harm by each order, ascending, each that of its highest window.
+        order_spans: where the window of each order stands, as `span`.
     """
 
     score: float
@@ -56,6 +57,7 @@ class HeadText:
     categories: Mapping[str, float]
     spans: tuple[HighestSpan, ...] = ()
     orders: tuple[float, ...] = ()
+    order_spans: tuple[Span | None, ...] = ()
 
 
 class Deciding(Protocol):
@@ -116,7 +118,8 @@ class Readout:
                 float(row[column.score]),
                 None,
                 self.categories(name, row),
-                orders=self.orders(name, row),
+                orders=(orders := self.orders(name, row)),
+                order_spans=(None,) * len(orders),
             )
             for name, column in self.columns.items()
         }

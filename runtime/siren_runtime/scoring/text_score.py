@@ -73,13 +73,16 @@ def _head_text(
     rows: FloatArray,
 ) -> HeadText:
     best = int(rows[:, column.score].argmax())
-    span = reading.windows[best].span
+    orders = readout.orders(name, rows.max(axis=0))
+    of_orders = rows[:, column.rest].argmax(axis=0).tolist() if orders else []
+    places = {n: _in_given(given, reading.windows[n].span) for n in {best, *of_orders}}
     return HeadText(
         score=float(rows[best, column.score]),
-        span=_in_given(given, span),
+        span=places[best],
         categories=readout.categories(name, rows.max(axis=0)),
         spans=_highest_spans(column.score, given, reading, scored),
-        orders=readout.orders(name, rows.max(axis=0)),
+        orders=orders,
+        order_spans=tuple(places[window] for window in of_orders),
     )
 
 

@@ -144,8 +144,10 @@ class Judge:
         threshold = head.threshold if threshold is None else threshold
         orders = (*np.mean([one.orders for one in scored], axis=0).tolist(),)
         score = float(np.mean([one.score for one in scored]))
+        span = max(scored, key=lambda one: one.score).span
         if order is not None and orders:
             score = orders[order - 1]
+            span = max(scored, key=lambda one: one.orders[order - 1]).order_spans[order - 1]
         categories = {
             label: float(np.mean([one.categories[label] for one in scored]))
             for label in scored[0].categories
@@ -166,7 +168,7 @@ class Judge:
             score=score,
             is_harmful=None if unsure else is_harmful,
             threshold=threshold,
-            span=max(scored, key=lambda one: one.score).span,
+            span=span,
             tier=UNREADABLE if unsure else tier_of(head.tiers, risk),
             risk=risk,
             spans=tuple(span for _, span in spans),
