@@ -231,6 +231,14 @@ def test_the_command_says_that_responses_lose_their_threshold(tmp_path: Path) ->
     assert (lost.exit_code, "responses had" in lost.stderr) == (0, True)
 
 
+def test_the_command_says_which_tiers_are_no_more(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    first = siren("calibrate", bundle, "--tier", "block=0.9", "--tier", "review=0.5")
+    assert "dropped" not in first.stderr
+    second = siren("calibrate", bundle, "--tier", "block=0.8")
+    assert "dropped: review" in second.stderr
+
+
 def replace_tiers(responses: ResponseThresholds, tiers: list[Tier]) -> ResponseThresholds:
     return ResponseThresholds(responses.threshold, tiers)
 

@@ -7,11 +7,13 @@ import msgspec
 
 from siren_serve.errors import RefusedRequest
 
-# Of a choice and what is in it. Log probabilities and token ids are the same text once more.
+# Of a choice and what is in it: words that say what something is, unless they are sentences; and
+# the client's own stop, log probabilities and token ids, which are known text once more.
+_NAMES = {"id", "type", "role", "finish_reason", "native_finish_reason"}
+_LONGEST_NAME = 128
 _NO_TEXT = {
-    *("id", "index", "type", "role", "created", "finish_reason", "native_finish_reason"),
-    *("stop_reason", "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
-    "content_filter_results",
+    *("index", "created", "stop_reason", "content_filter_results"),
+    *("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
 }
 _UNREADABLE = {"audio", "b64_json", "file", "image", "image_url", "images", "input_audio", "video"}
 _OBJECTS = {"arguments", "input"}  # of tool calls: text, which some send as an object
@@ -44,8 +46,12 @@ def _texts_under(key: str, value: Any, path: Path) -> Iterator[tuple[Path, str]]
         )
     if key in _OBJECTS and isinstance(value, dict | list):
         yield path, msgspec.json.encode(value).decode()
-    elif key not in _NO_TEXT:
+    elif key not in _NO_TEXT and not (key in _NAMES and _is_name(value)):
         yield from texts_of(value, path)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and len(value.split()) <= 1
 
 
 class Joined:

@@ -318,6 +318,9 @@ def _finish(record: Path | None, old: Decision, new: Decision) -> None:
     """Say what the new decision dropped, and keep it in the head's folder."""
     if old.responses is not None and new.responses is None:
         report("responses had thresholds of their own: those of all other texts now hold for them")
+    kept = {tier.name for tier in new.tiers}
+    if dropped := [tier.name for tier in old.tiers if tier.name not in kept]:
+        report(f"the tiers that were given are all there are now; dropped: {', '.join(dropped)}")
     if record is not None:
         from siren_export.heads.decision_file import write_decision
 
