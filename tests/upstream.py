@@ -39,6 +39,7 @@ class Script:
         until: what any answer waits for.
         hang: whether the stream stays open behind the last chunk, without an end.
         breaks: whether the connection breaks there.
+        ends: whether the stream ends there, as if all was well.
         tail: events behind the deltas, as JSON.
         raw: bytes behind these.
     """
@@ -53,6 +54,7 @@ class Script:
     until: threading.Event | None = None
     hang: bool = False
     breaks: bool = False
+    ends: bool = False
     tail: Sequence[Any] = ()
     raw: bytes = b""
 
@@ -61,7 +63,7 @@ class Script:
         events = [{**CHUNK, "choices": [_choice(kind, *delta)]} for delta in self.deltas]
         lines = [f"data: {json.dumps(event)}\r\n\r\n".encode() for event in [*events, *self.tail]]
         lines += [self.raw] if self.raw else []
-        if not self.hang and not self.breaks:
+        if not self.hang and not self.breaks and not self.ends:
             lines.append(b": that was it\n\ndata: [DONE]\n\n")
         if not self.cuts:
             return lines

@@ -135,6 +135,13 @@ def test_errors_of_the_upstream_are_told_as_they_are(
     upstream.script = Script([(0, safe)], breaks=True)
     with pytest.raises(APIError, match="upstream failed"):
         list(ask(server, safe, stream=True))
+    upstream.script = Script([(0, safe)], ends=True)
+    came = []
+    with pytest.raises(APIError, match="before its answer did"):
+        came.extend(ask(server, safe, stream=True))
+    assert said(came) == (safe, None)
+    upstream.script = Script([(0, safe), (0, None)], ends=True)
+    assert said(ask(server, safe, stream=True)) == (safe, "stop")
     upstream.script = Script([(0, safe)], tail=[own], hang=True)
     with pytest.raises(APIError, match="while it answered"):
         list(ask(server, safe, stream=True))

@@ -135,6 +135,7 @@ class StreamedAnswer:
                     for chunk in await self._read_on(to_end=True):
                         yield chunk
                     if data is None:
+                        self._check_ended()
                         return
                     break
                 for chunk in await self._read(_decoded(data)):
@@ -149,6 +150,11 @@ class StreamedAnswer:
                 with suppress(Exception, asyncio.CancelledError):
                     await coming
             await events.aclose()
+
+    def _check_ended(self) -> None:
+        """Refuse an end in the midst of a choice: who asked would take its beginning for all."""
+        if not all(choice.cut or choice.finished for choice in self._choices):
+            raise RefusedRequest(502, "upstream_failed", "the upstream ended before its answer did")
 
     async def _read(self, chunk: Chunk) -> list[Chunk]:
         """Let each choice of a chunk have its own; one without any passes."""
