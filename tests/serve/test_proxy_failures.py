@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from siren_serve.proxy.calls import read_call
 from siren_serve.proxy.policy import Policy
 from siren_serve.settings import ProxySettings
 from upstream import ModelServer, Script, chat_of
-from waiting import WAIT_S
+from waiting import WAIT_S, left
 
 ROUNDING = 1e-6
 KEY = "a key of sixteen characters and more"
@@ -333,9 +332,7 @@ def test_a_client_that_goes_while_the_answer_is_put_away_leaves_no_stream_open(
             await asyncio.sleep(0)
             ending = asyncio.ensure_future(answer.__aexit__(None, None, None))
             await asyncio.sleep(0.05)
-            ending.cancel()
-            with suppress(asyncio.CancelledError):
-                await ending
+            await left(ending)
             return served.open_streams
 
     assert asyncio.run(leave()) == 0

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from siren_runtime import AsyncGuard, Guard, Patience
 from siren_serve.guards import Served
 from siren_serve.metrics import Metrics
 from siren_serve.streams import Session
+from waiting import left
 
 ROUNDING = 1e-6
 TEXT = "How do I pick a lock, now?"
@@ -191,9 +191,7 @@ def test_who_leaves_while_a_session_ends_leaves_no_stream_open(bundle: Path) -> 
             async with session._changed:  # as somebody does who reads its events
                 ending = asyncio.ensure_future(session.end("it was deleted"))
                 await asyncio.sleep(0)
-                ending.cancel()
-                with suppress(asyncio.CancelledError):
-                    await ending
+                await left(ending)
             return served.open_streams
 
     assert asyncio.run(leave()) == 0

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from siren_runtime.errors import BackendError, BusyError, InterruptedCall
@@ -136,7 +137,7 @@ class Dispatcher:
         future: Future[Any] = Future()
         with self._changed:
             self._check_open()
-            done = lambda: settle(future, lambda: task(self._opened_streams()))  # noqa: E731
+            done = partial(settle, future, lambda: task(self._opened_streams()))
             self._tasks.append((done, stream))
             self._changed.notify()
         return future

@@ -90,18 +90,16 @@ def measure_diluted(
         SirenError: as `Guard.score_batch`.
     """
     tokenizer = guard.scorers[0].tokenizer
-    settings = [("alone", 0), *((place, length) for length in lengths for place in PLACES)]
+    ways = [Dilution(tokenizer, length, place) for length in lengths for place in PLACES]
     has_response = np.array([row.has_response for row in rows])
     of_responses = threshold if response_threshold is None else response_threshold
     thresholds = np.where(has_response, of_responses, threshold)
-    results = []
-    for place, tokens in settings:
-        placed = rows
-        if place != "alone":
-            placed = Dilution(tokenizer, tokens, place).of(rows, among)  # type: ignore[arg-type]
-        stage = "rows alone" if place == "alone" else f"{place} {tokens} tokens"
-        scores = _scored(guard, placed, stage, progress)
-        results += _metrics(placed, scores, place, tokens, thresholds)
+    scores = _scored(guard, rows, "rows alone", progress)
+    results = _metrics(rows, scores, "alone", 0, thresholds)
+    for way in ways:
+        placed = way.of(rows, among)
+        scores = _scored(guard, placed, f"{way.place} {way.tokens} tokens", progress)
+        results += _metrics(placed, scores, way.place, way.tokens, thresholds)
     return results
 
 
