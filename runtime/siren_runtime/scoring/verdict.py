@@ -73,11 +73,11 @@ class HeadJudge:
 
     def shift(self, own: float) -> float:
         """How far scores of the threshold `own` are moved in log-odds, to be ranked with texts'."""
-        return _log_odds(self.threshold) - _log_odds(own)
+        return log_odds(self.threshold) - log_odds(own)
 
     def harmful_from(self, own: float, threshold: float) -> float:
         """Where the threshold `own` stands in a call that takes `threshold` for the head's."""
-        return own if threshold == self.threshold else _moved(threshold, -self.shift(own))
+        return own if threshold == self.threshold else moved(threshold, -self.shift(own))
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Judge:
         )
         risks = [risk for risk, _ in spans]
         for label, own in head.labels.items():
-            risks.append(_moved(categories[label], head.shift(own)))
+            risks.append(moved(categories[label], head.shift(own)))
         risk = max(risks if head.labels else [score, *risks])  # the score is one of the labels'
         is_harmful = risk >= threshold or bool(flagged)
         unsure = not is_harmful and unknown > self.limits.max_unknown
@@ -272,9 +272,9 @@ class Judge:
             of_size = [spans[size] for spans in by_size]
             score = float(np.mean([span.score for span in of_size]))
             shift = head.shift(head.spans.get(size, head.threshold))
-            harmful_from = _moved(threshold, -shift)
+            harmful_from = moved(threshold, -shift)
             place: Span = max(of_size, key=lambda span: span.score).span
-            found.append((_moved(score, shift), SpanScore(size, score, harmful_from, place)))
+            found.append((moved(score, shift), SpanScore(size, score, harmful_from, place)))
         return sorted(found, key=lambda item: (-item[0], item[1].tokens))
 
 
@@ -300,11 +300,12 @@ def judge_of(
     return judge
 
 
-def _log_odds(probability: float) -> float:
+def log_odds(probability: float) -> float:
+    """Of a probability, which counts as far from 0 and 1 as float64 tells apart from 1."""
     clipped = min(max(probability, _SMALLEST), 1 - _SMALLEST)
     return math.log(clipped) - math.log1p(-clipped)
 
 
-def _moved(probability: float, shift: float) -> float:
+def moved(probability: float, shift: float) -> float:
     """A probability whose log-odds are moved by `shift`; as it is where there is no shift."""
-    return 1 / (1 + math.exp(-_log_odds(probability) - shift)) if shift else probability
+    return 1 / (1 + math.exp(-log_odds(probability) - shift)) if shift else probability

@@ -14,13 +14,13 @@ from litestar.datastructures import State
 
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.scoring.verdict import log_odds, moved
 from siren_runtime.text.reading import LongText
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
 
 LABELS = "safe", "harmful"
 _EVEN = 0.5
-_SMALLEST = 1e-12  # probability, so that there are log-odds
 
 
 class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,17 +53,10 @@ def _probabilities(result: ScoreResult) -> list[float]:
     """
     if result.is_harmful is None:
         return [0.0, 1.0]
-    moved = result.risk
-    if result.threshold != _EVEN:
-        moved = 1 / (1 + math.exp(_log_odds(result.threshold) - _log_odds(result.risk)))
-    if result.is_harmful != (moved >= _EVEN):  # by rounding
-        moved = _EVEN if result.is_harmful else math.nextafter(_EVEN, 0)
-    return [1 - moved, moved]
-
-
-def _log_odds(probability: float) -> float:
-    clipped = min(max(probability, _SMALLEST), 1 - _SMALLEST)
-    return math.log(clipped) - math.log1p(-clipped)
+    harmful = moved(result.risk, -log_odds(result.threshold))
+    if result.is_harmful != (harmful >= _EVEN):  # by rounding
+        harmful = _EVEN if result.is_harmful else math.nextafter(_EVEN, 0)
+    return [1 - harmful, harmful]
 
 
 def _sequence(given: str | list[str]) -> Text:
