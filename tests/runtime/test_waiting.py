@@ -39,8 +39,9 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
         Call([{(0, n): Window([0] * length) for n, length in enumerate(member)} for member in call])
         for call in lengths
     ]
-    for turn, call in enumerate(pending):
-        queue.add(call, turn, 0.0)  # type: ignore[arg-type]
+    turn = 0
+    for call in pending:
+        turn = queue.add(call, turn, 0.0)  # type: ignore[arg-type]
     ended = data.draw(st.sets(st.sampled_from(range(len(pending))))) if pending else set()
     for place in ended:
         pending[place].ended = True
@@ -56,3 +57,19 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
     assert queue.tokens == len(queue) == 0
     expected = sum(len(w) for n, c in enumerate(pending) if n not in ended for w in c.windows)
     assert len(taken) == len(set(taken)) == expected
+
+
+def test_short_calls_get_as_many_tokens_as_a_long_one_that_came_before() -> None:
+    queue = WaitingWindows()
+    long = Call([{(0, n): Window([0] * 500) for n in range(20)}])
+    turn = queue.add(long, 0, 0.0)  # type: ignore[arg-type]
+    short = [Call([{(0, 0): Window([0] * 50)}]) for _ in range(40)]
+    for call in short:
+        turn = queue.add(call, turn, 0.0)  # type: ignore[arg-type]
+    order = []
+    while queue.first() is not None:
+        order += [window.length for window in queue.take([50])]
+    behind = order.index(50)
+    assert behind <= 2
+    assert order[behind : behind + 43].count(50) >= 36
+    assert order[-15:] == [500] * 15

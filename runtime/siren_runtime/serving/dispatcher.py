@@ -102,8 +102,7 @@ class Dispatcher:
                 self._check_open()
             if not self._has_room(call.tokens):
                 raise self._busy(f"{self._windows.tokens:,} tokens wait")
-            self._turn += 1
-            self._windows.add(call, self._turn, time.monotonic())
+            self._turn = self._windows.add(call, self._turn, time.monotonic())
             self._changed.notify()
         call.answer_if_done()
 

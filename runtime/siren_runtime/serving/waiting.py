@@ -19,8 +19,9 @@ class Waiting:
     """A window that waits.
 
     Attributes:
-        turn: its place in the queue; the n-th window of a call waits as if n calls had come before,
-            so that a long text or list does not hold up what comes after it.
+        turn: its place in the queue, in tokens: a window waits as if the tokens before it in its
+            call had been those of other calls, so that a long text or list does not hold up what
+            comes after it.
         since: seconds of the monotonic clock.
     """
 
@@ -48,13 +49,23 @@ class WaitingWindows:
         """Return how many windows wait."""
         return len(self._windows)
 
-    def add(self, call: PendingCall, turn: int, now: float) -> None:
-        """Let all windows of a call wait, the first at `turn`."""
+    def add(self, call: PendingCall, turn: int, now: float) -> int:
+        """Let all windows of a call wait, the first at `turn`.
+
+        Returns:
+            The turn of the next call: behind this one's first window.
+        """
+        following = turn
         for member, windows in enumerate(call.windows):
-            for number, (key, window) in enumerate(windows.items()):
-                waiting = Waiting(call, member, key, window, turn + number, now)
+            place = turn
+            for key, window in windows.items():
+                waiting = Waiting(call, member, key, window, place, now)
                 insort(self._windows, waiting, key=lambda other: other.turn)
+                place += waiting.length
+                if waiting.turn == turn:
+                    following = max(following, place)
         self.tokens += call.tokens
+        return following
 
     def first(self) -> Waiting | None:
         """The window whose turn it is; those of calls that have ended are dropped."""
