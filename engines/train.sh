@@ -21,7 +21,7 @@ threads=${THREADS:-$(nproc)}
 say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 
 say "1/5 extract"
-siren extract "$backbone" "${data[@]}" "$here/written.jsonl" -o "$work/features" --precision int8 \
+siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/features" --precision int8 \
     --copies "$here/copies.json" ${CASED:+--copies "$here/capitals.json"} \
     --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \

@@ -21,7 +21,7 @@ from siren_train.measure.evaluate import measure, score_rows
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
-WRITTEN = HERE.parents[1] / "engines" / "written.jsonl"
+ENGINES = HERE.parents[1] / "engines"
 GUARDS = ("minilm", "smollm2", pytest.param("gemma3-270m", marks=pytest.mark.gemma))
 
 
@@ -30,6 +30,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 WORDING = read(HERE / "wording.jsonl")
+WRITTEN = [row for path in sorted(ENGINES.glob("*.jsonl")) for row in read(path)]
 
 
 @pytest.fixture(scope="module", params=GUARDS)
@@ -63,8 +64,9 @@ def accuracy(guard: Guard, rows: list[dict[str, str]], change: Callable[[str], s
 def test_the_wording_set_is_balanced_and_was_not_trained_on() -> None:
     assert len(WORDING) >= 60
     assert sum(bool(row["label"]) for row in WORDING) * 2 == len(WORDING)
-    trained = {row["prompt"] for row in read(WRITTEN)}
-    assert not trained & {row["prompt"] for row in WORDING}
+    trained = [row["prompt"] for row in WRITTEN]
+    assert len(trained) == len({text.casefold() for text in trained}) > 2_000
+    assert not set(trained) & {row["prompt"] for row in WORDING}
 
 
 @pytest.mark.parametrize("label", [0, 1], ids=["alarming but benign", "polite but harmful"])
@@ -86,7 +88,7 @@ STYLES: dict[str, Callable[[str], str]] = {
 
 
 def test_the_styles_are_not_those_it_was_trained_in() -> None:
-    copies = read_copies(WRITTEN.with_name("copies.json"))
+    copies = read_copies(ENGINES / "copies.json")
     for sentence in (*copies.before, *copies.after):
         assert not any(sentence.lower() in style("").lower() for style in STYLES.values())
 
@@ -108,7 +110,7 @@ def test_style_and_length_do_not_decide(guard: Guard, recipe: Recipe, style: str
 def test_small_talk_is_not_blocked(guard: Guard, recipe: Recipe) -> None:
     texts = (HERE / "small_talk.txt").read_text(encoding="utf-8").splitlines()
     assert len(set(texts)) == 60
-    assert not {row["prompt"].lower() for row in read(WRITTEN)} & {text.lower() for text in texts}
+    assert not {row["prompt"].lower() for row in WRITTEN} & {text.lower() for text in texts}
     assert "block" in [tier.name for tier in guard.tiers]
     blocked = [t for t, r in zip(texts, guard.score_batch(texts), strict=True) if r.tier == "block"]
     assert not blocked
