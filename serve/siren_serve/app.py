@@ -25,6 +25,7 @@ from siren_runtime import __version__
 from siren_runtime.errors import SirenError
 
 from . import logs
+from .bodies import CheckedRequest
 from .errors import RefusedRequest, body_of, refused, why_not_json
 from .gate import Gate
 from .generation import Generator
@@ -100,6 +101,7 @@ def make_app(settings: Settings) -> Gate:
         state=state,
         lifespan=[_life],
         logging_config=None,
+        request_class=CheckedRequest,
         request_max_body_size=settings.max_body_bytes,
         exception_handlers={Exception: _answer_error},
         openapi_config=OpenAPIConfig(

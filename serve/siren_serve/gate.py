@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from . import logs
+from .bodies import has_binary
 from .errors import RefusedRequest, raw_response
 from .guards import Guards
 from .keys import Keys
@@ -21,8 +22,6 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _OPEN = {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
-_KSERVE = "/v2/"
-_BINARY = b"inference-header-content-length"  # of KServe: text, as it is, behind the JSON
 _GONE = 499  # the client closed the connection, as nginx has it
 
 
@@ -61,11 +60,6 @@ class Gate:
         return sending
 
 
-def _has_binary(scope: Scope) -> bool:
-    """Whether text may follow the JSON, which the route then counts by itself."""
-    return scope["path"].startswith(_KSERVE) and any(n == _BINARY for n, _ in scope["headers"])
-
-
 async def _refuse(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key"})
@@ -91,7 +85,7 @@ class _Exchange:
     async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
-        is_json = not _has_binary(scope)
+        is_json = not has_binary(scope)
         values = Values()
 
         async def watched() -> Message:

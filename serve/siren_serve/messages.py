@@ -88,9 +88,14 @@ def text_of_part(part: Part) -> str:
     """The text of a part.
 
     Raises:
-        RefusedRequest: it is a picture, sound or file.
+        RefusedRequest: it is a picture, sound or file, or holds one beside its text.
     """
     text = part.refusal if part.type == "refusal" else part.text
+    given = [part.text, part.refusal, part.image_url, part.input_audio, part.file]
+    if text is not None and sum(value is not None for value in given) > 1:
+        raise RefusedRequest(
+            422, "cannot_be_scored", f"a part of type {part.type!r} has more than its text"
+        )
     if part.type not in ("text", "input_text", "output_text", "refusal") or text is None:
         raise RefusedRequest(
             422, "cannot_be_scored", f"a part of type {part.type!r} has no text that can be scored"

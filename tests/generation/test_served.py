@@ -209,3 +209,9 @@ def test_without_a_guard_other_routes_say_so(server: Running) -> None:
     assert response.status_code == 404
     assert "only a generator" in response.json()["error"]["message"]
     assert server.client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+
+
+def test_a_key_that_stands_twice_is_refused(server: Running) -> None:
+    said = '{"role": "user", "content": "a", "content": "b"}'
+    answer = server.client.post("/v1/chat/completions", content=f'{{"messages": [{said}]}}')
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "repeated_key")

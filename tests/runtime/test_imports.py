@@ -92,7 +92,7 @@ FLOORS = {
         ["streams", "reload", "messages", "openai_moderation"],
         ["guards"],
         ["opening"],
-        ["values"],
+        ["values", "bodies"],
         ["metrics", "keys", "limits", "logs", "errors", "settings", "triton"],
     ],
 }

@@ -131,7 +131,7 @@ def test_values_are_counted_however_a_body_is_cut(
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"{", "truncated"),
+        (b"{", "char 1"),
         (b"\xff\xfe", "byte 0"),
         (b'{"text": "\xff"}', "utf-8"),
         (b'{"text": "\xed\xa0\x80"}', "utf-8"),

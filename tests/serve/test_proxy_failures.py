@@ -1,7 +1,6 @@
 """In front of a model server: what fails lets no text through, and is told as it is."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
@@ -156,19 +155,6 @@ def test_errors_of_the_upstream_are_told_as_they_are(
         with pytest.raises(InternalServerError) as failed:
             ask(alone, safe)
         assert failed.value.code == "upstream_failed"
-
-
-def test_the_upstream_reads_what_was_read_here(
-    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
-) -> None:
-    """A key that is there twice has one value for both."""
-    safe, harmful = letters
-    upstream.script = Script(whole=chat_of({"content": safe}))
-    twice = [json.dumps([{"role": "user", "content": text}]) for text in (harmful * 8, safe)]
-    body = f'{{"model": "small", "messages": {twice[0]}, "messages": {twice[1]}}}'
-    answer = proxies().client.post("/v1/chat/completions", content=body)
-    assert answer.status_code == 200
-    assert upstream.last.body["messages"] == json.loads(twice[1])
 
 
 def test_keys_of_the_proxy_stay_here_and_those_of_the_upstream_go_there(

@@ -162,6 +162,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
         (json.dumps(GOOD).encode() + b'\n{"text": "\xff"}\n', "row 2: not UTF-8: byte 10 is 0xff"),
         (b'{"text": \n', "row 1: not JSON"),
         (b'{"label": ' + b"1" * 5000 + b"}\n", "row 1: not JSON"),
+        (b'{"text": "a", "text": "b"}', "row 1: an object names the key 'text' twice"),
         (b"", "data.jsonl: no rows"),
         (
             json.dumps(GOOD).encode(),

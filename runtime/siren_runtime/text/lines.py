@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 from siren_runtime.errors import InputError
 
+from .keys import repeated
 from .rules import lone_surrogate, one_text
 from .trajectory import Trajectory, trajectory_of
 
@@ -220,6 +221,8 @@ def _unusable(value: Any) -> str | None:
         return None if found is None else f"holds a lone surrogate {found}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"holds {value}, which is no number of JSON; write null"
+    if isinstance(value, _Row) and value.repeated is not None:
+        return f"names the key {value.repeated!r} twice"
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
@@ -236,9 +239,7 @@ def _decode(text: str) -> Any:
 
 def _row_of(pairs: list[tuple[str, Any]]) -> _Row:
     row = _Row(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        row.repeated = next(key for key in keys if keys.count(key) > 1)
+    row.repeated = repeated(pairs)
     return row
 
 

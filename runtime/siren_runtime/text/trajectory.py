@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, get_args
 
 from siren_runtime.errors import InputError, InputTypeError
 
+from .keys import once
+
 Role = Literal["user", "agent", "environment"]
 Message = dict[str, str]  # "role" and "content"
 
@@ -197,7 +199,9 @@ def _calls(calls: Any, content: str, where: str) -> list[Turn]:
 def _parsed(arguments: str) -> Any:
     """A tool's arguments, where they are JSON; else as they are."""
     try:
-        return json.loads(arguments)
+        return json.loads(arguments, object_pairs_hook=once)
+    except InputError as error:
+        raise InputError(f"the arguments of a tool call: {error}") from None
     except ValueError:
         return arguments
     except RecursionError as error:

@@ -11,6 +11,7 @@ from siren_serve.errors import RefusedRequest
 from siren_serve.messages import Message, conversation_of, pair_of
 
 Kind = Literal["chat/completions", "completions"]
+_READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Call:
     Attributes:
         kind: the route, below the base.
         body: JSON, as it is sent on. It is written anew from what was read here, so that the
-            upstream reads no other value of a key that is there twice.
+            upstream reads no other.
         prompts: what is scored before anything is answered.
         contexts: of each prompt, the text that its answers are read behind.
         answers: that each prompt is to have.
@@ -67,6 +68,11 @@ def read_call(kind: Kind, body: bytes) -> Call:
     decoded = msgspec.json.decode(body)
     if not isinstance(decoded, dict):
         raise RefusedRequest(422, "invalid", "expected a JSON object")
+    _check_spelling(decoded)
+    if not isinstance(decoded.get("stream"), bool | None):
+        raise RefusedRequest(
+            422, "invalid", f"stream: expected true or false, found {decoded['stream']!r}"
+        )
     answers = decoded.get("n")
     answers = 1 if answers is None else answers
     if not isinstance(answers, int) or isinstance(answers, bool) or answers < 1:
@@ -75,6 +81,16 @@ def read_call(kind: Kind, body: bytes) -> Call:
         )
     texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
     return Call(kind, decoded, texts, contexts, answers, unread)
+
+
+def _check_spelling(body: dict[str, Any]) -> None:
+    """Refuse what is read here in another spelling: to some model servers it is the same key."""
+    for key in body:
+        plain = key.casefold()
+        if plain in _READ and key != plain:
+            raise RefusedRequest(
+                400, "repeated_key", f"the key {key!r} is to be {plain!r}; some take both for one"
+            )
 
 
 _Read = tuple[list[Text], list[str], RefusedRequest | None]

@@ -16,6 +16,7 @@ from litestar.params import Parameter
 
 from siren_runtime import __version__
 from siren_runtime.scoring.result import ScoreResult
+from siren_serve.bodies import check_keys
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
 from siren_serve.values import Values
@@ -129,6 +130,7 @@ async def infer(
         raise _bad(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     if json_length is not None:
         Values().add(body[:length])
+        check_keys(body[:length])
     asked = msgspec.json.decode(body[:length], type=InferRequest)
     wanted = [output.name for output in asked.outputs or ()] or [*_OUTPUTS]
     if unknown := [output for output in wanted if output not in _OUTPUTS]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import WebSocket, delete, get, post, websocket
@@ -13,11 +13,15 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from siren_runtime.errors import InputError, SirenError
+from siren_serve.bodies import check_keys
 from siren_serve.errors import RefusedRequest, body_of, refused, why_not_json
 from siren_serve.streams import OpenRequest, fed
 
 _PROTOCOL = "siren"  # the only one, for browsers that must offer some
 _ENDED, _POLICY, _FAILED, _LATER = 1000, 1008, 1011, 1013
+
+
+_T = TypeVar("_T")
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +58,7 @@ async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
         refusal = refused(error)
         state.metrics.refusals.labels(refusal.code).inc()
         code = _LATER if refusal.status in (429, 503) else _FAILED
-        code = _POLICY if refusal.status in (404, 408, 422) else code
+        code = _POLICY if refusal.status in (400, 404, 408, 422) else code
         with suppress(WebSocketDisconnect):
             await _send(socket, {"type": "error", **msgspec.to_builtins(body_of(refusal))})
     with suppress(Exception):  # it may be closed already
@@ -71,18 +75,24 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
             raise InputError("a message is a text frame of JSON; this one is binary, or empty")
         return text
 
-    asked = msgspec.json.decode(await receive(), type=OpenRequest)
+    asked = _decoded(await receive(), OpenRequest)
     served = state.guards.get(asked.model)
     async with served.stream(asked.prompt, **asked.options(served)) as opened:
         await _send(socket, {"type": "opened", "model": served.name})
         while True:
-            piece = msgspec.json.decode(await receive(), type=Piece)
+            piece = _decoded(await receive(), Piece)
             if piece.text is not None:
                 result = await fed(opened, piece.text, settings.timeout_s)
                 state.metrics.count_verdict(served.name, result)
                 await _send(socket, {"type": "result", **result.to_dict()})
             if piece.end:
                 return
+
+
+def _decoded(text: str, kind: type[_T]) -> _T:
+    message = msgspec.json.decode(text, type=kind)
+    check_keys(text)
+    return message
 
 
 async def _send(socket: WebSocket[Any, Any, Any], message: dict[str, Any]) -> None:

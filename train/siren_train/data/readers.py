@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siren_runtime.errors import InputError
+from siren_runtime.text.keys import once
 
 from .sources import Source
 
@@ -54,7 +55,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 continue
             text = _decode(line, f"{path}, row {number}")
             try:
-                fields = json.loads(text)
+                fields = json.loads(text, object_pairs_hook=once)
+            except InputError as error:
+                raise InputError(f"{path}, row {number}: {error}") from None
             except (ValueError, RecursionError) as error:  # of an endless integer, too
                 raise InputError(f"{path}, row {number}: not JSON: {error}") from None
             if not isinstance(fields, dict):

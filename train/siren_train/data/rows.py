@@ -15,6 +15,7 @@ import numpy as np
 
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.call import Text
+from siren_runtime.text.keys import once
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
@@ -246,7 +247,9 @@ def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
         )
     values = [fields["messages"], fields.get("tools")]
     try:
-        messages, tools = (json.loads(v) if isinstance(v, str) else v for v in values)
+        messages, tools = (
+            json.loads(v, object_pairs_hook=once) if isinstance(v, str) else v for v in values
+        )
         trajectory = trajectory_of(messages=messages, tools=tools)
         if not trajectory.turns:
             raise InputError("messages has no turn of a user, an assistant or a tool")
