@@ -32,9 +32,8 @@ from .generation import Generator
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
-from .proxy.policy import Policy
 from .proxy.upstream import Upstream, UpstreamRefusal
-from .reload import reload_all
+from .reload import load_guards, reload_all
 from .routes import (
     classifiers,
     generate,
@@ -124,9 +123,7 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     if state.settings.proxy and state.settings.proxy.fail_open:
         logs.alarm("--fail-open: text without a verdict goes through")
     try:
-        await state.guards.load()
-        if state.settings.proxy:
-            await _check_streams(state)
+        await load_guards(state)
         if state.settings.generate:
             await state.generator.load()
     except SirenError as error:
@@ -144,18 +141,6 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
         logs.event("ended")
 
 
-async def _check_streams(state: State) -> None:
-    """Open a stream as answers will be read.
-
-    Raises:
-        SirenError: the guard cannot read them so.
-    """
-    settings = state.settings
-    policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
-    async with policy.stream(""):
-        pass
-
-
 def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
     """SIGTERM: not ready at once, uvicorn's end after a while. SIGHUP: reload."""
 
@@ -163,7 +148,7 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
         try:
             await reload_all(state)
         except SirenError as error:
-            _log.error("not reloaded, the old guards stay: %s", error)
+            _log.error("not reloaded, all stays as it was: %s", error)
 
     reloads = set[asyncio.Task[None]]()
 

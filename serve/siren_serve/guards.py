@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -136,6 +136,9 @@ def told_responses(responses: ResponseThresholds | None) -> dict[str, Any] | Non
     }
 
 
+Check = Callable[[Served], Awaitable[None]]
+
+
 class Guards:
     """The guards by name; the first is the one for requests that name none."""
 
@@ -177,27 +180,41 @@ class Guards:
             raise RefusedRequest(503, "loading", f"the guard {wanted!r} is being loaded")
         return self._served[wanted]
 
-    async def load(self) -> None:
-        """Open every guard anew, each warmed by a score, and let it take its name's place.
+    async def load(self, check: Check | None = None) -> None:
+        """Open every guard anew, each warmed by a score, and let all take their names' places.
 
         Those before answer what they accepted, and are closed.
 
+        Args:
+            check: raises where the first guard cannot do what it is there for.
+
         Raises:
-            SirenError: one cannot be opened; it and those after it stay as they were.
+            SirenError: one cannot be opened, which it names; all stay as they were.
         """
         async with self._reloading:
-            for name, source in self._settings.guards.items():
-                started = time.monotonic()
-                guard = await asyncio.get_running_loop().run_in_executor(
-                    None, partial(open_guard, source, self._settings)
-                )
-                count: Callable[[Any], None] = partial(self._metrics.count_run, name)
-                shared = AsyncGuard(guard, sharing_of(self._settings, guard), count)
-                before = self._served.get(name)
-                self._served[name] = Served(name, source, shared, self._metrics)
-                logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
-                if before is not None:
-                    self._close_later(before)
+            fresh: dict[str, Served] = {}
+            before = fresh  # to be closed
+            try:
+                for name, source in self._settings.guards.items():
+                    fresh[name] = await self._opened(name, source)
+                if check is not None:
+                    await check(fresh[self.names()[0]])
+                before, self._served = self._served, fresh
+            finally:
+                for served in before.values():
+                    self._close_later(served)
+
+    async def _opened(self, name: str, source: str) -> Served:
+        started = time.monotonic()
+        opening = partial(open_guard, source, self._settings)
+        try:
+            guard = await asyncio.get_running_loop().run_in_executor(None, opening)
+        except SirenError as error:
+            raise type(error)(f"the guard {name!r}: {error}") from error
+        count: Callable[[Any], None] = partial(self._metrics.count_run, name)
+        shared = AsyncGuard(guard, sharing_of(self._settings, guard), count)
+        logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
+        return Served(name, source, shared, self._metrics)
 
     async def close(self) -> None:
         """Close all of them."""

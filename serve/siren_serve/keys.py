@@ -23,18 +23,25 @@ class Keys:
             InputError: it cannot be read, holds no key, or one of under 16 characters.
         """
         self._path = path
-        self._digests: list[bytes] = []
-        self.read()
+        self._digests = self.read()
 
     @property
     def are_asked_for(self) -> bool:
         """Whether a request needs a key."""
         return self._path is not None
 
-    def read(self) -> None:
-        """Read the file again; where that fails, what was read before stays."""
+    def take(self, digests: list[bytes]) -> None:
+        """Let other keys open the server, as `read` gives them."""
+        self._digests = digests
+
+    def read(self) -> list[bytes]:
+        """What the file holds now, as `take` has it.
+
+        Raises:
+            InputError: as for a new one.
+        """
         if self._path is None:
-            return
+            return []
         try:
             lines = self._path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +52,7 @@ class Keys:
                 f"{self._path}: expected API keys of {_SHORTEST} characters or more, one a line; "
                 f"found {len(keys)}, the shortest of {min(map(len, keys), default=0)}"
             )
-        self._digests = [_digest(key.encode()) for key in keys]
+        return [_digest(key.encode()) for key in keys]
 
     def open(self, headers: list[tuple[bytes, bytes]]) -> bool:
         """Whether `Authorization: Bearer`, `X-API-Key` or a protocol that is offered is a key."""

@@ -250,6 +250,32 @@ def test_an_answer_that_comes_after_a_reload_is_read_by_the_guard_of_its_prompt(
         eventually(lambda: _is_closed(old.guard.guard))
 
 
+def test_several_guards_are_exchanged_together_or_not_at_all(
+    bundle: Path, other: Path, keys: Path, tmp_path: Path
+) -> None:
+    links = {name: tmp_path / name for name in ("first", "second")}
+    for link in links.values():
+        link.symlink_to(bundle)
+    named = {name: str(link) for name, link in links.items()}
+    headers = {"X-API-Key": KEY}
+    with running(named, keys_file=keys) as server:
+        before = server.guards.all()
+        _point(links["first"], other)
+        links["second"].unlink()
+        keys.write_text("another key of sixteen characters\n")
+        answer = server.client.post("/admin/reload", headers=headers)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (409, "not_reloaded")
+        assert "the guard 'second'" in error["message"]
+        assert server.guards.all() == before
+        assert server.client.get("/info", headers=headers).status_code == 200
+        links["second"].symlink_to(other)
+        keys.write_text(f"{KEY}\n")
+        assert server.client.post("/admin/reload", headers=headers).status_code == 200
+        assert not {*before} & {*server.guards.all()}
+        eventually(lambda: all(_is_closed(served.guard.guard) for served in before))
+
+
 def _is_closed(guard: Guard) -> bool:
     try:
         guard.score("a")

@@ -4,14 +4,16 @@ Of one that stands twice some decoders take the first value and others the last,
 might be judged by what another reader does not see.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from siren_runtime.errors import InputError
 
 
-def repeated(pairs: Iterable[tuple[str, Any]]) -> str | None:
+def repeated(pairs: Sequence[tuple[str, Any]]) -> str | None:
     """The first key of an object that stands twice; None if there is none."""
+    if len(dict(pairs)) == len(pairs):
+        return None
     seen = set[str]()
     for key, _ in pairs:
         if key in seen:

@@ -94,7 +94,7 @@ async def reload(state: State) -> Response[dict[str, Any]]:
     try:
         done = await reload_all(state)
     except SirenError as error:
-        raise RefusedRequest(409, "not_reloaded", f"the old guards stay: {error}") from error
+        raise RefusedRequest(409, "not_reloaded", f"all stays as it was: {error}") from error
     return Response({"reloaded": state.guards.names()}, status_code=200 if done else 202)
 
 
