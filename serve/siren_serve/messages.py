@@ -13,11 +13,12 @@ from .errors import RefusedRequest
 _T = TypeVar("_T")
 
 # Of what stands beside a message's content, under whatever key: names, kinds, and what is encrypted
-# or signed for the model server alone.
+# or signed for the model server alone; unless they are sentences.
 _NO_TEXT = {
     *("id", "index", "type", "format", "status", "cache_control", "encrypted_content"),
     *("signature", "thought_signature", "thought_signatures"),
 }
+_LONGEST_NAME = 128
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,12 +111,24 @@ def text_of_call(call: ToolCall) -> str:
         RefusedRequest: it is of no kind that is known.
     """
     beside = [*strings_in(call.provider_specific_fields), *strings_in(call.extra_content)]
+    called = [part.name for part in (call.function, call.custom) if part is not None]
+    beside += sentences([call.id, call.type, *called])
     if call.function is not None:
         beside += strings_in(call.function.provider_specific_fields)
         return "\n".join([call.function.arguments, *beside])
     if call.custom is not None:
         return "\n".join([call.custom.input, *beside])
     raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value is a word that says what something is, and no sentence."""
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and len(value.split()) <= 1
+
+
+def sentences(names: list[str | None]) -> list[str]:
+    """Names that are none, which a model server may show the model all the same."""
+    return [name for name in names if name and not is_name(name)]
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -127,8 +140,8 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key not in _NO_TEXT:
-                yield from strings_in(item)
+            found = strings_in(item)
+            yield from (t for t in found if len(t.split()) > 1) if key in _NO_TEXT else found
 
 
 def conversation_of(messages: list[Message]) -> str:
@@ -175,6 +188,9 @@ def _text_of(message: Message, place: int) -> str:
         texts.append(message.function_call.arguments)
     found = [text for text in texts if text is not None]
     found += [text for text in _beside(message) if text not in found]  # some say a text twice
+    names = [message.name, message.tool_call_id]
+    names += [message.function_call.name] if message.function_call is not None else []
+    found += sentences(names)
     if not found:
         raise RefusedRequest(422, "cannot_be_scored", f"messages[{place}] has no text")
     return "\n".join(found)

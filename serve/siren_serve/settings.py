@@ -22,6 +22,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             it, or the log and the metrics alone tell.
         prompt: whether the upstream begins while the prompt is scored, or after.
         threshold: harmful from this score; None is the guard's own.
+        read_all: of a request, score what stands beside its messages too.
         response_only, aggregation, span: as `Guard.stream`, of answers that are streamed.
         holdback: tokens behind a text that must have been read before it goes out.
         stride: characters that are gathered before a stream is read again; None is 0 for guards
@@ -35,6 +36,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     mode: ProxyMode = "block"
     prompt: PromptOrder = "beside"
     threshold: float | None = None
+    read_all: bool = False
     response_only: bool = False
     aggregation: AggregationName = "mean"
     span: int = 64

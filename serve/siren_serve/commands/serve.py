@@ -105,6 +105,10 @@ def serve(
         float | None,
         typer.Option(min=0, max=1, help="Harmful from this score; default: the bundle's."),
     ] = None,
+    read_all: Annotated[
+        bool,
+        typer.Option("--read-all", help="Score a request's tools, documents and the like, too."),
+    ] = False,
     response_only: Annotated[
         bool,
         typer.Option("--response-only", help="Keep the prompt out of a streamed answer's mean."),
@@ -195,6 +199,7 @@ def serve(
             mode=mode,
             prompt=prompt,
             threshold=block_at,
+            read_all=read_all,
             response_only=response_only,
             aggregation=aggregation,
             span=span,

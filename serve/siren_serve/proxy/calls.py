@@ -10,6 +10,8 @@ from siren_runtime.text.rules import join
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import Message, conversation_of, pair_of
 
+from .beside import check_readable, texts_beside
+
 Kind = Literal["chat/completions", "completions"]
 _READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
@@ -59,8 +61,11 @@ class Call:
         return self.contexts[index // self.answers]
 
 
-def read_call(kind: Kind, body: bytes) -> Call:
+def read_call(kind: Kind, body: bytes, *, read_all: bool = False) -> Call:
     """Read a request's JSON.
+
+    Args:
+        read_all: what stands beside the messages is a prompt too.
 
     Raises:
         RefusedRequest: it is not understood.
@@ -80,6 +85,7 @@ def read_call(kind: Kind, body: bytes) -> Call:
             422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
         )
     texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
+    texts += texts_beside(decoded) if read_all and unread is None else []
     return Call(kind, decoded, texts, contexts, answers, unread)
 
 
@@ -98,6 +104,7 @@ _Read = tuple[list[Text], list[str], RefusedRequest | None]
 
 def _of_chat(body: dict[str, Any]) -> _Read:
     try:
+        check_readable(body)
         messages = msgspec.convert(body.get("messages"), list[Message])
         return [pair_of(messages)], [conversation_of(messages)], None
     except msgspec.ValidationError as error:
@@ -112,6 +119,10 @@ def _of_completions(body: dict[str, Any]) -> _Read:
     if not all(isinstance(text, str) for text in (*prompts, suffix or "")):
         message = "prompt and suffix: expected texts; token ids cannot be scored"
         return [], [""] * len(prompts), RefusedRequest(422, "cannot_be_scored", message)
+    try:
+        check_readable(body)
+    except RefusedRequest as error:
+        return [], [""] * len(prompts), error
     contexts = [join(prompt, suffix) for prompt in prompts]
     return [text for text in contexts if text], contexts, None
 

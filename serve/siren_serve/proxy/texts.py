@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 from siren_serve.errors import RefusedRequest
+from siren_serve.messages import is_name
 
 # Of a choice and what is in it: words that say what something is, unless they are sentences; and
 # the client's own stop, log probabilities and token ids, which are known text once more.
 _NAMES = {"id", "type", "role", "finish_reason", "native_finish_reason"}
-_LONGEST_NAME = 128
 _NO_TEXT = {
     *("index", "created", "stop_reason", "content_filter_results"),
     *("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
@@ -46,12 +46,8 @@ def _texts_under(key: str, value: Any, path: Path) -> Iterator[tuple[Path, str]]
         )
     if key in _OBJECTS and isinstance(value, dict | list):
         yield path, msgspec.json.encode(value).decode()
-    elif key not in _NO_TEXT and not (key in _NAMES and _is_name(value)):
+    elif key not in _NO_TEXT and not (key in _NAMES and is_name(value)):
         yield from texts_of(value, path)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME and len(value.split()) <= 1
 
 
 class Joined:

@@ -18,11 +18,12 @@ AnyRequest = Request[Any, Any, Any]
 
 async def _exchange(kind: Kind, request: AnyRequest, state: State) -> ASGIApp:
     settings = state.settings
-    call = read_call(kind, await request.body())
+    call = read_call(kind, await request.body(), read_all=settings.proxy.read_all)
     policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
-    if call.choices > settings.max_texts:
-        message = f"{call.choices} answers in one request, at most {settings.max_texts} are read"
-        raise RefusedRequest(413, "too_many_texts", message)
+    for count, what in ((call.choices, "answers"), (len(call.prompts), "texts")):
+        if count > settings.max_texts:
+            message = f"{count} {what} in one request, at most {settings.max_texts} are read"
+            raise RefusedRequest(413, "too_many_texts", message)
     if policy.blocks:
         call.check_alternatives()
     return Exchange(call, list(request.scope["headers"]), state.upstream, policy, state.metrics)
