@@ -18,7 +18,7 @@ from clock import Clock
 from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.commands import score
 from siren_runtime.text.passage import make_passage
-from siren_runtime.text.reading import Limits, read_passages
+from siren_runtime.text.reading import AS_LLM_SIREN, Limits, read_passages
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 from texts import TEXTS
@@ -280,6 +280,63 @@ def test_a_stream_that_is_mostly_unknown_is_not_called_safe(words: Path) -> None
     result = stream.feed("strange ones are here ")
     assert (result.is_harmful, result.tier) == (None, "unreadable")
     assert result.unknown > 0.5
+
+
+# --- what invisible characters cut
+
+WORDS = ["these", "are", "words", "of", "some", "text"]
+UNSEEN = "\u00ad\u034f\u180e\u200b\u200d\u202e\u2060\u3164\ufe0f\ufeff\x01\U000e0041\U000e0100"
+
+
+@pytest.mark.parametrize("unseen", UNSEEN, ids=lambda c: f"U+{ord(c):04X}")
+def test_a_text_that_invisible_characters_cut_is_not_called_safe(alarm: Path, unseen: str) -> None:
+    text = " ".join(unseen.join(word) for word in WORDS)
+    guard = Guard.load(alarm)
+    plain = guard.score(f"{unseen} these are words {unseen}", threshold=0.9)
+    assert (plain.unknown, plain.is_harmful) == (0.0, False)
+    with pytest.raises(InputError, match="cut by invisible characters"):
+        guard.score(text, threshold=0.9)
+    assert guard.score(text, threshold=0.0).is_harmful
+    review = Guard.load(alarm, unreadable="review").score(text, threshold=0.9)
+    assert (review.is_harmful, review.tier) == (None, "unreadable")
+    as_llm_siren = Guard.load(alarm, **AS_LLM_SIREN).score(text, threshold=0.9)
+    assert (as_llm_siren.is_harmful, as_llm_siren.score) == (False, review.score)
+    result = Guard.load(alarm).stream(threshold=0.9).feed(text)
+    assert (result.is_harmful, result.tier) == (None, "unreadable")
+
+
+def test_few_cut_words_are_a_share_of_the_text(alarm: Path) -> None:
+    found = Guard.load(alarm).score("a hy\u00adphen among others", threshold=0.9)
+    assert found.unknown == pytest.approx(7 / 19)
+    assert found.is_harmful is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian
+        "\u0915\u094d\u200d\u092f\u093e",  # Devanagari
+        "\u0e44\u0e17\u0e22\u200b\u0e20\u0e32\u0e29\u0e32",  # Thai
+        "\u845b\U000e0100\u57ce",  # a variant of a Chinese character
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f 1\ufe0f\u20e3",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "\ufeffa text\u200b, \u2067\u05e9\u05dc\u05d5\u05dd\u2069 and\u200e more",
+    ],
+)
+def test_invisible_characters_where_they_belong_cut_nothing(alarm: Path, text: str) -> None:
+    assert Guard.load(alarm).score(text).unknown == 0.0
+
+
+def test_what_a_tokenizer_leaves_out_cuts_nothing(own_bundle: Path) -> None:
+    vocabulary = {"[UNK]": 0, "kind": 1, "ab": 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.Replace("\u200b", "")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(own_bundle / "tokenizer.json"))
+    seal(own_bundle)
+    guard = Guard.load(own_bundle, unreadable="review")
+    assert guard.score("kind ki\u200bnd").unknown < 0.5
+    assert guard.score("kind ki\u2060nd").unknown >= 0.5
 
 
 @functools.cache

@@ -207,9 +207,10 @@ class Judge:
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
-                f"{unknown:.0%} of the text is unknown to the tokenizer, more than "
-                f"{self.limits.max_unknown:.0%}, so its low score says nothing; to get such "
-                "texts back undecided, ask for them (unreadable='review', --unreadable review)"
+                f"{unknown:.0%} of the text is unknown to the tokenizer or cut by invisible "
+                f"characters, more than {self.limits.max_unknown:.0%}, so its low score says "
+                "nothing; to get such texts back undecided, ask for them (unreadable='review', "
+                "--unreadable review)"
             )
         categories, flagged = categories_of(heads.values())
         return ScoreResult(

@@ -10,6 +10,7 @@ from time import monotonic
 from siren_runtime.errors import BundleError, raised_in
 
 from .deadline import NO_DEADLINE, Deadline
+from .invisible import INVISIBLE, cut_share, has_invisible
 
 # Characters that are tokenized first for each token that a text may have, to see if there are more.
 _CHARACTERS_A_TOKEN = 4
@@ -146,16 +147,18 @@ class Tokenizer:
     def unknown_share(self, text: str, encoded: Encoded) -> float:
         """How much of a text its tokens do not say, 0 to 1.
 
-        That is the share of its tokens that stand for what the vocabulary lacks, or if that is
-        more, the share of its characters, white space left out, that no known token covers: one
-        unknown token may stand for a million characters, and some tokenizers drop characters.
+        That is the largest of three: the share of its tokens that stand for what the vocabulary
+        lacks; of its characters, white space left out, that no known token covers, since one
+        unknown token may stand for a million characters, and some tokenizers drop characters; and
+        of those in words that invisible characters cut.
 
         Args:
             encoded: of the text; special tokens, which stand nowhere, do not count.
         """
+        cut = cut_share(text, self._left_out) if has_invisible(text) else 0.0
         visible = len("".join(text.split()))
         if self.unknown_id is None or not visible:
-            return 0.0
+            return cut
         known = unknown = uncovered = last = 0
         for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             if end <= start:
@@ -168,7 +171,7 @@ class Tokenizer:
                 uncovered += len("".join(text[last:start].split()))
             last = max(last, end)
         uncovered += len("".join(text[last:].split()))
-        return max(unknown / max(known + unknown, 1), uncovered / visible)
+        return max(unknown / max(known + unknown, 1), uncovered / visible, cut)
 
     @property
     def special_before(self) -> int:
@@ -183,6 +186,13 @@ class Tokenizer:
             count, whole = len(plain), self._tokenizer.post_process(plain)
             start = whole.special_tokens_mask.index(0) if count else len(whole)
         return whole.ids[:start], whole.ids[start + count :]
+
+    @cached_property
+    def _left_out(self) -> dict[int, None]:
+        """The invisible characters that make no difference within a word, for `cut_share`."""
+        whole, *cut = self.encode_plain(["ab", *(f"a{character}b" for character in INVISIBLE)])
+        pairs = zip(INVISIBLE, cut, strict=True)
+        return {ord(character): None for character, ids in pairs if ids == whole}
 
     def _unknown_id(self) -> int | None:
         model = self._tokenizer.model
