@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.bundle.cascade import Cascade, Exit
-from siren_runtime.bundle.graphs import explain_name
+from siren_runtime.bundle.graphs import STREAM_HEAD, explain_name
 from siren_runtime.bundle.manifest import (
     CLEANER,
     FORMAT_VERSION,
@@ -39,6 +39,7 @@ from .guard.cascade import author_cascade, segments
 from .guard.explain import author_explain
 from .guard.score import author_head_alone, author_score
 from .guard.stream import author_stream, context_length
+from .guard.stream_cascade import author_stream_cascade, author_stream_head, stream_segments
 from .heads.base import Artifact
 from .heads.notice import read_notices
 from .heads.together import head_set
@@ -127,6 +128,9 @@ def export_bundle(
         lower(graph, row, keep_float, inputs, wider)
     if artifact.exits:
         graphs |= segments(graphs.pop("cascade"), artifact, backbone)
+    if "stream.cascade" in graphs:
+        assert not isinstance(backbone, ImportedBackbone) and context is not None  # it streams
+        graphs |= stream_segments(graphs.pop("stream.cascade"), artifact, backbone, context)
     explaining = _author_explain(artifact)
     with staging(output, overwrite=overwrite) as folder:
         files = write_graphs({**graphs, **explaining}, folder, progress)
@@ -214,6 +218,10 @@ def _author(
     if context is not None and not isinstance(backbone, ImportedBackbone):
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)
+        if artifact.exits:
+            rest = row.compute, context
+            graphs["stream.cascade"] = author_stream_cascade(artifact, backbone, weights, *rest)
+            graphs[STREAM_HEAD] = author_stream_head(artifact)
     if artifact.exits:
         graphs["cascade"] = author_cascade(artifact, backbone, weights, row.compute)
     return graphs

@@ -25,11 +25,11 @@ from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.reference import LlmSiren
 from siren_runtime import AsyncGuard, BundleError, Guard
 from siren_runtime.backends.batching import right_pad
+from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
 from siren_runtime.bundle.manifest import MANIFEST_FILE, decode, encode
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import ArtifactError, InputError
-from siren_runtime.scoring.early import Exits
 from siren_runtime.scoring.engines import Request, open_backend
 from siren_runtime.text.rules import clean
 from siren_train.measure.calibrate import write_calibration

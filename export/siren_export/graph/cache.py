@@ -13,7 +13,7 @@ without a copy of the shared heads; in ONNX Runtime, single tokens then read the
 vector-matrix product, several times faster at length than the standard Attention operator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,8 @@ class KeyValueCache:
             compute dtype.
         present: output name -> the chunk's keys or values [batch, kv_heads, chunk, head_dim], in
             the compute dtype, filled as blocks are authored.
+        starts: the blocks at which the graph is to be cut. Masks, which blocks share, are authored
+            anew behind each.
     """
 
     heads: int
@@ -43,7 +45,8 @@ class KeyValueCache:
     lengths: ir.Value
     past: Mapping[str, ir.Value]
     present: dict[str, ir.Value] = field(default_factory=dict)
-    _masks: dict[int | None, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
+    starts: Sequence[int] = ()
+    _masks: dict[tuple[int | None, int], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def positions(self, g: GraphBuilder, input_ids: ir.Value, limit: int) -> ir.Value:
         """Each token's position [batch, chunk]; padding beyond `limit` stays inside the tables."""
@@ -84,13 +87,14 @@ class KeyValueCache:
             g.op("Unsqueeze", self.past[cache_name(PAST, block, part)], g.const([2]))
             for part in ("key", "value")
         )
-        if window not in self._masks:
-            self._masks[window] = (
+        shared = window, sum(start <= block for start in self.starts)
+        if shared not in self._masks:
+            self._masks[shared] = (
                 self._all_masks(g, past_k, k)
                 if window is None
                 else self._window_masks(g, past_k, k, window)
             )
-        past_mask, chunk_mask = self._masks[window]
+        past_mask, chunk_mask = self._masks[shared]
 
         def scores(keys: ir.Value, mask: ir.Value) -> ir.Value:
             keys = g.op("Transpose", keys, perm=[0, 1, 2, 4, 3])
@@ -118,7 +122,7 @@ class KeyValueCache:
     ) -> tuple[ir.Value, ir.Value]:
         """Float32 0 where a key is seen and -inf elsewhere: [batch, 1, 1, 1, past], [chunk, chunk].
 
-        Authored with the first block, for all of them.
+        Authored with the first block that needs them, for all up to a cut.
         """
         seen, unseen = g.const(0.0, FLOAT), g.const(-np.inf, FLOAT)
         zero, one = g.const(0), g.const(1)

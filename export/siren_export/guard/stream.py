@@ -3,6 +3,8 @@
 It refers to the weights of score.onnx by the same names, so that a bundle holds them once.
 """
 
+from collections.abc import Mapping, Sequence
+
 import onnx_ir as ir
 
 from siren_export.families.base import Backbone, StateSource
@@ -37,6 +39,33 @@ def context_length(artifact: Artifact, backbone: StateSource) -> int | None:
     return None if context is None else max(context, artifact.max_length)
 
 
+def cache_spec(
+    backbone: Backbone, blocks: int, compute: ir.DataType, context: int
+) -> CacheSpec:
+    """What the first `blocks` blocks keep of a stream of up to `context` tokens."""
+    windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
+    dtype = compute.numpy().name
+    return CacheSpec(blocks, backbone.kv_heads, backbone.head_dim, dtype, windows)
+
+
+def cache_of(
+    backbone: Backbone, inputs: Mapping[str, ir.Value], starts: Sequence[int] = ()
+) -> KeyValueCache:
+    """The cache that a streaming graph takes among its inputs.
+
+    Args:
+        starts: the blocks at which the graph is to be cut.
+    """
+    return KeyValueCache(
+        heads=backbone.attention_heads,
+        kv_heads=backbone.kv_heads,
+        head_dim=backbone.head_dim,
+        lengths=inputs[PAST_LENGTHS],
+        past=inputs,
+        starts=starts,
+    )
+
+
 def author_stream(
     artifact: Artifact,
     backbone: Backbone,
@@ -57,21 +86,12 @@ def author_stream(
     """
     heads = head_set(artifact)
     taps = heads.taps
-    dtype = compute.numpy().name
-    blocks = taps.deepest + 1
-    windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
-    cached = CacheSpec(blocks, backbone.kv_heads, backbone.head_dim, dtype, windows)
+    cached = cache_spec(backbone, taps.deepest + 1, compute, context)
     contract = stream_graph(artifact.head.spec, heads.neurons, cached)
     g = GraphBuilder(compute, backbone.causal)
     inputs = add_inputs(g, contract)
     input_ids = inputs[INPUT_IDS]
-    cache = KeyValueCache(
-        heads=backbone.attention_heads,
-        kv_heads=backbone.kv_heads,
-        head_dim=backbone.head_dim,
-        lengths=inputs[PAST_LENGTHS],
-        past=inputs,
-    )
+    cache = cache_of(backbone, inputs)
     tensors = BackboneWeights(weights)
     states = backbone.author(g, tensors, input_ids, None, taps, context, cache)
     sums, pooled = heads.pool_prefixes(g, states, inputs[FEATURE_SUM], inputs[FEATURE_COUNT])

@@ -16,18 +16,22 @@ from .edit import before, nodes_of, replace
 
 
 def cut(
-    graph: GuardGraph, outputs: Sequence[Sequence[str]], shape: Callable[[str], list[int | str]]
+    graph: GuardGraph,
+    inputs: Sequence[Sequence[str]],
+    outputs: Sequence[Sequence[str]],
+    shape: Callable[[str], list[int | str]],
 ) -> list[GuardGraph]:
     """Cut a graph, which no pass changes any more.
 
     Args:
-        outputs: the names of the outputs that each segment gives beside its states. A segment
-            computes what they need, and no segment before it has.
+        inputs: the names of the graph's inputs that each segment takes.
+        outputs: the names of the outputs that it gives beside its states. A segment computes what
+            they need, and no segment before it has.
         shape: of a state by its name; states are float32.
 
     Returns:
-        The segments. All take the graph's inputs, then states, under the names that they have in
-        the graph; they give their outputs and then the states that they make.
+        The segments. They take their inputs, then states, under the names that they have in the
+        graph, and give their outputs and then the states that they make.
     """
     inner = graph.model.graph
     _take_lengths_from_tokens(graph)
@@ -44,9 +48,10 @@ def cut(
         made |= new
     kept = {state for states in taken for state in states}
     found = []
-    for values, states, new_values in zip(wanted, taken, given, strict=True):
+    for own, values, states, new_values in zip(inputs, wanted, taken, given, strict=True):
+        fed = [value for value in inner.inputs if value.name in own]
         new_states = [value for value in new_values if value in kept]
-        found.append(_segment(graph, states, [*values, *new_states], shape))
+        found.append(_segment(graph, fed, states, [*values, *new_states], shape))
     return found
 
 
@@ -71,6 +76,7 @@ def _needed(
 
 def _segment(
     graph: GuardGraph,
+    inputs: Sequence[ir.Value],
     states: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
     shape: Callable[[str], list[int | str]],
@@ -79,7 +85,7 @@ def _segment(
     for value in (*states, *outputs):
         if value.shape is None:
             value.dtype, value.shape = FLOAT, ir.Shape(shape(str(value.name)))
-    part = ir.convenience.extract(inner, [*inner.inputs, *states], list(outputs))
+    part = ir.convenience.extract(inner, [*inputs, *states], list(outputs))
     weights = {name: graph.weights[name] for name in part.initializers if name in graph.weights}
     model = ir.Model(part, ir_version=graph.model.ir_version, producer_name="siren-edge")
     return GuardGraph(model, weights, compute=graph.compute, causal=graph.causal)

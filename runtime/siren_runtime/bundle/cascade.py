@@ -13,15 +13,23 @@ from siren_runtime.errors import BundleError
 
 from .graphs import (
     BATCH,
+    CHUNK,
+    STREAM_HEAD,
+    CacheSpec,
     Contract,
     GraphSpec,
     Heads,
+    Shape,
     TensorSpec,
     cascade_name,
     exit_spec,
+    head_graph,
     names,
     score_graph,
     signature,
+    stream_name,
+    stream_parts,
+    sums_spec,
 )
 from .heads import HeadSpec, check_head
 from .types import Positive, Probability, Size, Strict
@@ -68,6 +76,11 @@ class Cascade(Strict, frozen=True):
     def graphs(self) -> list[str]:
         """The names of the segments' graphs, in order."""
         return [cascade_name(number) for number in range(len(self.exits) + 1)]
+
+    @property
+    def stream_graphs(self) -> list[str]:
+        """As `graphs`, of the segments of the streaming graph, where the bundle has them."""
+        return [stream_name(number) for number in range(len(self.exits) + 1)]
 
 
 def check_cascade(
@@ -120,16 +133,64 @@ def check_segments(
         BundleError: one is missing, or has other inputs or outputs.
     """
     whole = score_graph(heads)
+    exits = [Contract(whole.inputs, (exit_spec(one.depth),)) for one in cascade.exits]
+    parts = dict(zip(cascade.graphs, [*exits, whole], strict=True))
+    _check_parts(parts, [BATCH], graphs, origin)
+
+
+def check_stream_segments(
+    cascade: Cascade,
+    heads: Heads,
+    cache: CacheSpec,
+    graphs: Mapping[str, GraphSpec],
+    origin: str,
+) -> None:
+    """As `check_segments`, of those of the streaming graph, which are there or are not.
+
+    Args:
+        cache: of the streaming graph.
+    """
+    needed = [*cascade.stream_graphs, STREAM_HEAD]
+    if not any(name in graphs for name in needed):
+        return
+    neurons = summed_neurons(cascade, cache.blocks, graphs)
+    head = next(iter(heads.values()))
+    parts = dict(zip(cascade.stream_graphs, stream_parts(head, neurons, cache), strict=True))
+    _check_parts(parts, [BATCH, CHUNK], graphs, origin)
+    contract = head_graph(heads, sum(neurons.values()))
+    _check_parts({STREAM_HEAD: contract}, [BATCH], graphs, origin)
+
+
+def summed_neurons(
+    cascade: Cascade, blocks: int, graphs: Mapping[str, GraphSpec]
+) -> dict[int, int]:
+    """How many neurons each segment of the streaming graph sums, by the depth that it ends at.
+
+    Args:
+        blocks: that the streaming graph has.
+    """
+    neurons = dict.fromkeys([*(one.depth for one in cascade.exits), blocks], 0)
+    for name, depth in zip(cascade.stream_graphs, neurons, strict=True):
+        for spec in graphs[name].outputs if name in graphs else []:
+            size = spec.shape[-1]
+            if spec.name == sums_spec(depth, 0).name and isinstance(size, int):
+                neurons[depth] = size
+    return neurons
+
+
+def _check_parts(
+    parts: Mapping[str, Contract], rows: Shape, graphs: Mapping[str, GraphSpec], origin: str
+) -> None:
+    """Check segments by name, and the states between them, whose shape begins as `rows`."""
     kept: dict[str, TensorSpec] = {}
-    exits = [(exit_spec(one.depth),) for one in cascade.exits]
-    for name, outputs in zip(cascade.graphs, [*exits, whole.outputs], strict=True):
+    for name, part in parts.items():
         if name not in graphs:
             raise BundleError(f"{origin}: the exits need a graph {name!r}, which graphs lacks")
         graph = graphs[name]
-        own = {*names(outputs)}
+        own = {*names(part.outputs)}
         states = {spec.name: spec for spec in graph.outputs if spec.name not in own}
         taken = [kept[spec.name] for spec in graph.inputs if spec.name in kept]
-        expected = Contract((*whole.inputs, *taken), (*outputs, *states.values()))
+        expected = Contract((*part.inputs, *taken), (*part.outputs, *states.values()))
         for kind, found, wanted in (
             ("inputs", graph.inputs, expected.inputs),
             ("outputs", graph.outputs, expected.outputs),
@@ -140,9 +201,10 @@ def check_segments(
                     f"{signature(wanted)}"
                 )
         for spec in states.values():
-            if spec.dtype != "float32" or spec.shape[:1] != [BATCH] or spec.name in kept:
+            if spec.dtype != "float32" or spec.shape[: len(rows)] != rows or spec.name in kept:
                 raise BundleError(
                     f"{origin}: graphs.{name} keeps {spec.name!r}, {spec.dtype} {spec.shape}; a "
                     "state that is kept is float32, once, with a row for each text"
+                    f"{' and token' if CHUNK in rows else ''}"
                 )
         kept |= states

@@ -25,6 +25,11 @@ explain.NAME, of each head: features float32 [batch, n_features]; direction floa
 cascade.N, the segments of score, cut behind the blocks that each exit reads (`cascade`): input_ids
          and attention_mask, and the states that are kept, float32 [batch, ...], under their names
          -> exit.DEPTH float32 [batch], the exit's score, or of the last one as score; and states
+stream.N, those of stream: input_ids, past_lengths, feature_sum, feature_count, past of the
+         segment's blocks, and the states that are kept, float32 [batch, chunk, ...]
+         -> exit.DEPTH float32 [batch, chunk], or of the last one score and logits;
+         feature_sums.DEPTH, of the neurons of its blocks, where there are any; present; and states
+stream.head, as head, of the neurons that the segments sum: the exits' among them
 
 These are the primary head's. Of each further one, score and head give heads.NAME.score,
 heads.NAME.logits and heads.NAME.features beside; a stream's further heads are read off its sums by
@@ -42,6 +47,7 @@ at least, or all.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from .heads import HeadSpec
@@ -72,6 +78,8 @@ LAYER_WEIGHTS: Final = "layer_weights"
 STANDARDIZED: Final = "standardized"
 PAIR_FACTORS: Final = "pair_factors"
 PAIR_DIRECTIONS: Final = "pair_directions"
+
+STREAM_HEAD: Final = "stream.head"  # what the manifest calls the head of the segments
 
 _BYTES = {"float32": 4, "float16": 2}
 _WINDOW = "window_"  # and the tokens that a token sees
@@ -268,6 +276,37 @@ def cascade_name(number: int) -> str:
 def exit_spec(depth: int) -> TensorSpec:
     """The score of the exit behind so many blocks."""
     return TensorSpec(f"exit.{depth}", "float32", [BATCH])
+
+
+def stream_name(number: int) -> str:
+    """What the manifest calls a segment of the streaming graph."""
+    return f"stream.{number}"
+
+
+def sums_spec(depth: int, neurons: int) -> TensorSpec:
+    """The running sums of the neurons between the last exit and so many blocks."""
+    return TensorSpec(f"{FEATURE_SUMS}.{depth}", "float32", [BATCH, CHUNK, neurons])
+
+
+def stream_parts(head: HeadSpec, neurons: Mapping[int, int], cache: CacheSpec) -> list[Contract]:
+    """The contracts of the segments of the streaming graph, but for the states that are kept.
+
+    Args:
+        neurons: of each segment, by the blocks that it ends behind, ascending; the last one's end
+            is the head's.
+    """
+    whole = stream_graph(head, sum(neurons.values()), cache)
+    count = len(whole.inputs) - cache.buffers  # of the inputs before the cache
+    parts = []
+    for start, stop in pairwise([0, *neurons]):
+        own = slice(2 * start, 2 * stop)
+        scores = [TensorSpec(exit_spec(stop).name, "float32", [BATCH, CHUNK])]
+        if stop == max(neurons):
+            scores = [*whole.outputs[:2]]
+        sums = [sums_spec(stop, neurons[stop])] if neurons[stop] else []
+        inputs = (*whole.inputs[:count], *cache.past[own])
+        parts.append(Contract(inputs, (*scores, *sums, *cache.present[own])))
+    return parts
 
 
 def explain_name(head: str) -> str:

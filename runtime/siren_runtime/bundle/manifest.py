@@ -12,7 +12,7 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
-from .cascade import Cascade, check_cascade, check_segments
+from .cascade import Cascade, check_cascade, check_segments, check_stream_segments
 from .graphs import (
     CacheSpec,
     Contract,
@@ -311,6 +311,9 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
         check_cascade(manifest.cascade, *rest)
         check_segments(manifest.cascade, manifest.heads, manifest.graphs, origin)
+        if "stream" in manifest.graphs:
+            rest = manifest.heads, manifest.stream_cache, manifest.graphs, origin
+            check_stream_segments(manifest.cascade, *rest)
 
 
 def _check_heads(manifest: Manifest, origin: str) -> None:

@@ -17,8 +17,10 @@ from siren_runtime.backends.onnxruntime.providers import (
 from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
+from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
+from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
@@ -154,8 +156,7 @@ def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
             session_options=session_options,
             buckets=request.buckets,
         )
-    cpu = provider_name(chosen[0]) == "CPUExecutionProvider"
-    exits = request.exits and cpu and has_exits(bundle.manifest)
+    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
     return (CascadeBackend if exits else OnnxRuntimeBackend)(
         bundle, chosen, strict=strict, threads=threads, session_options=session_options
     )
@@ -172,13 +173,19 @@ def open_stream_backend(
     if request.backend in _FLAVORS:
         return _open_stream_plan(bundle, request.backend)
     chosen, strict = _providers(bundle, request)
-    return OnnxRuntimeStreamBackend(
+    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
+    segments = exits and STREAM_HEAD in bundle.manifest.graphs
+    return (CascadeStreamBackend if segments else OnnxRuntimeStreamBackend)(
         bundle,
         chosen,
         strict=strict,
         threads=request.threads,
         session_options=request.session_options,
     )
+
+
+def _on_cpu(providers: Sequence[Provider]) -> bool:
+    return provider_name(providers[0]) == "CPUExecutionProvider"
 
 
 def has_exits(manifest: Manifest) -> bool:

@@ -11,6 +11,7 @@ from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.text.reading import Limits
 
+from .early import exits_decide
 from .scorer import Scorer
 from .verdict import judge_of
 
@@ -110,7 +111,9 @@ class Members:
         reasons = [why for _, why in opened if why is not None]
         self._warn_once(reasons, 4)
         members, judge = [member for member, _ in opened], self.judge
-        sessions = Sessions(members, max_streams, judge.on_heads, judge.limits)
+        exits = exits_decide(self.manifests, judge.threshold, judge.tiers)
+        rest = judge.limits, judge.threshold if exits else None
+        sessions = Sessions(members, max_streams, judge.on_heads, *rest)
         return Streams(sessions)
 
     def _warn_once(self, reasons: Sequence[str], level: int = 3) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
 from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.memory import release_freed_memory
 from siren_runtime.backends.readout import Readout
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS
@@ -198,16 +199,21 @@ class Scorer:
         if self.trajectories is not None:
             raise self._reads_only(_TRAJECTORIES)
         reader, why = self.stream_reader(max_tokens)
-        member = Member(self.tokenizer, reader, self.manifest.pooled, self.readout, why is not None)
+        stream = self._stream_backend
+        neurons = self.manifest.pooled if stream is None else stream.neurons
+        member = Member(self.tokenizer, reader, neurons, self.readout, why is not None)
         return member, why
 
     def stream_reader(self, max_tokens: int | None) -> "tuple[StreamReader, str | None]":
         """Return what reads the tokens of streams; the rest as `stream_member`."""
+        from siren_runtime.streaming.cascade import CascadeReader
         from siren_runtime.streaming.reader import IncrementalReader, ReencodingReader
 
         stream, why = self._stream_source()
         if stream is not None:
             held = _checked_tokens(max_tokens, stream.max_tokens)
+            if isinstance(stream, CascadeStreamBackend):
+                return CascadeReader(stream, held, self.readout), None
             return IncrementalReader(stream, held, self.readout), None
         held = _checked_tokens(max_tokens, self.manifest.text.max_length)
         reader = ReencodingReader(self.backend, held, self.readout)

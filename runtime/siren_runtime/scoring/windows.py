@@ -9,6 +9,7 @@ import numpy as np
 from siren_runtime.backends.base import Backend
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
 from siren_runtime.backends.outputs import (
     FloatArray,
@@ -25,8 +26,6 @@ from siren_runtime.errors import BackendError
 from siren_runtime.text.deadline import Check
 from siren_runtime.text.reading import Window
 from siren_runtime.text.tokenizer import Tokenizer
-
-from .early import Exits
 
 _Key = TypeVar("_Key")
 

@@ -10,6 +10,7 @@ from siren_runtime.errors import BackendError
 
 _GRANULE = 16  # tokens; attention reads whole granules
 _GROWTH = 1.25
+ALL_BUFFERS = slice(None)
 
 
 class KeyValueCache:
@@ -62,9 +63,9 @@ class KeyValueCache:
             ) from error
         self._slots, self._capacity = slots, capacity
 
-    def rows(self, start: int, stop: int) -> list[CacheArray]:
-        """Views of the slots from `start` to `stop`."""
-        return [buffer[start:stop] for buffer in self._buffers]
+    def rows(self, start: int, stop: int, buffers: slice = ALL_BUFFERS) -> list[CacheArray]:
+        """Views of the slots from `start` to `stop`, in some of the buffers."""
+        return [buffer[start:stop] for buffer in self._buffers[buffers]]
 
     def write(
         self,
@@ -73,9 +74,14 @@ class KeyValueCache:
         present: list[CacheArray],
         rows: Sequence[int],
         counts: Sequence[int],
+        buffers: slice = ALL_BUFFERS,
     ) -> None:
         """Keep the first `counts[i]` tokens of `present`'s `rows[i]` in `slots[i]`, from
-        `positions[i]` on; of those that a ring cannot hold, the last."""
+        `positions[i]` on; of those that a ring cannot hold, the last.
+
+        Args:
+            buffers: which ones `present` is for.
+        """
         token = np.concatenate([np.arange(count) for count in counts])
         slot, row, first, count = (np.repeat(x, counts) for x in (slots, rows, positions, counts))
         of_length = {}
@@ -83,7 +89,7 @@ class KeyValueCache:
             held = count - token <= length
             places = (first + token)[held] % length
             of_length[length] = slot[held], places, row[held], token[held]
-        for buffer, new in zip(self._buffers, present, strict=True):
+        for buffer, new in zip(self._buffers[buffers], present, strict=True):
             kept_slot, place, kept_row, kept_token = of_length[buffer.shape[2]]
             buffer[kept_slot, :, place] = new[kept_row, :, kept_token]
 

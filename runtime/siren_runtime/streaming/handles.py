@@ -92,13 +92,14 @@ class Stream:
         """One entry for each token that the stream holds and counts.
 
         Of an ensemble, the tokens are the first member's and the scores the mean of all members'.
+        Where an exit decided, the whole guard reads the tokens that wait behind it now.
 
         Raises:
             BackendError: the stream is closed or failed.
         """
         with self._streams.lock:
             self._check_usable()
-            return self.session.token_scores()
+            return self._streams.sessions.token_scores(self.session)
 
     @property
     def memory_bytes(self) -> int:

@@ -110,9 +110,9 @@ class IncrementalReader:
                 between()
             has_begun = True
             slots = {state: slot for slot, state in enumerate(self._slots)}
-            failures |= (ended := _ended(busy, states))
-            for group in _neighbours(sorted(slots[s] for s in busy if s not in ended)):
-                failures |= self._step(group)
+            failures |= (late := ended(busy, states))
+            for group in neighbours(sorted(slots[s] for s in busy if s not in late)):
+                failures |= self._step(group, self._read_chunk)
         lacking = [s for s in states if s not in failures and s.ids and s.readouts[-1] is None]
         return failures | self._read_heads(lacking)
 
@@ -120,16 +120,16 @@ class IncrementalReader:
         """The stream's slot of the cache and its rows."""
         return self._cache.bytes_per_stream + state.bytes
 
-    def _step(self, slots: Sequence[int]) -> Failures:
+    def _step(self, slots: Sequence[int], read: Callable[[Sequence[int]], None]) -> Failures:
         """Read a chunk of each of `slots`. If one spoils the batch, each is read alone."""
         try:
-            self._read_chunk(slots)
+            read(slots)
         except SirenError as error:
             if len(slots) == 1:
                 return {self._slots[slots[0]]: error}
             failures: Failures = {}
             for slot in slots:
-                failures |= self._step([slot])
+                failures |= self._step([slot], read)
             return failures
         return {}
 
@@ -141,7 +141,7 @@ class IncrementalReader:
             sums, counts = zip(*(state.last() for state in states), strict=True)
             pooled = pooled_rows(np.stack(sums), np.array(counts), self._backend.head_spec)
             readouts = self._readout.rows(self._backend.head(pooled))
-            _check_finite(readouts, readouts)
+            check_finite(readouts, readouts)
         except SirenError as error:
             if len(states) == 1:
                 return {states[0]: error}
@@ -166,7 +166,7 @@ class IncrementalReader:
         pooled = pooled_rows(summed, counts, self._backend.head_spec)
         rows = self._readout.rows(self._backend.head(pooled))
         rows[:, : readout.shape[1]] = readout
-        _check_finite(summed, rows)
+        check_finite(summed, rows)
         return rows
 
     def _read_chunk(self, slots: Sequence[int]) -> None:
@@ -177,7 +177,7 @@ class IncrementalReader:
         """
         states = [self._slots[slot] for slot in slots]
         first, stop = slots[0], slots[-1] + 1
-        width = _width([state.next_chunk(self._backend.max_chunk) for state in states])
+        width = width_of([state.next_chunk(self._backend.max_chunk) for state in states])
         chunks = [state.next_chunk(width) for state in states]
         longest = max(len(s.ids) + n for s, n in zip(states, chunks, strict=True))
         self._cache.reserve(len(self._slots), longest)
@@ -201,12 +201,12 @@ class IncrementalReader:
         for slot, state, chunk in zip(slots, states, chunks, strict=True):
             summed = outputs.feature_sums[slot - first, :chunk]
             readout = streamed[slot - first, :chunk]
-            _check_finite(summed, readout)
+            check_finite(summed, readout)
             if state.aggregation is not None:
                 neurons = neurons_of_chunk(summed, self._backend.head_spec)
                 summed, pooled = state.folded(neurons)
                 readout = self._readout.rows(self._backend.head(pooled))
-                _check_finite(summed, readout)
+                check_finite(summed, readout)
             elif self._readout.smoothing is not None and len(self._readout.columns) > 1:
                 readout = self._of_all_heads(summed, int(counts[slot - first]), readout)
             rows.append(summed)
@@ -246,8 +246,8 @@ class ReencodingReader:
         sequences = [state.ids + state.pending for state in busy]
         failures: Failures = {}
         for batch in micro_batches([len(ids) for ids in sequences], self._backend.token_budget):
-            failures |= (ended := _ended([busy[i] for i in batch], states))
-            left = [i for i in batch if busy[i] not in ended]
+            failures |= (late := ended([busy[i] for i in batch], states))
+            left = [i for i in batch if busy[i] not in late]
             if left:
                 failures |= self._score([busy[i] for i in left], [sequences[i] for i in left])
         return failures
@@ -259,7 +259,7 @@ class ReencodingReader:
     def _score(self, states: list[StreamState], sequences: list[list[int]]) -> Failures:
         try:
             readouts = self._readout.rows(self._backend.run(*right_pad(sequences)))
-            _check_finite(readouts, readouts)
+            check_finite(readouts, readouts)
         except SirenError as error:
             if len(states) == 1:
                 return {states[0]: error}
@@ -272,18 +272,18 @@ class ReencodingReader:
         return {}
 
 
-def _ended(busy: Sequence[StreamState], deadlines: Mapping[StreamState, Deadline]) -> Failures:
+def ended(busy: Sequence[StreamState], deadlines: Mapping[StreamState, Deadline]) -> Failures:
     """The streams whose time is up, or whose caller has gone."""
-    ended: Failures = {}
+    found: Failures = {}
     for state in busy:
         try:
             deadlines[state].check(f"before {len(state.pending)} tokens of the stream were read")
         except InterruptedCall as error:  # noqa: PERF203 - each stream has its own
-            ended[state] = error
-    return ended
+            found[state] = error
+    return found
 
 
-def _neighbours(slots: Iterable[int]) -> list[list[int]]:
+def neighbours(slots: Iterable[int]) -> list[list[int]]:
     """Split ascending slots where the gap between two is wide."""
     groups: list[list[int]] = []
     for slot in slots:
@@ -294,7 +294,7 @@ def _neighbours(slots: Iterable[int]) -> list[list[int]]:
     return groups
 
 
-def _width(lengths: Sequence[int]) -> int:
+def width_of(lengths: Sequence[int]) -> int:
     """The widest chunk of which at least half is tokens and not padding."""
     width, tokens, ascending = 1, 0, sorted(lengths)
     for index, length in enumerate(ascending):
@@ -305,7 +305,7 @@ def _width(lengths: Sequence[int]) -> int:
     return width
 
 
-def _check_finite(sums: FloatArray, readouts: FloatArray) -> None:
+def check_finite(sums: FloatArray, readouts: FloatArray) -> None:
     """Refuse what would make no verdict.
 
     Raises:

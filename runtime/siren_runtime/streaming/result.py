@@ -35,7 +35,7 @@ class StreamResult:
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the score falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
-        risk, categories, flagged, heads, as_response: as in `ScoreResult`.
+        risk, categories, flagged, heads, as_response, exit: as in `ScoreResult`.
     """
 
     score: float
@@ -55,13 +55,14 @@ class StreamResult:
     flagged: tuple[str, ...] = ()
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
     as_response: bool = False
+    exit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, decisions and heads as dictionaries; no tier or categories
+        """Return the fields by name, decisions and heads as dictionaries; no tier, exit or categories
         where there are none, and no heads where there is one.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        left_out = ["tier"] if self.tier is None else []
+        left_out = [name for name in ("tier", "exit") if fields[name] is None]
         for name in ("risk", "categories", "flagged", "heads", "as_response", *left_out):
             del fields[name]
         fields["decisions"] = [decision.to_dict() for decision in self.decisions]

@@ -155,6 +155,7 @@ class Session:
             flagged=flagged,
             heads=heads,
             as_response=primary.as_response,
+            exit=leader.exit,
         )
         return self.result
 
@@ -202,9 +203,16 @@ class Sessions:
         max_sessions: int | None,
         decide: Decide,
         limits: Limits,
+        exits_at: float | None = None,
     ) -> None:
+        """Begin with no session.
+
+        Args:
+            exits_at: the threshold at which exits may decide; None: they may not.
+        """
         self.members = tuple(members)
         self._max_sessions, self._decide, self._limits = max_sessions, decide, limits
+        self._exits_at = exits_at
         self._open: dict[Session, None] = {}
 
     def __len__(self) -> int:
@@ -243,7 +251,15 @@ class Sessions:
             )
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
-        tracks = [Track(member, prompt, response_only, aggregation) for member in self.members]
+        early = (
+            plain
+            and not rules
+            and self._exits_at is not None
+            and threshold in (None, self._exits_at)
+            and all(member.readout.smoothing is None for member in self.members)
+        )
+        how = prompt, response_only, aggregation, early
+        tracks = [Track(member, *how) for member in self.members]
         session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
         self._open[session] = None
         return session
@@ -251,6 +267,20 @@ class Sessions:
     def begin(self, session: Session) -> None:
         """Let a session forget everything, and any error with it."""
         session.begin()
+
+    def token_scores(self, session: Session) -> list[TokenScore]:
+        """As `Session.token_scores`, all of the whole guard: it reads what waits behind an exit.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        state = session.tracks[0].state
+        if state.exit is not None:
+            state.to_end = True
+            for error in self.members[0].reader.read({state: NO_DEADLINE}).values():
+                session.error = error
+                raise error
+        return session.token_scores()
 
     def close(self, session: Session) -> None:
         """Free a session's memory."""

@@ -1,6 +1,6 @@
 """What a stream has read: its tokens, and for each of them what rolling back to it needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from siren_runtime.backends.outputs import FloatArray
 
 from .aggregation import Aggregation, moving_average
 from .growing_text import Offsets, Tokens
+from .waiting import Waiting
 
 _GRANULE = 64  # rows
 
@@ -21,6 +22,11 @@ class StreamState:
     heads, or None where only the primary head's score was read. They and the scores are moving
     averages where heads are smoothed.
 
+    Where exits may decide (`early`), tokens count as read when the first segment has read them.
+    Those that wait behind an exit (`waiting`) have its score, and the last one the readout that it
+    decided on; `exit` is how many blocks read it, where an exit decided. `to_end` says that the
+    whole guard must read all.
+
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
     """
@@ -30,13 +36,19 @@ class StreamState:
         neurons: int,
         aggregation: Aggregation | None,
         smoothing: FloatArray | None = None,
+        *,
+        early: bool = False,
     ) -> None:
         """Begin with no token.
 
         Args:
             neurons: how many the heads read together.
             smoothing: as `Readout.smoothing`.
+            early: whether exits may decide on it, where its reader has them.
         """
+        self.early, self.waiting = early, Waiting()
+        self.exit: int | None = None
+        self.to_end = False
         self.aggregation, self.smoothing = aggregation, smoothing
         self.ids: list[int] = []
         self.offsets: list[Offsets] = []
@@ -54,8 +66,8 @@ class StreamState:
 
     @property
     def bytes(self) -> int:
-        """Memory of the rows, which is what there is beside the cache."""
-        return self._rows.nbytes
+        """Memory of the rows and of what waits, which is what there is beside the cache."""
+        return self._rows.nbytes + self.waiting.bytes
 
     def set_tokens(self, tokens: Tokens, limit: int, usable: Usable) -> int:
         """Take over the tokens of all text so far; those to read, up to `limit`, are pending.
@@ -75,19 +87,35 @@ class StreamState:
         self.written = self.written if common else 0
         del self.ids[common:], self.scores[common:], self.readouts[common:]
         self.context = tokens.context
+        self.waiting.cut(common)
+        self.to_end = len(tokens.ids) > limit
         self.offsets = tokens.offsets[:limit]
         self.pending = tokens.ids[common:limit]
         self.changed = taken_back > 0 or bool(self.pending)
         return taken_back
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether exits may decide now: there are some, and no text has slid out."""
+        return bool(self.waiting.read) and not self.slid
+
+    def waiting_ids(self, number: int) -> list[int]:
+        """The tokens that a segment is to read: those pending, and of a later one what waits."""
+        read = self.waiting.read
+        return self.ids[read[number] : read[number - 1]] if number else self.pending
 
     def next_chunk(self, most: int) -> int:
         """How many pending tokens can be read at once: context and counted ones apart."""
         read, most = len(self.ids), min(most, len(self.pending))
         return min(most, self.context - read) if read < self.context else most
 
-    def summed(self) -> tuple[FloatArray, int]:
-        """The row before the next token and the number of tokens in it, for the mean."""
-        read = len(self.ids)
+    def summed(self, read: int | None = None) -> tuple[FloatArray, int]:
+        """The row before the next token and the number of tokens in it, for the mean.
+
+        Args:
+            read: tokens before the next one; None is all that were read.
+        """
+        read = len(self.ids) if read is None else read
         if read == self.context:
             return self.base, self.base_count
         if read == 0:
@@ -115,17 +143,51 @@ class StreamState:
         """
         read, count = len(self.ids), len(rows)
         readouts = self._smoothed(readouts)
+        self._take_in(count)
+        self._rows[read : read + count] = rows
+        self.scores += readouts[:, 0].tolist()
+        self.readouts += list(readouts) if whole else [None] * count
+
+    def advance(
+        self,
+        number: int,
+        columns: slice,
+        rows: FloatArray,
+        scores: FloatArray,
+        states: Mapping[str, FloatArray],
+    ) -> None:
+        """Take over what a segment made of the next tokens that it reads.
+
+        Args:
+            number: the segment's; the first one reads pending tokens, the others what waits.
+            columns: its neurons among all.
+            rows: float32 [chunk, neurons], of these.
+            scores: float32 [chunk], by its exit or, of the last segment, the head.
+            states: what segments behind it read, float32 [chunk, ...] by name.
+        """
+        first, count = self.waiting.read[number], len(scores)
+        if number == 0:
+            self._take_in(count)
+            self.scores += [0.0] * count
+            self.readouts += [None] * count
+        tokens = slice(first, first + count)
+        self._rows[tokens, columns] = rows
+        self.scores[tokens] = scores.tolist()
+        self.readouts[tokens] = list(scores[:, None])
+        self.waiting.advance(number, count, states)
+
+    def _take_in(self, count: int) -> None:
+        """Move pending tokens to those read, and make room for their rows."""
+        read = len(self.ids)
         if read + count > len(self._rows):
             grown = np.zeros(
-                (-(-(read + count) * 5 // 4 // _GRANULE) * _GRANULE, rows.shape[1]), np.float32
+                (-(-(read + count) * 5 // 4 // _GRANULE) * _GRANULE, self._rows.shape[1]),
+                np.float32,
             )
             grown[:read] = self._rows[:read]
             self._rows = grown
-        self._rows[read : read + count] = rows
         self.ids += self.pending[:count]
         del self.pending[:count]
-        self.scores += readouts[:, 0].tolist()
-        self.readouts += list(readouts) if whole else [None] * count
         self.written = max(self.written, len(self.ids))
 
     def read_all(self, readout: FloatArray) -> None:
@@ -172,4 +234,5 @@ class StreamState:
             if self._rows.size:
                 self.base = self._rows[count - 1].copy()
         self.ids, self.offsets, self.scores, self.readouts = [], [], [], []
+        self.waiting.cut(0)
         self.context = self.written = 0

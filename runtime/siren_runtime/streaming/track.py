@@ -50,10 +50,11 @@ class Track:
         prompt: str | None,
         response_only: bool,
         aggregation: Aggregation | None,
+        early: bool,
     ) -> None:
         self.member = member
         self._prompt, self._response_only = prompt, response_only
-        self.state = self._empty(aggregation)
+        self.state = self._empty(aggregation, early)
         self.tokens = Tokens([], [])
         self.computed = self.rolled_back = self.scored_from = 0
         self._source: StreamText | StreamTokens | None = None
@@ -63,7 +64,7 @@ class Track:
     def begin(self) -> None:
         """Forget everything."""
         self.member.reader.remove(self.state)
-        self.state = self._empty(self.state.aggregation)
+        self.state = self._empty(self.state.aggregation, self.state.early)
         self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
         self.member.reader.add(self.state)
 
@@ -71,8 +72,9 @@ class Track:
         """Free the memory."""
         self.member.reader.remove(self.state)
 
-    def _empty(self, aggregation: Aggregation | None) -> StreamState:
-        return StreamState(self.member.neurons, aggregation, self.member.readout.smoothing)
+    def _empty(self, aggregation: Aggregation | None, early: bool) -> StreamState:
+        smoothing = self.member.readout.smoothing
+        return StreamState(self.member.neurons, aggregation, smoothing, early=early)
 
     def accept(self, piece: str | list[Any]) -> None:
         """Take a piece in; its tokens are pending then.

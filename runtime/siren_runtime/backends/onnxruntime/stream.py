@@ -20,7 +20,7 @@ from .providers import Provider
 from .session import open_sessions, token_budget
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
-_CHUNK = 256
+CHUNK_TOKENS = 256
 
 
 class OnnxRuntimeStreamBackend:
@@ -48,7 +48,7 @@ class OnnxRuntimeStreamBackend:
         self._outputs = names(stream_graph(self.head_spec, self.neurons, self.cache).outputs)
         self._head_outputs = names(head_graph(manifest.heads, self.neurons).outputs)
         self.max_tokens = manifest.backbone.context_length or 0
-        self.max_chunk = _CHUNK
+        self.max_chunk = CHUNK_TOKENS
 
     def step(
         self,
