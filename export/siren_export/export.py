@@ -129,7 +129,8 @@ def export_bundle(
     if artifact.exits:
         graphs |= segments(graphs.pop("cascade"), artifact, backbone)
     if "stream.cascade" in graphs:
-        assert not isinstance(backbone, ImportedBackbone) and context is not None  # it streams
+        assert not isinstance(backbone, ImportedBackbone)  # what streams is neither
+        assert context is not None
         graphs |= stream_segments(graphs.pop("stream.cascade"), artifact, backbone, context)
     explaining = _author_explain(artifact)
     with staging(output, overwrite=overwrite) as folder:

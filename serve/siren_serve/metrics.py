@@ -96,7 +96,7 @@ class Metrics:
         """Count one verdict by its tier, and by its exit where one decided."""
         verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
         self.verdicts.labels(guard, verdict, result.tier or "").inc()
-        if isinstance(result, ScoreResult) and result.exit is not None:
+        if result.exit is not None:
             self.exits.labels(guard, str(result.exit)).inc()
 
     def text(self) -> bytes:

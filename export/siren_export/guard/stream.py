@@ -39,9 +39,7 @@ def context_length(artifact: Artifact, backbone: StateSource) -> int | None:
     return None if context is None else max(context, artifact.max_length)
 
 
-def cache_spec(
-    backbone: Backbone, blocks: int, compute: ir.DataType, context: int
-) -> CacheSpec:
+def cache_spec(backbone: Backbone, blocks: int, compute: ir.DataType, context: int) -> CacheSpec:
     """What the first `blocks` blocks keep of a stream of up to `context` tokens."""
     windows = {b: w for b, w in shorter(backbone.windows, context).items() if b < blocks}
     dtype = compute.numpy().name

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import onnx_ir as ir
 
 from siren_export.families.base import Backbone
-from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
+from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph
 from siren_export.graph.weights import BackboneWeights
 from siren_export.heads.base import Artifact
 from siren_export.heads.pooling import Channels, running_mean

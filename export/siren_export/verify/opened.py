@@ -1,6 +1,7 @@
 """Open a bundle that is not published yet: its guard.json is not written, or not its own."""
 
 from siren_runtime import Guard
+from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_stream_backend
 from siren_runtime.scoring.scorer import Scorer
@@ -10,13 +11,19 @@ from siren_runtime.text.tokenizer import Tokenizer
 _CPU = Request("cpu")
 
 
-def open_unpublished(bundle: Bundle, tokenizer: Tokenizer, *, streaming: bool = False) -> Guard:
+def open_unpublished(
+    bundle: Bundle, tokenizer: Tokenizer, *, streaming: bool = False, segments: bool = False
+) -> Guard:
     """A guard on the CPU, from the manifest that `bundle` holds, that reads as llm-siren does.
 
     Args:
         streaming: it streams; else it scores whole texts.
+        segments: it streams through all segments behind exits, which the bundle has.
     """
-    if streaming:
+    if segments:
+        cpu = ("CPUExecutionProvider",)
+        engines = Engines(None, lambda: CascadeStreamBackend(bundle, cpu, strict=True))
+    elif streaming:
         engines = Engines(None, lambda: open_stream_backend(bundle, _CPU))
     else:
         engines = Engines(open_backend(bundle, _CPU))

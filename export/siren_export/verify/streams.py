@@ -8,6 +8,7 @@ import msgspec
 
 from siren_export.passes.table import Bound
 from siren_runtime.backends.verdicts import HeadScore
+from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
@@ -26,6 +27,8 @@ def with_stream_verification(
 ) -> Verification:
     """Add to a report how far the scores of a bundle's streams are from those of whole texts.
 
+    Where there are segments behind exits, the streams are read through all of them too.
+
     The bound of the precision holds as for scores: of the mean |score difference| where activations
     are rounded. Both graphs have the same weights, but a chunk is summed in another order than a
     text, by parts in 10 million, and where that carries an activation over the middle of a step,
@@ -37,15 +40,16 @@ def with_stream_verification(
     bundle = replace(bundle, manifest=_unsmoothed(bundle.manifest))
     with open_unpublished(bundle, tokenizer) as guard:
         expected = [_numbers(guard.score(text).heads) for text in STREAM_TEXTS]
+    ids_of_texts = tokenizer.encode_batch([clean(text) for text in STREAM_TEXTS])
     differences = []
-    with open_unpublished(bundle, tokenizer, streaming=True) as guard:
-        ids_of_texts = tokenizer.encode_batch([clean(text) for text in STREAM_TEXTS])
-        for ids, numbers in zip(ids_of_texts, expected, strict=True):
-            with guard.stream() as stream:
-                for chunk in _chunks(ids):
-                    result = stream.feed_tokens(chunk)
-            streamed = _numbers(result.heads)
-            differences += [abs(a - b) for a, b in zip(streamed, numbers, strict=True)]
+    for segments in (False, True)[: 1 + (STREAM_HEAD in bundle.manifest.graphs)]:
+        with open_unpublished(bundle, tokenizer, streaming=True, segments=segments) as guard:
+            for ids, numbers in zip(ids_of_texts, expected, strict=True):
+                with guard.stream() as stream:
+                    for chunk in _chunks(ids):
+                        result = stream.feed_tokens(chunk)
+                streamed = _numbers(result.heads)
+                differences += [abs(a - b) for a, b in zip(streamed, numbers, strict=True)]
     return _reported(report, bound, len(ids_of_texts), differences)
 
 

@@ -172,7 +172,7 @@ def summed_neurons(
     neurons = dict.fromkeys([*(one.depth for one in cascade.exits), blocks], 0)
     for name, depth in zip(cascade.stream_graphs, neurons, strict=True):
         for spec in graphs[name].outputs if name in graphs else []:
-            size = spec.shape[-1]
+            size = spec.shape[-1] if spec.shape else 0
             if spec.name == sums_spec(depth, 0).name and isinstance(size, int):
                 neurons[depth] = size
     return neurons

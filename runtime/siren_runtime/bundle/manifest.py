@@ -312,8 +312,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         check_cascade(manifest.cascade, *rest)
         check_segments(manifest.cascade, manifest.heads, manifest.graphs, origin)
         if "stream" in manifest.graphs:
-            rest = manifest.heads, manifest.stream_cache, manifest.graphs, origin
-            check_stream_segments(manifest.cascade, *rest)
+            cache = manifest.stream_cache
+            check_stream_segments(manifest.cascade, manifest.heads, cache, manifest.graphs, origin)
 
 
 def _check_heads(manifest: Manifest, origin: str) -> None:

@@ -31,9 +31,7 @@ def with_early(
     return replace(limits, early=early)
 
 
-def exits_decide(
-    manifests: Sequence[Manifest], threshold: float, tiers: Sequence[Tier]
-) -> bool:
+def exits_decide(manifests: Sequence[Manifest], threshold: float, tiers: Sequence[Tier]) -> bool:
     """Whether a guard is one bundle whose exits decide, and decides itself as that says."""
     manifest, *others = manifests
     return (

@@ -110,8 +110,7 @@ class CascadeReader(IncrementalReader):
         lengths, counts = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
         sums = np.zeros((batch, self._neurons), np.float32)
         kept = {
-            name: np.zeros((batch, width, *spec.shape[2:]), np.float32)
-            for name, spec in segment.taken.items()
+            name: np.zeros((batch, width, size), np.float32) for name, size in segment.taken.items()
         }
         for slot, state, start, chunk in zip(slots, states, starts, chunks, strict=True):
             row = slot - first

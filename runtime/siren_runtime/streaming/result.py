@@ -58,8 +58,8 @@ class StreamResult:
     exit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, decisions and heads as dictionaries; no tier, exit or categories
-        where there are none, and no heads where there is one.
+        """Return the fields by name, decisions and heads as dictionaries; no tier, exit or
+        categories where there are none, and no heads where there is one.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         left_out = [name for name in ("tier", "exit") if fields[name] is None]

@@ -23,8 +23,7 @@ class Waiting:
         self.read = [0] * len(taken)
         # Before each segment: of the states that it and those behind it take, a row a token.
         self._rows: list[dict[str, list[FloatArray]]] = [
-            {name: [] for later in taken[number:] for name in later}
-            for number in range(len(taken))
+            {name: [] for later in taken[number:] for name in later} for number in range(len(taken))
         ]
 
     @property

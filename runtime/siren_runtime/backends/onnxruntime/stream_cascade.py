@@ -22,7 +22,6 @@ from siren_runtime.bundle.graphs import (
     SCORE,
     STREAM_HEAD,
     Contract,
-    TensorSpec,
     exit_spec,
     head_graph,
     names,
@@ -45,7 +44,7 @@ class StreamSegment:
     Attributes:
         buffers: those of the cache that are its blocks'.
         columns: where its neurons stand among all that are summed.
-        taken: the states that it takes, by name.
+        taken: the states that it takes, [batch, chunk, size], and their sizes.
         made: those that it makes.
     """
 
@@ -54,7 +53,7 @@ class StreamSegment:
     contract: Contract
     buffers: slice
     columns: slice
-    taken: Mapping[str, TensorSpec]
+    taken: Mapping[str, int]
     made: Sequence[str]
 
     @property
@@ -207,7 +206,8 @@ def _segments(manifest: Manifest, sessions: Sequence[Any]) -> list[StreamSegment
         sessions, graphs, contracts, pairwise([0, *depths]), strict=True
     ):
         own_inputs, own_outputs = names(contract.inputs), names(contract.outputs)
-        taken = {spec.name: spec for spec in graph.inputs if spec.name not in own_inputs}
+        states = [spec for spec in graph.inputs if spec.name not in own_inputs]
+        taken = {spec.name: size for spec in states if isinstance(size := spec.shape[-1], int)}
         made = [spec.name for spec in graph.outputs if spec.name not in own_outputs]
         columns = slice(column, column + neurons[stop])
         column = columns.stop
