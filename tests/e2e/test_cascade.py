@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backbones import FAMILIES
+from exits import BOUNDS, artifact_with_exits, set_bounds
 from guards import load_guard
 from models import make_artifact, make_labels
 from reference import plain_logits
@@ -27,7 +28,7 @@ from siren_runtime import AsyncGuard, BundleError, Guard
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
-from siren_runtime.bundle.manifest import MANIFEST_FILE, decode, encode
+from siren_runtime.bundle.manifest import MANIFEST_FILE, decode
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.scoring.engines import Request, open_backend
@@ -38,7 +39,6 @@ from tiny_bundle import edit_manifest
 
 SAMPLE = [text for text in TEXTS if text and clean(text) == text][:12]
 CPU = ("CPUExecutionProvider",)
-BOUNDS = (0.3, 0.7), (0.45, 0.55)  # of the exits
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,7 @@ def made(tmp_path_factory, backbone_folder):
         key = name, precision
         if key not in cases:
             folder, backbone = tmp_path_factory.mktemp("cascade"), backbone_folder(name)
-            head = make_artifact(folder / "head", backbone, layers=[0, 2, 3])
-            make_artifact(exit_folder(head, 1), backbone, layers=[0], seed=1)
-            make_artifact(exit_folder(head, 3), backbone, layers=[0, 1, 2], seed=2)
-            artifact = with_exits(load_artifact(head), [1, 3])
+            artifact = artifact_with_exits(folder / "head", backbone)
             checkpoint, bundle = load_checkpoint(backbone), folder / "bundle"
             export_bundle(artifact, checkpoint, bundle, precision=precision, stream=False)
             cases[key] = artifact, checkpoint, bundle
@@ -75,17 +72,6 @@ def deciding(made, tmp_path):
         return bundle
 
     return copy
-
-
-def set_bounds(bundle, bounds=BOUNDS):
-    manifest = load_bundle(bundle).manifest
-    exits = [
-        msgspec.structs.replace(one, low=low, high=high)
-        for one, (low, high) in zip(manifest.cascade.exits, bounds, strict=True)
-    ]
-    cascade = msgspec.structs.replace(manifest.cascade, exits=exits, cutoffs=manifest.cutoffs)
-    data = encode(msgspec.structs.replace(manifest, cascade=cascade))
-    (bundle / MANIFEST_FILE).write_bytes(data)
 
 
 def tokens(count=5, seed=0):
@@ -244,7 +230,7 @@ def test_a_long_text_says_which_exit_decided_on_the_window_that_counts(deciding)
     assert not result.is_harmful
 
 
-def test_streams_are_read_by_the_whole_guard(deciding):
+def test_streams_of_an_encoder_are_read_by_the_whole_guard(deciding):
     bundle = deciding()
     guard, whole = load_guard(bundle), load_guard(bundle, exits=False)
     with pytest.warns(UserWarning, match="re-encodes"):

@@ -134,6 +134,7 @@ def check_segments(
     """
     whole = score_graph(heads)
     exits = [Contract(whole.inputs, (exit_spec(one.depth),)) for one in cascade.exits]
+    _check_there(cascade.graphs, graphs, origin)
     parts = dict(zip(cascade.graphs, [*exits, whole], strict=True))
     _check_parts(parts, [BATCH], graphs, origin)
 
@@ -153,6 +154,7 @@ def check_stream_segments(
     needed = [*cascade.stream_graphs, STREAM_HEAD]
     if not any(name in graphs for name in needed):
         return
+    _check_there(needed, graphs, origin)
     neurons = summed_neurons(cascade, cache.blocks, graphs)
     head = next(iter(heads.values()))
     parts = dict(zip(cascade.stream_graphs, stream_parts(head, neurons, cache), strict=True))
@@ -171,11 +173,17 @@ def summed_neurons(
     """
     neurons = dict.fromkeys([*(one.depth for one in cascade.exits), blocks], 0)
     for name, depth in zip(cascade.stream_graphs, neurons, strict=True):
-        for spec in graphs[name].outputs if name in graphs else []:
+        for spec in graphs[name].outputs:
             size = spec.shape[-1] if spec.shape else 0
             if spec.name == sums_spec(depth, 0).name and isinstance(size, int):
                 neurons[depth] = size
     return neurons
+
+
+def _check_there(needed: Sequence[str], graphs: Mapping[str, GraphSpec], origin: str) -> None:
+    for name in needed:
+        if name not in graphs:
+            raise BundleError(f"{origin}: the exits need a graph {name!r}, which graphs lacks")
 
 
 def _check_parts(
@@ -184,8 +192,6 @@ def _check_parts(
     """Check segments by name, and the states between them, whose shape begins as `rows`."""
     kept: dict[str, TensorSpec] = {}
     for name, part in parts.items():
-        if name not in graphs:
-            raise BundleError(f"{origin}: the exits need a graph {name!r}, which graphs lacks")
         graph = graphs[name]
         own = {*names(part.outputs)}
         states = {spec.name: spec for spec in graph.outputs if spec.name not in own}

@@ -1,0 +1,37 @@
+"""Tiny guards with exits, as tests of whole texts and of streams have them."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models import make_artifact
+from siren_export.heads.base import Artifact
+from siren_export.heads.exits import exit_folder, with_exits
+from siren_export.heads.registry import load_artifact
+from siren_runtime.bundle.manifest import MANIFEST_FILE, encode
+from siren_runtime.bundle.reader import load_bundle
+
+BOUNDS = (0.3, 0.7), (0.45, 0.55)  # of the exits: each decides on about half of the texts
+
+
+def artifact_with_exits(folder: Path, backbone: Path) -> Artifact:
+    """A head that reads four blocks, with exits behind one and three."""
+    head = make_artifact(folder, backbone, layers=[0, 2, 3])
+    make_artifact(exit_folder(head, 1), backbone, layers=[0], seed=1)
+    make_artifact(exit_folder(head, 3), backbone, layers=[0, 1, 2], seed=2)
+    return with_exits(load_artifact(head), [1, 3])
+
+
+def set_bounds(bundle: Path, bounds: Any = BOUNDS) -> None:
+    """Let the exits of a bundle decide."""
+    manifest = load_bundle(bundle).manifest
+    cascade = manifest.cascade
+    assert cascade is not None
+    exits = [
+        msgspec.structs.replace(one, low=low, high=high)
+        for one, (low, high) in zip(cascade.exits, bounds, strict=True)
+    ]
+    cascade = msgspec.structs.replace(cascade, exits=exits, cutoffs=manifest.cutoffs)
+    data = encode(msgspec.structs.replace(manifest, cascade=cascade))
+    (bundle / MANIFEST_FILE).write_bytes(data)
