@@ -175,7 +175,8 @@ def evaluate(
     if streaming:
         from .streaming import evaluate_streaming
 
-        guard = Guard.load(options.bundle_folder(bundle), threads=threads, streaming=True)
+        folder = options.bundle_folder(bundle)  # scores are ranked, so they are of one depth
+        guard = Guard.load(folder, threads=threads, streaming=True, exits=False)
         if guard.manifests[0].task == "trajectory":
             raise _scores_trajectories(bundle)
         named = options.labels(guard.manifest)
