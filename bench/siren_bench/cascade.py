@@ -15,7 +15,7 @@ def measure_cascade(
     exits: Guard,
     whole: Guard,
     rows: Sequence[Row],
-    batches: Sequence[int],
+    sizes: Sequence[int],
     rounds: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
@@ -26,14 +26,14 @@ def measure_cascade(
     """
     texts = [row.text for row in rows]
     results = []
-    for number, size in enumerate(batches):
+    for number, size in enumerate(sizes):
         with_exits, without = [], []
         ours = _scored(exits, texts, size)  # a warm-up too
         theirs = _scored(whole, texts, size)
         for done in range(rounds):
             with_exits.append(_milliseconds(exits, texts, size))
             without.append(_milliseconds(whole, texts, size))
-            progress("timing", number * rounds + done + 1, len(batches) * rounds)
+            progress("timing", number * rounds + done + 1, len(sizes) * rounds)
         blocks = whole.manifest.backbone.blocks_kept
         depths = [result.exit or blocks for result in ours]
         tokens = [result.tokens for result in ours]

@@ -8,6 +8,7 @@ import typer
 from siren_bench.cascade import cascade_table, measure_cascade
 from siren_bench.corpus import load_corpus
 from siren_bench.progress import progress_bar
+from siren_bench.stream_cascade import measure_stream_cascade, stream_cascade_table
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
@@ -23,19 +24,28 @@ def cascade(
     rows: Annotated[int, typer.Option(min=1, help="Rows at most, evenly spaced.")] = 400,
     batches: Annotated[str, typer.Option(help="Texts of a call, of mixed lengths.")] = "1,32",
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the rows, in turns.")] = 5,
+    stream: Annotated[
+        str, typer.Option(help="Stream each text instead, in pieces of so many words: 1,8.")
+    ] = "",
     threads: options.Threads = 2,
     output: options.Output = None,
 ) -> None:
-    """Time a guard with exits beside the whole guard, on real texts, one by one and in batches."""
+    """Time a guard with exits beside the whole guard, on real texts, one by one and in batches; or
+    with --stream as streams.
+    """
     corpus = load_corpus(data, split=split or None, limit=rows)
-    exits = Guard.load(bundle, backend="cpu", threads=threads, **AS_LLM_SIREN)
-    whole = Guard.load(bundle, backend="cpu", threads=threads, exits=False, **AS_LLM_SIREN)
+    load = {"backend": "cpu", "threads": threads, "streaming": bool(stream), **AS_LLM_SIREN}
+    exits, whole = Guard.load(bundle, **load), Guard.load(bundle, exits=False, **load)
     found = exits.manifest.cascade
     if found is None or not found.decides:
         raise InputError(f"{bundle}: no exit decides; choose bounds with siren calibrate --cascade")
+    kind, measure, table = "cascade", measure_cascade, cascade_table
     sizes = options.numbers_of("--batches", batches)
+    if stream:
+        kind, measure, table = "stream-cascade", measure_stream_cascade, stream_cascade_table
+        sizes = options.numbers_of("--stream", stream)
     with progress_bar() as progress:
-        results = measure_cascade(exits, whole, corpus, sizes, rounds, progress)
+        results = measure(exits, whole, corpus, sizes, rounds, progress)
     settings = {
         "bundle": bundle.resolve().name,
         "precision": exits.manifest.precision,
@@ -46,5 +56,5 @@ def cascade(
         "rounds": rounds,
         "threads": threads,
     }
-    path = options.result_path(output, "cascade", str(bundle))
-    finish(path, "cascade", settings, results, cascade_table(results))
+    path = options.result_path(output, kind, str(bundle))
+    finish(path, kind, settings, results, table(results))

@@ -106,8 +106,8 @@ def open_engines(bundle: Bundle, request: Request) -> Engines:
     exits = request.exits and has_exits(bundle.manifest)
     if exits and not isinstance(engines.score, CascadeBackend):
         _log.warning(
-            "%s: exits decide on whole texts in ONNX Runtime on the CPU, if the guard does not stream; here the "
-            "whole guard scores every text",
+            "%s: exits decide on whole texts in ONNX Runtime on the CPU, if the guard does not "
+            "stream; here the whole guard scores every text",
             bundle.path,
         )
     return engines
