@@ -240,19 +240,30 @@ def test_streams_of_an_encoder_are_read_by_the_whole_guard(deciding):
     assert result.score == pytest.approx(whole.score(SAMPLE[0]).score, abs=1e-5)
 
 
-def test_a_guard_that_streams_says_that_exits_do_not_decide(made, tmp_path, caplog):
+def test_a_guard_that_streams_scores_with_exits_too(made, tmp_path, caplog):
     artifact, checkpoint, _ = made("qwen3")
     export_bundle(artifact, checkpoint, tmp_path / "bundle")
-    set_bounds(tmp_path / "bundle")
+    set_bounds(tmp_path / "bundle", [(0.3, 0.7), (0.2, 0.8)])
     guard = load_guard(tmp_path / "bundle")
-    assert any(result.exit for result in guard.score_batch(SAMPLE))
-    assert not caplog.records
+    expected = guard.score_batch(SAMPLE)
+    assert {result.exit for result in expected} >= {1, 3, None}
+    with guard.stream() as stream:
+        stream.feed(SAMPLE[0])
+    streaming = load_guard(tmp_path / "bundle", streaming=True)
+    for one in (guard, streaming):
+        for found, result in zip(one.score_batch(SAMPLE), expected, strict=True):
+            assert found.exit == result.exit
+            assert found.score == pytest.approx(result.score, abs=1e-5)
+    assert "exits decide" not in caplog.text
+
+    def without_segments(manifest):
+        for name in ["stream.head", "stream.0", "stream.1", "stream.2"]:
+            del manifest["graphs"][name]
+
+    edit_manifest(tmp_path / "bundle", without_segments)
     streaming = load_guard(tmp_path / "bundle", streaming=True)
     assert "the whole guard scores every text" in caplog.text
     assert all(result.exit is None for result in streaming.score_batch(SAMPLE))
-    with guard.stream() as stream:
-        stream.feed(SAMPLE[0])
-    assert all(result.exit is None for result in guard.score_batch(SAMPLE))
 
 
 def test_new_thresholds_drop_the_bounds_that_were_chosen_for_others(deciding):

@@ -12,6 +12,7 @@ import pytest
 from exits import artifact_with_exits, set_bounds
 from guards import load_guard
 from served import running
+from siren_command import rows, siren
 from siren_export.export import export_bundle
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import AsyncGuard, BackendError, BundleError, InterruptedCall, Patience
@@ -337,6 +338,13 @@ def test_segments_that_contradict_the_bundle_are_refused(bounded, change, messag
     edit_manifest(bundle, lambda manifest: change(manifest["graphs"]))
     with pytest.raises(BundleError, match=message):
         load_guard(bundle)
+
+
+def test_the_command_streams_with_exits_and_without(bounded):
+    bundle = bounded(ALWAYS)
+    for option, depth in (("--exits", 1), ("--no-exits", None)):
+        ran = siren("stream", bundle, "--threads", 1, option, input=LETTERS[:50])
+        assert rows(ran)[-1].get("exit") == depth
 
 
 def test_streams_that_are_shared_and_served_leave_too(bounded):

@@ -57,6 +57,13 @@ def stream(
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens held before text slides out; default: the context.")
     ] = None,
+    exits: Annotated[
+        bool,
+        typer.Option(
+            "--exits/--no-exits",
+            help="Let exits decide while the text is clear, in a bundle without tiers.",
+        ),
+    ] = True,
     format: Annotated[
         OutputFormat | None, typer.Option(help="Default: color in a terminal, jsonl elsewhere.")
     ] = None,
@@ -72,7 +79,7 @@ def stream(
     source = standard_input()
     if sys.stdin.isatty():
         report("reading from the terminal; end with Ctrl-D")
-    guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True)
+    guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True, exits=exits)
     colored = format == "color" or (format is None and sys.stdout.isatty())
     stop = () if stop_at is None else (Schedule(((0, stop_at),)),)
     with warnings_reported():

@@ -104,10 +104,11 @@ def open_engines(bundle: Bundle, request: Request) -> Engines:
     """
     engines = _open_engines(bundle, request)
     exits = request.exits and has_exits(bundle.manifest)
-    if exits and not isinstance(engines.score, CascadeBackend):
+    by_stream = engines.score is None and _streams_leave(bundle, request)
+    if exits and not (by_stream or isinstance(engines.score, CascadeBackend)):
         _log.warning(
-            "%s: exits decide on whole texts in ONNX Runtime on the CPU, if the guard does not "
-            "stream; here the whole guard scores every text",
+            "%s: exits decide in ONNX Runtime on the CPU, in a guard that streams if it was "
+            "exported with segments for that; here the whole guard scores every text",
             bundle.path,
         )
     return engines
@@ -173,8 +174,7 @@ def open_stream_backend(
     if request.backend in _FLAVORS:
         return _open_stream_plan(bundle, request.backend)
     chosen, strict = _providers(bundle, request)
-    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
-    segments = exits and STREAM_HEAD in bundle.manifest.graphs
+    segments = _streams_leave(bundle, request)
     return (CascadeStreamBackend if segments else OnnxRuntimeStreamBackend)(
         bundle,
         chosen,
@@ -182,6 +182,13 @@ def open_stream_backend(
         threads=request.threads,
         session_options=request.session_options,
     )
+
+
+def _streams_leave(bundle: Bundle, request: Request) -> bool:
+    """Whether the segments of the streaming graph are to stand for it."""
+    chosen, _ = _providers(bundle, request)
+    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
+    return exits and STREAM_HEAD in bundle.manifest.graphs
 
 
 def _on_cpu(providers: Sequence[Provider]) -> bool:

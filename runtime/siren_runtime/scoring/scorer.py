@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
-from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.by_stream import LeaveByStream, ScoreByStream
 from siren_runtime.backends.memory import release_freed_memory
 from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.readout import Readout
@@ -272,6 +272,8 @@ class Scorer:
     def _switch_to_streaming(self) -> Backend:
         assert self._open_stream is not None
         self._stream_backend = self._open_stream()
+        if isinstance(self._stream_backend, CascadeStreamBackend):
+            return LeaveByStream(self._stream_backend)
         return ScoreByStream(self._stream_backend)
 
 

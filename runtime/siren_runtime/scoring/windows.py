@@ -8,7 +8,7 @@ import numpy as np
 
 from siren_runtime.backends.base import Backend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.by_stream import LeaveByStream, ScoreByStream
 from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
 from siren_runtime.backends.outputs import (
@@ -107,7 +107,8 @@ class WindowRun:
     ) -> dict[_Key, Scored | BackendError]:
         """Score a batch; if it fails, each window by itself."""
         try:
-            if isinstance(self.backend, CascadeBackend) and any(w.early for w in batch.values()):
+            early = any(window.early for window in batch.values())
+            if early and isinstance(self.backend, CascadeBackend | LeaveByStream):
                 return self._leaving(self.backend, batch)
             return self._read(batch, *self._outputs([*batch.values()]))
         except BackendError as error:
@@ -120,7 +121,7 @@ class WindowRun:
             return results
 
     def _leaving(
-        self, backend: CascadeBackend, batch: Mapping[_Key, Window]
+        self, backend: CascadeBackend | LeaveByStream, batch: Mapping[_Key, Window]
     ) -> dict[_Key, Scored | BackendError]:
         """Score a batch, of which the windows that an exit decides on are not run further."""
         exits, keys = Exits(backend.cascade), [*batch]
