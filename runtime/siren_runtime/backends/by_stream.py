@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from .base import StreamBackend
-from .onnxruntime.cascade import Leave
-from .onnxruntime.stream_cascade import CascadeStreamBackend
 from .outputs import CacheArray, FloatArray, Outputs, TokenArray, pooled_rows
 
 
@@ -69,46 +67,14 @@ class ScoreByStream:
         return self._stream.step(
             input_ids,
             none,
-            self._nothing(batch),
+            self.nothing(batch),
             np.zeros((batch, self._stream.neurons), np.float32),
             none,
             present=False,
         ).feature_sums
 
-    def _nothing(self, batch: int) -> list[CacheArray]:
+    def nothing(self, batch: int) -> list[CacheArray]:
         """A past of which nothing counts."""
         cache = self._stream.cache
         shape = batch, cache.heads, 1, cache.dim
         return [np.zeros(shape, cache.dtype)] * cache.buffers
-
-
-class LeaveByStream(ScoreByStream):
-    """The same over segments of a streaming graph: rows may leave behind an exit."""
-
-    def __init__(self, stream: CascadeStreamBackend) -> None:
-        super().__init__(stream)
-        self.cascade, self._segments = stream.cascade, stream
-
-    def run_leaving(
-        self, input_ids: TokenArray, attention_mask: TokenArray, leave: Leave
-    ) -> tuple[TokenArray, Outputs | None]:
-        """Score right-padded texts, as `CascadeBackend.run_leaving`."""
-        backend, last = self._segments, len(self._segments.segments) - 1
-        rows, lengths = np.arange(len(input_ids)), attention_mask.sum(axis=1)
-        sums = np.zeros((len(input_ids), backend.neurons), np.float32)
-        states: dict[str, FloatArray] = {}
-        for number, segment in enumerate(backend.segments):
-            past, zeros = self._nothing(len(rows))[segment.buffers], np.zeros(len(rows), np.int64)
-            rest = past, np.zeros_like(sums), zeros, states
-            found = backend.run(number, input_ids, zeros, *rest, present=False)
-            ends = np.arange(len(rows)), lengths - 1
-            sums[:, segment.columns] = found.sums[ends]
-            if number == last:
-                break
-            stays = ~leave(number, rows, found.score[ends])
-            if not stays.any():
-                return rows[stays], None
-            states |= found.states
-            states = {name: value[stays] for name, value in states.items()}
-            rows, lengths, sums, input_ids = (x[stays] for x in (rows, lengths, sums, input_ids))
-        return rows, backend.head(pooled_rows(sums, lengths, backend.head_spec))

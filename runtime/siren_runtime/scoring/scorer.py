@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from siren_runtime.backends.base import Backend, StreamBackend
-from siren_runtime.backends.by_stream import LeaveByStream, ScoreByStream
+from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.memory import release_freed_memory
+from siren_runtime.backends.onnxruntime.leave_by_stream import LeaveByStream
 from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.readout import Readout
 from siren_runtime.backends.shapes import LEAST_STREAM_TOKENS

@@ -8,9 +8,10 @@ import numpy as np
 
 from siren_runtime.backends.base import Backend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.by_stream import LeaveByStream, ScoreByStream
+from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
+from siren_runtime.backends.onnxruntime.leave_by_stream import LeaveByStream
 from siren_runtime.backends.outputs import (
     FloatArray,
     Outputs,
