@@ -1,11 +1,12 @@
 """Which windows share the next engine run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siren_runtime.serving.pending import PendingCall
 from siren_runtime.serving.waiting import WaitingWindows
 from siren_runtime.text.reading import Window
 
@@ -41,7 +42,7 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
     ]
     turn = 0
     for call in pending:
-        turn = queue.add(call, turn, 0.0)  # type: ignore[arg-type]
+        turn = queue.add(cast("PendingCall", call), turn, 0.0)
     ended = data.draw(st.sets(st.sampled_from(range(len(pending))))) if pending else set()
     for place in ended:
         pending[place].ended = True
@@ -62,10 +63,10 @@ def test_every_window_is_taken_once_in_turn_and_within_the_budget(
 def test_short_calls_get_as_many_tokens_as_a_long_one_that_came_before() -> None:
     queue = WaitingWindows()
     long = Call([{(0, n): Window([0] * 500) for n in range(20)}])
-    turn = queue.add(long, 0, 0.0)  # type: ignore[arg-type]
+    turn = queue.add(cast("PendingCall", long), 0, 0.0)
     short = [Call([{(0, 0): Window([0] * 50)}]) for _ in range(40)]
     for call in short:
-        turn = queue.add(call, turn, 0.0)  # type: ignore[arg-type]
+        turn = queue.add(cast("PendingCall", call), turn, 0.0)
     order = []
     while queue.first() is not None:
         order += [window.length for window in queue.take([50])]

@@ -76,7 +76,7 @@ def test_the_guard_reads_past_the_wording(guard: Guard, label: int) -> None:
     assert accuracy(guard, rows, str) >= 0.8
 
 
-def test_the_guard_knows_requests_of_another_hand(guard: Guard) -> None:
+def test_the_guard_knows_requests_that_it_never_saw(guard: Guard) -> None:
     rows = [row for row in UNSEEN if row["id"].startswith("unseen-requests")]
     assert len(rows) == 120
     assert accuracy(guard, rows, str) >= 0.7
