@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from siren_serve.proxy.texts import texts_of
+from siren_serve.proxy.texts import texts_of, without_alternatives
 
 
 @pytest.mark.parametrize("key", ["id", "type", "role", "finish_reason", "native_finish_reason"])
@@ -20,3 +20,42 @@ def test_a_word_that_names_a_kind_is_no_text_and_a_sentence_under_its_key_is(key
 def test_the_clients_own_stop_and_log_probabilities_are_known_text() -> None:
     known = {"stop_reason": "the end", "logprobs": {"content": [{"token": "hello"}]}}
     assert [text for _, text in texts_of({"text": "hello", **known})] == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "own"),
+    [
+        (
+            {
+                "content": [
+                    {"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": [{"token": "b"}]}
+                ],
+                "refusal": None,
+            },
+            {
+                "content": [{"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": []}],
+                "refusal": None,
+            },
+        ),
+        (
+            {
+                "tokens": ["a"],
+                "token_logprobs": [-1.0],
+                "text_offset": [0],
+                "top_logprobs": [{"b": -2.0}],
+            },
+            {"tokens": ["a"], "token_logprobs": [-1.0], "text_offset": [0], "top_logprobs": []},
+        ),
+        (
+            {"content": [{"id": 1, "token": "a", "prob": 0.5, "top_probs": [{"token": "b"}]}]},
+            {"content": [{"id": 1, "token": "a", "prob": 0.5}]},
+        ),
+        ({"of a later release": "b"}, {}),
+    ],
+)
+def test_log_probabilities_are_those_of_the_answers_own_tokens(
+    logprobs: dict[str, Any], own: dict[str, Any]
+) -> None:
+    choice = {"index": 0, "text": "a", "logprobs": logprobs, "prompt_logprobs": [{"7": "b"}]}
+    assert without_alternatives(choice) == {"index": 0, "text": "a", "logprobs": own}
+    assert without_alternatives({"text": "a", "logprobs": None}) == {"text": "a", "logprobs": None}

@@ -21,7 +21,7 @@ from siren_serve.proxy.answers import StreamedAnswer
 from siren_serve.proxy.calls import read_call
 from siren_serve.proxy.policy import Policy
 from siren_serve.settings import ProxySettings
-from upstream import ModelServer, Script, chat_of
+from upstream import CHUNK, ModelServer, Script, chat_of
 from waiting import WAIT_S, left
 
 ROUNDING = 1e-6
@@ -253,6 +253,26 @@ def test_alternatives_to_the_answers_tokens_are_refused(
     annotating = proxies(mode="annotate")  # lets all through
     list(ask(annotating, safe, stream=True, logprobs=True, top_logprobs=3))
     assert len(upstream.asked) == asked + 2
+
+
+@pytest.mark.parametrize("mode", ["block", "annotate"])
+def test_alternatives_that_come_all_the_same_go_out_only_where_all_text_does(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], mode: str
+) -> None:
+    safe, harmful = letters
+    token = {"token": safe, "logprob": -0.1, "top_logprobs": [{"token": harmful, "logprob": -2.0}]}
+    logprobs = {"content": [token], "refusal": None}
+    choice = {"index": 0, "delta": {"content": safe}, "logprobs": logprobs}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    upstream.script = Script(tail=[{**CHUNK, "choices": [each]} for each in (choice, last)])
+    server, asked = proxies(mode=mode), {"extra_body": {"n_probs": 1}, "logprobs": True}
+    first = next(iter(ask(server, safe, stream=True, **asked)))
+    upstream.script.whole = chat_of({"content": safe})
+    upstream.script.whole["choices"][0]["logprobs"] = logprobs
+    for answered in (first, ask(server, safe, **asked)):
+        (found,) = answered.choices[0].logprobs.content
+        alternatives = [harmful] if mode == "annotate" else []
+        assert (found.token, [each.token for each in found.top_logprobs]) == (safe, alternatives)
 
 
 def test_models_are_the_upstreams_and_other_routes_are_refused_by_name(

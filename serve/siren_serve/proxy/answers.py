@@ -16,7 +16,7 @@ from .calls import Call
 from .choice import FILTERED, Choice, Chunk
 from .events import EventDecoder
 from .policy import Policy, Unscored, Verdict
-from .texts import Joined
+from .texts import Joined, without_alternatives
 from .upstream import whole_of
 
 _PAUSE_S = 0.25  # of the upstream, after which what was gathered is read
@@ -39,7 +39,7 @@ async def whole_answer(response: httpx.Response, call: Call, policy: Policy) -> 
         RefusedRequest: it is not understood, or has no verdict.
     """
     answer = _decoded(await whole_of(response))
-    choices = _choices_of(answer, call)
+    choices = _choices_of(answer, call, policy)
     if not choices:
         raise not_understood("an answer without choices")
     texts = [_text_of(choice, policy) for choice in choices]
@@ -160,7 +160,7 @@ class StreamedAnswer:
         """Let each choice of a chunk have its own; one without any passes."""
         if chunk.get("error"):
             raise RefusedRequest(502, "upstream_failed", "the upstream failed while it answered")
-        choices, chunk = _choices_of(chunk, self._call), _passed(chunk)
+        choices, chunk = _choices_of(chunk, self._call, self._policy), _passed(chunk)
         if not choices:
             return [chunk]
         going = []
@@ -208,7 +208,7 @@ def _decoded(data: bytes) -> Chunk:
     return decoded
 
 
-def _choices_of(chunk: Chunk, call: Call) -> list[Chunk]:
+def _choices_of(chunk: Chunk, call: Call, policy: Policy) -> list[Chunk]:
     choices = chunk.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
         raise not_understood("choices that are no list of objects")
@@ -216,7 +216,7 @@ def _choices_of(chunk: Chunk, call: Call) -> list[Chunk]:
     for choice in numbered:
         if not isinstance(choice["index"], int) or not 0 <= choice["index"] < call.choices:
             raise not_understood("a choice that was not asked for")
-    return numbered
+    return [without_alternatives(c) for c in numbered] if policy.blocks else numbered
 
 
 def not_understood(what: str) -> RefusedRequest:

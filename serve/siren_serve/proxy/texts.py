@@ -17,6 +17,11 @@ _NO_TEXT = {
 }
 _UNREADABLE = {"audio", "b64_json", "file", "image", "image_url", "images", "input_audio", "video"}
 _OBJECTS = {"arguments", "input"}  # of tool calls: text, which some send as an object
+# Of log probabilities, in the forms of both routes and of llama.cpp: what the answer's tokens have.
+_OF_ITS_TOKENS = {
+    *("content", "refusal", "token", "id", "bytes", "logprob", "prob"),
+    *("tokens", "token_logprobs", "text_offset"),
+}
 
 Path = tuple[str, ...]
 
@@ -48,6 +53,26 @@ def _texts_under(key: str, value: Any, path: Path) -> Iterator[tuple[Path, str]]
         yield path, msgspec.json.encode(value).decode()
     elif key not in _NO_TEXT and not (key in _NAMES and is_name(value)):
         yield from texts_of(value, path)
+
+
+def without_alternatives(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice whose log probabilities are of its own tokens alone.
+
+    Those of tokens that stood beside them, or in the prompt's place, are text that nobody read.
+    """
+    own = {key: value for key, value in choice.items() if key != "prompt_logprobs"}
+    if own.get("logprobs") is not None:
+        own["logprobs"] = _of_its_tokens(own["logprobs"])
+    return own
+
+
+def _of_its_tokens(logprobs: Any) -> Any:
+    if isinstance(logprobs, list):
+        return [_of_its_tokens(item) for item in logprobs]
+    if not isinstance(logprobs, dict):
+        return logprobs
+    own = {k: _of_its_tokens(value) for k, value in logprobs.items() if k in _OF_ITS_TOKENS}
+    return {**own, "top_logprobs": []} if "top_logprobs" in logprobs else own
 
 
 class Joined:
