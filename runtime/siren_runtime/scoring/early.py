@@ -27,17 +27,17 @@ def with_early(
         tiers: of the guard.
         features: whether the call asks for them.
     """
-    early = not (features or limits.spans) and exits_decide(manifests, threshold, tiers)
-    return replace(limits, early=early)
+    early = not (features or limits.spans) and cutoffs_of_exits(manifests, threshold, tiers)
+    return replace(limits, early=bool(early))
 
 
-def exits_decide(manifests: Sequence[Manifest], threshold: float, tiers: Sequence[Tier]) -> bool:
-    """Whether a guard is one bundle whose exits decide, and decides itself as that says."""
+def cutoffs_of_exits(
+    manifests: Sequence[Manifest], threshold: float, tiers: Sequence[Tier]
+) -> list[float] | None:
+    """The cutoffs of exits that decide: of a guard of one bundle that decides as this one says."""
     manifest, *others = manifests
-    return (
-        not others
-        and manifest.cascade is not None
-        and manifest.cascade.decides
-        and threshold == manifest.threshold
-        and [*tiers] == manifest.tiers
-    )
+    cascade = manifest.cascade
+    if others or cascade is None or not cascade.decides:
+        return None
+    is_own = threshold == manifest.threshold and [*tiers] == manifest.tiers
+    return cascade.cutoffs if is_own else None

@@ -11,7 +11,7 @@ from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.text.reading import Limits
 
-from .early import exits_decide
+from .early import cutoffs_of_exits
 from .scorer import Scorer
 from .verdict import judge_of
 
@@ -104,6 +104,7 @@ class Members:
         """What `stream` and `streams` do; called by both, so that warnings name their caller."""
         if max_streams is not None:
             max_streams = whole_number("max_streams", max_streams, 1)
+        from siren_runtime.streaming.decision import Cutoffs
         from siren_runtime.streaming.handles import Streams
         from siren_runtime.streaming.session import Sessions
 
@@ -111,9 +112,9 @@ class Members:
         reasons = [why for _, why in opened if why is not None]
         self._warn_once(reasons, 4)
         members, judge = [member for member, _ in opened], self.judge
-        exits = exits_decide(self.manifests, judge.threshold, judge.tiers)
-        rest = judge.limits, judge.threshold if exits else None
-        sessions = Sessions(members, max_streams, judge.on_heads, *rest)
+        cutoffs = cutoffs_of_exits(self.manifests, judge.threshold, judge.tiers)
+        exits = Cutoffs(judge.threshold, cutoffs[0], cutoffs[-1]) if cutoffs else None
+        sessions = Sessions(members, max_streams, judge.on_heads, judge.limits, exits)
         return Streams(sessions)
 
     def _warn_once(self, reasons: Sequence[str], level: int = 3) -> None:

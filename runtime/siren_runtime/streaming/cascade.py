@@ -30,7 +30,8 @@ MOST_WAITING = 512
 
 class CascadeReader(IncrementalReader):
     """Reads new tokens by the first segment. Where its exit decides on the text so far they wait;
-    where it does not, the next segment reads all that waits at once, and so on.
+    where it does not, the next segment reads all that waits at once, and so on. Under decision
+    rules an exit must decide at each of the new tokens.
 
     Streams on which no exit may decide are read by all segments.
     """
@@ -69,7 +70,7 @@ class CascadeReader(IncrementalReader):
         return {state: number for state, number in found.items() if number is not None}
 
     def _next(self, state: StreamState) -> int | None:
-        """The segment that reads next, or None once there is a verdict, which is noted."""
+        """The segment that reads next, or None once there are verdicts, which are noted."""
         last, waiting = len(self._cascade.segments) - 1, state.waiting
         most = 1 if state.to_end else MOST_WAITING
         for number in range(last, 0, -1):
@@ -77,15 +78,15 @@ class CascadeReader(IncrementalReader):
                 return number
         if state.pending:
             return 0
-        state.exit = None
+        for number in range(last):
+            tokens = state.unjudged(number)
+            decided = self._exits.decide(number, np.array(state.scores[tokens], np.float32))
+            if np.isnan(decided).any():
+                return number + 1
+            state.judge(tokens, decided)
         number = waiting.read.count(len(state.ids)) - 1  # of those that have read the last token
-        if number == last:
-            return None
-        (decided,) = self._exits.decide(number, np.array(state.scores[-1:], np.float32))
-        if np.isnan(decided):
-            return number + 1
-        state.exit = self._cascade.segments[number].depth
-        state.readouts[-1] = np.array([decided], np.float32)
+        state.exit = self._cascade.segments[number].depth if number < last else None
+        state.judged = len(state.ids)
         return None
 
     def _read_segment(self, number: int, slots: Sequence[int]) -> None:

@@ -36,7 +36,11 @@ class Decision:
 
 
 class Rule(Protocol):
-    """A decision rule. States are immutable."""
+    """A decision rule. States are immutable.
+
+    One that uses scores only by which of some thresholds they reach may say so by an attribute
+    `thresholds`, of these: exits may decide under it.
+    """
 
     def start(self) -> Any:
         """Return the state before the first token."""
@@ -73,6 +77,11 @@ class Schedule:
         for _, threshold in steps:
             checked_threshold(threshold, "a threshold of schedule")
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Those of all positions."""
+        return tuple(threshold for _, threshold in self.steps)
+
     def __str__(self) -> str:
         return f"schedule({', '.join(f'{p}: {t:g}' for p, t in self.steps)})"
 
@@ -100,6 +109,11 @@ class Patience:
         if not 1 <= self.k <= self.n:
             raise InputError(f"patience needs 1 <= k <= n, found k={self.k}, n={self.n}")
         checked_threshold(self.threshold, "a threshold of patience")
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The threshold."""
+        return (self.threshold,)
 
     def __str__(self) -> str:
         return f"patience({self.k} of {self.n}, {self.threshold:g})"
@@ -129,6 +143,11 @@ class Hysteresis:
         if self.off > self.on:
             raise InputError(f"hysteresis needs off <= on, found on={self.on}, off={self.off}")
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Both."""
+        return self.off, self.on
+
     def __str__(self) -> str:
         return f"hysteresis(on {self.on:g}, off {self.off:g})"
 
@@ -154,6 +173,11 @@ class AtTier:
 
     def __post_init__(self) -> None:
         checked_threshold(self.threshold, "a threshold of tier")
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The tier's."""
+        return (self.threshold,)
 
     def __str__(self) -> str:
         return f"tier({self.name}, {self.threshold:g})"
@@ -185,6 +209,29 @@ def checked_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
                 f"step; found {rule!r}"
             )
     return listed
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """The thresholds on whose sides exits leave texts, and so what they may decide of a stream.
+
+    Attributes:
+        threshold: the guard's.
+        lowest, highest: of all, tiers among them. What an exit decides lies below the one, or
+            reaches the other.
+    """
+
+    threshold: float
+    lowest: float
+    highest: float
+
+    def suffice(self, threshold: float | None, rules: Sequence[Rule]) -> bool:
+        """Whether they tell all that a stream's threshold (None: the guard's) and rules ask."""
+        told = [getattr(rule, "thresholds", None) for rule in rules]
+        return threshold in (None, self.threshold) and all(
+            thresholds is not None and all(self.lowest <= t <= self.highest for t in thresholds)
+            for thresholds in told
+        )
 
 
 _Verdicts = tuple[tuple[Any, Decision | None], ...]  # of each rule: state, decision in force

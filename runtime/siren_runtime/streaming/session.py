@@ -18,7 +18,7 @@ from siren_runtime.text.reading import Limits
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .aggregation import Aggregation
-from .decision import Decision, Decisions, Rule
+from .decision import Cutoffs, Decision, Decisions, Rule
 from .reader import Between, nothing
 from .result import StreamResult, TokenScore
 from .track import Member, Track
@@ -203,16 +203,16 @@ class Sessions:
         max_sessions: int | None,
         decide: Decide,
         limits: Limits,
-        exits_at: float | None = None,
+        cutoffs: Cutoffs | None = None,
     ) -> None:
         """Begin with no session.
 
         Args:
-            exits_at: the threshold at which exits may decide; None: they may not.
+            cutoffs: of exits that may decide; None: there are none.
         """
         self.members = tuple(members)
         self._max_sessions, self._decide, self._limits = max_sessions, decide, limits
-        self._exits_at = exits_at
+        self._cutoffs = cutoffs
         self._open: dict[Session, None] = {}
 
     def __len__(self) -> int:
@@ -253,12 +253,11 @@ class Sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
         early = (
             plain
-            and not rules
-            and self._exits_at is not None
-            and threshold in (None, self._exits_at)
+            and self._cutoffs is not None
+            and self._cutoffs.suffice(threshold, rules)
             and all(member.readout.smoothing is None for member in self.members)
         )
-        how = prompt, response_only, aggregation, early
+        how = prompt, response_only, aggregation, early, bool(rules)
         tracks = [Track(member, *how) for member in self.members]
         session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
         self._open[session] = None

@@ -23,9 +23,10 @@ class StreamState:
     averages where heads are smoothed.
 
     Where exits may decide (`early`), tokens count as read when the first segment has read them.
-    Those that wait behind an exit (`waiting`) have its score, and the last one the readout that it
-    decided on; `exit` is how many blocks read it, where an exit decided. `to_end` says that the
-    whole guard must read all.
+    Those that wait behind an exit (`waiting`) have its score, or what it decided where there is a
+    verdict on them: on the last token, or with `judges_each` on all, of which the first `judged`
+    have theirs. `exit` is how many blocks read the last one, where an exit decided. `to_end` says
+    that the whole guard must read all.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
@@ -38,6 +39,7 @@ class StreamState:
         smoothing: FloatArray | None = None,
         *,
         early: bool = False,
+        judges_each: bool = False,
     ) -> None:
         """Begin with no token.
 
@@ -45,8 +47,10 @@ class StreamState:
             neurons: how many the heads read together.
             smoothing: as `Readout.smoothing`.
             early: whether exits may decide on it, where its reader has them.
+            judges_each: whether it needs a verdict on each token, as decision rules do.
         """
         self.early, self.waiting = early, Waiting()
+        self.judges_each, self.judged = judges_each, 0
         self.exit: int | None = None
         self.to_end = False
         self.aggregation, self.smoothing = aggregation, smoothing
@@ -88,6 +92,7 @@ class StreamState:
         del self.ids[common:], self.scores[common:], self.readouts[common:]
         self.context = tokens.context
         self.waiting.cut(common)
+        self.judged = min(self.judged, common)
         self.to_end = len(tokens.ids) > limit
         self.offsets = tokens.offsets[:limit]
         self.pending = tokens.ids[common:limit]
@@ -98,6 +103,19 @@ class StreamState:
     def may_leave(self) -> bool:
         """Whether exits may decide now: there are some, and no text has slid out."""
         return bool(self.waiting.read) and not self.slid
+
+    def unjudged(self, number: int) -> slice:
+        """The tokens without a verdict, of those that a segment has read and none behind it.
+
+        Where only the last token needs one, it alone counts.
+        """
+        first = self.judged if self.judges_each else len(self.ids) - 1
+        return slice(max(first, self.waiting.read[number + 1]), self.waiting.read[number])
+
+    def judge(self, tokens: slice, decided: FloatArray) -> None:
+        """Take over what an exit decided on tokens, float32 [tokens]."""
+        self.scores[tokens] = decided.tolist()
+        self.readouts[tokens] = list(decided[:, None])
 
     def waiting_ids(self, number: int) -> list[int]:
         """The tokens that a segment is to read: those pending, and of a later one what waits."""
@@ -174,6 +192,7 @@ class StreamState:
         self._rows[tokens, columns] = rows
         self.scores[tokens] = scores.tolist()
         self.readouts[tokens] = list(scores[:, None])
+        self.judged = min(self.judged, first)
         self.waiting.advance(number, count, states)
 
     def _take_in(self, count: int) -> None:
@@ -235,4 +254,4 @@ class StreamState:
                 self.base = self._rows[count - 1].copy()
         self.ids, self.offsets, self.scores, self.readouts = [], [], [], []
         self.waiting.cut(0)
-        self.context = self.written = 0
+        self.context = self.written = self.judged = 0

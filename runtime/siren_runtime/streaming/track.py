@@ -51,10 +51,11 @@ class Track:
         response_only: bool,
         aggregation: Aggregation | None,
         early: bool,
+        has_rules: bool,
     ) -> None:
         self.member = member
         self._prompt, self._response_only = prompt, response_only
-        self.state = self._empty(aggregation, early)
+        self.state = self._empty(aggregation, early, has_rules)
         self.tokens = Tokens([], [])
         self.computed = self.rolled_back = self.scored_from = 0
         self._source: StreamText | StreamTokens | None = None
@@ -64,7 +65,8 @@ class Track:
     def begin(self) -> None:
         """Forget everything."""
         self.member.reader.remove(self.state)
-        self.state = self._empty(self.state.aggregation, self.state.early)
+        state = self.state
+        self.state = self._empty(state.aggregation, state.early, state.judges_each)
         self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
         self.member.reader.add(self.state)
 
@@ -72,9 +74,9 @@ class Track:
         """Free the memory."""
         self.member.reader.remove(self.state)
 
-    def _empty(self, aggregation: Aggregation | None, early: bool) -> StreamState:
-        smoothing = self.member.readout.smoothing
-        return StreamState(self.member.neurons, aggregation, smoothing, early=early)
+    def _empty(self, aggregation: Aggregation | None, early: bool, each: bool) -> StreamState:
+        smoothing, neurons = self.member.readout.smoothing, self.member.neurons
+        return StreamState(neurons, aggregation, smoothing, early=early, judges_each=each)
 
     def accept(self, piece: str | list[Any]) -> None:
         """Take a piece in; its tokens are pending then.
