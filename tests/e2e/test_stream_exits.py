@@ -9,27 +9,21 @@ import numpy as np
 import onnx
 import pytest
 
-from exits import artifact_with_exits, set_bounds
+from exits import export_with_exits, set_bounds
 from guards import load_guard
 from served import running
 from siren_command import rows, siren
-from siren_export.export import export_bundle
-from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import (
     AsyncGuard,
     BackendError,
     BundleError,
-    Hysteresis,
     InterruptedCall,
     Patience,
-    Schedule,
 )
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.reader import load_bundle
-from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.streaming import cascade as reading
-from siren_runtime.streaming.decision import Decisions
 from siren_train.measure.calibrate import write_calibration
 from streaming import BOUND, cut
 from texts import CORPUS
@@ -48,10 +42,7 @@ def made(tmp_path_factory, backbone_folder):
     def make(name, precision="fp32"):
         if (name, precision) not in cases:
             folder, backbone = tmp_path_factory.mktemp("stream-exits"), backbone_folder(name)
-            artifact = artifact_with_exits(folder / "head", backbone)
-            export_bundle(artifact, load_checkpoint(backbone), folder / "b", precision=precision)
-            set_bounds(folder / "b")
-            cases[name, precision] = folder / "b"
+            cases[name, precision] = export_with_exits(folder, backbone, precision)
         return cases[name, precision]
 
     return make
@@ -223,66 +214,6 @@ class Unknown:
         return None, score > 0.5
 
 
-@pytest.fixture
-def with_tiers(made, tmp_path):
-    """A function: bounds -> a bundle with them and with tiers."""
-    shutil.copytree(made("qwen3"), tmp_path / "tiers")
-    write_calibration(tmp_path / "tiers", tiers=[Tier("block", 0.6), Tier("review", 0.4)])
-
-    def bound(bounds):
-        set_bounds(tmp_path / "tiers", bounds)
-        return tmp_path / "tiers"
-
-    return bound
-
-
-@pytest.mark.parametrize("most", [5, reading.MOST_WAITING])
-def test_under_rules_an_exit_decides_where_it_decides_at_every_token(with_tiers, monkeypatch, most):
-    monkeypatch.setattr(reading, "MOST_WAITING", most)
-    bundle = with_tiers([(0.35, 0.65), (0.45, 0.55)])
-    guard = load_guard(bundle, streaming=True)
-    whole = load_guard(bundle, streaming=True, exits=False)
-    others = [Patience(2, 3, 0.5), Hysteresis(0.6, 0.4), Schedule(((0, 0.6), (9, 0.4)))]
-    rules = [*guard.tiers, *others]
-    rng, seen = np.random.default_rng(5), set()
-    for text in CORPUS[:12]:
-        with guard.stream(rules=rules) as stream, whole.stream(rules=rules) as other:
-            for piece in cut(text, rng):
-                result, expected = stream.feed(piece), other.feed(piece)
-                state = stream.session.tracks[0].state
-                check(result, expected, BOUND)
-                assert state.judged == len(state.ids)
-                for number, score in enumerate(state.scores):  # the whole guard's, or on a side
-                    near = abs(score - other.session.tracks[0].state.scores[number]) < BOUND
-                    assert near or score < 0.4 or score >= 0.6
-                folded = Decisions(rules)
-                folded.update(state.scores, 0)
-                assert set(result.decisions) <= set(folded.since(0))
-                seen.add(result.exit)
-            deeper = [s.score for s in stream.scores]  # all of it
-            assert deeper == pytest.approx([s.score for s in other.scores], abs=BOUND)
-            found, expected = stream.feed("").decisions, other.feed("").decisions
-            assert [(d.rule, d.token) for d in found] == [(d.rule, d.token) for d in expected]
-    assert seen == {1, 3, None}
-
-
-def test_a_piece_is_decided_by_an_exit_where_each_of_its_tokens_is(with_tiers):
-    guard = load_guard(with_tiers([(0.48, 0.52), (None, None)]), streaming=True)
-    rng, seen = np.random.default_rng(1), set()
-    for _ in range(40):
-        ids = rng.integers(5, 50, 4).tolist()
-        with guard.stream(rules=guard.tiers) as one_by_one, guard.stream(rules=guard.tiers) as all_:
-            exits = [one_by_one.feed_tokens([token]).exit for token in ids]
-            at_once = all_.feed_tokens(ids).exit
-        if any(exits) and not all(exits):
-            assert at_once is None
-            seen.add("mixed")
-        elif all(exits):
-            assert at_once == 1
-            seen.add("clear")
-    assert seen == {"mixed", "clear"}
-
-
 def test_a_stream_that_slides_is_read_by_the_whole_guard_from_then_on(bounded):
     bundle = bounded([(0.999, None)] * 2)
     guard = load_guard(bundle, streaming=True)
@@ -421,15 +352,15 @@ def test_segments_that_contradict_the_bundle_are_refused(bounded, change, messag
         load_guard(bundle)
 
 
-def test_the_command_streams_with_exits_and_without(bounded, with_tiers):
-    for bundle in (bounded(ALWAYS), with_tiers(ALWAYS)):
-        for option, depth in (("--exits", 1), ("--no-exits", None)):
-            ran = siren("stream", bundle, "--threads", 1, option, input=LETTERS[:50])
-            assert rows(ran)[-1].get("exit") == depth
+def test_the_command_streams_with_exits_and_without(bounded):
+    bundle = bounded(ALWAYS)
+    for option, depth in (("--exits", 1), ("--no-exits", None)):
+        ran = siren("stream", bundle, "--threads", 1, option, input=LETTERS[:50])
+        assert rows(ran)[-1].get("exit") == depth
 
 
-def test_streams_that_are_shared_and_served_leave_too(with_tiers):
-    bundle = with_tiers(ALWAYS)
+def test_streams_that_are_shared_and_served_leave_too(bounded):
+    bundle = bounded(ALWAYS)
 
     async def shared():
         async with AsyncGuard(load_guard(bundle)) as guard, guard.stream() as stream:

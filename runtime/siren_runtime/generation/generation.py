@@ -14,7 +14,7 @@ from .watch import Watch
 
 Finish = Literal["stop", "length", "harmful"]
 
-_PROMPT_TOKENS = 2048  # that are read at once, so that a long prompt's neurons are not all kept
+_TOKENS_AT_ONCE = 2048  # that are read, so that a long prompt's neurons are not all kept
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,24 @@ class Piece:
     score: float
 
 
+def read_tokens(
+    run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, settings: Settings
+) -> None:
+    """Let the engine read tokens, and judge all so far.
+
+    Args:
+        what: the tokens are of, for errors.
+
+    Raises:
+        BackendError, InterruptedCall: as `Generation`.
+    """
+    for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+        settings.deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
+        run.append(tokens[start : start + _TOKENS_AT_ONCE])
+        watch.add(run.output(settings.neurons)[0])
+    watch.read()
+
+
 class Generation:
     """An iterator over the pieces of a response. `GuardedGenerator.generate` makes it.
 
@@ -88,11 +106,7 @@ class Generation:
         self._error: BaseException | None = None
         self.finish: Finish | None = None
         self.prompt_tokens, self.tokens = len(tokens), 0
-        for start in range(0, len(tokens), _PROMPT_TOKENS):
-            settings.deadline.check(f"after {start} of {len(tokens)} tokens of the prompt")
-            run.append(tokens[start : start + _PROMPT_TOKENS])
-            watch.add(run.output(settings.neurons)[0])
-        watch.read()
+        read_tokens(run, watch, tokens, "prompt", settings)
         self.prompt = watch.result
         watch.begin_response(alone=settings.response_only)
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful

@@ -6,6 +6,7 @@
             print(piece.text, end="")
     generation.finish        # "stop", "length" or "harmful"
     generations = generator.generate_batch(["…", "…"])      # each stops by itself
+    generator.read("How do I bake bread?", "Take flour.")   # the verdict on what is written already
 
 The engine gives the neurons of each token that it reads, so a token that was chosen has its verdict
 when the engine has read it, which is when the next is chosen. No piece of text comes out before.
@@ -21,16 +22,17 @@ from typing import Any, get_args
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError
-from siren_runtime.scoring.verdict import judge_of
+from siren_runtime.scoring.verdict import Judge, judge_of
 from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
+from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.rules import lone_surrogate
 
 from .engine import Device, Engine, Message
 from .folder import read_folder, sha256
-from .generation import Generation, Settings
+from .generation import Generation, Settings, read_tokens
 from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
 from .sampling import Sampling, checked_sampling
@@ -171,15 +173,7 @@ class GuardedGenerator:
         aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
         threshold = None if threshold is None else checked_threshold(threshold)
         max_tokens = whole_number("max_tokens", max_tokens, 1)
-        settings = Settings(
-            neurons=NEURONS_OUTPUT,
-            max_tokens=max_tokens,
-            every=whole_number("every", every, 1),
-            holdback=whole_number("holdback", holdback, 0),
-            by_rules=bool(rules),
-            response_only=self.manifest.pooled == "response",
-            deadline=Deadline(deadline, cancel),
-        )
+        settings = self._settings(max_tokens, every, holdback, rules, Deadline(deadline, cancel))
         search = checked_sampling(sampling).search()
         rows = [
             self.prompt_tokens(prompt, chat, max_tokens, continue_last)
@@ -188,7 +182,7 @@ class GuardedGenerator:
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
         settings.deadline.check("before the prompts")
         runs = self.engine.run_rows(rows, new_tokens, search, [NEURONS_OUTPUT])
-        judge = judge_of(self.manifest.heads, self.manifest.decisions, Limits())
+        judge = self._judge()
         return [
             Generation(
                 self.engine,
@@ -199,6 +193,60 @@ class GuardedGenerator:
             )
             for run, tokens in zip(runs, rows, strict=True)
         ]
+
+    def read(
+        self,
+        prompt: str | Sequence[Message],
+        response: str = "",
+        *,
+        chat: bool = True,
+        threshold: float | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> StreamResult:
+        """Judge a prompt, and a response that was written before as if the model had chosen it.
+
+        Args:
+            response: to the prompt; empty if there is none.
+            prompt, chat, threshold, deadline, cancel: as `generate`.
+
+        Returns:
+            The verdict at the end. Nothing is generated.
+
+        Raises:
+            InputError, BackendError, InterruptedCall: as `generate`.
+        """
+        threshold = None if threshold is None else checked_threshold(threshold)
+        _check_encodable("the response", response)
+        answer = self.engine.encode(response) if response else []
+        tokens = self.prompt_tokens(prompt, chat, max(len(answer), 1))
+        settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
+        run = self.engine.run(len(tokens) + len(answer) + 1, {})
+        watch = Watch(self.head, self._judge(), None, (), threshold)
+        try:
+            read_tokens(run, watch, tokens, "prompt", settings)
+            if answer:
+                watch.begin_response(alone=settings.response_only)
+                read_tokens(run, watch, answer, "response", settings)
+        finally:
+            run.close()
+        return watch.result
+
+    def _settings(
+        self, max_tokens: int, every: int, holdback: int, rules: Sequence[Rule], deadline: Deadline
+    ) -> Settings:
+        return Settings(
+            neurons=NEURONS_OUTPUT,
+            max_tokens=max_tokens,
+            every=whole_number("every", every, 1),
+            holdback=whole_number("holdback", holdback, 0),
+            by_rules=bool(rules),
+            response_only=self.manifest.pooled == "response",
+            deadline=deadline,
+        )
+
+    def _judge(self) -> Judge:
+        return judge_of(self.manifest.heads, self.manifest.decisions, Limits())
 
     def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
         """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.

@@ -108,6 +108,15 @@ class _Kind(msgspec.Struct):
     task: str
 
 
+def is_grafted(folder: Path) -> bool:
+    """Whether a folder's guard.json says that it is a grafted generator's."""
+    try:
+        data = read_manifest(folder.resolve(), MANIFEST_FILE)
+        return msgspec.json.decode(data, type=_Kind).task == "generation"
+    except (BundleError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+
+
 def load_manifest(folder: Path) -> GraftManifest:
     """Read guard.json of a grafted folder.
 

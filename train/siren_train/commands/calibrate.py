@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import is_grafted
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
 from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.dilution import checked_lengths
@@ -20,7 +20,7 @@ from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
-from .calibration_shown import described, print_decision
+from .calibration_shown import described, finish, print_decision
 from .extra import need_train_extra
 
 need_train_extra()
@@ -50,12 +50,19 @@ siren calibrate my-guard data.jsonl --head categories --temperature --threshold 
 siren calibrate my-guard data.jsonl --cascade --loss 0.3
 
 siren calibrate my-guard data.jsonl --head forecast --false-alarms 0.1
+
+siren calibrate my-grafted-generator data.jsonl --responses --threshold best
 """
 
 
 @app.command(epilog=_EPILOG)
 def calibrate(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle; its manifest is changed.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, or of a grafted generator; its guard.json is changed."
+        ),
+    ],
     data: Annotated[
         list[str] | None,
         typer.Argument(
@@ -177,6 +184,19 @@ def calibrate(
     from siren_train.measure.evaluate import score_rows
 
     folder = Path(options.bundle_folder(bundle))
+    sources = [parse_source(argument) for argument in data or ()]
+    if is_grafted(folder):
+        from .calibrate_generator import calibrate_generator
+
+        if any((tiers, temperature, spans, cascade, record, labels)) or false_alarms is not None:
+            raise typer.BadParameter("a generator takes --threshold, --tier and --responses alone")
+        named = text, label, split_column, id_column, category, classes, Columns().classes
+        rows = sources, options.make_columns(*named), split, max_rows
+        rules = options.tier_rules(tier or [])
+        calibrate_generator(
+            folder, head, threshold, rules, *rows, responses=responses, threads=threads
+        )
+        return
     if false_alarms is not None:
         if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
             raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
@@ -212,14 +232,15 @@ def calibrate(
         labels,
         trajectories=opened.manifest.task == "trajectory",
     )
-    sources = [parse_source(argument) for argument in data or ()]
     if false_alarms is not None:
         from .calibrate_alarms import calibrate_alarms
 
-        rows = sources, columns, split, max_rows
+        of_split = sources, columns, split, max_rows
         pooled = pool or "conversation"
-        decision = calibrate_alarms(folder, head, false_alarms, *rows, pool=pooled, threads=threads)
-        _finish(record, old, decision)
+        decision = calibrate_alarms(
+            folder, head, false_alarms, *of_split, pool=pooled, threads=threads
+        )
+        finish(record, old, decision)
         return
     if cascade:
         from .calibrate_cascade import calibrate_exits, calibrate_orders
@@ -241,24 +262,24 @@ def calibrate(
         from .calibrate_labels import calibrate_labels
 
         calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
-        _finish(record, old, load_bundle(folder).manifest.decision(head))
+        finish(record, old, load_bundle(folder).manifest.decision(head))
         return
     if not data:
         if temperature:
             raise typer.BadParameter("labelled text is needed to fit a temperature")
-        stated = {name: _stated(rule) for name, rule in rules.items()}
+        stated = {name: options.stated(rule) for name, rule in rules.items()}
         by_name = make_tiers(stated, "--tier") if stated else None
         manifest = write_calibration(
             folder,
             head=head,
-            threshold=_stated(threshold) if threshold else None,
+            threshold=options.stated(threshold) if threshold else None,
             tiers=read_tiers(tiers) if tiers is not None else by_name,
-            spans=[SpanThreshold(size, _stated(spans)) for size in DEFAULT_SIZES]
+            spans=[SpanThreshold(size, options.stated(spans)) for size in DEFAULT_SIZES]
             if spans
             else None,
         )
         report(f"{folder}: {described(manifest.decision(head))}")
-        _finish(record, old, manifest.decision(head))
+        finish(record, old, manifest.decision(head))
         return
 
     spec = opened.manifest.heads[head]
@@ -311,32 +332,7 @@ def calibrate(
         )
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
-    _finish(record, old, manifest.decision(head))
-
-
-def _finish(record: Path | None, old: Decision, new: Decision) -> None:
-    """Say what the new decision dropped, and keep it in the head's folder."""
-    if old.responses is not None and new.responses is None:
-        report("responses had thresholds of their own: those of all other texts now hold for them")
-    kept = {tier.name for tier in new.tiers}
-    if dropped := [tier.name for tier in old.tiers if tier.name not in kept]:
-        report(f"the tiers that were given are all there are now; dropped: {', '.join(dropped)}")
-    if record is not None:
-        from siren_export.heads.decision_file import write_decision
-
-        report(f"{write_decision(record, new)}: written")
-
-
-def _stated(rule: str) -> float:
-    """The number that a rule is, which needs no rows to choose it by."""
-    from siren_train.measure.calibrate import stated_threshold
-
-    number = stated_threshold(rule)
-    if number is None:
-        raise typer.BadParameter(
-            f"labelled text is needed to choose by {rule!r}; only a number from 0 to 1 needs none"
-        )
-    return number
+    finish(record, old, manifest.decision(head))
 
 
 def _check_use(

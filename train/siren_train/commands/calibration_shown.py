@@ -1,11 +1,13 @@
 """What a calibration found, for people."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds
+from siren_runtime.commands.console import report
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Scores
@@ -42,6 +44,23 @@ def described(decision: Decision) -> str:
     lines += [(tier.name, tier.threshold) for tier in decision.tiers]
     lines += [(f"spans of {span.tokens} tokens", span.threshold) for span in decision.spans]
     return ", ".join(f"{name} from {value:.4g}" for name, value in lines)
+
+
+def finish(record: Path | None, old: Decision, new: Decision) -> None:
+    """Say what the new decision dropped, and keep it in the head's folder.
+
+    Args:
+        record: that folder; None keeps it nowhere else.
+    """
+    if old.responses is not None and new.responses is None:
+        report("responses had thresholds of their own: those of all other texts now hold for them")
+    kept = {tier.name for tier in new.tiers}
+    if dropped := [tier.name for tier in old.tiers if tier.name not in kept]:
+        report(f"the tiers that were given are all there are now; dropped: {', '.join(dropped)}")
+    if record is not None:
+        from siren_export.heads.decision_file import write_decision
+
+        report(f"{write_decision(record, new)}: written")
 
 
 def _share(value: float | None) -> str:

@@ -165,3 +165,19 @@ def tier_rules(arguments: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--tier names {name!r} twice")
         named[name] = rule
     return named
+
+
+def stated(rule: str) -> float:
+    """The number that a rule is, which needs no rows to choose it by.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    from siren_train.measure.calibrate import stated_threshold
+
+    number = stated_threshold(rule)
+    if number is None:
+        raise typer.BadParameter(
+            f"labelled text is needed to choose by {rule!r}; only a number from 0 to 1 needs none"
+        )
+    return number

@@ -270,46 +270,68 @@ def write_calibration(
     """
     manifest = load_bundle(bundle).manifest
     name = head or manifest.primary
-    old = manifest.decision(name)
-    changes: dict[str, object] = {}
+    decision = manifest.decision(name)
     if temperature is not None:
-        scale = temperature / old.temperature
-        changes["temperature"] = temperature
-        changes["threshold"] = moved(old.threshold, scale)
-        changes["tiers"] = [Tier(t.name, moved(t.threshold, scale)) for t in old.tiers]
-        changes["spans"] = [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.spans]
-        changes["responses"] = old.responses and ResponseThresholds(
-            moved(old.responses.threshold, scale),
-            [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
-            [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.responses.spans],
-        )
-    kept = msgspec.structs.replace(old, **changes)
-    if threshold is not None:
-        changes["threshold"] = threshold
-    if tiers is not None:
-        changes["tiers"] = list(tiers)
+        decision = _tempered(decision, temperature)
+    changes: dict[str, object] = {}
     if spans is not None:
         changes["spans"] = list(spans)
-        if kept.responses is not None:  # spans of responses too, where they get none of their own
-            own = msgspec.structs.replace(kept.responses, spans=[])
-            kept = msgspec.structs.replace(kept, responses=own)
-            changes["responses"] = own
-    if responses is not None or threshold is not None:
-        changes["responses"] = responses and _completed(responses, kept, tiers)
-    elif tiers is not None and kept.responses is not None:
-        changes["responses"] = msgspec.structs.replace(kept.responses, tiers=[*tiers])
-    if response_spans is not None:
-        decides = changes.get("responses", old.responses)
-        assert isinstance(decides, ResponseThresholds)
-        changes["responses"] = msgspec.structs.replace(decides, spans=list(response_spans))
+        if decision.responses is not None:  # theirs too, where they get none of their own
+            changes["responses"] = msgspec.structs.replace(decision.responses, spans=[])
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:
         changes["smoothing"] = smoothing
-    changed = manifest.deciding(name, msgspec.structs.replace(old, **changes))
+    decision = msgspec.structs.replace(decision, **changes)
+    decision = with_thresholds(decision, threshold, tiers, responses)
+    if response_spans is not None:
+        assert decision.responses is not None
+        own = msgspec.structs.replace(decision.responses, spans=list(response_spans))
+        decision = msgspec.structs.replace(decision, responses=own)
+    changed = manifest.deciding(name, decision)
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
         changed = _without_bounds(changed)
     return write_manifest(bundle, changed)
+
+
+def _tempered(old: Decision, temperature: float) -> Decision:
+    """How a head decides whose logits are divided by another temperature."""
+    scale = temperature / old.temperature
+    return msgspec.structs.replace(
+        old,
+        temperature=temperature,
+        threshold=moved(old.threshold, scale),
+        tiers=[Tier(t.name, moved(t.threshold, scale)) for t in old.tiers],
+        spans=[SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.spans],
+        responses=old.responses
+        and ResponseThresholds(
+            moved(old.responses.threshold, scale),
+            [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
+            [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.responses.spans],
+        ),
+    )
+
+
+def with_thresholds(
+    old: Decision,
+    threshold: float | None,
+    tiers: Sequence[Tier] | None,
+    responses: ResponseThresholds | None,
+) -> Decision:
+    """How a head decides with a new threshold, new tiers or new ones of texts with a response.
+
+    The arguments are those of `write_calibration`.
+    """
+    changes: dict[str, object] = {}
+    if threshold is not None:
+        changes["threshold"] = threshold
+    if tiers is not None:
+        changes["tiers"] = list(tiers)
+    if responses is not None or threshold is not None:
+        changes["responses"] = responses and _completed(responses, old, tiers)
+    elif tiers is not None and old.responses is not None:
+        changes["responses"] = msgspec.structs.replace(old.responses, tiers=[*tiers])
+    return msgspec.structs.replace(old, **changes)
 
 
 def _completed(

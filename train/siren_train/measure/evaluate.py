@@ -78,6 +78,9 @@ class Scores:
         )
 
 
+NO_ROWS = Scores(np.zeros(0), np.zeros(0, np.bool_), np.zeros(0, np.str_), np.zeros(0, np.str_))
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """What an evaluation found.
 

@@ -1,0 +1,86 @@
+"""What `siren calibrate` does with a grafted generator: thresholds and tiers by its own pass."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import typer
+
+from siren_runtime import GuardedGenerator
+from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import report
+from siren_runtime.errors import InputError
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+
+from . import options
+from .calibration_shown import described, finish, print_decision
+
+
+def calibrate_generator(
+    folder: Path,
+    head: str | None,
+    threshold: str | None,
+    tiers: Mapping[str, str],
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    *,
+    responses: bool,
+    threads: int | None,
+) -> None:
+    """Choose a threshold and tiers of a head on the rows of a split, and write them.
+
+    Args:
+        head: None is the primary one.
+        threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
+            numbers where there are no sources.
+        responses: whether to choose by the rows with a response, and apart from that by the rest.
+
+    Raises:
+        typer.BadParameter: there is no rule, or one that needs rows without any.
+        InputError: the head has labels or is not there, the data is unusable, or no threshold
+            meets a rule.
+        BundleError, BackendError: the folder cannot be opened.
+    """
+    from siren_train.measure.calibrate import parse_rule, with_thresholds
+    from siren_train.measure.calibrate_responses import choose, choose_each
+    from siren_train.measure.evaluate import NO_ROWS
+    from siren_train.measure.generator import score_with_generator, write_graft_decision
+
+    rules = [rule for rule in (threshold, *tiers.values()) if rule]
+    if not rules or (responses and not (sources and threshold)):
+        raise typer.BadParameter(
+            "give --threshold or --tier, and with --responses --threshold and labelled text"
+        )
+    for rule in rules:
+        parse_rule(rule)
+        if not sources:
+            options.stated(rule)
+    generator = GuardedGenerator.load(folder, threads=threads)
+    heads = generator.manifest.heads
+    name = next(iter(heads)) if head is None else head
+    if name not in heads or heads[name].activation != "softmax":
+        told = [name for name, spec in heads.items() if spec.activation == "softmax"]
+        raise InputError(
+            f"{folder}: of a generator heads of classes are calibrated, here {told}; found {name!r}"
+        )
+    scores, left_out = NO_ROWS, 0
+    if sources:
+        with Bars() as bars:
+            rest = sources, columns, split, max_rows, bars.update
+            scores, left_out = score_with_generator(generator, name, *rest)
+    if left_out:
+        report(f"{left_out} rows were left out: they do not fit in the model, or have no token")
+    if responses and threshold:
+        found = choose_each(scores, threshold, tiers)
+    else:
+        found = choose(scores, threshold, tiers)
+    old = generator.manifest.decision(name)
+    new = with_thresholds(old, found.threshold, found.tiers, found.responses)
+    write_graft_decision(folder, name, new)
+    if sources:
+        print_decision(new, scores, split)
+    else:
+        report(f"{folder}: {described(new)}")
+    finish(None, old, new)

@@ -1,0 +1,91 @@
+"""Score labelled text with a grafted generator, and write how its heads decide."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from siren_runtime import GuardedGenerator
+from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.manifest import MANIFEST_FILE
+from siren_runtime.bundle.progress import Progress
+from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import encode, load_manifest
+from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.sources import Source
+
+from .evaluate import Scores, no_rows
+
+
+def score_with_generator(
+    generator: GuardedGenerator,
+    head: str,
+    sources: Sequence[Source],
+    columns: Columns,
+    split: str,
+    max_rows: int | None,
+    progress: Progress,
+) -> tuple[Scores, int]:
+    """Score the rows of a split as the generator would, had it written their responses.
+
+    A row's prompt stands in the chat template where the head was trained so. A row whose text
+    `generate` would refuse, as one without room in the model, is left out.
+
+    Args:
+        head: whose scores are taken.
+        max_rows: of each data set, of each class alike; None is all.
+
+    Returns:
+        The scores, and how many rows were left out.
+
+    Raises:
+        InputError: the data is unusable, or has no row of that split that can be read.
+        BackendError: the engine failed.
+    """
+    rows = read_all(sources, columns)
+    taken = sampled((row for row in rows if row.split == split), max_rows)
+    if not taken:
+        raise no_rows(split, sources, Counter(row.split for row in rows))
+    found: list[tuple[Row, float]] = []
+    refusal: InputError | None = None
+    for done, row in enumerate(taken, start=1):
+        try:
+            found.append((row, _score(generator, head, row)))
+        except InputError as error:
+            refusal = error
+        progress("reading", done, len(taken))
+    if refusal is not None and not found:
+        raise refusal
+    read = [row for row, _ in found]
+    scores = Scores(
+        np.array([score for _, score in found], np.float64),
+        np.array([row.label == 1 for row in read]),
+        np.array([row.dataset for row in read]),
+        np.array([row.category for row in read]),
+        has_response=np.array([row.has_response for row in read]),
+    )
+    return scores, len(taken) - len(found)
+
+
+def _score(generator: GuardedGenerator, head: str, row: Row) -> float:
+    trained_on = generator.manifest.trained_on
+    chat = trained_on is None or trained_on.text == "chat"
+    prompt, *response = (row.turns or (row.text,)) if chat else (row.text,)
+    return generator.read(prompt, "".join(response), chat=chat).heads[head].score
+
+
+def write_graft_decision(folder: Path, head: str, decision: Decision) -> None:
+    """Let a head of a grafted generator decide so.
+
+    Raises:
+        BundleError: guard.json is damaged.
+        InputError: guard.json cannot be written.
+    """
+    manifest = load_manifest(folder)
+    decisions = {**manifest.decisions, head: decision}
+    data = encode(msgspec.structs.replace(manifest, decisions=decisions))
+    write_whole(folder / MANIFEST_FILE, data, InputError)
