@@ -209,6 +209,9 @@ def test_without_a_guard_other_routes_say_so(server: Running) -> None:
     assert response.status_code == 404
     assert "only a generator" in response.json()["error"]["message"]
     assert server.client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+    model = server.client.get("/v1/models/tiny").json()
+    assert (model["id"], model["ready"]) == ("tiny", True)
+    assert server.client.get("/v1/models/other").status_code == 404
 
 
 def test_a_key_that_stands_twice_is_refused(server: Running) -> None:

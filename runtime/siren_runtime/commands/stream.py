@@ -61,7 +61,7 @@ def stream(
         bool,
         typer.Option(
             "--exits/--no-exits",
-            help="Let exits decide while the text is clear, in a bundle without tiers.",
+            help="Let exits decide while the text is clear, in a bundle that has some.",
         ),
     ] = True,
     format: Annotated[

@@ -6,7 +6,9 @@ from litestar import Request, get, post
 from litestar.datastructures import State
 from litestar.types import ASGIApp
 
-from siren_serve.generation import ChatAnswer, read_request
+from siren_serve.generation import ChatAnswer, Generator, read_request
+
+from .models import told
 
 
 @post("/v1/chat/completions", status_code=200, include_in_schema=False)
@@ -18,8 +20,20 @@ async def chat(request: Request[Any, Any, Any], state: State) -> ASGIApp:
 @get("/v1/models", include_in_schema=False)
 async def models(state: State) -> dict[str, Any]:
     """Say which model there is."""
-    model = {"id": state.generator.settings.name, "object": "model", "owned_by": "siren"}
-    return {"object": "list", "data": [{**model, "created": 0}]}
+    return {"object": "list", "data": [_told(state.generator)]}
 
 
-ROUTES = [chat, models]
+@get("/v1/models/{name:str}", include_in_schema=False)
+async def model(name: str, state: State) -> dict[str, Any]:
+    """Say of the model, or of a guard beside it, that it is there and ready."""
+    is_generator = name == state.generator.settings.name
+    found = _told(state.generator) if is_generator else told(state.guards.get(name))
+    return {**found, "name": name, "ready": True}
+
+
+def _told(generator: Generator) -> dict[str, Any]:
+    owner = {"object": "model", "created": 0, "owned_by": "siren"}
+    return {"id": generator.settings.name, **owner}
+
+
+ROUTES = [chat, models, model]

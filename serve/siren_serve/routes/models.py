@@ -14,16 +14,17 @@ from siren_serve.guards import Served
 @get("/v1/models", tags=["compatible"])
 async def models(state: State) -> dict[str, Any]:
     """Say which guards there are."""
-    return {"object": "list", "data": [_told(served) for served in state.guards.all()]}
+    return {"object": "list", "data": [told(served) for served in state.guards.all()]}
 
 
 @get("/v1/models/{name:str}", tags=["compatible"])
 async def model(name: str, state: State) -> dict[str, Any]:
     """Say of one guard that it is there and ready."""
-    return {**_told(state.guards.get(name)), "name": name, "ready": True}
+    return {**told(state.guards.get(name)), "name": name, "ready": True}
 
 
-def _told(served: Served) -> dict[str, Any]:
+def told(served: Served) -> dict[str, Any]:
+    """A guard as OpenAI lists a model."""
     created = int(served.loaded)
     return {"id": served.name, "object": "model", "created": created, "owned_by": "siren"}
 
