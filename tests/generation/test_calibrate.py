@@ -82,6 +82,7 @@ def test_numbers_need_no_rows_and_what_a_generator_does_not_take_is_refused(
         ((data, "--temperature"), "a generator takes"),
         ((data, "--threshold", "best", "--record", tmp_path), "a generator takes"),
         ((data, "--threshold", "best", "--spans", "fpr:0.1"), "a generator takes"),
+        ((data, "--threshold", "best", "--pool", "response"), "a generator takes"),
         (("--threshold", "0.7", "--responses"), "labelled text"),
         (("--threshold", "0.7", "--head", "kinds"), "found 'kinds'"),
         ((data, "--threshold", "most", "--split", "train"), "no rule"),

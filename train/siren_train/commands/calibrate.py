@@ -188,7 +188,8 @@ def calibrate(
     if is_grafted(folder):
         from .calibrate_generator import calibrate_generator
 
-        if any((tiers, temperature, spans, cascade, record, labels)) or false_alarms is not None:
+        refused = tiers, temperature, spans, cascade, record, labels, pool
+        if any(refused) or false_alarms is not None:
             raise typer.BadParameter("a generator takes --threshold, --tier and --responses alone")
         named = text, label, split_column, id_column, category, classes, Columns().classes
         rows = sources, options.make_columns(*named), split, max_rows
