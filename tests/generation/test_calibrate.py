@@ -13,6 +13,9 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, GuardedGenerator, InputError, InterruptedCall
+from siren_train.data.rows import Columns
+from siren_train.data.sources import parse_source
+from siren_train.measure.generator import score_with_generator
 
 need_genai()
 PROMPT, RESPONSE = "The history of bread", "It begins with grain and water."
@@ -56,7 +59,7 @@ def test_a_threshold_and_tiers_are_chosen_by_what_the_generator_reads(
         *("--threshold", "best", "--tier", "block=fpr:0.1"),
     )
     assert ran.exit_code == 0, ran.output
-    assert "1 rows were left out" in ran.stderr
+    assert "1 rows were left out, the first since the prompt has" in ran.stderr
     calibrated = GuardedGenerator.load(copied, threads=1)
     decision = calibrated.manifest.decision("harm")
     assert f"threshold: from {decision.threshold:.4f}" in ran.stdout
@@ -69,6 +72,27 @@ def test_a_threshold_and_tiers_are_chosen_by_what_the_generator_reads(
     result = calibrated.read(rows[0]["prompt"])
     assert result.threshold == decision.threshold
     assert result.tier == ("block" if result.score >= tier.threshold else None)
+
+
+def test_where_the_head_was_trained_on_plain_text_rows_are_read_so(
+    copied: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((copied / "guard.json").read_text())
+    manifest["trained_on"] = {"engine": manifest["engine"], "text": "plain"}
+    (copied / "guard.json").write_text(json.dumps(manifest))
+    plain = GuardedGenerator.load(copied, threads=1)
+    pair = {"prompt": PROMPT, "response": RESPONSE, "label": 1, "split": "test"}
+    data = write_jsonl(tmp_path / "data.jsonl", [pair, {**pair, "response": None, "label": 0}])
+    sources = [parse_source(str(data))]
+    found, refusals = score_with_generator(
+        plain, "harm", sources, Columns(), "test", None, lambda *_: None
+    )
+    assert not refusals
+    expected = {
+        True: plain.read(f"{PROMPT}\n", RESPONSE, chat=False).score,
+        False: plain.read(PROMPT, chat=False).score,
+    }
+    assert dict(zip(found.has_response.tolist(), found.scores, strict=True)) == expected
 
 
 def test_numbers_need_no_rows_and_what_a_generator_does_not_take_is_refused(

@@ -80,6 +80,8 @@ class CascadeReader(IncrementalReader):
             return 0
         for number in range(last):
             tokens = state.unjudged(number)
+            if tokens.start >= tokens.stop:
+                continue
             decided = self._exits.decide(number, np.array(state.scores[tokens], np.float32))
             if np.isnan(decided).any():
                 return number + 1

@@ -65,13 +65,13 @@ def calibrate_generator(
         raise InputError(
             f"{folder}: of a generator heads of classes are calibrated, here {told}; found {name!r}"
         )
-    scores, left_out = NO_ROWS, 0
+    scores = NO_ROWS
     if sources:
         with Bars() as bars:
             rest = sources, columns, split, max_rows, bars.update
-            scores, left_out = score_with_generator(generator, name, *rest)
-    if left_out:
-        report(f"{left_out} rows were left out: they do not fit in the model, or have no token")
+            scores, refusals = score_with_generator(generator, name, *rest)
+        if refusals:
+            report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
     if responses and threshold:
         found = choose_each(scores, threshold, tiers)
     else:

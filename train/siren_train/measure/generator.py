@@ -29,7 +29,7 @@ def score_with_generator(
     split: str,
     max_rows: int | None,
     progress: Progress,
-) -> tuple[Scores, int]:
+) -> tuple[Scores, list[InputError]]:
     """Score the rows of a split as the generator would, had it written their responses.
 
     A row's prompt stands in the chat template where the head was trained so. A row whose text
@@ -40,7 +40,7 @@ def score_with_generator(
         max_rows: of each data set, of each class alike; None is all.
 
     Returns:
-        The scores, and how many rows were left out.
+        The scores, and why each row was left out that was.
 
     Raises:
         InputError: the data is unusable, or has no row of that split that can be read.
@@ -51,15 +51,15 @@ def score_with_generator(
     if not taken:
         raise no_rows(split, sources, Counter(row.split for row in rows))
     found: list[tuple[Row, float]] = []
-    refusal: InputError | None = None
+    refusals: list[InputError] = []
     for done, row in enumerate(taken, start=1):
         try:
             found.append((row, _score(generator, head, row)))
         except InputError as error:
-            refusal = error
+            refusals.append(error)
         progress("reading", done, len(taken))
-    if refusal is not None and not found:
-        raise refusal
+    if not found:
+        raise refusals[0]
     read = [row for row, _ in found]
     scores = Scores(
         np.array([score for _, score in found], np.float64),
@@ -68,14 +68,18 @@ def score_with_generator(
         np.array([row.category for row in read]),
         has_response=np.array([row.has_response for row in read]),
     )
-    return scores, len(taken) - len(found)
+    return scores, refusals
 
 
 def _score(generator: GuardedGenerator, head: str, row: Row) -> float:
     trained_on = generator.manifest.trained_on
     chat = trained_on is None or trained_on.text == "chat"
-    prompt, *response = (row.turns or (row.text,)) if chat else (row.text,)
-    return generator.read(prompt, "".join(response), chat=chat).heads[head].score
+    prompt, *answer = row.turns or (row.text,)
+    response = "".join(answer)
+    if not chat:  # in plain text what joins the two stands before the response
+        cut = len(row.text) - (len(response) if row.text.endswith(response) else 0)
+        prompt, response = row.text[:cut], row.text[cut:]
+    return generator.read(prompt, response, chat=chat).heads[head].score
 
 
 def write_graft_decision(folder: Path, head: str, decision: Decision) -> None:
