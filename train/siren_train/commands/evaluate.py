@@ -40,6 +40,8 @@ siren evaluate my-guard streams.jsonl --streaming --false-alarms 0.1 -o evaluati
 
 siren evaluate my-guard data/*.jsonl --diluted 100,300,1000 --max-rows 200 -o evaluation
 
+siren evaluate my-guard prompts.jsonl --disguised
+
 siren evaluate my-guard --benchmark siren -o evaluation
 
 siren evaluate my-agent-guard runs.jsonl -o evaluation
@@ -100,6 +102,14 @@ def evaluate(
             "beginning, in windows and in spans.",
         ),
     ] = None,
+    disguised: Annotated[
+        bool,
+        typer.Option(
+            "--disguised",
+            help="Measure prompts whose letters are swapped, left out, masked, spelled apart or "
+            "put as digits, or whose words are run together or strewn with signs.",
+        ),
+    ] = False,
     max_rows: Annotated[
         int | None, typer.Option(min=2, help="Of a data set, each class alike; default: all.")
     ] = None,
@@ -160,8 +170,11 @@ def evaluate(
     streaming = streaming or any(one.streams for one in benchmarks)
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
-    if diluted and (streaming or by == "category"):
-        raise typer.BadParameter("--diluted reports by data set, of whole texts")
+    rewritten = "--diluted" if diluted else "--disguised" if disguised else None
+    if rewritten and (streaming or by == "category"):
+        raise typer.BadParameter(f"{rewritten} reports by data set, of whole texts")
+    if diluted and disguised:
+        raise typer.BadParameter("--diluted and --disguised are measured one by one")
     if false_alarms is not None and (threshold is not None or not streaming):
         raise typer.BadParameter("--false-alarms goes with --streaming, in place of --threshold")
     # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
@@ -203,7 +216,7 @@ def evaluate(
     read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
     guard = Guard.load(source, threads=threads, **read)
     trajectories = guard.manifests[0].task == "trajectory"
-    if trajectories and (benchmarks or diluted or text or labels):
+    if trajectories and (benchmarks or rewritten or text or labels):
         raise _scores_trajectories(bundle)
     columns = options.make_columns(
         text,
@@ -225,6 +238,20 @@ def evaluate(
             sources,
             columns,
             lengths=diluted,
+            split=split,
+            threshold=threshold,
+            max_rows=max_rows,
+            output=output,
+        )
+        return
+    if disguised:
+        from .disguised import evaluate_disguised
+
+        evaluate_disguised(
+            guard,
+            bundles,
+            sources,
+            columns,
             split=split,
             threshold=threshold,
             max_rows=max_rows,
@@ -275,7 +302,7 @@ def evaluate(
 def _scores_trajectories(bundle: str) -> InputError:
     return InputError(
         f"{bundle}: scores trajectories of agents: rows have messages, tools and a label, and "
-        "there is no --streaming, --benchmark, --diluted, --text and --labels"
+        "there is no --streaming, --benchmark, --diluted, --disguised, --text and --labels"
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import clean
 
+from .disguises import KINDS, disguised
 from .rows import Row
 
 TRAIN = "train"
@@ -44,6 +45,8 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             harmful row nobody knows which of its spans are harmful.
         capitals: how many are in capital letters, for tokenizers that know letters by their case:
             the row alone first, then with harmless sentences around it.
+        disguised: how many have letters that are swapped, left out, masked, spelled apart or put
+            as digits, or words that are run together or strewn with signs (`disguises`).
     """
 
     seed: int
@@ -53,11 +56,12 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     diluted: dict[str, Count] = {}
     spans: dict[str, Count] = {}
     capitals: dict[str, Count] = {}
+    disguised: dict[str, Count] = {}
 
     @property
     def datasets(self) -> set[str]:
         """Names of the data sets that get any."""
-        return {*self.wrapped, *self.diluted, *self.spans, *self.capitals}
+        return {*self.wrapped, *self.diluted, *self.spans, *self.capitals, *self.disguised}
 
 
 def read_copies(path: Path, *more: Path) -> Copies:
@@ -141,6 +145,9 @@ def _texts(row: Row, copies: Copies, safe: Sequence[str]) -> Iterator[str]:
     for number in range(copies.capitals.get(row.dataset, 0)):
         draw = _draw(copies, "capitals", row.dataset, number, row.text)
         yield clean((_wrapped(row.text, draw, copies) if number else row.text).upper())
+    for number in range(copies.disguised.get(row.dataset, 0)):
+        draw = _draw(copies, "disguised", row.dataset, number, row.text)
+        yield clean(disguised(row.text, draw.choice(KINDS), draw))
     words = row.text.split()
     if row.label != HARMFUL and len(words) > _SPAN[0]:
         for number in range(copies.spans.get(row.dataset, 0)):

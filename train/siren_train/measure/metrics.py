@@ -87,6 +87,15 @@ class BinaryMetrics:
     average_precision: float | None
     expected_calibration_error: float
 
+    @property
+    def false_alarms(self) -> float | None:
+        """The share of safe rows that are flagged; None where there are none."""
+        safe = self.rows - self.harmful
+        if not safe:
+            return None
+        passed = self.accuracy * self.rows - (self.recall or 0.0) * self.harmful
+        return max(1.0 - passed / safe, 0.0)
+
 
 CALIBRATION_BINS = 10
 

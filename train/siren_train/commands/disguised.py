@@ -1,0 +1,72 @@
+"""What `siren evaluate --disguised` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import report
+from siren_runtime.errors import InputError
+from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns, read_all
+from siren_train.data.sources import Source
+from siren_train.measure.disguised import (
+    DisguisedEvaluation,
+    disguised_markdown,
+    measure_disguised,
+)
+from siren_train.measure.evaluate import no_rows
+
+from .reports import write_report
+
+
+def evaluate_disguised(
+    guard: Guard,
+    bundles: Sequence[str],
+    sources: Sequence[Source],
+    columns: Columns,
+    *,
+    split: str,
+    threshold: float | None,
+    max_rows: int | None,
+    output: Path | None,
+) -> None:
+    """Score rows of a split as they are and disguised, print the table, and write the report.
+
+    Args:
+        threshold: None takes the guard's.
+        max_rows: of a data set; None takes all.
+        output: a folder for JSON and table; None writes nothing.
+
+    Raises:
+        InputError: the data is unusable, all rows have a response, or a file cannot be written.
+    """
+    everything = list(read_all(sources, columns))
+    of_split = [row for row in everything if row.split == split]
+    if not of_split:
+        raise no_rows(split, sources, {row.split for row in everything})
+    rows = sampled((row for row in of_split if not row.has_response), max_rows)
+    if not rows:
+        raise InputError(
+            f"{', '.join(source.name for source in sources)}: prompts are disguised, and all rows "
+            f"of the {split} split have a response"
+        )
+    if threshold is None:
+        threshold = guard.default_threshold
+    with Bars() as bars:
+        results = measure_disguised(guard, rows, threshold, bars.update)
+    evaluation = DisguisedEvaluation(
+        bundles=list(bundles),
+        sources=[source.name for source in sources],
+        split=split,
+        threshold=threshold,
+        results=results,
+        max_rows=max_rows,
+    )
+    markdown = disguised_markdown(evaluation)
+    typer.echo(markdown, nl=False)
+    if output is not None:
+        write_report(output, "disguised", evaluation, markdown)
+        report(f"{output}: disguised.json and disguised.md")
