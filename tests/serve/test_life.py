@@ -19,8 +19,12 @@ import httpx
 import pytest
 from litestar.datastructures import State
 
+from models import make_artifact
 from proxied import ask
 from served import Command, command, eventually, running
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.errors import BackendError
 from siren_serve import protocol
@@ -274,6 +278,31 @@ def test_several_guards_are_exchanged_together_or_not_at_all(
         assert server.client.post("/admin/reload", headers=headers).status_code == 200
         assert not {*before} & {*server.guards.all()}
         eventually(lambda: all(_is_closed(served.guard.guard) for served in before))
+
+
+def test_a_guard_that_cannot_read_answers_as_asked_is_not_taken(
+    bundle: Path,
+    keys: Path,
+    upstream: ModelServer,
+    tmp_path: Path,
+    backbone_folder: Callable[[str], Path],
+) -> None:
+    """An answer by itself is what decoders alone read: the bundle taken here reads whole texts."""
+    backbone = backbone_folder("qwen3")
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone, layers=[1]))
+    export_bundle(artifact, load_checkpoint(backbone), tmp_path / "decoder")
+    link = tmp_path / "guard"
+    link.symlink_to(tmp_path / "decoder")
+    proxy = ProxySettings(upstream=upstream.url, response_only=True)
+    with running({"guard": str(link)}, proxy=proxy, keys_file=keys) as server:
+        before = server.guards.all()
+        _point(link, bundle)
+        answer = server.client.post("/admin/reload", headers={"X-API-Key": KEY})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (409, "not_reloaded")
+        assert "response_only" in error["message"]
+        assert server.guards.all() == before
+        assert not _is_closed(before[0].guard.guard)
 
 
 def _is_closed(guard: Guard) -> bool:
