@@ -110,7 +110,13 @@ class Guard(Members):
         sizes = None if spans is None else checked_sizes(spans)
         wanted = None if sizes is None else bool(sizes)
         opened = open_source(source, request, verify=verify, revision=revision, spans=wanted)
-        guard = cls(opened.scorers, threshold=opened.threshold, tiers=opened.tiers, limits=limits)
+        guard = cls(
+            opened.scorers,
+            threshold=opened.threshold,
+            tiers=opened.tiers,
+            responses=opened.responses,
+            limits=limits,
+        )
         guard.judge = replace(guard.judge, limits=guard.call(spans=spans).limits)
         return guard
 

@@ -54,6 +54,33 @@ def test_its_threshold_and_tiers_decide(folder: Path) -> None:
         assert ensemble.score(TEXTS[0], threshold=0.0).is_harmful
 
 
+def test_responses_have_thresholds_and_tiers_of_their_own(folder: Path) -> None:
+    tiers = [{"name": "block", "threshold": 0.4}]
+    responses = {"threshold": 0.999, "tiers": [{"name": "block", "threshold": 0.001}]}
+    write(folder, threshold=0.001, tiers=tiers, responses=responses)
+    ensemble = Guard.load(folder)
+    prompt, answer = ensemble.score("Hello"), ensemble.score(prompt="Hello", response="there")
+    assert (prompt.threshold, prompt.is_harmful) == (0.001, True)
+    assert (answer.threshold, answer.is_harmful, answer.tier) == (0.999, False, "block")
+    assert ensemble.score(prompt="Hello", response="there", threshold=0.0).is_harmful
+    listed = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert "from 0.999, block from 0.001" in listed.output
+
+
+def test_spans_of_responses_stay_the_members(folder: Path) -> None:
+    """ensemble.json has thresholds of texts alone, of which members' spans are no part."""
+    own = [{"tokens": 32, "threshold": 0.9}]
+    for name, high in (("one", 0.7), ("two", 0.9)):
+        of_responses = {"threshold": 0.5, "spans": [{"tokens": 32, "threshold": high}]}
+        changed = {"spans": own, "responses": of_responses}
+        edit_manifest(folder / name, lambda manifest, changed=changed: manifest.update(changed))
+    write(folder, threshold=0.5, responses={"threshold": 0.6})
+    judge = Guard.load(folder).judge.primary
+    assert judge.of_text(False).spans == {32: 0.9}
+    assert judge.of_text(True).spans == {32: pytest.approx(0.8)}
+    assert judge.of_text(True).threshold == 0.6
+
+
 def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
     edit_manifest(folder / "two", lambda manifest: manifest.update(threshold=0.9))
     listed = Guard.load([folder / "one", folder / "two"])
@@ -138,6 +165,21 @@ def test_a_closed_ensemble_does_not_score(folder: Path) -> None:
         ({"threshold": 1.5}, "threshold"),
         ({"tiers": [{"name": "a", "threshold": 0.1}, {"name": "b", "threshold": 0.2}]}, "fall"),
         ({"weights": [1, 2]}, "weights"),
+        ({"responses": {"threshold": 0.5}}, "other texts have none"),
+        (
+            {
+                "threshold": 0.5,
+                "responses": {"threshold": 0.5, "tiers": [{"name": "a", "threshold": 0.1}]},
+            },
+            "tiers of responses",
+        ),
+        (
+            {
+                "threshold": 0.5,
+                "responses": {"threshold": 0.5, "spans": [{"tokens": 32, "threshold": 0.5}]},
+            },
+            "spans go by the members",
+        ),
     ],
 )
 def test_a_bad_manifest_is_refused_by_name(
@@ -192,7 +234,8 @@ def test_inspect_shows_it_with_its_members(folder: Path) -> None:
 
 def test_inspect_gives_its_manifest_and_its_members_as_json(folder: Path) -> None:
     found = json.loads(inspect_(folder, "--json").stdout)
-    assert found["ensemble"] == json.loads((folder / "ensemble.json").read_text())
+    written = json.loads((folder / "ensemble.json").read_text())
+    assert found["ensemble"] == {**written, "responses": None}
     for name in ("one", "two"):
         assert found["members"][name] == json.loads((folder / name / "guard.json").read_bytes())
 

@@ -1,6 +1,7 @@
 """ensemble.json: bundles of the same classes whose scores are averaged.
 
-{"format_version": 1, "members": ["small", "large"], "threshold": 0.5, "tiers": []}
+{"format_version": 1, "members": ["small", "large"], "threshold": 0.5, "tiers": [],
+ "responses": {"threshold": 0.4, "tiers": []}}
 """
 
 import os
@@ -11,12 +12,19 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, InputError
 
+from .files import write_whole
 from .heads import Decision, LabelDecision
 from .manifest import MANIFEST_FILE, Manifest, check_relative
 from .reader import read_manifest
-from .thresholds import ResponseThresholds, SpanThreshold, Tier, check_tiers
+from .thresholds import (
+    ResponseThresholds,
+    SpanThreshold,
+    Tier,
+    check_response_tiers,
+    check_tiers,
+)
 from .types import Probability, Strict
 
 FORMAT_VERSION = 1
@@ -26,14 +34,16 @@ ENSEMBLE_FILE = "ensemble.json"
 class EnsembleManifest(Strict, frozen=True):
     """ensemble.json. `members` are folders of bundles inside the ensemble's own.
 
-    `threshold` None is the mean of the members'; another holds for responses too. `tiers` are as in
-    a bundle's manifest.
+    `threshold` None is the mean of the members'; another holds for responses too, unless they have
+    `responses`. These and `tiers` are as in a bundle's manifest. Spans go by the mean of the
+    members' thresholds.
     """
 
     format_version: int
     members: Annotated[list[str], msgspec.Meta(min_length=2)]
     threshold: Probability | None = None
     tiers: list[Tier] = msgspec.field(default_factory=list)
+    responses: ResponseThresholds | None = None
 
 
 def is_ensemble(folder: Path) -> bool:
@@ -56,12 +66,29 @@ def read_ensemble(folder: Path) -> EnsembleManifest:
 
     Raises:
         BundleError: it is missing, damaged or of another format version, names a folder outside
-            its own, behind a symbolic link or twice, or its tiers are not those of a manifest.
+            its own, behind a symbolic link or twice, or its tiers and thresholds of responses are
+            not those of a manifest.
     """
     root = Path(os.path.realpath(folder))
+    return _decoded(read_manifest(root, ENSEMBLE_FILE), root)
+
+
+def write_ensemble(folder: Path, manifest: EnsembleManifest) -> None:
+    """Write the ensemble.json of a folder, whole or not at all.
+
+    Raises:
+        BundleError: it contradicts itself; the old one stays.
+        InputError: it cannot be written.
+    """
+    data = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+    _decoded(data, Path(os.path.realpath(folder)))
+    write_whole(folder / ENSEMBLE_FILE, data, InputError)
+
+
+def _decoded(data: bytes, root: Path) -> EnsembleManifest:
     path = root / ENSEMBLE_FILE
     try:
-        manifest = msgspec.json.decode(read_manifest(root, ENSEMBLE_FILE), type=EnsembleManifest)
+        manifest = msgspec.json.decode(data, type=EnsembleManifest)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a valid ensemble: {error}") from None
     if manifest.format_version != FORMAT_VERSION:
@@ -74,8 +101,20 @@ def read_ensemble(folder: Path) -> EnsembleManifest:
             raise BundleError(f"{path}: member {member!r} is behind a symbolic link")
     if len(set(manifest.members)) < len(manifest.members):
         raise BundleError(f"{path}: each member counts once, found {manifest.members}")
-    check_tiers(manifest.tiers, str(path))
+    _check_decision(manifest, str(path))
     return manifest
+
+
+def _check_decision(manifest: EnsembleManifest, origin: str) -> None:
+    check_tiers(manifest.tiers, origin)
+    responses = manifest.responses
+    if responses is None:
+        return
+    check_response_tiers(responses, manifest.tiers, origin)
+    if manifest.threshold is None:
+        raise BundleError(f"{origin}: responses have a threshold, and other texts have none")
+    if responses.spans:
+        raise BundleError(f"{origin}: spans go by the members' thresholds, found some of responses")
 
 
 def check_heads(manifests: Sequence[Manifest]) -> None:

@@ -7,7 +7,14 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
-from .thresholds import ResponseThresholds, SpanThreshold, Tier, check_spans, check_tiers
+from .thresholds import (
+    ResponseThresholds,
+    SpanThreshold,
+    Tier,
+    check_response_tiers,
+    check_spans,
+    check_tiers,
+)
 from .types import Positive, Probability, Size, Strict
 
 HARMFUL: Final = 1  # the class whose probability is the score
@@ -192,12 +199,7 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
 def _check_responses(
     name: str, head: HeadSpec, decision: Decision, responses: ResponseThresholds, origin: str
 ) -> None:
-    check_tiers(responses.tiers, f"{origin}: responses")
-    tiers, own = [tier.name for tier in responses.tiers], [tier.name for tier in decision.tiers]
-    if tiers != own:
-        raise BundleError(
-            f"{origin}: the tiers of responses are {tiers}; expected those of other texts: {own}"
-        )
+    check_response_tiers(responses, decision.tiers, origin)
     sizes, of_texts = ([span.tokens for span in one.spans] for one in (responses, decision))
     if sizes and sizes != of_texts:
         raise BundleError(

@@ -66,6 +66,22 @@ def check_tiers(tiers: Sequence[Tier], origin: str) -> None:
         )
 
 
+def check_response_tiers(
+    responses: ResponseThresholds, of_texts: Sequence[Tier], origin: str
+) -> None:
+    """Refuse tiers of texts with a response that are not named as those of other texts.
+
+    Raises:
+        BundleError: they are not, or are none.
+    """
+    check_tiers(responses.tiers, f"{origin}: responses")
+    tiers, own = [tier.name for tier in responses.tiers], [tier.name for tier in of_texts]
+    if tiers != own:
+        raise BundleError(
+            f"{origin}: the tiers of responses are {tiers}; expected those of other texts: {own}"
+        )
+
+
 def check_spans(spans: Sequence[SpanThreshold], origin: str) -> None:
     """Refuse thresholds of spans that do not ascend in size.
 

@@ -110,6 +110,7 @@ def _show_ensemble(
         "classes": ", ".join(next(iter(manifests.values())).head.labels) or "not named",
         "threshold": own if threshold is None else f"{threshold:g}",
         "calibration": _tiers(ensemble.tiers),
+        **_responses(ensemble.responses),
     }
     table = Table("member", "backbone", "head", "engine", "threshold", "size", "verification")
     table.box, table.padding = None, (0, 2, 0, 0)
@@ -140,7 +141,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         "classes": ", ".join(head.labels) or "not named",
         "threshold": f"{manifest.threshold:g}",
         "calibration": _calibration(manifest),
-        **_responses(manifest),
+        **_responses(manifest.responses),
         **_further(manifest),
         **_exits(manifest),
         **_orders(manifest),
@@ -293,9 +294,8 @@ def _smoothing(tokens: int) -> str:
     return f", scores of streams averaged over {tokens} tokens" if tokens > 1 else ""
 
 
-def _responses(manifest: Manifest) -> dict[str, str]:
+def _responses(responses: ResponseThresholds | None) -> dict[str, str]:
     """From which scores a text with a response is harmful, where that is not as of other texts."""
-    responses = manifest.responses
     return {} if responses is None else {"responses": _thresholds(responses)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from siren_runtime.bundle.ensemble import is_ensemble, read_ensemble
 from siren_runtime.bundle.reader import Verify, load_bundle
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.bundle.thresholds import Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.errors import BundleError, InputError
 
 from .engines import Request, open_engines
@@ -24,6 +24,7 @@ class Opened:
     scorers: list[Scorer]
     threshold: float | None = None
     tiers: Sequence[Tier] | None = None
+    responses: ResponseThresholds | None = None
 
 
 def open_source(
@@ -77,7 +78,7 @@ def open_source(
         return Opened([scorer_of(folder)])
     ensemble = read_ensemble(folder)
     scorers = [scorer_of(folder / member) for member in ensemble.members]
-    return Opened(scorers, ensemble.threshold, ensemble.tiers)
+    return Opened(scorers, ensemble.threshold, ensemble.tiers, ensemble.responses)
 
 
 def _several(source: Iterable[BundleSource]) -> list[BundleSource]:

@@ -60,8 +60,17 @@ class HeadJudge:
         spans = {span.tokens: span.threshold for span in own.spans} or self.spans
         return replace(self, threshold=own.threshold, tiers=tuple(own.tiers), spans=spans)
 
-    def overridden(self, threshold: float | None, tiers: Sequence[Tier] | None) -> "HeadJudge":
-        """With a threshold or tiers that hold for all texts, where they are given."""
+    def overridden(
+        self,
+        threshold: float | None,
+        tiers: Sequence[Tier] | None,
+        responses: ResponseThresholds | None,
+    ) -> "HeadJudge":
+        """With a threshold or tiers that hold for all texts, where they are given.
+
+        Args:
+            responses: what holds for those with a response instead; their spans stay.
+        """
         judge, of_responses = self, self.responses
         if threshold is not None:
             judge, of_responses = replace(judge, threshold=threshold), None
@@ -69,6 +78,9 @@ class HeadJudge:
             judge = replace(judge, tiers=tuple(tiers))
             if of_responses is not None:
                 of_responses = msgspec.structs.replace(of_responses, tiers=[*tiers])
+        if responses is not None:
+            spans = self.responses.spans if self.responses else []
+            of_responses = msgspec.structs.replace(responses, spans=spans)
         return replace(judge, responses=of_responses)
 
     def shift(self, own: float) -> float:
@@ -285,16 +297,18 @@ def judge_of(
     limits: Limits,
     threshold: float | None = None,
     tiers: Sequence[Tier] | None = None,
+    responses: ResponseThresholds | None = None,
 ) -> Judge:
     """A judge of heads by name, the primary one first.
 
     Args:
         limits: where they name no sizes of spans, those that a head has thresholds for.
         threshold, tiers: of the primary head, in place of its own, whatever the text.
+        responses: of the primary head, of texts with a response, in place of those.
     """
     heads = {name: HeadJudge.of(spec, decisions[name]) for name, spec in specs.items()}
     primary = next(iter(heads))
-    heads[primary] = heads[primary].overridden(threshold, tiers)
+    heads[primary] = heads[primary].overridden(threshold, tiers, responses)
     judge = Judge(heads, limits)
     if limits.spans is None:
         judge = replace(judge, limits=replace(limits, spans=judge.span_sizes))

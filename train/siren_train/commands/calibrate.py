@@ -1,11 +1,13 @@
 """`siren calibrate`: write thresholds into a bundle, chosen on labelled text or by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
@@ -52,6 +54,8 @@ siren calibrate my-guard data.jsonl --cascade --loss 0.3
 siren calibrate my-guard data.jsonl --head forecast --false-alarms 0.1
 
 siren calibrate my-grafted-generator data.jsonl --responses --threshold best
+
+siren calibrate my-ensemble data.jsonl --responses --threshold best --tier block=fpr:0.01
 """
 
 
@@ -60,7 +64,8 @@ def calibrate(
     bundle: Annotated[
         str,
         typer.Argument(
-            help="Folder of a bundle, or of a grafted generator; its guard.json is changed."
+            help="Folder of a bundle, or of a grafted generator; its guard.json is changed. Or of "
+            "an ensemble, and its ensemble.json."
         ),
     ],
     data: Annotated[
@@ -176,27 +181,31 @@ def calibrate(
     )
     from siren_train.measure.calibrate_responses import (
         LEAST_ROWS,
-        choose,
-        choose_each,
         choose_spans,
+        find,
     )
     from siren_train.measure.calibrate_spans import check_rules, score_diluted_spans
     from siren_train.measure.evaluate import score_rows
 
+    from .calibrate_ensemble import calibrate_ensemble
+    from .calibrate_generator import calibrate_generator
+
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
-    if is_grafted(folder):
-        from .calibrate_generator import calibrate_generator
-
-        refused = tiers, temperature, spans, cascade, record, labels, pool
-        if any(refused) or false_alarms is not None:
-            raise typer.BadParameter("a generator takes --threshold, --tier and --responses alone")
-        named = text, label, split_column, id_column, category, classes, Columns().classes
-        rows = sources, options.make_columns(*named), split, max_rows
+    if is_grafted(folder) or is_ensemble(folder):
+        refused = (tiers, temperature, spans, cascade, record, labels, pool)
+        if any(refused) or false_alarms is not None or (head and is_ensemble(folder)):
+            raise typer.BadParameter(
+                "a generator or an ensemble takes --threshold, --tier and --responses alone"
+            )
+        of_rows = text, label, split_column, id_column, category, classes
+        columns_of = partial(options.make_columns, *of_rows)
         rules = options.tier_rules(tier or [])
-        calibrate_generator(
-            folder, head, threshold, rules, *rows, responses=responses, threads=threads
-        )
+        given = threshold, rules, sources, columns_of, split, max_rows, responses, threads
+        if is_grafted(folder):
+            calibrate_generator(folder, head, *given)
+        else:
+            calibrate_ensemble(folder, *given)
         return
     if false_alarms is not None:
         if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
@@ -306,10 +315,7 @@ def calibrate(
             taken = sampled(labelled, max_rows)
             lengths = checked_lengths(diluted)
             span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
-    if responses and threshold:
-        found = choose_each(scores, threshold, rules)
-    else:
-        found = choose(scores, threshold, rules)
+    found = find(scores, threshold, rules, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
         kept = None if threshold else old.responses

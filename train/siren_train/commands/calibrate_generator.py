@@ -1,9 +1,7 @@
 """What `siren calibrate` does with a grafted generator: thresholds and tiers by its own pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import typer
 
 from siren_runtime import GuardedGenerator
 from siren_runtime.commands.bars import Bars
@@ -22,10 +20,9 @@ def calibrate_generator(
     threshold: str | None,
     tiers: Mapping[str, str],
     sources: Sequence[Source],
-    columns: Columns,
+    columns: Callable[..., Columns],
     split: str,
     max_rows: int | None,
-    *,
     responses: bool,
     threads: int | None,
 ) -> None:
@@ -35,6 +32,7 @@ def calibrate_generator(
         head: None is the primary one.
         threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
             numbers where there are no sources.
+        columns: makes the columns, of names of classes.
         responses: whether to choose by the rows with a response, and apart from that by the rest.
 
     Raises:
@@ -43,20 +41,12 @@ def calibrate_generator(
             meets a rule.
         BundleError, BackendError: the folder cannot be opened.
     """
-    from siren_train.measure.calibrate import parse_rule, with_thresholds
-    from siren_train.measure.calibrate_responses import choose, choose_each
+    from siren_train.measure.calibrate import with_thresholds
+    from siren_train.measure.calibrate_responses import find
     from siren_train.measure.evaluate import NO_ROWS
     from siren_train.measure.generator import score_with_generator, write_graft_decision
 
-    rules = [rule for rule in (threshold, *tiers.values()) if rule]
-    if not rules or (responses and not (sources and threshold)):
-        raise typer.BadParameter(
-            "give --threshold or --tier, and with --responses --threshold and labelled text"
-        )
-    for rule in rules:
-        parse_rule(rule)
-        if not sources:
-            options.stated(rule)
+    options.check_rules(threshold, tiers, has_rows=bool(sources), responses=responses)
     generator = GuardedGenerator.load(folder, threads=threads)
     heads = generator.manifest.heads
     name = next(iter(heads)) if head is None else head
@@ -68,14 +58,11 @@ def calibrate_generator(
     scores = NO_ROWS
     if sources:
         with Bars() as bars:
-            rest = sources, columns, split, max_rows, bars.update
+            rest = sources, columns(Columns().classes), split, max_rows, bars.update
             scores, refusals = score_with_generator(generator, name, *rest)
         if refusals:
             report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
-    if responses and threshold:
-        found = choose_each(scores, threshold, tiers)
-    else:
-        found = choose(scores, threshold, tiers)
+    found = find(scores, threshold, tiers, by_response=responses)
     old = generator.manifest.decision(name)
     new = with_thresholds(old, found.threshold, found.tiers, found.responses)
     write_graft_decision(folder, name, new)
