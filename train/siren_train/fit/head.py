@@ -9,7 +9,7 @@ Each member draws its random numbers from a generator of its own and trains on o
 seed gives the same head on any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -72,6 +72,7 @@ def train_head(
     *,
     seed: int,
     workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Dense, ...]:
     """Train the members and fold them, and the standardization, into one MLP.
 
@@ -84,6 +85,7 @@ def train_head(
             takes it out again, so it is multiplied in once more behind that.
         classes: how many.
         workers: members that train at once.
+        progress: told how many members are trained, and of how many.
 
     Returns:
         The dense layers, ReLU between them.
@@ -97,8 +99,12 @@ def train_head(
         generator = torch.Generator().manual_seed(seed * 1000 + index)
         return _train_member(inputs, targets, weights, classes, config, generator)
 
+    members: list[tuple[Dense, ...]] = []
+    progress(0, config.members)
     with worker_pool(workers) as pool:
-        members = list(pool.map(member, range(config.members)))
+        for trained in pool.map(member, range(config.members)):
+            members.append(trained)
+            progress(len(members), config.members)
     return fold_standardizer(fold_members(members), standardizer)
 
 
@@ -110,12 +116,13 @@ def fit_head(
     rows: NDArray[np.bool_] | None = None,
     seed: int,
     workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Dense, ...]:
     """Train a head that reads `layers`.
 
     Args:
         rows: bool [rows], a mask of those to train on; None takes all.
-        workers: members that train at once.
+        workers, progress: as `train_head` has them.
 
     Returns:
         The dense layers, ReLU between them.
@@ -130,6 +137,7 @@ def fit_head(
         config,
         seed=seed,
         workers=workers,
+        progress=progress,
     )
 
 

@@ -7,6 +7,7 @@ ends with the head of an undisturbed one. Test rows are not read.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -96,12 +97,17 @@ def train(
         temperature = None if labels else cross_validated_temperature(*suit)
     layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
     config = replace(choice.config, members=settings.members)
-    progress("final fit", 0, 1)
     final = train_rows if settings.hold_out_validation else everything
-    head = fit_head(final, layers, config, seed=settings.seed, workers=workers)
+    head = fit_head(
+        final,
+        layers,
+        config,
+        seed=settings.seed,
+        workers=workers,
+        progress=partial(progress, "final fit"),
+    )
     if temperature is not None:  # labels have one each, in their decisions
         head = fold_temperature(head, temperature)
-    progress("final fit", 1, 1)
     _write_head(output, stores[0].manifest, settings, layers, head, decisions, openai)
     return TrainingReport(
         store=stores[0].manifest,

@@ -108,6 +108,7 @@ def search_head(
         history: a file of finished trials, which is added to.
         trials: how many there are in all; more of them in `history` are left aside.
         shares: of each probe's |weight|, those that a trial may draw.
+        progress: its stage is "search", and it counts folds.
 
     Raises:
         InputError: `history` is damaged.
@@ -121,7 +122,8 @@ def search_head(
     distributions = _distributions(shares)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))
-    progress("search", len(done), trials)
+    folds = trials * setup.count
+    progress("search", len(done) * setup.count, folds)
     with history.open("a", encoding="utf-8") as file:
         for number in range(len(done), trials):
             study.sampler = optuna.samplers.TPESampler(
@@ -129,11 +131,15 @@ def search_head(
                 n_startup_trials=_STARTUP_TRIALS,
                 multivariate=True,
             )
-            finished = _run(study, distributions, setup)
+
+            def told(of_trial: int, before: int = number * setup.count) -> None:
+                progress("search", before + of_trial, folds)
+
+            finished = _run(study, distributions, setup, told)
             done.append(finished)
             file.write(json.dumps(asdict(finished)) + "\n")
             file.flush()
-            progress("search", len(done), trials)
+            progress("search", len(done) * setup.count, folds)
     return make_choice(best_trial(done).params), done
 
 
@@ -222,6 +228,7 @@ def all_held_out_logits(
     """
     choice = replace(choice, config=replace(choice.config, members=members))
     found = []
+    progress(stage, 0, setup.count)
     with worker_pool(setup.workers) as pool:
         folds = pool.map(lambda fold: held_out_logits(setup, choice, fold), range(setup.count))
         for done, of_fold in enumerate(folds, start=1):
@@ -235,12 +242,15 @@ def _run(
     study: optuna.Study,
     distributions: Mapping[str, optuna.distributions.BaseDistribution],
     setup: CrossValidation,
+    told: Callable[[int], None],
 ) -> Trial:
+    """Run a trial, and tell of each fold that is done how many are."""
     trial = study.ask(dict(distributions))
     pruned = False
 
     def proceed(scores: Sequence[float]) -> bool:
         nonlocal pruned
+        told(len(scores))
         trial.report(float(np.mean(scores)), len(scores) - 1)
         pruned = len(scores) < FOLDS and bool(trial.should_prune())
         return not pruned
