@@ -7,9 +7,9 @@
 # backbone. A run that was stopped goes on where it was.
 #
 # Settings, by the environment: MAX_ROWS (train rows of each data set), CASED (set where the tokenizer
-# knows letters by their case: copies in capitals too), MAX_LAYER, TRIALS, MEMBERS, SPAN_ROWS (of each
-# data set, by which thresholds of spans are chosen; none without), THREADS, REUSE (a feature store of
-# this backbone in int8, whose texts are not pooled again).
+# knows letters by their case: copies in capitals too), DISGUISED (set for copies in disguise), MAX_LAYER,
+# TRIALS, MEMBERS, SPAN_ROWS (of each data set, by which thresholds of spans are chosen; none without),
+# THREADS, REUSE (a feature store of this backbone in int8, whose texts are not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -23,6 +23,7 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 say "1/5 extract"
 siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/features" --precision int8 \
     --copies "$here/copies.json" ${CASED:+--copies "$here/capitals.json"} \
+    ${DISGUISED:+--copies "$here/disguises.json"} \
     --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
