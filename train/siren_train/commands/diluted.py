@@ -10,7 +10,7 @@ from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, read_all
+from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.measure.diluted import (
     DilutedEvaluation,
@@ -18,7 +18,7 @@ from siren_train.measure.diluted import (
     measure_diluted,
 )
 from siren_train.measure.diluted_plot import plot_diluted
-from siren_train.measure.evaluate import no_rows
+from siren_train.measure.evaluate import rows_of_split
 
 from .reports import write_report
 
@@ -46,11 +46,8 @@ def evaluate_diluted(
     Raises:
         InputError: the data is unusable, or a file cannot be written.
     """
-    tokens, everything = checked_lengths(lengths), list(read_all(sources, columns))
-    of_split = [row for row in everything if row.split == split]
+    tokens, of_split = checked_lengths(lengths), rows_of_split(sources, columns, split)
     rows = sampled(of_split, max_rows)
-    if not rows:
-        raise no_rows(split, sources, {row.split for row in everything})
     response_threshold = None
     if threshold is None:
         threshold, of_responses = guard.default_threshold, guard.judge.primary.responses

@@ -10,14 +10,14 @@ from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, read_all
+from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.measure.disguised import (
     DisguisedEvaluation,
     disguised_markdown,
     measure_disguised,
 )
-from siren_train.measure.evaluate import no_rows
+from siren_train.measure.evaluate import rows_of_split
 
 from .reports import write_report
 
@@ -43,10 +43,7 @@ def evaluate_disguised(
     Raises:
         InputError: the data is unusable, all rows have a response, or a file cannot be written.
     """
-    everything = list(read_all(sources, columns))
-    of_split = [row for row in everything if row.split == split]
-    if not of_split:
-        raise no_rows(split, sources, {row.split for row in everything})
+    of_split = rows_of_split(sources, columns, split)
     rows = sampled((row for row in of_split if not row.has_response), max_rows)
     if not rows:
         raise InputError(

@@ -1,6 +1,5 @@
 """Exits: score rows with all of them, and write their bounds into a bundle."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from siren_runtime.scoring.engines import Engines
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.passage import make_passage
 from siren_runtime.text.reading import LLM_SIREN_LIMITS, Reading
-from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
-from .evaluate import no_rows
+from .evaluate import rows_of_split
 from .exit_bounds import Bounds, ExitScores
 from .guard_json import write_manifest
 
@@ -78,21 +76,6 @@ def score_exits(
         np.array([row.dataset for row in chosen]),
         np.array([len(ids) for ids in texts]),
     )
-
-
-def rows_of_split(
-    sources: Sequence[Source], columns: Columns, split: str, max_rows: int | None
-) -> list[Row]:
-    """The rows of a split, of each data set at most so many.
-
-    Raises:
-        InputError: the data is unusable, or has no row of that split.
-    """
-    rows = list(read_all(sources, columns))
-    chosen = sampled((row for row in rows if row.split == split), max_rows)
-    if not chosen:
-        raise no_rows(split, sources, Counter(row.split for row in rows))
-    return chosen
 
 
 def _ids(scorer: Scorer, row: Row) -> list[int]:

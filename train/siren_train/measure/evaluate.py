@@ -173,6 +173,24 @@ def _scored(guard: Guard, rows: Sequence[Row]) -> list[ScoreResult]:
     return guard.score_batch([row.given for row in rows])
 
 
+def rows_of_split(
+    sources: Sequence[Source], columns: Columns, split: str, max_rows: int | None = None
+) -> list[Row]:
+    """The rows of a split, after all data is read and checked.
+
+    Args:
+        max_rows: of each data set, at most so many, of each class alike; None is all.
+
+    Raises:
+        InputError: the data is unusable, or has no row of that split.
+    """
+    everything = list(read_all(sources, columns))
+    rows = sampled((row for row in everything if row.split == split), max_rows)
+    if not rows:
+        raise no_rows(split, sources, {row.split for row in everything})
+    return rows
+
+
 def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> InputError:
     """The error for data that has rows of other splits only, which are `found`."""
     return InputError(

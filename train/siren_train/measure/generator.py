@@ -1,6 +1,5 @@
 """Score labelled text with a grafted generator, and write how its heads decide."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import encode, load_manifest
-from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
-from .evaluate import Scores, no_rows
+from .evaluate import Scores, rows_of_split
 
 
 def score_with_generator(
@@ -46,10 +44,7 @@ def score_with_generator(
         InputError: the data is unusable, or has no row of that split that can be read.
         BackendError: the engine failed.
     """
-    rows = read_all(sources, columns)
-    taken = sampled((row for row in rows if row.split == split), max_rows)
-    if not taken:
-        raise no_rows(split, sources, Counter(row.split for row in rows))
+    taken = rows_of_split(sources, columns, split, max_rows)
     found: list[tuple[Row, float]] = []
     refusals: list[InputError] = []
     for done, row in enumerate(taken, start=1):

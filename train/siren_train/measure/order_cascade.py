@@ -21,7 +21,7 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
-from .cascade import rows_of_split
+from .evaluate import rows_of_split
 from .exit_bounds import HARMFUL, Bounds, ExitScores, decisions
 from .guard_json import write_manifest
 from .metrics import macro_f1
