@@ -18,8 +18,9 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
 from siren_train.measure.calibrate import find_threshold
 from siren_train.measure.evaluate import Scores, score_rows
-from tiny_bundle import make_bundle
+from tiny_bundle import edit_manifest, make_bundle
 
+LABELS = ["hate", "violence"]
 TIERS = ["--tier", "block=fpr:0.05", "--tier", "review=fpr:0.2"]
 
 
@@ -85,6 +86,26 @@ def test_responses_are_calibrated_by_their_own_rows(folder: Path, tmp_path: Path
     again = run(folder, "--threshold", "0.4")
     assert "responses had thresholds of their own" in again.output
     assert (read_ensemble(folder).threshold, read_ensemble(folder).responses) == (0.4, None)
+
+
+def test_too_few_responses_are_said_and_all_rows_choose(folder: Path, prompts: Path) -> None:
+    before = scored(folder, prompts)
+    done = run(folder, prompts, "--responses", "--threshold", "best")
+    assert "fewer than 100 rows of a class with a response" in done.output
+    written = read_ensemble(folder)
+    assert (written.threshold, written.responses) == (find_threshold(before, "best"), None)
+
+
+def test_labels_are_not_calibrated_by_an_ensemble(folder: Path) -> None:
+    for name in ("one", "two"):
+        edit_manifest(
+            folder / name, lambda m: m["heads"]["harm"].update(activation="sigmoid", labels=LABELS)
+        )
+    before = (folder / "ensemble.json").read_bytes()
+    done = run(folder, "--threshold", "0.5")
+    assert isinstance(done.exception, InputError)
+    assert "'harm' has labels" in str(done.exception)
+    assert (folder / "ensemble.json").read_bytes() == before
 
 
 def test_numbers_need_no_text_and_tiers_alone_keep_the_mean_threshold(folder: Path) -> None:

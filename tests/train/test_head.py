@@ -49,6 +49,18 @@ def test_a_head_learns_from_raw_features(classes: int) -> None:
     assert (verdicts == labels).mean() > 0.9
 
 
+def test_each_member_is_told_of_as_it_is_trained() -> None:
+    features, labels = make_data()
+    ones, gains = np.ones(len(labels), np.float32), np.ones(20, np.float32)
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    train_head(features, labels, ones, gains, 2, CONFIG, seed=0, progress=tell)
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
 def test_a_seed_gives_one_head_on_any_number_of_threads() -> None:
     torch.manual_seed(1)
     first = fit()

@@ -63,16 +63,24 @@ def test_a_seed_gives_the_same_head_whatever_the_threads(
     assert head_bytes(tmp_path) == head_bytes(trained[0])
 
 
-# While it fits probes, those of the folds, a search's second trial, a temperature, the last fit.
-@pytest.mark.parametrize("stop", [3, 18, 33, 36, 40])
+# A stage, and how much of it is done. The search is in its second trial.
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("probes", 2),
+        ("probes without fold 3", 1),
+        ("search", FOLDS + 2),
+        ("temperature", 2),
+        ("final fit", 1),
+    ],
+)
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
-    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, stop: int
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, stop: tuple[str, int]
 ) -> None:
-    calls: list[str] = []
-
     def kill(stage: str, done: int, total: int) -> None:
-        calls.append(stage)
-        if len(calls) == stop:
+        if stage == "search":
+            assert total == SETTINGS.trials * FOLDS
+        if (stage, done) == stop:
             raise Killed
 
     with pytest.raises(Killed):

@@ -22,6 +22,7 @@ from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
+from .by_rules import ByRules, choose_and_say
 from .calibration_shown import described, finish, print_decision
 from .extra import need_train_extra
 
@@ -179,11 +180,7 @@ def calibrate(
         tempered_guard,
         write_calibration,
     )
-    from siren_train.measure.calibrate_responses import (
-        LEAST_ROWS,
-        choose_spans,
-        find,
-    )
+    from siren_train.measure.calibrate_responses import choose_spans
     from siren_train.measure.calibrate_spans import check_rules, score_diluted_spans
     from siren_train.measure.evaluate import score_rows
 
@@ -200,12 +197,12 @@ def calibrate(
             )
         of_rows = text, label, split_column, id_column, category, classes
         columns_of = partial(options.make_columns, *of_rows)
-        rules = options.tier_rules(tier or [])
-        given = threshold, rules, sources, columns_of, split, max_rows, responses, threads
+        given = threshold, options.tier_rules(tier or []), sources, columns_of, split
+        by_rules = ByRules(*given, max_rows, responses, threads)
         if is_grafted(folder):
-            calibrate_generator(folder, head, *given)
+            calibrate_generator(folder, head, by_rules)
         else:
-            calibrate_ensemble(folder, *given)
+            calibrate_ensemble(folder, by_rules)
         return
     if false_alarms is not None:
         if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
@@ -315,7 +312,7 @@ def calibrate(
             taken = sampled(labelled, max_rows)
             lengths = checked_lengths(diluted)
             span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
-    found = find(scores, threshold, rules, by_response=responses)
+    found = choose_and_say(scores, threshold, rules, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
         kept = None if threshold else old.responses
@@ -332,11 +329,6 @@ def calibrate(
         response_spans=response_spans,
     )
     print_decision(manifest.decision(head), scores, split)
-    if responses and found.responses is None:
-        report(
-            f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "
-            "all texts have the thresholds that suit all rows"
-        )
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
     finish(record, old, manifest.decision(head))

@@ -1,6 +1,6 @@
 """Options that the commands that read labelled text share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -165,28 +165,6 @@ def tier_rules(arguments: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--tier names {name!r} twice")
         named[name] = rule
     return named
-
-
-def check_rules(
-    threshold: str | None, tiers: Mapping[str, str], *, has_rows: bool, responses: bool
-) -> None:
-    """Refuse a calibration by rules that are none, or that need rows or a threshold.
-
-    Raises:
-        typer.BadParameter: there is no rule, or one that needs rows where there are none.
-        InputError: one is none.
-    """
-    from siren_train.measure.calibrate import parse_rule
-
-    rules = [rule for rule in (threshold, *tiers.values()) if rule]
-    if not rules or (responses and not (has_rows and threshold)):
-        raise typer.BadParameter(
-            "give --threshold or --tier, and with --responses --threshold and labelled text"
-        )
-    for rule in rules:
-        parse_rule(rule)
-        if not has_rows:
-            stated(rule)
 
 
 def stated(rule: str) -> float:

@@ -27,18 +27,6 @@ class Found:
     responses: ResponseThresholds | None
 
 
-def find(
-    scores: Scores, threshold: str | None, tiers: Mapping[str, str], *, by_response: bool
-) -> Found:
-    """Choose a threshold and tiers, twice if `by_response` and there is a rule for the threshold.
-
-    Args, Raises: as `choose`.
-    """
-    if by_response and threshold:
-        return choose_each(scores, threshold, tiers)
-    return choose(scores, threshold, tiers)
-
-
 def choose(scores: Scores, threshold: str | None, tiers: Mapping[str, str]) -> Found:
     """Choose a threshold and tiers by all rows.
 

@@ -1,0 +1,104 @@
+"""A calibration of threshold and tiers by rules: what it is asked for, chosen by and tells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.commands.console import report
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+
+from . import options
+from .calibration_shown import described, finish, print_decision
+
+if TYPE_CHECKING:
+    from siren_train.measure.calibrate_responses import Found
+    from siren_train.measure.evaluate import Scores
+
+
+@dataclass(frozen=True)
+class ByRules:
+    """What a generator or an ensemble is calibrated by.
+
+    Attributes:
+        threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
+            numbers where there are no sources.
+        columns_of: makes the columns of the sources, of the names of the classes.
+        max_rows: of each data set, of each class alike; None is all.
+        responses: whether to choose by the rows with a response, and apart from that by the rest.
+        threads: of the CPU; None takes all.
+    """
+
+    threshold: str | None
+    tiers: Mapping[str, str]
+    sources: Sequence[Source]
+    columns_of: Callable[..., Columns]
+    split: str
+    max_rows: int | None
+    responses: bool
+    threads: int | None
+
+    def check(self) -> None:
+        """Refuse rules that are none, or that need rows or a threshold.
+
+        Raises:
+            typer.BadParameter: there is no rule, or one that needs rows where there are none.
+            InputError: one is none.
+        """
+        from siren_train.measure.calibrate import parse_rule
+
+        rules = [rule for rule in (self.threshold, *self.tiers.values()) if rule]
+        if not rules or (self.responses and not (self.sources and self.threshold)):
+            raise typer.BadParameter(
+                "give --threshold or --tier, and with --responses --threshold and labelled text"
+            )
+        for rule in rules:
+            parse_rule(rule)
+            if not self.sources:
+                options.stated(rule)
+
+    def decision(self, old: Decision, scores: "Scores") -> Decision:
+        """How a head decides that decided by `old`.
+
+        Raises:
+            InputError: no threshold meets a rule.
+            BundleError: two tiers are equal.
+        """
+        from siren_train.measure.calibrate import with_thresholds
+
+        found = choose_and_say(scores, self.threshold, self.tiers, by_response=self.responses)
+        return with_thresholds(old, found.threshold, found.tiers, found.responses)
+
+    def tell(self, folder: Path, old: Decision, new: Decision, scores: "Scores") -> None:
+        """Print what was decided, once it is written into `folder`."""
+        if self.sources:
+            print_decision(new, scores, self.split)
+        else:
+            report(f"{folder}: {described(new)}")
+        finish(None, old, new)
+
+
+def choose_and_say(
+    scores: "Scores", threshold: str | None, tiers: Mapping[str, str], *, by_response: bool
+) -> "Found":
+    """Choose a threshold and tiers, twice if `by_response` and there is a rule for the threshold.
+
+    Where rows are too few for twice, that is said.
+
+    Args, Raises: as `siren_train.measure.calibrate_responses.choose`.
+    """
+    from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
+
+    if not (by_response and threshold):
+        return choose(scores, threshold, tiers)
+    found = choose_each(scores, threshold, tiers)
+    if found.responses is None:
+        report(
+            f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "
+            "all texts have the thresholds that suit all rows"
+        )
+    return found
