@@ -117,10 +117,13 @@ def make_artifact(
 
 
 def _randomise(model: torch.nn.Module, seed: int) -> None:
-    """Draw every parameter: matrices of gain about one, norm weights near one, biases near zero."""
-    generator = torch.Generator().manual_seed(seed)
+    """Draw every parameter: matrices of gain about one, norm weights near one, biases near zero.
+
+    By numpy, whose numbers are the same on every machine; torch's depend on the CPU's vectors.
+    """
+    generator = np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
+        noise = torch.from_numpy(generator.standard_normal(parameter.shape, dtype=np.float32))
         if parameter.dim() >= 2:
             value = noise * (1.0 if "embed" in name else 1.5 * parameter.shape[1] ** -0.5)
         elif name.endswith("bias"):

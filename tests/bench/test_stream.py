@@ -48,13 +48,12 @@ def test_a_generator_and_streams_of_its_backbone_take_turns(tmp_path, backbone_f
     head = make_artifact(tmp_path / "head", backbone)
     stops_early = bundle_of(tmp_path, backbone, layers=[0, 1])
     output = tmp_path / "stream.json"
-    options = ["--precision", "fp32,fp16", "--bundle", stops_early, "--peers", "genai-float32"]
+    options = ["--precision", "fp16", "--bundle", stops_early, "--peers", "genai-float32"]
     result = stream(head, *options, *QUICK, "-o", output)
     assert result.exit_code == 0, result.output
     record = json.loads(output.read_text())
     *ours, generator = record["results"]
     assert [entry["engine"] for entry in ours] == [
-        "siren-edge fp32, 4 of 4 blocks",
         "siren-edge fp16, 4 of 4 blocks",
         "siren-edge fp32, 2 of 4 blocks (bundle)",
     ]

@@ -60,12 +60,13 @@ def test_every_order_agrees_with_its_definition(made, name):
     head, bundle, backbone, manifest = made(name)
     assert manifest.verification.status == "passed"
     guard = load_guard(bundle, threads=1)
-    for text, result in zip(SAMPLE, guard.score_batch(SAMPLE), strict=True):
+    results = guard.score_batch(SAMPLE)
+    for text, result in zip(SAMPLE, results, strict=True):
         logits = plain_orders(head, plain_features(head, backbone, text).numpy())
         np.testing.assert_allclose(result.orders, 1 / (1 + np.exp(-logits)), rtol=0, atol=BOUND)
         assert result.score == result.orders[-1]
         assert result.to_dict()["orders"] == list(result.orders)
-    assert len({round(order, 3) for order in result.orders}) > 2
+    assert any(len({round(order, 3) for order in result.orders}) > 2 for result in results)
 
 
 def test_an_order_has_the_place_of_its_own_highest_window(made):

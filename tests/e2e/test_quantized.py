@@ -245,7 +245,9 @@ def _peak_of_export(head: str, backbone: str, output: str, precision: str) -> in
     watcher.start()
     try:
         artifact, checkpoint = load_artifact(head), load_checkpoint(backbone)
-        export_bundle(artifact, checkpoint, Path(output), precision=precision)
+        # Fitted to few texts, since what is held is matrices.
+        options = {} if precision == "fp32" else {"calibration": TEXTS[:8]}
+        export_bundle(artifact, checkpoint, Path(output), precision=precision, **options)
     finally:
         done.set()
         watcher.join()

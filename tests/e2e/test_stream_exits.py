@@ -267,7 +267,7 @@ def test_a_stream_that_fails_at_a_deeper_segment_leaves_the_others_right(bounded
 
 
 def test_a_call_may_end_between_two_segments(bounded, monkeypatch):
-    guard = load_guard(bounded([(0.02, 0.98)] * 2), streaming=True)
+    guard = load_guard(bounded([(0.0001, 0.9999)] * 2), streaming=True)
     backend, gone = guard.scorers[0].stream_backend, threading.Event()
     run, ran = backend.run, []
 

@@ -20,6 +20,7 @@ from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import SpanThreshold, Tier
 from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
+from texts import TEXTS
 from valid_artifact import CONFIG, TENSORS, write
 
 DECISION = Decision(
@@ -45,11 +46,13 @@ def test_an_export_decides_by_it(backbone_folder: Callable[[str], Path], tmp_pat
     manifest = export_bundle(artifact, load_checkpoint(str(backbone)), bundle)
     assert manifest.decision("harm") == DECISION
     with Guard.load(bundle, backend="cpu") as guard:
-        found = guard.score("hello")
+        every = guard.score_batch(TEXTS)
+    results = [result for result in every if not result.spans]  # spans decide of the others
+    for found in results:
         assert found.is_harmful == (found.score >= 0.4)
-        assert found.tier == next(
-            (t.name for t in DECISION.tiers if found.score >= t.threshold), "safe"
-        )
+        tiers = [tier.name for tier in DECISION.tiers if found.score >= tier.threshold]
+        assert found.tier == (tiers[0] if tiers else None)
+    assert {found.tier for found in results} >= {"review", None}
 
 
 def test_a_temperature_beside_a_head_is_not_held_against_it(

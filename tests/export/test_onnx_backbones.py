@@ -31,7 +31,7 @@ SPECS = {
     "llama": BackboneSpec("llama", _TWO),
     "gemma2": BackboneSpec("gemma2", {**_TWO, "layer_types": None}),
     "bert": BackboneSpec("bert", _TWO),
-    "qwen3_moe": BackboneSpec("qwen3_moe", _TWO),
+    "qwen3_moe": BackboneSpec("qwen3_moe", {"num_hidden_layers": 1}),
     "gpt_oss": BackboneSpec("gpt_oss", _TWO),
 }
 Make = Callable[[str], Path]

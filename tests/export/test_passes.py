@@ -120,7 +120,7 @@ def test_int8_weights_are_within_half_a_step_of_the_matrix(author):
     assert (np.abs(values * scale - matrix) <= 0.5001 * scale).all()
 
 
-def test_int4_weights_are_within_a_step_of_the_matrix(author):
+def test_int4_weights_are_within_half_a_step_of_the_matrix_but_at_the_ends_of_the_range(author):
     source, graph = author("qwen3", "int4"), author("qwen3", "int4")
     lower(graph, row_of("onnxruntime", "int4"))
     name = "layers.1/mlp/down_proj/weight"  # 96 inputs, three blocks
@@ -129,7 +129,10 @@ def test_int4_weights_are_within_a_step_of_the_matrix(author):
     values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1, 32)
     restored = (values.astype(np.float32) - 8) * scale[:, :, None]
     step = np.repeat(np.abs(scale), 32, axis=1)
-    assert (np.abs(restored.reshape(len(packed), -1) - matrix.T) <= 1.0001 * step).all()
+    steps = np.abs(restored.reshape(len(packed), -1) - matrix.T) / step
+    at_the_end = np.isin(values, (0, 15)).reshape(steps.shape)  # there the range may cut a weight
+    assert steps[~at_the_end].max() <= 0.5001
+    assert steps[at_the_end].max() <= 2
 
 
 @pytest.mark.filterwarnings("error")

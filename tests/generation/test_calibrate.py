@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import f1_score
 
 from generators import need_genai
 from labelled import make_rows, write_jsonl
@@ -68,7 +69,14 @@ def test_a_threshold_and_tiers_are_chosen_by_what_the_generator_reads(
     scores = [guarded.read(row["prompt"], row["response"] or "").score for row in rows]
     safe = [score for score, row in zip(scores, rows, strict=True) if not row["label"]]
     assert sum(score >= tier.threshold for score in safe) <= 0.1 * len(safe)
-    assert min(abs(score - decision.threshold) for score in scores) < 0.05
+
+    def macro_f1(threshold: float) -> float:
+        verdicts = [score >= threshold for score in scores]
+        return float(f1_score([row["label"] for row in rows], verdicts, average="macro"))
+
+    others = [number / 100 for number in range(1, 100)]
+    assert macro_f1(decision.threshold) == pytest.approx(max(map(macro_f1, others)))
+    assert macro_f1(decision.threshold) > max(macro_f1(0.0), macro_f1(1.0))
     result = calibrated.read(rows[0]["prompt"])
     assert result.threshold == decision.threshold
     assert result.tier == ("block" if result.score >= tier.threshold else None)
