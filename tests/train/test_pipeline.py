@@ -200,13 +200,41 @@ def test_two_trainings_at_once_do_not_share_a_work_folder(
 
 
 @pytest.mark.parametrize("data", [b"", b"half", b"PK\x03\x04half"])
-def test_a_damaged_probe_is_named(
-    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path, data: bytes
+@pytest.mark.parametrize("name", ["probe.1.npz", "logits.2.npz", "head.npz"])
+def test_a_damaged_result_of_a_stage_is_named(
+    store: FeatureStore,
+    trained: tuple[Path, TrainingReport],
+    tmp_path: Path,
+    name: str,
+    data: bytes,
 ) -> None:
     shutil.copytree(trained[0] / ".work", tmp_path / "work")
-    (tmp_path / "work" / "probe.1.npz").write_bytes(data)
-    with pytest.raises(InputError, match=r"probe\.1\.npz: not a readable probe: .*; remove it"):
+    (tmp_path / "work" / name).write_bytes(data)
+    with pytest.raises(InputError, match=rf"{name}: not a readable \w+: .*; remove it"):
         pipeline.train([store], tmp_path, tmp_path / "work", SETTINGS)
+
+
+def test_a_finished_training_trains_nothing_again_but_what_a_setting_changed(
+    store: FeatureStore, trained: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(trained[0] / ".work", work)
+    results = [work / "head.npz", *sorted(work.glob("logits.*.npz"))]
+    assert len(results) == 1 + FOLDS
+
+    def run(settings: Settings) -> tuple[bytes, list[bool]]:
+        """The head, and which results were written anew."""
+        before = [path.stat().st_mtime_ns for path in results]
+        pipeline.train([store], tmp_path / "head", work, settings, workers=2)
+        after = [path.stat().st_mtime_ns for path in results]
+        return head_bytes(tmp_path / "head"), [a != b for a, b in zip(after, before, strict=True)]
+
+    assert run(SETTINGS) == (head_bytes(trained[0]), [False] * len(results))
+    held_out = msgspec.structs.replace(SETTINGS, hold_out_validation=True)
+    head, anew = run(held_out)
+    assert head != head_bytes(trained[0])
+    assert anew == [True] + [False] * FOLDS
+    assert run(msgspec.structs.replace(held_out, members=1))[1] == [True] * len(results)
 
 
 def test_max_layer_reads_the_first_layers_only(store: FeatureStore, tmp_path: Path) -> None:

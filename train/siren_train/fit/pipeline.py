@@ -6,7 +6,7 @@ ends with the head of an undisturbed one. Test rows are not read.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from siren_train.store.store import FeatureStore, StoreManifest
 from .ablate import AblationResult, ablation_variants
 from .ablate import ablate as measure_variants
 from .folds import FOLDS, make_folds
-from .head import fit_head
+from .head import HeadConfig, fit_head
 from .held_out import HeldOut, measure_held_out
+from .kept import Arrays, kept_arrays
 from .label_decisions import decide_labels
 from .layer_probes import fit_fold_probes, fit_probes, read_probes
 from .probe import Probe
@@ -39,6 +40,7 @@ from .temperature import cross_validated_temperature, fold_temperature
 from .work_folder import claimed
 
 HISTORY_FILE = "trials.jsonl"
+HEAD_FILE = "head.npz"
 
 
 def train(
@@ -82,7 +84,7 @@ def train(
             probes = read_probes(probes_of, stores, settings, train_rows.layers)
             of_folds = [probes] * FOLDS
         setup = CrossValidation(
-            everything, folds, of_folds, settings.weighting, settings.seed, workers
+            everything, folds, of_folds, settings.weighting, settings.seed, work, workers
         )
         choice, trials = search_head(
             setup,
@@ -95,17 +97,10 @@ def train(
         suit = (setup, choice, settings.members, progress)
         decisions = decide_labels(*suit) if labels else []
         temperature = None if labels else cross_validated_temperature(*suit)
-    layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
-    config = replace(choice.config, members=settings.members)
-    final = train_rows if settings.hold_out_validation else everything
-    head = fit_head(
-        final,
-        layers,
-        config,
-        seed=settings.seed,
-        workers=workers,
-        progress=partial(progress, "final fit"),
-    )
+        layers = select_layers(probes, share=choice.share, weighting=settings.weighting)
+        config = replace(choice.config, members=settings.members)
+        final = train_rows if settings.hold_out_validation else everything
+        head = _fit_final(final, layers, choice.share, config, work, settings, workers, progress)
     if temperature is not None:  # labels have one each, in their decisions
         head = fold_temperature(head, temperature)
     _write_head(output, stores[0].manifest, settings, layers, head, decisions, openai)
@@ -139,6 +134,45 @@ def _probe_layers(
         strengths=[settings.strengths] * train_rows.layers,
         workers=workers,
         progress=progress,
+    )
+
+
+def _fit_final(
+    rows: FeatureSet,
+    layers: Sequence[LayerSelection],
+    share: float,
+    config: HeadConfig,
+    work: Path,
+    settings: Settings,
+    workers: int,
+    progress: Progress,
+) -> tuple[Dense, ...]:
+    """Train the head on `rows`, where the work folder does not keep it."""
+    of = {
+        "share": share,
+        "config": asdict(config),
+        "hold_out_validation": settings.hold_out_validation,
+    }
+
+    def compute() -> Arrays:
+        head = fit_head(
+            rows,
+            layers,
+            config,
+            seed=settings.seed,
+            workers=workers,
+            progress=partial(progress, "final fit"),
+        )
+        return {
+            f"{part}.{number}": getattr(layer, part)
+            for number, layer in enumerate(head)
+            for part in ("weight", "bias")
+        }
+
+    arrays = kept_arrays(work / HEAD_FILE, of, compute)
+    return tuple(
+        Dense(arrays[f"weight.{number}"], arrays[f"bias.{number}"])
+        for number in range(len(arrays) // 2)
     )
 
 

@@ -24,6 +24,7 @@ from siren_train.store.features import FeatureSet, FloatArray, IntArray
 
 from .folds import FOLDS
 from .head import HeadConfig, fit_head, head_logits
+from .kept import Arrays, kept_arrays
 from .probe import Probe
 from .selection import gather, select_layers
 from .settings import LayerWeighting
@@ -77,6 +78,7 @@ class CrossValidation:
             labels held out would flatter the score.
         weighting: how layers are weighted.
         seed: of the heads.
+        work: the run's folder, where the logits of a choice's folds are kept.
         workers: folds that train at once.
     """
 
@@ -85,6 +87,7 @@ class CrossValidation:
     probes: Sequence[Sequence[Probe]]
     weighting: LayerWeighting
     seed: int
+    work: Path
     workers: int
 
     @property
@@ -216,7 +219,7 @@ def held_out_logits(
 def all_held_out_logits(
     setup: CrossValidation, choice: Choice, members: int, progress: Progress, stage: str
 ) -> tuple[IntArray, FloatArray]:
-    """Train a head without each fold in turn.
+    """Train a head without each fold in turn, where the work folder does not keep its logits.
 
     Args:
         members: of each fold's head, as the final one will have.
@@ -227,10 +230,19 @@ def all_held_out_logits(
         see it, float32 [rows, classes].
     """
     choice = replace(choice, config=replace(choice.config, members=members))
+
+    def kept(fold: int) -> tuple[NDArray[np.bool_], FloatArray]:
+        def compute() -> Arrays:
+            held_out, logits = held_out_logits(setup, choice, fold)
+            return {"held_out": held_out, "logits": logits}
+
+        arrays = kept_arrays(setup.work / f"logits.{fold}.npz", asdict(choice), compute)
+        return arrays["held_out"], arrays["logits"]
+
     found = []
     progress(stage, 0, setup.count)
     with worker_pool(setup.workers) as pool:
-        folds = pool.map(lambda fold: held_out_logits(setup, choice, fold), range(setup.count))
+        folds = pool.map(kept, range(setup.count))
         for done, of_fold in enumerate(folds, start=1):
             found.append(of_fold)
             progress(stage, done, setup.count)
