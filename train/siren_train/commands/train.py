@@ -1,8 +1,10 @@
 """`siren train`: a head from a feature store."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -180,14 +182,6 @@ def train(
     _check_options(context, head)
     if share and not all(0 < value <= 1 for value in share):
         raise typer.BadParameter("--share must lie above 0, and at most 1")
-    # Only here, so that siren --help need not wait for torch and the rest.
-    from siren_train.fit import pipeline
-    from siren_train.fit.ablate import ablation_markdown
-    from siren_train.fit.exits import train_exits
-    from siren_train.fit.held_out import check_held_out, held_out_markdown
-    from siren_train.fit.plots import plot_ablation, plot_layers
-    from siren_train.fit.report import write_report
-
     if probes is not None and (ablate or held_out):
         raise typer.BadParameter("--probes is for one head, without --ablate and --held-out")
     depths = () if exits is None else parse_depths(exits)
@@ -208,80 +202,122 @@ def train(
     layers = min(opened[0].manifest.layers, max_layer or opened[0].manifest.layers)
     if depths and depths[-1] >= layers:
         raise typer.BadParameter(f"--exits {exits}: the head itself reads {layers} blocks")
-    work = work or output / ".work"
-    workers = workers or os.cpu_count() or 1
+    run = _Run(opened, output, work or output / ".work", settings, workers or os.cpu_count() or 1)
     if head == "trajectory":
-        from siren_train.fit import trajectory_pipeline
+        _train_trajectory(run, layer)
+    elif head == "forecast":
+        _train_forecast(run, layer, neurons, hidden)
+    elif head == "polynomial":
+        _train_polynomial(run, layer, orders, rank)
+    else:
+        _train_searched(run, openai, probes, depths, held_out=held_out, ablate=ablate)
 
-        with Bars() as bars:
-            best = trajectory_pipeline.train(
-                opened, output, settings, layer=layer, progress=bars.update
-            )
-        say(f"{output}: layer {best.layer}, validation macro-F1 {best.validation.mean:.4f}")
-        return
-    if head == "forecast":
-        from siren_train.fit import forecast_pipeline
 
-        with Bars() as bars:
-            forecast = forecast_pipeline.train(
-                opened,
-                output,
-                work,
-                settings,
-                neurons=neurons,
-                hidden=hidden,
-                layer=layer,
-                workers=workers,
-                progress=bars.update,
-            )
-        say(
-            f"{output}: {forecast.parameters:,} parameters, validation cross-entropy "
-            f"{forecast.cross_entropy:.4f}"
-        )
-        return
-    if head == "polynomial":
-        from siren_train.fit import polynomial_pipeline
+@dataclass(frozen=True)
+class _Run:
+    """What a head of any kind is trained with."""
 
-        with Bars() as bars:
-            reports = polynomial_pipeline.train(
-                opened,
-                output,
-                work,
-                settings,
-                layer=layer,
-                orders=orders,
-                rank=rank,
-                workers=workers,
-                progress=bars.update,
-            )
-        found = ", ".join(f"{r.order}: {r.validation.mean:.4f}" for r in reports)
-        say(f"{output}: validation macro-F1 by order {found}")
-        return
-    if held_out:
-        check_held_out(opened[0], settings)
+    stores: list[FeatureStore]
+    output: Path
+    work: Path
+    settings: Settings
+    workers: int
+
+
+# The pipelines are imported where they run, so that siren --help need not wait for torch.
+
+
+def _train_trajectory(run: _Run, layer: int | None) -> None:
+    from siren_train.fit import trajectory_pipeline
+
     with Bars() as bars:
+        best = trajectory_pipeline.train(
+            run.stores, run.output, run.settings, layer=layer, progress=bars.update
+        )
+    say(f"{run.output}: layer {best.layer}, validation macro-F1 {best.validation.mean:.4f}")
+
+
+def _train_forecast(run: _Run, layer: int | None, neurons: int, hidden: int) -> None:
+    from siren_train.fit import forecast_pipeline
+
+    with Bars() as bars:
+        forecast = forecast_pipeline.train(
+            run.stores,
+            run.output,
+            run.work,
+            run.settings,
+            neurons=neurons,
+            hidden=hidden,
+            layer=layer,
+            workers=run.workers,
+            progress=bars.update,
+        )
+    say(
+        f"{run.output}: {forecast.parameters:,} parameters, validation cross-entropy "
+        f"{forecast.cross_entropy:.4f}"
+    )
+
+
+def _train_polynomial(run: _Run, layer: int | None, orders: int, rank: int) -> None:
+    from siren_train.fit import polynomial_pipeline
+
+    with Bars() as bars:
+        reports = polynomial_pipeline.train(
+            run.stores,
+            run.output,
+            run.work,
+            run.settings,
+            layer=layer,
+            orders=orders,
+            rank=rank,
+            workers=run.workers,
+            progress=bars.update,
+        )
+    found = ", ".join(f"{r.order}: {r.validation.mean:.4f}" for r in reports)
+    say(f"{run.output}: validation macro-F1 by order {found}")
+
+
+def _train_searched(
+    run: _Run,
+    openai: Path | None,
+    probes: Path | None,
+    depths: Sequence[int],
+    *,
+    held_out: bool,
+    ablate: bool,
+) -> None:
+    """Train a head of harm or of labels, and what is asked for beside it."""
+    from siren_train.fit import pipeline
+    from siren_train.fit.ablate import ablation_markdown
+    from siren_train.fit.exits import train_exits
+    from siren_train.fit.held_out import check_held_out, held_out_markdown
+    from siren_train.fit.plots import plot_ablation, plot_layers
+    from siren_train.fit.report import write_report
+
+    stores, output, work, settings = run.stores, run.output, run.work, run.settings
+    if held_out:
+        check_held_out(stores[0], settings)
+    with Bars() as bars:
+        shared: dict[str, Any] = {"workers": run.workers, "progress": bars.update}
         report = pipeline.train(
-            opened,
+            stores,
             output,
             work,
             settings,
-            openai=_openai(openai, opened[0]) if head == "categories" else None,
+            openai=_openai(openai, stores[0]) if settings.head == "categories" else None,
             probes_of=probes,
-            workers=workers,
-            progress=bars.update,
+            **shared,
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
         if ablate:
-            results = pipeline.ablate(opened, work, settings, workers=workers, progress=bars.update)
+            results = pipeline.ablate(stores, work, settings, **shared)
             write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
             plot_ablation(results, output / "ablation.png")
         if held_out:
-            unseen = pipeline.held_out(
-                opened, work, settings, workers=workers, progress=bars.update
-            )
+            unseen = pipeline.held_out(stores, work, settings, **shared)
             write_whole(output / "held-out.md", held_out_markdown(unseen).encode(), InputError)
-        exit_scores = train_exits(opened, output, work, settings, depths, workers, bars.update)
+        exit_scores = train_exits(stores, output, work, settings, depths, **shared)
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
     for depth, score in exit_scores.items():
         say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
