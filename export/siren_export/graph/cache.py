@@ -35,8 +35,8 @@ class KeyValueCache:
             compute dtype.
         present: output name -> the chunk's keys or values [batch, kv_heads, chunk, head_dim], in
             the compute dtype, filled as blocks are authored.
-        starts: the blocks at which the graph is to be cut. Masks, which blocks share, are authored
-            anew behind each.
+        starts: the blocks at which the graph is to be cut. Masks and sizes, which blocks share,
+            are authored anew behind each.
     """
 
     heads: int
@@ -46,7 +46,9 @@ class KeyValueCache:
     past: Mapping[str, ir.Value]
     present: dict[str, ir.Value] = field(default_factory=dict)
     starts: Sequence[int] = ()
-    _masks: dict[tuple[int | None, int], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
+    _shared: dict[tuple[int | None, int], tuple[ir.Value, ir.Value, ir.Value]] = field(
+        default_factory=dict
+    )
 
     def positions(self, g: GraphBuilder, input_ids: ir.Value, limit: int) -> ir.Value:
         """Each token's position [batch, chunk]; padding beyond `limit` stays inside the tables."""
@@ -87,14 +89,16 @@ class KeyValueCache:
             g.op("Unsqueeze", self.past[cache_name(PAST, block, part)], g.const([2]))
             for part in ("key", "value")
         )
-        shared = window, sum(start <= block for start in self.starts)
-        if shared not in self._masks:
-            self._masks[shared] = (
+        alike = window, sum(start <= block for start in self.starts)
+        if alike not in self._shared:
+            masks = (
                 self._all_masks(g, past_k, k)
                 if window is None
                 else self._window_masks(g, past_k, k, window)
             )
-        past_mask, chunk_mask = self._masks[shared]
+            sizes = g.op("Concat", _size(g, past_k, 3), _size(g, k, 3), axis=0)
+            self._shared[alike] = *masks, sizes
+        past_mask, chunk_mask, sizes = self._shared[alike]
 
         def scores(keys: ir.Value, mask: ir.Value) -> ir.Value:
             keys = g.op("Transpose", keys, perm=[0, 1, 2, 4, 3])
@@ -106,7 +110,6 @@ class KeyValueCache:
 
         both = g.op("Concat", scores(past_k, past_mask), scores(k, chunk_mask), axis=-1)
         weights = g.to_compute(g.op("Softmax", both, axis=-1))
-        sizes = g.op("Concat", _size(g, past_k, 3), _size(g, k, 3), axis=0)
         on_past, on_chunk = g.split(weights, sizes, axis=-1)
         y = g.op("Add", g.op("MatMul", on_past, past_v), g.op("MatMul", on_chunk, v))
         y = g.op("Transpose", y, perm=[0, 3, 1, 2, 4])
