@@ -8,8 +8,9 @@
 #
 # Settings, by the environment: MAX_ROWS (train rows of each data set), CASED (set where the tokenizer
 # knows letters by their case: copies in capitals too), DISGUISED (set for copies in disguise), MAX_LAYER,
-# TRIALS, MEMBERS, SPAN_ROWS (of each data set, by which thresholds of spans are chosen; none without),
-# THREADS, REUSE (a feature store of this backbone in int8, whose texts are not pooled again).
+# TRIALS, MEMBERS, EXITS (as siren train --exits; none without), SPAN_ROWS (of each data set, by which
+# thresholds of spans are chosen; none without), THREADS, REUSE (a feature store of this backbone in int8,
+# whose texts are not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -29,7 +30,8 @@ siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,lang
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
 say "2/5 train"
 siren train "$work/features" -o "$head" --seed 0 --trials "${TRIALS:-3}" \
-    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads"
+    --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
+    ${EXITS:+--exits "$EXITS"}
 # Its probes choose the neurons for the kinds of harm too, so that one pass pools both heads' alike.
 siren train "$work/features" -o "$head/categories" --head categories --seed 0 --trials 1 \
     --members 1 --share 0.8 --hold-out-validation --probes "$work" --work "$work/categories" \
