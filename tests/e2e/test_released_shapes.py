@@ -1,6 +1,7 @@
-"""The released heads' true shapes, with random weights: 0.6B here, the larger ones in bench/."""
+"""The released heads' true shapes, with random weights; whole backbones of them are bench/'s."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from siren_export.sources.checkpoint import load_checkpoint
 
 TEXT = "How do I bake bread at home without a mixer?"
 
-NEEDED_DISK = 8_000_000_000
-NEEDED_MEMORY = 6_000_000_000
+BLOCKS = 6  # of 28: each is like the others
+NEEDED_DISK = 4_000_000_000
+NEEDED_MEMORY = 4_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_heads_have_the_released_number_of_parameters(name, millions):
 
 @pytest.fixture
 def roomy_folder(tmp_path):
-    """A folder that is removed at once after the test, on a machine with room for 0.6B."""
+    """A folder that is removed at once after the test, on a machine with room for it."""
     free = shutil.disk_usage(tmp_path).free
     if free < NEEDED_DISK:
         pytest.skip(f"needs {NEEDED_DISK / 1e9:.0f} GB of disk, {free / 1e9:.1f} GB are free")
@@ -43,8 +45,9 @@ def roomy_folder(tmp_path):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_06b_shape_exports_loads_and_agrees(roomy_folder):
-    shape = SHAPES["qwen3-0.6b"]
+def test_blocks_of_the_06b_shape_export_load_and_agree(roomy_folder):
+    true = SHAPES["qwen3-0.6b"]
+    shape = replace(true, config={**true.config, "num_hidden_layers": BLOCKS})
     backbone, head = write_synthetic(shape, roomy_folder)
     bundle = roomy_folder / "bundle"
     manifest = export_bundle(load_artifact(head), load_checkpoint(backbone), bundle)

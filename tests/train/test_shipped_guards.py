@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from guards import load_guard
@@ -13,6 +14,9 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import Recipe, find_recipe
 from siren_runtime import Guard
+from siren_runtime.bundle.ensemble import ENSEMBLE_FILE, EnsembleManifest
+from siren_runtime.bundle.shipped import shipped_names
+from siren_runtime.bundle.thresholds import check_tiers
 from siren_runtime.errors import CheckpointError
 from siren_train.data.copies import read_copies
 from siren_train.data.rows import Columns, read_rows
@@ -135,3 +139,15 @@ def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard, recipe: Reci
     found = measure(scores, bundles=[], sources=[], split="test", threshold=threshold)
     expected = record["contrast"]["macro_f1"]  # in int8
     assert found.by_dataset["contrast"].macro_f1 == pytest.approx(expected, abs=1e-2)
+
+
+def test_the_pair_is_of_shipped_guards_and_has_its_own_thresholds() -> None:
+    pair = msgspec.json.decode(
+        (ENGINES / "pair" / ENSEMBLE_FILE).read_bytes(), type=EnsembleManifest
+    )
+    assert set(pair.members) <= set(shipped_names())
+    assert pair.threshold is not None
+    assert pair.responses is not None
+    for tiers in (pair.tiers, pair.responses.tiers):
+        assert [tier.name for tier in tiers] == ["block", "review"]
+        check_tiers(tiers, "engines/pair")
