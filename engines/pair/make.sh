@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# minilm and gemma3-270m as one guard, whose score is the mean of theirs.
+#
+# Usage: engines/pair/make.sh                  compile both; ensemble.json says how they decide
+#        engines/pair/make.sh DATA.jsonl...    also calibrate anew on validation rows, and evaluate
+#
+# Needs the extra export and both backbones (pip says which), and with data the extra train.
+# What comes out is in bundle/. THREADS in the environment: of each engine.
+set -euo pipefail
+here=$(realpath --relative-to=. "$(dirname "$0")")  # so reports name no folders of this machine
+bundle=$here/bundle
+
+mkdir -p "$bundle"
+for guard in minilm gemma3-270m; do
+    if [[ ! -f $bundle/$guard/guard.json || $here/../$guard/siren.safetensors -nt $bundle/$guard/guard.json ]]; then
+        siren export "$guard" --precision int8 -o "$bundle/$guard" --overwrite
+    fi
+done
+cp "$here/ensemble.json" "$bundle/ensemble.json"
+if (($#)); then
+    options=(--threads "${THREADS:-$(nproc)}")
+    siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
+        --tier review=fpr:0.05 "${options[@]}"
+    cp "$bundle/ensemble.json" "$here/ensemble.json"
+    siren evaluate "$bundle" "$@" -o "$here/evaluation" --by category \
+        --labels "$here/../categories.json" "${options[@]}"
+fi
