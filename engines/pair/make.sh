@@ -10,6 +10,11 @@ set -euo pipefail
 here=$(dirname "$0")  # not made absolute: reports name it
 bundle=$here/bundle
 
+# ensemble.json holds for the heads that it was calibrated with.
+if (($# == 0)) && ! (cd "$here" && sha256sum --check --quiet heads.sha256 >&2); then
+    echo "$here/ensemble.json is of other heads; calibrate anew: $0 DATA.jsonl..." >&2
+    exit 1
+fi
 mkdir -p "$bundle"
 for guard in minilm gemma3-270m; do
     if [[ ! -f $bundle/$guard/guard.json || $here/../$guard/siren.safetensors -nt $bundle/$guard/guard.json ]]; then
@@ -22,6 +27,7 @@ if (($#)); then
     siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
         --tier review=fpr:0.05 "${options[@]}"
     cp "$bundle/ensemble.json" "$here/ensemble.json"
+    (cd "$here" && sha256sum ../{minilm,gemma3-270m}/siren.safetensors > heads.sha256)
     siren evaluate "$bundle" "$@" -o "$here/evaluation" --by category \
         --labels "$here/../categories.json" "${options[@]}"
 fi

@@ -15,6 +15,7 @@ from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.sources.recipes import Recipe, find_recipe
 from siren_runtime import Guard
 from siren_runtime.bundle.ensemble import ENSEMBLE_FILE, EnsembleManifest
+from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.shipped import shipped_names
 from siren_runtime.bundle.thresholds import check_tiers
 from siren_runtime.errors import CheckpointError
@@ -151,3 +152,7 @@ def test_the_pair_is_of_shipped_guards_and_has_its_own_thresholds() -> None:
     for tiers in (pair.tiers, pair.responses.tiers):
         assert [tier.name for tier in tiers] == ["block", "review"]
         check_tiers(tiers, "engines/pair")
+    heads = (ENGINES / "pair" / "heads.sha256").read_text(encoding="utf-8").split()
+    assert len(heads) == 2 * len(pair.members)
+    for digest, name in zip(heads[::2], heads[1::2], strict=True):
+        assert sha256_of(ENGINES / "pair" / name) == digest
