@@ -37,8 +37,10 @@ siren graft "$work/genai" "$work/head" -o "$here/bundle-same-pass" --overwrite
 say "5/6 calibrate"
 siren calibrate "$here/bundle-same-pass" "$@" --responses --threshold best --tier block=fpr:0.01 \
     --tier review=fpr:0.05 --max-rows "${CALIBRATED:-400}"
-say "6/6 compare with float32"
-siren export "$work/head" --backbone "$work/backbone" -o "$work/float32" --overwrite
-siren bench same-pass-verdicts "$here/bundle-same-pass" "$work/float32" "$@" \
+say "6/6 compare with its own weights in float32, and with the weights before int4"
+siren bench same-pass-verdicts "$here/bundle-same-pass" "$@" \
     --split test --responses "${COMPARED:-500}" -o "$work/same-pass-verdicts.json"
+siren export "$work/head" --backbone "$work/backbone" -o "$work/float32" --overwrite
+siren bench same-pass-verdicts "$here/bundle-same-pass" "$@" --bundle "$work/float32" \
+    --split test --responses "${COMPARED:-500}" -o "$work/same-pass-verdicts+bundle.json"
 say "done; try: siren generate $here/bundle-same-pass 'What is the capital of France?'"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backbones import BackboneSpec
@@ -62,12 +63,41 @@ def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path
     data, record = tmp_path / "responses.jsonl", tmp_path / "record.json"
     rows = [{"prompt": f"Tell me of {n}", "response": "Bread is " * n} for n in range(1, 6)]
     data.write_text("\n".join(map(json.dumps, rows)))
-    folders = (tmp_path / "grafted", tmp_path / "bundle", data)
-    result = siren("bench", "same-pass-verdicts", *folders, "--responses", 4, "-o", record)
+    command = ["bench", "same-pass-verdicts", tmp_path / "grafted", data, "-o", record]
+    bundle = ("--bundle", tmp_path / "bundle")
+    result = siren(*command, *bundle, "--responses", 4)
     assert result.exit_code == 0, result.output
     results = json.loads(record.read_text())["results"]
     assert len(results) == 4
     assert all(one["max_difference"] < 1e-4 for one in results)
     assert "4 of 4 (100.0%)" in result.stdout
+    result = siren(*command)
+    assert result.exit_code == 1
+    assert "in float32 already" in result.stderr
     data.write_text(json.dumps({"text": "no response"}))
-    assert siren("bench", "same-pass-verdicts", *folders, "-o", record).exit_code == 1
+    assert siren(*command, *bundle).exit_code == 1
+
+
+def test_verdicts_of_int4_are_compared_with_its_own_weights_in_float32(tmp_path: Path) -> None:
+    backbone = make_backbone(tmp_path / "backbone", BackboneSpec("llama"))
+    plain = make_generator(backbone, tmp_path / "plain", "int4", "cpu")
+    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
+    graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
+    export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
+    data, record = tmp_path / "responses.jsonl", tmp_path / "record.json"
+    rows = [{"prompt": f"Tell me of {n}", "response": "Bread is " * n} for n in range(1, 6)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+
+    def mean_difference(*reference: str | Path) -> float:
+        command = ("bench", "same-pass-verdicts", tmp_path / "grafted", data, "-o", record)
+        result = siren(*command, *reference)
+        assert result.exit_code == 0, result.output
+        results = json.loads(record.read_text())["results"]
+        return float(np.mean([one["max_difference"] for one in results]))
+
+    before = sorted(path.name for path in tmp_path.iterdir())
+    rounded_activations = mean_difference()
+    assert 0 < rounded_activations < mean_difference("--bundle", tmp_path / "bundle")
+    assert sorted({*(path.name for path in tmp_path.iterdir()), "responses.jsonl"}) == sorted(
+        {*before, "record.json", "record.md"}
+    )

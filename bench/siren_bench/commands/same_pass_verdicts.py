@@ -17,13 +17,17 @@ from . import options
 
 def same_pass_verdicts(
     grafted: Annotated[Path, typer.Argument(help="What siren graft made.")],
-    bundle: Annotated[
-        Path, typer.Argument(help="A float32 guard of the same backbone and head, that streams.")
-    ],
     corpus: Annotated[
         list[Path],
         typer.Argument(help="JSON lines; rows of a prompt and a response count.", exists=True),
     ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with this float32 guard of the same backbone and head, which streams; "
+            "without it with the grafted model's own weights, multiplied in float32."
+        ),
+    ] = None,
     responses: Annotated[
         int, typer.Option(min=1, help="So many, evenly spaced over the corpus.")
     ] = 500,
@@ -35,9 +39,9 @@ def same_pass_verdicts(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
     output: options.Output = None,
 ) -> None:
-    """Verdicts of a generator on itself, against its backbone in float32, on written responses.
+    """Verdicts of a generator on itself, against float32, on written responses.
 
-    Both read the same tokens: the generator as if it had chosen them, the guard as a stream.
+    Both read the same tokens, the generator as if it had chosen them.
     """
     need("onnxruntime_genai")
     rows = [row for row in load_corpus(corpus, split=split) if row.pair is not None]
@@ -54,7 +58,7 @@ def same_pass_verdicts(
     output = output or options.RESULTS / f"same-pass-verdicts-{grafted.name}.json"
     settings = {
         "grafted": grafted.name,
-        "bundle": bundle.name,
+        "bundle": bundle.name if bundle else None,
         "corpus": [file.name for file in corpus],
         "split": split,
         "chat": chat,
