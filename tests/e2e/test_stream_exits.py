@@ -239,6 +239,24 @@ def test_whole_texts_and_spans_score_through_the_segments_as_before(made):
         np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "streaming"), [("qwen3", True), ("qwen3", False), ("bert", False)]
+)
+def test_texts_too_short_for_spans_leave_and_others_have_theirs(bounded, name, streaming):
+    bundle = bounded(ALWAYS, name)
+    guard, whole = load_guard(bundle, streaming=streaming), load_guard(bundle, exits=False)
+    texts = [LETTERS, "A", *CORPUS[:3], "fox", LETTERS[:40], "dog"]
+    results = guard.score_batch(texts, spans=[8])
+    expected = whole.score_batch(texts, spans=[8])
+    assert {bool(one.spans) for one in expected} == {False, True}
+    for text, one, other in zip(texts, results, expected, strict=True):
+        assert one.exit == (None if other.spans else 1), text
+        assert not one.is_harmful if one.exit else one.is_harmful == other.is_harmful
+        assert [span.score for span in one.spans] == pytest.approx(
+            [span.score for span in other.spans], abs=BOUND
+        )
+
+
 def test_a_stream_that_fails_at_a_deeper_segment_leaves_the_others_right(bounded, monkeypatch):
     bundle = bounded([(0.02, 0.98)] * 2)
     guard = load_guard(bundle, streaming=True)

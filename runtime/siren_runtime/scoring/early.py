@@ -18,16 +18,14 @@ def with_early(
     tiers: Sequence[Tier],
     features: bool,
 ) -> Limits:
-    """The limits of a call, and whether exits may decide in it.
-
-    They may where the guard decides by whole texts alone.
+    """The limits of a call, and whether exits may decide in it: on texts that have no spans.
 
     Args:
         threshold: of the call.
         tiers: of the guard.
         features: whether the call asks for them.
     """
-    early = not (features or limits.spans) and cutoffs_of_exits(manifests, threshold, tiers)
+    early = not features and cutoffs_of_exits(manifests, threshold, tiers)
     return replace(limits, early=bool(early))
 
 

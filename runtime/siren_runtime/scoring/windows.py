@@ -1,6 +1,6 @@
 """Run windows of texts, and the spans that they have, on a backend, in batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -76,10 +76,10 @@ class WindowRun:
         one_pass = isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean
         if one_pass or not any(window.cuts for window in windows.values()):
             return self._in_batches(windows, token_budget, check)
-        alone = {
+        alone = {(key, 0): replace(window, cuts=[]) for key, window in windows.items()} | {
             (key, number): Window(ids)
             for key, window in windows.items()
-            for number, ids in enumerate([window.ids, *self._spans_of(window)])
+            for number, ids in enumerate(self._spans_of(window), start=1)
         }
         scored = self._in_batches(alone, token_budget, check)
         return {
@@ -93,15 +93,23 @@ class WindowRun:
     def _in_batches(
         self, windows: Mapping[_Key, Window], token_budget: int | None, check: Check
     ) -> dict[_Key, Scored | BackendError]:
-        keys = list(windows)
-        lengths = [len(windows[key].ids) for key in keys]
-        batches = list(micro_batches(lengths, token_budget or self.backend.token_budget))
+        batches = [*self._batches(windows, token_budget or self.backend.token_budget)]
         results: dict[_Key, Scored | BackendError] = {}
         for done, batch in enumerate(batches):
             when = f"after {done} of {len(batches)} engine runs"
             check(when)
-            results |= self._one_batch({keys[i]: windows[keys[i]] for i in batch}, check, when)
+            results |= self._one_batch({key: windows[key] for key in batch}, check, when)
         return results
+
+    def _batches(self, windows: Mapping[_Key, Window], token_budget: int) -> Iterator[list[_Key]]:
+        """Which windows run together; those with spans apart, where others may leave."""
+        may_leave = isinstance(self.backend, LeaveByStream)
+        groups: dict[bool, list[_Key]] = {}
+        for key, window in windows.items():
+            groups.setdefault(may_leave and bool(window.cuts), []).append(key)
+        for keys in groups.values():
+            for batch in micro_batches([len(windows[key].ids) for key in keys], token_budget):
+                yield [keys[i] for i in batch]
 
     def _one_batch(
         self, batch: Mapping[_Key, Window], check: Check, when: str

@@ -37,7 +37,7 @@ class Limits:
             harmful nor safe.
         spans: sizes in tokens of the spans that are scored too, ascending; None are those that the
             bundle has thresholds for.
-        early: whether exits may decide on the text.
+        early: whether exits may decide on windows without spans.
     """
 
     long_text: LongText = "windows"
@@ -79,7 +79,8 @@ class Window:
 
     `span` is the part of the cleaned text that the score is of, in characters; None is the whole.
     A later part of a response stands behind its prompt's end, which is not in the span, nor in
-    any of `cuts`, the spans that are scored too. `early` says that an exit may decide on it.
+    any of `cuts`, the spans that are scored too. `early` says that an exit may decide on it, which
+    says nothing of spans.
     `taken` are the ranges of the text's own tokens that `ids` holds, in order.
     """
 
@@ -240,9 +241,8 @@ class _Windows:
     def whole(self) -> Window:
         """All tokens."""
         ids = self.encoded.ids
-        cuts_of_all = self._cuts(0, len(ids))
-        whole = ((0, len(ids)),)
-        return Window(self.tokenizer.with_special(ids), None, cuts_of_all, self.limits.early, whole)
+        found, whole = self._cuts(0, len(ids)), ((0, len(ids)),)
+        return Window(self.tokenizer.with_special(ids), None, found, self._early(found), whole)
 
     def of(self, start: int, stop: int, context: range = range(0)) -> Window:
         """Tokens `start` to `stop`, behind those of a context."""
@@ -250,7 +250,7 @@ class _Windows:
         ids = self.tokenizer.with_special([*before, *self.encoded.ids[start:stop]])
         span, found = span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))
         taken = *(((context.start, context.stop),) if context else ()), (start, stop)
-        return Window(ids, span, found, self.limits.early, taken)
+        return Window(ids, span, found, self._early(found), taken)
 
     def over_all(self, boundary: int | None) -> list[Window]:
         """Overlapping windows over all tokens; those of a response stand behind its prompt's end.
@@ -272,6 +272,9 @@ class _Windows:
         (_, stop), *rest = _overlapping(first, count, room - before)
         together = self.of(first - before, stop)
         return [*prompt, together, *(self.of(*part, context) for part in rest)]
+
+    def _early(self, cuts_of_it: list[Cut]) -> bool:
+        return self.limits.early and not cuts_of_it
 
     def _cuts(self, start: int, stop: int, context: int = 0) -> list[Cut]:
         if not self.limits.spans:
