@@ -6,11 +6,11 @@
 # BACKBONE is what siren extract takes. Needs the extras train and reference, and the guard's
 # backbone. A run that was stopped goes on where it was.
 #
-# Settings, by the environment: MAX_ROWS (train rows of each data set), CASED (set where the tokenizer
-# knows letters by their case: copies in capitals too), DISGUISED (set for copies in disguise), MAX_LAYER,
-# TRIALS, MEMBERS, EXITS (as siren train --exits; none without), SPAN_ROWS (of each data set, by which
-# thresholds of spans are chosen; none without), THREADS, REUSE (a feature store of this backbone in int8,
-# whose texts are not pooled again).
+# Settings, by the environment: MAX_ROWS (train rows of each data set, and NAME=ROWS of single ones),
+# CASED (set where the tokenizer knows letters by their case: copies in capitals too), DISGUISED (set for
+# copies in disguise), MAX_LAYER, TRIALS, MEMBERS, EXITS (as siren train --exits; none without), SPAN_ROWS
+# (of each data set, by which thresholds of spans are chosen; none without), THREADS, REUSE (a feature
+# store of this backbone in int8, whose texts are not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -21,11 +21,13 @@ threads=${THREADS:-$(nproc)}
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*" >&2; }
 
+rows=()
+for number in ${MAX_ROWS:-1400}; do rows+=(--max-train-rows "$number"); done
 say "1/5 extract"
 siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/features" --precision int8 \
     --copies "$here/copies.json" ${CASED:+--copies "$here/capitals.json"} \
     ${DISGUISED:+--copies "$here/disguises.json"} \
-    --splits train,validation --max-train-rows "${MAX_ROWS:-1400}" \
+    --splits train,validation "${rows[@]}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
 say "2/5 train"

@@ -14,7 +14,7 @@ from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
 from siren_train.data.copies import Copies, read_copies, safe_texts, with_copies
-from siren_train.data.reading import Reading
+from siren_train.data.reading import MostRows, Reading
 from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import Source, parse_source
 from siren_train.fit.folds import make_folds
@@ -148,7 +148,7 @@ def test_dilution_needs_safe_rows(sources: list[Source]) -> None:
 
 
 def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
-    part = Reading(sources, Columns(), splits=("train", "validation"), max_train_rows=6)
+    part = Reading(sources, Columns(), splits=("train", "validation"), most_rows=MostRows(6))
     rows = list(part.rows())
     counts = Counter((row.dataset, row.split) for row in rows)
     assert counts == {
@@ -156,8 +156,19 @@ def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
         for name in ("first", "second")
         for split in ("train", "validation")
     }
-    turned = Reading(sources[::-1], Columns(), splits=("train", "validation"), max_train_rows=6)
+    turned = Reading(
+        sources[::-1], Columns(), splits=("train", "validation"), most_rows=MostRows(6)
+    )
     assert {row.text for row in turned.rows()} == {row.text for row in rows}
+    more = Reading(sources, Columns(), most_rows=MostRows(6, {"second": 9})).rows()
+    trained = Counter(row.dataset for row in more if row.split == "train")
+    assert trained == {"first": 6, "second": 9}
+    few = Reading(sources, Columns(), most_rows=MostRows(of={"second": 3})).rows()
+    trained = Counter(row.dataset for row in few if row.split == "train")
+    assert trained["first"] > 9
+    assert trained["second"] == 3
+    with pytest.raises(InputError, match="rows are counted of 'third'; there are first, second"):
+        Reading(sources, Columns(), most_rows=MostRows(of={"third": 3}))
     with pytest.raises(InputError, match="no row is of split 'tset'; there are"):
         Reading(sources, Columns(), splits=("tset",))
 

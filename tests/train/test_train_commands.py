@@ -11,6 +11,7 @@ from labelled import make_rows, write_jsonl
 from siren_export.heads.registry import load_artifact
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
+from siren_train.store.store import FeatureStore
 
 
 def run(app: object, *arguments: object) -> Result:
@@ -86,3 +87,26 @@ def test_an_option_that_a_head_would_leave_unread_is_refused(
     result = run(train.app, tmp_path, "-o", tmp_path / "out", "--head", head, *options)
     assert result.exit_code == 2
     assert f"{options[0]} goes with --head".replace("--no-", "--") in result.output
+
+
+@pytest.mark.parametrize("rows", [["0"], ["few"], ["a="], ["=3"], ["3", "4"], ["a=3", "a=4"]])
+def test_how_many_rows_is_written_in_one_way(tmp_path: Path, rows: list[str]) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    options = [part for one in rows for part in ("--max-train-rows", one)]
+    result = run(extract.app, tmp_path, data, "-o", tmp_path / "s", *options)
+    assert result.exit_code == 2
+    assert "--max-train-rows is a number above 0" in " ".join(result.stderr.split())
+
+
+def test_a_store_says_how_many_rows_were_taken_of_each_data_set(
+    tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    data = [write_jsonl(tmp_path / f"{name}.jsonl", make_rows(60)) for name in ("one", "two")]
+    rows = ("--max-train-rows", 12, "--max-train-rows", "two=30")
+    result = run(
+        extract.app, backbone_folder("bert"), *data, "-o", tmp_path / "s", "--max-length", 48, *rows
+    )
+    assert result.exit_code == 0, result.output
+    manifest = FeatureStore.open(tmp_path / "s").manifest
+    assert (manifest.max_train_rows, manifest.max_train_rows_of) == (12, {"two": 30})
+    assert manifest.splits["train"] == 42

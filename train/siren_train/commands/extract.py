@@ -145,6 +145,7 @@ def extract(
         prefixes=prefixes,
     )
     sources = [parse_source(argument) for argument in data]
+    most_rows = options.most_rows(max_train_rows)
     recipe = find_recipe(backbone)
     source: Checkpoint | Generator
     if is_generator(backbone):
@@ -170,7 +171,7 @@ def extract(
             max_layer=max_layer,
             precision=precision,
             splits=options.split_names(splits),
-            max_train_rows=max_train_rows,
+            most_rows=most_rows,
             copies=read_copies(*copies) if copies else None,
             reuse=FeatureStore.open(reuse) if reuse else None,
             threads=threads,

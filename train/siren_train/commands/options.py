@@ -8,6 +8,7 @@ import typer
 
 from siren_runtime.bundle.manifest import Manifest
 from siren_train.data.labels import read_label_table
+from siren_train.data.reading import MostRows
 from siren_train.data.rows import Columns
 
 _DATA = typer.Argument(
@@ -34,12 +35,12 @@ Splits = Annotated[
     ),
 ]
 MaxTrainRows = Annotated[
-    int | None,
+    list[str] | None,
     typer.Option(
         "--max-train-rows",
-        min=1,
+        metavar="[DATASET=]N",
         help="Of each data set at most so many train rows, and a third as many of each other "
-        "split; chosen by their text.",
+        "split; chosen by their text. May be given again for single data sets, by name.",
     ),
 ]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
@@ -148,6 +149,24 @@ def make_columns(
 def split_names(splits: str) -> list[str]:
     """The names that `Splits` holds; none stand for all."""
     return [name.strip() for name in splits.split(",")] if splits else []
+
+
+def most_rows(arguments: Sequence[str] | None) -> MostRows:
+    """What `MaxTrainRows` says.
+
+    Raises:
+        typer.BadParameter: it is not written so, or names a data set twice.
+    """
+    found: dict[str, int] = {}
+    for argument in arguments or ():
+        name, _, number = argument.rpartition("=")
+        if not (number.isdecimal() and int(number)) or argument.startswith("=") or name in found:
+            raise typer.BadParameter(
+                f"--max-train-rows is a number above 0, and DATASET=N for single data sets, each "
+                f"once; found {argument!r}"
+            )
+        found[name] = int(number)
+    return MostRows(found.pop("", None), found)
 
 
 def tier_rules(arguments: Sequence[str]) -> dict[str, str]:

@@ -108,7 +108,7 @@ def rollouts(
         [parse_source(argument) for argument in data],
         columns,
         splits=options.split_names(splits),
-        max_train_rows=max_train_rows,
+        most_rows=options.most_rows(max_train_rows),
     )
     found = prefixes_of(reading.rows(), prefixes)
     if generator is None:

@@ -3,7 +3,8 @@
 import hashlib
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from siren_runtime.errors import InputError
@@ -16,6 +17,27 @@ from .streams import StreamRow
 AnyRow = TypeVar("AnyRow", Row, StreamRow)
 
 
+@dataclass(frozen=True)
+class MostRows:
+    """How many train rows of a data set are taken at most, and a third as many of other splits.
+
+    Attributes:
+        each: of a data set that `of` does not name; None is all.
+        of: by the data set's name.
+    """
+
+    each: int | None = None
+    of: Mapping[str, int] = field(default_factory=dict)
+
+    def most(self, dataset: str, split: str) -> int | None:
+        """How many rows of a data set's split are taken at most; None is all."""
+        rows = self.of.get(dataset, self.each)
+        return rows if rows is None or split == TRAIN else -(-rows // 3)
+
+
+ALL_ROWS = MostRows()
+
+
 class Reading:
     """Rows that are the same in every pass."""
 
@@ -25,32 +47,32 @@ class Reading:
         columns: Columns,
         *,
         splits: Collection[str] = (),
-        max_train_rows: int | None = None,
+        most_rows: MostRows = ALL_ROWS,
         copies: Copies | None = None,
     ) -> None:
         """Read all rows and check them.
 
         Args:
             splits: those whose rows are taken; none given is all.
-            max_train_rows: of each data set, take at most so many train rows, and a third as many
-                of each other split.
+            most_rows: of each data set, take no more.
             copies: what copies follow train rows.
 
         Raises:
-            InputError: as `read_all`; a split has no rows; or copies are asked for of a data set
-                that is not there.
+            InputError: as `read_all`; a split has no rows; or copies, or a number of rows, are
+                asked for of a data set that is not there.
         """
         self.sources, self.columns = sources, columns
         self._splits, self._copies = splits, copies
         self._taken: set[int] | None = None  # places among the rows of the splits
-        if max_train_rows is None:
+        if most_rows == ALL_ROWS:
             deque(read_all(sources, columns), maxlen=0)
         else:
-            self._taken = at_most(self._of_splits(read_all(sources, columns)), max_train_rows)
+            self._taken = at_most(self._of_splits(read_all(sources, columns)), most_rows)
         found = {(row.split, row.dataset) for row in self._originals()}
         _check_names("no row is of split", splits, {split for split, _ in found})
         datasets = {name for _, name in found}
         _check_names("copies are asked for of", copies.datasets if copies else (), datasets)
+        _check_names("rows are counted of", most_rows.of, datasets)
         self._safe = safe_texts(self._originals(), copies) if copies else []
 
     def rows(self) -> Iterator[Row]:
@@ -77,8 +99,8 @@ def sampled(rows: Iterable[AnyRow], most: int | None) -> list[AnyRow]:
     return [row for of_class in kept.values() for row in of_class]
 
 
-def at_most(rows: Iterable[Row], max_train_rows: int) -> set[int]:
-    """Choose of each data set `max_train_rows` train rows, and a third as many of each other split.
+def at_most(rows: Iterable[Row], most_rows: MostRows) -> set[int]:
+    """Choose as many rows of each data set as are taken at most.
 
     The choice is by a hash of the text, so it does not depend on the order of rows.
 
@@ -87,10 +109,10 @@ def at_most(rows: Iterable[Row], max_train_rows: int) -> set[int]:
     """
     kept: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for place, row in enumerate(rows):
-        limit = max_train_rows if row.split == TRAIN else -(-max_train_rows // 3)
+        limit = most_rows.most(row.dataset, row.split)
         heap = kept.setdefault((row.dataset, row.split), [])
         heapq.heappush(heap, (-_hash(row.text), place))
-        if len(heap) > limit:
+        if limit is not None and len(heap) > limit:
             heapq.heappop(heap)
     return {place for heap in kept.values() for _, place in heap}
 

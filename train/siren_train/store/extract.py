@@ -31,7 +31,7 @@ from siren_runtime.generation.manifest import TrainedOn
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.copies import Copies, digest
 from siren_train.data.labels import label_values
-from siren_train.data.reading import Reading
+from siren_train.data.reading import ALL_ROWS, MostRows, Reading
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
@@ -67,7 +67,7 @@ def extract(
     max_layer: int | None = None,
     precision: Precision = "fp32",
     splits: Collection[str] = (),
-    max_train_rows: int | None = None,
+    most_rows: MostRows = ALL_ROWS,
     copies: Copies | None = None,
     reuse: FeatureStore | None = None,
     threads: int | None = None,
@@ -87,8 +87,7 @@ def extract(
         max_layer: pool only the first so many layers, and compute no further; of a checkpoint.
         precision: of a checkpoint's extractor; it should be the one that will serve the head.
         splits: those whose rows are pooled; none given is all.
-        max_train_rows: of each data set, pool at most so many train rows, and a third as many of
-            each other split.
+        most_rows: of each data set, pool no more.
         copies: also pool changed copies of train rows.
         reuse: a store of the same engine, whose features are taken for the texts that it has.
         threads: of the CPU; None takes all.
@@ -104,7 +103,7 @@ def extract(
     if max_layer is not None and isinstance(backbone, Generator):
         raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
-    reading = Reading(sources, columns, splits=splits, max_train_rows=max_train_rows, copies=copies)
+    reading = Reading(sources, columns, splits=splits, most_rows=most_rows, copies=copies)
     scan = _scan(reading)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
@@ -123,7 +122,8 @@ def extract(
         collections=scan.collections,
         splits={split: len(known["labels"]) for split, known in scan.columns.items()},
         sources=[_data_file(source) for source in sources],
-        max_train_rows=max_train_rows,
+        max_train_rows=most_rows.each,
+        max_train_rows_of=dict(most_rows.of),
         copies=digest(copies) if copies else None,
         prefixes=columns.prefixes,
         rows_sha256=scan.rows_sha256,

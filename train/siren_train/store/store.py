@@ -66,6 +66,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels: names of the labels that the categories of rows may hold.
         splits: how many rows each split has, by its name.
         max_train_rows: of each data set, at most so many train rows and a third as many others.
+        max_train_rows_of: the same of single data sets, by name.
         prefixes: whether rows are prefixes, which have targets.
         copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
@@ -91,6 +92,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copies: str | None
     rows_sha256: str
     labels: list[str] = []
+    max_train_rows_of: dict[str, int] = {}
     prefixes: bool = False
     generator: TrainedOn | None = None
 
