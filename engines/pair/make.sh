@@ -26,6 +26,7 @@ if (($#)); then
     options=(--threads "${THREADS:-$(nproc)}")
     siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
         --tier review=fpr:0.05 "${options[@]}"
+    siren calibrate "$bundle" "$@" --spans fpr:0.05 --max-rows 60 "${options[@]}"
     cp "$bundle/ensemble.json" "$here/ensemble.json"
     (cd "$here" && sha256sum ../{minilm,gemma3-270m}/siren.safetensors > heads.sha256)
     siren evaluate "$bundle" "$@" -o "$here/evaluation" --by category \

@@ -114,6 +114,7 @@ class Guard(Members):
             opened.scorers,
             threshold=opened.threshold,
             tiers=opened.tiers,
+            span_thresholds=opened.span_thresholds,
             responses=opened.responses,
             limits=limits,
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_responses_have_thresholds_and_tiers_of_their_own(folder: Path) -> None:
 
 
 def test_spans_of_responses_stay_the_members(folder: Path) -> None:
-    """ensemble.json has thresholds of texts alone, of which members' spans are no part."""
+    """Where ensemble.json has thresholds of texts alone, spans go by the members'."""
     own = [{"tokens": 32, "threshold": 0.9}]
     for name, high in (("one", 0.7), ("two", 0.9)):
         of_responses = {"threshold": 0.5, "spans": [{"tokens": 32, "threshold": high}]}
@@ -79,6 +80,34 @@ def test_spans_of_responses_stay_the_members(folder: Path) -> None:
     assert judge.of_text(False).spans == {32: 0.9}
     assert judge.of_text(True).spans == {32: pytest.approx(0.8)}
     assert judge.of_text(True).threshold == 0.6
+
+
+def near(threshold: float) -> Any:
+    """Thresholds that were moved in log-odds and back."""
+    return pytest.approx([threshold], abs=1e-9)
+
+
+def test_its_own_thresholds_of_spans_decide_and_spans_are_scored_unasked(folder: Path) -> None:
+    text = "how to bake a long loaf of bread and " * 4
+    own = [{"tokens": 32, "threshold": 0.7}]  # of one member alone: no span of the ensemble
+    edit_manifest(folder / "one", lambda manifest: manifest.update(spans=own))
+    write(folder, threshold=0.999)
+    assert not Guard.load(folder).score(text).spans
+    tokens = {"tokens": 8, "threshold": 0.001}
+    write(folder, threshold=0.999, spans=[tokens])
+    result = Guard.load(folder).score(text)
+    assert (result.is_harmful, [span.threshold for span in result.spans]) == (True, near(0.001))
+    one, two = (Guard.load(folder / n).score(text, spans=[8]).spans for n in ("one", "two"))
+    assert result.spans[0].score == pytest.approx((one[0].score + two[0].score) / 2, abs=1e-6)
+    answer = Guard.load(folder).score(prompt="hello", response=text)
+    assert [span.threshold for span in answer.spans] == near(0.001)
+    listed = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert "spans of 8 tokens from 0.001" in listed.output
+    responses = {"threshold": 0.999, "spans": [{"tokens": 8, "threshold": 0.998}]}
+    write(folder, threshold=0.999, spans=[tokens], responses=responses)
+    answer = Guard.load(folder).score(prompt="hello", response=text)
+    assert (answer.is_harmful, [span.threshold for span in answer.spans]) == (False, near(0.998))
+    assert not Guard.load(folder, spans=False).score(text).is_harmful
 
 
 def test_a_list_of_bundles_is_an_ensemble_too(folder: Path) -> None:
@@ -178,7 +207,11 @@ def test_a_closed_ensemble_does_not_score(folder: Path) -> None:
                 "threshold": 0.5,
                 "responses": {"threshold": 0.5, "spans": [{"tokens": 32, "threshold": 0.5}]},
             },
-            "spans go by the members",
+            "the spans of responses are of [32] tokens",
+        ),
+        (
+            {"spans": [{"tokens": 64, "threshold": 0.5}, {"tokens": 32, "threshold": 0.5}]},
+            "the sizes of spans must ascend",
         ),
     ],
 )
@@ -186,7 +219,7 @@ def test_a_bad_manifest_is_refused_by_name(
     folder: Path, fields: dict[str, Any], message: str
 ) -> None:
     write(folder, **fields)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=re.escape(message)):
         Guard.load(folder)
 
 
@@ -235,7 +268,7 @@ def test_inspect_shows_it_with_its_members(folder: Path) -> None:
 def test_inspect_gives_its_manifest_and_its_members_as_json(folder: Path) -> None:
     found = json.loads(inspect_(folder, "--json").stdout)
     written = json.loads((folder / "ensemble.json").read_text())
-    assert found["ensemble"] == {**written, "responses": None}
+    assert found["ensemble"] == {**written, "spans": [], "responses": None}
     for name in ("one", "two"):
         assert found["members"][name] == json.loads((folder / name / "guard.json").read_bytes())
 

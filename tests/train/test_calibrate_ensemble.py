@@ -14,9 +14,10 @@ from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.commands import calibrate
-from siren_train.data.rows import Columns
+from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import parse_source
 from siren_train.measure.calibrate import find_threshold
+from siren_train.measure.calibrate_spans import score_diluted_spans
 from siren_train.measure.evaluate import Scores, score_rows
 from tiny_bundle import edit_manifest, make_bundle
 
@@ -115,6 +116,38 @@ def test_numbers_need_no_text_and_tiers_alone_keep_the_mean_threshold(folder: Pa
     assert (written.threshold, [tier.threshold for tier in written.tiers]) == (mean, [0.9])
 
 
+def test_spans_are_calibrated_on_the_mean_of_the_members(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        edit_manifest(folder / name, lambda m: m["text"].update(max_length=120))
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(3_100))
+    rules = ["--spans", "fpr:0.1", "--diluted", "60"]
+    done = run(folder, data, "--responses", "--threshold", "best", *rules)
+    assert done.exit_code == 0, done.output
+    written = read_ensemble(folder)
+    assert [span.tokens for span in written.spans] == [32, 64, 128]
+    assert written.responses is not None
+    assert [span.tokens for span in written.responses.spans] == [32, 64, 128]
+    guard = Guard.load(folder)
+    read = read_all([parse_source(str(data))], Columns())
+    rows = [row for row in read if row.split == "validation"]
+    found = score_diluted_spans(guard, rows, rows, [60], lambda *_: None, "harm")
+    for decides, of in (
+        (written.spans, ~found.has_response),
+        (written.responses.spans, found.has_response),
+    ):
+        flagged = np.any(found.scores >= [span.threshold for span in decides], axis=1)
+        assert 0.05 < np.mean(flagged[of & ~found.harmful]) <= 0.1
+    # A new threshold leaves the spans; a number needs no text.
+    assert run(folder, "--tier", "block=0.9").exit_code == 0
+    assert read_ensemble(folder).spans == written.spans
+    assert run(folder, "--spans", "0.75").exit_code == 0
+    again = read_ensemble(folder)
+    assert {span.threshold for span in again.spans} == {0.75}
+    assert again.threshold == written.threshold
+    assert again.responses is not None
+    assert again.responses.spans == []
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -122,7 +155,7 @@ def test_numbers_need_no_text_and_tiers_alone_keep_the_mean_threshold(folder: Pa
         ["--threshold", "best"],
         ["--threshold", "0.5", "--temperature"],
         ["--threshold", "0.5", "--head", "harm"],
-        ["--spans", "0.5"],
+        ["--spans", "fpr:0.05"],
         ["--responses", "--threshold", "0.5"],
         ["--tier", "block"],
     ],

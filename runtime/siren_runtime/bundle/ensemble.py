@@ -1,7 +1,8 @@
 """ensemble.json: bundles of the same classes whose scores are averaged.
 
 {"format_version": 1, "members": ["small", "large"], "threshold": 0.5, "tiers": [],
- "responses": {"threshold": 0.4, "tiers": []}}
+ "spans": [{"tokens": 32, "threshold": 0.9}],
+ "responses": {"threshold": 0.4, "tiers": [], "spans": []}}
 """
 
 import os
@@ -22,7 +23,9 @@ from .thresholds import (
     ResponseThresholds,
     SpanThreshold,
     Tier,
+    check_response_spans,
     check_response_tiers,
+    check_spans,
     check_tiers,
 )
 from .types import Probability, Strict
@@ -35,14 +38,15 @@ class EnsembleManifest(Strict, frozen=True):
     """ensemble.json. `members` are folders of bundles inside the ensemble's own.
 
     `threshold` None is the mean of the members'; another holds for responses too, unless they have
-    `responses`. These and `tiers` are as in a bundle's manifest. Spans go by the mean of the
-    members' thresholds.
+    `responses`. These, `tiers` and `spans` are as in a bundle's manifest. Without `spans` there are
+    those that every member has thresholds for, and these are the mean of theirs.
     """
 
     format_version: int
     members: Annotated[list[str], msgspec.Meta(min_length=2)]
     threshold: Probability | None = None
     tiers: list[Tier] = msgspec.field(default_factory=list)
+    spans: list[SpanThreshold] = msgspec.field(default_factory=list)
     responses: ResponseThresholds | None = None
 
 
@@ -107,14 +111,14 @@ def _decoded(data: bytes, root: Path) -> EnsembleManifest:
 
 def _check_decision(manifest: EnsembleManifest, origin: str) -> None:
     check_tiers(manifest.tiers, origin)
+    check_spans(manifest.spans, origin)
     responses = manifest.responses
     if responses is None:
         return
     check_response_tiers(responses, manifest.tiers, origin)
+    check_response_spans(responses, manifest.spans, origin)
     if manifest.threshold is None:
         raise BundleError(f"{origin}: responses have a threshold, and other texts have none")
-    if responses.spans:
-        raise BundleError(f"{origin}: spans go by the members' thresholds, found some of responses")
 
 
 def check_heads(manifests: Sequence[Manifest]) -> None:

@@ -11,6 +11,7 @@ from .thresholds import (
     ResponseThresholds,
     SpanThreshold,
     Tier,
+    check_response_spans,
     check_response_tiers,
     check_spans,
     check_tiers,
@@ -200,12 +201,7 @@ def _check_responses(
     name: str, head: HeadSpec, decision: Decision, responses: ResponseThresholds, origin: str
 ) -> None:
     check_response_tiers(responses, decision.tiers, origin)
-    sizes, of_texts = ([span.tokens for span in one.spans] for one in (responses, decision))
-    if sizes and sizes != of_texts:
-        raise BundleError(
-            f"{origin}: the spans of responses are of {sizes} tokens; expected those of other "
-            f"texts: {of_texts}"
-        )
+    check_response_spans(responses, decision.spans, origin)
     if head.activation == "sigmoid":
         raise BundleError(
             f"{origin}: the head {name!r} has labels, which have thresholds of their own; those of "

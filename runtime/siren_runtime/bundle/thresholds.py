@@ -93,6 +93,22 @@ def check_spans(spans: Sequence[SpanThreshold], origin: str) -> None:
         raise BundleError(f"{origin}: the sizes of spans must ascend, found {sizes}")
 
 
+def check_response_spans(
+    responses: ResponseThresholds, of_texts: Sequence[SpanThreshold], origin: str
+) -> None:
+    """Refuse spans of texts with a response of other sizes than those of other texts.
+
+    Raises:
+        BundleError: there are some, and their sizes are others.
+    """
+    sizes, own = [s.tokens for s in responses.spans], [s.tokens for s in of_texts]
+    if sizes and sizes != own:
+        raise BundleError(
+            f"{origin}: the spans of responses are of {sizes} tokens; expected those of other "
+            f"texts: {own}"
+        )
+
+
 def tier_of(tiers: Sequence[Tier], score: float) -> str | None:
     """Return the name of the tier that a score falls in; None below the lowest."""
     return next((tier.name for tier in tiers if score >= tier.threshold), None)

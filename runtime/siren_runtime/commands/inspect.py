@@ -109,7 +109,7 @@ def _show_ensemble(
         "checked": checked,
         "classes": ", ".join(next(iter(manifests.values())).head.labels) or "not named",
         "threshold": own if threshold is None else f"{threshold:g}",
-        "calibration": _tiers(ensemble.tiers),
+        "calibration": f"{_tiers(ensemble.tiers)}{_spans(ensemble.spans)}",
         **_responses(ensemble.responses),
     }
     table = Table("member", "backbone", "head", "engine", "threshold", "size", "verification")

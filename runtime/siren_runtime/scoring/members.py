@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.ensemble import check_heads, mean_decisions
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.text.reading import Limits
 
@@ -31,6 +31,7 @@ class Members:
         *,
         threshold: float | None = None,
         tiers: Sequence[Tier] | None = None,
+        span_thresholds: Sequence[SpanThreshold] | None = None,
         responses: ResponseThresholds | None = None,
         limits: Limits = _LIMITS,
     ) -> None:
@@ -39,6 +40,7 @@ class Members:
         Args:
             threshold: None is the mean of the members'.
             tiers: by falling threshold; None are those of the one member, an ensemble has none.
+            span_thresholds: None are those of the one member, or the mean of several's.
             responses: of texts with a response; None is `threshold` and `tiers` where these are
                 given, else what the members say.
             limits: what is read of a text, and what is refused.
@@ -51,9 +53,8 @@ class Members:
         self.scorers = tuple(scorers)
         check_heads(self.manifests)
         decisions = mean_decisions(self.manifests)
-        self.judge = judge_of(
-            self.manifests[0].heads, decisions, limits, threshold, tiers, responses
-        )
+        own = threshold, tiers, span_thresholds, responses
+        self.judge = judge_of(self.manifests[0].heads, decisions, limits, *own)
         self._warned = False
 
     @property

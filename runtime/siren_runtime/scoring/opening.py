@@ -8,7 +8,7 @@ from pathlib import Path
 from siren_runtime.bundle.ensemble import is_ensemble, read_ensemble
 from siren_runtime.bundle.reader import Verify, load_bundle
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 from siren_runtime.errors import BundleError, InputError
 
 from .engines import Request, open_engines
@@ -24,6 +24,7 @@ class Opened:
     scorers: list[Scorer]
     threshold: float | None = None
     tiers: Sequence[Tier] | None = None
+    span_thresholds: Sequence[SpanThreshold] | None = None
     responses: ResponseThresholds | None = None
 
 
@@ -50,14 +51,15 @@ def open_source(
         BundleError, BackendError, InputError: as `Guard.load`.
     """
 
-    def scorer_of(folder: Path) -> Scorer:
+    def scorer_of(folder: Path, of_ensemble: bool = False) -> Scorer:
         if is_ensemble(folder):
             raise BundleError(
                 f"{folder}: an ensemble cannot be a member of another; name its members"
             )
         bundle = load_bundle(folder, verify=verify)
         manifest = bundle.manifest
-        calibrated = any(manifest.decision(name).spans for name in manifest.heads)
+        own = any(manifest.decision(name).spans for name in manifest.heads)
+        calibrated = own or of_ensemble
         if spans and manifest.task == "trajectory":
             raise InputError(
                 f"{folder}: scores trajectories, which have no spans; load it without them"
@@ -77,8 +79,9 @@ def open_source(
     if not is_ensemble(folder):
         return Opened([scorer_of(folder)])
     ensemble = read_ensemble(folder)
-    scorers = [scorer_of(folder / member) for member in ensemble.members]
-    return Opened(scorers, ensemble.threshold, ensemble.tiers, ensemble.responses)
+    scorers = [scorer_of(folder / member, bool(ensemble.spans)) for member in ensemble.members]
+    decided = ensemble.threshold, ensemble.tiers, ensemble.spans or None, ensemble.responses
+    return Opened(scorers, *decided)
 
 
 def _several(source: Iterable[BundleSource]) -> list[BundleSource]:

@@ -10,7 +10,7 @@ import numpy as np
 from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, SpanScore, categories_of
 from siren_runtime.bundle.heads import Decision, HeadSpec
-from siren_runtime.bundle.thresholds import ResponseThresholds, Tier, tier_of
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier, tier_of
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.text.passage import Span
 from siren_runtime.text.reading import Limits
@@ -48,8 +48,7 @@ class HeadJudge:
         labels = {label.name: label.threshold for label in decision.labels}
         if spec.activation == "sigmoid" and not labels:
             labels = dict.fromkeys(spec.labels, decision.threshold)
-        spans = {span.tokens: span.threshold for span in decision.spans}
-        tiers = tuple(decision.tiers)
+        spans, tiers = _by_size(decision.spans), tuple(decision.tiers)
         return cls(decision.threshold, tiers, spans, labels, decision.responses)
 
     def of_text(self, has_response: bool) -> "HeadJudge":
@@ -57,19 +56,21 @@ class HeadJudge:
         if not has_response or self.responses is None:
             return self
         own = self.responses
-        spans = {span.tokens: span.threshold for span in own.spans} or self.spans
+        spans = _by_size(own.spans) or self.spans
         return replace(self, threshold=own.threshold, tiers=tuple(own.tiers), spans=spans)
 
     def overridden(
         self,
         threshold: float | None,
         tiers: Sequence[Tier] | None,
+        spans: Sequence[SpanThreshold] | None,
         responses: ResponseThresholds | None,
     ) -> "HeadJudge":
-        """With a threshold or tiers that hold for all texts, where they are given.
+        """With a threshold, tiers or spans that hold for all texts, where they are given.
 
         Args:
-            responses: what holds for those with a response instead; their spans stay.
+            responses: what holds for those with a response instead; where it has no spans, and
+                none are given for all texts, theirs stay.
         """
         judge, of_responses = self, self.responses
         if threshold is not None:
@@ -78,9 +79,13 @@ class HeadJudge:
             judge = replace(judge, tiers=tuple(tiers))
             if of_responses is not None:
                 of_responses = msgspec.structs.replace(of_responses, tiers=[*tiers])
+        if spans is not None:
+            judge = replace(judge, spans=_by_size(spans))
+            if of_responses is not None:
+                of_responses = msgspec.structs.replace(of_responses, spans=[])
         if responses is not None:
-            spans = self.responses.spans if self.responses else []
-            of_responses = msgspec.structs.replace(responses, spans=spans)
+            kept = self.responses.spans if self.responses and spans is None else []
+            of_responses = msgspec.structs.replace(responses, spans=responses.spans or kept)
         return replace(judge, responses=of_responses)
 
     def shift(self, own: float) -> float:
@@ -297,22 +302,27 @@ def judge_of(
     limits: Limits,
     threshold: float | None = None,
     tiers: Sequence[Tier] | None = None,
+    spans: Sequence[SpanThreshold] | None = None,
     responses: ResponseThresholds | None = None,
 ) -> Judge:
     """A judge of heads by name, the primary one first.
 
     Args:
         limits: where they name no sizes of spans, those that a head has thresholds for.
-        threshold, tiers: of the primary head, in place of its own, whatever the text.
+        threshold, tiers, spans: of the primary head, in place of its own, whatever the text.
         responses: of the primary head, of texts with a response, in place of those.
     """
     heads = {name: HeadJudge.of(spec, decisions[name]) for name, spec in specs.items()}
     primary = next(iter(heads))
-    heads[primary] = heads[primary].overridden(threshold, tiers, responses)
+    heads[primary] = heads[primary].overridden(threshold, tiers, spans, responses)
     judge = Judge(heads, limits)
     if limits.spans is None:
         judge = replace(judge, limits=replace(limits, spans=judge.span_sizes))
     return judge
+
+
+def _by_size(spans: Sequence[SpanThreshold]) -> dict[int, float]:
+    return {span.tokens: span.threshold for span in spans}
 
 
 def log_odds(probability: float) -> float:

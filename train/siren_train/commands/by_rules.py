@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.console import report
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
@@ -17,6 +19,7 @@ from .calibration_shown import described, finish, print_decision
 
 if TYPE_CHECKING:
     from siren_train.measure.calibrate_responses import Found
+    from siren_train.measure.calibrate_spans import SpanScores
     from siren_train.measure.evaluate import Scores
 
 
@@ -27,6 +30,8 @@ class ByRules:
     Attributes:
         threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
             numbers where there are no sources.
+        spans: the same, as `siren_train.measure.calibrate_spans.find_span_thresholds` takes it.
+        diluted: for spans, rows count alone and behind so many tokens of safe rows.
         columns_of: makes the columns of the sources, of the names of the classes.
         max_rows: of each data set, of each class alike; None is all.
         responses: whether to choose by the rows with a response, and apart from that by the rest.
@@ -35,6 +40,8 @@ class ByRules:
 
     threshold: str | None
     tiers: Mapping[str, str]
+    spans: str | None
+    diluted: Sequence[int]
     sources: Sequence[Source]
     columns_of: Callable[..., Columns]
     split: str
@@ -49,29 +56,42 @@ class ByRules:
             typer.BadParameter: there is no rule, or one that needs rows where there are none.
             InputError: one is none.
         """
-        from siren_train.measure.calibrate import parse_rule
+        from siren_train.measure.calibrate_spans import check_rules
 
-        rules = [rule for rule in (self.threshold, *self.tiers.values()) if rule]
+        rules = [rule for rule in (self.threshold, *self.tiers.values(), self.spans) if rule]
         if not rules or (self.responses and not (self.sources and self.threshold)):
             raise typer.BadParameter(
-                "give --threshold or --tier, and with --responses --threshold and labelled text"
+                "give --threshold, --tier or --spans, and with --responses --threshold and "
+                "labelled text"
             )
-        for rule in rules:
-            parse_rule(rule)
-            if not self.sources:
+        check_rules(self.threshold, self.tiers, self.spans)
+        if not self.sources:
+            for rule in rules:
                 options.stated(rule)
 
-    def decision(self, old: Decision, scores: "Scores") -> Decision:
+    def decision(
+        self, old: Decision, scores: "Scores", span_scores: "SpanScores | None" = None
+    ) -> Decision:
         """How a head decides that decided by `old`.
+
+        Args:
+            span_scores: None where there are no sources, or no rule for spans.
 
         Raises:
             InputError: no threshold meets a rule.
             BundleError: two tiers are equal.
         """
-        from siren_train.measure.calibrate import with_thresholds
+        from siren_train.measure.calibrate import with_spans, with_thresholds
+        from siren_train.measure.calibrate_responses import choose_spans
 
         found = choose_and_say(scores, self.threshold, self.tiers, by_response=self.responses)
-        return with_thresholds(old, found.threshold, found.tiers, found.responses)
+        new = with_thresholds(old, found.threshold, found.tiers, found.responses)
+        if span_scores is not None and self.spans:
+            return with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
+        if self.spans:
+            number = options.stated(self.spans)
+            return with_spans(new, [SpanThreshold(size, number) for size in DEFAULT_SIZES], None)
+        return new
 
     def tell(self, folder: Path, old: Decision, new: Decision, scores: "Scores") -> None:
         """Print what was decided, once it is written into `folder`."""

@@ -56,7 +56,7 @@ siren calibrate my-guard data.jsonl --head forecast --false-alarms 0.1
 
 siren calibrate my-grafted-generator data.jsonl --responses --threshold best
 
-siren calibrate my-ensemble data.jsonl --responses --threshold best --tier block=fpr:0.01
+siren calibrate my-ensemble data.jsonl --responses --threshold best --spans fpr:0.05
 """
 
 
@@ -190,15 +190,16 @@ def calibrate(
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
     if is_grafted(folder) or is_ensemble(folder):
-        refused = (tiers, temperature, spans, cascade, record, labels, pool)
-        if any(refused) or false_alarms is not None or (head and is_ensemble(folder)):
+        refused = tiers, temperature, cascade, record, labels, pool
+        if any((*refused, head if is_ensemble(folder) else spans)) or false_alarms is not None:
             raise typer.BadParameter(
-                "a generator or an ensemble takes --threshold, --tier and --responses alone"
+                "a generator or an ensemble takes --threshold, --tier and --responses alone, an "
+                "ensemble --spans too"
             )
         of_rows = text, label, split_column, id_column, category, classes
         columns_of = partial(options.make_columns, *of_rows)
-        given = threshold, options.tier_rules(tier or []), sources, columns_of, split
-        by_rules = ByRules(*given, max_rows, responses, threads)
+        rules = threshold, options.tier_rules(tier or []), spans, checked_lengths(diluted)
+        by_rules = ByRules(*rules, sources, columns_of, split, max_rows, responses, threads)
         if is_grafted(folder):
             calibrate_generator(folder, head, by_rules)
         else:
@@ -217,9 +218,9 @@ def calibrate(
         _check_use(threshold, tier, tiers, temperature, spans)
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
-    rules = options.tier_rules(tier or [])
+    tier_rules = options.tier_rules(tier or [])
     if data:
-        check_rules(threshold, rules, spans)
+        check_rules(threshold, tier_rules, spans)
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     old = opened.manifest.decision(head)
@@ -274,7 +275,7 @@ def calibrate(
     if not data:
         if temperature:
             raise typer.BadParameter("labelled text is needed to fit a temperature")
-        stated = {name: options.stated(rule) for name, rule in rules.items()}
+        stated = {name: options.stated(rule) for name, rule in tier_rules.items()}
         by_name = make_tiers(stated, "--tier") if stated else None
         manifest = write_calibration(
             folder,
@@ -312,7 +313,7 @@ def calibrate(
             taken = sampled(labelled, max_rows)
             lengths = checked_lengths(diluted)
             span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
-    found = choose_and_say(scores, threshold, rules, by_response=responses)
+    found = choose_and_say(scores, threshold, tier_rules, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
         kept = None if threshold else old.responses

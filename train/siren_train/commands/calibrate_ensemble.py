@@ -1,6 +1,7 @@
-"""What `siren calibrate` does with an ensemble: threshold and tiers of the mean of its scores."""
+"""What `siren calibrate` does with an ensemble: how the mean of its members' scores decides."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -14,38 +15,58 @@ from siren_runtime.text.reading import AS_LLM_SIREN
 from . import options
 from .by_rules import ByRules
 
+if TYPE_CHECKING:
+    from siren_train.measure.calibrate_spans import SpanScores
+    from siren_train.measure.evaluate import Scores
+
 
 def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
-    """Choose a threshold and tiers on the rows of a split, and write them into ensemble.json.
+    """Choose a threshold, tiers and thresholds of spans, and write them into ensemble.json.
 
     Raises:
         typer.BadParameter: there is no rule, or one that needs rows without any.
         InputError: its first head has labels, the data is unusable, or no threshold meets a rule.
         BundleError, BackendError: the ensemble cannot be opened.
     """
+    rules.check()
+    manifest = read_ensemble(folder)
+    by_stream = bool(rules.spans or manifest.spans)  # as a guard with spans scores
+    read = {"threads": rules.threads, "streaming": by_stream, "exits": False, **AS_LLM_SIREN}
+    with Guard.load(folder, **read) as guard:
+        scores, span_scores = _scored(folder, guard, rules)
+        judge = guard.judge.primary
+    responses = manifest.responses or (judge.responses and replace(judge.responses, spans=[]))
+    old = Decision(judge.threshold, list(judge.tiers), spans=manifest.spans, responses=responses)
+    new = rules.decision(old, scores, span_scores)
+    decided = {"threshold": new.threshold, "tiers": new.tiers, "spans": new.spans}
+    write_ensemble(folder, replace(manifest, **decided, responses=new.responses))
+    rules.tell(folder, old, new, scores)
+
+
+def _scored(folder: Path, guard: Guard, rules: ByRules) -> "tuple[Scores, SpanScores | None]":
+    """The scores of the rows that rules are for, and of their spans where there is a rule."""
+    from siren_train.data.reading import sampled
+    from siren_train.data.rows import read_all
+    from siren_train.measure.calibrate_spans import score_diluted_spans
     from siren_train.measure.evaluate import NO_ROWS, score_rows
 
-    rules.check()
-    scores, manifest = NO_ROWS, read_ensemble(folder)
-    read = {"threads": rules.threads, "exits": False, **AS_LLM_SIREN}
-    with Guard.load(folder, **read) as guard, Bars() as bars:
-        first = guard.manifests[0]
-        if first.head.activation != "softmax":
-            raise InputError(
-                f"{folder}: of an ensemble heads of classes are calibrated; {first.primary!r} has "
-                "labels, which have thresholds of their own in each member"
-            )
-        if rules.sources:
-            columns = rules.columns_of(
-                options.labels(first), trajectories=first.task == "trajectory"
-            )
-            of_split = rules.sources, columns, rules.split
-            scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows)
-        judge = guard.judge.primary
-    old = Decision(judge.threshold, list(judge.tiers), responses=judge.responses)
-    new = rules.decision(old, scores)
-    kept = new.responses and replace(new.responses, spans=[])
-    write_ensemble(
-        folder, replace(manifest, threshold=new.threshold, tiers=new.tiers, responses=kept)
-    )
-    rules.tell(folder, old, new, scores)
+    first = guard.manifests[0]
+    if first.head.activation != "softmax":
+        raise InputError(
+            f"{folder}: of an ensemble heads of classes are calibrated; {first.primary!r} has "
+            "labels, which have thresholds of their own in each member"
+        )
+    is_trajectory = first.task == "trajectory"
+    if is_trajectory and rules.spans:
+        raise InputError(f"{folder}: scores trajectories of agents, which have no spans")
+    if not rules.sources:
+        return NO_ROWS, None
+    columns = rules.columns_of(options.labels(first), trajectories=is_trajectory)
+    with Bars() as bars:
+        of_split = rules.sources, columns, rules.split
+        scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows)
+        if not rules.spans:
+            return scores, None
+        labelled = [row for row in read_all(rules.sources, columns) if row.split == rules.split]
+        of_rows = sampled(labelled, rules.max_rows), labelled, rules.diluted
+        return scores, score_diluted_spans(guard, *of_rows, bars.update, guard.heads[0])

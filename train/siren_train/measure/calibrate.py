@@ -258,7 +258,7 @@ def write_calibration(
             keeps for them; new spans of other texts hold for these too. A new threshold holds for
             these texts too where they get none of their own, and so do new tiers, which leave them
             the threshold they have.
-        response_spans: of texts with a response, which have thresholds of their own.
+        response_spans: of texts with a response, which have thresholds of their own; with `spans`.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -274,20 +274,14 @@ def write_calibration(
     if temperature is not None:
         decision = _tempered(decision, temperature)
     changes: dict[str, object] = {}
-    if spans is not None:
-        changes["spans"] = list(spans)
-        if decision.responses is not None:  # theirs too, where they get none of their own
-            changes["responses"] = msgspec.structs.replace(decision.responses, spans=[])
     if labels is not None:
         changes["labels"] = list(labels)
     if smoothing is not None:
         changes["smoothing"] = smoothing
     decision = msgspec.structs.replace(decision, **changes)
     decision = with_thresholds(decision, threshold, tiers, responses)
-    if response_spans is not None:
-        assert decision.responses is not None
-        own = msgspec.structs.replace(decision.responses, spans=list(response_spans))
-        decision = msgspec.structs.replace(decision, responses=own)
+    if spans is not None:
+        decision = with_spans(decision, spans, response_spans)
     changed = manifest.deciding(name, decision)
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
         changed = _without_bounds(changed)
@@ -332,6 +326,21 @@ def with_thresholds(
     elif tiers is not None and old.responses is not None:
         changes["responses"] = msgspec.structs.replace(old.responses, tiers=[*tiers])
     return msgspec.structs.replace(old, **changes)
+
+
+def with_spans(
+    old: Decision, spans: Sequence[SpanThreshold], of_responses: Sequence[SpanThreshold] | None
+) -> Decision:
+    """How a head decides with new thresholds of spans.
+
+    Args:
+        of_responses: of texts with a response, where these have thresholds of their own; None are
+            those of other texts.
+    """
+    responses = old.responses
+    if responses is not None:
+        responses = msgspec.structs.replace(responses, spans=list(of_responses or []))
+    return msgspec.structs.replace(old, spans=list(spans), responses=responses)
 
 
 def _completed(
