@@ -1,6 +1,7 @@
 """Tokenizers of the tiny backbones, trained on the corpus and of the form of published ones."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,17 +84,27 @@ def _write_mistral_tokenizer(folder: Path) -> None:
 def _write_bert_tokenizer(folder: Path) -> None:
     """WordPiece with [CLS] and [SEP], saved with padding and truncation switched on.
 
-    Published sentence encoders are saved so; the head's own max_length must win.
+    Published sentence encoders are saved so; the head's own max_length must win. Its trainer makes
+    another vocabulary each time, so the words are counted here.
     """
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = tokenizers.Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    words = Counter(
+        word
+        for text in CORPUS
+        for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
+            normalizer.normalize_str(text)
+        )
+    )
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters)]
+    pieces += sorted((w for w in words if len(w) > 1), key=lambda word: (-words[word], word))
+    vocabulary = {piece: number for number, piece in enumerate(pieces[:VOCABULARY])}
+    tokenizer = tokenizers.Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY, special_tokens=specials, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(specials)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

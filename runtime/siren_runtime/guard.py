@@ -379,7 +379,7 @@ class Guard(Members):
         if spans is not None:
             limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
         threshold = None if threshold is None else checked_threshold(threshold)
-        decides = judge.threshold if threshold is None else threshold, judge.tiers
+        decides = judge.threshold if threshold is None else threshold, judge.primary
         limits = with_early(limits, self.manifests, *decides, features)
         order = checked_order(order, self.manifests[0].heads)
         return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)

@@ -30,6 +30,7 @@ from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
 from siren_runtime.bundle.manifest import MANIFEST_FILE, decode
 from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.scoring.engines import Request, open_backend
 from siren_runtime.text.rules import clean
@@ -185,6 +186,9 @@ def test_the_whole_guard_decides_where_bounds_do_not_hold(deciding, made):
     assert pair.score(text).exit is None
     other = Guard(guard.scorers, threshold=0.45, limits=replace(guard.judge.limits))
     assert other.score(text).exit is None
+    responses = ResponseThresholds(0.45)  # which the bounds were not chosen for
+    other = Guard(guard.scorers, responses=responses, limits=replace(guard.judge.limits))
+    assert other.score(prompt="a", response=text).exit is None
 
 
 def test_a_bundle_without_bounds_scores_by_the_whole_guard(made):

@@ -156,3 +156,17 @@ def test_a_stream_that_fails_leaves_the_others_right_and_refuses_to_go_on(poison
         assert good_again.score == pytest.approx(
             clean.score("How do I bake bread").score, abs=BOUND
         )
+
+
+def test_a_lone_surrogate_in_a_long_piece_or_prompt_is_that_streams_alone(export):
+    bundle = export("qwen3", max_length=LIMIT).bundle
+    guard = Guard.load(bundle, threads=1, max_tokens_per_text=64)
+    long = "x " * 64 + "\ud800"  # long enough to be counted in tokens before it is cleaned
+    with guard.streams() as streams:
+        good, bad, behind = streams.open(), streams.open(), streams.open(prompt=long)
+        found = streams.feed([(good, "hello"), (bad, long), (behind, "hello")])
+        assert isinstance(found[0], StreamResult)
+        for error, what in zip(found[1:], ("piece", "prompt"), strict=True):
+            assert isinstance(error, InputError)
+            assert f"the {what} holds a lone surrogate U+D800" in str(error)
+        assert good.feed(" you").score == pytest.approx(guard.score("hello you").score, abs=BOUND)

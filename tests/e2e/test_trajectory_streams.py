@@ -9,6 +9,7 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import BackendError, Guard, InputError, InterruptedCall
+from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_runtime.text.tokenizer import Tokenizer
 from trajectories import MESSAGES, TOOLS
@@ -69,6 +70,44 @@ def test_a_message_that_is_refused_leaves_a_stream_as_it_was(trajectory_bundle):
         stream.reset()
         assert stream.result is None
         assert stream.feed(MESSAGES[2]).score == pytest.approx(first.score, abs=1e-6)
+
+
+def test_a_message_that_is_not_to_be_called_safe_is_not_kept(trajectory_bundle):
+    _, bundle = trajectory_bundle()
+    guard = Guard.load(bundle, threads=1, max_unknown=0.5)
+    with guard.stream_trajectory(threshold=1.0) as stream:
+        first = stream.feed(MESSAGES[2])
+        with pytest.raises(InputError, match="unknown to the tokenizer"):
+            stream.feed({"role": "user", "content": "\u200b".join("looooong" * 30)})
+        assert (stream.messages, stream.result) == ([MESSAGES[2]], first)
+        assert stream.feed().score == pytest.approx(first.score, abs=1e-5)
+
+
+def test_a_stream_that_holds_fewer_tokens_than_the_head_reads_drops_none(
+    trajectory_bundle, monkeypatch
+):
+    """As a plan's may; the engines of ONNX Runtime hold all."""
+    _, bundle = trajectory_bundle()
+    guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)
+    reader_of = Scorer.stream_reader
+    monkeypatch.setattr(Scorer, "stream_reader", lambda scorer, _: reader_of(scorer, 16))
+    with guard.stream_trajectory() as stream:
+        first = stream.feed({"role": "user", "content": "hi"})
+        with pytest.raises(InputError, match="streams hold 16 here"):
+            stream.feed(*MESSAGES[2:5])
+        assert stream.feed().score == pytest.approx(first.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_closed_stream_says_so_and_may_be_closed_again(trajectory_bundle, streaming):
+    _, bundle = trajectory_bundle()
+    guard = Guard.load(bundle, threads=1, streaming=streaming, **AS_LLM_SIREN)
+    with guard.stream_trajectory() as stream:
+        stream.feed(MESSAGES[2])
+        stream.close()
+        for use in (lambda: stream.feed(MESSAGES[9]), stream.reset):
+            with pytest.raises(BackendError, match="closed"):
+                use()
 
 
 def test_a_stream_whose_engine_failed_has_no_verdict_until_it_is_reset(

@@ -368,6 +368,18 @@ def test_a_feed_that_was_cancelled_is_not_read_to_its_end(plain: Guard) -> None:
     _run(test())
 
 
+def test_a_piece_that_is_no_text_is_refused_before_it_waits(plain: Guard) -> None:
+    async def test() -> None:
+        async with AsyncGuard(plain) as guard, guard.stream() as stream:
+            for bad in (None, b"text", [3, 4]):
+                with pytest.raises(InputError, match="must be a str"):
+                    await stream.feed(bad)  # type: ignore[arg-type]
+            result = await stream.feed("text")
+            assert result.score == pytest.approx(plain.score("text").score, abs=ROUNDING)
+
+    _run(test())
+
+
 def test_an_error_of_a_stream_is_its_own(plain: Guard) -> None:
     async def test() -> None:
         async with AsyncGuard(plain) as guard, guard.stream() as bad, guard.stream() as good:

@@ -82,11 +82,6 @@ def test_spans_of_responses_stay_the_members(folder: Path) -> None:
     assert judge.of_text(True).threshold == 0.6
 
 
-def near(threshold: float) -> Any:
-    """Thresholds that were moved in log-odds and back."""
-    return pytest.approx([threshold], abs=1e-9)
-
-
 def test_its_own_thresholds_of_spans_decide_and_spans_are_scored_unasked(folder: Path) -> None:
     text = "how to bake a long loaf of bread and " * 4
     own = [{"tokens": 32, "threshold": 0.7}]  # of one member alone: no span of the ensemble
@@ -96,17 +91,17 @@ def test_its_own_thresholds_of_spans_decide_and_spans_are_scored_unasked(folder:
     tokens = {"tokens": 8, "threshold": 0.001}
     write(folder, threshold=0.999, spans=[tokens])
     result = Guard.load(folder).score(text)
-    assert (result.is_harmful, [span.threshold for span in result.spans]) == (True, near(0.001))
+    assert (result.is_harmful, [span.threshold for span in result.spans]) == (True, [0.001])
     one, two = (Guard.load(folder / n).score(text, spans=[8]).spans for n in ("one", "two"))
     assert result.spans[0].score == pytest.approx((one[0].score + two[0].score) / 2, abs=1e-6)
     answer = Guard.load(folder).score(prompt="hello", response=text)
-    assert [span.threshold for span in answer.spans] == near(0.001)
+    assert [span.threshold for span in answer.spans] == [0.001]
     listed = CliRunner().invoke(app, ["inspect", str(folder)])
     assert "spans of 8 tokens from 0.001" in listed.output
     responses = {"threshold": 0.999, "spans": [{"tokens": 8, "threshold": 0.998}]}
     write(folder, threshold=0.999, spans=[tokens], responses=responses)
     answer = Guard.load(folder).score(prompt="hello", response=text)
-    assert (answer.is_harmful, [span.threshold for span in answer.spans]) == (False, near(0.998))
+    assert (answer.is_harmful, [span.threshold for span in answer.spans]) == (False, [0.998])
     assert not Guard.load(folder, spans=False).score(text).is_harmful
 
 

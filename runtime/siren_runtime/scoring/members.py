@@ -118,7 +118,7 @@ class Members:
         reasons = [why for _, why in opened if why is not None]
         self._warn_once(reasons, 4)
         members, judge = [member for member, _ in opened], self.judge
-        cutoffs = cutoffs_of_exits(self.manifests, judge.threshold, judge.tiers)
+        cutoffs = cutoffs_of_exits(self.manifests, judge.threshold, judge.primary)
         exits = Cutoffs(judge.threshold, cutoffs[0], cutoffs[-1]) if cutoffs else None
         sessions = Sessions(members, max_streams, judge.on_heads, judge.limits, exits)
         return Streams(sessions)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from siren_runtime.errors import BackendError, SirenError
+from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.streaming.growing_text import Tokens
 from siren_runtime.streaming.state import StreamState
 from siren_runtime.text.deadline import Deadline
@@ -67,6 +67,7 @@ class TrajectoryStream:
         self.messages: list[Mapping[str, Any]] = []
         self.result: TrajectoryResult | None = None
         self._error: SirenError | None = None
+        self._is_open = True
 
     @property
     def reads_anew(self) -> list[str]:
@@ -108,6 +109,7 @@ class TrajectoryStream:
             InputError, BackendError, InterruptedCall: as `feed`.
         """
         until = Deadline(deadline, cancel)
+        self._check_open()
         if self._error is not None:
             raise BackendError(
                 f"the stream failed before and has no verdict ({self._error}); reset it"
@@ -122,10 +124,10 @@ class TrajectoryStream:
         except SirenError as error:
             self._error = error
             raise
-        self.messages = list(messages)
         (verdict,) = self._judge.verdicts([[one] for one in scored], self._call)
         if isinstance(verdict, SirenError):
             raise verdict
+        self.messages = list(messages)
         self.result = TrajectoryResult(
             **{field.name: getattr(verdict, field.name) for field in fields(verdict)},
             computed=sum(track.computed for track in self._tracks),
@@ -134,15 +136,26 @@ class TrajectoryStream:
         return self.result
 
     def reset(self) -> None:
-        """Forget all messages, and an error."""
+        """Forget all messages, and an error.
+
+        Raises:
+            BackendError: the stream is closed.
+        """
+        self._check_open()
         for track in self._tracks:
             track.begin()
         self.messages, self.result, self._error = [], None, None
 
     def close(self) -> None:
-        """Free the memory."""
-        for track in self._tracks:
-            track.close()
+        """Free the memory. It may be closed again."""
+        if self._is_open:
+            for track in self._tracks:
+                track.close()
+        self._is_open = False
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise BackendError("the stream is closed; open another")
 
     def __enter__(self) -> "TrajectoryStream":
         return self
@@ -170,7 +183,20 @@ class _Track:
         self._reader.remove(self._state)
 
     def reading(self, trajectory: Trajectory, call: Call, deadline: Deadline) -> Reading:
-        return self._texts.read(trajectory, call.limits, deadline)
+        """What is read of a trajectory.
+
+        Raises:
+            InputError: as `TrajectoryReader.read`, or a plan of streams holds fewer tokens.
+            InterruptedCall: as there.
+        """
+        reading = self._texts.read(trajectory, call.limits, deadline)
+        tokens, held = len(reading.windows[0].ids), self._reader.max_tokens
+        if tokens > held:
+            raise InputError(
+                f"the trajectory is read by {tokens:,} tokens, and streams hold {held:,} here; "
+                "score it as a whole (score_trajectory), or compile a plan for longer streams"
+            )
+        return reading
 
     def read(self, reading: Reading, deadline: Deadline) -> TextScore:
         """Read what of a trajectory's tokens is new.

@@ -155,7 +155,8 @@ class Judge:
             threshold: None is the head's own.
             unknown: how much of the text is; a low score then says nothing.
             has_response: whether the text has one, for which the head may have other thresholds.
-            order: of heads that have orders, the one that decides; None is the highest.
+            order: of heads that have orders, the one that decides; None is the highest, and so is
+                one that this head has not.
         """
         head = self.heads[name].of_text(has_response)
         threshold = head.threshold if threshold is None else threshold
@@ -163,6 +164,7 @@ class Judge:
         score = float(np.mean([one.score for one in scored]))
         span = max(scored, key=lambda one: one.score).span
         if order is not None and orders:
+            order = min(order, len(orders))
             score = orders[order - 1]
             span = max(scored, key=lambda one: one.orders[order - 1]).order_spans[order - 1]
         categories = {
@@ -289,10 +291,12 @@ class Judge:
         for size in set.intersection(*(set(spans) for spans in by_size)):
             of_size = [spans[size] for spans in by_size]
             score = float(np.mean([span.score for span in of_size]))
-            shift = head.shift(head.spans.get(size, head.threshold))
-            harmful_from = moved(threshold, -shift)
+            own = head.spans.get(size, head.threshold)
+            harmful_from, risk = head.harmful_from(own, threshold), moved(score, head.shift(own))
+            if score >= harmful_from:
+                risk = max(risk, threshold)  # which the move may have rounded below it
             place: Span = max(of_size, key=lambda span: span.score).span
-            found.append((moved(score, shift), SpanScore(size, score, harmful_from, place)))
+            found.append((risk, SpanScore(size, score, harmful_from, place)))
         return sorted(found, key=lambda item: (-item[0], item[1].tokens))
 
 

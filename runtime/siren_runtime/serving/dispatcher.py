@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from siren_runtime.errors import BackendError, BusyError, InterruptedCall
+from siren_runtime.errors import BackendError, BusyError, InputError, InterruptedCall
 from siren_runtime.guard import Guard
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.reader import Between, nothing
@@ -112,8 +112,11 @@ class Dispatcher:
         """Let a piece wait for its stream to be read, until a deadline.
 
         Raises:
+            InputError: the piece is no text.
             BackendError: closed.
         """
+        if not isinstance(piece, str):
+            raise InputError(f"a piece of a stream must be a str, found {type(piece).__name__}")
         future: Future[StreamResult] = Future()
         with self._changed:
             self._check_open()
@@ -268,9 +271,9 @@ class Dispatcher:
     def _meanwhile(self) -> None:
         """Between two engine runs of a long piece: what takes a moment, of other streams."""
         with self._changed:
+            feeds = self._feeds.take_short(self._reading)
             ready = [task for task in self._tasks if task[1] not in self._reading]
             self._tasks = deque(task for task in self._tasks if task[1] in self._reading)
-            feeds = self._feeds.take_short(self._reading)
         for task, _ in ready:
             _do(task)
         if feeds:

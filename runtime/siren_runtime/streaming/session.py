@@ -15,6 +15,7 @@ from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 from siren_runtime.text.passage import check_size
 from siren_runtime.text.reading import Limits
+from siren_runtime.text.rules import check_surrogates
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .aggregation import Aggregation
@@ -108,6 +109,7 @@ class Session:
 
     def _check_length(self, piece: str, what: str, hint: str) -> None:
         check_size(piece, self._limits.max_bytes)
+        check_surrogates(piece, what)
         limit, tokenizers = self._limits.max_tokens, [t.member.tokenizer for t in self.tracks]
         if any(_has_more_tokens(each, piece, limit, self.deadline) for each in tokenizers):
             raise InputError(

@@ -57,15 +57,23 @@ def clean(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InputError(f"a text must be a str, found {type(text).__name__}")
-    found = lone_surrogate(text)
-    if found is not None:
-        raise InputError(
-            f"the text holds a lone surrogate {found}; decode its bytes with errors='replace' "
-            "before scoring"
-        )
+    check_surrogates(text, "text")
     for pattern, replacement in SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     return text.strip() or " "
+
+
+def check_surrogates(text: str, what: str) -> None:
+    """Refuse a string that cannot be encoded as UTF-8; `what` is what the message calls it.
+
+    Raises:
+        InputError: it holds a lone surrogate.
+    """
+    if found := lone_surrogate(text):
+        raise InputError(
+            f"the {what} holds a lone surrogate {found}; decode its bytes with errors='replace' "
+            "before scoring"
+        )
 
 
 def lone_surrogate(text: str) -> str | None:
