@@ -59,7 +59,7 @@ for _command, *_examples in (
         "serve minilm --first-token --tokens 20,100 --rounds 20",
     ),
     (same_pass, "same-pass smollm2-genai smollm2-guarded --bundle guards/smollm2"),
-    (same_pass_verdicts, "same-pass-verdicts smollm2-guarded guards/smollm2 responses.jsonl"),
+    (same_pass_verdicts, "same-pass-verdicts smollm2-guarded responses.jsonl"),
     (stream, "stream qwen3-0.6b"),
     (extraction, "extraction minilm chats.jsonl"),
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),

@@ -12,6 +12,7 @@ from siren_export.heads.registry import load_artifact
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
 from siren_train.store.store import FeatureStore
+from tiny_bundle import make_bundle
 
 
 def run(app: object, *arguments: object) -> Result:
@@ -110,3 +111,41 @@ def test_a_store_says_how_many_rows_were_taken_of_each_data_set(
     manifest = FeatureStore.open(tmp_path / "s").manifest
     assert (manifest.max_train_rows, manifest.max_train_rows_of) == (12, {"two": 30})
     assert manifest.splits["train"] == 42
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["calibrate", "--threshold", "0.5", "--loss", "1"], "--loss goes with --cascade"),
+        (["calibrate", "--threshold", "0.5", "--diluted", "9"], "--diluted goes with --spans"),
+        (["calibrate", "--spans", "0.5", "--diluted", "9"], "--diluted goes with --spans"),
+        (["evaluate", "data.jsonl", "--words", "3"], "--words goes with --streaming"),
+        (["evaluate", "data.jsonl", "--pool", "response"], "--pool goes with --streaming"),
+    ],
+)
+def test_options_that_would_be_left_unread_are_refused(command: list[str], message: str) -> None:
+    name, *options = command
+    result = run(siren, name, "bundle", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_what_cannot_be_used_is_said_before_any_row_is_read(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "recipe" / "bundle")
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    for arguments, message in (
+        (("evaluate", bundle, data, "-o", data), "data.jsonl: a file is there"),
+        (("evaluate", bundle, tmp_path), "a folder; name its files"),
+        (("evaluate", bundle.parent, data), f"its bundle is {bundle}"),
+        (("calibrate", bundle, "--threshold", "1.5"), "'1.5'"),
+        (("calibrate", bundle, "--tier", "block=fpr:2"), "'fpr:2'"),
+    ):
+        result = run(siren, *arguments)
+        assert result.exit_code == 1, arguments
+        assert message in result.stderr
+        assert "labelled text is needed" not in result.stderr
+    (tmp_path / "pair" / "one").mkdir(parents=True)
+    (tmp_path / "pair" / "ensemble.json").write_text('{"format_version": 1, "members": ["a", "b"]}')
+    result = run(siren, "explain", tmp_path / "pair", "hello")
+    assert result.exit_code == 1
+    assert "the folder is an ensemble" in result.stderr

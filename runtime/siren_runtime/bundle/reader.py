@@ -195,6 +195,11 @@ def _regular_file_size(root: Path, name: str) -> int:
         status = path.stat()
     except FileNotFoundError:
         advice = "copy the whole bundle or export it again"
+        inner = root / "bundle"
+        if (inner / name).is_file() or (inner / "ensemble.json").is_file():
+            advice = f"the folder is a guard's recipe, and its bundle is {inner}"
+        if name == MANIFEST_FILE and (root / "ensemble.json").is_file():
+            advice = "the folder is an ensemble, of which one of its members is taken here"
         if repository := repository_of(root):
             advice = (
                 f"the cached snapshot of the hub repository {repository} is incomplete; load it "

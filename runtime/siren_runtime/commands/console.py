@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import BinaryIO
@@ -45,6 +45,22 @@ def need_engine() -> None:
     """See that something is installed which runs a score graph; as `need`."""
     if not any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
         need("onnxruntime")
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], without: str) -> None:
+    """Refuse options that a command was given and would leave unread.
+
+    Args:
+        names: of the command's parameters.
+        without: what they go with, which is not there.
+
+    Raises:
+        typer.BadParameter: one was given.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')} goes with {without}")
 
 
 def report(message: str) -> None:

@@ -1,13 +1,14 @@
 """`siren serve`: guards behind HTTP."""
 
 import ipaddress
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from siren_runtime.commands.console import need, need_engine, report
+from siren_runtime.commands.console import need, need_engine, refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.streaming.aggregation import AggregationName
@@ -19,12 +20,18 @@ need("litestar", "prometheus_client", "uvicorn", "httptools", "httpx", "websocke
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _DEFAULT_NAME = "guard"
+_OF_UPSTREAM = (
+    "mode", "prompt", "read_all", "response_only", "aggregation", "span", "stride", "fail_open",
+    "upstream_key_file",
+)  # fmt: skip
+_OF_BOTH = "block_at", "holdback", "upstream_timeout"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command(epilog="Example: siren serve engines/minilm/bundle --port 8000 --api-key-file keys")
 def serve(
+    context: typer.Context,
     bundles: Annotated[
         list[str] | None,
         typer.Argument(
@@ -135,14 +142,17 @@ def serve(
         typer.Option(help="The upstream's key; default: the caller's Authorization is sent on."),
     ] = None,
     upstream_timeout: Annotated[
-        float, typer.Option(min=0.01, help="Seconds without a byte of the upstream.")
+        float,
+        typer.Option(
+            min=0.01, help="Seconds without a byte of the upstream, or that --generate may take."
+        ),
     ] = 600,
     generate: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
             help="Answer chat completions with this grafted generator, guarded in the same pass; "
-            "--block-at and --holdback are for it too.",
+            "--block-at, --holdback and --upstream-timeout are for it too.",
         ),
     ] = None,
     generate_tokens: Annotated[
@@ -166,6 +176,12 @@ def serve(
         raise typer.BadParameter("give a bundle, or --generate FOLDER")
     if generate is not None and upstream is not None:
         raise typer.BadParameter("--generate and --upstream both answer chat completions; give one")
+    if upstream is None:
+        refuse_options(context, _OF_UPSTREAM, "--upstream")
+        if generate is None:
+            refuse_options(context, _OF_BOTH, "--upstream or --generate")
+    if generate is None:
+        refuse_options(context, ["generate_tokens"], "--generate")
     settings = Settings(
         guards=_named(bundles or []),
         backend=backend,
@@ -220,6 +236,7 @@ def serve(
             timeout_s=upstream_timeout,
         ),
     )
+    _check_host(host, port)
     if api_key_file is None and not _is_loopback(host):
         report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")
     tls = {"ssl_keyfile": tls_key, "ssl_certfile": tls_cert, "ssl_ca_certs": tls_ca}
@@ -233,6 +250,13 @@ def serve(
     if tls_ca is not None:
         tls["ssl_cert_reqs"] = 2  # type: ignore[assignment]  # ssl.CERT_REQUIRED
     run(settings, host=host, port=port, log_level=log_level, tls=tls)
+
+
+def _check_host(host: str, port: int) -> None:
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError(f"--host {host}: no address to listen at: {error}") from None
 
 
 def _check_tls(key: Path, certificate: Path, authorities: Path | None) -> None:

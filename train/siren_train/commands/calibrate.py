@@ -11,7 +11,7 @@ from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import is_grafted
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
@@ -62,6 +62,7 @@ siren calibrate my-ensemble data.jsonl --responses --threshold best --spans fpr:
 
 @app.command(epilog=_EPILOG)
 def calibrate(
+    context: typer.Context,
     bundle: Annotated[
         str,
         typer.Argument(
@@ -187,6 +188,10 @@ def calibrate(
     from .calibrate_ensemble import calibrate_ensemble
     from .calibrate_generator import calibrate_generator
 
+    if not cascade:
+        refuse_options(context, ["loss"], "--cascade")
+    if not (spans and data):
+        refuse_options(context, ["diluted"], "--spans and labelled text")
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
     if is_grafted(folder) or is_ensemble(folder):
@@ -207,7 +212,9 @@ def calibrate(
         return
     if false_alarms is not None:
         if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
-            raise typer.BadParameter("--false-alarms takes responses, and no other calibration")
+            raise typer.BadParameter(
+                "--false-alarms takes labelled responses, and no other calibration"
+            )
     elif pool is not None:
         raise typer.BadParameter("--pool goes with --false-alarms")
     elif cascade:
@@ -219,8 +226,7 @@ def calibrate(
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
     tier_rules = options.tier_rules(tier or [])
-    if data:
-        check_rules(threshold, tier_rules, spans)
+    check_rules(threshold, tier_rules, spans)
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     old = opened.manifest.decision(head)
@@ -346,7 +352,7 @@ def _check_use(
         raise typer.BadParameter("give either --tier or --tiers")
     if not (threshold or tier or tiers or temperature or spans):
         raise typer.BadParameter(
-            "give --threshold, --tier, --tiers, --temperature, --spans or --cascade"
+            "give --threshold, --tier, --tiers, --temperature, --spans, --cascade or --false-alarms"
         )
 
 

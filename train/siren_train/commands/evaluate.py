@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN, LongText
 from siren_train.data.benchmarks import (
@@ -50,7 +50,14 @@ siren evaluate my-agent-guard runs.jsonl -o evaluation
 
 @app.command(epilog=_EPILOG)
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or its hub repository id.")],
+    context: typer.Context,
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle or an ensemble, a shipped guard's name (minilm), or a hub "
+            "repository id."
+        ),
+    ],
     data: options.OptionalData = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for JSON, tables and plots.")
@@ -168,6 +175,10 @@ def evaluate(
     except InputError as error:
         raise typer.BadParameter(str(error), param_hint="--benchmark") from None
     streaming = streaming or any(one.streams for one in benchmarks)
+    if not streaming:
+        refuse_options(context, ["words", "pool"], "--streaming")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file is there; reports go into a folder")
     if streaming and (ensemble or by == "category"):
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     rewritten = "--diluted" if diluted else "--disguised" if disguised else None

@@ -12,6 +12,7 @@ from siren_export.heads.exits import parse_depths
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import refuse_options
 from siren_runtime.commands.console import report as say
 from siren_runtime.errors import InputError
 from siren_train.fit.settings import LayerWeighting, Settings
@@ -318,10 +319,8 @@ def _train_searched(
 def _check_options(context: typer.Context, head: Target) -> None:
     """Refuse options that a head of this kind would leave unread."""
     for name, heads in _HEADS_OF.items():
-        source = context.get_parameter_source(name)
-        if head not in heads and source is not None and source.name == "COMMANDLINE":
-            option = name.replace("_", "-")
-            raise typer.BadParameter(f"--{option} goes with --head {' or '.join(heads)}")
+        if head not in heads:
+            refuse_options(context, [name], f"--head {' or '.join(heads)}")
 
 
 def _openai(path: Path | None, store: FeatureStore) -> dict[str, list[str]]:

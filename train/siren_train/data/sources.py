@@ -99,6 +99,8 @@ def parse_source(argument: str) -> Source:
         _ = source.hub
     else:
         path = Path(source.location)
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; name its files, such as {path}/*.jsonl")
         if not path.is_file():
             raise InputError(f"{path}: no such file; a hub data set is written hub:NAME")
         if path.suffix not in _SUFFIXES:
