@@ -226,7 +226,12 @@ def calibrate(
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
     tier_rules = options.tier_rules(tier or [])
-    check_rules(threshold, tier_rules, spans)
+    try:
+        check_rules(threshold, tier_rules, spans)
+    except InputError as error:
+        if data:
+            raise
+        raise typer.BadParameter(str(error)) from None  # as numbers that are none are refused
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     old = opened.manifest.decision(head)
