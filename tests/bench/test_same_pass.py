@@ -54,15 +54,21 @@ def test_a_cadence_that_is_none_is_refused(every: str, tmp_path: Path) -> None:
     assert "--every is whole numbers" in result.stderr
 
 
-def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path: Path) -> None:
-    backbone = make_backbone(tmp_path / "backbone", BackboneSpec("llama"))
-    plain = make_generator(backbone, tmp_path / "plain", "fp32", "cpu")
-    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
-    graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
-    export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
-    data, record = tmp_path / "responses.jsonl", tmp_path / "record.json"
+def _grafted_and_bundle(folder: Path, precision: str) -> Path:
+    """Make `grafted`, a generator, and `bundle`, a float32 guard; return a file of responses."""
+    backbone = make_backbone(folder / "backbone", BackboneSpec("llama"))
+    plain = make_generator(backbone, folder / "plain", precision, "cpu")
+    artifact = load_artifact(make_artifact(folder / "head", backbone))
+    graft(plain, artifact, folder / "grafted", foreign=True, verify=False)
+    export_bundle(artifact, load_checkpoint(str(backbone)), folder / "bundle")
+    data = folder / "responses.jsonl"
     rows = [{"prompt": f"Tell me of {n}", "response": "Bread is " * n} for n in range(1, 6)]
     data.write_text("\n".join(map(json.dumps, rows)))
+    return data
+
+
+def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path: Path) -> None:
+    data, record = _grafted_and_bundle(tmp_path, "fp32"), tmp_path / "record.json"
     command = ["bench", "same-pass-verdicts", tmp_path / "grafted", data, "-o", record]
     bundle = ("--bundle", tmp_path / "bundle")
     result = siren(*command, *bundle, "--responses", 4)
@@ -79,14 +85,7 @@ def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path
 
 
 def test_verdicts_of_int4_are_compared_with_its_own_weights_in_float32(tmp_path: Path) -> None:
-    backbone = make_backbone(tmp_path / "backbone", BackboneSpec("llama"))
-    plain = make_generator(backbone, tmp_path / "plain", "int4", "cpu")
-    artifact = load_artifact(make_artifact(tmp_path / "head", backbone))
-    graft(plain, artifact, tmp_path / "grafted", foreign=True, verify=False)
-    export_bundle(artifact, load_checkpoint(str(backbone)), tmp_path / "bundle")
-    data, record = tmp_path / "responses.jsonl", tmp_path / "record.json"
-    rows = [{"prompt": f"Tell me of {n}", "response": "Bread is " * n} for n in range(1, 6)]
-    data.write_text("\n".join(map(json.dumps, rows)))
+    data, record = _grafted_and_bundle(tmp_path, "int4"), tmp_path / "record.json"
 
     def mean_difference(*reference: str | Path) -> float:
         command = ("bench", "same-pass-verdicts", tmp_path / "grafted", data, "-o", record)
