@@ -85,7 +85,12 @@ def compare_verdicts(
     if guarded.manifest.pooled != "conversation":
         raise InputError(f"{grafted}: scores the response alone, which is not compared here")
     results = []
-    with _reference(bundle, guarded, threads) as reference:
+    opened = (
+        _own_weights(guarded, threads)
+        if bundle is None
+        else contextlib.nullcontext(_stream_of(bundle, threads))
+    )
+    with opened as reference:
         for done, row in enumerate(rows, start=1):
             assert row.pair is not None
             response = guarded.engine.encode(row.pair[1])[:tokens]
@@ -152,15 +157,6 @@ def _by_own_pass(
         watch.add(run.output(NEURONS_OUTPUT)[0])
         watch.read()
     return Scores(watch.scores[len(prompt) - 1], watch.scores[len(prompt) :])
-
-
-@contextlib.contextmanager
-def _reference(bundle: Path | None, guarded: GuardedGenerator, threads: int) -> Iterator[Reference]:
-    if bundle is not None:
-        yield _stream_of(bundle, threads)
-        return
-    with _own_weights(guarded, threads) as reference:
-        yield reference
 
 
 def _stream_of(bundle: Path, threads: int) -> Reference:

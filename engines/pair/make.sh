@@ -4,8 +4,9 @@
 # Usage: engines/pair/make.sh                  compile both; ensemble.json says how they decide
 #        engines/pair/make.sh DATA.jsonl...    also calibrate anew on validation rows, and evaluate
 #
-# Needs the extras export and gguf and both backbones (siren export says how to install one that is not there), and
-# with data the extra train. What comes out is in bundle/. THREADS in the environment: of each engine.
+# Needs the extras export and gguf and both backbones (siren export says how to install one that is not
+# there), and with data the extra train. What comes out is in bundle/. THREADS in the environment: of
+# each engine.
 set -euo pipefail
 here=$(dirname "$0")  # not made absolute: reports name it
 bundle=$here/bundle

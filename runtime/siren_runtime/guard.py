@@ -146,7 +146,8 @@ class Guard(Members):
             long_text, spans: as `load`; None is as the guard was loaded.
             deadline: seconds that the call may take; docs/use.md says where it is looked at.
             cancel: ends the call at such a place once it is set.
-            order: of polynomial heads, the one that decides; None is the highest.
+            order: of polynomial heads, the one that decides; None is the highest, as is one that a
+                head of several has not.
 
         Raises:
             InputError: neither or both of `text` and `prompt`/`response` are given, one is not

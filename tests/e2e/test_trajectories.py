@@ -1,7 +1,9 @@
 """Trajectory heads: a bundle scores as llm-siren's AgentSirenGuard does, whole and growing."""
 
 import asyncio
+import json
 import os
+import shutil
 from dataclasses import replace
 
 import msgspec
@@ -302,3 +304,16 @@ def test_callers_share_engine_runs(trajectory_bundle):
         result, refused = shared.score_each_trajectory([WHOLE, "text"])
         assert (result.truncated, result.omitted is not None) == (True, True)
         assert isinstance(refused, InputError)
+
+
+def test_an_ensemble_of_trajectories_has_no_thresholds_of_spans(trajectory_bundle, tmp_path):
+    _, bundle = trajectory_bundle()
+    for name in ("one", "two"):
+        shutil.copytree(bundle, tmp_path / name)
+    ensemble = {"format_version": 1, "members": ["one", "two"]}
+    (tmp_path / "ensemble.json").write_text(json.dumps(ensemble))
+    assert 0 <= Guard.load(tmp_path).score_trajectory(messages=MESSAGES[:3]).score <= 1
+    spans = {"spans": [{"tokens": 32, "threshold": 0.9}]}
+    (tmp_path / "ensemble.json").write_text(json.dumps({**ensemble, **spans}))
+    with pytest.raises(InputError, match="which have no spans"):
+        Guard.load(tmp_path)

@@ -60,9 +60,10 @@ def open_source(
         manifest = bundle.manifest
         own = any(manifest.decision(name).spans for name in manifest.heads)
         calibrated = own or of_ensemble
-        if spans and manifest.task == "trajectory":
+        if (spans or of_ensemble) and manifest.task == "trajectory":
             raise InputError(
-                f"{folder}: scores trajectories, which have no spans; load it without them"
+                f"{folder}: scores trajectories, which have no spans; load it without them, and "
+                "without thresholds of spans in ensemble.json"
             )
         has_spans = calibrated if spans is None else spans
         by_stream = has_spans and manifest.head.pools_mean

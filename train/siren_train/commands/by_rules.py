@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
-from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.console import report
-from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
@@ -89,8 +87,7 @@ class ByRules:
         if span_scores is not None and self.spans:
             return with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
         if self.spans:
-            number = options.stated(self.spans)
-            return with_spans(new, [SpanThreshold(size, number) for size in DEFAULT_SIZES], None)
+            return with_spans(new, options.stated_spans(self.spans), None)
         return new
 
     def tell(self, folder: Path, old: Decision, new: Decision, scores: "Scores") -> None:

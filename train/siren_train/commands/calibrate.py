@@ -9,13 +9,11 @@ import typer
 
 from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.bundle.reader import Bundle, load_bundle
-from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import is_grafted
 from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
-from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, read_all
@@ -293,9 +291,7 @@ def calibrate(
             head=head,
             threshold=options.stated(threshold) if threshold else None,
             tiers=read_tiers(tiers) if tiers is not None else by_name,
-            spans=[SpanThreshold(size, options.stated(spans)) for size in DEFAULT_SIZES]
-            if spans
-            else None,
+            spans=options.stated_spans(spans) if spans else None,
         )
         report(f"{folder}: {described(manifest.decision(head))}")
         finish(record, old, manifest.decision(head))

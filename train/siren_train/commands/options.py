@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.labels import read_label_table
 from siren_train.data.reading import MostRows
 from siren_train.data.rows import Columns
@@ -200,3 +202,9 @@ def stated(rule: str) -> float:
             f"labelled text is needed to choose by {rule!r}; only a number from 0 to 1 needs none"
         )
     return number
+
+
+def stated_spans(rule: str) -> list[SpanThreshold]:
+    """The number that a rule is, as the threshold of spans of every size; raises as `stated`."""
+    number = stated(rule)
+    return [SpanThreshold(size, number) for size in DEFAULT_SIZES]
