@@ -62,6 +62,10 @@ class _Failures:
             raise BackendError(f"{self._what}: {error}") from error
 
 
+# As ONNX Runtime counts them. onnxruntime-genai's own default is half of the processors: one thread
+# of two, which takes 1.7 times as long to read 256 tokens with SmolLM2 in int4.
+_ALL_CORES = 0
+
 _AT_A_TOKEN = _Failures("onnxruntime-genai failed at a token")
 
 
@@ -74,7 +78,7 @@ class Engine:
         """Open a folder.
 
         Args:
-            threads: CPU threads; None leaves it to ONNX Runtime.
+            threads: CPU threads; None takes as many as the folder's config says, else all cores.
             device: "auto" is what the folder was built for; "cpu" runs it there.
 
         Raises:
@@ -88,6 +92,8 @@ class Engine:
         overlay: dict[str, Any] = {}
         if threads is not None:
             overlay["intra_op_num_threads"] = usable_threads(threads)
+        elif self.model.threads is None:
+            overlay["intra_op_num_threads"] = _ALL_CORES
         with _Failures(f"{folder}: onnxruntime-genai cannot load the model"):
             config = self._genai.Config(str(folder))
             if device == "cpu":

@@ -29,6 +29,10 @@ class _Window(msgspec.Struct, frozen=True):
     window_size: int = 0
 
 
+class _SessionOptions(msgspec.Struct, frozen=True):
+    intra_op_num_threads: int | None = None
+
+
 class _Decoder(msgspec.Struct, frozen=True):
     filename: str
     hidden_size: int
@@ -37,6 +41,7 @@ class _Decoder(msgspec.Struct, frozen=True):
     inputs: _Inputs = _Inputs()
     outputs: _Outputs = _Outputs()
     sliding_window: _Window | None = None
+    session_options: _SessionOptions = _SessionOptions()
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -63,6 +68,7 @@ class GenaiFolder:
         window: tokens that blocks with a window look back over; 0 where none has one.
         padding: the token that stands behind shorter rows of a batch.
         context_length: how many tokens prompt and response may have together.
+        threads: of the CPU, as its config says; None where it does not.
         tokens, logits: the input of token ids and the output of logits.
         cache_keys: of each block, the output that holds its keys.
     """
@@ -77,6 +83,7 @@ class GenaiFolder:
     window: int
     padding: int
     context_length: int
+    threads: int | None
     tokens: str
     logits: str
     cache_keys: tuple[str, ...]
@@ -148,6 +155,7 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
         window=decoder.sliding_window.window_size if decoder.sliding_window else 0,
         padding=model.pad_token_id,
         context_length=model.context_length,
+        threads=decoder.session_options.intra_op_num_threads,
         tokens=decoder.inputs.input_ids,
         logits=decoder.outputs.logits,
         cache_keys=tuple(

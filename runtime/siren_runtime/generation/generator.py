@@ -61,7 +61,8 @@ class GuardedGenerator:
         """Open the folder that siren graft wrote.
 
         Args:
-            threads: CPU threads of the model; None leaves it to ONNX Runtime.
+            threads: CPU threads of the model; None takes as many as the folder's config says, else
+                all cores.
             device: "auto" is what the folder was built for; "cpu" runs it there.
             verify: compare the SHA-256 of the weights too, which reads them once more. Those of
                 the other files are compared in any case.
