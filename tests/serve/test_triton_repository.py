@@ -1,14 +1,31 @@
 """What `siren triton` writes. In a real tritonserver it is tried by test_triton_server.py."""
 
+import hashlib
 import re
 from pathlib import Path
 
+import msgspec
 import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from siren_runtime import BundleError, Guard, InputError, SirenError
+from siren_runtime import BackendError, BundleError, Guard, InputError, SirenError
+from siren_runtime.backends.shapes import default_profiles
+from siren_runtime.backends.tensorrt.plan import (
+    PlanRecord,
+    plans_folder,
+    source_hashes,
+    write_plan,
+)
+from siren_runtime.bundle.reader import load_bundle
 from siren_serve.commands.triton import app
+from tiny_bundle import make_bundle
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Path:
+    """A bundle that plans may be added to."""
+    return make_bundle(tmp_path / "bundle")
 
 
 def write(*arguments: object) -> str:
@@ -48,6 +65,76 @@ def test_a_model_of_tokens_has_the_graphs_tensors(bundle: Path, tmp_path: Path) 
     assert dims["logits"] == "[2]"
 
 
+def _save_plan(bundle: Path, name: str, **changes: object) -> None:
+    opened, data = load_bundle(bundle), f"plan {name}".encode()
+    record = PlanRecord(
+        record_version=1,
+        flavor="tensorrt",
+        library_version="10.3.0",
+        graph="score",
+        compute_capabilities=["9.0"],
+        profiles=default_profiles(32),
+        sources=source_hashes(opened, "score"),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        created=f"2026-01-01T00:00:00+00:00 {name}",
+        build_seconds=1.0,
+    )
+    record = msgspec.structs.replace(record, **changes)
+    write_plan(plans_folder(opened) / f"{name}.plan", memoryview(data), record)
+
+
+def test_a_model_of_a_plan_is_the_newest_that_tensorrt_made_of_these_weights(
+    own_bundle: Path, tmp_path: Path
+) -> None:
+    for name, changes in {
+        "1": {},
+        "2": {},
+        "3": {"flavor": "tensorrt-rtx"},
+        "4": {"sources": {"score.onnx": "0" * 64}},
+        "5": {"graph": "stream"},
+    }.items():
+        _save_plan(own_bundle, name, **changes)
+    config = write(own_bundle, "-o", tmp_path / "models", "--forms", "plan", "--instances", 2)
+    tokens = write(own_bundle, "-o", tmp_path / "models", "--forms", "tokens")
+    assert (tmp_path / "models" / "guard_plan" / "1" / "model.plan").read_bytes() == b"plan 2"
+    assert 'platform: "tensorrt_plan"' in config
+    assert 'instance_group [{ count: 2 kind: KIND_GPU profile: ["1"] }]' in config
+    assert "max_batch_size: 32" in config
+    tensor = re.compile(r"\{ name: .* \}")
+    assert tensor.findall(config)[:5] == tensor.findall(tokens)[:5]
+
+
+def test_profiles_of_a_plan_hold_the_largest_batch(own_bundle: Path, tmp_path: Path) -> None:
+    _save_plan(own_bundle, "1")
+    config = write(own_bundle, "-o", tmp_path / "models", "--forms", "plan", "--max-batch", 1)
+    assert "max_batch_size: 1\n" in config
+    assert 'profile: ["0", "1"]' in config
+
+
+def test_without_a_plan_of_tensorrt_it_says_how_to_make_one(
+    own_bundle: Path, tmp_path: Path
+) -> None:
+    _save_plan(own_bundle, "1", flavor="tensorrt-rtx")
+    with pytest.raises(InputError, match=r"siren build .* --flavor tensorrt"):
+        write(own_bundle, "-o", tmp_path / "models", "--forms", "plan")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_plan_that_was_changed_makes_no_model(own_bundle: Path, tmp_path: Path) -> None:
+    _save_plan(own_bundle, "1", sha256="0" * 64)
+    with pytest.raises(BackendError, match="was changed"):
+        write(own_bundle, "-o", tmp_path / "models", "--forms", "plan")
+    assert not (tmp_path / "models" / "guard_plan").exists()
+
+
+def test_a_plan_takes_no_threads_of_a_cpu(own_bundle: Path, tmp_path: Path) -> None:
+    given = [str(own_bundle), "-o", str(tmp_path), "--forms", "plan", "--threads", "2"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 2
+    assert "--threads goes with" in " ".join(done.stderr.split())
+
+
 def test_streams_are_sequences_with_a_response_a_piece(bundle: Path, tmp_path: Path) -> None:
     config = write(bundle, "-o", tmp_path, "--forms", "stream", "--max-batch", 3, "--timeout", 2)
     assert "decoupled: true" in config
@@ -76,7 +163,7 @@ def test_a_bundle_is_named_as_for_other_commands(tmp_path: Path) -> None:
 def test_a_form_that_is_not_known_is_refused(bundle: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [str(bundle), "-o", str(tmp_path), "--forms", "text,voice"])
     assert done.exit_code == 2
-    assert "'voice' is not one of text, stream, tokens" in " ".join(done.stderr.split())
+    assert "'voice' is not one of text, stream, tokens, plan" in " ".join(done.stderr.split())
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_serve.triton.repository import Form, ModelSettings, write_model
 
@@ -16,6 +16,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command(epilog="Example: siren triton engines/minilm/bundle -o models --forms text,stream")
 def triton(
+    context: typer.Context,
     bundle: Annotated[
         str,
         typer.Argument(
@@ -27,13 +28,17 @@ def triton(
         Path, typer.Option("--output", "-o", help="The model repository; other models stay.")
     ],
     name: Annotated[
-        str, typer.Option(help="Of the model of whole texts; others are NAME_stream, NAME_tokens.")
+        str,
+        typer.Option(
+            help="Of the model of whole texts; others are NAME_stream, NAME_tokens and so on."
+        ),
     ] = "guard",
     forms: Annotated[
         str,
         typer.Option(
             help="text: whole texts. stream: growing ones, a sequence each. tokens: score.onnx in "
-            "Triton's ONNX Runtime backend, for who tokenizes. Any of these, with commas."
+            "Triton's ONNX Runtime backend, for who tokenizes. plan: the bundle's TensorRT plan in "
+            "its TensorRT backend, likewise. Any of these, with commas."
         ),
     ] = "text",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of an engine run.")] = 1,
@@ -54,9 +59,12 @@ def triton(
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name {name!r}: letters, digits, '_', '-' and '.' make a model's name")
+    chosen = _forms(forms)
     folder = find_bundle(bundle)
     settings = ModelSettings(threads, instances, max_batch, max_queue, timeout)
-    for form in _forms(forms):
+    if chosen == ["plan"]:
+        refuse_options(context, ["threads"], "a form that runs on the CPU")
+    for form in chosen:
         called = name if form == "text" else f"{name}_{form}"
         report(f"wrote {write_model(folder, output, called, form, settings)}")
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
 from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import InputError
 
-Form = Literal["text", "stream", "tokens"]
+Form = Literal["text", "stream", "tokens", "plan"]
 _TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 _VERDICT = {"score": "FP64", "is_harmful": "BOOL", "tier": "STRING", "result": "STRING"}
 
@@ -33,9 +34,10 @@ class ModelSettings:
     """How Triton runs a guard.
 
     Attributes:
-        threads: CPU threads of an engine run.
-        instances: engines at once, each a process with the bundle in memory (`tokens`: a session).
-        max_batch: texts of a run, and sequences that are open at once.
+        threads: CPU threads of an engine run; a plan has none.
+        instances: engines at once, each a process with the bundle in memory (`tokens` and `plan`: a
+            session).
+        max_batch: texts of a run, and sequences that are open at once; a plan's profiles bound it.
         max_queue: requests that may wait; more are refused.
         timeout_s: seconds that one may wait, or that a sequence may have no piece.
     """
@@ -54,15 +56,17 @@ def write_model(
 
     Args:
         form: "text", whole texts, and "stream", growing ones, each a sequence: both by the runtime
-            in Triton's Python backend. "tokens", score.onnx in its ONNX Runtime backend.
+            in Triton's Python backend. "tokens", score.onnx in its ONNX Runtime backend. "plan",
+            the newest TensorRT plan of it in its TensorRT backend.
 
     Returns:
         The model's folder.
 
     Raises:
         BundleError: the bundle cannot be used.
-        InputError: a model of that name is there, or the bundle is for another engine or scores
-            trajectories.
+        InputError: a model of that name is there, the bundle is for another engine, has no plan or
+            scores trajectories.
+        BackendError: a plan was changed.
     """
     bundle = load_bundle(bundle_folder, verify="full")
     place, hidden = repository / name, repository / f".{name}"
@@ -75,15 +79,20 @@ def write_model(
             f"{bundle_folder} is for {bundle.manifest.target}; the form of tokens takes a bundle "
             "for onnxruntime"
         )
+    plan = _newest_plan(bundle) if form == "plan" else None
     shutil.rmtree(hidden, ignore_errors=True)
     version = hidden / "1"
     version.mkdir(parents=True)
-    if form == "tokens":
+    if plan is not None:
+        (version / "model.plan").write_bytes(plan.read())
+        config = _plan_config(bundle, settings, plan)
+    elif form == "tokens":
         _copy_graph(bundle, version)
+        config = _tokens_config(bundle, settings)
     else:
         _copy_bundle(bundle, version / "bundle")
         (version / "model.py").write_text(_MODEL.format(form=form), encoding="utf-8")
-    config = _CONFIGS[form](bundle, settings)
+        config = _text_config(settings) if form == "text" else _stream_config(settings)
     (hidden / "config.pbtxt").write_text(f'name: "{name}"\n{config}', encoding="utf-8")
     return hidden.rename(place)
 
@@ -102,13 +111,30 @@ def _copy_graph(bundle: Bundle, folder: Path) -> None:
         shutil.copyfile(bundle.file(file), folder / location)
 
 
-def _text_config(bundle: Bundle, settings: ModelSettings) -> str:
+def _newest_plan(bundle: Bundle) -> Plan:
+    """The plan of score.onnx that TensorRT, and not TensorRT-RTX, compiled last."""
+    plans = [
+        Plan(path, record)
+        for path, record in recorded_plans(bundle).items()
+        if isinstance(record, PlanRecord)
+        and (record.flavor, record.graph) == ("tensorrt", "score")
+        and not is_stale(record, bundle)
+    ]
+    if not plans:
+        raise InputError(
+            f"{bundle.path}: has no plan of TensorRT for its score graph as it is; run siren build "
+            f"{bundle.path} --flavor tensorrt, with the version of TensorRT that the server has"
+        )
+    return max(plans, key=lambda plan: plan.record.created)
+
+
+def _text_config(settings: ModelSettings) -> str:
     inputs = [_tensor(name, "TYPE_STRING", "[1]", "optional: true")
               for name in ("text", "prompt", "response")]  # fmt: skip
     return _PYTHON + _tensors("input", inputs) + _outputs() + _batching(settings) + _run(settings)
 
 
-def _stream_config(bundle: Bundle, settings: ModelSettings) -> str:
+def _stream_config(settings: ModelSettings) -> str:
     controls = "\n".join(
         f'    {{ name: "{name}" control [{{ kind: CONTROL_SEQUENCE_{name} {values} }}] }},'
         for name, values in (
@@ -132,18 +158,33 @@ def _stream_config(bundle: Bundle, settings: ModelSettings) -> str:
 
 
 def _tokens_config(bundle: Bundle, settings: ModelSettings) -> str:
-    graph = bundle.manifest.graphs["score"]
     return (
-        'platform: "onnxruntime_onnx"\n'
-        + _tensors("input", [_spec(tensor) for tensor in graph.inputs])
-        + _tensors("output", [_spec(tensor) for tensor in graph.outputs])
-        + _batching(settings)
-        + _run(settings, "intra_op_thread_count")
+        f'platform: "onnxruntime_onnx"\n{_graph(bundle)}'
+        f"{_batching(settings)}{_run(settings, 'intra_op_thread_count')}"
     )
 
 
-_CONFIGS = {"text": _text_config, "stream": _stream_config, "tokens": _tokens_config}
+def _plan_config(bundle: Bundle, settings: ModelSettings, plan: Plan) -> str:
+    """Profiles that take a batch as large as Triton may make one; it takes the nearest of them."""
+    largest = [profile.max.batch for profile in plan.record.profiles]
+    batch = min(settings.max_batch, max(largest))
+    profiles = ", ".join(f'"{n}"' for n, size in enumerate(largest) if size >= batch)
+    return (
+        f'platform: "tensorrt_plan"\n{_graph(bundle)}{_batching(settings)}'
+        f"max_batch_size: {batch}\n"
+        f"instance_group [{{ count: {settings.instances} kind: KIND_GPU profile: [{profiles}] }}]\n"
+    )
+
+
 _PYTHON = 'backend: "python"\n'
+
+
+def _graph(bundle: Bundle) -> str:
+    graph = bundle.manifest.graphs["score"]
+    return "".join(
+        _tensors(which, [_spec(tensor) for tensor in tensors])
+        for which, tensors in (("input", graph.inputs), ("output", graph.outputs))
+    )
 
 
 def _spec(tensor: TensorSpec) -> str:
