@@ -145,6 +145,33 @@ def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
     check_openai(head.openai, labels, f"{what}.openai", BundleError)
 
 
+def check_pass(
+    heads: Mapping[str, HeadSpec], blocks: int, key: str, pooled: int, origin: str
+) -> None:
+    """Refuse heads one of which contradicts itself, or that cannot read one pass together.
+
+    Args:
+        blocks: how many the pass has.
+        key, pooled: what the manifest says that the heads read together, in numbers.
+
+    Raises:
+        BundleError: as `check_head`; they pool differently, or read other numbers of neurons.
+    """
+    for head_name, head in heads.items():
+        check_head(head_name, head, blocks, origin)
+    poolings = {head.pooling for head in heads.values()}
+    if len(poolings) > 1:
+        raise BundleError(
+            f"{origin}: heads of one bundle pool alike, found {', '.join(sorted(poolings))}"
+        )
+    of_heads = [head.features for head in heads.values()]
+    if not max(of_heads) <= pooled <= sum(of_heads):
+        raise BundleError(
+            f"{origin}: {key} is {pooled}; heads of {of_heads} features read from "
+            f"{max(of_heads)} to {sum(of_heads)} neurons together"
+        )
+
+
 def check_openai(
     table: Mapping[str, Sequence[str]],
     labels: Sequence[str],

@@ -34,7 +34,7 @@ from .heads import (
     Smoothing,
     Temperature,
     check_decision,
-    check_head,
+    check_pass,
 )
 from .orders import OrderCascade, check_orders
 from .report import Quantization, Tuning, Verification
@@ -319,24 +319,12 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
 def _check_heads(manifest: Manifest, origin: str) -> None:
     """Each head by itself; then that they read one pass, and that each further one decides."""
     kept = manifest.backbone.blocks_kept
-    for name, head in manifest.heads.items():
-        check_head(name, head, kept, origin)
+    check_pass(manifest.heads, kept, "neurons", manifest.pooled, origin)
     deepest = max(head.layers[-1] for head in manifest.heads.values())
     if deepest != kept - 1:
         raise BundleError(
             f"{origin}: the heads read block {deepest} at the deepest; blocks_kept is {kept}, so "
             f"one must read block {kept - 1}"
-        )
-    poolings = {head.pooling for head in manifest.heads.values()}
-    if len(poolings) > 1:
-        raise BundleError(
-            f"{origin}: heads of one bundle pool alike, found {', '.join(sorted(poolings))}"
-        )
-    of_heads = [head.features for head in manifest.heads.values()]
-    if not max(of_heads) <= manifest.pooled <= sum(of_heads):
-        raise BundleError(
-            f"{origin}: neurons is {manifest.pooled}; heads of {of_heads} features read from "
-            f"{max(of_heads)} to {sum(of_heads)} neurons together"
         )
     further = [*manifest.heads][1:]
     if set(manifest.decisions) != set(further):

@@ -71,6 +71,8 @@ def generate(
     """
     if prompt is None:
         prompt = _decoded(standard_input().read())
+    if system and not chat:
+        raise typer.BadParameter("--system goes with the chat template, not with --no-chat")
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed)
     generator = GuardedGenerator.load(folder, threads=threads)
     messages = [{"role": "system", "content": system}] if system else []
@@ -117,7 +119,7 @@ def _decoded(data: bytes) -> str:
 
 def _report_verdict(generation: Generation) -> None:
     if generation.finish == "harmful":
-        where = "the prompt" if generation.tokens == 0 else f"token {generation.tokens}"
+        where = f"token {generation.decided_at}" if generation.decided_at else "the prompt"
         report(
             f"harmful: score {generation.result.score:.4f} at {where}, stopped by "
             f"{generation.stopped_by}"

@@ -16,7 +16,7 @@ from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.process import OpeningProcess, keep_in_children
-from siren_runtime.errors import BackendError, raised_in
+from siren_runtime.errors import BackendError, InputError, raised_in
 
 from .folder import read_folder
 
@@ -111,7 +111,10 @@ class Engine:
 
         Raises:
             BackendError: the folder has no chat template, or it cannot take these.
+            InputError: one holds a NUL.
         """
+        for message in messages:
+            _check_no_nul(message["content"])
         with _Failures(f"{self.folder}: the chat template cannot take the messages"):
             text: str = self._tokenizer.apply_chat_template(
                 msgspec.json.encode(list(messages)).decode(), add_generation_prompt=True
@@ -123,7 +126,9 @@ class Engine:
 
         Raises:
             BackendError: it cannot.
+            InputError: the text holds a NUL.
         """
+        _check_no_nul(text)
         with _Failures(f"{self.folder}: the tokenizer cannot take the text"):
             return [int(token) for token in self._tokenizer.encode(text)]
 
@@ -181,6 +186,15 @@ class Engine:
             row[: len(tokens)] = tokens
         batch = Batch(run, padded, outputs)
         return [RowRun(batch, row, len(tokens)) for row, tokens in enumerate(prompts)]
+
+
+def _check_no_nul(text: str) -> None:
+    """Refuse a text of which onnxruntime-genai reads a part: it ends strings at a NUL."""
+    if "\0" in text:
+        raise InputError(
+            f"character {text.index(chr(0))} of the text is U+0000, behind which onnxruntime-genai "
+            "reads nothing; remove it"
+        )
 
 
 class Run:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, InputError
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 
@@ -81,6 +81,8 @@ class Generation:
         finish: None while it goes on; "stop" at the model's end of text, "length" after
             `max_tokens`, "harmful" where the prompt or the response was found so.
         prompt_tokens, tokens: how many the prompt has, and how many were generated.
+        decided_at: the token of the response that was found harmful, from 1 on, of which `result`
+            is; 0 is the prompt, None where nothing was.
     """
 
     def __init__(
@@ -89,11 +91,13 @@ class Generation:
         run: Run | RowRun,
         watch: Watch,
         tokens: Sequence[int],
+        text: str,
         settings: Settings,
     ) -> None:
-        """Read the prompt and judge it.
+        """Read the prompt, of which `tokens` are, and `text` is what it says, and judge it.
 
         Raises:
+            InputError: too many of its words are cut by invisible characters.
             BackendError: the engine failed, or a value is not finite.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
@@ -106,11 +110,18 @@ class Generation:
         self._error: BaseException | None = None
         self.finish: Finish | None = None
         self.prompt_tokens, self.tokens = len(tokens), 0
+        self.decided_at: int | None = None
+        self._judged = 0  # tokens of the response
+        watch.tell(text)
         read_tokens(run, watch, tokens, "prompt", settings)
         self.prompt = watch.result
-        watch.begin_response(alone=settings.response_only)
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
+        if not decided and watch.is_unreadable:
+            run.close()
+            raise InputError(f"the prompt has no verdict: {_cut(watch.unknown)}; remove them")
+        watch.begin_response(alone=settings.response_only)
         if decided:
+            self.decided_at = 0
             self._end("harmful")
 
     def __iter__(self) -> "Generation":
@@ -193,8 +204,16 @@ class Generation:
         """Judge what the engine has read; what comes before the token that decides is held for
         giving out.
         """
-        scores = self._watch.read()
+        watch = self._watch
+        watch.tell("".join(text for text, _ in self._unjudged))
+        scores = watch.read()
         deciding = self._deciding()
+        if deciding is not None:
+            watch.end_at(deciding)
+            self.decided_at = self._judged + deciding + 1
+        elif watch.is_unreadable:
+            raise BackendError(f"the response has no verdict: {_cut(watch.unknown)}")
+        self._judged += len(self._unjudged)
         for (text, token), score in zip(self._unjudged[:deciding], scores, strict=False):
             self._held.append(Piece(text, token, score))
         self._unjudged.clear()
@@ -222,3 +241,7 @@ class Generation:
         self._run = None
         self._unjudged.clear()
         self._last = None
+
+
+def _cut(unknown: float) -> str:
+    return f"invisible characters cut the words of {unknown:.0%} of the text"

@@ -15,9 +15,9 @@ when the engine has read it, which is when the next is chosen. No piece of text 
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
@@ -28,18 +28,17 @@ from siren_runtime.streaming.decision import Rule, checked_rules
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
-from siren_runtime.text.rules import lone_surrogate
 
 from .engine import Device, Engine, Message
 from .folder import read_folder, sha256
 from .generation import Generation, Settings, read_tokens
 from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
+from .prompts import check_encodable, checked_messages, checked_prompts, text_of
 from .sampling import Sampling, checked_sampling
 from .watch import Watch
 
 _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 class GuardedGenerator:
@@ -123,8 +122,8 @@ class GuardedGenerator:
             cancel: ends the generation between two engine runs once it is set.
 
         Raises:
-            InputError: an argument is out of range, the prompt has no text or no room, or it
-                stands otherwise than what the head was trained on.
+            InputError: an argument is out of range, the prompt has no text or no room, invisible
+                characters cut its words, or it stands otherwise than what the head was trained on.
             BackendError: the engine failed, or a value is not finite.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
@@ -175,11 +174,8 @@ class GuardedGenerator:
         threshold = None if threshold is None else checked_threshold(threshold)
         max_tokens = whole_number("max_tokens", max_tokens, 1)
         settings = self._settings(max_tokens, every, holdback, rules, Deadline(deadline, cancel))
-        search = checked_sampling(sampling).search()
-        rows = [
-            self.prompt_tokens(prompt, chat, max_tokens, continue_last)
-            for prompt in _checked_prompts(prompts)
-        ]
+        search, given = checked_sampling(sampling).search(), checked_prompts(prompts)
+        rows = [self.prompt_tokens(prompt, chat, max_tokens, continue_last) for prompt in given]
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
         settings.deadline.check("before the prompts")
         runs = self.engine.run_rows(rows, new_tokens, search, [NEURONS_OUTPUT])
@@ -190,9 +186,10 @@ class GuardedGenerator:
                 run,
                 Watch(self.head, judge, aggregate, rules, threshold),
                 tokens,
+                text_of(prompt),
                 settings,
             )
-            for run, tokens in zip(runs, rows, strict=True)
+            for run, tokens, prompt in zip(runs, rows, given, strict=True)
         ]
 
     def read(
@@ -212,22 +209,25 @@ class GuardedGenerator:
             prompt, chat, threshold, deadline, cancel: as `generate`.
 
         Returns:
-            The verdict at the end. Nothing is generated.
+            The verdict at the end. Nothing is generated. `is_harmful` is None where invisible
+            characters cut the words, as in `Guard.stream`.
 
         Raises:
             InputError, BackendError, InterruptedCall: as `generate`.
         """
         threshold = None if threshold is None else checked_threshold(threshold)
-        _check_encodable("the response", response)
+        check_encodable("the response", response)
         answer = self.engine.encode(response) if response else []
         tokens = self.prompt_tokens(prompt, chat, max(len(answer), 1))
         settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
         run = self.engine.run(len(tokens) + len(answer) + 1, {})
         watch = Watch(self.head, self._judge(), None, (), threshold)
+        watch.tell(text_of(prompt))
         try:
             read_tokens(run, watch, tokens, "prompt", settings)
             if answer:
                 watch.begin_response(alone=settings.response_only)
+                watch.tell(response)
                 read_tokens(run, watch, answer, "response", settings)
         finally:
             run.close()
@@ -307,7 +307,7 @@ class GuardedGenerator:
         """What the model goes on with."""
         if not chat:
             if isinstance(prompt, str) and not continue_last:
-                _check_encodable("the prompt", prompt)
+                check_encodable("the prompt", prompt)
                 return prompt
             raise InputError("without the chat template a prompt is a str, found messages")
         messages = checked_messages(prompt)
@@ -320,63 +320,6 @@ class GuardedGenerator:
                 f"{len(messages)} the last is the {last['role']}'s"
             )
         return self.engine.chat(before) + last["content"]
-
-
-def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
-    """A prompt as messages; a text is the one message of a user.
-
-    Raises:
-        InputError: a message lacks its role or content, or there is none.
-    """
-    if isinstance(prompt, str):
-        _check_encodable("the prompt", prompt)
-        return [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list | tuple) or not prompt:
-        raise InputError("a prompt is a str or a list of messages, and not empty")
-    messages: list[Any] = list(prompt)
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(name), str) for name in ("role", "content")
-        ):
-            raise InputError(f"messages[{number}] must have a role and a content, each a str")
-        if message["role"] not in _ROLES:
-            raise InputError(
-                f"messages[{number}]: role must be one of {', '.join(_ROLES)}, found "
-                f"{message['role']!r}"
-            )
-        _check_encodable(f"messages[{number}]", message["content"])
-    return messages
-
-
-def _checked_prompts(prompts: Iterable[Any]) -> list[Any]:
-    """The prompts of a batch.
-
-    Raises:
-        InputError: `prompts` is one prompt, of whose characters or messages each would be taken
-            for a prompt; or no list, or empty.
-    """
-    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
-        raise InputError(
-            f"prompts must be a list of prompts, found {type(prompts).__name__}; generate takes one"
-        )
-    found = list(prompts)
-    if not found:
-        raise InputError("prompts is empty")
-    if any(isinstance(prompt, Mapping) for prompt in found):
-        raise InputError(
-            "prompts holds messages; put those of a prompt in a list of their own, or use generate"
-        )
-    return found
-
-
-def _check_encodable(what: str, text: str) -> None:
-    """Refuse a text that no tokenizer can encode.
-
-    Raises:
-        InputError: it holds a lone surrogate.
-    """
-    if found := lone_surrogate(text):
-        raise InputError(f"{what} holds a lone surrogate {found}; decode with errors='replace'")
 
 
 def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:

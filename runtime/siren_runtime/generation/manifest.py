@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from siren_runtime.bundle.heads import Decision, HeadSpec, check_decision
+from siren_runtime.bundle.heads import Decision, HeadSpec, check_decision, check_pass
 from siren_runtime.bundle.manifest import (
     MANIFEST_FILE,
     Backbone,
@@ -154,6 +154,7 @@ def load_manifest(folder: Path) -> GraftManifest:
             f"{origin}: decisions are those of {sorted(manifest.decisions)}, heads "
             f"{sorted(manifest.heads)}"
         )
+    check_pass(manifest.heads, manifest.backbone.blocks_kept, "width", manifest.width, origin)
     for name, head in manifest.heads.items():
         check_decision(name, head, manifest.decisions[name], origin)
     if HEAD_FILE not in manifest.files:

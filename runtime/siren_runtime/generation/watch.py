@@ -8,8 +8,9 @@ from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.verdicts import HeadScore, categories_of
 from siren_runtime.scoring.verdict import Judge
 from siren_runtime.streaming.aggregation import Aggregation, moving_average
-from siren_runtime.streaming.decision import Decisions, Rule
+from siren_runtime.streaming.decision import Decision, Decisions, Rule
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.text.invisible import cut_share, has_invisible
 
 from .head import HeadEngine
 
@@ -57,6 +58,22 @@ class Watch:
         self._count = 0
         self._rows = np.zeros((0, self._width), np.float32)
         self._average: FloatArray | None = None
+        self._said, self._hides = list[str](), False
+
+    def tell(self, text: str) -> None:
+        """Take in what the tokens that are read say, for `unknown`."""
+        self._said.append(text)
+        self._hides = self._hides or has_invisible(text)
+
+    @property
+    def unknown(self) -> float:
+        """The share of the text so far whose words are cut by invisible characters, 0 to 1."""
+        return cut_share("".join(self._said), {}) if self._hides else 0.0
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether too much of the text is unknown for a verdict of safe."""
+        return self.unknown > self._judge.limits.max_unknown
 
     def add(self, neurons: FloatArray) -> None:
         """Take in the neurons of the next tokens, float32 [tokens, width].
@@ -98,9 +115,15 @@ class Watch:
         self.decisions.extend(scores)
         return scores
 
+    def end_at(self, number: int) -> None:
+        """Forget what was read behind that one of the tokens read last, which decides."""
+        first, rows = self._read
+        del self.scores[first + number + 1 :]
+        self._read, self._result = (first, rows[: number + 1]), None
+
     @property
     def result(self) -> StreamResult:
-        """The verdict on all tokens that were read."""
+        """The verdict on all tokens that were read, or those up to the one that decides."""
         if self._result is None:
             self._result = self._concluded(*self._read)
         return self._result
@@ -119,7 +142,8 @@ class Watch:
             computed=len(self.scores) - first,
             rolled_back=0,
             slid=False,
-            decisions=tuple(self.decisions.since(first)) if self.decisions.rules else (),
+            decisions=self._decisions(first),
+            unknown=self.unknown,
             tier=primary.tier,
             risk=primary.risk,
             categories=categories,
@@ -127,6 +151,13 @@ class Watch:
             heads=heads,
             as_response=primary.as_response,
         )
+
+    def _decisions(self, first: int) -> tuple[Decision, ...]:
+        """Those at tokens from `first` on."""
+        if not self.decisions.rules:
+            return ()
+        count = len(self.scores) - self.context
+        return tuple(found for found in self.decisions.since(first) if found.token < count)
 
     def first_harmful(self) -> int | None:
         """Which of the tokens read last is harmful by the primary head, the first."""
@@ -140,7 +171,7 @@ class Watch:
 
     def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
         """What the heads decide by a row of the readout."""
-        rest = self._threshold, 0.0, self._has_response
+        rest = self._threshold, self.unknown, self._has_response
         return self._judge.on_heads([self._readout.heads(row)], *rest)
 
     def _rows_of_pending(self) -> FloatArray:

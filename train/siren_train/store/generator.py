@@ -87,7 +87,10 @@ class GeneratorPool:
         return [self._means(row) for row in rows]
 
     def _means(self, row: Row) -> FloatArray:
-        tokens = self._engine.encode(self._in_place(row))[: self._max_length]
+        try:
+            tokens = self._engine.encode(self._in_place(row))[: self._max_length]
+        except InputError as error:
+            raise InputError(f"{row.origin}: {error}") from None
         if not tokens:
             raise InputError(f"{row.origin}: the tokenizer makes no token of the text")
         run = self._engine.run(len(tokens) + 1, {})

@@ -1,0 +1,125 @@
+"""What a guarded generator says is of all of the text, of the token that decided, or an error."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generators import need_genai
+from siren_command import siren
+from siren_runtime import BundleError, GuardedGenerator, InputError, Patience, Sampling
+
+need_genai()
+PROMPT = "The history of bread begins"
+HIDDEN = "T\u200bh\u200be h\u200bi\u200bs\u200bt\u200bo\u200br\u200by"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_nul_which_would_end_the_text_is_refused(guarded: GuardedGenerator, chat: bool) -> None:
+    for read in (guarded.generate, guarded.read):
+        with pytest.raises(InputError, match=r"U\+0000"):
+            read("bread\0 and more", chat=chat)
+    with pytest.raises(InputError, match="character 2 of the text"):
+        guarded.read(PROMPT, "OK\0 and what comes behind", chat=chat)
+
+
+def test_a_nul_in_any_message_is_refused(guarded: GuardedGenerator) -> None:
+    said = [("system", "Be\0 kind"), ("user", PROMPT)]
+    messages = [{"role": role, "content": content} for role, content in said]
+    with pytest.raises(InputError, match=r"U\+0000"):
+        guarded.generate(messages)
+
+
+def test_a_prompt_whose_words_are_cut_has_no_verdict_and_no_response(
+    guarded: GuardedGenerator,
+) -> None:
+    with pytest.raises(InputError, match="the prompt has no verdict: invisible characters cut"):
+        guarded.generate(HIDDEN, max_tokens=3)
+    result = guarded.read(HIDDEN)
+    assert (result.unknown, result.is_harmful, result.tier) == (1.0, None, "unreadable")
+    result = guarded.read(PROMPT, HIDDEN)
+    assert 0 < result.unknown < 1
+    assert result.is_harmful is None
+
+
+def test_a_prompt_that_is_harmful_is_so_however_it_is_cut(guarded: GuardedGenerator) -> None:
+    assert guarded.generate(HIDDEN, max_tokens=3, threshold=0.0).finish == "harmful"
+
+
+def test_a_response_that_is_no_text_is_refused(guarded: GuardedGenerator) -> None:
+    with pytest.raises(InputError, match="the response must be a str, found NoneType"):
+        guarded.read(PROMPT, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by_rules", [False, True])
+def test_the_result_is_of_the_token_that_decided_however_often_the_head_runs(
+    guarded: GuardedGenerator, by_rules: bool
+) -> None:
+    def run(every: int, threshold: float, **options: Any) -> Any:
+        settings = {"max_tokens": 20, "sampling": Sampling(temperature=0), "threshold": threshold}
+        with guarded.generate(PROMPT, every=every, **settings, **options) as generation:
+            pieces = [piece.score for piece in generation]
+        return generation, pieces
+
+    first, scores = run(1, 1.0)
+    peak = max(range(len(scores)), key=lambda n: (scores[n] > first.prompt.score, scores[n], -n))
+    # A second rule, which decides no sooner, must not be told where it came behind the first.
+    at = scores[peak]
+    rules = {"rules": [Patience(1, 1, at), Patience(2, 2, 0.0)]} if by_rules else {}
+    expected, _ = run(1, 1.0 if by_rules else at, **rules)
+    for every in (3, 7, 20):
+        found, _ = run(every, 1.0 if by_rules else at, **rules)
+        assert found.finish == "harmful"
+        assert found.decided_at == expected.decided_at
+        assert found.result.score == pytest.approx(expected.result.score, abs=1e-6)
+        assert found.result.tokens == expected.result.tokens
+        if not by_rules:
+            assert found.result.is_harmful
+            assert found.decided_at == peak + 1
+
+
+def test_the_command_names_the_token_that_decided(grafted: Path, guarded: GuardedGenerator) -> None:
+    greedy = Sampling(temperature=0)
+    generation = guarded.generate(PROMPT, max_tokens=8, sampling=greedy, threshold=1.0)
+    scores = [piece.score for piece in generation]
+    peak = max(range(8), key=lambda n: scores[n])
+    if scores[peak] <= generation.prompt.score:
+        pytest.skip("the prompt has the highest score")
+    options = ["--temperature", 0, "--max-tokens", 8, "--every", 8, "--threshold", scores[peak]]
+    done = siren("generate", grafted, PROMPT, *options)
+    assert done.exit_code == 3
+    assert f"harmful: score {scores[peak]:.4f} at token {peak + 1}," in done.stderr
+
+
+def test_a_system_message_needs_the_chat_template(grafted: Path) -> None:
+    done = siren("generate", grafted, PROMPT, "--no-chat", "--system", "Be kind.")
+    assert done.exit_code == 2
+    assert "--system goes with the chat template" in " ".join(done.stderr.split())
+
+
+def _labels(head: dict[str, Any]) -> None:
+    head |= {"activation": "sigmoid", "labels": ["hate", "hate"]}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_labels, "labels is ['hate', 'hate']"),
+        (lambda head: head.update(activation="sigmoid"), "labels is []"),
+        (lambda head: head.update(activation="logistic"), "a logistic head has 1 logit"),
+        (lambda head: head.update(layers=[99]), "layers must ascend and end below"),
+        (lambda head: head.update(layers=[]), "layers must ascend and end below"),
+        (lambda head: head.update(features=99_999), "features read from"),
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(
+    copied: Path, damage: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    manifest = json.loads((copied / "guard.json").read_bytes())
+    damage(manifest["heads"]["harm"])
+    (copied / "guard.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=re.escape(message)):
+        GuardedGenerator.load(copied)
