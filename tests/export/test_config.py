@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from siren_export.families.bert import Bert
@@ -161,6 +161,20 @@ def test_blocks_have_the_windows_that_the_model_gives_them(keys, windows):
     assert decoder(num_key_value_heads=2, **keys).windows == dict.fromkeys(windows, 8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [("llama", 2048), ("mistral", 131_072), ("qwen2", 32_768), ("qwen3", 32_768)],
+)
+def test_an_absent_context_is_that_of_transformers(kind, context):
+    config = {key: value for key, value in DECODER.items() if key != "max_position_embeddings"}
+    config |= {"model_type": kind, "num_key_value_heads": 2, "rope_scaling": {**LLAMA3}}
+    del config["rope_scaling"]["original_max_position_embeddings"]
+    found = parse_config(config, "config.json")
+    assert found.max_position_embeddings == context
+    assert found.rope.original_max_position_embeddings == context
+    assert AutoConfig.for_model(kind).max_position_embeddings == context
+
+
 def test_mistral_has_a_window_where_none_is_given():
     config = decoder(model_type="mistral", num_key_value_heads=2)
     assert config.windows == dict.fromkeys(range(4), 4096)
@@ -298,17 +312,45 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**GEMMA, "model_type": "gemma2", "rope_local_base_freq": 1.0}, "rope_local_base_freq"),
         ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, "is read with gemma3"),
         ({"model_type": "gemma3"}, "text_config"),
+        ({**GEMMA, "rope_scaling": {"type": "linear", "factor": 8.0}}, "a type and no rope_type"),
+        ({**MODERN, "rope_scaling": {"type": "linear", "factor": 8.0}}, "a type and no rope_type"),
+        (
+            {**DECODER, "model_type": "mistral", "layer_types": ["full_attention"] * 4},
+            "layer_types beside sliding_window",
+        ),
+        ({**DECODER, "model_type": "granite", "attention_multiplier": 0}, "attention_multiplier"),
+        (
+            {**DECODER, "model_type": "granite", "attention_multiplier": -0.3},
+            "attention_multiplier",
+        ),
         ({**DECODER, "model_type": "granite", "multiplier": 2}, '["multiplier"]'),
         ({**DECODER, "model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1"),
         ({**DECODER, "model_type": "olmo2", "clip_qkv": 8.0}, '["clip_qkv"]'),
         ({**PHI, "rope_scaling": {"type": "yarn"}}, "rope type 'yarn'"),
         ({**PHI, "rope_scaling": {"type": "longrope"}}, "short_factor of the longrope is missing"),
+        (
+            {**PHI, "rope_scaling": {"type": "longrope", "rope_type": "default"}},
+            "type is 'longrope' and rope_type 'default'",
+        ),
+        (
+            {
+                **PHI,
+                "rope_scaling": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 8,
+                    "long_factor": [2.0] * 8,
+                    "original_max_position_embeddings": 128,
+                },
+            },
+            "original_max_position_embeddings is 4096 beside the rope",
+        ),
         ({**PHI, "partial_rotary_factor": 0.2}, "turns 3 of 16 channels"),
         ({**PHI, "mlp_bias": True}, "mlp_bias is true"),
         ({**ENCODER, "model_type": "roberta", "pad_token_id": None}, "pad_token_id is null"),
         ({**MODERN, "local_attention": 0}, "local_attention"),
         ({**MODERN, "layer_types": ["chunked_attention"] * 22}, "layer_types holds 'chunked"),
         ({**DEBERTA, "conv_kernel_size": 3}, "conv_kernel_size is 3"),
+        ({**DEBERTA, "position_buckets": 1}, "position_buckets is 1"),
         ({**DEBERTA, "relative_attention": False}, "relative_attention is False"),
         ({**DEBERTA, "pos_att_type": ["p2p"]}, "pos_att_type holds 'p2p'"),
         ({**DEBERTA, "embedding_size": 128}, "embedding_size is 128"),

@@ -126,7 +126,13 @@ def test_a_tied_embedding_may_be_stored_as_the_outputs_alone(tmp_path, backbone_
 
 
 @pytest.mark.parametrize(
-    ("base", "ours", "theirs"), [("qwen3", "model.", "bert."), ("bert", "bert.", "model.")]
+    ("base", "ours", "theirs"),
+    [
+        ("qwen3", "model.", "bert."),
+        ("bert", "bert.", "model."),
+        ("qwen3", "model.", "model.language_model."),
+        ("qwen3", "model.", "language_model."),
+    ],
 )
 def test_weights_under_the_names_of_another_family_are_refused(
     tmp_path, backbone_folder, base, ours, theirs

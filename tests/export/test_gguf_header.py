@@ -283,6 +283,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "soft cap": ({"llama.attn_logit_softcapping": 50.0}, "llama.attn_logit_softcapping"),
     "multiplier": ({"llama.embedding_scale": 12.0}, "llama.embedding_scale"),
     "blocks of no kind": ({"llama.block_count": "four"}, "llama.block_count is 'four'"),
+    "a block more": ({"llama.block_count": 5}, "tensors of 4 blocks, the last of them 3"),
+    "a block less": ({"llama.block_count": 3}, "tensors of 4 blocks, the last of them 3"),
     "no blocks": ({"llama.block_count": 0}, "llama.block_count is 0"),
     "blocks by layer": ({"llama.attention.head_count_kv": [2, 2, 1, 2]}, "is an array of 4"),
     "no width": ({"llama.embedding_length": None}, "no llama.embedding_length"),
@@ -305,16 +307,48 @@ def test_a_setting_that_the_graphs_do_not_have_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "name", ["blk.0.attn_sub_norm.weight", "blk.0.ffn_gate_inp.weight", "position_embd.weight"]
+    ("backbone", "name"),
+    [
+        ("llama", "blk.0.attn_sub_norm.weight"),
+        ("llama", "blk.0.ffn_gate_inp.weight"),
+        ("llama", "position_embd.weight"),
+        ("llama", "blk.0.attn_norm.bias"),
+        ("llama", "output_norm.bias"),
+        ("llama", "token_embd.bias"),
+        ("qwen2", "blk.0.attn_output.bias"),
+        ("qwen2", "blk.0.ffn_down.bias"),
+        ("qwen3", "blk.0.ffn_up.bias"),
+    ],
 )
 def test_a_tensor_that_is_not_known_is_refused_by_name(
-    name: str, backbone_folder: Callable[[str], Path], tmp_path: Path
+    backbone: str, name: str, backbone_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     extra = np.ones((64,), np.float32)
     path = write_gguf(
         tmp_path / "model.gguf",
-        backbone_folder("llama"),
+        backbone_folder(backbone),
+        pre="qwen2" if backbone.startswith("qwen") else "gpt-2",
         change=lambda writer: writer.add_tensor(name, extra),
     )
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("blk.1.attn_q.bias", "attention_bias"),
+        ("blk.2.attn_output.bias", "attention_bias"),
+        ("blk.3.ffn_down.bias", "mlp_bias"),
+    ],
+)
+def test_a_bias_of_any_block_says_that_there_are_biases(
+    name: str, flag: str, backbone_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Where the others are missing, the export says so: none is dropped."""
+    path = write_gguf(
+        tmp_path / "model.gguf",
+        backbone_folder("llama"),
+        change=lambda writer: writer.add_tensor(name, np.ones((64,), np.float32)),
+    )
+    assert load_checkpoint(path).config[flag] is True

@@ -246,6 +246,7 @@ def test_another_graph_is_refused_by_what_was_looked_for(
     ("keys", "error", "message"),
     [
         ({"num_hidden_layers": 3}, CheckpointError, "3 or 6 sums along the residual stream"),
+        ({"num_hidden_layers": 4}, CheckpointError, "is num_hidden_layers 4, found none"),
         ({"num_hidden_layers": None}, CheckpointError, "looked for num_hidden_layers"),
         ({"num_hidden_layers": 1}, ArtifactError, "out of range"),
         ({"max_position_embeddings": 20}, CheckpointError, "20 positions"),

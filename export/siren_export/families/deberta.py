@@ -323,6 +323,8 @@ def parse(config: Mapping[str, Any], origin: str) -> Deberta:
             )
     furthest = raw.max_relative_positions
     furthest = raw.max_position_embeddings if furthest < 1 else furthest
+    if raw.position_buckets == 1:
+        raise CheckpointError(f"{origin}: position_buckets is 1; distances need 2 at least, or -1")
     buckets = raw.position_buckets if raw.position_buckets > 0 else None
     return Deberta(
         model_type=raw.model_type,

@@ -33,7 +33,7 @@ class _Config(msgspec.Struct):
     mlp_bias: bool = False
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
-    attention_multiplier: float = 1.0
+    attention_multiplier: PositiveFloat = 1.0
     max_position_embeddings: Size = 2048
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None

@@ -229,7 +229,7 @@ class _Config(msgspec.Struct):
     use_sliding_window: bool = False
     max_window_layers: int = 28
     layer_types: list[str] | None = None
-    max_position_embeddings: Size = 2048
+    max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
     original_max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None
@@ -237,6 +237,7 @@ class _Config(msgspec.Struct):
     tie_word_embeddings: bool = False
 
 
+_CONTEXTS = {"llama": 2048, "mistral": 131_072, "qwen2": 32_768, "qwen3": 32_768}
 # Left in config.json by the tools that some published decoders came from; transformers has none
 # of them. `max_sequence_length` is what Llama 1 calls its context.
 _HARMLESS = frozenset({"max_sequence_length"})
@@ -261,6 +262,9 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     if kv_heads is msgspec.UNSET:
         kv_heads = {"llama": None, "mistral": 8}.get(raw.model_type, 32)
     kv_heads = kv_heads or raw.num_attention_heads
+    context = raw.max_position_embeddings
+    if context is msgspec.UNSET:
+        context = _CONTEXTS[raw.model_type]
     default_dim = 128 if raw.model_type == "qwen3" else raw.hidden_size // raw.num_attention_heads
     head_dim = raw.head_dim or default_dim
     check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
@@ -286,7 +290,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
                 if raw.original_max_position_embeddings is msgspec.UNSET
                 else raw.original_max_position_embeddings
             ),
-            max_position_embeddings=raw.max_position_embeddings,
+            max_position_embeddings=context,
             origin=origin,
         ),
         qkv_bias=flag or raw.model_type == "qwen2",
@@ -294,22 +298,31 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
         mlp_bias=raw.mlp_bias and raw.model_type == "llama",
         qk_norm=raw.model_type == "qwen3",
         windows=_windows(raw),
-        max_position_embeddings=raw.max_position_embeddings,
+        max_position_embeddings=context,
         tied_embeddings=raw.tie_word_embeddings,
     )
 
 
 def _check_layer_types(raw: _Config, origin: str) -> None:
     """Refuse layers of kinds that the model does not have, or that contradict its window."""
+    if raw.model_type == "mistral" and raw.layer_types is not None and _window(raw) is not None:
+        raise CheckpointError(
+            f"{origin}: layer_types beside sliding_window makes another model of a Mistral in "
+            "transformers (Ministral), which is not supported; remove one of them"
+        )
     slides = raw.model_type in ("qwen2", "qwen3") and raw.use_sliding_window
     slides = slides and raw.sliding_window is not None
     allowed = ("full_attention", "sliding_attention")[: 1 + slides]
     parse_layer_types(raw.layer_types, allowed, raw.num_hidden_layers, origin)
 
 
+def _window(raw: _Config) -> int | None:
+    return 4096 if raw.sliding_window is msgspec.UNSET else raw.sliding_window
+
+
 def _windows(raw: _Config) -> dict[int, int]:
     """The attention windows of the blocks that have one."""
-    window = 4096 if raw.sliding_window is msgspec.UNSET else raw.sliding_window
+    window = _window(raw)
     blocks = range(raw.num_hidden_layers)
     if raw.model_type == "llama" or window is None:
         return {}

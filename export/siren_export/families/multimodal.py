@@ -20,7 +20,7 @@ from .parsing import convert
 _Text = TypeVar("_Text", Gemma, Llama)
 
 _PREFIXES = (
-    "model.language_model.", "language_model.",
+    "model.language_model.", "language_model.model.", "language_model.",
     "model.vision_tower.", "model.multi_modal_projector.",
 )  # fmt: skip
 

@@ -122,6 +122,12 @@ def parse_ropes(
         CheckpointError: as `parse_rope`, or a kind that there is not.
     """
     given = parameters or {}
+    for keys in scaling.values():
+        if keys and "type" in keys and "rope_type" not in keys:
+            raise CheckpointError(
+                f"{origin}: rope_scaling has a type and no rope_type, and of this model "
+                "transformers reads rope_type alone; name it so, or remove it"
+            )
     for kind in sorted(set(given) - set(default_thetas)):
         raise CheckpointError(
             f"{origin}: rope_parameters has {kind!r}; expected "

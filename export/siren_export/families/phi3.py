@@ -118,8 +118,14 @@ def _given_rope(raw: _Config, origin: str) -> _Rope:
         keys = dict(getattr(raw, name) or {})
         if not keys:
             continue
-        kind = keys.pop("type", None) or keys.get("rope_type", "default")
-        keys["rope_type"] = "longrope" if kind == "su" else kind  # its name in the first releases
+        kinds = {_renamed(keys[key]) for key in ("type", "rope_type") if keys.get(key)}
+        if len(kinds) > 1:
+            raise CheckpointError(
+                f"{origin}: {name}: type is {keys['type']!r} and rope_type {keys['rope_type']!r}; "
+                "remove the wrong one"
+            )
+        keys.pop("type", None)
+        keys["rope_type"] = kinds.pop() if kinds else "default"
         for key in ("rope_theta", "partial_rotary_factor"):
             beside = getattr(raw, key)
             if keys.setdefault(key, beside) != beside and beside is not None:
@@ -137,6 +143,10 @@ def _given_rope(raw: _Config, origin: str) -> _Rope:
     return ropes[0]
 
 
+def _renamed(kind: Any) -> Any:
+    return "longrope" if kind == "su" else kind  # its name in the first releases
+
+
 def _rope(raw: _Config, given: _Rope, rotary_dim: int, origin: str) -> Rope:
     theta = given.rope_theta or 10000.0
     if given.rope_type == "default":
@@ -146,7 +156,13 @@ def _rope(raw: _Config, given: _Rope, rotary_dim: int, origin: str) -> Rope:
             f"{origin}: rope type {given.rope_type!r} is not supported; supported: default, "
             "longrope"
         )
-    original = given.original_max_position_embeddings or raw.original_max_position_embeddings
+    original = raw.original_max_position_embeddings
+    if given.original_max_position_embeddings not in (None, original):
+        raise CheckpointError(
+            f"{origin}: original_max_position_embeddings is {original} beside the rope, by default "
+            f"or as given, which transformers takes, and {given.original_max_position_embeddings} "
+            "in it; remove the wrong one"
+        )
     for name, factors in (("short_factor", given.short_factor), ("long_factor", given.long_factor)):
         if factors is None or len(factors) != rotary_dim // 2:
             found = "missing" if factors is None else f"of {len(factors)} numbers"

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from siren_export.sources.finite import all_finite
+from siren_export.sources.safetensors import prefix_of
 from siren_export.sources.weights import Blocks, WeightSource
 from siren_runtime.bundle.manifest import FileSpec
 from siren_runtime.errors import CheckpointError
@@ -138,9 +139,11 @@ class BackboneWeights:
         Raises:
             CheckpointError: a tensor is stored under another prefix.
         """
-        for name, tensor in self.source.tensors.items():
-            before = tensor.name.partition(".")[0] + "."
-            if not name.startswith(before) and not tensor.name.startswith(prefixes):
+        for tensor in self.source.tensors.values():
+            before = prefix_of(tensor.name)
+            if before and not any(
+                tensor.name.startswith(prefix) and len(prefix) >= len(before) for prefix in prefixes
+            ):
                 raise CheckpointError(
                     f"{self.source.source}: tensor {tensor.name!r} is stored under {before!r}; a "
                     f"model of config.json's model_type has {' or '.join(map(repr, prefixes))} or "

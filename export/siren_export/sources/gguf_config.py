@@ -11,7 +11,7 @@ from siren_runtime.errors import CheckpointError
 
 from .gguf_file import GgufFile
 from .gguf_header import Header
-from .gguf_names import OUTPUT
+from .gguf_names import ATTENTION_BIASES, MLP_BIASES, OUTPUT, stems_of
 from .gguf_rope import read_rope
 
 _EMBEDDING = "token_embd.weight"
@@ -86,6 +86,7 @@ def _common(file: GgufFile, header: Header, prefix: str) -> dict[str, Any]:
         ("tensor_data_layout", "Meta AI original pth"),  # the one of every llama file
     ):
         header.only(f"{prefix}.{key}", neutral)
+    _check_blocks(file, header, f"{prefix}.block_count")
     ids = (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     return {
         "model_type": prefix,
@@ -103,10 +104,24 @@ def _common(file: GgufFile, header: Header, prefix: str) -> dict[str, Any]:
     }
 
 
+def _check_blocks(file: GgufFile, header: Header, key: str) -> None:
+    """Refuse a count of blocks that are not those which the file's tensors are of."""
+    blocks = set[int]().union(*stems_of(file.tensors).values())
+    count = header.integer(key)
+    if len(blocks) != count or max(blocks, default=0) != count - 1:
+        told = f"{len(blocks)} blocks, the last of them {max(blocks, default='none')}"
+        raise header.refusal(key, f"the file has tensors of {told}")
+
+
 def _biases(file: GgufFile) -> dict[str, Any]:
-    """The flags that the header does not have: its tensors tell."""
-    flags = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
-    return {flag: True for flag, tensor in flags.items() if tensor in file.tensors}
+    """The flags that the header does not have: its tensors tell, those of any block."""
+    found = stems_of(file.tensors)
+    flags = {"attention_bias": ATTENTION_BIASES, "mlp_bias": MLP_BIASES}
+    return {
+        flag: True
+        for flag, stems in flags.items()
+        if any(f"{stem}.bias" in found for stem in stems)
+    }
 
 
 def _llama(file: GgufFile, header: Header, config: dict[str, Any]) -> dict[str, Any]:

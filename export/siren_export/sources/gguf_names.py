@@ -42,7 +42,25 @@ BLOCK_NAMES: Mapping[str, Mapping[str, str]] = {
     "gemma2": _GEMMA,
     "gemma3": {**_GEMMA, **_QK_NORMS},
 }
+_OF_ATTENTION = ("attn_q", "attn_k", "attn_v")
+ATTENTION_BIASES = (*_OF_ATTENTION, "attn_output")  # where a model has biases, of all of these
+MLP_BIASES = ("ffn_gate", "ffn_up", "ffn_down")
+_BIASES: Mapping[str, tuple[str, ...]] = {
+    "llama": (*ATTENTION_BIASES, *MLP_BIASES),
+    "qwen2": _OF_ATTENTION,
+    "qwen3": ATTENTION_BIASES,
+}
 _STORED = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]{1,40})\.(weight|bias)", re.ASCII)
+
+
+def stems_of(stored: Iterable[str]) -> dict[str, set[int]]:
+    """The tensors of blocks, without their number (`attn_q.bias`) -> the blocks that have them."""
+    found: dict[str, set[int]] = {}
+    for name in stored:
+        match = _STORED.fullmatch(name)
+        if match is not None and match[1] is not None:
+            found.setdefault(f"{match[2]}.{match[3]}", set()).add(int(match[1]))
+    return found
 
 
 def names_of_tensors(architecture: str, stored: Iterable[str], path: Path) -> dict[str, str]:
@@ -58,7 +76,8 @@ def names_of_tensors(architecture: str, stored: Iterable[str], path: Path) -> di
         match = _STORED.fullmatch(name)
         block, stem, leaf = match.groups() if match else (None, "", "")
         known = _OUTSIDE if block is None else BLOCK_NAMES[architecture]
-        if stem not in known:
+        biased = () if block is None else _BIASES.get(architecture, ())
+        if stem not in known or (leaf == "bias" and stem not in biased):
             raise CheckpointError(
                 f"{path}: tensor {name!r} is none that a model of architecture {architecture!r} "
                 "has; what it is for could change a score, so it is not dropped"

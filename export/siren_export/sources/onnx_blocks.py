@@ -124,6 +124,11 @@ class TransformerGraph:
                 len(sums),
             )
         firsts, lasts = sums[::each], sums[each - 1 :: each]
+        for number, first in enumerate(firsts):
+            if not self._mixes(first.branch, first):
+                raise self._unknown(
+                    f"attention where block {number} begins; is num_hidden_layers {count}", "none"
+                )
         for number, cache in enumerate(caches):
             self._check_attention(number, firsts[number], cache)
         streams = [

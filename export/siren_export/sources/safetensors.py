@@ -137,7 +137,21 @@ def _open_shards(index: Path) -> list[tuple[TensorInfo, SafetensorsFile]]:
                 f"{index}: weight_map puts tensor {name!r} in {shard}, which does not hold it; "
                 "the index and the shards are of different checkpoints"
             )
+    held: dict[str, str] = {}
+    for shard, file in shards.items():
+        for name in file.tensors:
+            if held.setdefault(name, shard) != shard:
+                raise CheckpointError(
+                    f"{index}: both {held[name]} and {shard} hold a tensor {name!r}; remove the "
+                    "wrong one, or save the checkpoint again"
+                )
     return [(shards[shard].tensors[name], shards[shard]) for name, shard in weight_map.items()]
+
+
+def prefix_of(name: str) -> str:
+    """The base model's prefix that a stored name has; "" where it has none."""
+    match = _PREFIX.match(name)
+    return match[0] if match else ""
 
 
 def _normalise(name: str) -> str:
