@@ -378,7 +378,8 @@ class Guard(Members):
         if long_text is not None:
             limits = replace(limits, long_text=long_text)
         if spans is not None:
-            limits = replace(limits, spans=checked_sizes(spans, judge.span_sizes))
+            sizes = checked_sizes(spans, judge.span_sizes)
+            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
         threshold = None if threshold is None else checked_threshold(threshold)
         decides = judge.threshold if threshold is None else threshold, judge.primary
         limits = with_early(limits, self.manifests, *decides, features)

@@ -1,6 +1,7 @@
 """Why a text scores as it does: shares that add up, and that are the gradients' own."""
 
 import json
+import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
 
@@ -73,6 +74,22 @@ def test_shares_add_up_to_the_difference_of_the_outputs(made, name, head):
         max(expected.categories, key=expected.categories.get) if head == "kinds" else ""
     )
     assert f"by {head}: {found.score:.3f}" in "".join(drawn_text(found))
+
+
+def test_the_likeliest_label_is_the_one_that_the_guard_finds(made, tmp_path):
+    """Each label has its own temperature, so the highest logit may not be the likeliest."""
+    _, bundle = made("qwen3")
+    for cold in LABELS:
+        labels = [{"name": n, "threshold": 0.5, "temperature": 0.05 if n == cold else 20.0}
+                  for n in LABELS]  # fmt: skip
+        folder = shutil.copytree(bundle, tmp_path / cold)
+        edit_manifest(
+            folder, lambda m, labels=labels: m["decisions"]["kinds"].update(labels=labels)
+        )
+        found = Explainer(folder, head="kinds", threads=1).explain(TEXT)
+        expected = Guard.load(folder, threads=1).score(TEXT).heads["kinds"]
+        assert found.category == max(expected.categories, key=expected.categories.get)
+        assert found.score == pytest.approx(expected.score, abs=1e-5)
 
 
 def drawn_text(found):

@@ -39,3 +39,50 @@ def test_a_head_with_fewer_orders_decides_by_its_highest(
     }
     found = Judge(heads, Limits()).on_heads([texts], None, 0.0, False, order)
     assert [head.score for head in found.values()] == scores
+
+
+LABELS = {"hate": 0.2, "fraud": 0.6}
+
+
+def of_labels(hate: float, fraud: float, /, **spans: float) -> HeadText:
+    found = tuple(HighestSpan(32, score, (0, 9), label) for label, score in spans.items())
+    return HeadText(max(hate, fraud), None, {"hate": hate, "fraud": fraud}, found)
+
+
+def test_a_label_in_a_span_is_held_against_its_own_threshold() -> None:
+    judge = Judge({"kinds": HeadJudge(0.5, (), {}, LABELS)}, Limits())
+
+    def verdict(**spans: float) -> tuple[bool | None, tuple[str, ...], float, float]:
+        found = judge.on_head("kinds", [of_labels(0.1, 0.1, **spans)], None, 0.0, False)
+        return found.is_harmful, found.flagged, found.spans[0].score, found.spans[0].threshold
+
+    assert verdict(hate=0.25, fraud=0.3) == (True, ("hate",), 0.25, 0.2)
+    assert verdict(hate=0.15, fraud=0.55) == (False, (), 0.55, 0.6)
+    assert verdict(hate=0.15, fraud=0.65) == (True, ("fraud",), 0.65, 0.6)
+
+
+def test_the_score_of_an_ensemble_of_labels_is_that_of_the_likeliest() -> None:
+    judge = Judge({"kinds": HeadJudge(0.5, (), {}, dict.fromkeys(LABELS, 0.5))}, Limits())
+    members = [of_labels(0.75, 0.125), of_labels(0.125, 0.625)]
+    found = judge.on_head("kinds", members, None, 0.0, False)
+    assert (found.score, found.is_harmful, found.risk) == (0.4375, False, 0.4375)
+
+
+def test_a_threshold_in_place_of_the_heads_moves_its_labels() -> None:
+    head = HeadJudge(0.5, (), {}, LABELS)
+    text, low = of_labels(0.1, 0.1), 0.02
+    once = Judge({"kinds": head}, Limits()).on_head("kinds", [text], low, 0.0, False)
+    judge = Judge({"kinds": head.overridden(low, None, None, None)}, Limits())
+    always = judge.on_head("kinds", [text], None, 0.0, False)
+    assert once.is_harmful
+    assert (always.is_harmful, always.flagged) == (once.is_harmful, once.flagged)
+
+
+def test_spans_that_are_asked_for_decide_though_another_head_has_thresholds_for_them() -> None:
+    heads = {"harm": HeadJudge(0.5, (), {}, {}), "other": HeadJudge(0.5, (), {32: 0.9}, {})}
+    text = HeadText(0.1, None, {}, (HighestSpan(32, 0.7, (0, 9)),))
+    both = {"harm": text, "other": text}
+    judge, rest = Judge(heads, Limits()), (None, 0.0, False, None)
+    assert [h.is_harmful for h in judge.on_heads([both], *rest).values()] == [False, False]
+    asked = judge.on_heads([both], *rest, True)
+    assert [h.is_harmful for h in asked.values()] == [True, False]

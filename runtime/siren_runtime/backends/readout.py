@@ -4,7 +4,7 @@ A readout is a row of numbers, which windows, spans and streams carry alike: of 
 and behind it the probability of each of its categories, or of harm by each of its orders.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from siren_runtime.bundle.heads import HARMFUL, Decision, HeadSpec
 from siren_runtime.text.passage import Span
+from siren_runtime.text.spans import Cut
 
-from .outputs import FloatArray, HeadOutputs, Outputs, StreamOutputs
+from .outputs import FloatArray, HeadOutputs, Outputs, StreamOutputs, no_verdict
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -31,12 +32,14 @@ class Column:
 class HighestSpan:
     """The span of `size` tokens with the highest score of a text.
 
-    `span` is where it stands in the text as given, in characters.
+    `span` is where it stands in the text, in characters. `category` is the one whose
+    probability the score is, of a head whose categories have a span each; else "".
     """
 
     size: int
     score: float
     span: Span
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class HeadText:
         score: that of the highest window.
         span: that window's part of the text as given, in characters; None for the whole text.
         categories: probabilities by the name of a category, each that of its highest window.
-        spans: the highest of each size that there is, by size.
+        spans: the highest of each size that there is, by size; of independent labels that of each.
         orders: probability of harm by each order, ascending, each that of its highest window.
         order_spans: where the window of each order stands, as `span`.
     """
@@ -99,6 +102,46 @@ class Readout:
         names = self._heads[name][0].categories
         own = row[self.columns[name].rest].tolist() if names else []
         return dict(zip(names, own, strict=True))
+
+    def _judged_columns(self, name: str) -> dict[str, int]:
+        """Where what is held against a threshold stands in a row: the score, by "", or each label's
+        probability, by its name.
+        """
+        spec, column = self._heads[name][0], self.columns[name]
+        if spec.activation != "sigmoid":
+            return {"": column.score}
+        return {label: column.rest.start + n for n, label in enumerate(spec.categories)}
+
+    def highest_spans(
+        self, name: str, scored: Iterable[tuple[Cut, npt.NDArray[Any]]]
+    ) -> tuple[HighestSpan, ...]:
+        """The highest of spans and their rows [width] by a head, of each size; of independent
+        labels that of each label. They stand in the cleaned text.
+        """
+        columns = self._judged_columns(name)
+        highest: dict[tuple[int, str], tuple[float, Span]] = {}
+        for cut, row in scored:
+            for category, column in columns.items():
+                place = cut.size, category
+                if place not in highest or row[column] > highest[place][0]:
+                    highest[place] = float(row[column]), cut.span
+        return tuple(
+            HighestSpan(size, score, span, category)
+            for (size, category), (score, span) in sorted(
+                highest.items(), key=lambda one: one[0][0]
+            )
+        )
+
+    def finite(self, outputs: Outputs) -> DoubleArray:
+        """As `precise`, of outputs that must say something.
+
+        Raises:
+            BackendError: a number is not finite.
+        """
+        rows = self.precise(outputs)
+        if not np.isfinite(rows).all():
+            raise no_verdict("score of a span")
+        return rows
 
     def orders(self, name: str, row: npt.NDArray[Any]) -> tuple[float, ...]:
         """The probability of harm by each order of a head in a row [width], ascending."""

@@ -222,10 +222,12 @@ class Explainer:
         if self._spec.activation in ("orders", "logistic"):
             return "", self._gradients.one_hot(self._spec.classes - 1), self._decision.temperature
         if self._spec.activation == "sigmoid":
-            place = int(logits.argmax()) if category is None else names.index(category)
-            labels = self._decision.labels
-            temperature = labels[place].temperature if labels else 1.0
-            return names[place], self._gradients.one_hot(place), temperature
+            temperatures = [label.temperature for label in self._decision.labels] or [1.0] * len(
+                names
+            )
+            likeliest = int((logits / temperatures).argmax())
+            place = likeliest if category is None else names.index(category)
+            return names[place], self._gradients.one_hot(place), temperatures[place]
         place = HARMFUL if category is None else names.index(category)
         others = np.where(np.arange(len(logits)) == place, -np.inf, logits)
         direction = self._gradients.one_hot(place) - self._gradients.one_hot(int(others.argmax()))

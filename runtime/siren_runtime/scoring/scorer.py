@@ -202,7 +202,8 @@ class Scorer:
         reader, why = self.stream_reader(max_tokens)
         stream = self._stream_backend
         neurons = self.manifest.pooled if stream is None else stream.neurons
-        member = Member(self.tokenizer, reader, neurons, self.readout, why is not None)
+        head = stream.head if stream is not None and self.manifest.head.pools_mean else None
+        member = Member(self.tokenizer, reader, neurons, self.readout, why is not None, head)
         return member, why
 
     def stream_reader(self, max_tokens: int | None) -> "tuple[StreamReader, str | None]":

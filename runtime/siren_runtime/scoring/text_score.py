@@ -1,7 +1,7 @@
 """From the windows of a text to what each head makes of it: of every number the highest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,25 +80,26 @@ def _head_text(
         score=float(rows[best, column.score]),
         span=places[best],
         categories=readout.categories(name, rows.max(axis=0)),
-        spans=_highest_spans(column.score, given, reading, scored),
+        spans=_highest_spans(readout, name, given, reading, scored),
         orders=orders,
         order_spans=tuple(places[window] for window in of_orders),
     )
 
 
 def _highest_spans(
-    column: int, given: Given, reading: Reading, scored: Sequence[Scored]
+    readout: Readout, name: str, given: Given, reading: Reading, scored: Sequence[Scored]
 ) -> tuple[HighestSpan, ...]:
+    """Those of all windows, where they stand in the text as given."""
     if not isinstance(given, Passage):
         return ()
-    highest: dict[int, tuple[float, Span]] = {}
-    for window, one in zip(reading.windows, scored, strict=True):
-        for cut, row in zip(window.cuts, one.spans, strict=True):
-            if cut.size not in highest or row[column] > highest[cut.size][0]:
-                highest[cut.size] = float(row[column]), cut.span
+    spans = [
+        of_window
+        for window, one in zip(reading.windows, scored, strict=True)
+        for of_window in zip(window.cuts, one.spans, strict=True)
+    ]
     return tuple(
-        HighestSpan(size, score, given.span_in_given(span))
-        for size, (score, span) in sorted(highest.items())
+        replace(found, span=given.span_in_given(found.span))
+        for found in readout.highest_spans(name, spans)
     )
 
 

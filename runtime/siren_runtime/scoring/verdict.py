@@ -74,7 +74,8 @@ class HeadJudge:
         """
         judge, of_responses = self, self.responses
         if threshold is not None:
-            judge, of_responses = replace(judge, threshold=threshold), None
+            labels = {name: self.harmful_from(own, threshold) for name, own in self.labels.items()}
+            judge, of_responses = replace(judge, threshold=threshold, labels=labels), None
         if tiers is not None:
             judge = replace(judge, tiers=tuple(tiers))
             if of_responses is not None:
@@ -148,6 +149,8 @@ class Judge:
         unknown: float,
         has_response: bool,
         order: int | None = None,
+        *,
+        by_spans: bool = False,
     ) -> HeadScore:
         """Decide by one head from what each member makes of a text: the mean of their scores.
 
@@ -157,6 +160,7 @@ class Judge:
             has_response: whether the text has one, for which the head may have other thresholds.
             order: of heads that have orders, the one that decides; None is the highest, and so is
                 one that this head has not.
+            by_spans: decide by spans even where other heads alone have thresholds for them.
         """
         head = self.heads[name].of_text(has_response)
         threshold = head.threshold if threshold is None else threshold
@@ -171,16 +175,19 @@ class Judge:
             label: float(np.mean([one.categories[label] for one in scored]))
             for label in scored[0].categories
         }
-        spans = self._spans(head, scored, threshold)
+        by_spans = by_spans or bool(head.spans) or not self.span_sizes
+        spans, in_spans = _spans(head, scored, threshold) if by_spans else ([], set[str]())
         flagged = tuple(
             label
             for label, own in head.labels.items()
-            if categories[label] >= head.harmful_from(own, threshold)
+            if label in in_spans or categories[label] >= head.harmful_from(own, threshold)
         )
         risks = [risk for risk, _ in spans]
+        if head.labels:  # the score is the likeliest's
+            score = max(categories[label] for label in head.labels)
         for label, own in head.labels.items():
             risks.append(moved(categories[label], head.shift(own)))
-        risk = max(risks if head.labels else [score, *risks])  # the score is one of the labels'
+        risk = max(risks if head.labels else [score, *risks])
         is_harmful = risk >= threshold or bool(flagged)
         unsure = not is_harmful and unknown > self.limits.max_unknown
         return HeadScore(
@@ -221,7 +228,7 @@ class Judge:
             good.append(one)
         unknown = max(one.unknown for one in good)
         has_response = any(one.has_response for one in good)
-        rest = call.threshold, unknown, has_response, call.order
+        rest = call.threshold, unknown, has_response, call.order, call.limits.spans_asked
         heads = self.on_heads([one.heads for one in good], *rest)
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
@@ -260,44 +267,27 @@ class Judge:
         unknown: float,
         has_response: bool,
         order: int | None = None,
+        spans_asked: bool = False,
     ) -> dict[str, HeadScore]:
         """Decide by each head from what each member makes of a text.
 
         Args:
             threshold: the primary head's, None is its own; others keep theirs.
             unknown, has_response, order: as `on_head`.
+            spans_asked: whether the caller asked for spans, by which the primary head then decides.
         """
-        rest, thresholds = (unknown, has_response, order), {next(iter(self.heads)): threshold}
+        primary, rest = next(iter(self.heads)), (unknown, has_response, order)
         of_members = [list(heads.values()) for heads in members]  # whose names may differ
         return {
             name: self.on_head(
-                name, [heads[place] for heads in of_members], thresholds.get(name), *rest
+                name,
+                [heads[place] for heads in of_members],
+                threshold if name == primary else None,
+                *rest,
+                by_spans=spans_asked and name == primary,
             )
             for place, name in enumerate(self.heads)
         }
-
-    def _spans(
-        self, head: HeadJudge, scored: Sequence[HeadText], threshold: float
-    ) -> list[tuple[float, SpanScore]]:
-        """The risk and the score of the spans of each size that every member has, risks falling.
-
-        The score is the mean of the members' highest, the place that of the highest of all. Where
-        other heads have thresholds for spans and this one has none, it has no spans.
-        """
-        if self.span_sizes and not head.spans:
-            return []
-        by_size = [{span.size: span for span in one.spans} for one in scored]
-        found = []
-        for size in set.intersection(*(set(spans) for spans in by_size)):
-            of_size = [spans[size] for spans in by_size]
-            score = float(np.mean([span.score for span in of_size]))
-            own = head.spans.get(size, head.threshold)
-            harmful_from, risk = head.harmful_from(own, threshold), moved(score, head.shift(own))
-            if score >= harmful_from:
-                risk = max(risk, threshold)  # which the move may have rounded below it
-            place: Span = max(of_size, key=lambda span: span.score).span
-            found.append((risk, SpanScore(size, score, harmful_from, place)))
-        return sorted(found, key=lambda item: (-item[0], item[1].tokens))
 
 
 def judge_of(
@@ -323,6 +313,31 @@ def judge_of(
     if limits.spans is None:
         judge = replace(judge, limits=replace(limits, spans=judge.span_sizes))
     return judge
+
+
+def _spans(
+    head: HeadJudge, scored: Sequence[HeadText], threshold: float
+) -> tuple[list[tuple[float, SpanScore]], set[str]]:
+    """The risk and the score of the spans of each size that every member has, risks falling;
+    and the labels that are harmful in one.
+
+    The score is the mean of the members' highest, the place that of the highest of all; of
+    labels it is the one's with the highest risk.
+    """
+    by_size = [{(span.size, span.category): span for span in one.spans} for one in scored]
+    found, flagged = dict[int, tuple[float, SpanScore]](), set[str]()
+    for size, category in sorted(set.intersection(*(set(spans) for spans in by_size))):
+        of_size = [spans[size, category] for spans in by_size]
+        score = float(np.mean([span.score for span in of_size]))
+        own = head.spans.get(size, head.labels.get(category, head.threshold))
+        harmful_from, risk = head.harmful_from(own, threshold), moved(score, head.shift(own))
+        if score >= harmful_from:
+            risk = max(risk, threshold)  # which the move may have rounded below it
+            flagged |= {category} & set(head.labels)
+        if size not in found or risk > found[size][0]:
+            place: Span = max(of_size, key=lambda span: span.score).span
+            found[size] = risk, SpanScore(size, score, harmful_from, place)
+    return sorted(found.values(), key=lambda item: (-item[0], item[1].tokens)), flagged
 
 
 def _by_size(spans: Sequence[SpanThreshold]) -> dict[int, float]:

@@ -6,9 +6,11 @@ from typing import Any
 
 from siren_runtime.backends.verdicts import (
     HeadScore,
+    SpanScore,
     categories_to_dict,
     heads_to_dict,
     response_to_dict,
+    spans_to_dict,
 )
 
 from .decision import Decision
@@ -20,8 +22,8 @@ class StreamResult:
 
     Attributes:
         score: probability of harm of the text so far, 0 to 1.
-        is_harmful: whether `score` is at least `threshold`; None where it is not, and too much of
-            the text is unknown to the tokenizer for a verdict of safe.
+        is_harmful: whether `score` is at least `threshold`, or a span's its own; None where
+            neither is, and too much of the text is unknown to the tokenizer for a verdict of safe.
         threshold: the threshold that was applied.
         tokens: tokens that count so far, those that slid out of the stream included.
         computed: tokens that this feed ran through the engine.
@@ -33,8 +35,10 @@ class StreamResult:
             characters; None for the whole.
         unknown: how much of the text held the tokenizer does not know, 0 to 1, as in `ScoreResult`.
         decisions: those of the stream's rules in force at a token that this feed read.
-        tier: name of the bundle's tier that the score falls in; None below the lowest, and where
+        tier: name of the bundle's tier that the risk falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
+        spans: the highest of each size that is complete, as in `ScoreResult`, but in characters of
+            the cleaned text.
         risk, categories, flagged, heads, as_response, exit: as in `ScoreResult`.
     """
 
@@ -51,6 +55,7 @@ class StreamResult:
     decisions: tuple[Decision, ...] = ()
     tier: str | None = None
     risk: float = 0.0
+    spans: tuple[SpanScore, ...] = ()
     categories: Mapping[str, float] = field(default_factory=dict)
     flagged: tuple[str, ...] = ()
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
@@ -58,16 +63,18 @@ class StreamResult:
     exit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, decisions and heads as dictionaries; no tier, exit or
+        """Return the fields by name, decisions and heads as dictionaries; no tier, exit, spans or
         categories where there are none, and no heads where there is one.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         left_out = [name for name in ("tier", "exit") if fields[name] is None]
-        for name in ("risk", "categories", "flagged", "heads", "as_response", *left_out):
+        others = "risk", "spans", "categories", "flagged", "heads", "as_response"
+        for name in (*others, *left_out):
             del fields[name]
         fields["decisions"] = [decision.to_dict() for decision in self.decisions]
         fields |= response_to_dict(self.as_response)
         fields |= categories_to_dict(self.risk, self.categories, self.flagged)
+        fields |= spans_to_dict(self.risk, self.spans)
         return fields | heads_to_dict(self.heads)
 
 

@@ -25,9 +25,11 @@ from .result import StreamResult, TokenScore
 from .track import Member, Track
 
 # What each member makes of a text by head, the primary head's threshold (None: its own), the share
-# of unknown tokens, whether it has a response -> the verdict of each head, the primary one's first.
+# of unknown tokens, whether it has a response, the order that decides (None: the highest), whether
+# spans were asked for -> the verdict of each head, the primary one's first.
 Decide = Callable[
-    [Sequence[Mapping[str, HeadText]], float | None, float, bool], Mapping[str, HeadScore]
+    [Sequence[Mapping[str, HeadText]], float | None, float, bool, int | None, bool],
+    Mapping[str, HeadScore],
 ]
 
 
@@ -130,12 +132,16 @@ class Session:
         return True
 
     def conclude(self) -> StreamResult:
-        """Return the verdict on all that was read."""
+        """Return the verdict on all that was read.
+
+        Raises:
+            BackendError: the engine failed in spans.
+        """
         self._decide()
         leader = self.tracks[0].state
         unknown = max(track.unknown for track in self.tracks)
-        rest = self._threshold, unknown, self._has_response
-        heads = self._decide_on([t.heads for t in self.tracks], *rest)
+        rest = self._threshold, unknown, self._has_response, None, self._limits.spans_asked
+        heads = self._decide_on([track.heads() for track in self.tracks], *rest)
         primary = next(iter(heads.values()))
         categories, flagged = categories_of(heads.values())
         spans = [track.span for track in self.tracks if track.is_truncated]
@@ -153,6 +159,7 @@ class Session:
             decisions=tuple(self._made),
             tier=primary.tier,
             risk=primary.risk,
+            spans=primary.spans,
             categories=categories,
             flagged=flagged,
             heads=heads,
@@ -253,13 +260,15 @@ class Sessions:
             )
         if self._max_sessions is not None and len(self._open) >= self._max_sessions:
             raise InputError(f"{self._max_sessions} streams are open; close one first")
+        sizes = (self._limits.spans or ()) if aggregation is None else ()
         early = (
             plain
+            and not sizes
             and self._cutoffs is not None
             and self._cutoffs.suffice(threshold, rules)
             and all(member.readout.smoothing is None for member in self.members)
         )
-        how = prompt, response_only, aggregation, early, bool(rules)
+        how = prompt, response_only, aggregation, early, bool(rules), sizes
         tracks = [Track(member, *how) for member in self.members]
         session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
         self._open[session] = None
@@ -312,8 +321,11 @@ class Sessions:
             results |= failures
             busy = [session for session in busy if session not in failures]
         for session in busy:
-            results[session] = session.conclude()
-            session.error = None
+            try:
+                results[session] = session.conclude()
+                session.error = None
+            except SirenError as error:  # noqa: PERF203 - each stream has its own
+                results[session] = session.error = error
         return results
 
     def _accept(self, session: Session, piece: Any, deadline: Deadline) -> SirenError | None:

@@ -1,6 +1,6 @@
 """What a stream has read: its tokens, and for each of them what rolling back to it needs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -233,6 +233,25 @@ class StreamState:
         if read == self.context and self.base_count:
             last = self.base_readout
         return moving_average(last, readouts, self.smoothing)
+
+    def means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
+        """The mean over each span, and over the first token held, float32 [spans, neurons].
+
+        As in whole texts (`ScoreByStream.run_spans`). Only for the mean over all tokens, of which
+        the rows are running sums; those that do not count have sums of their own.
+
+        Args:
+            spans: the first token of each and the one behind its last, none of which is cut by the
+                first that counts.
+        """
+        starts, stops = np.array(spans).T
+        sums, inner = self._rows, (starts > 0)[:, None]
+        first = sums[0] if self.context else sums[0] - self.base
+        before = np.where((starts > self.context)[:, None], sums[starts - 1], self.base)
+        counts = (stops - starts)[:, None] + inner
+        total = sums[stops - 1] - before + np.where(inner, first, np.float32(0))
+        means: FloatArray = total / counts.astype(np.float32)
+        return means
 
     def last(self) -> tuple[FloatArray, int]:
         """The row after the last token read, and the number of tokens in it, for the mean."""

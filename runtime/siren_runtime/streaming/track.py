@@ -1,11 +1,12 @@
 """One scorer's reading of a growing text."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+from siren_runtime.backends.outputs import FloatArray, Outputs
 from siren_runtime.backends.readout import HeadText, Readout
 from siren_runtime.errors import InputError
 from siren_runtime.text.tokenizer import Encoded, Tokenizer
@@ -13,6 +14,7 @@ from siren_runtime.text.tokenizer import Encoded, Tokenizer
 from .aggregation import Aggregation
 from .growing_text import StreamText, StreamTokens, Tokens
 from .reader import StreamReader
+from .spans import StreamSpans
 from .state import StreamState
 
 
@@ -26,6 +28,8 @@ class Member:
         neurons: how many its heads read together.
         readout: what is read off its outputs.
         reads_anew: whether each feed reads all of a text anew, so that there are no running means.
+        head: evaluates the heads on means, float32 [rows, neurons]; None where there are no running
+            means to take spans from.
     """
 
     tokenizer: Tokenizer
@@ -33,6 +37,7 @@ class Member:
     neurons: int
     readout: Readout
     reads_anew: bool
+    head: Callable[[FloatArray], Outputs] | None = None
 
 
 class Track:
@@ -52,8 +57,18 @@ class Track:
         aggregation: Aggregation | None,
         early: bool,
         has_rules: bool,
+        span_sizes: Sequence[int] = (),
     ) -> None:
+        """Begin with no text.
+
+        Args:
+            span_sizes: of the spans that are scored too, in tokens, where the member can.
+        """
         self.member = member
+        self._spans: StreamSpans | None = None
+        if span_sizes and member.head is not None:
+            rest = member.tokenizer, member.readout, member.head
+            self._spans = StreamSpans(span_sizes, *rest)
         self._prompt, self._response_only = prompt, response_only
         self.state = self._empty(aggregation, early, has_rules)
         self.tokens = Tokens([], [])
@@ -68,6 +83,7 @@ class Track:
         state = self.state
         self.state = self._empty(state.aggregation, state.early, state.judges_each)
         self.tokens, self._source, self._before = Tokens([], []), None, ([], [])
+        self._forget_spans(0)
         self.member.reader.add(self.state)
 
     def close(self) -> None:
@@ -105,12 +121,19 @@ class Track:
         encoded = Encoded(self.state.ids, offsets)
         return self.member.tokenizer.unknown_share(self.tokens.text, encoded)
 
-    @property
     def heads(self) -> dict[str, HeadText]:
-        """What each head makes of all that was read."""
+        """What each head makes of all that was read.
+
+        Raises:
+            BackendError: the engine failed in spans.
+        """
         readout = self.state.readouts[-1]
         assert readout is not None  # the reader fills that of the last token
-        return self.member.readout.heads(readout)
+        heads = self.member.readout.heads(readout)
+        if self._spans is None:
+            return heads
+        spans = self._spans.of(self.state, self.tokens)
+        return {name: replace(head, spans=spans[name]) for name, head in heads.items()}
 
     @property
     def is_truncated(self) -> bool:
@@ -132,6 +155,7 @@ class Track:
         self._before[0].extend(self.places()[:dropped])
         self._before[1].extend(self.state.scores[:dropped])
         self.state.slide(dropped)
+        self._forget_spans(0)
         self._source.drop(dropped, self.tokens)
         self._take(self._source.tokens())
         return dropped
@@ -160,4 +184,10 @@ class Track:
         taken_back = self.state.set_tokens(tokens, reader.max_tokens, reader.usable)
         self.rolled_back += taken_back
         self.scored_from = held - taken_back
+        if taken_back:
+            self._forget_spans(self.scored_from)
         self.computed += len(self.state.pending)
+
+    def _forget_spans(self, tokens: int) -> None:
+        if self._spans is not None:
+            self._spans.forget(tokens)

@@ -37,6 +37,7 @@ class Limits:
             harmful nor safe.
         spans: sizes in tokens of the spans that are scored too, ascending; None are those that the
             bundle has thresholds for.
+        spans_asked: whether the caller asked for spans, by which the primary head then decides.
         early: whether exits may decide on windows without spans.
     """
 
@@ -46,6 +47,7 @@ class Limits:
     max_unknown: float = DEFAULT_MAX_UNKNOWN
     unreadable: Unreadable = "refuse"
     spans: tuple[int, ...] | None = None
+    spans_asked: bool = False
     early: bool = False
 
     def __post_init__(self) -> None:

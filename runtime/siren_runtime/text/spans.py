@@ -22,6 +22,9 @@ DEFAULT_SIZES: Final = (32, 64, 128)
 _END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
 
 
+_LONGEST_END: Final = 16  # characters; marks beyond that many add nothing
+
+
 @dataclass(frozen=True)
 class Cut:
     """A span of `size` tokens.
@@ -79,6 +82,12 @@ def cuts(
         Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
         for size, begin, end in sorted(found)
     ]
+
+
+def ends_a_sentence(text: str) -> bool:
+    """Whether a cleaned text, behind which white space may come, ends with a sentence or line."""
+    tail = text[-_LONGEST_END:] + " "
+    return any(match.end() == len(tail) for match in _END.finditer(tail))
 
 
 def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
