@@ -49,6 +49,14 @@ def test_a_character_that_is_cut_waits_for_its_rest(bundle):
     assert json.loads(output)["score"] == pytest.approx(guard.score("a🙂").score, abs=1e-5)
 
 
+def test_a_dense_pipe_is_read_in_pieces_that_a_guard_takes(bundle):
+    text = "a 1 " * 8_000
+    with start(bundle) as process:
+        output, errors = process.communicate(text.encode())
+        assert process.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["tokens"] > 0
+
+
 def test_stop_at_exits_with_a_status_of_its_own(bundle):
     with start(bundle, "--stop-at", "0") as process:
         output, errors = process.communicate(CORPUS[2].encode())

@@ -92,7 +92,7 @@ FAULTS = {
     "content-a-number": ({"messages": [{**USER, "content": 3}]}, "content must be a string.*int"),
     "part-a-number": (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
-        "a part's text must be a string, found int",
+        r"messages\[0\].content\[0\].text must be a string, found int",
     ),
     "calls-an-object": ({"messages": [{"role": "assistant", "tool_calls": {"a": 1}}]}, "list of c"),
     "call-a-string": ({"messages": [{"role": "assistant", "tool_calls": ["a"]}]}, r"calls\[0\] mu"),
@@ -101,6 +101,53 @@ FAULTS = {
         "function must be an object, found str",
     ),
     "arguments-no-json": ({"messages": [call(name="a", arguments={1, 2})]}, "written as JSON"),
+    "part-a-string": ({"messages": [{**USER, "content": ["hi"]}]}, r"content\[0\] must be an obj"),
+    "part-of-an-answer": (
+        {"messages": [{**USER, "content": [{"type": "output_text", "text": "a"}]}]},
+        "'output_text' and has 'text'",
+    ),
+    "part-that-refuses": (
+        {"messages": [{**USER, "content": [{"type": "refusal", "refusal": "a"}]}]},
+        "'refusal' and has 'refusal'",
+    ),
+    "misspelled-content": (
+        {"messages": [{"role": "user", "contnet": "a"}]},
+        "'contnet', which is n",
+    ),
+    "misspelled-calls": (
+        {"messages": [{"role": "assistant", "tool_call": [{"name": "a"}]}]},
+        r"messages\[0\] has 'tool_call', which is not read",
+    ),
+    "a-call-as-it-was": (
+        {"messages": [{"role": "assistant", "function_call": {"name": "a", "arguments": "b"}}]},
+        "'function_call', which is not read",
+    ),
+    "what-was-refused": (
+        {"messages": [{"role": "assistant", "content": None, "refusal": "No."}]},
+        "'refusal', which is not read",
+    ),
+    "calls-of-a-user": (
+        {"messages": [{**USER, "tool_calls": [{"function": {"name": "a"}}]}]},
+        "has tool_calls, and its role is 'user'",
+    ),
+    "a-custom-call": (
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"type": "custom", "custom": {"name": "sh", "input": "rm -rf /"}}
+                    ],
+                }
+            ]
+        },
+        "'custom', which is not read",
+    ),
+    "a-call-without-a-name": ({"messages": [call(arguments="rm -rf /")]}, "names no function"),
+    "misspelled-arguments": (
+        {"messages": [call(name="a", argument="b")]},
+        "'argument', which is n",
+    ),
     "tools-a-string": ({"messages": [USER], "tools": "a"}, "tools must be a list of objects"),
     "tool-a-string": ({"messages": [USER], "tools": ["a"]}, r"tools\[0\] must be an object"),
 }
@@ -143,3 +190,8 @@ def test_arguments_that_nest_without_end_are_refused():
     with pytest.raises(InputError, match="nest too deeply"):
         trajectory_of(messages=[call(name="a", arguments=deep)])
     assert json.loads("[]") == []
+
+
+def test_keys_that_say_nothing_are_no_error():
+    message = {"role": "assistant", "content": "Hi.", "refusal": None, "annotations": [], "id": "1"}
+    assert chat_messages(trajectory_of([USER, message]))[1]["content"] == "Hi."

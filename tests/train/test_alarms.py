@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from labelled import WORDS, write_jsonl
-from models import make_artifact, make_forecast
+from models import make_artifact, make_forecast, make_labels
 from siren_command import siren
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -125,6 +125,7 @@ def bundle(tmp_path_factory, backbone_folder):
     heads = {
         "plain": load_artifact(make_artifact(folder / "plain", backbone, layers=[1])),
         "ahead": load_artifact(make_forecast(folder / "ahead", backbone)),
+        "kinds": load_artifact(make_labels(folder / "kinds", backbone, layers=[0])),
     }
     export_bundle(together(heads), load_checkpoint(backbone), folder / "bundle")
     return folder / "bundle"
@@ -160,7 +161,7 @@ def test_the_commands_calibrate_a_head_and_compare_heads_at_one_rate(bundle, dat
     result = siren(*arguments, "--false-alarms", 0.34, "--threads", 1, "-o", tmp_path / "report")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report/streaming.json").read_text())
-    assert [*report["heads"]] == ["plain", "ahead"]
+    assert [*report["heads"]] == ["plain", "ahead", "kinds"]
     for head in report["heads"].values():
         assert head["by_dataset"]["rows"]["false_alarms"] <= 0.34
     assert report["heads"]["ahead"]["smoothing"] == decision["smoothing"]
@@ -169,6 +170,15 @@ def test_the_commands_calibrate_a_head_and_compare_heads_at_one_rate(bundle, dat
     assert report["reads"] == "prompt and response"
     result = siren(*arguments, "--threads", 1)
     assert f"| ahead | rows | {decision['threshold']:.4f} |" in result.stdout
+
+
+def test_labels_decide_from_thresholds_of_their_own_which_alarms_do_not_move(bundle, data):
+    before = (bundle / "guard.json").read_bytes()
+    arguments = ["calibrate", bundle, data, "--head", "kinds", "--false-alarms", 0.34]
+    result = siren(*arguments, "--threads", 1)
+    assert result.exit_code == 1
+    assert "head 'kinds' has labels" in " ".join(result.stderr.split())
+    assert (bundle / "guard.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,14 @@ def test_a_rule_that_is_none_for_spans_is_refused(rule: str) -> None:
         find_span_thresholds(scores, rule)
 
 
+def test_thresholds_of_spans_need_safe_rows_of_their_own_kind() -> None:
+    """Of texts as of responses, where these have thresholds of their own."""
+    has_response = np.array([False, False, True, True])
+    scores = SpanScores(np.zeros((4, 3)), np.array([True, True, True, False]), has_response)
+    with pytest.raises(InputError, match="none of the rows is safe"):
+        choose_spans(scores, "fpr:0.1", by_response=True)
+
+
 def test_spans_of_responses_get_thresholds_by_their_own_rows() -> None:
     """A safe answer to a harmful prompt has a harmful span, which says nothing of other texts."""
     draw = np.random.default_rng(0)

@@ -23,7 +23,7 @@ need("onnxruntime")
 OutputFormat = Literal["color", "jsonl"]
 
 EXIT_STOPPED = 3
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 14  # no more bytes than a piece may have tokens
 _REPLACEMENT = "\ufffd"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")

@@ -25,6 +25,10 @@ _TURNS_OF: Final[dict[str, Role]] = {
     "environment": "environment",
 }
 _PROFILE_ROLES: Final = ("system", "developer")
+# Keys whose values are no text that an agent reads or writes.
+_BESIDE: Final = ("id", "type", "index", "status", "cache_control")
+_MESSAGE_KEYS: Final = ("role", "content", "tool_calls", "name", "tool_call_id", *_BESIDE)
+_TEXT_KEYS: Final = ("text", "refusal", "content", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,23 @@ def from_openai(messages: Any, tools: Any = None) -> Trajectory:
         tools: schemas, within "function" or not.
 
     Raises:
-        InputError: they are not of that form; says which message.
+        InputError: they are not of that form, or hold what would not be read; says which message.
     """
     if not isinstance(messages, list | tuple):
         raise InputError(f"messages must be a list of objects, found {_kind(messages)}")
     profile, turns = list[str](), list[Turn]()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        role, content = _object(message, where).get("role"), _content(message, where)
+        _only(_object(message, where), _MESSAGE_KEYS, where)
+        role, content = message.get("role"), _content(message, where)
         if role in _PROFILE_ROLES:
             profile += [content.strip()] if content.strip() else []
         elif role == "assistant" and message.get("tool_calls"):
             turns += _calls(message["tool_calls"], content, f"{where}.tool_calls")
+        elif message.get("tool_calls"):
+            raise InputError(
+                f"{where} has tool_calls, and its role is {role!r}; an assistant calls"
+            )
         elif role in _TURNS_OF:
             turns.append(Turn(_TURNS_OF[role], content))
         else:
@@ -184,7 +193,12 @@ def _calls(calls: Any, content: str, where: str) -> list[Turn]:
     for number, call in enumerate(calls):
         what = f"{where}[{number}]"
         function = _object(_object(call, what).get("function", call), f"{what}.function")
+        if function is not call:
+            _only(call, ("function", *_BESIDE), what)
+        _only(function, ("name", "arguments", *_BESIDE), f"{what}.function")
         name, arguments = function.get("name"), function.get("arguments")
+        if not isinstance(name, str):
+            raise InputError(f"{what} names no function, so what it does is not known")
         if isinstance(arguments, str):
             arguments = _parsed(arguments)
         try:
@@ -211,10 +225,28 @@ def _parsed(arguments: str) -> Any:
 def _content(message: Mapping[str, Any], where: str) -> str:
     content = message.get("content")
     if isinstance(content, list | tuple):
-        parts = [part for part in content if isinstance(part, Mapping)]
-        texts = [part.get("text", "") for part in parts if part.get("type") == "text"]
-        return "\n".join(_string(text, f"{where}.content: a part's text") for text in texts)
+        parts = [_part(part, f"{where}.content[{n}]") for n, part in enumerate(content)]
+        return "\n".join(text for text in parts if text is not None)
     return _string(content, f"{where}.content")
+
+
+def _part(part: Any, where: str) -> str | None:
+    """The text of a part of a message; None of a picture or sound, which is not read."""
+    kind = _object(part, where).get("type")
+    if kind == "text":
+        return _string(part.get("text"), f"{where}.text")
+    if held := [key for key in _TEXT_KEYS if part.get(key)]:
+        raise InputError(f"{where} is of type {kind!r} and has {held[0]!r}; text is of type 'text'")
+    return None
+
+
+def _only(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse what would be left unread; keys without a value say nothing."""
+    for key, held in value.items():
+        if key not in known and held not in (None, "", [], {}, ()):
+            raise InputError(
+                f"{where} has {key!r}, which is not read; known are {', '.join(known)}"
+            )
 
 
 def _unwrapped(tool: Mapping[str, Any]) -> Mapping[str, Any]:

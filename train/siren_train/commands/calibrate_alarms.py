@@ -43,8 +43,8 @@ def calibrate_alarms(
         max_rows: of each data set, of each kind alike; None is all.
 
     Raises:
-        InputError: the data is unusable or has only one kind of stream, or the bundle has no
-            streaming graph.
+        InputError: the data is unusable or has only one kind of stream, the head is one of labels,
+            or the bundle has no streaming graph.
     """
     from siren_train.measure.alarms import choose_smoothing, find_alarms
     from siren_train.measure.calibrate import write_calibration
@@ -56,6 +56,11 @@ def calibrate_alarms(
         raise InputError(
             f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
             "--threshold"
+        )
+    if bundle.manifest.heads[name].activation == "sigmoid":
+        raise InputError(
+            f"{bundle.path}: head {name!r} has labels, each of which decides from a threshold of "
+            "its own on; alarms are of heads with one score"
         )
     rows = sampled(read_stream_rows(sources, split, columns), max_rows)
     _check_kinds(rows, split)

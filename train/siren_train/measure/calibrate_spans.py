@@ -122,6 +122,8 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
     if not kind:
         return [SpanThreshold(size, rate) for size in DEFAULT_SIZES]
     safe = scores.scores[~scores.harmful]
+    if not len(safe):
+        raise InputError("none of the rows is safe, and a threshold for spans is chosen by such")
     allowed = int(rate * len(safe))
     # Of each row the place among the safe ones, 0 the highest, by the size that makes it highest.
     ranks = np.min([np.argsort(np.argsort(-of_size)) for of_size in safe.T], axis=0)
