@@ -26,7 +26,7 @@ from siren_runtime.errors import SirenError
 
 from . import logs
 from .bodies import CheckedRequest
-from .errors import RefusedRequest, body_of, refused, why_not_json
+from .errors import RefusedRequest, body_at, refused, why_not_json
 from .gate import Gate
 from .generation import Generator
 from .guards import Guards
@@ -157,16 +157,18 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    end: Any = signal.getsignal(signal.SIGTERM)
+    ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def terminate(number: int, frame: Any) -> None:
         first, state.guards.draining = not state.guards.draining, True
         delay = state.settings.drain_s if first else 0
+        end: Any = ends[signal.Signals(number)]
         loop.call_soon_threadsafe(loop.call_later, delay, end, number, None)
 
     with suppress(ValueError, NotImplementedError):  # not in the main thread: a test's server
-        if callable(end):
-            signal.signal(signal.SIGTERM, terminate)
+        for number, end in ends.items():
+            if callable(end):
+                signal.signal(number, terminate)
         if not hasattr(signal, "SIGHUP"):  # as on Windows
             return
         if state.settings.workers == 1:
@@ -185,9 +187,8 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     if refusal.status == 500:
         _log.error("a request failed", exc_info=error)
     request.app.state.metrics.refusals.labels(refusal.code).inc()
-    kserve_own = request.scope["path"].startswith("/v2/")  # whose clients take a string only
     return Response(
-        {"error": str(refusal)} if kserve_own else body_of(refusal),
+        body_at(request.scope["path"], refusal),
         status_code=refusal.status,
         headers=refusal.headers,
         media_type="application/json",

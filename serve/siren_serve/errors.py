@@ -81,9 +81,14 @@ def body_of(error: RefusedRequest) -> ErrorBody:
     return ErrorBody(ErrorDetail(str(error), kind, error.code))
 
 
-def raw_response(error: RefusedRequest) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def body_at(path: str, error: RefusedRequest) -> Any:
+    """The body of a refusal as clients of a path know it: KServe's, below /v2, take a string."""
+    return {"error": str(error)} if path == "/v2" or path.startswith("/v2/") else body_of(error)
+
+
+def raw_response(error: RefusedRequest, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and body of a refusal, for those who answer without a framework."""
-    body = msgspec.json.encode(body_of(error))
+    body = msgspec.json.encode(body_at(path, error))
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     headers |= {name.lower(): value for name, value in error.headers.items()}
     return [(name.encode(), value.encode()) for name, value in headers.items()], body

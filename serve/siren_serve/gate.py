@@ -68,7 +68,7 @@ async def _refuse(scope: Scope, send: Send) -> None:
         401, "unauthorized", "no valid API key: send Authorization: Bearer KEY, or X-API-Key",
         {"WWW-Authenticate": "Bearer"},
     )  # fmt: skip
-    headers, body = raw_response(error)
+    headers, body = raw_response(error, scope["path"])
     await send({"type": "http.response.start", "status": 401, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

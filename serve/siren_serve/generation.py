@@ -22,7 +22,7 @@ from siren_runtime.streaming.result import StreamResult
 from . import logs
 from .errors import RefusedRequest, body_of, refused
 from .guards import told_responses
-from .messages import Message, text_of_part
+from .messages import Message, joined, text_of_part
 from .metrics import Metrics
 from .openai_moderation import moderation
 from .settings import GenerateSettings, Settings
@@ -214,7 +214,7 @@ def _message(message: Message, place: int) -> dict[str, str]:
     """A message as the chat template takes it."""
     content = message.content
     if isinstance(content, list):
-        content = "\n".join(map(text_of_part, content))
+        content = joined([text_of_part(part) for part in content])
     if content is None or message.tool_calls or message.audio is not None:
         raise RefusedRequest(
             422, "not_supported", f"messages[{place}] has no text, or more than that"

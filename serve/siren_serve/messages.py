@@ -1,6 +1,8 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -19,6 +21,12 @@ _NO_TEXT = {
     *("signature", "thought_signature", "thought_signatures"),
 }
 _LONGEST_NAME = 128
+_LONGEST_WORDS = 4  # of a name, such as get_current_weather_data
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_BETWEEN = re.compile(r"[\W_]+")
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,17 +121,49 @@ def text_of_call(call: ToolCall) -> str:
     beside = [*strings_in(call.provider_specific_fields), *strings_in(call.extra_content)]
     called = [part.name for part in (call.function, call.custom) if part is not None]
     beside += sentences([call.id, call.type, *called])
+    written = []
     if call.function is not None:
         beside += strings_in(call.function.provider_specific_fields)
-        return "\n".join([call.function.arguments, *beside])
+        written.append(unescaped(call.function.arguments))
     if call.custom is not None:
-        return "\n".join([call.custom.input, *beside])
-    raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
+        written.append(unescaped(call.custom.input))
+    if not written:
+        raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
+    return "\n".join([*written, *beside])
+
+
+def unescaped(arguments: str) -> str:
+    r"""Arguments as who parses them reads them: `\uXXXX` are the characters they stand for."""
+    if "\\u" not in arguments:
+        return arguments
+
+    def character(found: re.Match[str]) -> str:
+        text: str = json.loads(f'"{found[0]}"') if len(found[0]) > len("\\u") else found[0]
+        return text
+
+    return _ESCAPES.sub(character, arguments)
+
+
+def joined(parts: Sequence[str]) -> str:
+    """The texts of a message's parts as one: a line each, but where the seam is within a word.
+
+    Chat templates put a line between parts, or nothing.
+    """
+    text = ""
+    for number, part in enumerate(parts):
+        is_within = text[-1:].isalnum() and part[:1].isalnum()
+        text += part if number == 0 or is_within else f"\n{part}"
+    return text
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value is a word that says what something is, and no sentence."""
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME and len(value.split()) <= 1
+    """Whether a value is a word that says what something is, and no sentence, whose words may stand
+    between other signs than spaces.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME or len(value.split()) > 1:
+        return False
+    words = [word for word in _BETWEEN.split(_HUMP.sub(" ", value)) if word.isalpha()]
+    return len(words) <= _LONGEST_WORDS and _UNSPACED.search(value) is None
 
 
 def sentences(names: list[str | None]) -> list[str]:
@@ -153,6 +193,15 @@ def conversation_of(messages: list[Message]) -> str:
     return join(*_parts_of(messages))
 
 
+def texts_of(messages: list[Message]) -> list[str]:
+    """The text of each message.
+
+    Raises:
+        RefusedRequest: as `pair_of`.
+    """
+    return [_text_of(message, place) for place, message in enumerate(messages)]
+
+
 def pair_of(messages: list[Message]) -> Text:
     """A conversation as a prompt and its response: the last message if it is the assistant's, else
     none. All messages before it are the prompt, a line each.
@@ -167,7 +216,7 @@ def pair_of(messages: list[Message]) -> Text:
 def _parts_of(messages: list[Message]) -> tuple[str | None, str | None]:
     if not messages:
         raise RefusedRequest(422, "cannot_be_scored", "messages is empty")
-    texts = [_text_of(message, place) for place, message in enumerate(messages)]
+    texts = texts_of(messages)
     if messages[-1].role != "assistant":
         return "\n".join(texts), None
     return "\n".join(texts[:-1]) or None, texts[-1]
@@ -182,10 +231,10 @@ def _text_of(message: Message, place: int) -> str:
     if isinstance(message.content, str):
         texts.append(message.content)
     elif message.content is not None:
-        texts += [text_of_part(part) for part in message.content]
+        texts.append(joined([text_of_part(part) for part in message.content]))
     texts += [text_of_call(call) for call in message.tool_calls or ()]
     if message.function_call is not None:
-        texts.append(message.function_call.arguments)
+        texts.append(unescaped(message.function_call.arguments))
     found = [text for text in texts if text is not None]
     found += [text for text in _beside(message) if text not in found]  # some say a text twice
     names = [message.name, message.tool_call_id]

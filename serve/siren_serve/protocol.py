@@ -112,7 +112,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self._gate.metrics.refusals.labels(code).inc()
-            headers, body = raw_response(RefusedRequest(status, code, message))
+            path = (self.scope or {}).get("path", "")  # which may not have come yet
+            headers, body = raw_response(RefusedRequest(status, code, message), path)
             lines = [f"HTTP/1.1 {status} {code}".encode(), *(n + b": " + v for n, v in headers)]
             self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
         self.transport.close()

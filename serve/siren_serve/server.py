@@ -92,8 +92,13 @@ class _Parent(Multiprocess):
     """
 
     def keep_subprocess_alive(self) -> None:
+        from prometheus_client.multiprocess import mark_process_dead  # by the environment then
+
         for process in self.processes:
             process.child_conn.close()
+            if process.pid is not None and not process.is_alive():
+                # Else its gauges would count for good.
+                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
         super().keep_subprocess_alive()
 
 

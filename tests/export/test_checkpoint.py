@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordLevel
 from transformers import BertConfig, BertModel
@@ -181,15 +181,6 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_is(
     for rows in (None, slice(599, 600)):
         with pytest.raises(CheckpointError, match=r"'model.layers.5.weight' holds NaN or inf"):
             checkpoint.weights.read("layers.5.weight", rows)
-
-
-def test_a_tensor_that_two_shards_hold_is_refused(tmp_path: Path) -> None:
-    """transformers takes the one of the later file, whatever the index says."""
-    write_shards(tmp_path)
-    first, second = sorted(tmp_path.glob("model-*.safetensors"))
-    save_file({**load_file(first), **load_file(second)}, second)
-    with pytest.raises(CheckpointError, match=f"both {first.name} and {second.name} hold"):
-        load_checkpoint(tmp_path)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

@@ -144,3 +144,19 @@ def test_weights_under_the_names_of_another_family_are_refused(
     save_file(tensors, backbone / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=f"stored under '{theirs}'"):
         export_bundle(artifact, load_checkpoint(backbone), tmp_path / "bundle")
+
+
+def test_a_tensor_that_two_shards_hold_is_refused(tmp_path, backbone_folder):
+    """transformers takes the one of the later file, whatever the index says."""
+    backbone = shutil.copytree(backbone_folder("qwen3"), tmp_path / "backbone")
+    tensors = load_file(backbone / "model.safetensors")
+    (backbone / "model.safetensors").unlink()
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    twice = "model.norm.weight"
+    save_file(tensors, backbone / first)
+    save_file({twice: -tensors[twice]}, backbone / second)
+    weight_map = {**dict.fromkeys(tensors, first), twice: second}
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (backbone / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=f"both {first} and {second} hold a tensor '{twice}'"):
+        load_checkpoint(backbone)

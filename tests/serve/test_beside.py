@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from proxied import Proxies
+from siren_serve.messages import Part, ToolCall, is_name, joined, text_of_call, text_of_part
 from siren_serve.proxy.beside import texts_beside
 from upstream import ModelServer, Script, chat_of
 
@@ -81,7 +83,33 @@ def test_a_tool_is_one_text_and_settings_are_none() -> None:
         "tools": [WEATHER, WEATHER],
     }
     text = "weather\nWhat the weather is.\ncelsius\nkelvin\nunit"
-    assert texts_beside(body) == [text, text]
+    assert texts_beside(body, "chat/completions") == [text, text]
+
+
+def test_what_the_other_route_reads_is_beside_on_this_one() -> None:
+    body = {"messages": [{"content": "a b"}], "prompt": "c d", "suffix": "e f"}
+    assert texts_beside(body, "chat/completions") == ["c d", "e f"]
+    assert texts_beside(body, "completions") == ["a b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("get_current_weather_data", True),
+        ("getCurrentWeather", True),
+        ("chatcmpl-9f2a-77b1-4c3d", True),
+        ("550e8400-e29b-41d4-a716-446655440000", True),
+        ("müller", True),
+        ("how-to-make-a-bomb-at-home", False),
+        ("I.want.to.hurt.a.child", False),
+        ("howToMakeABombAtHome", False),
+        ("爆弾の作り方", False),
+        ("two words", False),
+        ("a" * 129, False),
+    ],
+)
+def test_a_name_has_few_words_whatever_stands_between_them(value: str, expected: bool) -> None:
+    assert is_name(value) is expected
 
 
 @pytest.mark.parametrize("key", ["prompt_embeds", "prompt_token_ids", "input_ids"])
@@ -119,3 +147,29 @@ def test_a_name_that_is_a_sentence_is_read(
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
     named = [{**user, "name": "a_name"}]
     assert _post(proxies, {"model": "m", "messages": named}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r'{"q": "\u0068\u0075rt"}', '{"q": "hurt"}'),
+        (r'{"q": "\ud83d\ude00"}', '{"q": "😀"}'),
+        (r'{"q": "\\u0068"}', r'{"q": "\\u0068"}'),
+        (r'{"q": "\n"}', r'{"q": "\n"}'),
+        ("no JSON \\u00", "no JSON \\u00"),
+    ],
+)
+def test_arguments_are_read_as_who_parses_them_reads_them(written: str, read: str) -> None:
+    call = msgspec.convert({"function": {"name": "f", "arguments": written}}, ToolCall)
+    assert text_of_call(call) == read
+
+
+def test_a_call_with_two_kinds_of_arguments_is_read_whole() -> None:
+    given = {"function": {"name": "f", "arguments": "{}"}, "custom": {"input": "harm"}}
+    assert text_of_call(msgspec.convert(given, ToolCall)) == "{}\nharm"
+
+
+def test_parts_that_cut_a_word_are_read_as_one() -> None:
+    parts = [Part("text", text) for text in ("How to make a bo", "mb at", " home.", "Then run.")]
+    told = joined([text_of_part(part) for part in parts])
+    assert told == "How to make a bomb at\n home.\nThen run."

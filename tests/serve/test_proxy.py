@@ -191,6 +191,20 @@ def test_a_whole_answer_is_scored_behind_its_prompt(
     assert annotated.choices[1].siren["tokens"] == expected.tokens
 
 
+def test_harm_in_the_middle_of_one_large_chunk_is_seen(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    """By its end the mean is harmless again; a stream in small chunks would have stopped."""
+    safe, harmful = letters
+    chunk = safe * 200 + harmful * 600 + safe * 6000
+    upstream.script = Script([(0, safe), (0, chunk), (0, None)])
+    text, reason = said(ask(proxies(), safe * 4, stream=True))
+    assert (text, reason) == (safe, "content_filter")
+    told = list(ask(proxies(mode="annotate"), safe * 4, stream=True))
+    assert told[1].choices[0].siren["is_harmful"]
+    assert said(told) == (safe + chunk, "stop")
+
+
 def test_each_of_several_choices_is_cut_by_itself(
     proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
 ) -> None:

@@ -39,9 +39,10 @@ def test_openais_client_gets_moderations(openai: OpenAI, guard: Guard) -> None:
         assert result.categories.violence is None  # unknown, which is not "none"
     (one,) = openai.moderations.create(input="text").results
     assert one.flagged is guard.score("text").is_harmful
-    parts = [{"type": "text", "text": "te"}, {"type": "text", "text": "xt"}]
+    parts = [{"type": "text", "text": text} for text in ("te", "xt", " and more")]
     (joined,) = openai.moderations.create(input=parts).results  # type: ignore[arg-type]
-    assert joined.category_scores.to_dict() == {"harmful": _close(guard.score("te\nxt").score)}
+    expected = guard.score("text\n and more").score
+    assert joined.category_scores.to_dict() == {"harmful": _close(expected)}
 
 
 def test_openais_client_lists_the_guards(openai: OpenAI) -> None:
@@ -277,6 +278,18 @@ def test_litellm_is_told_to_block_what_is_harmful_or_cannot_be_read(
     assert asked(texts=[], tool_calls=calls)["action"] == "BLOCKED"
     assert asked(texts=[safe], images=["data:,"])["action"] == "BLOCKED"
     assert asked(texts=[])["action"] == "NONE"
+    assert asked()["action"] == "BLOCKED"
+    assert asked(text=safe)["action"] == "BLOCKED"
+
+    def messages(**message: Any) -> dict[str, Any]:
+        return asked(texts=[safe], structured_messages=[{"role": "user", **message}])
+
+    assert messages(content=safe)["action"] == "NONE"
+    assert messages(content=by_verdict[True])["action"] == "BLOCKED"
+    assert messages(content=safe, reasoning_content=by_verdict[True])["action"] == "BLOCKED"
+    sound = messages(content=[{"type": "input_audio", "input_audio": {"data": ""}}])
+    assert "structured_messages cannot be read" in sound["blocked_reason"]
+    assert messages(content=safe, a_new_key="b")["action"] == "BLOCKED"
 
 
 def test_operators_are_told_what_runs_and_what_it_did(server: Running, guard: Guard) -> None:

@@ -12,7 +12,8 @@ from litellm.types.utils import ModelResponse, ModelResponseStream, TextCompleti
 
 from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest, refused
-from siren_serve.proxy.calls import Call, Kind, read_call
+from siren_serve.proxy.beside import Kind
+from siren_serve.proxy.calls import Call, read_call
 from siren_serve.proxy.texts import Joined
 
 from .guarding import Blocked, Guarding, Reading, SettingsError

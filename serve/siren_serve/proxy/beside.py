@@ -1,12 +1,16 @@
 """What a request says beside its messages: tools, documents, schemas, and the like."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import is_name
 
-_READ = {"messages", "prompt", "suffix"}
+Kind = Literal["chat/completions", "completions"]
+_READ: dict[Kind, set[str]] = {
+    "chat/completions": {"messages"},
+    "completions": {"prompt", "suffix"},
+}
 # What is for the server and not for the model.
 _SETTINGS = {
     *("model", "user", "metadata", "stop", "service_tier", "safety_identifier"),
@@ -29,13 +33,13 @@ def check_readable(body: dict[str, Any]) -> None:
             raise RefusedRequest(422, "cannot_be_scored", message)
 
 
-def texts_beside(body: dict[str, Any]) -> list[str]:
-    """The texts of a request but for its messages: one a tool and one a document, so that none
-    hides in what the others say, and one for each other key.
+def texts_beside(body: dict[str, Any], kind: Kind) -> list[str]:
+    """The texts of a request but for its messages or prompt: one a tool and one a document, so that
+    none hides in what the others say, and one for each other key.
     """
     items: list[Any] = []
     for key, value in body.items():
-        if key not in _READ and key not in _SETTINGS:
+        if key not in _READ[kind] and key not in _SETTINGS:
             several = isinstance(value, list) and all(isinstance(item, dict) for item in value)
             items += value if several else [value]
     return [text for item in items if not is_name(text := "\n".join(_strings(item)))]

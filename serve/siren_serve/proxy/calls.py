@@ -1,7 +1,7 @@
 """What a request to a model server asks: what is to be scored of it, and how many answers."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -10,9 +10,8 @@ from siren_runtime.text.rules import join
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import Message, conversation_of, pair_of
 
-from .beside import check_readable, texts_beside
+from .beside import Kind, check_readable, texts_beside
 
-Kind = Literal["chat/completions", "completions"]
 _READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
 
@@ -85,7 +84,7 @@ def read_call(kind: Kind, body: bytes, *, read_all: bool = False) -> Call:
             422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
         )
     texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
-    texts += texts_beside(decoded) if read_all and unread is None else []
+    texts += texts_beside(decoded, kind) if read_all and unread is None else []
     return Call(kind, decoded, texts, contexts, answers, unread)
 
 

@@ -72,10 +72,18 @@ class Choice:
         text, self._text = self._text, ""
         if isinstance(self._verdict, Unscored) or isinstance(self._stream, Unscored):
             return  # what came before is unknown, so no verdict can follow
-        noted = self._verdict is not None and is_harmful(self._verdict)
-        self._verdict = await self._policy.read(self._stream, text, noted=noted)
-        if not isinstance(self._verdict, Unscored):
+        worst: Verdict | None = None
+        for part in self._policy.parts(text):
+            noted = self._verdict is not None and is_harmful(self._verdict)
+            self._verdict = await self._policy.read(self._stream, part, noted=noted or bool(worst))
+            if isinstance(self._verdict, Unscored):
+                return
             self._tokens = self._verdict.tokens
+            if is_harmful(self._verdict):
+                worst = self._verdict
+                if self._policy.blocks:
+                    return
+        self._verdict = worst or self._verdict
 
     def _is_over(self, to_end: bool) -> bool:
         return to_end or self.finished or isinstance(self._verdict, Unscored)

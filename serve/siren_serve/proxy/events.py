@@ -14,9 +14,10 @@ class EventDecoder:
     """Bytes in, the data of each whole event out. Comments and other fields are left out."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._head = b""  # before the first event, while it may be a byte order mark
+        self._rest: list[bytes] = []  # of a line that is not whole
         self._lines: list[bytes] = []
-        self._size = 0
+        self._size = self._waiting = 0
         self._begun = self._after_return = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -27,15 +28,23 @@ class EventDecoder:
         """
         if self._after_return and data:  # which ended a line already
             data = data.removeprefix(b"\n")
-        self._rest += data
+            self._after_return = False
         if not self._begun:
-            if len(self._rest) < len(_BOM) and _BOM.startswith(self._rest):
+            data = self._head = self._head + data
+            if len(data) < len(_BOM) and _BOM.startswith(data):
                 return []
-            self._begun, self._rest = True, self._rest.removeprefix(_BOM)
-        self._after_return = self._rest.endswith(b"\r")
-        *lines, self._rest = _LINE_END.split(self._rest)
-        found = [event for line in lines if (event := self._line(line)) is not None]
-        if self._size + len(self._rest) > _LARGEST:
+            self._begun, data = True, data.removeprefix(_BOM)
+        if data:
+            self._after_return = data.endswith(b"\r")
+        first, *lines = _LINE_END.split(data)
+        self._rest.append(first)
+        self._waiting += len(first)
+        found = []
+        for line in lines:  # each begins where the one before has ended
+            event = self._line(b"".join(self._rest))
+            found += [event] if event is not None else []
+            self._rest, self._waiting = [line], len(line)
+        if self._size + self._waiting > _LARGEST:
             raise RefusedRequest(502, "upstream_failed", "an event of the upstream is too large")
         return found
 

@@ -19,6 +19,7 @@ from siren_serve.metrics import Metrics
 from siren_serve.settings import ProxySettings
 
 _T = TypeVar("_T")
+_PART = 256  # characters of an answer that are read at once
 _GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
 
 
@@ -43,6 +44,19 @@ class Policy:
         self.reads_anew = any("stream" not in m.graphs for m in served.guard.guard.manifests)
         gathered = _GATHERED if self.reads_anew else 0
         self.stride = gathered if settings.stride is None else settings.stride
+
+    def parts(self, text: str) -> list[str]:
+        """A text in the parts that are read one after the other, each with a verdict.
+
+        Harm in the middle of a long piece is seen by then, wherever the upstream cuts its chunks.
+        One that is too large for the guard stays whole, and is refused by it.
+        """
+        if len(text) > self.served.guard.guard.judge.limits.max_bytes:
+            return [text]
+        size = max(self.stride, _PART)
+        if self.settings.aggregation != "mean":
+            size = max(min(size, self.settings.span), 1)
+        return [text[start : start + size] for start in range(0, len(text), size)]
 
     @property
     def blocks(self) -> bool:

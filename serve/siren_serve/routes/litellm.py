@@ -7,19 +7,21 @@ from litestar import post
 from litestar.datastructures import State
 
 from siren_runtime.scoring.call import Text
-from siren_serve.messages import ToolCall, checked_count, text_of_call
+from siren_serve.errors import RefusedRequest
+from siren_serve.messages import Message, ToolCall, checked_count, text_of_call, texts_of
 
 
 class GuardrailRequest(msgspec.Struct, frozen=True):
     """What LiteLLM took out of a request or response.
 
-    Further keys say who asks and in which call; they are not read, since what is to be judged is
-    in these.
+    `structured_messages` are those of the request as the client sent them, of which the other keys
+    may not hold all. Further keys say who asks and in which call; they are not read.
     """
 
     texts: list[str] | None = None
     images: list[Any] | None = None
     tool_calls: list[ToolCall] | None = None
+    structured_messages: list[Any] | None = None
     input_type: Literal["request", "response"] | None = None
 
 
@@ -38,8 +40,15 @@ async def guardrail(data: GuardrailRequest, state: State) -> GuardrailResponse:
         return GuardrailResponse("BLOCKED", "it holds pictures, which this guard cannot read")
     arguments = [text_of_call(call) for call in data.tool_calls or ()]
     given = [text for text in [*(data.texts or ()), *arguments] if text]
+    try:
+        messages = msgspec.convert(data.structured_messages or [], list[Message])
+        given += [text for text in texts_of(messages) if text and text not in given]
+    except (msgspec.ValidationError, RefusedRequest) as error:
+        return GuardrailResponse("BLOCKED", f"structured_messages cannot be read: {error}")
     answers = data.input_type == "response"
     texts: list[Text] = [(None, text) if answers else text for text in given]
+    if not texts and data.texts is None:
+        return GuardrailResponse("BLOCKED", "it holds no text that this guard can read")
     if not texts:
         return GuardrailResponse("NONE", texts=data.texts)
     served = state.guards.get(None)

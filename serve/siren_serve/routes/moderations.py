@@ -7,7 +7,7 @@ from litestar import post
 from litestar.datastructures import State
 
 from siren_serve.errors import RefusedRequest
-from siren_serve.messages import Part, checked_count, text_of_part
+from siren_serve.messages import Part, checked_count, joined, text_of_part
 from siren_serve.openai_moderation import Moderation, moderation
 
 
@@ -33,7 +33,7 @@ def _texts(given: str | list[str | Part]) -> list[str]:
     parts = [text_of_part(item) for item in given if isinstance(item, Part)]
     if texts and parts:
         raise RefusedRequest(422, "cannot_be_scored", "input mixes texts and parts; send one form")
-    return ["\n".join(parts)] if parts else texts
+    return [joined(parts)] if parts else texts
 
 
 @post("/v1/moderations", status_code=200, tags=["compatible"])

@@ -8,7 +8,8 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp
 
 from siren_serve.errors import RefusedRequest
-from siren_serve.proxy.calls import Kind, read_call
+from siren_serve.proxy.beside import Kind
+from siren_serve.proxy.calls import read_call
 from siren_serve.proxy.exchange import Exchange
 from siren_serve.proxy.policy import Policy
 from siren_serve.proxy.upstream import passed_headers, whole_of
