@@ -92,10 +92,10 @@ def macro_f1_by_dataset(
     """Return the macro-F1 of each data set, over its labelled rows; sets without any are left out.
 
     Args:
-        rows: Those of one data set together.
+        rows: In any order.
     """
     found = {}
-    pairs = zip(rows, scores, strict=True)
+    pairs = sorted(zip(rows, scores, strict=True), key=lambda pair: pair[0].dataset)
     for dataset, group in groupby(pairs, key=lambda pair: pair[0].dataset):
         labelled = [(r.label, s >= threshold) for r, s in group if r.label is not None]
         if labelled:

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from siren_runtime import Guard, GuardedGenerator, Patience, Sampling
 from siren_runtime.bundle.progress import Progress, silent
@@ -46,23 +46,31 @@ class Plan:
 Step = Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What a block of tokens took, in seconds and in the processor's."""
+
+    tokens: int
+    wall: float
+    busy: float
+
+
 @dataclass
 class _Response:
     """A response that grows, and what its tokens cost."""
 
     step: Step
     left: int
-    wall: float = 0.0
-    busy: float = 0.0
-    tokens: int = 0
+    blocks: list[_Block] = field(default_factory=list)
 
     def go_on(self) -> None:
         """Take a block of tokens, or those that are left."""
         self._take(_SETTLING)
         wall, busy = time.perf_counter(), time.process_time()
-        self.tokens += self._take(_BLOCK)
-        self.wall += time.perf_counter() - wall
-        self.busy += time.process_time() - busy
+        tokens = self._take(_BLOCK)
+        if tokens:
+            passed = time.perf_counter() - wall, time.process_time() - busy
+            self.blocks.append(_Block(tokens, *passed))
 
     def _take(self, most: int) -> int:
         """Take so many tokens, or those that are left; return how many there were."""
@@ -74,19 +82,18 @@ class _Response:
                 return taken
         return left - self.left
 
-    @property
-    def costs(self) -> tuple[float, float]:
-        """Seconds and processor seconds a token.
+    def counted(self) -> list[_Block]:
+        """The blocks that count.
 
         Raises:
-            InputError: the response ended before any counted.
+            InputError: the response ended before any did.
         """
-        if not self.tokens:
+        if not self.blocks:
             raise InputError(
                 f"the response ended within {_SETTLING} tokens, which are not counted; give "
                 "another --prompt, or more --tokens and --beside"
             )
-        return self.wall / self.tokens, self.busy / self.tokens
+        return self.blocks
 
 
 def measure_same_pass(
@@ -103,30 +110,35 @@ def measure_same_pass(
         are not in them.
     """
     begin = _subjects(plain, grafted, bundle, plan)
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in begin}
+    samples: dict[str, list[list[_Block]]] = {name: [] for name in begin}
     _round(begin, plan, forward=True)  # to warm up
     for number in range(plan.rounds):
         progress("round", number, plan.rounds)
-        for name, costs in _round(begin, plan, forward=number % 2 == 0).items():
-            samples[name].append(costs)
+        for name, blocks in _round(begin, plan, forward=number % 2 == 0).items():
+            samples[name].append(blocks)
     return [
         {
             "subject": name,
-            "seconds_per_token": [wall for wall, _ in rounds],
-            "processor_seconds_per_token": [busy for _, busy in rounds],
-            "to_plain": [
-                wall / reference
-                for (wall, _), (reference, _) in zip(rounds, samples[PLAIN], strict=True)
+            "seconds_per_token": [_per_token(blocks, "wall") for blocks in rounds],
+            "processor_seconds_per_token": [_per_token(blocks, "busy") for blocks in rounds],
+            "to_plain": [  # at the same places of the response, and in the same turns
+                _per_token(blocks, "wall") / _per_token(reference[: len(blocks)], "wall")
+                for blocks, reference in zip(rounds, samples[PLAIN], strict=True)
             ],
         }
         for name, rounds in samples.items()
     ]
 
 
+def _per_token(blocks: Sequence[_Block], what: Literal["wall", "busy"]) -> float:
+    seconds: float = sum(getattr(block, what) for block in blocks)
+    return seconds / sum(block.tokens for block in blocks)
+
+
 def _round(
     begin: dict[str, Callable[[], Step]], plan: Plan, *, forward: bool
-) -> dict[str, tuple[float, float]]:
-    """A response of each subject, in turns of a block; what a token of each cost."""
+) -> dict[str, list[_Block]]:
+    """A response of each subject, in turns of a block; what its blocks took."""
     responses = {
         name: _Response(start(), min(plan.tokens, plan.beside) if name == BESIDE else plan.tokens)
         for name, start in begin.items()
@@ -136,7 +148,7 @@ def _round(
         for response in turns if forward else turns[::-1]:
             response.go_on()
         forward = not forward
-    return {name: response.costs for name, response in responses.items()}
+    return {name: response.counted() for name, response in responses.items()}
 
 
 def same_pass_table(results: Sequence[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from labelled import make_rows, write_jsonl
 from siren_runtime.errors import InputError
+from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import Source, parse_source
 
@@ -240,9 +241,30 @@ def test_ids_are_unique_over_the_files_of_a_data_set(tmp_path: Path) -> None:
         path.parent.mkdir()
         write_jsonl(path, rows)
     with pytest.raises(InputError) as error:
-        read(*map(str, paths))
+        read(f"train={paths[0]}", f"test={paths[1]}")
     assert f"{paths[1]}, row 1: id 'g' is already that of {paths[0]}, row 1" in str(error.value)
     assert len(read(str(paths[0]), str(write_jsonl(tmp_path / "other.jsonl", rows)))) == 4
+
+
+def test_two_files_of_one_name_are_not_taken_for_one_data_set(tmp_path: Path) -> None:
+    """Figures are of data sets: the mean of two would be that of all their rows."""
+    paths = [tmp_path / part / "test.jsonl" for part in ("toxic", "hate")]
+    for path in paths:
+        path.parent.mkdir()
+        write_jsonl(path, [{k: v for k, v in row.items() if k != "id"} for row in ROWS])
+    with pytest.raises(InputError, match="would both be the data set 'test'"):
+        read(*map(str, paths))
+    first, second = Source("hub:one/set"), Source("hub:another/set")
+    assert first.is_taken_for(second)
+    assert not first.is_taken_for(Source("hub:one/set:more"))
+    assert not Source("a/x.csv", "train").is_taken_for(Source("b/x.csv", "test"))
+
+
+@pytest.mark.parametrize(("most", "taken"), [(6, 6), (3, 3), (1, 3), (None, 30)])
+def test_a_sample_has_so_many_rows_of_all_classes(most: int | None, taken: int) -> None:
+    labels = [label for label in (0, 1, 2) for _ in range(10)]
+    rows = [Row("o", "data", "train", "a text", label, "", None) for label in labels]
+    assert len(sampled(rows, most)) == taken
 
 
 def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,13 @@ def test_labelled_text_becomes_a_head(
     written = {path.name for path in head.iterdir()}
     assert written >= {"training.json", "training.md", "layers.png", "ablation.md", "ablation.png"}
 
+    (head / "held-out.md").write_text("of this head")
+    others = [head / name for name in ("ablation.md", "ablation.png", "held-out.md")]
+    assert run(train.app, *arguments[:-1]).exit_code == 0
+    assert all(path.exists() for path in others)  # the weights are the same
+    assert run(train.app, store, "-o", head, "--trials", 1, "--members", 1).exit_code == 0
+    assert not any(path.exists() for path in others)
+
 
 def test_what_the_system_refuses_is_said_in_a_line(
     tmp_path: Path, backbone_folder: Callable[[str], Path]

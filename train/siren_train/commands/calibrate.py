@@ -13,7 +13,7 @@ from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import is_grafted
-from siren_runtime.scoring.engines import Engines, Request, open_backend, open_engines
+from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, read_all
@@ -300,7 +300,8 @@ def calibrate(
     spec = opened.manifest.heads[head]
     if temperature and spec.activation == "softmax" and spec.classes != 2:
         raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-    engines = Engines(open_backend(opened, Request(threads=threads)))
+    by_stream = bool(spans or old.spans)  # as a guard with spans scores
+    engines = open_engines(opened, Request(threads=threads, streaming=by_stream))
     guard = tempered_guard(opened, engines, old.temperature, head)
     with Bars() as bars:
         if temperature:
@@ -314,7 +315,6 @@ def calibrate(
             )
         span_scores = None
         if spans:
-            engines = open_engines(opened, Request(threads=threads, streaming=True))
             guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
             labelled = [row for row in read_all(sources, columns) if row.split == split]
             taken = sampled(labelled, max_rows)

@@ -1,6 +1,7 @@
 """`siren train`: a head from a feature store."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from siren_export.heads.base import EXITS_FOLDER, WEIGHTS_FILE
 from siren_export.heads.exits import parse_depths
 from siren_export.heads.selected import MeanPooling
-from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.files import sha256_of, write_whole
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import refuse_options
 from siren_runtime.commands.console import report as say
@@ -290,6 +292,7 @@ def _train_searched(
     stores, output, work, settings = run.stores, run.output, run.work, run.settings
     if held_out:
         check_held_out(stores[0], settings)
+    before = _digest_of_head(output)
     with Bars() as bars:
         shared: dict[str, Any] = {"workers": run.workers, "progress": bars.update}
         report = pipeline.train(
@@ -303,6 +306,8 @@ def _train_searched(
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
+        if before not in (None, _digest_of_head(output)):
+            _remove_what_was_of_another(output)
         if ablate:
             results = pipeline.ablate(stores, work, settings, **shared)
             write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
@@ -314,6 +319,18 @@ def _train_searched(
     say(f"{output}: cross-validated macro-F1 {report.cross_validation:.4f}")
     for depth, score in exit_scores.items():
         say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
+
+
+def _digest_of_head(output: Path) -> str | None:
+    weights = output / WEIGHTS_FILE
+    return sha256_of(weights) if weights.exists() else None
+
+
+def _remove_what_was_of_another(output: Path) -> None:
+    """Remove what is only made where it is asked for, and was of the head that was here before."""
+    for name in ("ablation.md", "ablation.png", "held-out.md"):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / EXITS_FOLDER, ignore_errors=True)
 
 
 def _check_options(context: typer.Context, head: Target) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -94,9 +94,16 @@ def sampled(rows: Iterable[AnyRow], most: int | None) -> list[AnyRow]:
     kept: dict[tuple[str, int], list[AnyRow]] = {}
     for row in rows:
         of_class = kept.setdefault((row.dataset, row.label), [])
-        if most is None or len(of_class) < max(most // 2, 1):
+        if most is None or len(of_class) < most:
             of_class.append(row)
-    return [row for of_class in kept.values() for row in of_class]
+    if most is None:
+        return [row for of_class in kept.values() for row in of_class]
+    classes = Counter(dataset for dataset, _ in kept)
+    return [
+        row
+        for (dataset, _), of_class in kept.items()
+        for row in of_class[: max(most // classes[dataset], 1)]
+    ]
 
 
 def at_most(rows: Iterable[Row], most_rows: MostRows) -> set[int]:

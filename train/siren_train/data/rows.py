@@ -131,15 +131,20 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
     """Yield the rows of every source, and check at the end what only all of them can show.
 
     Raises:
-        InputError: as `read_rows`; or two sources have rows in common, an id occurs twice in a
-            data set, there is no row at all, or a split has no row of some class, so that nothing
-            can be learned or measured on it.
+        InputError: as `read_rows`; or two sources have rows in common or one name, an id occurs
+            twice in a data set, there is no row at all, or a split has no row of some class, so
+            that nothing can be learned or measured on it.
     """
     for source, other in combinations(sources, 2):
         if source.overlaps(other):
             raise InputError(
                 f"{other.location}: has rows that {source.location} gives already; give a file, "
                 "or a part of a hub data set, once"
+            )
+        if source.is_taken_for(other):
+            raise InputError(
+                f"{source.location} and {other.location} would both be the data set "
+                f"{source.dataset!r}, and its figures be of both as one; rename one of them"
             )
     ids: dict[str, array[int]] = {}  # of each data set: a hash of each row's, 8 bytes
     counts: dict[str, list[int]] = {}

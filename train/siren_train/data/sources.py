@@ -65,6 +65,17 @@ class Source:
             return self.hub["name"].rstrip("/").rsplit("/", 1)[-1]
         return Path(self.location).stem
 
+    def is_taken_for(self, other: "Source") -> bool:
+        """Whether rows of both would be those of one data set, which they are not.
+
+        Files of two splits are, and parts and configurations of one hub data set.
+        """
+        if self.dataset != other.dataset or None not in (self.title, other.title):
+            return False
+        if self.is_hub and other.is_hub:
+            return Path(self.hub["name"]).resolve() != Path(other.hub["name"]).resolve()
+        return self.split is None or self.split == other.split or other.split is None
+
     def overlaps(self, other: "Source") -> bool:
         """Return whether the two have rows in common.
 

@@ -28,7 +28,10 @@ class Journal(Generic[Entry]):
         try:
             self.entries = [msgspec.json.decode(line, type=kind) for line in whole.splitlines()]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: damaged: {error}; remove the file to begin anew") from None
+            raise InputError(
+                f"{path}: damaged: {error}; remove the folder {path.parent}, whose other files go "
+                "by this one, to begin anew"
+            ) from None
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 

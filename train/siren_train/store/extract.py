@@ -296,7 +296,7 @@ def _check_labels(
     labels: Sequence[str],
     sources: Sequence[Source],
 ) -> None:
-    """Refuse labels that no row of a split names: nothing could be learned or measured of them."""
+    """Refuse labels that no row of a split names, or all do: nothing could be learned of them."""
     for split, columns in arrays.items():
         named = (columns["categories"] == 1).any(axis=0)
         missing = [name for name, found in zip(labels, named, strict=True) if not found]
@@ -304,6 +304,14 @@ def _check_labels(
             raise InputError(
                 f"{', '.join(source.location for source in sources)}: no category of the {split} "
                 f"split names {', '.join(map(repr, missing))}; a row has labels joined by +"
+            )
+        lacking = (columns["categories"] == 0).any(axis=0)
+        always = [name for name, found in zip(labels, lacking, strict=True) if not found]
+        if always and split in ("train", "validation"):
+            raise InputError(
+                f"{', '.join(source.location for source in sources)}: of the {split} split all "
+                f"rows with categories have {', '.join(map(repr, always))}; a label is learned "
+                "from rows without it too"
             )
 
 

@@ -312,11 +312,13 @@ class FeatureStore:
         try:
             array = np.load(path, mmap_mode=mode)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: not readable: {error}; extract again") from None
+            raise InputError(
+                f"{path}: not readable: {error}; remove {self.folder}, and extract again"
+            ) from None
         if array.shape != shape or array.dtype != dtype:
             raise InputError(
                 f"{path}: is {array.dtype} {array.shape}, {STORE_FILE} says {dtype} {shape}; "
-                "extract again"
+                f"remove {self.folder}, and extract again"
             )
         return array
 
