@@ -1,6 +1,8 @@
 """A growing text as tokens: what counts, and what is forgotten."""
 
 import pytest
+import tokenizers
+import tokenizers.processors
 
 from siren_runtime import InputError
 from siren_runtime.streaming.growing_text import StreamText, StreamTokens
@@ -59,3 +61,16 @@ def test_token_ids_follow_the_prompt(tokenizer):
             StreamTokens(tokenizer, None, False).append(wrong)
     with pytest.raises(InputError, match="no token"):
         StreamTokens(tokenizer, None, False).append([])
+
+
+def test_token_ids_do_not_follow_a_prompt_that_special_tokens_end(bundle, tmp_path):
+    raw = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    ends = [("<start>", raw.token_to_id("<start>"))]
+    raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<start> $A <start>", special_tokens=ends
+    )
+    raw.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 32)
+    with pytest.raises(InputError, match="token ids cannot follow a prompt"):
+        StreamTokens(tokenizer, "hi", False)
+    assert StreamTokens(tokenizer, None, False).append([7]).ids == [7]

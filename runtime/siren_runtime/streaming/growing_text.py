@@ -95,7 +95,17 @@ class StreamTokens:
     """What was fed as token ids so far; the prompt, a text, is in front of them."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: str | None, response_only: bool) -> None:
+        """Begin with the prompt.
+
+        Raises:
+            InputError: the tokenizer puts special tokens behind it, which would stand in between.
+        """
         self._ids: list[int] = []
+        if prompt and tokenizer.special_after:
+            raise InputError(
+                "token ids cannot follow a prompt, behind which this bundle's tokenizer puts "
+                "special tokens; feed text, or the ids of the whole and no prompt"
+            )
         if prompt:
             self._ids += tokenizer.encode(clean(prompt) + "\n").ids
         self._context = len(self._ids) if response_only else 0

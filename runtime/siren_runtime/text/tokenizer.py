@@ -178,6 +178,11 @@ class Tokenizer:
         """How many special tokens stand before those of a text."""
         return len(self._around[0])
 
+    @property
+    def special_after(self) -> int:
+        """How many stand behind them."""
+        return len(self._around[1])
+
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after those of a text."""
