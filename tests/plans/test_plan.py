@@ -1,24 +1,19 @@
 """A plan runs only where its record says, and a record is believed only for its own plan."""
 
-import hashlib
 import resource
 from importlib.util import find_spec
 
-import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from saved_plans import save
 from siren_runtime import Guard
-from siren_runtime.backends.shapes import default_profiles
 from siren_runtime.backends.tensorrt.library import Library, load_library
 from siren_runtime.backends.tensorrt.plan import (
-    PlanRecord,
     find_plan,
     mismatches,
     plans_folder,
     read_record,
-    source_hashes,
-    write_plan,
 )
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.inspect import app
@@ -26,28 +21,6 @@ from siren_runtime.errors import BackendError, InputError
 from tiny_bundle import edit_model
 
 LIBRARY = Library("tensorrt", None, "10.3.0")
-
-
-def save(bundle, *, name="score", data=b"a plan", **changes):
-    record = msgspec.structs.replace(
-        PlanRecord(
-            record_version=1,
-            flavor="tensorrt",
-            library_version="10.3.0",
-            graph="score",
-            compute_capabilities=["8.7"],
-            profiles=default_profiles(32),
-            sources=source_hashes(bundle, "score"),
-            size=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            created="2026-01-01T00:00:00+00:00",
-            build_seconds=1.0,
-        ),
-        **changes,
-    )
-    path = plans_folder(bundle) / f"{name}.plan"
-    write_plan(path, memoryview(data), record)
-    return path
 
 
 def test_a_written_plan_is_found_and_read(tiny):

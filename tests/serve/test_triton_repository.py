@@ -1,22 +1,14 @@
 """What `siren triton` writes. In a real tritonserver it is tried by test_triton_server.py."""
 
-import hashlib
 import re
 from pathlib import Path
 
-import msgspec
 import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
+from saved_plans import save
 from siren_runtime import BackendError, BundleError, Guard, InputError, SirenError
-from siren_runtime.backends.shapes import default_profiles
-from siren_runtime.backends.tensorrt.plan import (
-    PlanRecord,
-    plans_folder,
-    source_hashes,
-    write_plan,
-)
 from siren_runtime.bundle.reader import load_bundle
 from siren_serve.commands.triton import app
 from tiny_bundle import make_bundle
@@ -66,22 +58,9 @@ def test_a_model_of_tokens_has_the_graphs_tensors(bundle: Path, tmp_path: Path) 
 
 
 def _save_plan(bundle: Path, name: str, **changes: object) -> None:
-    opened, data = load_bundle(bundle), f"plan {name}".encode()
-    record = PlanRecord(
-        record_version=1,
-        flavor="tensorrt",
-        library_version="10.3.0",
-        graph="score",
-        compute_capabilities=["9.0"],
-        profiles=default_profiles(32),
-        sources=source_hashes(opened, "score"),
-        size=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        created=f"2026-01-01T00:00:00+00:00 {name}",
-        build_seconds=1.0,
-    )
-    record = msgspec.structs.replace(record, **changes)
-    write_plan(plans_folder(opened) / f"{name}.plan", memoryview(data), record)
+    created = f"2026-01-01T00:00:00+00:00 {name}"
+    data = f"plan {name}".encode()
+    save(load_bundle(bundle), name=name, data=data, **{"created": created, **changes})
 
 
 def test_a_model_of_a_plan_is_the_newest_that_tensorrt_made_of_these_weights(
