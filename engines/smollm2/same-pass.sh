@@ -30,7 +30,7 @@ say "2/6 extract"
 siren extract "$work/genai" "$@" -o "$work/features" --splits train,validation \
     --max-train-rows "${MAX_ROWS:-300}" --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 say "3/6 train"
-# A narrow head: its first matrix is read from memory at each token.
+# One member, since its first matrix is read from memory at each token.
 siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 1 --share 0.6 \
     --hold-out-validation
 say "4/6 graft"

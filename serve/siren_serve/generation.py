@@ -30,10 +30,12 @@ from .settings import GenerateSettings, Settings
 FILTERED = "content_filter"
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the engine takes
 _ROLES = {"developer": "system", "function": "tool"}
-_NOT_HEARD = (
-    "stop", "tools", "functions", "response_format", "logprobs", "logit_bias", "audio",
-    "frequency_penalty", "presence_penalty",
-)  # fmt: skip
+# What changes no answer here; without tools nothing that is said of them does.
+_BESIDE = {
+    *("model", "user", "metadata", "store", "service_tier", "safety_identifier", "request_id"),
+    *("prompt_cache_key", "prompt_cache_retention", "add_generation_prompt"),
+    *("tool_choice", "parallel_tool_calls"),
+}
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -83,7 +85,8 @@ def read_request(body: bytes) -> ChatRequest:
     """
     fields = msgspec.json.decode(body)
     request = msgspec.convert(fields, ChatRequest)
-    asked = [name for name in _NOT_HEARD if fields.get(name)]
+    heard = {*_BESIDE, *ChatRequest.__struct_fields__}
+    asked = [name for name, value in fields.items() if value and name not in heard]
     if request.n not in (None, 1):
         asked.append("n")
     if asked:
