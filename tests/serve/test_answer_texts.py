@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from siren_serve.proxy.policy import in_parts
 from siren_serve.proxy.texts import texts_of, without_alternatives
 
 
@@ -59,3 +62,17 @@ def test_log_probabilities_are_those_of_the_answers_own_tokens(
     choice = {"index": 0, "text": "a", "logprobs": logprobs, "prompt_logprobs": [{"7": "b"}]}
     assert without_alternatives(choice) == {"index": 0, "text": "a", "logprobs": own}
     assert without_alternatives({"text": "a", "logprobs": None}) == {"text": "a", "logprobs": None}
+
+
+@given(st.text(st.sampled_from("ab  \n"), max_size=90), st.integers(1, 20))
+def test_parts_of_a_long_piece_are_all_of_it(text: str, size: int) -> None:
+    parts = in_parts(text, size)
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= size for part in parts)
+
+
+def test_parts_of_a_long_piece_cut_no_word_that_fits() -> None:
+    parts = in_parts("some words " * 100 + "x" * 700, 64)
+    words = {word.strip("x") for part in parts for word in part.split()}
+    assert words == {"some", "words", ""}
+    assert max(map(len, parts)) == 64

@@ -19,7 +19,8 @@ from siren_serve.metrics import Metrics
 from siren_serve.settings import ProxySettings
 
 _T = TypeVar("_T")
-_PART = 256  # characters of an answer that are read at once
+# Characters of an answer that are read at once: at most, and of the shortest windows.
+_PART, _LEAST_PART = 256, 32
 _GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
 
 
@@ -54,9 +55,9 @@ class Policy:
         if len(text) > self.served.guard.guard.judge.limits.max_bytes:
             return [text]
         size = max(self.stride, _PART)
-        if self.settings.aggregation != "mean":
-            size = max(min(size, self.settings.span), 1)
-        return [text[start : start + size] for start in range(0, len(text), size)]
+        if self.settings.aggregation != "mean":  # no more tokens than it looks back over
+            size = max(min(size, self.settings.span), _LEAST_PART)
+        return in_parts(text, size)
 
     @property
     def blocks(self) -> bool:
@@ -166,3 +167,15 @@ def _told(verdict: ScoreResult | StreamResult) -> dict[str, Any]:
 def is_harmful(verdict: Verdict) -> bool:
     """Whether it is, or is not known well enough to be called safe."""
     return not isinstance(verdict, Unscored) and verdict.is_harmful is not False
+
+
+def in_parts(text: str, size: int) -> list[str]:
+    """Cut a text into parts of at most so many characters, within a word only where none ends."""
+    parts, start = list[str](), 0
+    while start < len(text):
+        end = start + size
+        space = text.rfind(" ", start + max(size // 2, 1), end) if end < len(text) else -1
+        end = end if space < 0 else space
+        parts.append(text[start:end])
+        start = end
+    return parts
