@@ -312,11 +312,20 @@ def test_more_than_two_classes_are_measured_one_by_one(tmp_path, backbone_folder
     assert "each class against the rest" in evaluation_markdown(evaluation)
 
 
-def test_a_label_that_no_row_names_is_refused(tmp_path, backbone_folder):
-    data = write_jsonl(tmp_path / "data.jsonl", rows(60, "few"))
-    with pytest.raises(InputError, match="no category of the train split names 'hats'"):
+@pytest.mark.parametrize(
+    ("category", "labels", "message"),
+    [
+        ({}, ("hate", "hats"), "no row has 'hats'"),
+        ({"category": "hate"}, ("hate",), "all rows with categories have 'hate'"),
+    ],
+)
+def test_a_label_that_no_row_has_or_all_have_is_refused(
+    tmp_path, backbone_folder, category, labels, message
+):
+    data = write_jsonl(tmp_path / "data.jsonl", [{**row, **category} for row in rows(60, "few")])
+    with pytest.raises(InputError, match=f"of the train split {message}"):
         extract(
-            [parse_source(str(data))], Columns(labels=("hate", "hats")),
+            [parse_source(str(data))], Columns(labels=labels),
             load_checkpoint(backbone_folder("bert")), tmp_path / "store", model_id="m",
         )  # fmt: skip
 

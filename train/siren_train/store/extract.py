@@ -297,22 +297,17 @@ def _check_labels(
     sources: Sequence[Source],
 ) -> None:
     """Refuse labels that no row of a split names, or all do: nothing could be learned of them."""
-    for split, columns in arrays.items():
-        named = (columns["categories"] == 1).any(axis=0)
-        missing = [name for name, found in zip(labels, named, strict=True) if not found]
-        if missing and split in ("train", "validation"):
-            raise InputError(
-                f"{', '.join(source.location for source in sources)}: no category of the {split} "
-                f"split names {', '.join(map(repr, missing))}; a row has labels joined by +"
-            )
-        lacking = (columns["categories"] == 0).any(axis=0)
-        always = [name for name, found in zip(labels, lacking, strict=True) if not found]
-        if always and split in ("train", "validation"):
-            raise InputError(
-                f"{', '.join(source.location for source in sources)}: of the {split} split all "
-                f"rows with categories have {', '.join(map(repr, always))}; a label is learned "
-                "from rows without it too"
-            )
+    where = ", ".join(source.location for source in sources)
+    for split in [split for split in ("train", "validation") if split in arrays]:
+        categories = arrays[split]["categories"]
+        for value, told in ((1, "no row has"), (0, "all rows with categories have")):
+            found = (categories == value).any(axis=0)
+            lacking = [repr(name) for name, there in zip(labels, found, strict=True) if not there]
+            if lacking:
+                raise InputError(
+                    f"{where}: of the {split} split {told} {', '.join(lacking)}; a label is "
+                    "learned from rows with it and without; a row has labels joined by +"
+                )
 
 
 def _fill(
