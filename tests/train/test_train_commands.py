@@ -47,7 +47,8 @@ def test_labelled_text_becomes_a_head(
     others = [head / name for name in ("ablation.md", "ablation.png", "held-out.md")]
     assert run(train.app, *arguments[:-1]).exit_code == 0
     assert all(path.exists() for path in others)  # the weights are the same
-    assert run(train.app, store, "-o", head, "--trials", 1, "--members", 1).exit_code == 0
+    options = ("--trials", 1, "--members", 1, "--share", 0.9)
+    assert run(train.app, store, "-o", head, *options).exit_code == 0
     assert not any(path.exists() for path in others)
 
 
