@@ -19,12 +19,15 @@ class Proxies:
         self._bundle, self._upstream, self._stack = bundle, upstream, stack
         self._made: dict[Any, Running] = {}
 
-    def __call__(self, *, keys_file: Path | None = None, **proxy: Any) -> Running:
-        key = (keys_file, *sorted(proxy.items()))
+    def __call__(
+        self, *, keys_file: Path | None = None, send_timeout_s: float = 60.0, **proxy: Any
+    ) -> Running:
+        key = (keys_file, send_timeout_s, *sorted(proxy.items()))
         if key not in self._made:
             made = ProxySettings(upstream=self._upstream.url, **{"stride": 0, **proxy})
             guards = {"tiny": str(self._bundle)}
-            server = running(guards, proxy=made, keys_file=keys_file, timeout_s=2.0)
+            bounds = {"timeout_s": 2.0, "send_timeout_s": send_timeout_s}
+            server = running(guards, proxy=made, keys_file=keys_file, **bounds)
             self._made[key] = self._stack.enter_context(server)
         return self._made[key]
 

@@ -1,6 +1,5 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -11,6 +10,7 @@ from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import join
 
 from .errors import RefusedRequest
+from .escapes import unescaped
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,6 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BETWEEN = re.compile(r"[\W_]+")
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,18 +129,6 @@ def text_of_call(call: ToolCall) -> str:
     if not written:
         raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
     return "\n".join([*written, *beside])
-
-
-def unescaped(arguments: str) -> str:
-    r"""Arguments as who parses them reads them: `\uXXXX` are the characters they stand for."""
-    if "\\u" not in arguments:
-        return arguments
-
-    def character(found: re.Match[str]) -> str:
-        text: str = json.loads(f'"{found[0]}"') if len(found[0]) > len("\\u") else found[0]
-        return text
-
-    return _ESCAPES.sub(character, arguments)
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how long a request may take to come."""
+"""Connections: how many there may be, how long a request may take to come, an answer to go."""
 
 import asyncio
 from typing import Any
@@ -19,11 +19,13 @@ class BoundedProtocol(HttpToolsProtocol):
     A connection over `max_connections` is answered with 503 and closed. Where the headers of a
     request, from the connection or the first byte on, or then its body, have not come within
     `body_timeout_s`, it is answered with 408 and closed; with 431, where the headers have come to
-    64 KiB and do not end. When the server ends, what reaches it over an open connection within a
-    moment is still answered.
+    64 KiB and do not end. One whose client has read nothing of what waits to be sent for
+    `send_timeout_s` is closed. When the server ends, what reaches it over an open connection
+    within a moment is still answered.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _sending: asyncio.TimerHandle | None = None
     _heads = 0  # that have ended
     _head_bytes = 0  # of the one that has not
     _in_head = True
@@ -45,6 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._arrived()
+        self._sent()
         self._gate.metrics.connections.dec()
         super().connection_lost(exc)
 
@@ -58,6 +61,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _LARGEST_HEAD:
                 self._refuse(431, "headers_too_large", "the headers are larger than 64 KiB")
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read what was sent."""
+        super().pause_writing()
+        self._sending = self.loop.call_later(self._gate.settings.send_timeout_s, self._abort)
+
+    def resume_writing(self) -> None:
+        """Go on; the client has read some of it."""
+        self._sent()
+        super().resume_writing()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection to another protocol, and count it until that one ends."""
@@ -105,6 +118,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _sent(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+    def _abort(self) -> None:
+        self._gate.metrics.refusals.labels("not_read").inc()
+        self.transport.abort()  # a close would wait for what is not read
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._arrived()

@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         long_text, spans, unreadable: as `Guard.load`.
         timeout_s: seconds in which a request is answered, from when its body is there.
         body_timeout_s: seconds in which the headers, and then the body, must have come.
+        send_timeout_s: seconds that a client which reads nothing of its answer keeps it waiting.
         max_body_bytes, max_texts: of one request.
         max_text_bytes, max_text_tokens: of one text.
         max_calls, max_waiting_tokens: as `Sharing` has them.
@@ -103,6 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unreadable: Unreadable = "refuse"
     timeout_s: float = 10.0
     body_timeout_s: float = 10.0
+    send_timeout_s: float = 60.0
     max_body_bytes: int = 2 << 20
     max_texts: int = 256
     max_text_bytes: int = 256 << 10

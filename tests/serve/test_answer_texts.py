@@ -1,13 +1,16 @@
 """What of an upstream's answer is text, whatever key it stands under."""
 
+import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siren_serve.escapes import Unescaping, unescaped
 from siren_serve.proxy.policy import in_parts
-from siren_serve.proxy.texts import texts_of, without_alternatives
+from siren_serve.proxy.texts import Joined, text_of, texts_of, without_alternatives
 
 
 @pytest.mark.parametrize("key", ["id", "type", "role", "finish_reason", "native_finish_reason"])
@@ -62,6 +65,44 @@ def test_log_probabilities_are_those_of_the_answers_own_tokens(
     choice = {"index": 0, "text": "a", "logprobs": logprobs, "prompt_logprobs": [{"7": "b"}]}
     assert without_alternatives(choice) == {"index": 0, "text": "a", "logprobs": own}
     assert without_alternatives({"text": "a", "logprobs": None}) == {"text": "a", "logprobs": None}
+
+
+_WRITTEN = st.lists(st.sampled_from([*"\\u0dD8cE", "\\u006b", "\\ud83d", "\\ude00", "\\n", "é\n"]))
+
+
+@given(_WRITTEN, st.data())
+def test_escapes_are_read_alike_however_a_text_is_cut(
+    written: list[str], data: st.DataObject
+) -> None:
+    text, unescaping, read = "".join(written), Unescaping(), ""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    for start, stop in pairwise([0, *cuts, len(text)]):
+        read += unescaping.add(text[start:stop])
+    assert read + unescaping.end() == unescaped(text)
+
+
+@given(st.text())
+def test_what_json_escapes_is_read_as_it_was(text: str) -> None:
+    escaped = json.dumps(text).replace("\\\\", "").replace("\\n", "")
+    plain = text.replace("\\", "").replace("\n", "")
+    for sign, short in (("\r", "\\r"), ("\t", "\\t"), ("\b", "\\b"), ("\f", "\\f"), ('"', '\\"')):
+        plain = plain.replace(sign, short)
+    assert unescaped(escaped) == f'"{plain}"'
+
+
+def test_arguments_of_calls_side_by_side_are_read_as_who_parses_them_reads_them() -> None:
+    def choice(index: int, arguments: str) -> dict[str, Any]:
+        call = {"index": index, "function": {"arguments": arguments}}
+        return {"index": 0, "delta": {"tool_calls": [call]}}
+
+    joined = Joined()
+    pieces = [(0, '{"a": "\\u00'), (1, '["\\ud83d'), (0, "6bill\\"), (1, '\\ude00"]'), (1, "\\")]
+    added = [joined.add(choice(*piece)) for piece in pieces]
+    assert added == ['{"a": "', '\n["', "\nkill", '\n\U0001f600"]', ""]
+    assert joined.end() == "\n\\\n\\"
+    assert joined.end() == ""
+    assert text_of(choice(0, '"\\u006b\\u00')) == '"k\\u00'
+    assert text_of({"delta": {"content": "\\u006b"}}) == "\\u006b"
 
 
 @given(st.text(st.sampled_from("ab  \n"), max_size=90), st.integers(1, 20))

@@ -1,6 +1,8 @@
 """In front of a model server: what fails lets no text through, and is told as it is."""
 
 import asyncio
+import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,29 @@ def test_a_client_that_leaves_ends_the_upstreams_request(
     assert upstream.last.gone.wait(30)
     eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
     assert server.metric('siren_proxied_total{outcome="gone"}') >= 2
+
+
+def test_a_client_that_reads_nothing_of_its_answer_keeps_no_stream(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, _ = letters
+    server = proxies(send_timeout_s=0.3)
+    large = {"content": safe, "token_ids": [1] * 50_000}
+    upstream.script = Script([(0, large)] * 80, hang=True)
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    body = json.dumps(
+        {"model": "m", "stream": True, "messages": [{"role": "user", "content": safe}]}
+    )
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall((head + body).encode())
+        eventually(lambda: server.metric('siren_refusals_total{code="not_read"}') == 1)
+        assert upstream.last.gone.wait(30)
+        eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+    upstream.script = Script([(0, safe), (0, None)])
+    assert said(ask(server, safe, stream=True)) == (safe, "stop")
 
 
 def test_errors_of_the_upstream_are_told_as_they_are(

@@ -69,6 +69,9 @@ def serve(
     body_timeout: Annotated[
         float, typer.Option(min=0.01, help="Seconds for headers to come, then for the body.")
     ] = 10,
+    send_timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds that an answer waits for who does not read.")
+    ] = 60,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2 << 20,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 256,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a text.")] = 256 << 10,
@@ -194,6 +197,7 @@ def serve(
         unreadable=unreadable,
         timeout_s=timeout,
         body_timeout_s=body_timeout,
+        send_timeout_s=send_timeout,
         max_body_bytes=max_body,
         max_texts=max_texts,
         max_text_bytes=max_bytes,

@@ -14,7 +14,7 @@ from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest, refused
 from siren_serve.proxy.beside import Kind
 from siren_serve.proxy.calls import Call, read_call
-from siren_serve.proxy.texts import Joined
+from siren_serve.proxy.texts import Joined, text_of
 
 from .guarding import Blocked, Guarding, Reading, SettingsError
 
@@ -90,7 +90,7 @@ class SirenGuardrail(CustomGuardrail):
         with self._refusals():
             call = _call_of(data, _kind_of(response))
             choices = _choices_of(response)
-            texts = [(_context(call, choice), Joined().add(choice)) for choice in choices]
+            texts = [(_context(call, choice["index"]), text_of(choice)) for choice in choices]
             await self._guarding.check([(prompt, text) for prompt, text in texts if text])
 
     async def async_post_call_streaming_iterator_hook(
@@ -163,19 +163,28 @@ class _Answer:
         self._call = self._call or _call_of(self._request, kind)
         for choice in _choices_of(chunk):
             index = choice["index"]
-            text = self._joined.setdefault(index, Joined()).add(choice)
-            if text and index not in self._readings:
-                reading = self._guarding.reading(_context(self._call, choice))
-                self._readings[index] = await self._stack.enter_async_context(reading)
-            if text:
-                await self._readings[index].add(text)
-            if choice.get("finish_reason") is not None and index in self._readings:
-                await self._readings[index].read()
+            joined = self._joined.setdefault(index, Joined())
+            await self._add(self._call, index, joined.add(choice))
+            if choice.get("finish_reason") is not None:
+                await self._add(self._call, index, joined.end())
+                if index in self._readings:
+                    await self._readings[index].read()
 
     async def read(self) -> None:
         """Read what was gathered of all; errors as `take`."""
+        for index, joined in self._joined.items():
+            if self._call is not None:
+                await self._add(self._call, index, joined.end())
         for reading in self._readings.values():
             await reading.read()
+
+    async def _add(self, call: Call, index: int, text: str) -> None:
+        if not text:
+            return
+        if index not in self._readings:
+            reading = self._guarding.reading(_context(call, index))
+            self._readings[index] = await self._stack.enter_async_context(reading)
+        await self._readings[index].add(text)
 
 
 def _ours(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,10 +217,10 @@ def _choices_of(answer: Any) -> list[dict[str, Any]]:
     return [{**choice, "index": choice.get("index") or 0} for choice in choices]
 
 
-def _context(call: Call, choice: Mapping[str, Any]) -> str:
-    if not 0 <= choice["index"] < call.choices:
+def _context(call: Call, index: int) -> str:
+    if not 0 <= index < call.choices:
         raise RefusedRequest(502, "upstream_not_understood", "a choice that was not asked for")
-    return call.context(choice["index"])
+    return call.context(index)
 
 
 def _not_read(what: str) -> RefusedRequest:

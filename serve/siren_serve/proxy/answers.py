@@ -16,7 +16,7 @@ from .calls import Call
 from .choice import FILTERED, Choice, Chunk
 from .events import EventDecoder
 from .policy import Policy, Unscored, Verdict
-from .texts import Joined, without_alternatives
+from .texts import text_of, without_alternatives
 from .upstream import whole_of
 
 _PAUSE_S = 0.25  # of the upstream, after which what was gathered is read
@@ -61,7 +61,7 @@ def _passed(answer: Chunk) -> Chunk:
 
 def _text_of(choice: Chunk, policy: Policy) -> str | Unscored | None:
     try:
-        return Joined().add(choice) or None
+        return text_of(choice) or None
     except RefusedRequest as error:
         return policy.no_verdict("answer", error)
 

@@ -18,6 +18,7 @@ class Choice:
     """Chunks of one choice in, those that may go out out, in their order.
 
     A chunk goes out when all text up to its end has a verdict, and `holdback` tokens after it too.
+    An escape of arguments that has not all of its digits says nothing yet, so it may go.
     """
 
     def __init__(self, stream: AsyncStream | Unscored, policy: Policy) -> None:
@@ -48,6 +49,8 @@ class Choice:
             self._verdict = self._policy.no_verdict("answer", error)
         self._came.append(chunk)
         self.finished = choice.get("finish_reason") is not None
+        if self.finished:
+            self._text += self._joined.end()
         enough = len(self._text) >= self._policy.stride or self._verdict is None
         return await self.read() if self.finished or enough or not self._text else []
 
@@ -57,6 +60,8 @@ class Choice:
         Raises:
             RefusedRequest: as `take`.
         """
+        if to_end:
+            self._text += self._joined.end()
         if self._text:
             await self._score()
         if self._verdict is not None and not self._policy.may_pass(self._verdict):

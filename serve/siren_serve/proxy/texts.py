@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from siren_serve.errors import RefusedRequest
+from siren_serve.escapes import Unescaping
 from siren_serve.messages import is_name
 
 # Of a choice and what is in it: words that say what something is, unless they are sentences; and
@@ -16,7 +17,8 @@ _NO_TEXT = {
     *("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
 }
 _UNREADABLE = {"audio", "b64_json", "file", "image", "image_url", "images", "input_audio", "video"}
-_OBJECTS = {"arguments", "input"}  # of tool calls: text, which some send as an object
+# Of tool calls: JSON as a text, which may come in pieces, or as an object.
+_ARGUMENTS = {"arguments", "input"}
 # Of log probabilities, in the forms of both routes and of llama.cpp: what the answer's tokens have.
 _OF_ITS_TOKENS = {
     *("content", "refusal", "token", "id", "bytes", "logprob", "prob"),
@@ -49,7 +51,7 @@ def _texts_under(key: str, value: Any, path: Path) -> Iterator[tuple[Path, str]]
         raise RefusedRequest(
             502, "cannot_be_scored", f"the upstream's answer has {'.'.join(path)}, which is no text"
         )
-    if key in _OBJECTS and isinstance(value, dict | list):
+    if key in _ARGUMENTS and isinstance(value, dict | list):
         yield path, msgspec.json.encode(value).decode()
     elif key not in _NO_TEXT and not (key in _NAMES and is_name(value)):
         yield from texts_of(value, path)
@@ -75,11 +77,21 @@ def _of_its_tokens(logprobs: Any) -> Any:
     return {**own, "top_logprobs": []} if "top_logprobs" in logprobs else own
 
 
+def text_of(choice: dict[str, Any]) -> str:
+    """The texts of a choice that came at once, as one; errors as `texts_of`."""
+    joined = Joined()
+    return joined.add(choice) + joined.end()
+
+
 class Joined:
-    """The texts of a choice as one: a new line where another one begins."""
+    """The texts of a choice as one: a new line where another one begins.
+
+    Arguments of tool calls stand as who parses them reads them (`siren_serve.escapes`).
+    """
 
     def __init__(self) -> None:
         self._last: Path | None = None
+        self._arguments: dict[Path, Unescaping] = {}
 
     def add(self, choice: dict[str, Any]) -> str:
         """Return what a choice adds to the text so far.
@@ -87,8 +99,21 @@ class Joined:
         Raises:
             RefusedRequest: as `texts_of`.
         """
-        added = ""
-        for path, text in texts_of(choice):
-            added += text if self._last in (None, path) else "\n" + text
-            self._last = path
-        return added
+        return "".join([self._placed(path, text) for path, text in texts_of(choice)])
+
+    def end(self) -> str:
+        """Return what was held of arguments that end in the midst of an escape."""
+        return "".join(
+            [self._joined(path, arguments.end()) for path, arguments in self._arguments.items()]
+        )
+
+    def _placed(self, path: Path, text: str) -> str:
+        if path[-1] in _ARGUMENTS:
+            text = self._arguments.setdefault(path, Unescaping()).add(text)
+        return self._joined(path, text)
+
+    def _joined(self, path: Path, text: str) -> str:
+        if not text:
+            return ""
+        last, self._last = self._last, path
+        return text if last in (None, path) else "\n" + text

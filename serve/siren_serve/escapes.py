@@ -1,0 +1,50 @@
+r"""Arguments of tool calls as who parses them reads them: `\uXXXX` stand for characters."""
+
+import json
+import re
+from typing import Final
+
+_ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
+# All of a text but an escape at its end that more text would complete: one that has not all of its
+# digits, or the first half of a pair that is one character.
+_COMPLETE: Final = re.compile(
+    r"""(?: [^\\]+
+          | \\[^u]
+          | \\u (?![dD][89abAB]) [0-9a-fA-F]{4}
+          | \\u [dD][89abAB] [0-9a-fA-F]{2} (?! (?:\\(?:u[0-9a-fA-F]{0,3})?)? \Z)
+          | \\u (?! [0-9a-fA-F]{0,3}\Z | [0-9a-fA-F]{4})
+        )*""",
+    re.VERBOSE,
+)
+
+
+class Unescaping:
+    """Text that comes in pieces, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def add(self, piece: str) -> str:
+        """Return what can be read now; an escape that is not whole waits."""
+        text = self._rest + piece
+        found = _COMPLETE.match(text)
+        end = found.end() if found else 0
+        self._rest = text[end:]
+        return unescaped(text[:end])
+
+    def end(self) -> str:
+        """Return what waits: no more comes."""
+        rest, self._rest = self._rest, ""
+        return unescaped(rest)
+
+
+def unescaped(text: str) -> str:
+    r"""A text whose `\uXXXX` are the characters they stand for."""
+    if "\\u" not in text:
+        return text
+
+    def character(found: re.Match[str]) -> str:
+        read: str = json.loads(f'"{found[0]}"') if len(found[0]) > len("\\u") else found[0]
+        return read
+
+    return _ESCAPES.sub(character, text)
