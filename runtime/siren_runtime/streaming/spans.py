@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 
 from siren_runtime.backends.outputs import FloatArray, Outputs
 from siren_runtime.backends.readout import DoubleArray, HighestSpan, Readout
-from siren_runtime.text.spans import Cut, cuts, ends_a_sentence
+from siren_runtime.text.spans import Cut, ends_a_sentence, places, span_of
 from siren_runtime.text.tokenizer import Encoded, Tokenizer
 
 from .growing_text import Tokens
 from .state import StreamState
+
+Place = tuple[int, int, int]  # the size of a span, its first token and the one behind its last
+Highest = dict[str, tuple[HighestSpan, ...]]  # by each head's name
 
 
 class StreamSpans:
@@ -33,13 +36,15 @@ class StreamSpans:
             head: evaluates the heads on means, float32 [spans, neurons].
         """
         self._sizes, self._tokenizer, self._readout, self._head = sizes, tokenizer, readout, head
-        self._rows: dict[tuple[int, int], DoubleArray] = {}  # by first token and the one behind
+        self._scored: dict[Place, tuple[Cut, DoubleArray]] = {}
+        self._last: tuple[list[Place], Highest] = [], self._highest([])
 
     def forget(self, tokens: int = 0) -> None:
         """Forget the spans that reach beyond the first `tokens`."""
-        self._rows = {place: row for place, row in self._rows.items() if place[1] <= tokens}
+        self._scored = {place: one for place, one in self._scored.items() if place[2] <= tokens}
+        self._last = [], self._highest([])
 
-    def of(self, state: StreamState, tokens: Tokens) -> dict[str, tuple[HighestSpan, ...]]:
+    def of(self, state: StreamState, tokens: Tokens) -> Highest:
         """The highest spans of the text so far by each head's name; they stand in the cleaned text.
 
         Args:
@@ -48,25 +53,36 @@ class StreamSpans:
         Raises:
             BackendError: the engine failed, or gave what is not finite.
         """
-        found = self._complete(state, tokens)
-        new = [
-            *dict.fromkeys((c.start, c.stop) for c in found if (c.start, c.stop) not in self._rows)
-        ]
-        if new:
-            rows = self._readout.finite(self._head(state.means(new)))
-            self._rows |= dict(zip(new, rows, strict=True))
-        scored = [(cut, self._rows[cut.start, cut.stop]) for cut in found]
-        return {name: self._readout.highest_spans(name, scored) for name in self._readout.columns}
-
-    def _complete(self, state: StreamState, tokens: Tokens) -> list[Cut]:
         special = self._tokenizer.special_before if tokens.text else 0
-        count, first = len(state.ids), max(state.context - special, 0)
-        if count - special - first <= self._sizes[0]:
+        offsets = [(start - tokens.start, end - tokens.start) for start, end in state.offsets]
+        encoded = Encoded(state.ids, offsets)
+        found = self._complete(encoded, tokens.text, max(state.context, special))
+        if found != self._last[0]:
+            self._score([place for place in found if place not in self._scored], state, encoded)
+            self._last = found, self._highest(found)
+        return self._last[1]
+
+    def _complete(self, encoded: Encoded, text: str, first: int) -> list[Place]:
+        """The spans that the next token leaves as they are, from token `first` on."""
+        count = len(encoded.ids)
+        if count - first <= self._sizes[0]:
             return []
-        start = tokens.start
-        offsets = [(begin - start, end - start) for begin, end in state.offsets[special:count]]
-        encoded = Encoded(state.ids[special:], offsets)
-        found = cuts(encoded, tokens.text, first, count - special, self._sizes, special + first)
-        if ends_a_sentence(tokens.text):
+        found = places(encoded, text, first, count, self._sizes)
+        if ends_a_sentence(text):
             return found
-        return [cut for cut in found if cut.stop < count]
+        return [place for place in found if place[2] < count]
+
+    def _score(self, new: list[Place], state: StreamState, encoded: Encoded) -> None:
+        if not new:
+            return
+        parts = [*dict.fromkeys((start, stop) for _, start, stop in new)]
+        rows = self._readout.finite(self._head(state.means(parts)))
+        by_part = dict(zip(parts, rows, strict=True))
+        for place in new:
+            size, start, stop = place
+            cut = Cut(size, start, stop, span_of(encoded, start, stop))
+            self._scored[place] = cut, by_part[start, stop]
+
+    def _highest(self, found: list[Place]) -> Highest:
+        scored = [self._scored[place] for place in found]
+        return {name: self._readout.highest_spans(name, scored) for name in self._readout.columns}

@@ -64,11 +64,22 @@ def cuts(
 ) -> list[Cut]:
     """Cut tokens `start` to `stop` of a text into spans: in steps of half a span, and at sentences.
 
-    A size that is not below their number makes no span: the whole is scored anyway.
-
     Args:
         text: the cleaned one.
         first: where token `start` stands among the ids of the window.
+    """
+    return [
+        Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
+        for size, begin, end in places(encoded, text, start, stop, sizes)
+    ]
+
+
+def places(
+    encoded: Encoded, text: str, start: int, stop: int, sizes: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """As `cuts`: the size of each span, its first token and the one behind its last, in order.
+
+    A size that is not below the number of tokens makes no span: the whole is scored anyway.
     """
     sizes = sorted(size for size in sizes if size < stop - start)
     if not sizes:
@@ -78,10 +89,7 @@ def cuts(
     for size in sizes:
         found.update((size, *part) for part in parts(start, stop, size, max(size // 2, 1)))
         found.update((size, *part) for part in _whole_sentences(sentences, size))
-    return [
-        Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
-        for size, begin, end in sorted(found)
-    ]
+    return sorted(found)
 
 
 def ends_a_sentence(text: str) -> bool:
