@@ -5,9 +5,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from labelled import make_rows, write_jsonl
+from siren_export.heads.base import WEIGHTS_FILE
 from siren_export.heads.registry import load_artifact
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
@@ -51,6 +53,10 @@ def test_labelled_text_becomes_a_head(
     assert run(train.app, store, "-o", head, *options).exit_code == 0
     assert not any(path.exists() for path in others)
 
+    narrow = tmp_path / "narrow"
+    assert run(train.app, store, "-o", narrow, "--hidden", 7, *options).exit_code == 0
+    assert len(load_file(narrow / WEIGHTS_FILE)["network.0.weight"]) == 7
+
 
 def test_what_the_system_refuses_is_said_in_a_line(
     tmp_path: Path, backbone_folder: Callable[[str], Path]
@@ -69,6 +75,18 @@ def test_classes_need_different_names(tmp_path: Path, classes: str) -> None:
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("head", "widths"), [("forecast", [8, 16]), ("harm", [0]), ("categories", [8, 0])]
+)
+def test_widths_that_a_head_cannot_have_are_refused(
+    tmp_path: Path, head: str, widths: list[int]
+) -> None:
+    options = [part for width in widths for part in ("--hidden", width)]
+    result = run(train.app, tmp_path, "-o", tmp_path / "out", "--head", head, *options)
+    assert result.exit_code == 2
+    assert "--hidden" in result.output
+
+
 def test_a_share_beyond_one_is_refused(tmp_path: Path) -> None:
     assert run(train.app, tmp_path, "-o", tmp_path, "--share", 1.5).exit_code == 2
 
@@ -79,6 +97,7 @@ def test_a_share_beyond_one_is_refused(tmp_path: Path) -> None:
         ("harm", ["--layer", 2]),
         ("harm", ["--orders", 4]),
         ("categories", ["--neurons", 9]),
+        ("trajectory", ["--hidden", 9]),
         ("categories", ["--exits", "1"]),
         ("polynomial", ["--hidden", 8]),
         ("polynomial", ["--openai", "table.json"]),

@@ -54,7 +54,7 @@ _HEADS_OF: dict[str, tuple[Target, ...]] = {
     "orders": ("polynomial",),
     "rank": ("polynomial",),
     "neurons": ("forecast",),
-    "hidden": ("forecast",),
+    "hidden": (*_SEARCHED, "forecast"),
     "layer": ("polynomial", "forecast", "trajectory"),
     "openai": ("categories",),
     "probes": ("categories",),
@@ -99,8 +99,13 @@ def train(
     rank: Annotated[int, typer.Option(min=1, help="Directions of each of its orders.")] = 32,
     neurons: Annotated[int, typer.Option(min=1, help="That a forecast head reads, at most.")] = 384,
     hidden: Annotated[
-        int, typer.Option(min=0, help="Width of a forecast head's hidden layer; 0 is linear.")
-    ] = 0,
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="Width of the first hidden layer; repeat it to let the search choose; default: "
+            "64, 128, 256. A forecast head has one at most: 0, the default there, is linear.",
+        ),
+    ] = None,
     layer: Annotated[
         int | None,
         typer.Option(
@@ -188,11 +193,16 @@ def train(
         raise typer.BadParameter("--share must lie above 0, and at most 1")
     if probes is not None and (ablate or held_out):
         raise typer.BadParameter("--probes is for one head, without --ablate and --held-out")
+    if head == "forecast" and len(hidden or ()) > 1:
+        raise typer.BadParameter("--hidden of a forecast head is one")
+    if head in _SEARCHED and 0 in (hidden or ()):
+        raise typer.BadParameter("--hidden must be 1 or more: these heads are MLPs")
     depths = () if exits is None else parse_depths(exits)
     settings = Settings(
         pooling="residual_last" if head == "trajectory" else pooling,
         head=head,
         shares=tuple(share) if share else Settings().shares,
+        hidden=tuple(hidden) if hidden and head in _SEARCHED else Settings().hidden,
         weighting=layer_weights,
         max_layer=max_layer,
         trials=trials,
@@ -210,7 +220,7 @@ def train(
     if head == "trajectory":
         _train_trajectory(run, layer)
     elif head == "forecast":
-        _train_forecast(run, layer, neurons, hidden)
+        _train_forecast(run, layer, neurons, hidden[0] if hidden else 0)
     elif head == "polynomial":
         _train_polynomial(run, layer, orders, rank)
     else:

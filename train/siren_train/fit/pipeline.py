@@ -91,6 +91,7 @@ def train(
             work / HISTORY_FILE,
             trials=settings.trials,
             shares=settings.shares,
+            hidden=settings.hidden,
             progress=progress,
         )
         labels = settings.head == "categories"

@@ -102,6 +102,7 @@ def search_head(
     *,
     trials: int,
     shares: Sequence[float],
+    hidden: Sequence[int],
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Choice, list[Trial]]:
     """Run the trials that `history` lacks, and return the best choice and all trials.
@@ -111,6 +112,7 @@ def search_head(
         history: a file of finished trials, which is added to.
         trials: how many there are in all; more of them in `history` are left aside.
         shares: of each probe's |weight|, those that a trial may draw.
+        hidden: widths of the first hidden layer, those that a trial may draw.
         progress: its stage is "search", and it counts folds.
 
     Raises:
@@ -122,7 +124,7 @@ def search_head(
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
     )
     done = read_history(history)[:trials]
-    distributions = _distributions(shares)
+    distributions = _distributions(shares, hidden)
     for finished in done:
         study.add_trial(_frozen(finished, distributions))
     folds = trials * setup.count
@@ -274,12 +276,12 @@ def _run(
 
 
 def _distributions(
-    shares: Sequence[float],
+    shares: Sequence[float], hidden: Sequence[int]
 ) -> dict[str, optuna.distributions.BaseDistribution]:
     d = optuna.distributions
     return {
         "share": d.CategoricalDistribution(tuple(shares)),
-        "hidden_1": d.CategoricalDistribution((64, 128, 256)),
+        "hidden_1": d.CategoricalDistribution(tuple(hidden)),
         "hidden_2": d.CategoricalDistribution((32, 64)),
         "dropout": d.FloatDistribution(0.2, 0.6, step=0.1),
         "input_dropout": d.FloatDistribution(0.0, 0.3, step=0.1),

@@ -23,6 +23,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         head: what it tells: the classes of rows, by an MLP or a polynomial, the labels that their
             categories name, the harm of what follows a prefix, or the classes of trajectories.
         shares: of each probe's |weight|, those that the search may draw.
+        hidden: widths of an MLP's first hidden layer, those that the search may draw.
         weighting: how layers are weighted.
         max_layer: how many layers, from the first, the head may read; None is all.
         strengths: of the probes, those to choose from.
@@ -38,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pooling: Pooling = "residual_mean"
     head: Target = "harm"
     shares: tuple[float, ...] = (0.6, 0.8, 0.9, 1.0)
+    hidden: tuple[int, ...] = (64, 128, 256)
     weighting: LayerWeighting = "adaptive"
     max_layer: int | None = None
     strengths: tuple[float, ...] = STRENGTHS
