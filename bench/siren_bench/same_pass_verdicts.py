@@ -154,7 +154,7 @@ def _by_own_pass(
     run = guarded.engine.run(len(prompt) + len(response) + 1, {})
     for tokens in (prompt, response):
         run.append(tokens)
-        watch.add(run.output(NEURONS_OUTPUT)[0])
+        watch.add(run.output(NEURONS_OUTPUT)[0], tokens)
         watch.read()
     return Scores(watch.scores[len(prompt) - 1], watch.scores[len(prompt) :])
 

@@ -104,6 +104,7 @@ class Generator:
     def __init__(self, settings: Settings, generate: GenerateSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = generate, metrics
         self._threads, self._most = settings.threads, settings.max_calls
+        self._spans = settings.spans
         self._slots, self._under_way = asyncio.Semaphore(settings.runs), 0
         self._guarded: GuardedGenerator | None = None
 
@@ -114,7 +115,9 @@ class Generator:
             SirenError: it cannot be opened.
         """
         started = time.monotonic()
-        load = partial(GuardedGenerator.load, self.settings.folder, threads=self._threads)
+        load = partial(
+            GuardedGenerator.load, self.settings.folder, threads=self._threads, spans=self._spans
+        )
         self._guarded = await anyio.to_thread.run_sync(load)
         await anyio.to_thread.run_sync(self._warm)
         logs.event("generator loaded", seconds=round(time.monotonic() - started, 3))

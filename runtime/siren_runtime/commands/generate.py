@@ -54,6 +54,14 @@ def generate(
     ] = "mean",
     span: Annotated[int, typer.Option(min=1, help="Tokens of window and ema.")] = 64,
     every: Annotated[int, typer.Option(min=1, help="Tokens that the head reads at once.")] = 1,
+    spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--spans/--no-spans",
+            help="Score sentences and parts of 32, 64 and 128 tokens too, so that plain text "
+            "around harm does not hide it; default: where siren calibrate --spans set thresholds.",
+        ),
+    ] = None,
     holdback: Annotated[
         int, typer.Option(min=0, help="Tokens that must pass before a piece is shown.")
     ] = 0,
@@ -74,7 +82,7 @@ def generate(
     if system and not chat:
         raise typer.BadParameter("--system goes with the chat template, not with --no-chat")
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed)
-    generator = GuardedGenerator.load(folder, threads=threads)
+    generator = GuardedGenerator.load(folder, threads=threads, spans=spans)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     started = time.perf_counter()

@@ -66,8 +66,9 @@ def read_tokens(
     """
     for start in range(0, len(tokens), _TOKENS_AT_ONCE):
         settings.deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
-        run.append(tokens[start : start + _TOKENS_AT_ONCE])
-        watch.add(run.output(settings.neurons)[0])
+        part = tokens[start : start + _TOKENS_AT_ONCE]
+        run.append(part)
+        watch.add(run.output(settings.neurons)[0], part)
     watch.read()
 
 
@@ -157,12 +158,16 @@ class Generation:
 
     @property
     def stopped_by(self) -> str | None:
-        """What found harm: a rule, or the threshold; None where nothing did."""
+        """What found harm: a rule, the threshold, or that of spans; None where nothing did."""
         if self.finish != "harmful":
             return None
+        result = self.result
         if self._settings.by_rules:
-            return self.result.decisions[0].rule
-        return f"threshold({self.result.threshold:g})"
+            return result.decisions[0].rule
+        for span in result.spans:  # the riskiest first
+            if result.score < result.threshold and span.score >= span.threshold:
+                return f"threshold({span.threshold:g}) of a span of {span.tokens} tokens"
+        return f"threshold({result.threshold:g})"
 
     def close(self) -> None:
         """Free the generation's memory; it gives no further text."""
@@ -184,7 +189,7 @@ class Generation:
         settings.deadline.check(f"after {self.tokens} of {settings.max_tokens} tokens")
         token = run.step()
         if self._last is not None:
-            self._watch.add(run.output(settings.neurons)[0])
+            self._watch.add(run.output(settings.neurons)[0], self._last[1:])
             self._unjudged.append(self._last)
             self._last = None
         if token in self._ends:

@@ -16,18 +16,20 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError
-from siren_runtime.scoring.verdict import Judge, judge_of
-from siren_runtime.streaming.aggregation import AggregationName, aggregation_of
+from siren_runtime.scoring.verdict import judge_of
+from siren_runtime.streaming.aggregation import Aggregation, AggregationName, aggregation_of
 from siren_runtime.streaming.decision import Rule, checked_rules
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
+from siren_runtime.text.spans import checked_sizes
 
 from .engine import Device, Engine, Message
 from .folder import read_folder, sha256
@@ -36,6 +38,7 @@ from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
 from .prompts import check_encodable, checked_messages, checked_prompts, text_of
 from .sampling import Sampling, checked_sampling
+from .spans import ConversationSpans
 from .watch import Watch
 
 _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
@@ -44,9 +47,30 @@ _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
 class GuardedGenerator:
     """A grafted model that is open. Threads may share it; each has generations of its own."""
 
-    def __init__(self, engine: Engine, head: HeadEngine, manifest: GraftManifest) -> None:
-        """Join an open engine and its head; `GuardedGenerator.load` is the usual way."""
+    def __init__(
+        self,
+        engine: Engine,
+        head: HeadEngine,
+        manifest: GraftManifest,
+        spans: bool | Iterable[int] | None = None,
+    ) -> None:
+        """Join an open engine and its head; `GuardedGenerator.load` is the usual way.
+
+        Raises:
+            InputError: as `load`, of `spans`.
+        """
         self.engine, self.head, self.manifest = engine, head, manifest
+        limits = Limits()
+        self._judge = judge_of(manifest.heads, manifest.decisions, limits)
+        if spans is not None:
+            sizes = checked_sizes(spans, self._judge.span_sizes)
+            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
+            self._judge = replace(self._judge, limits=limits)
+        if self._judge.limits.spans and not head.pools_mean:
+            raise InputError(
+                f"{engine.folder}: the heads read the last token, so spans have no scores of their "
+                "own; load it without (spans=False)"
+            )
 
     @classmethod
     def load(
@@ -56,6 +80,7 @@ class GuardedGenerator:
         threads: int | None = None,
         device: Device = "auto",
         verify: bool = False,
+        spans: bool | Iterable[int] | None = None,
     ) -> "GuardedGenerator":
         """Open the folder that siren graft wrote.
 
@@ -65,12 +90,15 @@ class GuardedGenerator:
             device: "auto" is what the folder was built for; "cpu" runs it there.
             verify: compare the SHA-256 of the weights too, which reads them once more. Those of
                 the other files are compared in any case.
+            spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes in
+                tokens, as `Guard.load`. None is where siren calibrate --spans set thresholds.
 
         Raises:
             BundleError: the folder is not grafted, is damaged, or holds another model than the one
                 that was grafted.
             BackendError: onnxruntime-genai is missing, or cannot load the folder.
-            InputError: `threads` is out of range, `device` is none of these, or `folder` no path.
+            InputError: `threads` or `spans` is out of range, `device` is none of these, or `folder`
+                no path; or spans are to be scored, and the heads read the last token alone.
         """
         if not isinstance(folder, str | os.PathLike):
             raise InputError(f"folder must be a path, found {type(folder).__name__}")
@@ -82,7 +110,7 @@ class GuardedGenerator:
         manifest = load_manifest(path)
         _check_files(path, manifest, verify=verify)
         head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest)
-        return cls(Engine(path, threads=threads, device=device), head, manifest)
+        return cls(Engine(path, threads=threads, device=device), head, manifest, spans)
 
     def generate(
         self,
@@ -179,12 +207,11 @@ class GuardedGenerator:
         new_tokens = max_tokens + 1  # the last token is judged when the engine has read it
         settings.deadline.check("before the prompts")
         runs = self.engine.run_rows(rows, new_tokens, search, [NEURONS_OUTPUT])
-        judge = self._judge()
         return [
             Generation(
                 self.engine,
                 run,
-                Watch(self.head, judge, aggregate, rules, threshold),
+                self._watch(aggregate, rules, threshold),
                 tokens,
                 text_of(prompt),
                 settings,
@@ -221,7 +248,7 @@ class GuardedGenerator:
         tokens = self.prompt_tokens(prompt, chat, max(len(answer), 1))
         settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
         run = self.engine.run(len(tokens) + len(answer) + 1, {})
-        watch = Watch(self.head, self._judge(), None, (), threshold)
+        watch = self._watch(None, (), threshold)
         watch.tell(text_of(prompt))
         try:
             read_tokens(run, watch, tokens, "prompt", settings)
@@ -246,8 +273,13 @@ class GuardedGenerator:
             deadline=deadline,
         )
 
-    def _judge(self) -> Judge:
-        return judge_of(self.manifest.heads, self.manifest.decisions, Limits())
+    def _watch(
+        self, aggregation: Aggregation | None, rules: Sequence[Rule], threshold: float | None
+    ) -> Watch:
+        sizes, spans = self._judge.limits.spans, None
+        if sizes and aggregation is None:
+            spans = ConversationSpans(sizes, self.head, self.engine.pieces().decode)
+        return Watch(self.head, self._judge, aggregation, rules, threshold, spans)
 
     def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
         """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.

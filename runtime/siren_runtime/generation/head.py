@@ -87,14 +87,22 @@ class HeadReader:
         Raises:
             BackendError: a neuron or a score is not finite, or the engine failed.
         """
+        rows = self._readout.rows(self.run())
+        if not _all_finite(rows):
+            raise no_verdict("score")
+        return rows
+
+    def run(self) -> Outputs:
+        """What the graph gives of the neurons put there, in memory that the next run overwrites.
+
+        Raises:
+            BackendError: a neuron is not finite, or the engine failed.
+        """
         if not _all_finite(self._pooled):  # a head may make a number of them, which says nothing
             raise no_verdict("neurons")
         with self._failures:
             self._session.run_with_iobinding(self._binding)
-        rows = self._readout.rows(self._outputs)
-        if not _all_finite(rows):
-            raise no_verdict("score")
-        return rows
+        return self._outputs
 
     def _bind(self, rows: int) -> None:
         """Let the engine read and write memory of ours for so many rows."""

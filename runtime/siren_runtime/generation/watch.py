@@ -1,6 +1,7 @@
 """The verdict on a sequence that a model reads and writes, by the neurons of its own passes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from siren_runtime.scoring.verdict import Judge
 from siren_runtime.streaming.aggregation import Aggregation, moving_average
 from siren_runtime.streaming.decision import Decision, Decisions, Rule
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.streaming.spans import Highest
 from siren_runtime.text.invisible import cut_share, has_invisible
 
 from .head import HeadEngine
+from .spans import ConversationSpans
 
 _ROWS = 256  # that the head reads at once
 
@@ -33,12 +36,14 @@ class Watch:
         aggregation: Aggregation | None,
         rules: Sequence[Rule],
         threshold: float | None,
+        spans: ConversationSpans | None = None,
     ) -> None:
         """Begin with no token.
 
         Args:
             threshold: the primary head's in this run; None is its own.
             aggregation: None is the mean over all tokens that count.
+            spans: scores spans too; None: they are not looked at.
         """
         self._readout, self._reader = head.readout, head.reader()
         self._width, self._pools_mean = head.width, head.pools_mean
@@ -50,6 +55,8 @@ class Watch:
         self.scores: list[float] = []
         self._read: tuple[int, FloatArray] = 0, np.zeros((0, head.readout.width), np.float32)
         self._result: StreamResult | None = None
+        self._spans = spans
+        self._harmless: Highest | None = None  # spans of which none is
         self._forget()
 
     def _forget(self) -> None:
@@ -75,12 +82,14 @@ class Watch:
         """Whether too much of the text is unknown for a verdict of safe."""
         return self.unknown > self._judge.limits.max_unknown
 
-    def add(self, neurons: FloatArray) -> None:
-        """Take in the neurons of the next tokens, float32 [tokens, width].
+    def add(self, neurons: FloatArray, tokens: Sequence[int]) -> None:
+        """Take in the next tokens and their neurons, float32 [tokens, width].
 
-        Nothing is computed yet: that costs next to nothing more for several tokens than for one.
+        Nothing is scored yet: that costs next to nothing more for several tokens than for one.
         """
         self._pending.append(neurons)
+        if self._spans is not None:
+            self._spans.add(neurons, tokens)
 
     def begin_response(self, *, alone: bool) -> None:
         """What was read is the prompt, and the rest its response.
@@ -88,10 +97,12 @@ class Watch:
         Args:
             alone: the prompt counts no more.
         """
-        self._has_response = True
+        self._has_response, self._harmless = True, None
         self._least_harmful = self._judge.least_harmful(self._threshold, True)
         if alone:
             self.context = len(self.scores)
+            if self._spans is not None:
+                self._spans.first = self.context
             self.decisions.update(self.scores, self.context)
             self._forget()
 
@@ -131,7 +142,7 @@ class Watch:
     def _concluded(self, first: int, rows: FloatArray) -> StreamResult:
         """The verdict, where the tokens from `first` on have just been read."""
         context = self.context if self.context < len(self.scores) else 0
-        heads = self._verdicts(rows[-1])
+        heads = self._verdicts(rows[-1], self._spans_at(len(self.scores)))
         primary = next(iter(heads.values()))
         categories, flagged = categories_of(heads.values())
         return StreamResult(
@@ -146,6 +157,7 @@ class Watch:
             unknown=self.unknown,
             tier=primary.tier,
             risk=primary.risk,
+            spans=primary.spans,
             categories=categories,
             flagged=flagged,
             heads=heads,
@@ -160,19 +172,34 @@ class Watch:
         return tuple(found for found in self.decisions.since(first) if found.token < count)
 
     def first_harmful(self) -> int | None:
-        """Which of the tokens read last is harmful by the primary head, the first."""
+        """Which of the tokens read last is harmful by the primary head, the first; by itself or by
+        the spans that are complete with it.
+
+        Raises:
+            BackendError: the engine failed in spans.
+        """
         first, rows = self._read
         for number, row in enumerate(rows):
-            if self.scores[first + number] < self._least_harmful:
+            spans = self._spans_at(first + number + 1)
+            if self.scores[first + number] < self._least_harmful and spans is self._harmless:
                 continue
-            if next(iter(self._verdicts(row).values())).is_harmful:
+            if next(iter(self._verdicts(row, spans).values())).is_harmful:
                 return number
+            self._harmless = spans
         return None
 
-    def _verdicts(self, row: FloatArray) -> dict[str, HeadScore]:
-        """What the heads decide by a row of the readout."""
-        rest = self._threshold, self.unknown, self._has_response
-        return self._judge.on_heads([self._readout.heads(row)], *rest)
+    def _spans_at(self, count: int) -> Highest | None:
+        """The highest spans of the first `count` tokens; None where spans are not looked at."""
+        return None if self._spans is None else self._spans.of(count)
+
+    def _verdicts(self, row: FloatArray, spans: Highest | None) -> dict[str, HeadScore]:
+        """What the heads decide by a row of the readout, and by spans."""
+        heads = self._readout.heads(row)
+        if spans is not None:
+            heads = {name: replace(head, spans=spans[name]) for name, head in heads.items()}
+        asked = self._judge.limits.spans_asked
+        rest = self._threshold, self.unknown, self._has_response, None, asked
+        return self._judge.on_heads([heads], *rest)
 
     def _rows_of_pending(self) -> FloatArray:
         """What the heads say at each token taken in, [tokens, width of the readout]."""

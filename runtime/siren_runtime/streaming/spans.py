@@ -1,8 +1,8 @@
 """Spans of a text that grows: parts whose own mean is scored, as in whole texts.
 
-A stream keeps the running sums of its neurons, so a span's mean is a difference of two. A span
-counts once it is complete: one that the end of the text cuts will be another with the next token,
-and a largest of all of those would be larger than the largest that thresholds were chosen by.
+Of running sums of neurons a span's mean is a difference of two. A span counts once it is complete:
+one that the end of the text cuts will be another with the next token, and a largest of all of those
+would be larger than the largest that thresholds were chosen by.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from siren_runtime.backends.outputs import FloatArray, Outputs
 from siren_runtime.backends.readout import DoubleArray, HighestSpan, Readout
 from siren_runtime.text.spans import Cut, ends_a_sentence, places, span_of
-from siren_runtime.text.tokenizer import Encoded, Tokenizer
-
-from .growing_text import Tokens
-from .state import StreamState
+from siren_runtime.text.tokenizer import Encoded
 
 Place = tuple[int, int, int]  # the size of a span, its first token and the one behind its last
 Highest = dict[str, tuple[HighestSpan, ...]]  # by each head's name
+# The first token of each span and the one behind its last -> its mean, float32 [spans, neurons].
+Means = Callable[[Sequence[tuple[int, int]]], FloatArray]
 
 
 class StreamSpans:
@@ -25,7 +24,6 @@ class StreamSpans:
     def __init__(
         self,
         sizes: Sequence[int],
-        tokenizer: Tokenizer,
         readout: Readout,
         head: Callable[[FloatArray], Outputs],
     ) -> None:
@@ -35,7 +33,7 @@ class StreamSpans:
             sizes: in tokens, ascending.
             head: evaluates the heads on means, float32 [spans, neurons].
         """
-        self._sizes, self._tokenizer, self._readout, self._head = sizes, tokenizer, readout, head
+        self._sizes, self._readout, self._head = sizes, readout, head
         self._scored: dict[Place, tuple[Cut, DoubleArray]] = {}
         self._last: tuple[list[Place], Highest] = [], self._highest([])
 
@@ -44,21 +42,25 @@ class StreamSpans:
         self._scored = {place: one for place, one in self._scored.items() if place[2] <= tokens}
         self._last = [], self._highest([])
 
-    def of(self, state: StreamState, tokens: Tokens) -> Highest:
+    def of(self, encoded: Encoded, text: str, first: int, means: Means) -> Highest:
         """The highest spans of the text so far by each head's name; they stand in the cleaned text.
 
         Args:
-            state, tokens: what is read of the stream, all of it.
+            encoded, text: what is read, all of it, as tokens and as the cleaned text.
+            first: the first token that counts.
+            means: of spans from that one on.
+
+        Returns:
+            The same object as before where nothing changed.
 
         Raises:
             BackendError: the engine failed, or gave what is not finite.
         """
-        special = self._tokenizer.special_before if tokens.text else 0
-        offsets = [(start - tokens.start, end - tokens.start) for start, end in state.offsets]
-        encoded = Encoded(state.ids, offsets)
-        found = self._complete(encoded, tokens.text, max(state.context, special))
+        found = self._complete(encoded, text, first)
         if found != self._last[0]:
-            self._score([place for place in found if place not in self._scored], state, encoded)
+            new = [place for place in found if place not in self._scored]
+            if new:
+                self._score(new, encoded, means)
             self._last = found, self._highest(found)
         return self._last[1]
 
@@ -72,11 +74,9 @@ class StreamSpans:
             return found
         return [place for place in found if place[2] < count]
 
-    def _score(self, new: list[Place], state: StreamState, encoded: Encoded) -> None:
-        if not new:
-            return
+    def _score(self, new: list[Place], encoded: Encoded, means: Means) -> None:
         parts = [*dict.fromkeys((start, stop) for _, start, stop in new)]
-        rows = self._readout.finite(self._head(state.means(parts)))
+        rows = self._readout.finite(self._head(means(parts)))
         by_part = dict(zip(parts, rows, strict=True))
         for place in new:
             size, start, stop = place

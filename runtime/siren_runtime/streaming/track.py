@@ -67,8 +67,7 @@ class Track:
         self.member = member
         self._spans: StreamSpans | None = None
         if span_sizes and member.head is not None:
-            rest = member.tokenizer, member.readout, member.head
-            self._spans = StreamSpans(span_sizes, *rest)
+            self._spans = StreamSpans(span_sizes, member.readout, member.head)
         self._prompt, self._response_only = prompt, response_only
         self.state = self._empty(aggregation, early, has_rules)
         self.tokens = Tokens([], [])
@@ -116,10 +115,7 @@ class Track:
     @property
     def unknown(self) -> float:
         """How much of the text held the tokenizer does not know; 0 where token ids are fed."""
-        start = self.tokens.start
-        offsets = [(first - start, last - start) for first, last in self.state.offsets]
-        encoded = Encoded(self.state.ids, offsets)
-        return self.member.tokenizer.unknown_share(self.tokens.text, encoded)
+        return self.member.tokenizer.unknown_share(self.tokens.text, self._encoded())
 
     def heads(self) -> dict[str, HeadText]:
         """What each head makes of all that was read.
@@ -132,8 +128,16 @@ class Track:
         heads = self.member.readout.heads(readout)
         if self._spans is None:
             return heads
-        spans = self._spans.of(self.state, self.tokens)
+        special = self.member.tokenizer.special_before if self.tokens.text else 0
+        first = max(self.state.context, special)
+        spans = self._spans.of(self._encoded(), self.tokens.text, first, self.state.means)
         return {name: replace(head, spans=spans[name]) for name, head in heads.items()}
+
+    def _encoded(self) -> Encoded:
+        """What is read, where it stands in the cleaned text that is held."""
+        start = self.tokens.start
+        offsets = [(first - start, last - start) for first, last in self.state.offsets]
+        return Encoded(self.state.ids, offsets)
 
     @property
     def is_truncated(self) -> bool:

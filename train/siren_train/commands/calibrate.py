@@ -108,7 +108,8 @@ def calibrate(
         str,
         typer.Option(
             metavar="TOKENS,...",
-            help="For --spans, rows count alone and behind so many tokens of safe rows.",
+            help="For --spans, rows count alone and behind so many tokens of safe rows; of a "
+            "grafted generator alone.",
         ),
     ] = "300",
     responses: Annotated[
@@ -193,11 +194,13 @@ def calibrate(
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
     if is_grafted(folder) or is_ensemble(folder):
+        if is_grafted(folder):
+            refuse_options(context, ["diluted"], "guards and ensembles, whose texts are plain")
         refused = tiers, temperature, cascade, record, labels, pool
-        if any((*refused, head if is_ensemble(folder) else spans)) or false_alarms is not None:
+        if any((*refused, head if is_ensemble(folder) else None)) or false_alarms is not None:
             raise typer.BadParameter(
-                "a generator or an ensemble takes --threshold, --tier and --responses alone, an "
-                "ensemble --spans too"
+                "a generator or an ensemble takes --threshold, --tier, --spans and --responses "
+                "alone"
             )
         of_rows = text, label, split_column, id_column, category, classes
         columns_of = partial(options.make_columns, *of_rows)

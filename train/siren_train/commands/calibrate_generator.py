@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from siren_runtime import GuardedGenerator
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Columns
 
 from .by_rules import ByRules
 
 
 def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
-    """Choose a threshold and tiers of a head on the rows of a split, and write them.
+    """Choose thresholds and tiers of a head on the rows of a split, and write them.
 
     Args:
         head: None is the primary one.
@@ -27,7 +30,7 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
     from siren_train.measure.generator import score_with_generator, write_graft_decision
 
     rules.check()
-    generator = GuardedGenerator.load(folder, threads=rules.threads)
+    generator = GuardedGenerator.load(folder, threads=rules.threads, spans=False)
     heads = generator.manifest.heads
     name = next(iter(heads)) if head is None else head
     if name not in heads or heads[name].activation != "softmax":
@@ -35,15 +38,26 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         raise InputError(
             f"{folder}: of a generator heads of classes are calibrated, here {told}; found {name!r}"
         )
-    scores = NO_ROWS
+    scores, span_scores = NO_ROWS, None
     if rules.sources:
         columns = rules.columns_of(Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
-            scores, refusals = score_with_generator(generator, name, *of_split, bars.update)
+            reading = _with_spans(generator) if rules.spans else generator
+            scores, span_scores, refusals = score_with_generator(
+                reading, name, *of_split, bars.update
+            )
         if refusals:
             report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
     old = generator.manifest.decision(name)
-    new = rules.decision(old, scores)
+    new = rules.decision(old, scores, span_scores)
     write_graft_decision(folder, name, new)
     rules.tell(folder, old, new, scores)
+
+
+def _with_spans(generator: GuardedGenerator) -> GuardedGenerator:
+    """One whose heads all score spans of the default sizes, whatever thresholds they have."""
+    manifest = generator.manifest
+    decisions = {name: replace(one, spans=[]) for name, one in manifest.decisions.items()}
+    bare = replace(manifest, decisions=decisions)
+    return GuardedGenerator(generator.engine, generator.head, bare, DEFAULT_SIZES)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
+from siren_runtime.backends.verdicts import SpanScore
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
@@ -53,17 +54,24 @@ def score_spans(
     Raises:
         SirenError: as `Guard.score_batch`.
     """
-    scores = np.zeros((len(rows), len(DEFAULT_SIZES)))
+    found: list[Sequence[SpanScore]] = []
     progress("scoring spans", 0, len(rows))
     for start in range(0, len(rows), _CHUNK_ROWS):
         texts = [row.given for row in rows[start : start + _CHUNK_ROWS]]
         results = guard.score_batch(texts, long_text="windows", spans=DEFAULT_SIZES)
-        for row, result in enumerate(results, start):
-            for span in result.heads[head or guard.heads[0]].spans:
-                scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
-        progress("scoring spans", min(start + _CHUNK_ROWS, len(rows)), len(rows))
+        found += [result.heads[head or guard.heads[0]].spans for result in results]
+        progress("scoring spans", len(found), len(rows))
     harmful, has_response = zip(*((row.label == 1, row.has_response) for row in rows), strict=True)
-    return SpanScores(scores, np.array(harmful), np.array(has_response))
+    return SpanScores(by_size(found), np.array(harmful), np.array(has_response))
+
+
+def by_size(found: Sequence[Sequence[SpanScore]]) -> NDArray[np.float64]:
+    """The highest span of each default size, of each row, as `SpanScores` has them."""
+    scores = np.zeros((len(found), len(DEFAULT_SIZES)))
+    for row, spans in enumerate(found):
+        for span in spans:
+            scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
+    return scores
 
 
 def score_diluted_spans(
@@ -136,6 +144,11 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
 
 def _above(score: float, safe: NDArray[np.float64], size: int) -> float:
     """A threshold between the score of a safe row and the next higher one."""
+    if score == 0.0:
+        raise InputError(
+            f"{int((safe > 0).sum())} of the {len(safe)} safe rows are longer than {size} tokens, "
+            "too few to choose a threshold for spans of that many; give more long texts"
+        )
     if score >= 1.0:
         raise InputError(
             f"no threshold for spans of {size} tokens flags so few of the {len(safe)} safe rows: "

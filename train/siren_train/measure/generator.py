@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from siren_runtime import GuardedGenerator
+from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.manifest import MANIFEST_FILE
@@ -16,6 +17,7 @@ from siren_runtime.generation.manifest import encode, load_manifest
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
+from .calibrate_spans import SpanScores, by_size
 from .evaluate import Scores, rows_of_split
 
 
@@ -27,7 +29,7 @@ def score_with_generator(
     split: str,
     max_rows: int | None,
     progress: Progress,
-) -> tuple[Scores, list[InputError]]:
+) -> tuple[Scores, SpanScores, list[InputError]]:
     """Score the rows of a split as the generator would, had it written their responses.
 
     A row's prompt stands in the chat template where the head was trained so. A row whose text
@@ -38,35 +40,39 @@ def score_with_generator(
         max_rows: of each data set, of each class alike; None is all.
 
     Returns:
-        The scores, and why each row was left out that was.
+        The scores, those of spans as far as the generator looks at them, and why each row was left
+        out that was.
 
     Raises:
         InputError: the data is unusable, or has no row of that split that can be read.
         BackendError: the engine failed.
     """
     taken = rows_of_split(sources, columns, split, max_rows)
-    found: list[tuple[Row, float]] = []
+    found: list[tuple[Row, HeadScore]] = []
     refusals: list[InputError] = []
     for done, row in enumerate(taken, start=1):
         try:
-            found.append((row, _score(generator, head, row)))
+            found.append((row, _verdict(generator, head, row)))
         except InputError as error:
             refusals.append(error)
         progress("reading", done, len(taken))
     if not found:
         raise refusals[0]
     read = [row for row, _ in found]
+    harmful = np.array([row.label == 1 for row in read])
+    has_response = np.array([row.has_response for row in read])
     scores = Scores(
-        np.array([score for _, score in found], np.float64),
-        np.array([row.label == 1 for row in read]),
+        np.array([verdict.score for _, verdict in found], np.float64),
+        harmful,
         np.array([row.dataset for row in read]),
         np.array([row.category for row in read]),
-        has_response=np.array([row.has_response for row in read]),
+        has_response=has_response,
     )
-    return scores, refusals
+    of_spans = by_size([verdict.spans for _, verdict in found])
+    return scores, SpanScores(of_spans, harmful, has_response), refusals
 
 
-def _score(generator: GuardedGenerator, head: str, row: Row) -> float:
+def _verdict(generator: GuardedGenerator, head: str, row: Row) -> HeadScore:
     trained_on = generator.manifest.trained_on
     chat = trained_on is None or trained_on.text == "chat"
     prompt, *answer = row.turns or (row.text,)
@@ -74,7 +80,7 @@ def _score(generator: GuardedGenerator, head: str, row: Row) -> float:
     if not chat:  # in plain text what joins the two stands before the response
         cut = len(row.text) - (len(response) if row.text.endswith(response) else 0)
         prompt, response = row.text[:cut], row.text[cut:]
-    return generator.read(prompt, response, chat=chat).heads[head].score
+    return generator.read(prompt, response, chat=chat).heads[head]
 
 
 def write_graft_decision(folder: Path, head: str, decision: Decision) -> None:

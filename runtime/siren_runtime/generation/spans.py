@@ -1,0 +1,77 @@
+"""Spans of a conversation with a generator, by the running sums of its neurons."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from siren_runtime.backends.outputs import FloatArray, Outputs
+from siren_runtime.streaming.spans import Highest, StreamSpans
+from siren_runtime.text.tokenizer import Encoded
+
+from .head import HeadEngine
+
+_ROWS = 256  # that are summed at once
+
+
+class ConversationSpans:
+    """Scores the spans of what a generator has read, prompt and response, chat markup included.
+
+    Spans stand in the text that the tokens say one by one.
+
+    Attributes:
+        first: the first token that counts.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], head: HeadEngine, decode: Callable[[int], str]
+    ) -> None:
+        """Begin with no token.
+
+        Args:
+            sizes: in tokens, ascending.
+            decode: the text that each token completes, told of one after the other.
+        """
+        self._reader, self._decode = head.reader(), decode
+        self._spans = StreamSpans(sizes, head.readout, self._evaluate)
+        self.first = 0
+        self._ids, self._offsets, self._text = list[int](), list[tuple[int, int]](), ""
+        self._total = np.zeros(head.width, np.float64)
+        self._sums: list[FloatArray] = []  # of all tokens up to each, [width]
+
+    def add(self, neurons: FloatArray, tokens: Sequence[int]) -> None:
+        """Take in the next tokens and their neurons, float32 [tokens, width]."""
+        for start in range(0, len(neurons), _ROWS):
+            sums = np.cumsum(neurons[start : start + _ROWS], axis=0, dtype=np.float64)
+            sums += self._total
+            self._total = sums[-1]
+            self._sums += list(sums.astype(np.float32))
+        self._ids += tokens
+        for token in tokens:
+            piece, begin = self._decode(token), len(self._text)
+            self._text += piece
+            self._offsets.append((begin, len(self._text)))
+
+    def of(self, count: int) -> Highest:
+        """As `StreamSpans.of`, of the first `count` tokens.
+
+        Raises:
+            BackendError: the engine failed, or gave what is not finite.
+        """
+        encoded = Encoded(self._ids[:count], self._offsets[:count])
+        text = self._text[: self._offsets[count - 1][1]]
+        return self._spans.of(encoded, text, self.first, self._means)
+
+    def _means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
+        """The mean over each span, and over the first token of all, as `StreamState.means`."""
+        means = np.empty((len(spans), len(self._total)), np.float32)
+        for mean, (start, stop) in zip(means, spans, strict=True):
+            inner = start > 0
+            total = self._sums[stop - 1]
+            if inner:
+                total = total - self._sums[start - 1] + self._sums[0]
+            np.divide(total, np.float32(stop - start + inner), out=mean)
+        return means
+
+    def _evaluate(self, means: FloatArray) -> Outputs:
+        self._reader.pooled(len(means))[:] = means
+        return self._reader.run()
