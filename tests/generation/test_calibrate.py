@@ -114,7 +114,6 @@ def test_numbers_need_no_rows_and_what_a_generator_does_not_take_is_refused(
         ((data, "--temperature"), "or an ensemble takes"),
         ((data, "--threshold", "best", "--record", tmp_path), "or an ensemble takes"),
         ((data, "--spans", "fpr:0.1", "--diluted", "9"), "--diluted goes with guards"),
-        ((data, "--spans", "fpr:0.1", "--split", "train"), "too few to choose a threshold"),
         ((data, "--threshold", "best", "--pool", "response"), "or an ensemble takes"),
         (("--threshold", "0.7", "--responses"), "labelled text"),
         (("--threshold", "0.7", "--head", "kinds"), "found 'kinds'"),

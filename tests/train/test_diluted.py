@@ -27,6 +27,7 @@ from siren_train.measure.calibrate_spans import (
     find_span_thresholds,
     score_diluted_spans,
     score_spans,
+    unseen_sizes,
 )
 from siren_train.measure.diluted import measure_diluted
 from tiny_bundle import make_bundle
@@ -157,6 +158,17 @@ def test_at_most_the_rate_of_safe_rows_has_a_span_above(rows: list[tuple], rate:
     limits = np.array([span.threshold for span in find_span_thresholds(scores, f"fpr:{rate}")])
     flagged = (scores.scores >= limits).any(axis=1)
     assert flagged[~scores.harmful].mean() <= rate
+
+
+def test_sizes_that_few_or_no_safe_rows_have_flag_none_of_them() -> None:
+    of_rows = np.zeros((20, 3))
+    of_rows[:, 0], of_rows[0, 1], of_rows[1, 2] = np.arange(1, 21) / 30, 0.4, 0.9
+    harmful = np.arange(20) == 1
+    scores = SpanScores(of_rows, harmful, np.zeros(20, bool))
+    (plenty, few, none) = find_span_thresholds(scores, "fpr:0.2")
+    assert plenty.threshold == pytest.approx(18.5 / 30)
+    assert (few.threshold, none.threshold) == (pytest.approx(0.7), 1.0)
+    assert unseen_sizes(scores) == [128]
 
 
 @pytest.mark.parametrize("rule", ["best", "fpr:2", "recall:0.9", "", "nan"])

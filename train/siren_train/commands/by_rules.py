@@ -85,6 +85,7 @@ class ByRules:
         found = choose_and_say(scores, self.threshold, self.tiers, by_response=self.responses)
         new = with_thresholds(old, found.threshold, found.tiers, found.responses)
         if span_scores is not None and self.spans:
+            say_unseen(span_scores)
             return with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
         if self.spans:
             return with_spans(new, options.stated_spans(self.spans), None)
@@ -97,6 +98,14 @@ class ByRules:
         else:
             report(f"{folder}: {described(new)}")
         finish(None, old, new)
+
+
+def say_unseen(spans: "SpanScores") -> None:
+    """Say of which sizes no safe row has spans."""
+    from siren_train.measure.calibrate_spans import unseen_sizes
+
+    for size in unseen_sizes(spans):
+        report(f"--spans: no safe row is longer than {size} tokens; spans of so many do not count")
 
 
 def choose_and_say(

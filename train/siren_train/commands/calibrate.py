@@ -20,7 +20,7 @@ from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import Source, parse_source
 
 from . import options
-from .by_rules import ByRules, choose_and_say
+from .by_rules import ByRules, choose_and_say, say_unseen
 from .calibration_shown import described, finish, print_decision
 from .extra import need_train_extra
 
@@ -326,6 +326,7 @@ def calibrate(
     found = choose_and_say(scores, threshold, tier_rules, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
+        say_unseen(span_scores)
         kept = None if threshold else old.responses
         by_response = (found.responses or kept) is not None
         new_spans, response_spans = choose_spans(span_scores, spans, by_response)

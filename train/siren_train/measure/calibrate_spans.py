@@ -93,6 +93,12 @@ def score_diluted_spans(
     return score_spans(guard, [*rows, *behind], progress, head=head)
 
 
+def unseen_sizes(scores: SpanScores) -> list[int]:
+    """The sizes that no safe row has a span of, so that such spans do not count by `fpr`."""
+    safe = scores.scores[~scores.harmful]
+    return [size for size, of in zip(DEFAULT_SIZES, safe.T, strict=True) if not of.any()]
+
+
 def check_rules(threshold: str | None, tiers: Mapping[str, str], spans: str | None) -> None:
     """Refuse rules that are none, before any row is scored.
 
@@ -134,21 +140,31 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
         raise InputError("none of the rows is safe, and a threshold for spans is chosen by such")
     allowed = int(rate * len(safe))
     # Of each row the place among the safe ones, 0 the highest, by the size that makes it highest.
-    ranks = np.min([np.argsort(np.argsort(-of_size)) for of_size in safe.T], axis=0)
-    strictest = int(np.sort(ranks)[allowed]) if allowed < len(safe) else len(safe) - 1
+    ranks = np.min([_ranks(of_size) for of_size in safe.T], axis=0)
+    last = len(safe) - 1
+    strictest = min(int(np.sort(ranks)[allowed]), last) if allowed <= last else last
     return [
         SpanThreshold(size, _above(np.sort(of_size)[::-1][strictest], of_size, size))
         for size, of_size in zip(DEFAULT_SIZES, safe.T, strict=True)
     ]
 
 
+def _ranks(of_size: NDArray[np.float64]) -> NDArray[np.int_]:
+    """The place of each row by its score, 0 the highest; behind all where it has no such span."""
+    ranks = np.argsort(np.argsort(-of_size))
+    ranks[of_size == 0.0] = len(of_size)
+    return ranks
+
+
 def _above(score: float, safe: NDArray[np.float64], size: int) -> float:
-    """A threshold between the score of a safe row and the next higher one."""
+    """A threshold between the score of a safe row and the next higher one.
+
+    Where fewer rows than may be flagged have such spans, it is above all of them; where none has,
+    it is 1.
+    """
     if score == 0.0:
-        raise InputError(
-            f"{int((safe > 0).sum())} of the {len(safe)} safe rows are longer than {size} tokens, "
-            "too few to choose a threshold for spans of that many; give more long texts"
-        )
+        score = safe.max(initial=0.0) or 1.0
+        return float((score + 1) / 2)
     if score >= 1.0:
         raise InputError(
             f"no threshold for spans of {size} tokens flags so few of the {len(safe)} safe rows: "
