@@ -173,6 +173,31 @@ def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
         Reading(sources, Columns(), splits=("tset",))
 
 
+def test_a_train_row_whose_text_is_measured_elsewhere_is_left_out(tmp_path: Path) -> None:
+    def row(text: str | None, split: str, **more: object) -> dict[str, object]:
+        return {"text": text, "label": int(text != "safe"), "split": split, **more}
+
+    first = write_jsonl(
+        tmp_path / "first.jsonl",
+        [row("How do I\nbake?", "train"), *[row("kept", "train")] * 2, row("safe", "train")],
+    )
+    second = write_jsonl(
+        tmp_path / "second.jsonl",
+        [
+            row("how do  i BAKE?", "test"),
+            row(None, "test", prompt="a", response="b"),
+            row("a b", "train"),
+            {**row("also safe", "test"), "label": 0},
+        ],
+    )
+    sources = [parse_source(str(path)) for path in (first, second)]
+    reading = Reading(sources, Columns(), splits=("train",))
+    assert [row.text for row in reading.rows()] == ["kept", "kept", "safe"]
+    assert reading.left_out == 2
+    limited = Reading(sources, Columns(), most_rows=MostRows(2)).rows()
+    assert {row.text for row in limited if row.split == "train"} <= {"kept", "safe"}
+
+
 @pytest.fixture
 def store(
     sources: list[Source], tmp_path: Path, backbone_folder: Callable[[str], Path]

@@ -190,7 +190,7 @@ def test_an_endpoint_that_is_down_or_none_is_named():
 
 def test_the_command_writes_targets_by_labels_and_by_rollouts(server, tmp_path, monkeypatch):
     rows = [
-        {"prompt": f"How {n}?", "response": "mix it now", "label": n % 2, "split": split}
+        {"prompt": f"How {n} {split}?", "response": "mix it now", "label": n % 2, "split": split}
         for n in range(2)
         for split in ("train", "test")
     ]

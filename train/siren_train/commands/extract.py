@@ -10,6 +10,7 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_train.data.copies import read_copies
+from siren_train.data.reading import LEFT_OUT
 from siren_train.data.sources import parse_source
 from siren_train.store.store import DType, FeatureStore
 
@@ -177,5 +178,7 @@ def extract(
             threads=threads,
             progress=bars.update,
         )
+    if store.manifest.left_out:
+        report(LEFT_OUT.format(store.manifest.left_out))
     splits = ", ".join(f"{rows:,} {split}" for split, rows in store.manifest.splits.items())
     report(f"{output}: {splits} rows of {store.manifest.layers} x {store.manifest.channels}")

@@ -10,7 +10,7 @@ from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.text.reading import AS_LLM_SIREN
-from siren_train.data.reading import Reading
+from siren_train.data.reading import LEFT_OUT, Reading
 from siren_train.data.sources import parse_source
 
 from . import options
@@ -110,6 +110,8 @@ def rollouts(
         splits=options.split_names(splits),
         most_rows=options.most_rows(max_train_rows),
     )
+    if reading.left_out:
+        report(LEFT_OUT.format(reading.left_out))
     found = prefixes_of(reading.rows(), prefixes)
     if generator is None:
         targets = label_targets(found)

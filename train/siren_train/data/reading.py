@@ -2,10 +2,10 @@
 
 import hashlib
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from siren_runtime.errors import InputError
 
@@ -36,10 +36,15 @@ class MostRows:
 
 
 ALL_ROWS = MostRows()
+LEFT_OUT: Final = "{:,} train rows are left out, since their text stands in another split too"
 
 
 class Reading:
-    """Rows that are the same in every pass."""
+    """Rows that are the same in every pass.
+
+    A train row whose text stands in another split too, in letters of any case and with any white
+    space, is left out: what is measured on the other would be known.
+    """
 
     def __init__(
         self,
@@ -64,10 +69,9 @@ class Reading:
         self.sources, self.columns = sources, columns
         self._splits, self._copies = splits, copies
         self._taken: set[int] | None = None  # places among the rows of the splits
-        if most_rows == ALL_ROWS:
-            deque(read_all(sources, columns), maxlen=0)
-        else:
-            self._taken = at_most(self._of_splits(read_all(sources, columns)), most_rows)
+        self._left_out = _measured_elsewhere(read_all(sources, columns))  # places among all rows
+        if most_rows != ALL_ROWS:
+            self._taken = at_most(self._of_splits(), most_rows)
         found = {(row.split, row.dataset) for row in self._originals()}
         _check_names("no row is of split", splits, {split for split, _ in found})
         datasets = {name for _, name in found}
@@ -75,18 +79,25 @@ class Reading:
         _check_names("rows are counted of", most_rows.of, datasets)
         self._safe = safe_texts(self._originals(), copies) if copies else []
 
+    @property
+    def left_out(self) -> int:
+        """How many train rows are left out since their text stands in another split too."""
+        return len(self._left_out)
+
     def rows(self) -> Iterator[Row]:
         """Every row, followed by its copies."""
         return with_copies(self._originals(), self._copies, self._safe)
 
     def _originals(self) -> Iterator[Row]:
-        rows = (row for source in self.sources for row in read_rows(source, self.columns))
-        for place, row in enumerate(self._of_splits(rows)):
+        for place, row in enumerate(self._of_splits()):
             if self._taken is None or place in self._taken:
                 yield row
 
-    def _of_splits(self, rows: Iterable[Row]) -> Iterator[Row]:
-        return (row for row in rows if not self._splits or row.split in self._splits)
+    def _of_splits(self) -> Iterator[Row]:
+        rows = (row for source in self.sources for row in read_rows(source, self.columns))
+        for place, row in enumerate(rows):
+            if place not in self._left_out and (not self._splits or row.split in self._splits):
+                yield row
 
 
 def sampled(rows: Iterable[AnyRow], most: int | None) -> list[AnyRow]:
@@ -128,6 +139,20 @@ def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> Non
     for name in names:
         if name not in found:
             raise InputError(f"{what} {name!r}; there are {', '.join(sorted(found))}")
+
+
+def _measured_elsewhere(rows: Iterable[Row]) -> set[int]:
+    """The places of train rows whose text stands in another split too."""
+    trained, measured = list[tuple[int, int]](), set[int]()
+    for place, row in enumerate(rows):
+        likeness = _hash(" ".join(row.text.casefold().split()))
+        if not row.text:
+            continue  # it says nothing
+        if row.split == TRAIN:
+            trained.append((place, likeness))
+        else:
+            measured.add(likeness)
+    return {place for place, likeness in trained if likeness in measured}
 
 
 def _hash(text: str) -> int:

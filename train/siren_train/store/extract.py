@@ -128,6 +128,7 @@ def extract(
         prefixes=columns.prefixes,
         rows_sha256=scan.rows_sha256,
         generator=facts.trained_on,
+        left_out=reading.left_out,
     )
     if reuse is not None:
         check_reusable(reuse, manifest, poolings)

@@ -71,6 +71,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
         generator: where a generator's own engine pooled: its digest, and how texts stood in it.
+        left_out: how many train rows are not in it, since their text stands in another split too.
     """
 
     format_version: int
@@ -95,6 +96,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_train_rows_of: dict[str, int] = {}
     prefixes: bool = False
     generator: TrainedOn | None = None
+    left_out: int = 0
 
     @property
     def rows(self) -> int:
