@@ -92,7 +92,7 @@ def test_where_the_head_was_trained_on_plain_text_rows_are_read_so(
     pair = {"prompt": PROMPT, "response": RESPONSE, "label": 1, "split": "test"}
     data = write_jsonl(tmp_path / "data.jsonl", [pair, {**pair, "response": None, "label": 0}])
     sources = [parse_source(str(data))]
-    found, _, refusals = score_with_generator(
+    found, refusals = score_with_generator(
         plain, "harm", sources, Columns(), "test", None, lambda *_: None
     )
     assert not refusals
@@ -113,7 +113,6 @@ def test_numbers_need_no_rows_and_what_a_generator_does_not_take_is_refused(
         (("--threshold", "best"), "labelled text is needed"),
         ((data, "--temperature"), "or an ensemble takes"),
         ((data, "--threshold", "best", "--record", tmp_path), "or an ensemble takes"),
-        ((data, "--spans", "fpr:0.1", "--diluted", "9"), "--diluted goes with guards"),
         ((data, "--threshold", "best", "--pool", "response"), "or an ensemble takes"),
         (("--threshold", "0.7", "--responses"), "labelled text"),
         (("--threshold", "0.7", "--head", "kinds"), "found 'kinds'"),

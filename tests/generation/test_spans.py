@@ -18,6 +18,9 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, GuardedGenerator, InputError, Sampling
 from siren_runtime.streaming.result import StreamResult
+from siren_train.data.rows import Columns, read_all
+from siren_train.data.sources import parse_source
+from siren_train.measure.generator import score_spans_with_generator
 
 need_genai()
 SIZES, TOKENS = (4, 8), 24
@@ -115,25 +118,29 @@ def test_thresholds_of_spans_are_chosen_by_what_the_generator_reads(tmp_path: Pa
     copied = tmp_path / "grafted"
     head = make_artifact(tmp_path / "head", backbone)
     graft(genai, load_artifact(head), copied, foreign=True)
-    rows = [{**row, "prompt": f"{row['prompt']} " + "and on " * 30} for row in make_rows(24)]
-    data = write_jsonl(tmp_path / "data.jsonl", rows)
-    rule = ("--spans", "fpr:0.2", "--split", "train", "--threads", 1)
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(40))
+    rule = ("--spans", "fpr:0.2", "--diluted", "180", "--split", "train", "--threads", 1)
     ran = siren("calibrate", copied, data, *rule)
     assert ran.exit_code == 0, ran.output
     generator = GuardedGenerator.load(copied, threads=1)
-    thresholds = {one.tokens: one.threshold for one in generator.manifest.decision("harm").spans}
-    assert list(thresholds) == [32, 64, 128]
-    safe = [row for row in rows if row["split"] == "train" and not row["label"]]
-    results = [generator.read(row["prompt"], row["response"] or "") for row in safe]
-    reached = [any(s.score >= s.threshold for s in result.spans) for result in results]
-    assert all(result.spans for result in results)
-    assert sum(reached) <= 0.2 * len(safe)
-    assert {s.tokens: s.threshold for s in results[0].spans}.items() <= thresholds.items()
+    decided = generator.manifest.decision("harm").spans
+    assert [one.tokens for one in decided] == [32, 64, 128]
 
-    before = (copied / "guard.json").read_bytes()
-    ran = siren("calibrate", copied, data, *rule, "--diluted", "100")
-    assert ran.exit_code == 2
-    assert (copied / "guard.json").read_bytes() == before
+    rows = [row for row in read_all([parse_source(str(data))], Columns()) if row.split == "train"]
+    pair = next(row for row in rows if row.turns)
+    found, refusals = score_spans_with_generator(
+        generator, "harm", rows, rows, [180], lambda *_: None
+    )
+    assert not refusals
+    assert len(found.scores) == 2 * len(rows)
+    assert (found.scores[len(rows) :] > 0).all()
+    reached = (found.scores >= [one.threshold for one in decided]).any(axis=1)
+    assert 0 < reached[~found.harmful].mean() <= 0.2
+    result = generator.read(*pair.turns)
+    assert {span.tokens: span.threshold for span in result.spans}.items() <= {
+        one.tokens: one.threshold for one in decided
+    }.items()
+
     assert siren("calibrate", copied, "--spans", "0.9").exit_code == 0
     spans = json.loads((copied / "guard.json").read_text())["decisions"]["harm"]["spans"]
     assert {span["threshold"] for span in spans} == {0.9}

@@ -108,8 +108,7 @@ def calibrate(
         str,
         typer.Option(
             metavar="TOKENS,...",
-            help="For --spans, rows count alone and behind so many tokens of safe rows; of a "
-            "grafted generator alone.",
+            help="For --spans, rows count alone and behind so many tokens of safe rows.",
         ),
     ] = "300",
     responses: Annotated[
@@ -194,8 +193,6 @@ def calibrate(
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
     if is_grafted(folder) or is_ensemble(folder):
-        if is_grafted(folder):
-            refuse_options(context, ["diluted"], "guards and ensembles, whose texts are plain")
         refused = tiers, temperature, cascade, record, labels, pool
         if any((*refused, head if is_ensemble(folder) else None)) or false_alarms is not None:
             raise typer.BadParameter(

@@ -9,7 +9,7 @@ from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
-from siren_train.data.rows import Columns
+from siren_train.data.rows import Columns, read_all
 
 from .by_rules import ByRules
 
@@ -26,8 +26,13 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
             meets a rule.
         BundleError, BackendError: the folder cannot be opened.
     """
+    from siren_train.data.reading import sampled
     from siren_train.measure.evaluate import NO_ROWS
-    from siren_train.measure.generator import score_with_generator, write_graft_decision
+    from siren_train.measure.generator import (
+        score_spans_with_generator,
+        score_with_generator,
+        write_graft_decision,
+    )
 
     rules.check()
     generator = GuardedGenerator.load(folder, threads=rules.threads, spans=False)
@@ -43,10 +48,14 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         columns = rules.columns_of(Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
-            reading = _with_spans(generator) if rules.spans else generator
-            scores, span_scores, refusals = score_with_generator(
-                reading, name, *of_split, bars.update
-            )
+            scores, refusals = score_with_generator(generator, name, *of_split, bars.update)
+            if rules.spans:
+                labelled = [r for r in read_all(rules.sources, columns) if r.split == rules.split]
+                of_rows = sampled(labelled, rules.max_rows), labelled, rules.diluted
+                span_scores, more = score_spans_with_generator(
+                    _with_spans(generator), name, *of_rows, bars.update
+                )
+                refusals += more
         if refusals:
             report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
     old = generator.manifest.decision(name)

@@ -3,15 +3,22 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from siren_runtime.errors import InputError
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.text.tokenizer import Encoded
 
 from .rows import Row
 
 Place = Literal["behind", "middle"]
 PLACES: tuple[Place, ...] = get_args(Place)
+
+
+class Encodes(Protocol):
+    """What says of which tokens a text is, and where they stand; a guard's tokenizer does."""
+
+    def encode(self, text: str, *, special: bool) -> Encoded:
+        """The tokens of a text, without special ones where `special` is false."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Dilution:
         seed: of the draw, which depends on the row and the length, and not on other rows drawn.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Encodes
     tokens: int
     place: Place
     seed: int = 0
@@ -54,10 +61,15 @@ class Dilution:
     def _diluted(self, row: Row, safe: Sequence[str]) -> Row:
         draw = random.Random(f"{self.seed}/{self.tokens}/{self.place}/{row.dataset}/{row.text}")
         before = self.tokens if self.place == "behind" else self.tokens // 2
-        parts = [self._plain(row, safe, draw, before), row.text]
+        lead = self._plain(row, safe, draw, before) + "\n"
+        tail = ""
         if before < self.tokens:
-            parts.append(self._plain(row, safe, draw, self.tokens - before))
-        return replace(row, text="\n".join(parts), id=None, is_copy=True)
+            tail = "\n" + self._plain(row, safe, draw, self.tokens - before)
+        turns = [*row.turns]
+        if turns:
+            turns[0], turns[-1] = lead + turns[0], turns[-1] + tail
+        text = lead + row.text + tail
+        return replace(row, text=text, turns=tuple(turns), id=None, is_copy=True)
 
     def _plain(self, row: Row, safe: Sequence[str], draw: random.Random, tokens: int) -> str:
         """Safe rows one after another, cut behind so many tokens."""

@@ -1,6 +1,7 @@
 """Score labelled text with a grafted generator, and write how its heads decide."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import encode, load_manifest
+from siren_runtime.text.tokenizer import Encoded
+from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
@@ -29,7 +32,7 @@ def score_with_generator(
     split: str,
     max_rows: int | None,
     progress: Progress,
-) -> tuple[Scores, SpanScores, list[InputError]]:
+) -> tuple[Scores, list[InputError]]:
     """Score the rows of a split as the generator would, had it written their responses.
 
     A row's prompt stands in the chat template where the head was trained so. A row whose text
@@ -40,36 +43,89 @@ def score_with_generator(
         max_rows: of each data set, of each class alike; None is all.
 
     Returns:
-        The scores, those of spans as far as the generator looks at them, and why each row was left
-        out that was.
+        The scores, and why each row was left out that was.
 
     Raises:
         InputError: the data is unusable, or has no row of that split that can be read.
         BackendError: the engine failed.
     """
     taken = rows_of_split(sources, columns, split, max_rows)
+    read, refusals = _read_rows(generator, head, taken, "reading", progress)
+    scores = Scores(
+        np.array([verdict.score for _, verdict in read], np.float64),
+        np.array([row.label == 1 for row, _ in read]),
+        np.array([row.dataset for row, _ in read]),
+        np.array([row.category for row, _ in read]),
+        has_response=np.array([row.has_response for row, _ in read]),
+    )
+    return scores, refusals
+
+
+def score_spans_with_generator(
+    generator: GuardedGenerator,
+    head: str,
+    rows: Sequence[Row],
+    among: Sequence[Row],
+    lengths: Sequence[int],
+    progress: Progress,
+) -> tuple[SpanScores, list[InputError]]:
+    """Score the spans of rows alone, and behind so many tokens of the safe ones `among` others.
+
+    Args:
+        generator: looks at spans of the default sizes.
+
+    Returns:
+        The scores, and why each row was left out that was.
+
+    Raises:
+        InputError: as `Dilution.of`, or no row can be read.
+        BackendError: the engine failed.
+    """
+    tokens = _Tokens(generator)
+    behind = [row for n in lengths for row in Dilution(tokens, n, "behind").of(rows, among)]
+    read, refusals = _read_rows(generator, head, [*rows, *behind], "scoring spans", progress)
+    return (
+        SpanScores(
+            by_size([verdict.spans for _, verdict in read]),
+            np.array([row.label == 1 for row, _ in read]),
+            np.array([row.has_response for row, _ in read]),
+        ),
+        refusals,
+    )
+
+
+class _Tokens:
+    """The tokens of a generator and the text that each completes, to cut texts behind so many."""
+
+    def __init__(self, generator: GuardedGenerator) -> None:
+        self._engine = generator.engine
+
+    def encode(self, text: str, *, special: bool) -> Encoded:
+        """The tokens of a text, which has no special ones."""
+        ids, decode = self._engine.encode(text), self._engine.pieces().decode
+        ends = [0, *accumulate(len(decode(token)) for token in ids)]
+        return Encoded(ids, [*pairwise(ends)])
+
+
+def _read_rows(
+    generator: GuardedGenerator, head: str, rows: Sequence[Row], stage: str, progress: Progress
+) -> tuple[list[tuple[Row, HeadScore]], list[InputError]]:
+    """The verdict on each row that can be read, and why each other cannot.
+
+    Raises:
+        InputError: none can.
+    """
     found: list[tuple[Row, HeadScore]] = []
     refusals: list[InputError] = []
-    for done, row in enumerate(taken, start=1):
+    for done, row in enumerate(rows, start=1):
         try:
             found.append((row, _verdict(generator, head, row)))
         except InputError as error:
             refusals.append(error)
-        progress("reading", done, len(taken))
+        progress(stage, done, len(rows))
     if not found:
         raise refusals[0]
-    read = [row for row, _ in found]
-    harmful = np.array([row.label == 1 for row in read])
-    has_response = np.array([row.has_response for row in read])
-    scores = Scores(
-        np.array([verdict.score for _, verdict in found], np.float64),
-        harmful,
-        np.array([row.dataset for row in read]),
-        np.array([row.category for row in read]),
-        has_response=has_response,
-    )
-    of_spans = by_size([verdict.spans for _, verdict in found])
-    return scores, SpanScores(of_spans, harmful, has_response), refusals
+    return found, refusals
 
 
 def _verdict(generator: GuardedGenerator, head: str, row: Row) -> HeadScore:
