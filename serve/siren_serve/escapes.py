@@ -17,9 +17,11 @@ _COMPLETE: Final = re.compile(
     re.VERBOSE,
 )
 
+_HALF: Final = re.compile("[\ud800-\udfff]")
+
 
 class Unescaping:
-    """Text that comes in pieces, cut anywhere."""
+    """Text that comes in pieces, cut anywhere. What is left at the end is no character."""
 
     def __init__(self) -> None:
         self._rest = ""
@@ -32,19 +34,14 @@ class Unescaping:
         self._rest = text[end:]
         return unescaped(text[:end])
 
-    def end(self) -> str:
-        """Return what waits: no more comes."""
-        rest, self._rest = self._rest, ""
-        return unescaped(rest)
-
 
 def unescaped(text: str) -> str:
-    r"""A text whose `\uXXXX` are the characters they stand for."""
+    r"""A text whose `\uXXXX` are the characters they stand for; half of a pair stays as it is."""
     if "\\u" not in text:
         return text
 
     def character(found: re.Match[str]) -> str:
         read: str = json.loads(f'"{found[0]}"') if len(found[0]) > len("\\u") else found[0]
-        return read
+        return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", read)
 
     return _ESCAPES.sub(character, text)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 import msgspec
 
-from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict
+from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict, spans_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.generation.generation import Generation, Piece
 from siren_runtime.generation.generator import GuardedGenerator
@@ -213,6 +213,9 @@ class Generator:
 
 def _blocked(prompt: StreamResult) -> str:
     score = f"score {prompt.score:.3f}, harmful from {prompt.threshold:.3g}"
+    if prompt.spans and prompt.score < prompt.threshold:
+        span = prompt.spans[0]  # the riskiest
+        score = f"of {span.tokens} tokens of it {span.score:.4f}, harmful from {span.threshold:.4g}"
     return f"the prompt was blocked as harmful: {score}"
 
 
@@ -236,6 +239,7 @@ def told(result: StreamResult) -> dict[str, Any]:
         "threshold": result.threshold,
         "tokens": result.tokens,
     }
+    verdict |= spans_to_dict(result.risk, result.spans)
     verdict |= categories_to_dict(result.risk, result.categories, result.flagged)
     return verdict | heads_to_dict(result.heads)
 

@@ -47,7 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._arrived()
-        self._sent()
+        self._forget_sending()
         self._gate.metrics.connections.dec()
         super().connection_lost(exc)
 
@@ -65,12 +65,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for the client to read what was sent."""
         super().pause_writing()
-        self._sending = self.loop.call_later(self._gate.settings.send_timeout_s, self._abort)
+        self._watch_sending()
 
     def resume_writing(self) -> None:
         """Go on; the client has read some of it."""
-        self._sent()
+        self._forget_sending()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Wait for the client to read what is left of the answer."""
+        super().on_response_complete()
+        self._watch_sending()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection to another protocol, and count it until that one ends."""
@@ -119,14 +124,25 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _sent(self) -> None:
+    def _watch_sending(self) -> None:
+        """See whether the client reads on; one that does so slowly keeps its connection."""
+        self._forget_sending()
+        left = self.transport.get_write_buffer_size()
+        if left:
+            seconds = self._gate.settings.send_timeout_s
+            self._sending = self.loop.call_later(seconds, self._see_sent, left)
+
+    def _forget_sending(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
 
-    def _abort(self) -> None:
-        self._gate.metrics.refusals.labels("not_read").inc()
-        self.transport.abort()  # a close would wait for what is not read
+    def _see_sent(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._watch_sending()
+        else:
+            self._gate.metrics.refusals.labels("not_read").inc()
+            self.transport.abort()  # a close would wait for what is not read
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._arrived()
@@ -139,3 +155,4 @@ class BoundedProtocol(HttpToolsProtocol):
             lines = [f"HTTP/1.1 {status} {code}".encode(), *(n + b": " + v for n, v in headers)]
             self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
         self.transport.close()
+        self._watch_sending()

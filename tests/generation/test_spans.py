@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backbones import BackboneSpec
@@ -17,6 +18,7 @@ from siren_export.graft.graft import graft
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, GuardedGenerator, InputError, Sampling
+from siren_runtime.generation.spans import ConversationSpans
 from siren_runtime.streaming.result import StreamResult
 from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import parse_source
@@ -149,3 +151,33 @@ def test_thresholds_of_spans_are_chosen_by_what_the_generator_reads(tmp_path: Pa
 def test_sizes_that_are_none_are_refused(grafted: Path) -> None:
     with pytest.raises(InputError, match="sizes in tokens"):
         GuardedGenerator.load(grafted, threads=1, spans=[4, 4])
+
+
+def test_spans_that_count_count_for_good_and_are_found_whenever_they_are_looked_for(
+    guarded: GuardedGenerator,
+) -> None:
+    draw = np.random.default_rng(1)
+    words = ["to be", " or", " not", ".", " 3", ".5", "! ", "\n", "?", ' "', " is", " it", "\u00e9"]
+    for first in (0, 7):
+        neurons = draw.normal(size=(90, guarded.head.width)).astype(np.float32)
+        tokens = draw.integers(len(words), size=90).tolist()
+        growing = ConversationSpans(SIZES, guarded.head, words.__getitem__)
+        growing.first, before = first, dict[int, float]()
+        for count in range(first + 1, 91):
+            growing.add(
+                neurons[:count] if count == first + 1 else neurons[count - 1 : count],
+                tokens[:count] if count == first + 1 else tokens[count - 1 : count],
+            )
+            found = growing.of(count)
+            anew = ConversationSpans(SIZES, guarded.head, words.__getitem__)
+            anew.first = first
+            anew.add(neurons[:count], tokens[:count])
+            expected = anew.of(count)["harm"]
+            assert [(one.size, one.span) for one in found["harm"]] == [
+                (one.size, one.span) for one in expected
+            ]
+            highest = {one.size: one.score for one in found["harm"]}
+            assert highest == pytest.approx({one.size: one.score for one in expected}, abs=1e-5)
+            assert all(highest[size] >= score for size, score in before.items())
+            before = highest
+        assert len(before) == len(SIZES)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,24 @@ def test_a_client_that_reads_nothing_of_its_answer_keeps_no_stream(
         eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
     upstream.script = Script([(0, safe), (0, None)])
     assert said(ask(server, safe, stream=True)) == (safe, "stop")
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    safe, _ = letters
+    server = proxies(send_timeout_s=1.0)
+    before = server.metric('siren_refusals_total{code="not_read"}')
+    upstream.script = Script(whole=chat_of({"content": safe, "token_ids": [1] * 4_000_000}))
+    body = {"model": "m", "messages": [{"role": "user", "content": safe}]}
+    read = 0
+    with server.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        for number, part in enumerate(answer.iter_raw()):
+            read += len(part)
+            if number < 120:
+                time.sleep(0.02)
+    assert read > 8_000_000
+    assert server.metric('siren_refusals_total{code="not_read"}') == before
 
 
 def test_errors_of_the_upstream_are_told_as_they_are(

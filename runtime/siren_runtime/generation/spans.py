@@ -32,7 +32,7 @@ class ConversationSpans:
             decode: the text that each token completes, told of one after the other.
         """
         self._reader, self._decode = head.reader(), decode
-        self._spans = StreamSpans(sizes, head.readout, self._evaluate)
+        self._spans = StreamSpans(sizes, head.readout, self._evaluate, as_whole=False)
         self.first = 0
         self._ids, self._offsets, self._text = list[int](), list[tuple[int, int]](), ""
         self._total = np.zeros(head.width, np.float64)
@@ -57,9 +57,12 @@ class ConversationSpans:
         Raises:
             BackendError: the engine failed, or gave what is not finite.
         """
-        encoded = Encoded(self._ids[:count], self._offsets[:count])
         text = self._text[: self._offsets[count - 1][1]]
-        return self._spans.of(encoded, text, self.first, self._means)
+
+        def encoded() -> Encoded:
+            return Encoded(self._ids[:count], self._offsets[:count])
+
+        return self._spans.of(count, text, self.first, encoded, self._means)
 
     def _means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
         """The mean over each span, and over the first token of all, as `StreamState.means`."""

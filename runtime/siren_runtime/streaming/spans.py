@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 
 from siren_runtime.backends.outputs import FloatArray, Outputs
 from siren_runtime.backends.readout import DoubleArray, HighestSpan, Readout
-from siren_runtime.text.spans import Cut, ends_a_sentence, places, span_of
+from siren_runtime.text.spans import (
+    Cut,
+    ends_a_sentence,
+    may_end_a_sentence,
+    places,
+    sentences,
+    size_alone,
+    span_of,
+    step_of,
+)
 from siren_runtime.text.tokenizer import Encoded
 
 Place = tuple[int, int, int]  # the size of a span, its first token and the one behind its last
@@ -26,28 +35,40 @@ class StreamSpans:
         sizes: Sequence[int],
         readout: Readout,
         head: Callable[[FloatArray], Outputs],
+        *,
+        as_whole: bool,
     ) -> None:
         """Begin with no span.
 
         Args:
             sizes: in tokens, ascending.
             head: evaluates the heads on means, float32 [spans, neurons].
+            as_whole: at the end of a sentence count what ends there as in a whole text that ends
+                there, also what goes on with the next sentence. Otherwise a span that counts once
+                counts for good.
         """
         self._sizes, self._readout, self._head = sizes, readout, head
+        self._as_whole = as_whole
         self._scored: dict[Place, tuple[Cut, DoubleArray]] = {}
         self._last: tuple[list[Place], Highest] = [], self._highest([])
+        self._seen = 0, 0, -1  # tokens, characters of text, first token that counts
+        self._next = 0  # tokens with which a span may be complete
 
     def forget(self, tokens: int = 0) -> None:
         """Forget the spans that reach beyond the first `tokens`."""
         self._scored = {place: one for place, one in self._scored.items() if place[2] <= tokens}
         self._last = [], self._highest([])
+        self._next = 0
 
-    def of(self, encoded: Encoded, text: str, first: int, means: Means) -> Highest:
+    def of(
+        self, count: int, text: str, first: int, encoded: Callable[[], Encoded], means: Means
+    ) -> Highest:
         """The highest spans of the text so far by each head's name; they stand in the cleaned text.
 
         Args:
-            encoded, text: what is read, all of it, as tokens and as the cleaned text.
+            count, text: how many tokens are read, and the cleaned text that they are of.
             first: the first token that counts.
+            encoded: gives the tokens, where they are looked at.
             means: of spans from that one on.
 
         Returns:
@@ -56,23 +77,48 @@ class StreamSpans:
         Raises:
             BackendError: the engine failed, or gave what is not finite.
         """
-        found = self._complete(encoded, text, first)
-        if found != self._last[0]:
-            new = [place for place in found if place not in self._scored]
-            if new:
-                self._score(new, encoded, means)
-            self._last = found, self._highest(found)
+        if self._may_change(count, text, first):
+            tokens = encoded()
+            found = self._complete(tokens, text, first)
+            if found != self._last[0]:
+                new = [place for place in found if place not in self._scored]
+                if new:
+                    self._score(new, tokens, means)
+                self._last = found, self._highest(found)
+        self._seen = count, len(text), first
         return self._last[1]
 
+    def _may_change(self, count: int, text: str, first: int) -> bool:
+        before, length, counted = self._seen
+        grown = count >= before and len(text) >= length and first == counted
+        return not grown or count >= self._next or may_end_a_sentence(text[length:])
+
     def _complete(self, encoded: Encoded, text: str, first: int) -> list[Place]:
-        """The spans that the next token leaves as they are, from token `first` on."""
-        count = len(encoded.ids)
-        if count - first <= self._sizes[0]:
+        """The spans that are complete, from token `first` on."""
+        count, smallest = len(encoded.ids), self._sizes[0]
+        if count - first <= smallest:
+            self._next = first + smallest + 1
             return []
-        found = places(encoded, text, first, count, self._sizes)
-        if ends_a_sentence(text):
+        starts = sentences(encoded, text, first, count)
+        found = places(starts, self._sizes)
+        if not ends_a_sentence(text):
+            self._next = self._next_after(starts)
+            return [place for place in found if place[2] < count]
+        self._next = 0  # the next token may say that the sentence goes on
+        if self._as_whole:
             return found
-        return [place for place in found if place[2] < count]
+        last = size_alone(count - starts[-2], self._sizes), starts[-2], count
+        return [place for place in found if place[2] < count or place == last]
+
+    def _next_after(self, starts: Sequence[int]) -> int:
+        """With how many tokens a span may be complete next, if no sentence ends until then."""
+        first, count = starts[0], starts[-1]
+        found = []
+        for size in self._sizes:
+            steps = max(-(-(count - size - first) // step_of(size)), 0)
+            found.append(first + steps * step_of(size) + size + 1)
+            found += [start + size + 1 for start in starts[:-1] if start + size >= count]
+        return min(found)
 
     def _score(self, new: list[Place], encoded: Encoded, means: Means) -> None:
         parts = [*dict.fromkeys((start, stop) for _, start, stop in new)]

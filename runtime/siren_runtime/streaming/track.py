@@ -67,7 +67,7 @@ class Track:
         self.member = member
         self._spans: StreamSpans | None = None
         if span_sizes and member.head is not None:
-            self._spans = StreamSpans(span_sizes, member.readout, member.head)
+            self._spans = StreamSpans(span_sizes, member.readout, member.head, as_whole=True)
         self._prompt, self._response_only = prompt, response_only
         self.state = self._empty(aggregation, early, has_rules)
         self.tokens = Tokens([], [])
@@ -130,7 +130,8 @@ class Track:
             return heads
         special = self.member.tokenizer.special_before if self.tokens.text else 0
         first = max(self.state.context, special)
-        spans = self._spans.of(self._encoded(), self.tokens.text, first, self.state.means)
+        place = len(self.state.ids), self.tokens.text, first
+        spans = self._spans.of(*place, self._encoded, self.state.means)
         return {name: replace(head, spans=spans[name]) for name, head in heads.items()}
 
     def _encoded(self) -> Encoded:

@@ -22,6 +22,7 @@ DEFAULT_SIZES: Final = (32, 64, 128)
 _END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
 
 
+_MARK: Final = re.compile(r"[.!?…。！？।؟۔\n]")
 _LONGEST_END: Final = 16  # characters; marks beyond that many add nothing
 
 
@@ -68,28 +69,41 @@ def cuts(
         text: the cleaned one.
         first: where token `start` stands among the ids of the window.
     """
+    if stop - start <= min(sizes, default=0):
+        return []
     return [
         Cut(size, first + begin - start, first + end - start, span_of(encoded, begin, end))
-        for size, begin, end in places(encoded, text, start, stop, sizes)
+        for size, begin, end in places(sentences(encoded, text, start, stop), sizes)
     ]
 
 
-def places(
-    encoded: Encoded, text: str, start: int, stop: int, sizes: Sequence[int]
-) -> list[tuple[int, int, int]]:
+def places(starts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     """As `cuts`: the size of each span, its first token and the one behind its last, in order.
 
     A size that is not below the number of tokens makes no span: the whole is scored anyway.
+
+    Args:
+        starts: what `sentences` returns.
     """
+    start, stop = starts[0], starts[-1]
     sizes = sorted(size for size in sizes if size < stop - start)
     if not sizes:
         return []
-    sentences = _sentences(encoded, text, start, stop)
-    found = {*_alone(sentences, sizes)}
+    found = {*_alone(starts, sizes)}
     for size in sizes:
-        found.update((size, *part) for part in parts(start, stop, size, max(size // 2, 1)))
-        found.update((size, *part) for part in _whole_sentences(sentences, size))
+        found.update((size, *part) for part in parts(start, stop, size, step_of(size)))
+        found.update((size, *part) for part in _whole_sentences(starts, size))
     return sorted(found)
+
+
+def step_of(size: int) -> int:
+    """How far apart spans of a size begin that go by no sentence."""
+    return max(size // 2, 1)
+
+
+def may_end_a_sentence(text: str) -> bool:
+    """Whether a part of a cleaned text has a mark that ends sentences or lines."""
+    return _MARK.search(text) is not None
 
 
 def ends_a_sentence(text: str) -> bool:
@@ -98,7 +112,7 @@ def ends_a_sentence(text: str) -> bool:
     return any(match.end() == len(tail) for match in _END.finditer(tail))
 
 
-def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
+def sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
     """The tokens at which sentences and lines begin, and `stop`."""
     ends = (match.end() for match in _END.finditer(text, *span_of(encoded, start, stop)))
     end, begins = next(ends, None), [start]
@@ -110,29 +124,36 @@ def _sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
     return [*begins, stop]
 
 
-def _alone(sentences: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def _alone(starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Each sentence by itself, of the smallest size that holds it.
 
     One of under a quarter of the smallest size says too little, and there would be too many.
     """
-    for begin, end in pairwise(sentences):
-        size = next((size for size in sizes if size >= end - begin), None)
-        if size is not None and 4 * (end - begin) >= sizes[0]:
+    for begin, end in pairwise(starts):
+        size = size_alone(end - begin, sizes)
+        if size is not None:
             yield size, begin, end
 
 
-def _whole_sentences(sentences: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+def size_alone(length: int, sizes: Sequence[int]) -> int | None:
+    """The size of which a sentence of so many tokens is a span by itself, if it is one."""
+    if 4 * length < sizes[0]:
+        return None
+    return next((size for size in sizes if size >= length), None)
+
+
+def _whole_sentences(starts: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
     """From a sentence on, as many as fit in a span; of one that does not fit, its beginning.
 
     The next that a span begins with is a quarter of a span on or more, so that a text of many short
     sentences, which costs its sender nothing, has few spans.
     """
     last = None
-    for number, begin in enumerate(sentences[:-1]):
+    for number, begin in enumerate(starts[:-1]):
         if last is not None and begin - last < size // 4:
             continue
-        last, following = begin, bisect_right(sentences, begin + size) - 1
-        end = sentences[following] if following > number else begin + size
+        last, following = begin, bisect_right(starts, begin + size) - 1
+        end = starts[following] if following > number else begin + size
         yield begin, end
 
 

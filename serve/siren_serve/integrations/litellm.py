@@ -165,16 +165,11 @@ class _Answer:
             index = choice["index"]
             joined = self._joined.setdefault(index, Joined())
             await self._add(self._call, index, joined.add(choice))
-            if choice.get("finish_reason") is not None:
-                await self._add(self._call, index, joined.end())
-                if index in self._readings:
-                    await self._readings[index].read()
+            if choice.get("finish_reason") is not None and index in self._readings:
+                await self._readings[index].read()
 
     async def read(self) -> None:
         """Read what was gathered of all; errors as `take`."""
-        for index, joined in self._joined.items():
-            if self._call is not None:
-                await self._add(self._call, index, joined.end())
         for reading in self._readings.values():
             await reading.read()
 

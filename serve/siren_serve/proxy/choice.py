@@ -49,8 +49,6 @@ class Choice:
             self._verdict = self._policy.no_verdict("answer", error)
         self._came.append(chunk)
         self.finished = choice.get("finish_reason") is not None
-        if self.finished:
-            self._text += self._joined.end()
         enough = len(self._text) >= self._policy.stride or self._verdict is None
         return await self.read() if self.finished or enough or not self._text else []
 
@@ -60,8 +58,6 @@ class Choice:
         Raises:
             RefusedRequest: as `take`.
         """
-        if to_end:
-            self._text += self._joined.end()
         if self._text:
             await self._score()
         if self._verdict is not None and not self._policy.may_pass(self._verdict):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from siren_runtime.backends.verdicts import spans_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
@@ -161,6 +162,7 @@ def _told(verdict: ScoreResult | StreamResult) -> dict[str, Any]:
         "threshold": verdict.threshold,
         "tokens": verdict.tokens,
         **tier,
+        **spans_to_dict(verdict.risk, verdict.spans),
     }
 
 

@@ -79,8 +79,7 @@ def _of_its_tokens(logprobs: Any) -> Any:
 
 def text_of(choice: dict[str, Any]) -> str:
     """The texts of a choice that came at once, as one; errors as `texts_of`."""
-    joined = Joined()
-    return joined.add(choice) + joined.end()
+    return Joined().add(choice)
 
 
 class Joined:
@@ -100,12 +99,6 @@ class Joined:
             RefusedRequest: as `texts_of`.
         """
         return "".join([self._placed(path, text) for path, text in texts_of(choice)])
-
-    def end(self) -> str:
-        """Return what was held of arguments that end in the midst of an escape."""
-        return "".join(
-            [self._joined(path, arguments.end()) for path, arguments in self._arguments.items()]
-        )
 
     def _placed(self, path: Path, text: str) -> str:
         if path[-1] in _ARGUMENTS:

@@ -85,7 +85,7 @@ class ByRules:
         found = choose_and_say(scores, self.threshold, self.tiers, by_response=self.responses)
         new = with_thresholds(old, found.threshold, found.tiers, found.responses)
         if span_scores is not None and self.spans:
-            say_unseen(span_scores)
+            say_unseen(span_scores, by_response=bool(new.responses))
             return with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
         if self.spans:
             return with_spans(new, options.stated_spans(self.spans), None)
@@ -100,12 +100,19 @@ class ByRules:
         finish(None, old, new)
 
 
-def say_unseen(spans: "SpanScores") -> None:
-    """Say of which sizes no safe row has spans."""
+def say_unseen(spans: "SpanScores", *, by_response: bool) -> None:
+    """Say of which sizes no safe row has spans, where thresholds are chosen by all or by each."""
+    from siren_train.measure.calibrate_responses import span_groups
     from siren_train.measure.calibrate_spans import unseen_sizes
 
-    for size in unseen_sizes(spans):
-        report(f"--spans: no safe row is longer than {size} tokens; spans of so many do not count")
+    groups = span_groups(spans, by_response)
+    whose = ["safe row"] if len(groups) == 1 else ["safe prompt", "safe row with a response"]
+    for rows, group in zip(whose, groups, strict=True):
+        for size in unseen_sizes(group):
+            report(
+                f"--spans: no {rows} is longer than {size} tokens; there, spans of so many do not "
+                "count"
+            )
 
 
 def choose_and_say(

@@ -323,9 +323,9 @@ def calibrate(
     found = choose_and_say(scores, threshold, tier_rules, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
-        say_unseen(span_scores)
         kept = None if threshold else old.responses
         by_response = (found.responses or kept) is not None
+        say_unseen(span_scores, by_response=by_response)
         new_spans, response_spans = choose_spans(span_scores, spans, by_response)
     manifest = write_calibration(
         folder,

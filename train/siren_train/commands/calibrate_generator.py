@@ -43,6 +43,8 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         raise InputError(
             f"{folder}: of a generator heads of classes are calibrated, here {told}; found {name!r}"
         )
+    if rules.spans and not generator.head.pools_mean:
+        raise InputError(f"{folder}: the heads read the last token alone, so there are no spans")
     scores, span_scores = NO_ROWS, None
     if rules.sources:
         columns = rules.columns_of(Columns().classes)
@@ -55,7 +57,11 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
                 span_scores, more = score_spans_with_generator(
                     _with_spans(generator), name, *of_rows, bars.update
                 )
-                refusals += more
+                if more:
+                    report(
+                        f"--spans: {len(more)} rows, alone or behind others, were left out, the "
+                        f"first since {more[0]}"
+                    )
         if refusals:
             report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
     old = generator.manifest.decision(name)

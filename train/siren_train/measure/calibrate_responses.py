@@ -77,8 +77,14 @@ def choose_spans(
     Raises:
         InputError: as `find_span_thresholds`.
     """
+    of_texts, *of_responses = span_groups(scores, by_response)
+    found = find_span_thresholds(of_texts, rule)
+    return found, find_span_thresholds(of_responses[0], rule) if of_responses else None
+
+
+def span_groups(scores: SpanScores, by_response: bool) -> list[SpanScores]:
+    """The rows by which thresholds of spans are chosen: all, or without and with a response."""
     with_response = scores.has_response
     if not by_response or with_response.all() or not with_response.any():
-        return find_span_thresholds(scores, rule), None
-    of_texts = find_span_thresholds(scores.of(~with_response), rule)
-    return of_texts, find_span_thresholds(scores.of(with_response), rule)
+        return [scores]
+    return [scores.of(~with_response), scores.of(with_response)]

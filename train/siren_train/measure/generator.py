@@ -81,7 +81,7 @@ def score_spans_with_generator(
         InputError: as `Dilution.of`, or no row can be read.
         BackendError: the engine failed.
     """
-    tokens = _Tokens(generator)
+    tokens, among = _Tokens(generator), [row for row in among if "\0" not in row.text]
     behind = [row for n in lengths for row in Dilution(tokens, n, "behind").of(rows, among)]
     read, refusals = _read_rows(generator, head, [*rows, *behind], "scoring spans", progress)
     return (
