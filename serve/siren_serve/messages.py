@@ -217,7 +217,7 @@ def _text_of(message: Message, place: int) -> str:
     texts = [message.reasoning_content, message.reasoning, message.refusal]
     if isinstance(message.content, str):
         texts.append(message.content)
-    elif message.content is not None:
+    elif message.content:  # of no part nothing is read
         texts.append(joined([text_of_part(part) for part in message.content]))
     texts += [text_of_call(call) for call in message.tool_calls or ()]
     if message.function_call is not None:

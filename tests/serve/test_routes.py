@@ -153,6 +153,7 @@ def test_a_list_has_a_result_or_an_error_for_each_text(server: Running, guard: G
         ({"text": 1}, "Expected `str"),
         ({"messages": []}, "messages is empty"),
         ({"messages": [{"role": "user", "content": None}]}, r"messages[0] has no text"),
+        ({"messages": [{"role": "user", "content": []}]}, r"messages[0] has no text"),
         ({"messages": [{"role": "user", "content": "a", "video": {}}]}, "unknown field `video`"),
         ({"messages": [{"role": "user", "content": "a", "audio": {}}]}, "messages[0] has audio"),
         ({"messages": [{"role": "user", "content": "a", "images": [1]}]}, "messages[0] has audio"),
