@@ -94,7 +94,7 @@ FLOORS = {
         ["guards"],
         ["opening"],
         ["values", "bodies"],
-        ["metrics", "keys", "limits", "logs", "errors", "settings", "triton"],
+        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "triton"],
     ],
 }
 

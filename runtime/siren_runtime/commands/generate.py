@@ -16,6 +16,7 @@ from siren_runtime.streaming.aggregation import AggregationName
 
 from .colors import color, printable
 from .console import need, report, standard_input
+from .options import Spans
 
 need("onnxruntime_genai")
 
@@ -54,14 +55,7 @@ def generate(
     ] = "mean",
     span: Annotated[int, typer.Option(min=1, help="Tokens of window and ema.")] = 64,
     every: Annotated[int, typer.Option(min=1, help="Tokens that the head reads at once.")] = 1,
-    spans: Annotated[
-        bool | None,
-        typer.Option(
-            "--spans/--no-spans",
-            help="Score sentences and parts of 32, 64 and 128 tokens too, so that plain text "
-            "around harm does not hide it; default: where siren calibrate --spans set thresholds.",
-        ),
-    ] = None,
+    spans: Spans = None,
     holdback: Annotated[
         int, typer.Option(min=0, help="Tokens that must pass before a piece is shown.")
     ] = 0,

@@ -21,6 +21,7 @@ from siren_runtime.text.reading import (
 )
 
 from .console import EXIT_FAILED, need_engine, one_line, report, standard_input
+from .options import Spans
 
 need_engine()
 
@@ -112,14 +113,7 @@ def score(
             "score counts, only its beginning, or not at all."
         ),
     ] = "windows",
-    spans: Annotated[
-        bool | None,
-        typer.Option(
-            "--spans/--no-spans",
-            help="Score sentences and parts of 32, 64 and 128 tokens too, so that plain text "
-            "around harm does not hide it; default: where siren calibrate --spans set thresholds.",
-        ),
-    ] = None,
+    spans: Spans = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")
     ] = DEFAULT_MAX_TOKENS,

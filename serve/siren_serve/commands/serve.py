@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from siren_runtime.commands.console import need, need_engine, refuse_options, report
+from siren_runtime.commands.options import Spans
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.streaming.aggregation import AggregationName
@@ -54,14 +55,7 @@ def serve(
         bool, typer.Option("--streaming", help="Open streaming graphs at once; they score too.")
     ] = False,
     long_text: Annotated[LongText, typer.Option(help="How a long text is read.")] = "windows",
-    spans: Annotated[
-        bool | None,
-        typer.Option(
-            "--spans/--no-spans",
-            help="Score sentences and parts of texts too; default: where siren calibrate --spans "
-            "set thresholds.",
-        ),
-    ] = None,
+    spans: Spans = None,
     unreadable: Annotated[
         Unreadable, typer.Option(help="What a text too unknown gets.")
     ] = "refuse",
