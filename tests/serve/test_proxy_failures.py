@@ -144,7 +144,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(
     safe, _ = letters
     server = proxies(send_timeout_s=1.0)
     before = server.metric('siren_refusals_total{code="not_read"}')
-    upstream.script = Script(whole=chat_of({"content": safe, "token_ids": [1] * 4_000_000}))
+    upstream.script = Script(whole=chat_of({"content": safe, "stop_reason": "x" * 8_000_000}))
     body = {"model": "m", "messages": [{"role": "user", "content": safe}]}
     read = 0
     with server.client.stream("POST", "/v1/chat/completions", json=body) as answer:
