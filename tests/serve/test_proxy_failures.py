@@ -6,6 +6,7 @@ import socket
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import (
     APIError,
@@ -146,8 +147,12 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(
     before = server.metric('siren_refusals_total{code="not_read"}')
     upstream.script = Script(whole=chat_of({"content": safe, "stop_reason": "x" * 8_000_000}))
     body = {"model": "m", "messages": [{"role": "user", "content": safe}]}
+    narrow = httpx.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)])
     read = 0
-    with server.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+    with (
+        httpx.Client(base_url=server.url, transport=narrow, timeout=WAIT_S) as slow,
+        slow.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
         for number, part in enumerate(answer.iter_raw()):
             read += len(part)
             if number < 120:

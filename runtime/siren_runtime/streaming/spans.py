@@ -45,7 +45,7 @@ class StreamSpans:
             head: evaluates the heads on means, float32 [spans, neurons].
             as_whole: at the end of a sentence count what ends there as in a whole text that ends
                 there, also what goes on with the next sentence. Otherwise a span that counts once
-                counts for good.
+                counts for good, but for a sentence whose end turns out to be none, as in "3.5".
         """
         self._sizes, self._readout, self._head = sizes, readout, head
         self._as_whole = as_whole

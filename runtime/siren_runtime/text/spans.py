@@ -17,12 +17,13 @@ from .passage import Span
 from .tokenizer import Encoded
 
 DEFAULT_SIZES: Final = (32, 64, 128)
+# Marks behind which a sentence ends where white space follows, and those that need none.
+_MARKS: Final = ".!?…"
+_WIDE_MARKS: Final = "。！？।؟۔"
 # Where a sentence or a line ends: its marks, closing quotes and brackets, and the space behind.
 # Turns are lines: a prompt and its response, and messages, are joined by newlines.
-_END: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
-
-
-_MARK: Final = re.compile(r"[.!?…。！？।؟۔\n]")
+_END: Final = re.compile(rf"[{_MARKS}]+[\"'”’»)\]]*\s+|[{_WIDE_MARKS}]+[”’」』）]*\s*|\n+")
+_MARK: Final = re.compile(rf"[{_MARKS}{_WIDE_MARKS}\n]")
 _LONGEST_END: Final = 16  # characters; marks beyond that many add nothing
 
 
