@@ -8,9 +8,10 @@
 #
 # Settings, by the environment: MAX_ROWS (train rows of each data set, and NAME=ROWS of single ones),
 # CASED (set where the tokenizer knows letters by their case: copies in capitals too), DISGUISED (set for
-# copies in disguise), MAX_LAYER, TRIALS, MEMBERS, EXITS (as siren train --exits; none without), SPAN_ROWS
-# (of each data set, by which thresholds of spans are chosen; none without), THREADS, REUSE (a feature
-# store of this backbone in int8, whose texts are not pooled again).
+# copies in disguise), BEHIND (set for decoders: copies behind other text), MAX_LAYER, TRIALS, MEMBERS,
+# EXITS (as siren train --exits; none without), SPAN_ROWS (of each data set, by which thresholds of spans
+# are chosen; none without), THREADS, REUSE (a feature store of this backbone in int8, whose texts are
+# not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 backbone=$2 model_id=$3
@@ -26,7 +27,7 @@ for number in ${MAX_ROWS:-1400}; do rows+=(--max-train-rows "$number"); done
 say "1/5 extract"
 siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/features" --precision int8 \
     --copies "$here/copies.json" ${CASED:+--copies "$here/capitals.json"} \
-    ${DISGUISED:+--copies "$here/disguises.json"} \
+    ${DISGUISED:+--copies "$here/disguises.json"} ${BEHIND:+--copies "$here/behind.json"} \
     --splits train,validation "${rows[@]}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}

@@ -13,7 +13,7 @@ import pytest
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
-from siren_train.data.copies import Copies, read_copies, safe_texts, with_copies
+from siren_train.data.copies import Copies, SafeTexts, read_copies, safe_texts, with_copies
 from siren_train.data.reading import MostRows, Reading
 from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import Source, parse_source
@@ -42,7 +42,7 @@ def rows_of(sources: list[Source]) -> list[Row]:
 
 def test_train_rows_of_the_named_data_sets_get_copies(sources: list[Source]) -> None:
     rows = rows_of(sources)
-    wrapped = list(with_copies(rows, COPIES, []))
+    wrapped = list(with_copies(rows, COPIES, SafeTexts()))
     assert [row for row in wrapped if not row.is_copy] == rows
     copies = [row for row in wrapped if row.is_copy]
     assert {(row.dataset, row.split) for row in copies} == {("first", "train")}
@@ -52,7 +52,7 @@ def test_train_rows_of_the_named_data_sets_get_copies(sources: list[Source]) -> 
 def test_a_copy_is_its_row_in_sentences_of_the_file(sources: list[Source]) -> None:
     original: Row | None = None
     texts = set()
-    for row in with_copies(rows_of(sources), COPIES, []):
+    for row in with_copies(rows_of(sources), COPIES, SafeTexts()):
         if not row.is_copy:
             original = row
             continue
@@ -71,21 +71,22 @@ def test_a_copy_is_its_row_in_sentences_of_the_file(sources: list[Source]) -> No
 
 def test_what_a_row_is_wrapped_in_depends_on_it_and_the_seed_alone(sources: list[Source]) -> None:
     rows = rows_of(sources)
-    every = [row.text for row in with_copies(rows, COPIES, []) if row.is_copy]
-    alone = [row.text for one in rows for row in with_copies([one], COPIES, []) if row.is_copy]
+    every = [row.text for row in with_copies(rows, COPIES, SafeTexts()) if row.is_copy]
+    apart = [list(with_copies([one], COPIES, SafeTexts())) for one in rows]
+    alone = [row.text for found in apart for row in found if row.is_copy]
     assert alone == every
     other = Copies(wrapped=COPIES.wrapped, seed=1, before=BEFORE, after=AFTER)
-    assert [row.text for row in with_copies(rows, other, []) if row.is_copy] != every
+    assert [row.text for row in with_copies(rows, other, SafeTexts()) if row.is_copy] != every
 
 
 def test_a_diluted_copy_has_words_of_safe_train_rows_around_it(sources: list[Source]) -> None:
     rows = rows_of(sources)
     copies = Copies(seed=0, diluted={"first": 3})
     safe = safe_texts(rows, copies)
-    assert set(safe) == {
+    assert set(safe.any_of) == {
         row.text for row in rows if (row.dataset, row.split, row.label) == ("first", "train", 0)
     }
-    allowed = {word for text in safe for word in text.split()}
+    allowed = {word for text in safe.any_of for word in text.split()}
     original, found = rows[0], 0
     for row in with_copies(rows, copies, safe):
         if not row.is_copy:
@@ -107,7 +108,7 @@ def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
         for label in (0, 1)
     ] + [Row("", "long", "train", "too short a text", 0, "", None)]
     copies = Copies(seed=0, spans={"long": 5})
-    spans = [row for row in with_copies(rows, copies, []) if row.is_copy]
+    spans = [row for row in with_copies(rows, copies, SafeTexts()) if row.is_copy]
     assert len(spans) == 5
     assert {row.label for row in spans} == {0}
     for span in spans:
@@ -119,7 +120,7 @@ def test_spans_are_cut_out_of_safe_rows_alone(tmp_path: Path) -> None:
 
 def test_copies_in_capitals_stand_alone_and_then_among_sentences(sources: list[Source]) -> None:
     copies = Copies(capitals={"first": 2}, seed=0, before=BEFORE, after=AFTER)
-    rows = list(with_copies(rows_of(sources), copies, []))
+    rows = list(with_copies(rows_of(sources), copies, SafeTexts()))
     assert {row.dataset for row in rows if row.is_copy} == {"first"}
     for place, row in enumerate(rows):
         if row.dataset == "first" and row.split == "train" and not row.is_copy:
@@ -144,7 +145,7 @@ def test_a_field_of_a_further_file_replaces_that_of_the_first(tmp_path: Path) ->
 def test_dilution_needs_safe_rows(sources: list[Source]) -> None:
     copies = Copies(seed=0, diluted={"first": 1})
     with pytest.raises(InputError, match="fewer than two"):
-        list(with_copies(rows_of(sources), copies, ["only one"]))
+        list(with_copies(rows_of(sources), copies, SafeTexts(["only one"])))
 
 
 def test_a_part_of_the_rows_is_read_in_any_order(sources: list[Source]) -> None:
@@ -179,12 +180,18 @@ def test_a_train_row_whose_text_is_measured_elsewhere_is_left_out(tmp_path: Path
 
     first = write_jsonl(
         tmp_path / "first.jsonl",
-        [row("How do I\nbake?", "train"), *[row("kept", "train")] * 2, row("safe", "train")],
+        [
+            row("How do I\nbake?", "train"),
+            row("\N{LATIN SMALL LETTER E WITH ACUTE}", "train"),
+            *[row("kept", "train")] * 2,
+            row("safe", "train"),
+        ],
     )
     second = write_jsonl(
         tmp_path / "second.jsonl",
         [
             row("how do  i BAKE?", "test"),
+            row("E\N{COMBINING ACUTE ACCENT}", "test"),
             row(None, "test", prompt="a", response="b"),
             row("a b", "train"),
             {**row("also safe", "test"), "label": 0},
@@ -193,7 +200,7 @@ def test_a_train_row_whose_text_is_measured_elsewhere_is_left_out(tmp_path: Path
     sources = [parse_source(str(path)) for path in (first, second)]
     reading = Reading(sources, Columns(), splits=("train",))
     assert [row.text for row in reading.rows()] == ["kept", "kept", "safe"]
-    assert reading.left_out == 2
+    assert reading.left_out == 3
     limited = Reading(sources, Columns(), most_rows=MostRows(2)).rows()
     assert {row.text for row in limited if row.split == "train"} <= {"kept", "safe"}
 

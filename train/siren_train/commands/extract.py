@@ -93,8 +93,9 @@ def extract(
         list[Path] | None,
         typer.Option(
             help="A JSON file that says which train rows are pooled again: with harmless sentences "
-            "or other safe rows around them, in capitals, or spans of safe ones, so that the head "
-            "learns what does not matter. A field of a further file replaces that of the first."
+            "or other safe rows around them, behind such, in capitals, or spans of safe ones, so "
+            "that the head learns what does not matter. A field of a further file replaces that of "
+            "the first."
         ),
     ] = None,
     reuse: Annotated[

@@ -8,8 +8,8 @@ morning first, and misses harm in a long friendly text.
 import hashlib
 import heapq
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,10 @@ HARMFUL = 1
 _BEFORE, _AFTER = (0, 1, 2, 3, 4), (0, 0, 1, 2, 3)
 _AROUND = (10, 120)  # words of other rows around a diluted one
 _SPAN = (12, 90)  # words of a span
-_POOL = 4_000  # texts of which diluted copies take theirs
+_LEAD = (40, 160)  # words of other rows that a copy stands behind
+_LEAD_CHARACTERS = 1_000  # of them at most, in languages without white space between words
+_OF_LEAD = (1, 30)  # words of them that count too
+_POOL = 4_000  # texts of a data set of which other rows' copies take their words
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -47,6 +50,10 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             the row alone first, then with harmless sentences around it.
         disguised: how many have letters that are swapped, left out, masked, spelled apart or put
             as digits, or words that are run together or strewn with signs (`disguises`).
+        behind: how many stand behind 40 to 160 words of safe train rows, of their own data set or
+            another of these, and are pooled as a span of such a text is: without those words, or
+            with the last few. Some safe ones with all: many safe texts are a safe text. Of a safe
+            row of more than 90 words it is a span. Not for encoders, to which a span is a text.
     """
 
     seed: int
@@ -57,11 +64,26 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     spans: dict[str, Count] = {}
     capitals: dict[str, Count] = {}
     disguised: dict[str, Count] = {}
+    behind: dict[str, Count] = {}
 
     @property
     def datasets(self) -> set[str]:
         """Names of the data sets that get any."""
-        return {*self.wrapped, *self.diluted, *self.spans, *self.capitals, *self.disguised}
+        kinds = self.wrapped, self.diluted, self.spans, self.capitals, self.disguised, self.behind
+        return {name for kind in kinds for name in kind}
+
+
+@dataclass(frozen=True)
+class SafeTexts:
+    """Texts of safe train rows, which stand around copies of others.
+
+    Attributes:
+        any_of: those of all data sets that are diluted.
+        of: by the name of each data set that has copies behind others, where it has two or more.
+    """
+
+    any_of: Sequence[str] = ()
+    of: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_copies(path: Path, *more: Path) -> Copies:
@@ -103,38 +125,58 @@ def digest(copies: Copies) -> str:
     return hashlib.sha256(msgspec.json.encode(copies)).hexdigest()
 
 
-def safe_texts(rows: Iterable[Row], copies: Copies) -> list[str]:
-    """Return texts of safe train rows to dilute others with, at most 4,000.
+def safe_texts(rows: Iterable[Row], copies: Copies) -> SafeTexts:
+    """Return texts of safe train rows to put around others, at most 4,000 of a data set and of all.
 
     Which those are depends on the seed and the texts, not on the order of rows.
     """
-    safe = (
-        row.text
-        for row in rows
-        if row.split == TRAIN and row.label != HARMFUL and copies.diluted.get(row.dataset)
+    kept: dict[str, list[tuple[float, str]]] = {}  # of each data set, the latest drawn first
+    for row in rows:
+        if row.split != TRAIN or row.label == HARMFUL or not row.text.split():
+            continue
+        if copies.diluted.get(row.dataset) or copies.behind.get(row.dataset):
+            heap = kept.setdefault(row.dataset, [])
+            heapq.heappush(heap, (-_draw(copies, row.text).random(), row.text))
+            if len(heap) > _POOL:
+                heapq.heappop(heap)
+    diluted = [one for name, heap in kept.items() if copies.diluted.get(name) for one in heap]
+    of = {
+        name: sorted({text for _, text in heap})
+        for name, heap in kept.items()
+        if copies.behind.get(name)
+    }
+    return SafeTexts(
+        sorted({text for _, text in heapq.nlargest(_POOL, diluted)}),
+        {name: texts for name, texts in of.items() if len(texts) > 1},
     )
-    chosen = heapq.nsmallest(_POOL, safe, key=lambda text: _draw(copies, text).random())
-    return sorted({text for text in chosen if text.split()})
 
 
-def with_copies(rows: Iterable[Row], copies: Copies | None, safe: Sequence[str]) -> Iterator[Row]:
+def with_copies(rows: Iterable[Row], copies: Copies | None, safe: SafeTexts) -> Iterator[Row]:
     """Yield `rows`, each followed by its copies, which have its label and no id.
 
     What a copy becomes depends on the seed, the row and `safe`, not on other rows.
 
     Args:
-        safe: what `safe_texts` returned; unused if nothing is diluted.
+        safe: what `safe_texts` returned; unused if nothing stands around rows.
 
     Raises:
-        InputError: rows are to be diluted, and `safe` has fewer than two texts.
+        InputError: rows are to stand among or behind others, and `safe` has fewer than two texts.
     """
-    if copies and any(copies.diluted.values()) and len(safe) < 2:
+    if copies and any(copies.diluted.values()) and len(safe.any_of) < 2:
         raise InputError("rows are diluted with safe train rows, and there are fewer than two")
+    if copies and any(copies.behind.values()) and not safe.of:
+        raise InputError(
+            "rows are put behind safe train rows of a data set, and none has two different ones"
+        )
     for row in rows:
         yield row
         if copies and row.split == TRAIN:
-            for text in _texts(row, copies, safe):
+            for text in _texts(row, copies, safe.any_of):
                 yield replace(row, text=text, id=None, turns=(), is_copy=True)
+            for number in range(copies.behind.get(row.dataset, 0)):
+                draw = _draw(copies, "behind", row.dataset, number, row.text)
+                text, skipped = _behind(row, draw, safe.of)
+                yield replace(row, text=text, skipped=skipped, id=None, turns=(), is_copy=True)
 
 
 def _texts(row: Row, copies: Copies, safe: Sequence[str]) -> Iterator[str]:
@@ -170,6 +212,21 @@ def _diluted(text: str, draw: random.Random, safe: Sequence[str]) -> str:
     joiner = draw.choice((" ", "\n"))
     parts = [_plain(text, before, draw, safe), text, _plain(text, words - before, draw, safe)]
     return clean(joiner.join(part for part in parts if part))
+
+
+def _behind(row: Row, draw: random.Random, safe: Mapping[str, Sequence[str]]) -> tuple[str, int]:
+    """A row behind safe texts, and how many characters of it do not count."""
+    text, words = row.text, row.text.split()
+    if row.label != HARMFUL and len(words) > _SPAN[1]:
+        text = _span(words, draw)
+    own = row.dataset in safe and draw.random() < 1 / 2
+    dataset = row.dataset if own else draw.choice(sorted(safe))
+    lead = _plain(row.text, draw.randint(*_LEAD), draw, safe[dataset])
+    before = lead[-_LEAD_CHARACTERS:].split()
+    counted = draw.choice((0, draw.randint(*_OF_LEAD), 0 if row.label == HARMFUL else len(before)))
+    skipped = before[: max(len(before) - counted, 0)]
+    whole = draw.choice((" ", "\n")).join((" ".join(before), text))
+    return clean(whole), len(" ".join([*skipped, ""]))
 
 
 def _plain(text: str, words: int, draw: random.Random, safe: Sequence[str]) -> str:

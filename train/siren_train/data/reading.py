@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
+from unicodedata import normalize
 
 from siren_runtime.errors import InputError
 
-from .copies import TRAIN, Copies, safe_texts, with_copies
+from .copies import TRAIN, Copies, SafeTexts, safe_texts, with_copies
 from .rows import Columns, Row, read_all, read_rows
 from .sources import Source
 from .streams import StreamRow
@@ -42,8 +43,8 @@ LEFT_OUT: Final = "{:,} train rows are left out, since their text stands in anot
 class Reading:
     """Rows that are the same in every pass.
 
-    A train row whose text stands in another split too, in letters of any case and with any white
-    space, is left out: what is measured on the other would be known.
+    A train row whose text stands in another split too, in letters of any case and in any Unicode
+    form, with any white space, is left out: what is measured on the other would be known.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Reading:
         datasets = {name for _, name in found}
         _check_names("copies are asked for of", copies.datasets if copies else (), datasets)
         _check_names("rows are counted of", most_rows.of, datasets)
-        self._safe = safe_texts(self._originals(), copies) if copies else []
+        self._safe = safe_texts(self._originals(), copies) if copies else SafeTexts()
 
     @property
     def left_out(self) -> int:
@@ -142,10 +143,13 @@ def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> Non
 
 
 def _measured_elsewhere(rows: Iterable[Row]) -> set[int]:
-    """The places of train rows whose text stands in another split too."""
+    """The places of train rows whose text stands in another split too.
+
+    Texts are compared by their compatibility form (NFKC), in which an accent is of its letter.
+    """
     trained, measured = list[tuple[int, int]](), set[int]()
     for place, row in enumerate(rows):
-        likeness = _hash(" ".join(row.text.casefold().split()))
+        likeness = _hash(" ".join(normalize("NFKC", row.text).casefold().split()))
         if not row.text:
             continue  # it says nothing
         if row.split == TRAIN:

@@ -93,6 +93,8 @@ class Row:
         target: the expected harm of what follows, where rows are prefixes.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
             it that is not a copy.
+        skipped: characters at the beginning of `text` that a copy stands behind: its features are
+            of the rest, read as a span.
     """
 
     origin: str
@@ -109,6 +111,7 @@ class Row:
     trajectory: Trajectory | None = None
     target: float | None = None
     is_copy: bool = False
+    skipped: int = 0
 
     @property
     def given(self) -> Text:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from siren_export.families.registry import backbone_of
 from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
@@ -37,6 +38,7 @@ from siren_train.data.sources import Source
 
 from .extractor import build_extractor, extractor_shape
 from .generator import Generator, GeneratorPool
+from .guard_pool import GuardPool
 from .locks import locked
 from .reuse import Pooled, check_reusable, pooled_by_text
 from .store import (
@@ -100,6 +102,8 @@ def extract(
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     _check_use(columns, backbone, poolings, copies)
+    if copies and any(copies.behind.values()):
+        _check_causal(backbone)
     if max_layer is not None and isinstance(backbone, Generator):
         raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
@@ -158,6 +162,15 @@ def _check_use(
         )
 
 
+def _check_causal(backbone: Checkpoint | Generator) -> None:
+    """Refuse copies behind other text for an encoder, before any row is pooled."""
+    if isinstance(backbone, Checkpoint) and not backbone_of(backbone).causal:
+        raise InputError(
+            "copies are asked for behind other text, and the backbone is an encoder, which reads "
+            "a span as a text of its own; leave out 'behind', and ask for 'diluted' and 'spans'"
+        )
+
+
 Pool = Callable[[Sequence[Row]], Sequence[FloatArray]]  # float32 [layers * channels] of each row
 
 
@@ -202,10 +215,7 @@ def _pool_of(
             yield lambda rows: _last_states(guard, rows)
         return
     with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
-        yield lambda rows: [
-            np.asarray(result.features)
-            for result in guard.score_batch([row.text for row in rows], features=True)
-        ]
+        yield GuardPool(guard).pool
 
 
 def _but_for(pooled: Pooled, pool: Pool) -> Pool:
@@ -270,6 +280,8 @@ def _scan(reading: Reading) -> _Scan:
         if row.target is not None:
             values["targets"].append(row.target)
             told.append(row.target)
+        if row.skipped:
+            told.append(row.skipped)
         sha256.update(msgspec.json.encode((*identity, *told)))
     arrays = {split: _arrays(values, names) for split, values in known.items()}
     if names:

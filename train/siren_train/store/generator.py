@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
+
+import numpy as np
 
 from siren_export.graft.extractor import MEANS, engine_precision, write_extractor
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import CheckpointError, InputError
-from siren_runtime.generation.engine import Engine
+from siren_runtime.generation.engine import Engine, Run
 from siren_runtime.generation.folder import CONFIG_FILE, GenaiFolder, read_folder
 from siren_runtime.generation.manifest import Text, TrainedOn
 from siren_train.data.rows import Row
@@ -80,6 +83,9 @@ class GeneratorPool:
     def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
         """The means of a row's states over its tokens, float32 [layers * channels] each.
 
+        Of a row behind other text they are those of a span: from where that text ends, and of the
+        first token of all.
+
         Raises:
             InputError: the tokenizer makes no token of a row.
             BackendError: the engine failed.
@@ -87,13 +93,40 @@ class GeneratorPool:
         return [self._means(row) for row in rows]
 
     def _means(self, row: Row) -> FloatArray:
+        text = self._in_place(row)
         try:
-            tokens = self._engine.encode(self._in_place(row))[: self._max_length]
+            tokens = self._engine.encode(text)
+            markup, first = self._places(row, text, tokens) if row.skipped else (0, 0)
         except InputError as error:
             raise InputError(f"{row.origin}: {error}") from None
-        if not tokens:
+        dropped = min(max(len(tokens) - self._max_length, 0), first - markup)
+        tokens = (tokens[:markup] + tokens[markup + dropped :])[: self._max_length]
+        first -= dropped
+        if len(tokens) <= first:
             raise InputError(f"{row.origin}: the tokenizer makes no token of the text")
         run = self._engine.run(len(tokens) + 1, {})
+        cuts = sorted({0, min(first, 1), first, len(tokens)})
+        passes = [tokens[start:stop] for start, stop in pairwise(cuts)]
+        means = [self._means_of_pass(run, part) for part in passes]
+        if not first:
+            return means[0]
+        counted = np.float32(len(passes[-1]))
+        mean: FloatArray = (means[0] + means[-1] * counted) / (counted + 1)
+        return mean
+
+    def _places(self, row: Row, text: str, tokens: Sequence[int]) -> tuple[int, int]:
+        """The token at which a row's text begins in a conversation, and the first that counts.
+
+        Where there are too many tokens, those between lose their beginning, then the row its end.
+        """
+        begin = text.find(row.text)
+        if begin < 0:
+            raise InputError("the chat template changes the text, of which a part was to be read")
+        before = [self._engine.encode(text[:end]) for end in (begin, begin + row.skipped)]
+        markup, first = (len(_beginning(tokens, ids)) for ids in before)
+        return markup, first
+
+    def _means_of_pass(self, run: Run, tokens: Sequence[int]) -> FloatArray:
         run.append(tokens)
         means: FloatArray = run.output(MEANS)[0, 0]
         return means
@@ -104,3 +137,9 @@ class GeneratorPool:
             return row.text
         prompt, *response = row.turns or (row.text,)
         return self._engine.chat([{"role": "user", "content": prompt}]) + "".join(response)
+
+
+def _beginning(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """What two sequences begin with."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return [number for number, _ in pairs]

@@ -104,8 +104,13 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def text_digest(row: Row) -> bytes:
-    """What stores know a row's text by: the same text in the same turns has the same features."""
-    return hashlib.sha256(msgspec.json.encode((row.text, row.turns))).digest()[:16]
+    """What stores know a row's text by: the same part of the same text in the same turns has the
+    same features.
+    """
+    pooled: list[Any] = [row.text, row.turns]
+    if row.skipped:
+        pooled.append(row.skipped)
+    return hashlib.sha256(msgspec.json.encode(pooled)).digest()[:16]
 
 
 class _Versioned(msgspec.Struct):

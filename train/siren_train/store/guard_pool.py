@@ -1,0 +1,65 @@
+"""A backbone's extractor, open: what it pools of rows, or of the end of those behind other text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from siren_runtime import Guard
+from siren_runtime.backends.batching import micro_batches, right_pad
+from siren_runtime.backends.by_stream import ScoreByStream
+from siren_runtime.backends.outputs import FloatArray
+from siren_train.data.rows import Row
+
+
+class GuardPool:
+    """Pools rows by an extractor."""
+
+    def __init__(self, guard: Guard) -> None:
+        """Take a guard whose head's features are all neurons."""
+        self._guard = guard
+
+    def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """The means of a row's neurons over its tokens, float32 [layers * channels] each.
+
+        Of a row behind other text they are those of a span (`ScoreByStream.run_spans`), from where
+        that text ends.
+
+        Raises:
+            SirenError: as `Guard.score_batch`.
+        """
+        behind = [place for place, row in enumerate(rows) if row.skipped]
+        found: dict[int, FloatArray] = {}
+        if behind:
+            means = self._means_of_ends([rows[place] for place in behind])
+            found = dict(zip(behind, means, strict=True))
+        whole = [row.text for row in rows if not row.skipped]
+        results = iter(self._guard.score_batch(whole, features=True) if whole else ())
+        return [
+            found[place] if place in found else np.asarray(next(results).features)
+            for place in range(len(rows))
+        ]
+
+    def _means_of_ends(self, rows: Sequence[Row]) -> list[FloatArray]:
+        scorer = self._guard.scorers[0]
+        stream = scorer.stream_backend
+        assert stream is not None  # encoders, which have none, are refused before
+        backend, tokens = ScoreByStream(stream), [self._tokens(row) for row in rows]
+        means: dict[int, FloatArray] = {}
+        for batch in micro_batches([len(ids) for ids, _ in tokens], backend.token_budget):
+            spans = [(n, tokens[place][1], len(tokens[place][0])) for n, place in enumerate(batch)]
+            padded = right_pad([tokens[place][0] for place in batch])
+            _, outputs = backend.run_spans(*padded, spans)
+            means |= zip(batch, outputs.features, strict=True)
+        return [means[place] for place in range(len(rows))]
+
+    def _tokens(self, row: Row) -> tuple[list[int], int]:
+        """What is read of a row, and its first token that counts.
+
+        Where it has too many tokens, the text before loses its beginning, and then the row its end.
+        """
+        tokenizer = self._guard.scorers[0].tokenizer
+        encoded = tokenizer.encode(row.text, special=False)
+        first = sum(end <= row.skipped for _, end in encoded.offsets)
+        dropped = min(max(len(encoded.ids) - tokenizer.room, 0), first)
+        ids = encoded.ids[dropped:][: tokenizer.room]
+        return tokenizer.with_special(ids), tokenizer.special_before + first - dropped
