@@ -7,7 +7,7 @@ from typing import Any
 
 from . import logs
 from .bodies import has_binary
-from .errors import RefusedRequest, raw_response
+from .errors import RefusedRequest, raw_response, refused
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
@@ -22,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _OPEN = {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+# Where all that is asked for is scores: refused at once while no guard takes a call.
+_SCORES = {"/v1/score", "/v1/moderations", "/v1/trajectories", "/predict", "/classify"}
 _GONE = 499  # the client closed the connection, as nginx has it
 
 
@@ -40,14 +42,37 @@ class Gate:
             await self._app(scope, receive, self._telling(send))
             return
         if scope["path"] not in _OPEN and not self._keys.open(list(scope["headers"])):
-            self.metrics.refusals.labels("unauthorized").inc()
-            await _refuse(scope, send)
+            error = RefusedRequest(
+                401,
+                "unauthorized",
+                "no valid API key: send Authorization: Bearer KEY, or X-API-Key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await self._refuse(error, scope, send)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
         else:
             if scope["method"] == "HEAD" and scope["path"] in _OPEN:
                 scope = {**scope, "method": "GET"}  # of which uvicorn sends no body
-            await _Exchange(self.guards, self.metrics).run(self._app, scope, receive, send)
+            app = self._app if scope["path"] not in _SCORES else self._if_there_is_room
+            await _Exchange(self.guards, self.metrics).run(app, scope, receive, send)
+
+    async def _if_there_is_room(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request for scores on, or refuse it without reading its body."""
+        if (busy := self.guards.refusal()) is None:
+            await self._app(scope, receive, send)
+            return
+        scope["path_template"] = scope["path"]  # as the routes have it
+        await self._refuse(refused(busy), scope, send)
+
+    async def _refuse(self, error: RefusedRequest, scope: Scope, send: Send) -> None:
+        self.metrics.refusals.labels(error.code).inc()
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:120]})
+            return
+        headers, body = raw_response(error, scope["path"])
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _telling(self, send: Send) -> Send:
         """Say why the server does not start in one line, in place of a traceback."""
@@ -58,19 +83,6 @@ class Gate:
             await send(message)
 
         return sending
-
-
-async def _refuse(scope: Scope, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key"})
-        return
-    error = RefusedRequest(
-        401, "unauthorized", "no valid API key: send Authorization: Bearer KEY, or X-API-Key",
-        {"WWW-Authenticate": "Bearer"},
-    )  # fmt: skip
-    headers, body = raw_response(error, scope["path"])
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class _Exchange:

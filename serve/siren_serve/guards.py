@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from siren_runtime.bundle.thresholds import ResponseThresholds
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import BusyError, SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
@@ -179,6 +179,11 @@ class Guards:
         if wanted not in self._served:
             raise RefusedRequest(503, "loading", f"the guard {wanted!r} is being loaded")
         return self._served[wanted]
+
+    def refusal(self) -> BusyError | None:
+        """Why a request for scores is refused before it is read; None where a guard takes calls."""
+        refusals = [served.guard.dispatcher.refusal() for served in self._served.values()]
+        return None if None in refusals else next(iter(refusals), None)
 
     async def load(self, check: Check | None = None) -> None:
         """Open every guard anew, each warmed by a score, and let all take their names' places.

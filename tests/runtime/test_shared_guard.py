@@ -20,6 +20,7 @@ from siren_runtime import (
     SharedGuard,
     Sharing,
 )
+from siren_runtime.serving.pending import PendingCall
 from texts import CORPUS
 
 ROUNDING = 1e-6  # what the batch that a text shares moves a score of the tiny bundle by, at most
@@ -156,6 +157,37 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(plain: Guard) -
         gate.open()
         assert all(future.result().score >= 0 for future in futures)
         assert shared.score("a call larger than the bound, while nothing waits " * 9).score >= 0
+
+
+def test_a_queue_that_was_full_refuses_without_reading_until_an_eighth_is_free(
+    plain: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, gate = gated(plain)
+    read: list[str] = []
+
+    def counted(guard: Guard, given: Any, call: Any) -> PendingCall:
+        read.extend(passage.cleaned for passage in given)
+        return PendingCall(guard, given, call)
+
+    monkeypatch.setattr("siren_runtime.serving.shared.PendingCall", counted)
+    with (
+        SharedGuard(guard, Sharing(max_waiting_tokens=64)) as shared,
+        ThreadPoolExecutor(11) as pool,
+    ):
+        futures = [pool.submit(shared.score, "first")]
+        gate.wait_for_run()
+        futures += [pool.submit(shared.score, "other") for _ in range(10)]
+        _eventually(lambda: shared.dispatcher.waiting[1] == 60)
+        assert shared.dispatcher.refusal() is None
+        for text in ("b" * 10, "c"):  # of which the second would fit
+            with pytest.raises(BusyError, match="60 tokens wait"):
+                shared.score(text)
+        assert isinstance(shared.dispatcher.refusal(), BusyError)
+        gate.open()
+        assert all(future.result().score >= 0 for future in futures)
+        assert shared.dispatcher.refusal() is None
+        assert shared.score("d").score >= 0
+    assert read == ["first", *["other"] * 10, "b" * 10, "d"]
 
 
 def test_a_call_larger_than_the_queue_leaves_room_to_others(plain: Guard) -> None:

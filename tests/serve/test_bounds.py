@@ -213,6 +213,26 @@ def test_a_full_queue_refuses_at_once_and_tells_when_to_come_back(tight: Running
     assert tight.metric('siren_refusals_total{code="busy"}') >= 1
 
 
+def test_while_the_queue_is_full_no_body_is_read(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}, max_calls=2, max_waiting_tokens=60) as server:
+        with ThreadPoolExecutor(2) as pool, server.held():
+            texts = ["a" * 57, "b"]
+            waits = [
+                pool.submit(server.client.post, "/v1/score", json={"text": text}) for text in texts
+            ]
+            eventually(lambda: server.served.guard.dispatcher.waiting[0] == 2)
+            for path in ("/v1/score", "/v1/moderations", "/predict", "/classify"):
+                answer = server.client.post(path, content=b"no JSON")
+                assert _error(answer) == (429, "busy")
+                assert int(answer.headers["Retry-After"]) >= 1
+            assert server.client.get("/v1/models").status_code == 200
+        assert [wait.result().status_code for wait in waits] == [200, 200]
+        assert _error(server.client.post("/v1/score", content=b"no JSON"))[0] == 400
+        requests = 'siren_requests_total{route="/predict",status="429"}'
+        assert server.metric(requests) == 1
+        assert server.metric('siren_refusals_total{code="busy"}') == 4
+
+
 def test_a_request_whose_time_is_up_before_it_is_run_is_answered(bundle: Path) -> None:
     with running({"tiny": str(bundle)}, timeout_s=1e-6) as server:
         answer = server.client.post("/v1/score", json={"text": "text"})

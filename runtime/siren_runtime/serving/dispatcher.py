@@ -26,6 +26,9 @@ from .waiting import Waiting, WaitingWindows
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _RECENT = 0.1  # weight of the last run in the mean speed
+# A queue that was full takes calls again once no more than so much of it is. Were it at the first
+# token that is free, every other call would be tokenized before it is refused.
+_DRAINED = 7 / 8
 
 
 class Dispatcher:
@@ -51,7 +54,7 @@ class Dispatcher:
         self._reading: set[Stream] = set()
         self._streams: Streams | None = None
         self._turn = self._calls = 0
-        self._feeding = self._closing = self._dropping = False
+        self._feeding = self._closing = self._dropping = self._full = False
         self._speed = 0.0  # tokens a second
         self._budgets = [sharing.budget_of(scorer.backend) for scorer in guard.scorers]
         self._changed = threading.Condition()
@@ -69,18 +72,29 @@ class Dispatcher:
         with self._changed:
             return self._calls, self._windows.tokens, len(self._feeds)
 
+    def refusal(self) -> BusyError | None:
+        """Why a call is refused before anything is done for it; None where it is not.
+
+        As many calls as may be are under way; or one was refused since the queue is full, and an
+        eighth of it is not free yet.
+        """
+        with self._changed:
+            if self._calls >= self.sharing.max_calls:
+                return self._busy(f"{self._calls} calls are under way")
+            return self._busy(f"{self._windows.tokens:,} tokens wait") if self._full else None
+
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Count a call while it is under way.
 
         Raises:
-            BusyError: as many as may be are.
+            BusyError: as `refusal`.
             BackendError: closed.
         """
         with self._changed:
             self._check_open()
-            if self._calls >= self.sharing.max_calls:
-                raise self._busy(f"{self._calls} calls are under way")
+            if (busy := self.refusal()) is not None:
+                raise busy
             self._calls += 1
         try:
             yield
@@ -101,6 +115,7 @@ class Dispatcher:
             if self._dropping:
                 self._check_open()
             if not self._has_room(call.tokens):
+                self._full = self._is_nearly_full()
                 raise self._busy(f"{self._windows.tokens:,} tokens wait")
             self._turn = self._windows.add(call, self._turn, time.monotonic())
             self._changed.notify()
@@ -187,6 +202,10 @@ class Dispatcher:
             return True
         return self._windows.counted(most // 2) + tokens <= most
 
+    def _is_nearly_full(self) -> bool:
+        most = self.sharing.max_waiting_tokens
+        return self._windows.tokens > _DRAINED * most < self._windows.counted(most // 2)
+
     def _busy(self, why: str) -> BusyError:
         tokens = self._windows.tokens
         seconds = tokens / self._speed if self._speed else 1.0
@@ -220,6 +239,8 @@ class Dispatcher:
         if self._tasks and not self._feeding:  # the streams are free, so that no thread waits
             return self._tasks.popleft()[0], None
         window = self._windows.first()
+        if window is None:
+            self._full = False
         feed = None if self._feeding else self._feeds.first()
         if feed is not None and (window is None or feed.turn < window.turn):
             feeds, self._feeding = self._feeds.take(), True
@@ -232,6 +253,7 @@ class Dispatcher:
         if left > 0 and not self._closing and not is_full:
             return None, left
         batch = self._windows.take(self._budgets)
+        self._full = self._full and self._is_nearly_full()
         return lambda: self._score(batch), None
 
     def _score(self, batch: Sequence[Waiting]) -> None:
