@@ -238,7 +238,7 @@ class Dispatcher:
         """The next thing to do, or the seconds after which there may be one."""
         if self._tasks and not self._feeding:  # the streams are free, so that no thread waits
             return self._tasks.popleft()[0], None
-        window = self._windows.first()
+        window = self._windows.first(time.monotonic())
         if window is None:
             self._full = False
         feed = None if self._feeding else self._feeds.first()
@@ -254,7 +254,7 @@ class Dispatcher:
             return None, left
         batch = self._windows.take(self._budgets)
         self._full = self._full and self._is_nearly_full()
-        return lambda: self._score(batch), None
+        return (lambda: self._score(batch)) if batch else (lambda: None), None
 
     def _score(self, batch: Sequence[Waiting]) -> None:
         member, started = batch[0].member, time.monotonic()
