@@ -21,7 +21,7 @@ from siren_runtime.streaming.result import StreamResult
 
 from . import logs
 from .errors import RefusedRequest, body_of, refused
-from .guards import told_responses
+from .guards import told_decision
 from .messages import Message, joined, text_of_part
 from .metrics import Metrics
 from .openai_moderation import moderation
@@ -127,13 +127,10 @@ class Generator:
         if self._guarded is None:
             raise RefusedRequest(503, "loading", "the generator is being loaded")
         manifest, asked = self._guarded.manifest, self.settings.threshold
-        decision = manifest.decision(next(iter(manifest.heads)))
         return {
             "name": self.settings.name,
             "backend": "onnxruntime-genai",
-            "threshold": manifest.threshold if asked is None else asked,
-            "tiers": {tier.name: tier.threshold for tier in decision.tiers},
-            "responses": told_responses(decision.responses) if asked is None else None,
+            **told_decision(self._guarded.judge, asked),
             "max_tokens": self.settings.max_tokens,
             "holdback": self.settings.holdback,
             "base_model": manifest.backbone.id,

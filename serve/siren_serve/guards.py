@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
-from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import BusyError, SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.scoring.verdict import HeadJudge, Judge
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
 
 from . import logs
@@ -92,9 +92,7 @@ class Served:
         return {
             "source": self.source,
             "backend": guard.backend,
-            "threshold": guard.default_threshold,
-            "tiers": {tier.name: tier.threshold for tier in guard.judge.tiers},
-            "responses": told_responses(guard.judge.primary.responses),
+            **told_decision(guard.judge),
             "loaded": self.loaded,
             "members": [
                 {
@@ -126,14 +124,26 @@ class Served:
         self.guard.guard.close()
 
 
-def told_responses(responses: ResponseThresholds | None) -> dict[str, Any] | None:
-    """The thresholds of texts with a response, as /info has them; None where there are none."""
-    if responses is None:
-        return None
-    return {
-        "threshold": responses.threshold,
-        "tiers": {tier.name: tier.threshold for tier in responses.tiers},
-    }
+def told_decision(judge: Judge, asked: float | None = None) -> dict[str, Any]:
+    """By what a guard decides, as /info has it: threshold, tiers, and from which score spans of so
+    many tokens count; of texts with a response, where it is something else.
+
+    Args:
+        asked: a threshold in place of its own, whatever the text; None is its own.
+    """
+
+    def told(head: HeadJudge) -> dict[str, Any]:
+        threshold = head.threshold if asked is None else asked
+        own = {size: head.spans.get(size, head.threshold) for size in judge.limits.spans or ()}
+        return {
+            "threshold": threshold,
+            "tiers": {tier.name: tier.threshold for tier in head.tiers},
+            "spans": {str(size): head.harmful_from(at, threshold) for size, at in own.items()},
+        }
+
+    head = judge.primary
+    responses = None if head.responses is None else told(head.of_text(has_response=True))
+    return {**told(head), "responses": responses}
 
 
 Check = Callable[[Served], Awaitable[None]]

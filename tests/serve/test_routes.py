@@ -347,4 +347,18 @@ def test_an_answer_is_decided_on_by_the_thresholds_of_responses(tmp_path: Path) 
             (False, 0.999, True)
         )
         info = server.client.get("/info").json()
-        assert info["guards"]["tiny"]["responses"] == {"threshold": 0.999, "tiers": {}}
+        told = {"threshold": 0.999, "tiers": {}, "spans": {}}
+        assert info["guards"]["tiny"]["responses"] == told
+
+
+def test_info_tells_from_which_score_spans_count(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    spans = [{"tokens": 32, "threshold": 0.9}, {"tokens": 64, "threshold": 0.8}]
+    responses = {"threshold": 0.7, "tiers": [], "spans": [{**spans[0], "threshold": 0.99}]}
+    responses["spans"].append({**spans[1], "threshold": 0.95})  # type: ignore[attr-defined]
+    edit_manifest(bundle, lambda manifest: manifest.update(spans=spans, responses=responses))
+    for asked, expected in ((None, ({"32": 0.9, "64": 0.8}, {"32": 0.99, "64": 0.95})),
+                            (False, ({}, {}))):  # fmt: skip
+        with running({"tiny": str(bundle)}, spans=asked) as server:
+            info = server.client.get("/info").json()["guards"]["tiny"]
+            assert (info["spans"], info["responses"]["spans"]) == expected

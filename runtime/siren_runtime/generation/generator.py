@@ -45,7 +45,12 @@ _MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
 
 
 class GuardedGenerator:
-    """A grafted model that is open. Threads may share it; each has generations of its own."""
+    """A grafted model that is open. Threads may share it; each has generations of its own.
+
+    Attributes:
+        engine, head, manifest: what it is made of.
+        judge: what decides.
+    """
 
     def __init__(
         self,
@@ -61,12 +66,12 @@ class GuardedGenerator:
         """
         self.engine, self.head, self.manifest = engine, head, manifest
         limits = Limits()
-        self._judge = judge_of(manifest.heads, manifest.decisions, limits)
+        self.judge = judge_of(manifest.heads, manifest.decisions, limits)
         if spans is not None:
-            sizes = checked_sizes(spans, self._judge.span_sizes)
+            sizes = checked_sizes(spans, self.judge.span_sizes)
             limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
-            self._judge = replace(self._judge, limits=limits)
-        if self._judge.limits.spans and not head.pools_mean:
+            self.judge = replace(self.judge, limits=limits)
+        if self.judge.limits.spans and not head.pools_mean:
             raise InputError(
                 f"{engine.folder}: the heads read the last token, so spans have no scores of their "
                 "own; load it without (spans=False)"
@@ -276,10 +281,10 @@ class GuardedGenerator:
     def _watch(
         self, aggregation: Aggregation | None, rules: Sequence[Rule], threshold: float | None
     ) -> Watch:
-        sizes, spans = self._judge.limits.spans, None
+        sizes, spans = self.judge.limits.spans, None
         if sizes and aggregation is None:
             spans = ConversationSpans(sizes, self.head, self.engine.pieces().decode)
-        return Watch(self.head, self._judge, aggregation, rules, threshold, spans)
+        return Watch(self.head, self.judge, aggregation, rules, threshold, spans)
 
     def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
         """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.
