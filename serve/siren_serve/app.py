@@ -83,7 +83,7 @@ def make_app(settings: Settings) -> Gate:
             "metrics": metrics,
             "api_keys": keys,
             "guards": guards,
-            "sessions": Sessions(settings, guards, metrics),
+            "sessions": Sessions(settings, guards),
         }
     )
     if settings.proxy is not None:

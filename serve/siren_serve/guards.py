@@ -76,12 +76,18 @@ class Served:
 
     @asynccontextmanager
     async def stream(self, prompt: str | None, **options: Any) -> AsyncIterator[AsyncStream]:
-        """Open a stream, which keeps this guard open when another one takes its name."""
+        """Open a stream, which keeps this guard open when another one takes its name; at its end
+        its verdict is counted.
+        """
         self.open_streams += 1
         self._metrics.streams.labels(self.name).inc()
         try:
             async with self.guard.stream(prompt, **options) as stream:
-                yield stream
+                try:
+                    yield stream
+                finally:
+                    if stream.verdict is not None:
+                        self._metrics.count_verdict(self.name, stream.verdict)
         finally:
             self.open_streams -= 1
             self._metrics.streams.labels(self.name).dec()

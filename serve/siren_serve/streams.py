@@ -17,7 +17,6 @@ from siren_runtime.streaming.result import StreamResult
 
 from .errors import RefusedRequest
 from .guards import Guards, Served
-from .metrics import Metrics
 from .settings import Settings
 
 _KEPT = 256  # results that a reader of events may be behind
@@ -115,11 +114,10 @@ class Session:
         self._ended: str | None = None
         self._changed = asyncio.Condition()
 
-    async def feed(self, text: str, timeout: float, metrics: Metrics) -> dict[str, Any]:
+    async def feed(self, text: str, timeout: float) -> dict[str, Any]:
         """Feed a piece, and tell those who read events."""
         self.used = time.monotonic()
         result = await fed(self.stream, text, timeout)
-        metrics.count_verdict(self.served.name, result)
         self.used = time.monotonic()
         async with self._changed:
             self._results = [*self._results, result.to_dict()][-_KEPT:]
@@ -159,8 +157,8 @@ class Session:
 class Sessions:
     """Those that are open. They are bounded as streams are, and end when nothing comes."""
 
-    def __init__(self, settings: Settings, guards: Guards, metrics: Metrics) -> None:
-        self._settings, self._guards, self._metrics = settings, guards, metrics
+    def __init__(self, settings: Settings, guards: Guards) -> None:
+        self._settings, self._guards = settings, guards
         self._open: dict[str, Session] = {}
 
     async def open(self, request: OpenRequest) -> Session:
@@ -207,7 +205,7 @@ class Sessions:
         """Feed a session; one that fails has ended."""
         session = self.get(name)
         try:
-            return await session.feed(text, self._settings.timeout_s, self._metrics)
+            return await session.feed(text, self._settings.timeout_s)
         except (SirenError, RefusedRequest, asyncio.CancelledError):
             await self.end(name, "a feed failed")
             raise

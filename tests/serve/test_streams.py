@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from served import Running, eventually, running
-from siren_runtime import AsyncGuard, Guard, Patience
+from siren_runtime import AsyncGuard, Guard, Patience, StreamResult
 from siren_serve.guards import Served
 from siren_serve.metrics import Metrics
 from siren_serve.streams import Session
@@ -65,6 +65,36 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
             socket.recv()
         assert socket.close_code == 1000
     eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_stream_counts_once_as_harmful_if_it_ever_was(bundle: Path, threshold: float) -> None:
+    with running({"tiny": str(bundle)}) as server:
+        with _connect(server) as socket:
+            socket.send(json.dumps({"prompt": "ask", "threshold": threshold}))
+            socket.recv()
+            for piece in PIECES:
+                socket.send(json.dumps({"text": piece}))
+                socket.recv()
+        verdict = "safe" if threshold else "harmful"
+        line = f'siren_verdicts_total{{guard="tiny",tier="",verdict="{verdict}"}}'
+        eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+        assert server.metric(line) == 1
+    assert sum(1 for piece in PIECES if piece) > 1
+
+
+def test_the_verdict_of_a_stream_is_the_first_that_was_harmful(guard: Guard) -> None:
+    async def read(threshold: float) -> tuple[StreamResult | None, list[StreamResult]]:
+        async with AsyncGuard(guard) as shared:
+            async with shared.stream("ask", threshold=threshold) as stream:
+                assert stream.verdict is None
+                results = [await stream.feed(piece) for piece in PIECES]
+            return stream.verdict, results
+
+    scores = [result.score for result in asyncio.run(read(1.0))[1]]
+    assert asyncio.run(read(1.0))[0] == asyncio.run(read(1.0))[1][-1]
+    verdict, results = asyncio.run(read(max(scores)))
+    assert verdict == results[scores.index(max(scores))]
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,16 @@ class AsyncStream:
 
     Pieces are read in the order in which they are fed. Where a feed is cancelled its piece may or
     may not have been read, so the stream is closed.
+
+    Attributes:
+        verdict: of all that was fed: the first result that was harmful, else the last; None before
+            the first.
     """
 
     def __init__(self, dispatcher: Dispatcher, prompt: str | None, options: dict[str, Any]) -> None:
         self._dispatcher, self._prompt, self._options = dispatcher, prompt, options
         self._stream: Stream | None = None
+        self.verdict: StreamResult | None = None
 
     async def __aenter__(self) -> "AsyncStream":
         """Open it.
@@ -202,11 +207,15 @@ class AsyncStream:
         gone = threading.Event()
         until = Deadline(deadline, gone)
         try:
-            return await asyncio.wrap_future(self._dispatcher.feed(self._opened(), text, until))
+            feed = self._dispatcher.feed(self._opened(), text, until)
+            result = await asyncio.wrap_future(feed)
         except asyncio.CancelledError:
             gone.set()
             self._close()
             raise
+        if self.verdict is None or not self.verdict.is_harmful:
+            self.verdict = result
+        return result
 
     async def results(self, pieces: AsyncIterable[str]) -> AsyncIterator[StreamResult]:
         """Feed pieces as they come; yields the result of each."""

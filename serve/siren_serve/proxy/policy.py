@@ -104,10 +104,8 @@ class Policy:
             RefusedRequest: as `score`.
         """
         result = await self._attempt("answer", stream.feed(text))
-        if isinstance(result, StreamResult):
-            self._metrics.count_verdict(self.served.name, result)
-            if not noted:
-                self._note("answer", result)
+        if isinstance(result, StreamResult) and not noted:
+            self._note("answer", result)
         return result
 
     def may_pass(self, verdict: Verdict) -> bool:

@@ -83,7 +83,6 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
             piece = _decoded(await receive(), Piece)
             if piece.text is not None:
                 result = await fed(opened, piece.text, settings.timeout_s)
-                state.metrics.count_verdict(served.name, result)
                 await _send(socket, {"type": "result", **result.to_dict()})
             if piece.end:
                 return
