@@ -129,11 +129,12 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     except SirenError as error:
         state.guards.failure = str(error)
         raise
-    watching = loop.create_task(state.sessions.watch())
+    watching = [loop.create_task(one.watch()) for one in (state.sessions, state.guards)]
     try:
         yield
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await state.sessions.close()
         if state.settings.proxy:
             await state.upstream.close()

@@ -19,7 +19,7 @@ from .metrics import Metrics
 from .opening import open_guard, sharing_of
 from .settings import Settings
 
-_LOOK_S = 0.1
+_LOOK_S, _MEASURE_S = 0.1, 1.0
 
 
 class Served:
@@ -236,6 +236,15 @@ class Guards:
         shared = AsyncGuard(guard, sharing_of(self._settings, guard), count)
         logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
         return Served(name, source, shared, self._metrics)
+
+    async def watch(self) -> None:
+        """Put what waits into the metrics every second, for ever: of several workers another one
+        may be asked.
+        """
+        while True:
+            await asyncio.sleep(_MEASURE_S)
+            for served in self.all():
+                served.measure()
 
     async def close(self) -> None:
         """Close all of them."""

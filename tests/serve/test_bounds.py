@@ -233,6 +233,16 @@ def test_while_as_many_calls_as_may_be_are_under_way_no_body_is_read(bundle: Pat
         assert server.metric('siren_refusals_total{code="busy"}') == 4
 
 
+def test_what_waits_is_measured_though_nobody_asks_this_worker(server: Running) -> None:
+    line = 'siren_calls{guard="tiny"} 1.0'
+    with ThreadPoolExecutor(1) as pool:
+        with server.held():
+            waits = pool.submit(server.client.post, "/v1/score", json={"text": "text"})
+            eventually(lambda: line in server.guards._metrics.text().decode())
+        assert waits.result().status_code == 200
+    eventually(lambda: line not in server.guards._metrics.text().decode())
+
+
 def test_a_request_whose_time_is_up_before_it_is_run_is_answered(bundle: Path) -> None:
     with running({"tiny": str(bundle)}, timeout_s=1e-6) as server:
         answer = server.client.post("/v1/score", json={"text": "text"})
