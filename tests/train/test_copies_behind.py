@@ -98,10 +98,11 @@ def test_of_a_long_safe_row_it_is_a_span_and_of_a_harmful_one_all() -> None:
 def test_text_without_white_space_is_cut() -> None:
     texts = ["字" * 900 + str(number) for number in range(4)]
     pairs = copied(
-        [Row("", "chinese", "train", text, 0, "", None) for text in texts],
+        [Row("", "chinese", "train", text, int(text[-1] == "3"), "", None) for text in texts],
         Copies(seed=0, behind={"chinese": 4}),
     )
     assert all(len(copy.text) <= 1_000 + 901 + 1 for _, copy in pairs)
+    assert all(copy.skipped for original, copy in pairs if original.label)
 
 
 def test_safe_rows_are_needed(rows: list[Row]) -> None:

@@ -223,8 +223,9 @@ def _behind(row: Row, draw: random.Random, safe: Mapping[str, Sequence[str]]) ->
     dataset = row.dataset if own else draw.choice(sorted(safe))
     lead = _plain(row.text, draw.randint(*_LEAD), draw, safe[dataset])
     before = lead[-_LEAD_CHARACTERS:].split()
-    counted = draw.choice((0, draw.randint(*_OF_LEAD), 0 if row.label == HARMFUL else len(before)))
-    skipped = before[: max(len(before) - counted, 0)]
+    few = min(draw.randint(*_OF_LEAD), len(before) - 1)  # fewer than all, which are one word maybe
+    counted = draw.choice((0, few, 0 if row.label == HARMFUL else len(before)))
+    skipped = before[: len(before) - counted]
     whole = draw.choice((" ", "\n")).join((" ".join(before), text))
     return clean(whole), len(" ".join([*skipped, ""]))
 
