@@ -43,10 +43,11 @@ say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
 calibrate() { siren calibrate "$name" "${data[@]}" --record "$head" --threads "$threads" "$@"; }
-calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
-if [[ -n ${SPAN_ROWS:-} ]]; then
+if [[ -n ${SPAN_ROWS:-} ]]; then # tiers go by spans too
+    calibrate --responses --threshold best
     calibrate --spans fpr:0.05 --max-rows "$SPAN_ROWS"
 fi
+calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
 say "5/5 evaluate"
 siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category \
     --labels "$here/categories.json" --threads "$threads"

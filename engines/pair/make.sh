@@ -25,9 +25,10 @@ done
 cp "$here/ensemble.json" "$bundle/ensemble.json"
 if (($#)); then
     options=(--threads "${THREADS:-$(nproc)}")
-    siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
-        --tier review=fpr:0.05 "${options[@]}"
+    siren calibrate "$bundle" "$@" --responses --threshold best "${options[@]}"
     siren calibrate "$bundle" "$@" --spans fpr:0.05 --max-rows 60 "${options[@]}"
+    siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
+        --tier review=fpr:0.05 "${options[@]}" # tiers go by spans too
     cp "$bundle/ensemble.json" "$here/ensemble.json"
     (cd "$here" && sha256sum ../{minilm,gemma3-270m}/siren.safetensors > heads.sha256)
     siren evaluate "$bundle" "$@" -o "$here/evaluation" --by category \

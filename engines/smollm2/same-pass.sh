@@ -37,9 +37,11 @@ siren train "$work/features" -o "$work/head" --seed 0 --trials 5 --members 1 --s
 say "4/6 graft"
 siren graft "$work/genai" "$work/head" -o "$here/bundle-same-pass" --overwrite
 say "5/6 calibrate"
-siren calibrate "$here/bundle-same-pass" "$@" --responses --threshold best --tier block=fpr:0.01 \
-    --tier review=fpr:0.05 --max-rows "${CALIBRATED:-400}"
+rows=("$@" --max-rows "${CALIBRATED:-400}")
+siren calibrate "$here/bundle-same-pass" "${rows[@]}" --responses --threshold best
 siren calibrate "$here/bundle-same-pass" "$@" --spans fpr:0.05 --max-rows "${SPAN_ROWS:-40}"
+siren calibrate "$here/bundle-same-pass" "${rows[@]}" --responses --threshold best \
+    --tier block=fpr:0.01 --tier review=fpr:0.05 # tiers go by spans too
 say "6/6 compare with its own weights in float32, and with the weights before int4"
 siren bench same-pass-verdicts "$here/bundle-same-pass" "$@" \
     --split test --responses "${COMPARED:-500}" -o "$work/same-pass-verdicts.json"

@@ -194,7 +194,7 @@ def with_responses(rows: int) -> Scores:
 
 def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
     scores = with_responses(2000)
-    found = choose_each(scores, "best", {"block": "fpr:0.01", "review": "fpr:0.05"})
+    found = choose_each(scores, "best", {"block": "fpr:0.01", "review": "fpr:0.05"}, Decision(0.5))
     assert found.responses is not None
     assert found.tiers is not None
     assert found.threshold is not None
@@ -212,7 +212,7 @@ def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
 def test_responses_keep_tiers_and_threshold_where_they_get_no_new_ones(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     write_calibration(bundle, tiers=make_tiers({"block": 0.9}, "test"))
-    found = choose_each(with_responses(2000), "best", {})
+    found = choose_each(with_responses(2000), "best", {}, Decision(0.5))
     manifest = write_calibration(bundle, threshold=found.threshold, responses=found.responses)
     assert found.responses is not None
     assert manifest.responses == replace_tiers(found.responses, manifest.tiers)
@@ -255,8 +255,8 @@ def test_what_was_found_is_shown_where_all_rows_are_responses_or_none(
 
 def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:
     scores = with_responses(300)
-    found = choose_each(scores, "best", {"block": "fpr:0.01"})
-    assert found == choose(scores, "best", {"block": "fpr:0.01"})
+    found = choose_each(scores, "best", {"block": "fpr:0.01"}, Decision(0.5))
+    assert found == choose(scores, "best", {"block": "fpr:0.01"}, Decision(0.5))
     assert found.responses is None
 
 

@@ -82,7 +82,7 @@ class ByRules:
         from siren_train.measure.calibrate import with_spans, with_thresholds
         from siren_train.measure.calibrate_responses import choose_spans
 
-        found = choose_and_say(scores, self.threshold, self.tiers, by_response=self.responses)
+        found = choose_and_say(scores, self.threshold, self.tiers, old, by_response=self.responses)
         new = with_thresholds(old, found.threshold, found.tiers, found.responses)
         if span_scores is not None and self.spans:
             say_unseen(span_scores, by_response=bool(new.responses))
@@ -116,7 +116,12 @@ def say_unseen(spans: "SpanScores", *, by_response: bool) -> None:
 
 
 def choose_and_say(
-    scores: "Scores", threshold: str | None, tiers: Mapping[str, str], *, by_response: bool
+    scores: "Scores",
+    threshold: str | None,
+    tiers: Mapping[str, str],
+    old: Decision,
+    *,
+    by_response: bool,
 ) -> "Found":
     """Choose a threshold and tiers, twice if `by_response` and there is a rule for the threshold.
 
@@ -127,8 +132,8 @@ def choose_and_say(
     from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
 
     if not (by_response and threshold):
-        return choose(scores, threshold, tiers)
-    found = choose_each(scores, threshold, tiers)
+        return choose(scores, threshold, tiers, old)
+    found = choose_each(scores, threshold, tiers, old)
     if found.responses is None:
         report(
             f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "

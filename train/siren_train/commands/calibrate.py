@@ -1,6 +1,6 @@
 """`siren calibrate`: write thresholds into a bundle, chosen on labelled text or by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,8 +16,8 @@ from siren_runtime.generation.manifest import is_grafted
 from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, read_all
-from siren_train.data.sources import Source, parse_source
+from siren_train.data.rows import read_all
+from siren_train.data.sources import parse_source
 
 from . import options
 from .by_rules import ByRules, choose_and_say, say_unseen
@@ -176,6 +176,7 @@ def calibrate(
     from siren_train.measure.calibrate import (
         make_tiers,
         read_tiers,
+        tempered,
         tempered_guard,
         write_calibration,
     )
@@ -303,28 +304,35 @@ def calibrate(
     by_stream = bool(spans or old.spans)  # as a guard with spans scores
     engines = open_engines(opened, Request(threads=threads, streaming=by_stream))
     guard = tempered_guard(opened, engines, old.temperature, head)
+    if spans and tier_rules:
+        report("--tier goes by whole texts here; give it again, by itself, to go by spans too")
+    sizes = [] if spans or not tier_rules else [span.tokens for span in old.spans]
     with Bars() as bars:
+        score = partial(
+            score_rows,
+            sources=sources,
+            columns=columns,
+            split=split,
+            head=head,
+            max_rows=max_rows,
+            spans=sizes,
+        )
+        new_temperature = None
         if temperature:
-            new_temperature, scores = _fit_temperature(
-                opened, engines, head, sources, columns, split, max_rows, bars
-            )
-        else:
-            new_temperature = None
-            scores = score_rows(
-                guard, sources, columns, split, bars.update, head=head, max_rows=max_rows
-            )
+            new_temperature = _fitted_temperature(opened, engines, head, score, bars)
+            guard = tempered_guard(opened, engines, new_temperature, head)
+        scores = score(guard, progress=bars.update)
         span_scores = None
         if spans:
-            guard = tempered_guard(opened, engines, new_temperature or old.temperature, head)
             labelled = [row for row in read_all(sources, columns) if row.split == split]
             taken = sampled(labelled, max_rows)
             lengths = checked_lengths(diluted)
             span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
-    found = choose_and_say(scores, threshold, tier_rules, by_response=responses)
+    kept = old if new_temperature is None else tempered(old, new_temperature)
+    found = choose_and_say(scores, threshold, tier_rules, kept, by_response=responses)
     new_spans = response_spans = None
     if span_scores is not None and spans:
-        kept = None if threshold else old.responses
-        by_response = (found.responses or kept) is not None
+        by_response = (found.responses or (None if threshold else old.responses)) is not None
         say_unseen(span_scores, by_response=by_response)
         new_spans, response_spans = choose_spans(span_scores, spans, by_response)
     manifest = write_calibration(
@@ -358,31 +366,14 @@ def _check_use(
         )
 
 
-def _fit_temperature(
-    bundle: Bundle,
-    engines: Engines,
-    head: str,
-    sources: Sequence[Source],
-    columns: Columns,
-    split: str,
-    max_rows: int | None,
-    bars: Bars,
-) -> tuple[float, "Scores"]:
-    """Return the temperature that suits the rows of `split`, and their scores at it."""
+def _fitted_temperature(
+    bundle: Bundle, engines: Engines, head: str, score: Callable[..., "Scores"], bars: Bars
+) -> float:
+    """The temperature that suits the rows that `score` scores with a guard."""
     from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
-    from siren_train.measure.evaluate import score_rows
+
+    def progress(stage: str, done: int, total: int) -> None:
+        bars.update(f"{stage} for the temperature", done, total)
 
     guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE, head)
-    found = score_rows(guard, sources, columns, split, bars.update, head=head, max_rows=max_rows)
-    temperature = fit_temperature(found)
-    guard = tempered_guard(bundle, engines, temperature, head)
-    scores = score_rows(
-        guard,
-        sources,
-        columns,
-        split,
-        lambda stage, done, total: bars.update(f"{stage}, tempered", done, total),
-        head=head,
-        max_rows=max_rows,
-    )
-    return temperature, scores
+    return fit_temperature(score(guard, progress=progress, spans=[]))

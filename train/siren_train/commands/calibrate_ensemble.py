@@ -1,5 +1,6 @@
 """What `siren calibrate` does with an ensemble: how the mean of its members' scores decides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 from siren_runtime import Guard
 from siren_runtime.bundle.ensemble import read_ensemble, write_ensemble
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
@@ -33,7 +35,7 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
     by_stream = bool(rules.spans or manifest.spans)  # as a guard with spans scores
     read = {"threads": rules.threads, "streaming": by_stream, "exits": False, **AS_LLM_SIREN}
     with Guard.load(folder, **read) as guard:
-        scores, span_scores = _scored(folder, guard, rules)
+        scores, span_scores = _scored(folder, guard, rules, manifest.spans)
         judge = guard.judge.primary
     responses = manifest.responses or (judge.responses and replace(judge.responses, spans=[]))
     old = Decision(judge.threshold, list(judge.tiers), spans=manifest.spans, responses=responses)
@@ -43,8 +45,14 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
     rules.tell(folder, old, new, scores)
 
 
-def _scored(folder: Path, guard: Guard, rules: ByRules) -> "tuple[Scores, SpanScores | None]":
-    """The scores of the rows that rules are for, and of their spans where there is a rule."""
+def _scored(
+    folder: Path, guard: Guard, rules: ByRules, spans: Sequence[SpanThreshold]
+) -> "tuple[Scores, SpanScores | None]":
+    """The scores of the rows that rules are for, and of their spans where there is a rule.
+
+    Args:
+        spans: that the ensemble has; tiers go by them too.
+    """
     from siren_train.data.reading import sampled
     from siren_train.data.rows import read_all
     from siren_train.measure.calibrate_spans import score_diluted_spans
@@ -62,9 +70,10 @@ def _scored(folder: Path, guard: Guard, rules: ByRules) -> "tuple[Scores, SpanSc
     if not rules.sources:
         return NO_ROWS, None
     columns = rules.columns_of(options.labels(first), trajectories=is_trajectory)
+    sizes = [] if rules.spans or not rules.tiers else [span.tokens for span in spans]
     with Bars() as bars:
         of_split = rules.sources, columns, rules.split
-        scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows)
+        scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows, spans=sizes)
         if not rules.spans:
             return scores, None
         labelled = [row for row in read_all(rules.sources, columns) if row.split == rules.split]

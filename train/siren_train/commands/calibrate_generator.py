@@ -1,5 +1,6 @@
 """What `siren calibrate` does with a grafted generator: thresholds and tiers by its own pass."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -45,17 +46,22 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         )
     if rules.spans and not generator.head.pools_mean:
         raise InputError(f"{folder}: the heads read the last token alone, so there are no spans")
+    old = generator.manifest.decision(name)
     scores, span_scores = NO_ROWS, None
     if rules.sources:
         columns = rules.columns_of(Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
-            scores, refusals = score_with_generator(generator, name, *of_split, bars.update)
+            sizes = [] if rules.spans or not rules.tiers else [s.tokens for s in old.spans]
+            reading = _with_spans(generator, sizes) if sizes else generator
+            scores, refusals = score_with_generator(
+                reading, name, *of_split, bars.update, spans=sizes
+            )
             if rules.spans:
                 labelled = [r for r in read_all(rules.sources, columns) if r.split == rules.split]
                 of_rows = sampled(labelled, rules.max_rows), labelled, rules.diluted
                 span_scores, more = score_spans_with_generator(
-                    _with_spans(generator), name, *of_rows, bars.update
+                    _with_spans(generator, DEFAULT_SIZES), name, *of_rows, bars.update
                 )
                 if more:
                     report(
@@ -64,15 +70,14 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
                     )
         if refusals:
             report(f"{len(refusals)} rows were left out, the first since {refusals[0]}")
-    old = generator.manifest.decision(name)
     new = rules.decision(old, scores, span_scores)
     write_graft_decision(folder, name, new)
     rules.tell(folder, old, new, scores)
 
 
-def _with_spans(generator: GuardedGenerator) -> GuardedGenerator:
-    """One whose heads all score spans of the default sizes, whatever thresholds they have."""
+def _with_spans(generator: GuardedGenerator, sizes: Sequence[int]) -> GuardedGenerator:
+    """One whose heads all score spans of these sizes, whatever thresholds they have."""
     manifest = generator.manifest
     decisions = {name: replace(one, spans=[]) for name, one in manifest.decisions.items()}
     bare = replace(manifest, decisions=decisions)
-    return GuardedGenerator(generator.engine, generator.head, bare, DEFAULT_SIZES)
+    return GuardedGenerator(generator.engine, generator.head, bare, sizes)

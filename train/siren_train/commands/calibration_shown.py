@@ -15,23 +15,26 @@ if TYPE_CHECKING:
 
 def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
     """Print what the threshold and each tier give on the rows of `split` that they are for."""
+    from siren_train.measure.calibrate_responses import risks
     from siren_train.measure.metrics import binary_metrics
 
-    parts: list[tuple[str, Decision | ResponseThresholds, Scores]] = [("", decision, scores)]
+    reached = risks(scores, decision)
+    parts: list[tuple[str, Decision | ResponseThresholds, Scores, Scores]]
+    parts = [("", decision, scores, reached)]
     if decision.responses is not None:
-        with_response = scores.has_response
+        taken = scores.has_response
         parts = [
-            ("", decision, scores.of(~with_response)),
-            ("responses, ", decision.responses, scores.of(with_response)),
+            ("", decision, scores.of(~taken), reached.of(~taken)),
+            ("responses, ", decision.responses, scores.of(taken), reached.of(taken)),
         ]
-    for what, decides, rows in parts:
+    for what, decides, rows, of_tiers in parts:
         for span in decides.spans:
             typer.echo(f"{what}spans of {span.tokens} tokens: from {span.threshold:.4f}")
         if not len(rows.scores):
             continue
-        tiers = [(tier.name, tier.threshold) for tier in decides.tiers]
-        for name, value in [("threshold", decides.threshold), *tiers]:
-            m = binary_metrics(rows.harmful, rows.scores, value)
+        tiers = [(tier.name, tier.threshold, of_tiers) for tier in decides.tiers]
+        for name, value, by in [("threshold", decides.threshold, rows), *tiers]:
+            m = binary_metrics(by.harmful, by.scores, value)
             typer.echo(
                 f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
                 f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"

@@ -272,7 +272,7 @@ def write_calibration(
     name = head or manifest.primary
     decision = manifest.decision(name)
     if temperature is not None:
-        decision = _tempered(decision, temperature)
+        decision = tempered(decision, temperature)
     changes: dict[str, object] = {}
     if labels is not None:
         changes["labels"] = list(labels)
@@ -288,8 +288,8 @@ def write_calibration(
     return write_manifest(bundle, changed)
 
 
-def _tempered(old: Decision, temperature: float) -> Decision:
-    """How a head decides whose logits are divided by another temperature."""
+def tempered(old: Decision, temperature: float) -> Decision:
+    """How a head decides as before whose logits are divided by another temperature."""
     scale = temperature / old.temperature
     return msgspec.structs.replace(
         old,

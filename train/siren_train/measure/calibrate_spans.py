@@ -16,6 +16,7 @@ from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Row
 
 from .calibrate import parse_rule, stated_threshold
+from .evaluate import highest_spans
 
 _CHUNK_ROWS = 64
 
@@ -62,16 +63,9 @@ def score_spans(
         found += [result.heads[head or guard.heads[0]].spans for result in results]
         progress("scoring spans", len(found), len(rows))
     harmful, has_response = zip(*((row.label == 1, row.has_response) for row in rows), strict=True)
-    return SpanScores(by_size(found), np.array(harmful), np.array(has_response))
-
-
-def by_size(found: Sequence[Sequence[SpanScore]]) -> NDArray[np.float64]:
-    """The highest span of each default size, of each row, as `SpanScores` has them."""
-    scores = np.zeros((len(found), len(DEFAULT_SIZES)))
-    for row, spans in enumerate(found):
-        for span in spans:
-            scores[row, DEFAULT_SIZES.index(span.tokens)] = span.score
-    return scores
+    return SpanScores(
+        highest_spans(found, DEFAULT_SIZES), np.array(harmful), np.array(has_response)
+    )
 
 
 def score_diluted_spans(

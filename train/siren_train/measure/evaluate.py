@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
+from siren_runtime.backends.verdicts import SpanScore
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
@@ -48,6 +49,8 @@ class Scores:
         tokens: int64 [rows], of the whole text.
         exits: int64 [rows], the blocks that were run where an exit decided, else 0.
         has_response: bool [rows], which texts have one.
+        spans: float64 [rows, sizes], the highest span of each size that was asked for; 0 where a
+            row has none. Without columns where none was.
     """
 
     scores: NDArray[np.float64]
@@ -58,6 +61,7 @@ class Scores:
     tokens: NDArray[np.int64] = field(default_factory=_none)
     exits: NDArray[np.int64] = field(default_factory=_none)
     has_response: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    spans: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     def flagged(self, threshold: float, response_threshold: float | None) -> NDArray[np.bool_]:
         """Bool [rows]: which reach the threshold, or with a response another, unless it is None."""
@@ -75,6 +79,7 @@ class Scores:
             self.datasets[rows],
             self.categories[rows],
             has_response=self.has_response[rows],
+            spans=self.spans[rows] if self.spans.size else self.spans,
         )
 
 
@@ -122,12 +127,14 @@ def score_rows(
     *,
     head: str | None = None,
     max_rows: int | None = None,
+    spans: Sequence[int] = (),
 ) -> Scores:
     """Score the rows of a split. All data is read and checked before the first is scored.
 
     Args:
         head: whose scores are taken; None is the primary one.
         max_rows: of each data set, score at most so many, of each class alike; None scores all.
+        spans: sizes of spans that are scored too.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -146,7 +153,7 @@ def score_rows(
         total, selected = len(kept), iter(kept)
     progress("scoring", 0, total)
     while chunk := list(islice(selected, _CHUNK_ROWS)):
-        results += _scored(guard, chunk)
+        results += _scored(guard, chunk, spans)
         rows += [replace(row, text="", trajectory=None) for row in chunk]
         progress("scoring", len(rows), total)
     name = head or guard.heads[0]
@@ -163,14 +170,26 @@ def score_rows(
         np.array([result.tokens for result in results]),
         np.array([result.exit or 0 for result in results]),
         np.array([row.has_response for row in rows]),
+        highest_spans([result.heads[name].spans for result in results], spans),
     )
 
 
-def _scored(guard: Guard, rows: Sequence[Row]) -> list[ScoreResult]:
+def highest_spans(
+    found: Sequence[Sequence[SpanScore]], sizes: Sequence[int]
+) -> NDArray[np.float64]:
+    """The highest span of each size, of each row: float64 [rows, sizes], 0 where it has none."""
+    scores = np.zeros((len(found), len(sizes)))
+    for row, spans in enumerate(found):
+        for span in spans:
+            scores[row, sizes.index(span.tokens)] = span.score
+    return scores
+
+
+def _scored(guard: Guard, rows: Sequence[Row], spans: Sequence[int]) -> list[ScoreResult]:
     """What the guard makes of rows, which are of what it scores: texts, or trajectories."""
     if guard.manifests[0].task == "trajectory":
         return guard.score_trajectories([row.trajectory for row in rows])
-    return guard.score_batch([row.given for row in rows])
+    return guard.score_batch([row.given for row in rows], spans=spans or False)
 
 
 def rows_of_split(

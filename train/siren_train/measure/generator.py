@@ -15,13 +15,14 @@ from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import encode, load_manifest
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_runtime.text.tokenizer import Encoded
 from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
-from .calibrate_spans import SpanScores, by_size
-from .evaluate import Scores, rows_of_split
+from .calibrate_spans import SpanScores
+from .evaluate import Scores, highest_spans, rows_of_split
 
 
 def score_with_generator(
@@ -32,6 +33,7 @@ def score_with_generator(
     split: str,
     max_rows: int | None,
     progress: Progress,
+    spans: Sequence[int] = (),
 ) -> tuple[Scores, list[InputError]]:
     """Score the rows of a split as the generator would, had it written their responses.
 
@@ -41,6 +43,7 @@ def score_with_generator(
     Args:
         head: whose scores are taken.
         max_rows: of each data set, of each class alike; None is all.
+        spans: sizes of spans that the generator looks at too.
 
     Returns:
         The scores, and why each row was left out that was.
@@ -57,6 +60,7 @@ def score_with_generator(
         np.array([row.dataset for row, _ in read]),
         np.array([row.category for row, _ in read]),
         has_response=np.array([row.has_response for row, _ in read]),
+        spans=highest_spans([verdict.spans for _, verdict in read], spans),
     )
     return scores, refusals
 
@@ -86,7 +90,7 @@ def score_spans_with_generator(
     read, refusals = _read_rows(generator, head, [*rows, *behind], "scoring spans", progress)
     return (
         SpanScores(
-            by_size([verdict.spans for _, verdict in read]),
+            highest_spans([verdict.spans for _, verdict in read], DEFAULT_SIZES),
             np.array([row.label == 1 for row, _ in read]),
             np.array([row.has_response for row, _ in read]),
         ),
