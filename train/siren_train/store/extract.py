@@ -8,7 +8,7 @@ undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 import hashlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -214,8 +214,8 @@ def _pool_of(
         with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
             yield lambda rows: _last_states(guard, rows)
         return
-    with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
-        yield GuardPool(guard).pool
+    with closing(GuardPool(extractor, threads)) as pool:
+        yield pool.pool
 
 
 def _but_for(pooled: Pooled, pool: Pool) -> Pool:

@@ -1,6 +1,8 @@
 """A backbone's extractor, open: what it pools of rows, or of the end of those behind other text."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -8,15 +10,32 @@ from siren_runtime import Guard
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.rows import Row
 
 
 class GuardPool:
-    """Pools rows by an extractor."""
+    """Pools rows by an extractor, whose head's features are all neurons.
 
-    def __init__(self, guard: Guard) -> None:
-        """Take a guard whose head's features are all neurons."""
-        self._guard = guard
+    Whole rows go through score.onnx, whatever else is pooled, and ends of rows through stream.onnx,
+    which is opened when the first comes.
+    """
+
+    def __init__(self, extractor: Path, threads: int | None) -> None:
+        """Open the extractor.
+
+        Raises:
+            BundleError, BackendError: as `Guard.load`.
+        """
+        self._load = partial(Guard.load, extractor, backend="cpu", threads=threads, **AS_LLM_SIREN)
+        self._of_texts = self._load()
+        self._of_ends: Guard | None = None
+
+    def close(self) -> None:
+        """Free the engines."""
+        for guard in (self._of_texts, self._of_ends):
+            if guard is not None:
+                guard.close()
 
     def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
         """The means of a row's neurons over its tokens, float32 [layers * channels] each.
@@ -33,15 +52,15 @@ class GuardPool:
             means = self._means_of_ends([rows[place] for place in behind])
             found = dict(zip(behind, means, strict=True))
         whole = [row.text for row in rows if not row.skipped]
-        results = iter(self._guard.score_batch(whole, features=True) if whole else ())
+        results = iter(self._of_texts.score_batch(whole, features=True) if whole else ())
         return [
             found[place] if place in found else np.asarray(next(results).features)
             for place in range(len(rows))
         ]
 
     def _means_of_ends(self, rows: Sequence[Row]) -> list[FloatArray]:
-        scorer = self._guard.scorers[0]
-        stream = scorer.stream_backend
+        self._of_ends = self._of_ends or self._load()
+        stream = self._of_ends.scorers[0].stream_backend
         assert stream is not None  # encoders, which have none, are refused before
         backend, tokens = ScoreByStream(stream), [self._tokens(row) for row in rows]
         means: dict[int, FloatArray] = {}
@@ -57,7 +76,7 @@ class GuardPool:
 
         Where it has too many tokens, the text before loses its beginning, and then the row its end.
         """
-        tokenizer = self._guard.scorers[0].tokenizer
+        tokenizer = self._of_texts.scorers[0].tokenizer
         encoded = tokenizer.encode(row.text, special=False)
         first = sum(end <= row.skipped for _, end in encoded.offsets)
         dropped = min(max(len(encoded.ids) - tokenizer.room, 0), first)
