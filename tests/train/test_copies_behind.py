@@ -172,6 +172,23 @@ def test_a_copy_has_the_mean_over_its_own_tokens_and_the_first(
         np.testing.assert_allclose(found, total / np.float32(tokens), rtol=1e-3, atol=1e-4)
 
 
+def test_whole_rows_are_pooled_as_without_copies(
+    rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    checkpoint = load_checkpoint(str(backbone_folder("qwen3")))
+    sources = [parse_source(str(tmp_path / f"{name}.jsonl")) for name in ("first", "second")]
+    with_copies, without = (
+        extract(
+            sources, Columns(), checkpoint, tmp_path / f"store-{bool(copies)}",
+            model_id="tiny", copies=copies, threads=1, chunk_rows=8,
+        )
+        for copies in (COPIES, None)
+    )  # fmt: skip
+    whole = [row for row in rows if row.split == "train"]
+    found, expected = pooled(whole, with_copies), pooled(whole, without)
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # of other batches
+
+
 def test_an_encoder_has_no_such_copies(
     rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
 ) -> None:
