@@ -225,12 +225,14 @@ def test_while_as_many_calls_as_may_be_are_under_way_no_body_is_read(bundle: Pat
                 answer = server.client.post(path, content=b"no JSON")
                 assert _error(answer) == (429, "busy")
                 assert int(answer.headers["Retry-After"]) >= 1
-            assert server.client.get("/v1/models").status_code == 200
+            large = server.client.post("/v1/score", content=b"[" * 1_500_000)
+            assert _error(large) == (429, "busy")
+            assert server.client.get("/v1/models").status_code == 200  # over the same connection
         assert [wait.result().status_code for wait in waits] == [200, 200]
         assert _error(server.client.post("/v1/score", content=b"no JSON"))[0] == 400
         requests = 'siren_requests_total{route="/predict",status="429"}'
         assert server.metric(requests) == 1
-        assert server.metric('siren_refusals_total{code="busy"}') == 4
+        assert server.metric('siren_refusals_total{code="busy"}') == 5
 
 
 def test_what_waits_is_measured_though_nobody_asks_this_worker(server: Running) -> None:
