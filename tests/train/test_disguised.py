@@ -16,7 +16,7 @@ from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
-from siren_train.data.copies import Copies, with_copies
+from siren_train.data.copies import Copies, SafeTexts, with_copies
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import parse_source
@@ -88,7 +88,7 @@ def test_any_text_is_disguised_alike_by_the_same_draw(text: str, kind: str, seed
 def test_copies_are_in_every_disguise_and_keep_their_label(data: Path) -> None:
     rows = _rows(data, "train")
     copies = Copies(seed=0, disguised={"data": 4})
-    found = list(with_copies(rows, copies, []))
+    found = list(with_copies(rows, copies, SafeTexts()))
     changed = 0
     for place in range(0, len(found), 5):
         original, *of_row = found[place : place + 5]
@@ -96,8 +96,8 @@ def test_copies_are_in_every_disguise_and_keep_their_label(data: Path) -> None:
         assert all(row.is_copy and row.label == original.label for row in of_row)
         changed += sum(row.text != original.text for row in of_row)
     assert changed > 0.8 * len(rows) * 4
-    assert found == list(with_copies(rows, copies, []))
-    assert found != list(with_copies(rows, Copies(seed=1, disguised={"data": 4}), []))
+    assert found == list(with_copies(rows, copies, SafeTexts()))
+    assert found != list(with_copies(rows, Copies(seed=1, disguised={"data": 4}), SafeTexts()))
 
 
 def test_each_disguise_is_measured(data: Path, tmp_path: Path) -> None:
