@@ -148,8 +148,8 @@ def told_decision(judge: Judge, asked: float | None = None) -> dict[str, Any]:
         }
 
     head = judge.primary
-    responses = None if head.responses is None else told(head.of_text(has_response=True))
-    return {**told(head), "responses": responses}
+    has_own = head.responses is not None and asked is None
+    return {**told(head), "responses": told(head.of_text(has_response=True)) if has_own else None}
 
 
 Check = Callable[[Served], Awaitable[None]]

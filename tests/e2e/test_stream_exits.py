@@ -389,4 +389,5 @@ def test_streams_that_are_shared_and_served_leave_too(bounded):
         opened = server.client.post("/v1/streams", json={}).json()
         answer = server.client.post(f"/v1/streams/{opened['id']}", json={"text": LETTERS[:50]})
         assert answer.json()["exit"] == 1
+        server.client.delete(f"/v1/streams/{opened['id']}")  # at the end of which it is counted
         assert server.metric('siren_exits_total{blocks="1",guard="quick"}') == 1

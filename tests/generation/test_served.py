@@ -203,7 +203,7 @@ def test_a_generator_says_the_thresholds_of_responses_if_it_goes_by_them(copied:
         settings = GenerateSettings(folder=str(copied), name="tiny", threshold=threshold)
         with running({}, generate=settings) as server:
             told.append(server.client.get("/info").json()["generator"]["responses"])
-    assert told == [{"threshold": 0.9, "tiers": {}}, None]
+    assert told == [{"threshold": 0.9, "tiers": {}, "spans": {}}, None]
 
 
 def test_without_a_guard_other_routes_say_so(server: Running) -> None:

@@ -108,7 +108,7 @@ def test_the_styles_are_not_those_it_was_trained_in() -> None:
 # What the guards' pages say falls short: a tokenizer that knows letters by their case, and means
 # over much small talk.
 FLOORS = {
-    ("smollm2", "long preamble"): 0.65,
+    ("smollm2", "long preamble"): 0.6,  # by the whole text alone; spans find more
     ("smollm2", "upper case"): 0.6,
     ("gemma3-270m", "long preamble"): 0.65,
 }
