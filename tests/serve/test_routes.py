@@ -353,9 +353,11 @@ def test_an_answer_is_decided_on_by_the_thresholds_of_responses(tmp_path: Path) 
 
 def test_info_tells_from_which_score_spans_count(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    spans = [{"tokens": 32, "threshold": 0.9}, {"tokens": 64, "threshold": 0.8}]
-    responses = {"threshold": 0.7, "tiers": [], "spans": [{**spans[0], "threshold": 0.99}]}
-    responses["spans"].append({**spans[1], "threshold": 0.95})  # type: ignore[attr-defined]
+    spans, stricter = (
+        [{"tokens": 32, "threshold": first}, {"tokens": 64, "threshold": second}]
+        for first, second in ((0.9, 0.8), (0.99, 0.95))
+    )
+    responses = {"threshold": 0.7, "tiers": [], "spans": stricter}
     edit_manifest(bundle, lambda manifest: manifest.update(spans=spans, responses=responses))
     for asked, expected in ((None, ({"32": 0.9, "64": 0.8}, {"32": 0.99, "64": 0.95})),
                             (False, ({}, {}))):  # fmt: skip

@@ -23,7 +23,7 @@ from siren_train.measure.calibrate import (
     read_tiers,
     write_calibration,
 )
-from siren_train.measure.calibrate_responses import choose, choose_each
+from siren_train.measure.calibrate_responses import choose_thresholds, choose_tiers
 from siren_train.measure.evaluate import Scores, measure
 from siren_train.measure.metrics import binary_metrics, calibration_error, precision_recall
 from tiny_bundle import make_bundle
@@ -194,14 +194,15 @@ def with_responses(rows: int) -> Scores:
 
 def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
     scores = with_responses(2000)
-    found = choose_each(scores, "best", {"block": "fpr:0.01", "review": "fpr:0.05"}, Decision(0.5))
-    assert found.responses is not None
-    assert found.tiers is not None
-    assert found.threshold is not None
-    assert found.responses.threshold > found.threshold
-    for tiers, rows in (
-        (found.tiers, scores.of(~scores.has_response)),
-        (found.responses.tiers, scores.of(scores.has_response)),
+    found = choose_thresholds(scores, "best")
+    assert found is not None
+    assert found[1] > found[0]
+    decision = Decision(found[0], responses=ResponseThresholds(found[1]))
+    rules = {"block": "fpr:0.01", "review": "fpr:0.05"}
+    for tiers, rows in zip(
+        choose_tiers(scores, rules, decision, each=True),
+        (scores.of(~scores.has_response), scores.of(scores.has_response)),
+        strict=True,
     ):
         safe = rows.scores[~rows.harmful]
         assert [tier.name for tier in tiers] == ["block", "review"]
@@ -212,14 +213,15 @@ def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
 def test_responses_keep_tiers_and_threshold_where_they_get_no_new_ones(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     write_calibration(bundle, tiers=make_tiers({"block": 0.9}, "test"))
-    found = choose_each(with_responses(2000), "best", {}, Decision(0.5))
-    manifest = write_calibration(bundle, threshold=found.threshold, responses=found.responses)
-    assert found.responses is not None
-    assert manifest.responses == replace_tiers(found.responses, manifest.tiers)
+    found = choose_thresholds(with_responses(2000), "best")
+    assert found is not None
+    responses = ResponseThresholds(found[1])
+    manifest = write_calibration(bundle, threshold=found[0], responses=responses)
+    assert manifest.responses == replace_tiers(responses, manifest.tiers)
     tiers = make_tiers({"stop": 0.95, "look": 0.5}, "test")
     manifest = write_calibration(bundle, tiers=tiers)
-    assert manifest.responses == replace_tiers(found.responses, tiers)
-    assert manifest.threshold == found.threshold
+    assert manifest.responses == replace_tiers(responses, tiers)
+    assert manifest.threshold == found[0]
 
 
 def test_the_command_says_that_responses_lose_their_threshold(tmp_path: Path) -> None:
@@ -254,10 +256,7 @@ def test_what_was_found_is_shown_where_all_rows_are_responses_or_none(
 
 
 def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:
-    scores = with_responses(300)
-    found = choose_each(scores, "best", {"block": "fpr:0.01"}, Decision(0.5))
-    assert found == choose(scores, "best", {"block": "fpr:0.01"}, Decision(0.5))
-    assert found.responses is None
+    assert choose_thresholds(with_responses(300), "best") is None
 
 
 def test_an_evaluation_flags_responses_by_their_own_threshold() -> None:

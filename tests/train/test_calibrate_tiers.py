@@ -18,7 +18,7 @@ from siren_train.data.sources import parse_source
 from siren_train.measure.calibrate import write_calibration
 from siren_train.measure.calibrate_responses import risks
 from siren_train.measure.evaluate import score_rows
-from tiny_bundle import make_bundle
+from tiny_bundle import edit_manifest, make_bundle
 
 SIZES = (8, 16)
 
@@ -82,9 +82,17 @@ def test_a_tier_is_reached_by_no_more_safe_rows_than_its_rule_says(
     assert f"block: from {tier['threshold']:.4f}" in shown.stdout
 
 
-def test_it_says_that_tiers_beside_spans_go_by_whole_texts(data: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    both = siren("calibrate", bundle, data, "--tier", "block=fpr:0.1", "--spans", "fpr:0.1",
-                 "--diluted", "20")  # fmt: skip
-    assert both.exit_code == 0, both.stderr
-    assert "--tier goes by whole texts here" in both.stderr
+def test_tiers_go_by_the_spans_that_are_chosen_with_them(data: Path, tmp_path: Path) -> None:
+    bundle, bare = (make_bundle(tmp_path / name) for name in ("bundle", "bare"))
+    for folder in (bundle, bare):  # as it is, it reads no 32 tokens beside the special ones
+        edit_manifest(folder, lambda manifest: manifest["text"].update(max_length=128))
+    options = "--spans", "fpr:0.2", "--diluted", "40", "--tier", "block=fpr:0.1"
+    shown = siren("calibrate", bundle, data, *options)
+    assert shown.exit_code == 0, shown.stderr
+    at_once = json.loads((bundle / MANIFEST_FILE).read_text())
+    shown = siren("calibrate", bundle, data, "--tier", "block=fpr:0.1")
+    assert shown.exit_code == 0, shown.stderr
+    after = json.loads((bundle / MANIFEST_FILE).read_text())
+    assert (after["spans"], after["tiers"]) == (at_once["spans"], at_once["tiers"])
+    siren("calibrate", bare, data, "--tier", "block=fpr:0.1")
+    assert json.loads((bare / MANIFEST_FILE).read_text())["tiers"] != after["tiers"]

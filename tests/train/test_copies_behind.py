@@ -12,6 +12,7 @@ from backbones import BackboneSpec
 from generators import make_generator, need_genai
 from labelled import make_rows, write_jsonl
 from models import make_backbone
+from onnx_backbones import export_onnx
 from reference import load_reference
 from siren_export.heads.mlp import Dense
 from siren_export.heads.selected import LayerSelection
@@ -192,13 +193,25 @@ def test_whole_rows_are_pooled_as_without_copies(
 def test_an_encoder_has_no_such_copies(
     rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(InputError, match="encoder, which reads a span as a text of its own"):
+    with pytest.raises(InputError, match="an encoder or an ONNX file, reads a span"):
         extract(
             [parse_source(str(tmp_path / "first.jsonl"))], Columns(),
             load_checkpoint(str(backbone_folder("bert"))), tmp_path / "store", model_id="bert",
             copies=Copies(seed=0, behind={"first": 1}),
         )  # fmt: skip
     assert not (tmp_path / "store").exists()
+
+
+def test_an_onnx_file_has_no_such_copies(
+    rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> None:
+    """It is a decoder, and has no streaming graph."""
+    onnx = export_onnx(backbone_folder("qwen3"), tmp_path / "onnx")
+    with pytest.raises(InputError, match="an encoder or an ONNX file, reads a span"):
+        extract(
+            [parse_source(str(tmp_path / "first.jsonl"))], Columns(), load_checkpoint(str(onnx)),
+            tmp_path / "store", model_id="onnx", copies=Copies(seed=0, behind={"first": 1}),
+        )  # fmt: skip
 
 
 def test_a_generator_pools_the_same(rows: list[Row], tmp_path: Path) -> None:

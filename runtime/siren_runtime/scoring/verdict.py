@@ -97,6 +97,13 @@ class HeadJudge:
         """Where the threshold `own` stands in a call that takes `threshold` for the head's."""
         return own if threshold == self.threshold else moved(threshold, -self.shift(own))
 
+    def risk_of(self, score: float, own: float, threshold: float) -> float:
+        """Where a score of the threshold `own` ranks among those of texts, in a call that takes
+        `threshold` for the head's: at `threshold` or above if it is harmful.
+        """
+        risk = moved(score, self.shift(own))
+        return max(risk, threshold) if score >= self.harmful_from(own, threshold) else risk
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -330,9 +337,8 @@ def _spans(
         of_size = [spans[size, category] for spans in by_size]
         score = float(np.mean([span.score for span in of_size]))
         own = head.spans.get(size, head.labels.get(category, head.threshold))
-        harmful_from, risk = head.harmful_from(own, threshold), moved(score, head.shift(own))
+        harmful_from, risk = head.harmful_from(own, threshold), head.risk_of(score, own, threshold)
         if score >= harmful_from:
-            risk = max(risk, threshold)  # which the move may have rounded below it
             flagged |= {category} & set(head.labels)
         if size not in found or risk > found[size][0]:
             place: Span = max(of_size, key=lambda span: span.score).span

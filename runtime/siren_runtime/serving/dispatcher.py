@@ -253,8 +253,10 @@ class Dispatcher:
         if left > 0 and not self._closing and not is_full:
             return None, left
         batch = self._windows.take(self._budgets)
+        if not batch:  # all that waited have ended meanwhile
+            return self._choose()
         self._full = self._full and self._is_nearly_full()
-        return (lambda: self._score(batch)) if batch else (lambda: None), None
+        return lambda: self._score(batch), None
 
     def _score(self, batch: Sequence[Waiting]) -> None:
         member, started = batch[0].member, time.monotonic()

@@ -1,4 +1,4 @@
-"""A calibration of threshold and tiers by rules: what it is asked for, chosen by and tells."""
+"""A calibration by rules: what it is asked for, chosen by and tells."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold
 from siren_runtime.commands.console import report
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
@@ -16,14 +18,13 @@ from . import options
 from .calibration_shown import described, finish, print_decision
 
 if TYPE_CHECKING:
-    from siren_train.measure.calibrate_responses import Found
     from siren_train.measure.calibrate_spans import SpanScores
     from siren_train.measure.evaluate import Scores
 
 
 @dataclass(frozen=True)
 class ByRules:
-    """What a generator or an ensemble is calibrated by.
+    """What a bundle, a generator or an ensemble is calibrated by.
 
     Attributes:
         threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
@@ -80,16 +81,50 @@ class ByRules:
             BundleError: two tiers are equal.
         """
         from siren_train.measure.calibrate import with_spans, with_thresholds
-        from siren_train.measure.calibrate_responses import choose_spans
+        from siren_train.measure.calibrate_responses import choose_spans, choose_tiers
 
-        found = choose_and_say(scores, self.threshold, self.tiers, old, by_response=self.responses)
-        new = with_thresholds(old, found.threshold, found.tiers, found.responses)
+        threshold, responses = self._thresholds(scores)
+        new = with_thresholds(old, threshold, None, responses)
         if span_scores is not None and self.spans:
             say_unseen(span_scores, by_response=bool(new.responses))
-            return with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
-        if self.spans:
-            return with_spans(new, options.stated_spans(self.spans), None)
-        return new
+            new = with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
+        elif self.spans:
+            new = with_spans(new, options.stated_spans(self.spans), None)
+        if not self.tiers:
+            return new
+        tiers, *of_responses = choose_tiers(scores, self.tiers, new, each=responses is not None)
+        if responses is not None:
+            responses = ResponseThresholds(responses.threshold, of_responses[0])
+        return with_thresholds(new, None, tiers, responses)
+
+    def sizes(self, old: Sequence[SpanThreshold]) -> list[int]:
+        """The sizes of spans that rows are scored with: those that reach tiers which are asked for.
+
+        Args:
+            old: the thresholds of spans so far.
+        """
+        if not self.tiers:
+            return []
+        return [*DEFAULT_SIZES] if self.spans else [span.tokens for span in old]
+
+    def _thresholds(self, scores: "Scores") -> tuple[float | None, ResponseThresholds | None]:
+        """The threshold of texts, or of all; and that of texts with a response.
+
+        Where rows are too few for two, that is said.
+        """
+        from siren_train.measure.calibrate import find_threshold
+        from siren_train.measure.calibrate_responses import LEAST_ROWS, choose_thresholds
+
+        if self.threshold is None:
+            return None, None
+        if self.responses:
+            if (found := choose_thresholds(scores, self.threshold)) is not None:
+                return found[0], ResponseThresholds(found[1])
+            report(
+                f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or "
+                "without; all texts have the thresholds that suit all rows"
+            )
+        return find_threshold(scores, self.threshold), None
 
     def tell(self, folder: Path, old: Decision, new: Decision, scores: "Scores") -> None:
         """Print what was decided, once it is written into `folder`."""
@@ -113,30 +148,3 @@ def say_unseen(spans: "SpanScores", *, by_response: bool) -> None:
                 f"--spans: no {rows} is longer than {size} tokens; there, spans of so many do not "
                 "count"
             )
-
-
-def choose_and_say(
-    scores: "Scores",
-    threshold: str | None,
-    tiers: Mapping[str, str],
-    old: Decision,
-    *,
-    by_response: bool,
-) -> "Found":
-    """Choose a threshold and tiers, twice if `by_response` and there is a rule for the threshold.
-
-    Where rows are too few for twice, that is said.
-
-    Args, Raises: as `siren_train.measure.calibrate_responses.choose`.
-    """
-    from siren_train.measure.calibrate_responses import LEAST_ROWS, choose, choose_each
-
-    if not (by_response and threshold):
-        return choose(scores, threshold, tiers, old)
-    found = choose_each(scores, threshold, tiers, old)
-    if found.responses is None:
-        report(
-            f"--responses: fewer than {LEAST_ROWS} rows of a class with a response, or without; "
-            "all texts have the thresholds that suit all rows"
-        )
-    return found

@@ -20,7 +20,7 @@ from siren_train.data.rows import read_all
 from siren_train.data.sources import parse_source
 
 from . import options
-from .by_rules import ByRules, choose_and_say, say_unseen
+from .by_rules import ByRules
 from .calibration_shown import described, finish, print_decision
 from .extra import need_train_extra
 
@@ -178,9 +178,10 @@ def calibrate(
         read_tiers,
         tempered,
         tempered_guard,
+        with_thresholds,
         write_calibration,
+        write_decided,
     )
-    from siren_train.measure.calibrate_responses import choose_spans
     from siren_train.measure.calibrate_spans import check_rules, score_diluted_spans
     from siren_train.measure.evaluate import score_rows
 
@@ -193,6 +194,10 @@ def calibrate(
         refuse_options(context, ["diluted"], "--spans and labelled text")
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
+    of_rows = text, label, split_column, id_column, category, classes
+    columns_of = partial(options.make_columns, *of_rows)
+    rules = threshold, options.tier_rules(tier or []), spans, checked_lengths(diluted)
+    by_rules = ByRules(*rules, sources, columns_of, split, max_rows, responses, threads)
     if is_grafted(folder) or is_ensemble(folder):
         refused = tiers, temperature, cascade, record, labels, pool
         if any((*refused, head if is_ensemble(folder) else None)) or false_alarms is not None:
@@ -200,10 +205,6 @@ def calibrate(
                 "a generator or an ensemble takes --threshold, --tier, --spans and --responses "
                 "alone"
             )
-        of_rows = text, label, split_column, id_column, category, classes
-        columns_of = partial(options.make_columns, *of_rows)
-        rules = threshold, options.tier_rules(tier or []), spans, checked_lengths(diluted)
-        by_rules = ByRules(*rules, sources, columns_of, split, max_rows, responses, threads)
         if is_grafted(folder):
             calibrate_generator(folder, head, by_rules)
         else:
@@ -224,9 +225,8 @@ def calibrate(
         _check_use(threshold, tier, tiers, temperature, spans)
     if responses and not (data and threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
-    tier_rules = options.tier_rules(tier or [])
     try:
-        check_rules(threshold, tier_rules, spans)
+        check_rules(threshold, by_rules.tiers, spans)
     except InputError as error:
         if data:
             raise
@@ -239,17 +239,8 @@ def calibrate(
     has_labels = opened.manifest.heads[head].activation == "sigmoid"
     if labels and (not has_labels or cascade or false_alarms is not None):
         raise typer.BadParameter("--labels goes with a head of labels")
-    columns = options.make_columns(
-        text,
-        label,
-        split_column,
-        id_column,
-        category,
-        classes,
-        options.labels(opened.manifest),
-        labels,
-        trajectories=opened.manifest.task == "trajectory",
-    )
+    is_trajectory = opened.manifest.task == "trajectory"
+    columns = columns_of(options.labels(opened.manifest), labels, trajectories=is_trajectory)
     if false_alarms is not None:
         from .calibrate_alarms import calibrate_alarms
 
@@ -285,7 +276,7 @@ def calibrate(
     if not data:
         if temperature:
             raise typer.BadParameter("labelled text is needed to fit a temperature")
-        stated = {name: options.stated(rule) for name, rule in tier_rules.items()}
+        stated = {name: options.stated(rule) for name, rule in by_rules.tiers.items()}
         by_name = make_tiers(stated, "--tier") if stated else None
         manifest = write_calibration(
             folder,
@@ -304,9 +295,6 @@ def calibrate(
     by_stream = bool(spans or old.spans)  # as a guard with spans scores
     engines = open_engines(opened, Request(threads=threads, streaming=by_stream))
     guard = tempered_guard(opened, engines, old.temperature, head)
-    if spans and tier_rules:
-        report("--tier goes by whole texts here; give it again, by itself, to go by spans too")
-    sizes = [] if spans or not tier_rules else [span.tokens for span in old.spans]
     with Bars() as bars:
         score = partial(
             score_rows,
@@ -315,7 +303,7 @@ def calibrate(
             split=split,
             head=head,
             max_rows=max_rows,
-            spans=sizes,
+            spans=by_rules.sizes(old.spans),
         )
         new_temperature = None
         if temperature:
@@ -326,29 +314,17 @@ def calibrate(
         if spans:
             labelled = [row for row in read_all(sources, columns) if row.split == split]
             taken = sampled(labelled, max_rows)
-            lengths = checked_lengths(diluted)
-            span_scores = score_diluted_spans(guard, taken, labelled, lengths, bars.update, head)
+            of_spans = taken, labelled, by_rules.diluted
+            span_scores = score_diluted_spans(guard, *of_spans, bars.update, head)
     kept = old if new_temperature is None else tempered(old, new_temperature)
-    found = choose_and_say(scores, threshold, tier_rules, kept, by_response=responses)
-    new_spans = response_spans = None
-    if span_scores is not None and spans:
-        by_response = (found.responses or (None if threshold else old.responses)) is not None
-        say_unseen(span_scores, by_response=by_response)
-        new_spans, response_spans = choose_spans(span_scores, spans, by_response)
-    manifest = write_calibration(
-        folder,
-        head=head,
-        threshold=found.threshold,
-        tiers=read_tiers(tiers) if tiers is not None else found.tiers,
-        temperature=new_temperature,
-        spans=new_spans,
-        responses=found.responses,
-        response_spans=response_spans,
-    )
-    print_decision(manifest.decision(head), scores, split)
+    decision = by_rules.decision(kept, scores, span_scores)
+    if tiers is not None:
+        decision = with_thresholds(decision, None, read_tiers(tiers), None)
+    write_decided(folder, opened.manifest, head, decision)
+    print_decision(decision, scores, split)
     if new_temperature is not None:
         typer.echo(f"temperature: {new_temperature:.3f}")
-    finish(record, old, manifest.decision(head))
+    finish(record, old, decision)
 
 
 def _check_use(

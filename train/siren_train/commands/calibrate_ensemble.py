@@ -70,9 +70,9 @@ def _scored(
     if not rules.sources:
         return NO_ROWS, None
     columns = rules.columns_of(options.labels(first), trajectories=is_trajectory)
-    sizes = [] if rules.spans or not rules.tiers else [span.tokens for span in spans]
     with Bars() as bars:
         of_split = rules.sources, columns, rules.split
+        sizes = rules.sizes(spans)
         scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows, spans=sizes)
         if not rules.spans:
             return scores, None

@@ -52,7 +52,7 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         columns = rules.columns_of(Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
-            sizes = [] if rules.spans or not rules.tiers else [s.tokens for s in old.spans]
+            sizes = rules.sizes(old.spans)
             reading = _with_spans(generator, sizes) if sizes else generator
             scores, refusals = score_with_generator(
                 reading, name, *of_split, bars.update, spans=sizes

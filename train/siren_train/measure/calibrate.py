@@ -282,7 +282,19 @@ def write_calibration(
     decision = with_thresholds(decision, threshold, tiers, responses)
     if spans is not None:
         decision = with_spans(decision, spans, response_spans)
-    changed = manifest.deciding(name, decision)
+    return write_decided(bundle, manifest, name, decision)
+
+
+def write_decided(bundle: Path, manifest: Manifest, head: str, decision: Decision) -> Manifest:
+    """Write how a head decides into the bundle's guard.json, and return the new manifest.
+
+    Args:
+        manifest: the bundle's.
+
+    Raises:
+        BundleError, InputError: as `write_calibration`.
+    """
+    changed = manifest.deciding(head, decision)
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
         changed = _without_bounds(changed)
     return write_manifest(bundle, changed)

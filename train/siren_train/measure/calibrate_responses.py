@@ -1,51 +1,64 @@
 """Thresholds of texts without a response, and of those with one, each by its own rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from siren_runtime.bundle.heads import Decision
-from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
-from siren_runtime.scoring.verdict import log_odds, moved
+from siren_runtime.bundle.thresholds import SpanThreshold, Tier
+from siren_runtime.scoring.verdict import HeadJudge
 
-from .calibrate import find_threshold, make_tiers, with_thresholds
+from .calibrate import find_threshold, make_tiers
 from .calibrate_spans import SpanScores, find_span_thresholds
 from .evaluate import Scores
 
 LEAST_ROWS = 100  # of each class: 1 % of fewer safe ones is not one row
 
 
-@dataclass(frozen=True)
-class Found:
-    """What rules found; None where they were not asked for.
-
-    `responses` is None where there are too few rows to choose it: what was found is then by all
-    rows, and holds for all texts.
-    """
-
-    threshold: float | None
-    tiers: list[Tier] | None
-    responses: ResponseThresholds | None
-
-
-def choose(scores: Scores, threshold: str | None, tiers: Mapping[str, str], old: Decision) -> Found:
-    """Choose a threshold and tiers by all rows.
-
-    The threshold is for whole texts. Tiers are reached by spans too, so they are chosen by `risks`.
+def choose_thresholds(scores: Scores, rule: str) -> tuple[float, float] | None:
+    """Choose a threshold by the rows without a response, and one by those with one.
 
     Args:
-        threshold, tiers: rules, as `find_threshold` takes them.
-        old: how the head decided before, whose spans stay.
+        rule: as `find_threshold` takes it.
+
+    Returns:
+        Both; None where there are too few rows of a class for one of them.
+
+    Raises:
+        InputError: no threshold meets the rule.
+    """
+    parts = scores.of(~scores.has_response), scores.of(scores.has_response)
+    if any(np.bincount(part.harmful, minlength=2).min() < LEAST_ROWS for part in parts):
+        return None
+    of_texts, of_responses = (find_threshold(part, rule) for part in parts)
+    return of_texts, of_responses
+
+
+def choose_tiers(
+    scores: Scores, rules: Mapping[str, str], decision: Decision, *, each: bool
+) -> list[list[Tier]]:
+    """Choose tiers by all rows, or by those without and those with a response.
+
+    Spans reach tiers too, so they are chosen by `risks`.
+
+    Args:
+        rules: as `find_threshold` takes them, by the names of tiers.
+        decision: how the head decides otherwise.
+
+    Returns:
+        The tiers of all texts, or of both.
 
     Raises:
         InputError, BundleError: no threshold meets a rule, or two tiers are equal.
     """
-    chosen = find_threshold(scores, threshold) if threshold else None
-    reached = risks(scores, with_thresholds(old, chosen, None, None))
-    found = {name: find_threshold(reached, rule) for name, rule in tiers.items()}
-    return Found(chosen, make_tiers(found, "--tier") if found else None, None)
+    reached = risks(scores, decision)
+    with_response = scores.has_response
+    parts = [reached.of(~with_response), reached.of(with_response)] if each else [reached]
+    return [
+        make_tiers({name: find_threshold(part, rule) for name, rule in rules.items()}, "--tier")
+        for part in parts
+    ]
 
 
 def risks(scores: Scores, decision: Decision) -> Scores:
@@ -58,32 +71,15 @@ def risks(scores: Scores, decision: Decision) -> Scores:
     """
     if not scores.spans.size:
         return scores
+    spans = {span.tokens: span.threshold for span in decision.spans}
+    judge = HeadJudge(decision.threshold, (), spans, {}, decision.responses)
     found = scores.scores.copy()
     for row, has_response in enumerate(scores.has_response):
-        decides = (decision.responses if has_response else None) or decision
-        for span, score in zip(decides.spans or decision.spans, scores.spans[row], strict=True):
-            shift = log_odds(decides.threshold) - log_odds(span.threshold)
-            risk = moved(float(score), shift) if score else 0.0
-            if score >= span.threshold:
-                risk = max(risk, decides.threshold)  # which the move may have rounded below it
-            found[row] = max(found[row], risk)
+        of_row = judge.of_text(has_response)
+        for own, score in zip(of_row.spans.values(), scores.spans[row].tolist(), strict=True):
+            if score:
+                found[row] = max(found[row], of_row.risk_of(score, own, of_row.threshold))
     return replace(scores, scores=found)
-
-
-def choose_each(scores: Scores, threshold: str, tiers: Mapping[str, str], old: Decision) -> Found:
-    """Choose by the rows without a response, and apart from that by those with one.
-
-    Args, Raises: as `choose`.
-    """
-    parts = scores.of(~scores.has_response), scores.of(scores.has_response)
-    if any(np.bincount(part.harmful, minlength=2).min() < LEAST_ROWS for part in parts):
-        return choose(scores, threshold, tiers, old)
-    spans = (old.responses.spans if old.responses else None) or old.spans
-    of_texts = choose(parts[0], threshold, tiers, old)
-    of_responses = choose(parts[1], threshold, tiers, msgspec.structs.replace(old, spans=spans))
-    assert of_responses.threshold is not None
-    responses = ResponseThresholds(of_responses.threshold, of_responses.tiers or [])
-    return Found(of_texts.threshold, of_texts.tiers, responses)
 
 
 def choose_spans(

@@ -103,7 +103,7 @@ def extract(
     """
     _check_use(columns, backbone, poolings, copies)
     if copies and any(copies.behind.values()):
-        _check_causal(backbone)
+        _check_streams(backbone)
     if max_layer is not None and isinstance(backbone, Generator):
         raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
@@ -162,12 +162,13 @@ def _check_use(
         )
 
 
-def _check_causal(backbone: Checkpoint | Generator) -> None:
-    """Refuse copies behind other text for an encoder, before any row is pooled."""
-    if isinstance(backbone, Checkpoint) and not backbone_of(backbone).causal:
+def _check_streams(backbone: Checkpoint | Generator) -> None:
+    """Refuse copies behind other text for what has no streaming graph, before any row is pooled."""
+    if isinstance(backbone, Checkpoint) and backbone_of(backbone).context_length is None:
         raise InputError(
-            "copies are asked for behind other text, and the backbone is an encoder, which reads "
-            "a span as a text of its own; leave out 'behind', and ask for 'diluted' and 'spans'"
+            "copies are asked for behind other text, and the backbone, an encoder or an ONNX file, "
+            "reads a span as a text of its own; leave out 'behind', and ask for 'diluted' and "
+            "'spans'"
         )
 
 

@@ -61,7 +61,7 @@ class GuardPool:
     def _means_of_ends(self, rows: Sequence[Row]) -> list[FloatArray]:
         self._of_ends = self._of_ends or self._load()
         stream = self._of_ends.scorers[0].stream_backend
-        assert stream is not None  # encoders, which have none, are refused before
+        assert stream is not None  # what has none is refused before
         backend, tokens = ScoreByStream(stream), [self._tokens(row) for row in rows]
         means: dict[int, FloatArray] = {}
         for batch in micro_batches([len(ids) for ids, _ in tokens], backend.token_budget):
