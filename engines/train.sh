@@ -8,7 +8,7 @@
 #
 # Settings, by the environment: MAX_ROWS (train rows of each data set, and NAME=ROWS of single ones),
 # CASED (set where the tokenizer knows letters by their case: copies in capitals too), DISGUISED (set for
-# copies in disguise), BEHIND (set for decoders: copies behind other text), MAX_LAYER, TRIALS, MEMBERS,
+# copies in disguise), BEHIND (set for copies behind other text), MAX_LAYER, TRIALS, MEMBERS,
 # EXITS (as siren train --exits; none without), SPAN_ROWS (of each data set, by which thresholds of spans
 # are chosen; none without), THREADS, REUSE (a feature store of this backbone in int8, whose texts are
 # not pooled again).

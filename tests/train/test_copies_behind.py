@@ -126,6 +126,22 @@ def pooled(rows: list[Row], store: FeatureStore) -> FloatArray:
     return np.array([array[places[text_digest(row)]].ravel() for row in rows])
 
 
+def head_of_everything(folder: Path, store: FeatureStore) -> Path:
+    """Write a head of llm-siren's whose features are all neurons of a store's backbone."""
+    layers, channels = store.manifest.layers, store.manifest.channels
+    write_head(
+        folder,
+        model_id=store.manifest.model_id,
+        model_revision=None,
+        pooling="residual_mean",
+        layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
+        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
+        max_length=store.manifest.max_length,
+        threshold=0.5,
+    )
+    return folder
+
+
 def test_a_copy_has_the_mean_over_its_own_tokens_and_the_first(
     rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
 ) -> None:
@@ -136,18 +152,7 @@ def test_a_copy_has_the_mean_over_its_own_tokens_and_the_first(
         sources, Columns(), load_checkpoint(str(backbone)), tmp_path / "store",
         model_id=str(backbone), copies=COPIES, threads=1,
     )  # fmt: skip
-    layers, channels = store.manifest.layers, store.manifest.channels
-    write_head(
-        tmp_path / "everything",
-        model_id=str(backbone),
-        model_revision=None,
-        pooling="residual_mean",
-        layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
-        max_length=512,
-        threshold=0.5,
-    )
-    reference = load_reference(tmp_path / "everything")
+    reference = load_reference(head_of_everything(tmp_path / "everything", store))
     tokenizer = AutoTokenizer.from_pretrained(backbone)
 
     def sums(text: str) -> tuple[FloatArray, int]:
@@ -190,28 +195,24 @@ def test_whole_rows_are_pooled_as_without_copies(
     np.testing.assert_allclose(found, expected, atol=1e-6)  # of other batches
 
 
-def test_an_encoder_has_no_such_copies(
-    rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
+@pytest.mark.parametrize("kind", ["bert", "onnx"])
+def test_what_reads_spans_by_themselves_pools_the_part_alone(
+    kind: str, rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(InputError, match="an encoder or an ONNX file, reads a span"):
-        extract(
-            [parse_source(str(tmp_path / "first.jsonl"))], Columns(),
-            load_checkpoint(str(backbone_folder("bert"))), tmp_path / "store", model_id="bert",
-            copies=Copies(seed=0, behind={"first": 1}),
-        )  # fmt: skip
-    assert not (tmp_path / "store").exists()
-
-
-def test_an_onnx_file_has_no_such_copies(
-    rows: list[Row], tmp_path: Path, backbone_folder: Callable[[str], Path]
-) -> None:
-    """It is a decoder, and has no streaming graph."""
-    onnx = export_onnx(backbone_folder("qwen3"), tmp_path / "onnx")
-    with pytest.raises(InputError, match="an encoder or an ONNX file, reads a span"):
-        extract(
-            [parse_source(str(tmp_path / "first.jsonl"))], Columns(), load_checkpoint(str(onnx)),
-            tmp_path / "store", model_id="onnx", copies=Copies(seed=0, behind={"first": 1}),
-        )  # fmt: skip
+    """An encoder, and a decoder's ONNX file, which has no streaming graph."""
+    folder = backbone_folder("bert" if kind == "bert" else "qwen3")
+    backbone = export_onnx(folder, tmp_path / "onnx") if kind == "onnx" else folder
+    sources = [parse_source(str(tmp_path / f"{name}.jsonl")) for name in ("first", "second")]
+    store = extract(
+        sources, Columns(), load_checkpoint(str(backbone)), tmp_path / "store",
+        model_id=str(folder), copies=COPIES, threads=1, max_length=100,
+    )  # fmt: skip
+    reference = load_reference(head_of_everything(tmp_path / "everything", store))
+    chosen = [copy for _, copy in copied(rows)][::5]
+    assert {bool(copy.skipped) for copy in chosen} == {True, False}
+    for copy, found in zip(chosen, pooled(chosen, store), strict=True):
+        reference.score_batch([copy.text[copy.skipped :]])
+        np.testing.assert_allclose(found, reference.features.numpy()[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_generator_pools_the_same(rows: list[Row], tmp_path: Path) -> None:

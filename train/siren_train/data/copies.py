@@ -53,7 +53,7 @@ class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         behind: how many stand behind 40 to 160 words of safe train rows, of their own data set or
             another of these, and are pooled as a span of such a text is: without those words, or
             with the last few. Some safe ones with all: many safe texts are a safe text. Of a safe
-            row of more than 90 words it is a span. Not for encoders, to which a span is a text.
+            row of more than 90 words it is a span.
     """
 
     seed: int

@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from siren_export.families.registry import backbone_of
 from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
@@ -102,8 +101,6 @@ def extract(
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     _check_use(columns, backbone, poolings, copies)
-    if copies and any(copies.behind.values()):
-        _check_streams(backbone)
     if max_layer is not None and isinstance(backbone, Generator):
         raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
@@ -159,16 +156,6 @@ def _check_use(
         raise InputError(
             "trajectories are read by a backbone's own files, not by a generator's folder, and "
             "have neither copies nor labels"
-        )
-
-
-def _check_streams(backbone: Checkpoint | Generator) -> None:
-    """Refuse copies behind other text for what has no streaming graph, before any row is pooled."""
-    if isinstance(backbone, Checkpoint) and backbone_of(backbone).context_length is None:
-        raise InputError(
-            "copies are asked for behind other text, and the backbone, an encoder or an ONNX file, "
-            "reads a span as a text of its own; leave out 'behind', and ask for 'diluted' and "
-            "'spans'"
         )
 
 

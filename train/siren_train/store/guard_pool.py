@@ -18,7 +18,8 @@ class GuardPool:
     """Pools rows by an extractor, whose head's features are all neurons.
 
     Whole rows go through score.onnx, whatever else is pooled, and ends of rows through stream.onnx,
-    which is opened when the first comes.
+    which is opened when the first comes. An extractor that has none, of an encoder or an ONNX file,
+    reads ends as texts of their own, as its guard reads spans.
     """
 
     def __init__(self, extractor: Path, threads: int | None) -> None:
@@ -40,19 +41,20 @@ class GuardPool:
     def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
         """The means of a row's neurons over its tokens, float32 [layers * channels] each.
 
-        Of a row behind other text they are those of a span (`ScoreByStream.run_spans`), from where
-        that text ends.
+        Of a row behind other text they are those of a span from where that text ends: of one that
+        is read amid it (`ScoreByStream.run_spans`), or by itself.
 
         Raises:
             SirenError: as `Guard.score_batch`.
         """
-        behind = [place for place, row in enumerate(rows) if row.skipped]
+        streams = "stream" in self._of_texts.scorers[0].manifest.graphs
+        behind = [place for place, row in enumerate(rows) if row.skipped and streams]
         found: dict[int, FloatArray] = {}
         if behind:
             means = self._means_of_ends([rows[place] for place in behind])
             found = dict(zip(behind, means, strict=True))
-        whole = [row.text for row in rows if not row.skipped]
-        results = iter(self._of_texts.score_batch(whole, features=True) if whole else ())
+        alone = [row.text[row.skipped :] for n, row in enumerate(rows) if n not in found]
+        results = iter(self._of_texts.score_batch(alone, features=True) if alone else ())
         return [
             found[place] if place in found else np.asarray(next(results).features)
             for place in range(len(rows))
@@ -61,7 +63,7 @@ class GuardPool:
     def _means_of_ends(self, rows: Sequence[Row]) -> list[FloatArray]:
         self._of_ends = self._of_ends or self._load()
         stream = self._of_ends.scorers[0].stream_backend
-        assert stream is not None  # what has none is refused before
+        assert stream is not None
         backend, tokens = ScoreByStream(stream), [self._tokens(row) for row in rows]
         means: dict[int, FloatArray] = {}
         for batch in micro_batches([len(ids) for ids, _ in tokens], backend.token_budget):
