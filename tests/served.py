@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -86,10 +87,12 @@ class Command:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    tls: ssl.SSLContext | None = None
 
     def is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health/ready").status_code == 200
+            answer = httpx.get(f"{self.url}/health/ready", verify=self.tls or True)
+            return answer.status_code == 200
         return False
 
     def lines(self) -> list[dict[str, Any]]:
@@ -99,8 +102,14 @@ class Command:
 
 
 @contextlib.contextmanager
-def command(folder: Path, *arguments: object, **environment: str) -> Iterator[Command]:
-    """Run `siren serve` on a free port until the end of the block; it is ready then."""
+def command(
+    folder: Path, *arguments: object, tls: ssl.SSLContext | None = None, **environment: str
+) -> Iterator[Command]:
+    """Run `siren serve` on a free port until the end of the block; it is ready then.
+
+    Args:
+        tls: by which a client reaches a server that has a certificate.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -112,7 +121,7 @@ def command(folder: Path, *arguments: object, **environment: str) -> Iterator[Co
             stderr=stream,
             env={**os.environ, **environment},
         )
-    served = Command(process, f"http://127.0.0.1:{port}", log)
+    served = Command(process, f"http{'s' if tls else ''}://127.0.0.1:{port}", log, tls)
     try:
         eventually(lambda: served.is_ready() or process.poll() is not None)
         assert process.poll() is None, log.read_text(encoding="utf-8")

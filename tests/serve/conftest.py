@@ -20,6 +20,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("served") / "bundle", scale=2.0)
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A bundle with other scores."""
+    return make_bundle(tmp_path / "other", scale=5.0)
+
+
 @pytest.fixture(scope="session")
 def guard(bundle: Path) -> Guard:
     return Guard.load(bundle, threads=1)

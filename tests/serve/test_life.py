@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import math
-import os
 import resource
 import signal
 import socket
@@ -19,6 +17,7 @@ import httpx
 import pytest
 from litestar.datastructures import State
 
+from load import SECRET, Load, point
 from models import make_artifact
 from proxied import ask
 from served import Command, command, eventually, running
@@ -31,52 +30,10 @@ from siren_serve import protocol
 from siren_serve.app import _handle_signals
 from siren_serve.commands.serve import _named
 from siren_serve.settings import ProxySettings, Settings
-from tiny_bundle import make_bundle
 from upstream import ModelServer, Script, chat_of
 from waiting import WAIT_S
 
 DRAIN_S = 2.0
-SECRET = "a text that no log may hold"
-
-
-class Load:
-    """Callers that ask until they are told to stop, each over a connection of its own."""
-
-    def __init__(self, url: str, scores: list[float], callers: int = 6) -> None:
-        self._url, self._scores = url, scores
-        self._stop = threading.Event()
-        self.answers = 0
-        self.may_fail_from = math.inf  # requests that begin later may find nobody
-        self.wrong: list[object] = []
-        self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
-        for thread in self._threads:
-            thread.start()
-
-    def _call(self) -> None:
-        with httpx.Client(timeout=30) as client:
-            while not self._stop.is_set():
-                begun = time.monotonic()
-                try:
-                    answer = client.post(f"{self._url}/v1/score", json={"text": SECRET})
-                except httpx.HTTPError as error:
-                    if begun < self.may_fail_from:
-                        self.wrong.append(error)
-                    return
-                score = answer.json().get("score")
-                if score is None or min(abs(score - right) for right in self._scores) > 1e-6:
-                    self.wrong.append(answer.text)
-                self.answers += 1
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """A bundle with other scores."""
-    return make_bundle(tmp_path / "other", scale=5.0)
 
 
 def test_sigterm_under_load_loses_nothing_and_logs_no_text(
@@ -204,7 +161,7 @@ def test_sighup_under_load_takes_the_new_bundle_and_loses_nothing(
     with command(tmp_path, f"tiny={link}") as server:
         load = Load(server.url, [before, after])
         for target in (other, bundle, other):
-            _point(link, target)
+            point(link, target)
             _reload(server, "reloaded")
         assert _score(server) == pytest.approx(after, abs=1e-6)
         link.unlink()
@@ -264,7 +221,7 @@ def test_several_guards_are_exchanged_together_or_not_at_all(
     headers = {"X-API-Key": KEY}
     with running(named, keys_file=keys) as server:
         before = server.guards.all()
-        _point(links["first"], other)
+        point(links["first"], other)
         links["second"].unlink()
         keys.write_text("another key of sixteen characters\n")
         answer = server.client.post("/admin/reload", headers=headers)
@@ -296,7 +253,7 @@ def test_a_guard_that_cannot_read_answers_as_asked_is_not_taken(
     proxy = ProxySettings(upstream=upstream.url, response_only=True)
     with running({"guard": str(link)}, proxy=proxy, keys_file=keys) as server:
         before = server.guards.all()
-        _point(link, bundle)
+        point(link, bundle)
         answer = server.client.post("/admin/reload", headers={"X-API-Key": KEY})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (409, "not_reloaded")
@@ -313,11 +270,6 @@ def _is_closed(guard: Guard) -> bool:
     return False
 
 
-def _point(link: Path, target: Path) -> None:
-    link.unlink()
-    link.symlink_to(target)
-
-
 def _reload(server: Command, message: str) -> None:
     def times() -> int:
         return sum(line["message"].startswith(message) for line in server.lines())
@@ -331,43 +283,6 @@ def _score(server: Command) -> float:
     answer = httpx.post(f"{server.url}/v1/score", json={"text": SECRET})
     score: float = answer.json()["score"]
     return score
-
-
-def test_workers_serve_on_when_one_is_killed(bundle: Path, guard: Guard, tmp_path: Path) -> None:
-    with command(tmp_path, f"tiny={bundle}", "--workers", 2) as server:
-        expected = guard.score(SECRET).score
-
-        def workers() -> set[int]:
-            found = set[int]()
-            for _ in range(20):
-                answer = httpx.get(f"{server.url}/info")
-                found.add(answer.json()["process"])
-            return found
-
-        eventually(lambda: len(workers()) == 2)
-        first = next(iter(workers()))
-        os.kill(first, signal.SIGSTOP)  # so that it dies while the parent waits for its answer
-        time.sleep(1)
-        os.kill(first, signal.SIGKILL)
-        start = time.monotonic()
-        assert _retried(lambda: _score(server)) == pytest.approx(expected, abs=1e-6)
-        assert time.monotonic() - start < 30
-        eventually(lambda: len(found := _retried(workers)) == 2 and first not in found)
-        sessions = httpx.post(f"{server.url}/v1/streams", json={})
-        assert sessions.status_code == 501
-        metrics = httpx.get(f"{server.url}/metrics").text
-        assert 'siren_requests_total{route="/v1/score",status="200"}' in metrics
-    assert server.process.returncode == 0
-
-
-def _retried(call: Callable[[], object]) -> object:
-    """Call again where the connection was the killed worker's."""
-    for _ in range(100):
-        try:
-            return call()
-        except (httpx.HTTPError, KeyError):  # noqa: PERF203 - it is what is waited for
-            time.sleep(0.1)
-    raise AssertionError("nobody answers")
 
 
 def test_bundles_have_names() -> None:

@@ -1,0 +1,119 @@
+"""Several workers: one that is killed, and bundles that are exchanged, cost no request."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from load import SECRET, Load, point
+from served import Command, command, eventually
+from siren_runtime import Guard
+
+KEY = "a key of sixteen characters and more"
+
+
+def workers(server: Command) -> set[int]:
+    """The processes that answer, each call over a connection of its own."""
+    return {
+        httpx.get(f"{server.url}/info", headers={"X-API-Key": KEY}).json()["process"]
+        for _ in range(20)
+    }
+
+
+def score(server: Command) -> float:
+    answer = httpx.post(f"{server.url}/v1/score", json={"text": SECRET})
+    value: float = answer.json()["score"]
+    return value
+
+
+def retried(call: Callable[[], object]) -> object:
+    """Call again where the connection was the killed worker's."""
+    for _ in range(100):
+        try:
+            return call()
+        except (httpx.HTTPError, KeyError):  # noqa: PERF203 - it is what is waited for
+            time.sleep(0.1)
+    raise AssertionError("nobody answers")
+
+
+def test_workers_serve_on_when_one_is_killed(bundle: Path, guard: Guard, tmp_path: Path) -> None:
+    with command(tmp_path, f"tiny={bundle}", "--workers", 2) as server:
+        expected = guard.score(SECRET).score
+        eventually(lambda: len(workers(server)) == 2)
+        first = next(iter(workers(server)))
+        os.kill(first, signal.SIGSTOP)  # so that it dies while the parent waits for its answer
+        time.sleep(1)
+        os.kill(first, signal.SIGKILL)
+        start = time.monotonic()
+        assert retried(lambda: score(server)) == pytest.approx(expected, abs=1e-6)
+        assert time.monotonic() - start < 30
+
+        def replaced() -> bool:
+            found = retried(lambda: workers(server))
+            assert isinstance(found, set)
+            return len(found) == 2 and first not in found
+
+        eventually(replaced)
+        sessions = httpx.post(f"{server.url}/v1/streams", json={})
+        assert sessions.status_code == 501
+        metrics = httpx.get(f"{server.url}/metrics").text
+        families = {family.name: family for family in text_string_to_metric_families(metrics)}
+        asked = {
+            (sample.labels["route"], sample.labels["status"]): sample.value
+            for sample in families["siren_requests"].samples
+            if sample.name == "siren_requests_total"
+        }
+        assert asked["/v1/score", "200"] >= 1
+    assert server.process.returncode == 0
+
+
+def test_workers_take_the_new_bundle_under_load_and_keep_the_old_one_if_it_is_unusable(
+    bundle: Path, other: Path, guard: Guard, tmp_path: Path
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    before, after = guard.score(SECRET).score, Guard.load(other).score(SECRET).score
+    with command(tmp_path, f"tiny={link}", "--workers", 2) as server:
+        eventually(lambda: len(workers(server)) == 2)
+        old = workers(server)
+        load = Load(server.url, [before, after])
+        point(link, other)
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(found := workers(server)) == 2 and not found & old)
+        assert [score(server) for _ in range(20)] == pytest.approx([after] * 20, abs=1e-6)
+        new = workers(server)
+        link.unlink()
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "aborting the restart" in server.log.read_text(encoding="utf-8"))
+        assert workers(server) == new
+        assert score(server) == pytest.approx(after, abs=1e-6)
+        load.stop()
+    assert not load.wrong
+    assert load.answers > 0
+
+
+def test_workers_reload_over_http(bundle: Path, other: Path, tmp_path: Path) -> None:
+    keys, link = tmp_path / "keys", tmp_path / "current"
+    keys.write_text(KEY)
+    link.symlink_to(bundle)
+    expected = Guard.load(other).score(SECRET).score
+    headers = {"X-API-Key": KEY}
+    with command(tmp_path, link, "--workers", 2, "--api-key-file", keys) as server:
+        point(link, other)
+        assert httpx.post(f"{server.url}/admin/reload").status_code == 401
+        answer = httpx.post(f"{server.url}/admin/reload", headers=headers)
+        assert answer.status_code == 202
+
+        def scores() -> set[float]:
+            asked = {"json": {"text": SECRET}, "headers": headers}
+            return {
+                round(httpx.post(f"{server.url}/v1/score", **asked).json()["score"], 5)
+                for _ in range(20)
+            }
+
+        eventually(lambda: scores() == {round(expected, 5)})
