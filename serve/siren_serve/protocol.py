@@ -18,10 +18,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A connection over `max_connections` is answered with 503 and closed. Where the headers of a
     request, from the connection or the first byte on, or then its body, have not come within
-    `body_timeout_s`, it is answered with 408 and closed; with 431, where the headers have come to
-    64 KiB and do not end. One whose client has read nothing of what waits to be sent for
-    `send_timeout_s` is closed. When the server ends, what reaches it over an open connection
-    within a moment is still answered.
+    `body_timeout_s`, it is answered with 408, unless it has its answer, and closed; with 431, where
+    the headers have come to 64 KiB and do not end. One whose client has read nothing of what waits
+    to be sent for `send_timeout_s` is closed. When the server ends, what reaches it over an open
+    connection within a moment is still answered.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; the first byte of a request starts its time."""
-        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+        if self._timer is None and (self.cycle is None or self._is_answered()):
             self._wait_for("headers")
         heads, in_head = self._heads, self._in_head
         super().data_received(data)
@@ -98,17 +98,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Wait for nothing more."""
+        """Wait for nothing more, or for the next request where this one has its answer."""
         self._in_head = True
         self._arrived()
         super().on_message_complete()
+        if self._is_answered():  # uvicorn gave its time up as the rest of the body came
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def shutdown(self) -> None:
         """End after the request that is being answered, or after one that is on its way."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self._is_answered():
             self.loop.call_later(_ON_ITS_WAY_S, self._end)
         else:
             super().shutdown()
+
+    def _is_answered(self) -> bool:
+        """Whether the last request has its whole answer, be it before its body came."""
+        return self.cycle is not None and self.cycle.response_complete
 
     def _end(self) -> None:
         if not self.transport.is_closing():
@@ -117,7 +126,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def _wait_for(self, part: str) -> None:
         seconds = self._gate.settings.body_timeout_s
         message = f"the request's {part} did not come within {seconds:g} s"
-        self._timer = self.loop.call_later(seconds, self._refuse, 408, "too_slow", message)
+        self._timer = self.loop.call_later(seconds, self._give_up, message)
+
+    def _give_up(self, message: str) -> None:
+        """Refuse a request that is too slow; whose answer went before its body came has it."""
+        if self._in_head or not self._is_answered():
+            self._refuse(408, "too_slow", message)
+        else:
+            self.transport.close()
 
     def _arrived(self) -> None:
         if self._timer is not None:
@@ -148,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._arrived()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self.cycle is None or self._is_answered() or not self.cycle.response_started:
             self._gate.metrics.refusals.labels(code).inc()
             path = (self.scope or {}).get("path", "")  # which may not have come yet
             headers, body = raw_response(RefusedRequest(status, code, message), path)

@@ -91,14 +91,18 @@ class _Parent(Multiprocess):
     and the parent would wait the whole of `timeout_worker_healthcheck`, deaf to signals.
     """
 
+    _gauged: frozenset[int] = frozenset()  # workers that may have left gauges
+
     def keep_subprocess_alive(self) -> None:
         from prometheus_client.multiprocess import mark_process_dead  # by the environment then
 
         for process in self.processes:
             process.child_conn.close()
-            if process.pid is not None and not process.is_alive():
-                # Else its gauges would count for good.
-                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+        workers = [process.process for process in self.processes]
+        living = frozenset(one.pid for one in workers if one.pid is not None and one.is_alive())
+        for pid in self._gauged - living:  # died, or gave way to another
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]  # else they count for good
+        self._gauged = living
         super().keep_subprocess_alive()
 
 

@@ -235,6 +235,29 @@ def test_while_as_many_calls_as_may_be_are_under_way_no_body_is_read(bundle: Pat
         assert server.metric('siren_refusals_total{code="busy"}') == 5
 
 
+def test_who_is_answered_before_the_body_came_keeps_no_connection(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(KEY)
+    bounds = {"keys_file": tmp_path / "keys", "body_timeout_s": 0.3}
+    with running({"tiny": str(bundle)}, **bounds) as server:
+        server.server.config.timeout_keep_alive = 0.3  # type: ignore[assignment]
+        head = b"POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+        for rest in (b"{}", b"{"):  # all of the body, or not
+            host, _, port = server.url.removeprefix("http://").partition(":")
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(head)
+                found = connection.recv(65536)
+                assert found.startswith(b"HTTP/1.1 401 ")
+                while b"unauthorized" not in found:
+                    found += connection.recv(65536)
+                connection.sendall(rest)
+                assert connection.recv(65536) == b""  # closed, without a second answer
+        key = {"X-API-Key": KEY}
+        refused = server.client.get("/metrics", headers=key).text
+        assert 'siren_refusals_total{code="too_slow"}' not in refused
+
+
 def test_what_waits_is_measured_though_nobody_asks_this_worker(server: Running) -> None:
     line = 'siren_calls{guard="tiny"} 1.0'
     with ThreadPoolExecutor(1) as pool:

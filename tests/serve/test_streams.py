@@ -83,6 +83,20 @@ def test_a_stream_counts_once_as_harmful_if_it_ever_was(bundle: Path, threshold:
     assert sum(1 for piece in PIECES if piece) > 1
 
 
+def test_what_opens_a_stream_and_says_nothing_is_no_verdict(guard: Guard) -> None:
+    async def read() -> None:
+        async with (
+            AsyncGuard(guard) as shared,
+            shared.stream("ask", threshold=0.0) as stream,
+        ):
+            assert (await stream.feed("")).is_harmful
+            assert stream.verdict is None
+            result = await stream.feed("text")
+            assert stream.verdict == result
+
+    asyncio.run(read())
+
+
 def test_the_verdict_of_a_stream_is_the_first_that_was_harmful(guard: Guard) -> None:
     async def read(threshold: float) -> tuple[StreamResult | None, list[StreamResult]]:
         async with AsyncGuard(guard) as shared:

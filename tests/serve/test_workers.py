@@ -25,6 +25,11 @@ def workers(server: Command) -> set[int]:
     }
 
 
+def measured(folder: Path) -> set[int]:
+    """The processes whose gauges count."""
+    return {int(path.stem.rpartition("_")[2]) for path in folder.rglob("gauge_livesum_*.db")}
+
+
 def score(server: Command) -> float:
     answer = httpx.post(f"{server.url}/v1/score", json={"text": SECRET})
     value: float = answer.json()["score"]
@@ -78,13 +83,16 @@ def test_workers_take_the_new_bundle_under_load_and_keep_the_old_one_if_it_is_un
     link = tmp_path / "current"
     link.symlink_to(bundle)
     before, after = guard.score(SECRET).score, Guard.load(other).score(SECRET).score
-    with command(tmp_path, f"tiny={link}", "--workers", 2) as server:
+    folder = {"TMPDIR": str(tmp_path)}  # where workers leave what they measure
+    with command(tmp_path, f"tiny={link}", "--workers", 2, **folder) as server:
         eventually(lambda: len(workers(server)) == 2)
         old = workers(server)
         load = Load(server.url, [before, after])
+        eventually(lambda: measured(tmp_path) >= old)
         point(link, other)
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: len(found := workers(server)) == 2 and not found & old)
+        eventually(lambda: not measured(tmp_path) & old)  # which would count for good
         assert [score(server) for _ in range(20)] == pytest.approx([after] * 20, abs=1e-6)
         new = workers(server)
         link.unlink()

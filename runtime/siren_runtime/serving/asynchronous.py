@@ -169,7 +169,7 @@ class AsyncStream:
 
     Attributes:
         verdict: of all that was fed: the first result that was harmful, else the last; None before
-            the first.
+            the first. Feeding an empty text, which opens the stream and says nothing, has no part.
     """
 
     def __init__(self, dispatcher: Dispatcher, prompt: str | None, options: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class AsyncStream:
             gone.set()
             self._close()
             raise
-        if self.verdict is None or not self.verdict.is_harmful:
+        if text and not (self.verdict and self.verdict.is_harmful):
             self.verdict = result
         return result
 

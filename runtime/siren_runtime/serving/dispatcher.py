@@ -208,7 +208,7 @@ class Dispatcher:
 
     def _busy(self, why: str) -> BusyError:
         tokens = self._windows.tokens
-        seconds = tokens / self._speed if self._speed else 1.0
+        seconds = tokens / (self._speed * self.sharing.runs) if self._speed else 1.0
         return BusyError(f"the queue is full: {why}; try again in {seconds:.1f} s", seconds)
 
     def _work(self) -> None:
