@@ -12,6 +12,9 @@ from tritonclient import http as triton
 
 from served import Running, eventually, running
 from siren_runtime import Guard, ScoreResult
+from siren_runtime.scoring.verdict import HeadJudge, Judge
+from siren_runtime.text.reading import Limits
+from siren_serve.guards import told_decision
 from siren_serve.routes.classifiers import _predictions
 from texts import CORPUS
 from tiny_bundle import edit_manifest, make_bundle
@@ -364,3 +367,12 @@ def test_info_tells_from_which_score_spans_count(tmp_path: Path) -> None:
         with running({"tiny": str(bundle)}, spans=asked) as server:
             info = server.client.get("/info").json()["guards"]["tiny"]
             assert (info["spans"], info["responses"]["spans"]) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(False, {}), (True, {"32": 0.5})])
+def test_info_tells_no_spans_that_count_for_another_head_alone(
+    asked: bool, expected: dict[str, float]
+) -> None:
+    heads = {"first": HeadJudge(0.5, (), {}, {}), "second": HeadJudge(0.5, (), {32: 0.9}, {})}
+    limits = Limits(spans=(32,), spans_asked=asked)
+    assert told_decision(Judge(heads, limits))["spans"] == expected
