@@ -1,15 +1,24 @@
 """Tiny generators, built once a session, and one that is grafted."""
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from backbones import BackboneSpec
 from generators import make_generator, need_genai
 from models import make_artifact, make_backbone
+from siren_export.export import export_bundle
+from siren_export.graft.graft import graft
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import Guard
+from siren_runtime.generation.folder import sha256
 from siren_runtime.generation.generator import GuardedGenerator
 
 # Attention of onnxruntime-genai takes heads of 16, 32, …; soft caps are left out of its graphs.
@@ -64,9 +73,6 @@ def grafted(
     tmp_path_factory: pytest.TempPathFactory, generator: Callable[..., Path], head: Path
 ) -> Path:
     """The llama in float32 with its head."""
-    from siren_export.graft.graft import graft
-    from siren_export.heads.registry import load_artifact
-
     output = tmp_path_factory.mktemp("grafted") / "folder"
     graft(generator("llama"), load_artifact(head), output, foreign=True)
     return output
@@ -77,7 +83,41 @@ def guarded(grafted: Path) -> GuardedGenerator:
     return GuardedGenerator.load(grafted, threads=1)
 
 
+@pytest.fixture(scope="session")
+def bundle(
+    head: Path, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same head on the same backbone, as a guard that streams."""
+    output = tmp_path_factory.mktemp("guard") / "bundle"
+    export_bundle(load_artifact(head), load_checkpoint(str(backbone("llama"))), output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def guard(bundle: Path) -> Guard:
+    return Guard.load(bundle, backend="cpu", threads=1)
+
+
 @pytest.fixture
 def copied(grafted: Path, tmp_path: Path) -> Path:
     """The grafted folder, free to be changed."""
     return Path(shutil.copytree(grafted, tmp_path / "copy"))
+
+
+@pytest.fixture
+def poisoned(copied: Path) -> Callable[..., Path]:
+    """Put NaN in a row of a weight of `copied`, whose guard.json then has it so."""
+
+    def poison(weight: str, row: int) -> Path:
+        tensor = ir.load(copied / "model.onnx").graph.initializers[weight].const_value
+        assert isinstance(tensor, ir.ExternalTensor)
+        file = copied / tensor.location
+        values = np.memmap(file, np.float32, "r+", tensor.offset or 0, tuple(tensor.shape.numpy()))
+        values[row] = np.nan
+        values.flush()
+        manifest = json.loads((copied / "guard.json").read_text())
+        manifest["files"][file.name]["sha256"] = sha256(file)
+        (copied / "guard.json").write_text(json.dumps(manifest))
+        return copied
+
+    return poison

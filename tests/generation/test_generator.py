@@ -1,7 +1,6 @@
 """A guarded generator gives the text that the model gives, and none without a verdict."""
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,45 +10,22 @@ import pytest
 
 from generators import need_genai
 from siren_command import rows, siren
-from siren_export.export import export_bundle
-from siren_export.heads.registry import load_artifact
-from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import (
     BackendError,
     BundleError,
     Generation,
     Guard,
     GuardedGenerator,
-    Hysteresis,
     InputError,
-    InterruptedCall,
-    Patience,
     Sampling,
     Schedule,
 )
-from siren_runtime.generation.folder import sha256
 from siren_runtime.streaming.aggregation import AggregationName
-from siren_runtime.streaming.decision import Rule
 
 need_genai()
 PROMPT = "The history of bread begins"
 GREEDY = Sampling(temperature=0)
 TOKENS = 20
-
-
-@pytest.fixture(scope="session")
-def bundle(
-    head: Path, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The same head on the same backbone, as a guard that streams."""
-    output = tmp_path_factory.mktemp("guard") / "bundle"
-    export_bundle(load_artifact(head), load_checkpoint(str(backbone("llama"))), output)
-    return output
-
-
-@pytest.fixture(scope="session")
-def guard(bundle: Path) -> Guard:
-    return Guard.load(bundle, backend="cpu", threads=1)
 
 
 def _generate(guarded: GuardedGenerator, threshold: float = 1.0, **options: object) -> Generation:
@@ -83,11 +59,10 @@ def test_the_text_is_what_the_model_gives_without_a_guard(guarded: GuardedGenera
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "window", "ema"])
-def test_scores_and_decisions_are_those_of_a_stream_of_the_same_tokens(
+def test_scores_are_those_of_a_stream_of_the_same_tokens(
     guarded: GuardedGenerator, guard: Guard, aggregation: AggregationName
 ) -> None:
-    rules: list[Rule] = [Schedule(((0, 1.0),)), Patience(2, 3, 1.0), Hysteresis(1.0, 1.0)]
-    generation = _generate(guarded, rules=rules, aggregation=aggregation, span=5)
+    generation = _generate(guarded, aggregation=aggregation, span=5)
     pieces = list(generation)
     tokens = guarded.prompt_tokens(PROMPT, True, TOKENS)
     with guard.stream(aggregation=aggregation, span=5) as stream:
@@ -130,24 +105,6 @@ def test_a_harmful_prompt_gets_no_token(guarded: GuardedGenerator) -> None:
     assert generation.finish == "harmful"
     assert generation.tokens == 0
     assert list(generation) == []
-
-
-def test_a_response_can_be_scored_alone(
-    generator: Callable[..., Path], head: Path, tmp_path: Path, guard: Guard
-) -> None:
-    from siren_export.graft.graft import graft
-
-    folder = tmp_path / "response"
-    graft(generator("llama"), load_artifact(head), folder, foreign=True, pooled="response")
-    alone = GuardedGenerator.load(folder, threads=1)
-    tokens = alone.prompt_tokens(PROMPT, True, TOKENS)
-    generation = _generate(alone)
-    with guard.stream() as stream:
-        assert generation.prompt.score == pytest.approx(stream.feed_tokens(tokens).score, abs=1e-4)
-    pieces = list(generation)
-    assert generation.result.tokens == len(pieces)
-    whole = _scores(GuardedGenerator.load(folder, threads=1))
-    assert whole == [piece.score for piece in pieces]
 
 
 def test_messages_and_plain_text_are_read_as_they_stand(guarded: GuardedGenerator) -> None:
@@ -281,72 +238,11 @@ def test_a_head_of_other_text_than_the_prompt_stands_in_is_refused(copied: Path)
         GuardedGenerator.load(copied).generate(PROMPT, chat=False)
 
 
-def test_after_a_cancellation_there_is_no_text(guarded: GuardedGenerator) -> None:
-    cancel = threading.Event()
-    generation = _generate(guarded, cancel=cancel, holdback=2)
-    next(generation)
-    cancel.set()
-    with pytest.raises(InterruptedCall):
-        list(generation)
-    with pytest.raises(BackendError, match="failed before"):
-        next(generation)
-    assert generation.finish is None
-
-
 def test_a_closed_generation_gives_no_text(guarded: GuardedGenerator) -> None:
     with _generate(guarded) as generation:
         next(generation)
     with pytest.raises(BackendError, match="closed"):
         next(generation)
-
-
-def test_a_layer_that_is_not_finite_gives_no_text(copied: Path) -> None:
-    """As of a damaged weight: the graph multiplies the neurons by it."""
-    graph = (copied / "siren.bin").read_bytes()
-    values = np.frombuffer(graph, np.float32).copy()
-    values[5] = np.nan
-    (copied / "siren.bin").write_bytes(values.tobytes())
-    manifest = json.loads((copied / "guard.json").read_text())
-    manifest["files"]["siren.bin"]["sha256"] = sha256(copied / "siren.bin")
-    _rewrite(copied, files=manifest["files"])
-    with pytest.raises(BackendError, match="not finite"):
-        _generate(GuardedGenerator.load(copied, threads=1))
-
-
-def test_a_cache_that_does_not_fit_in_memory_is_one_clear_error(copied: Path) -> None:
-    resource = pytest.importorskip("resource")
-    config = json.loads((copied / "genai_config.json").read_text())
-    config["model"]["context_length"] = 1 << 30
-    (copied / "genai_config.json").write_text(json.dumps(config))
-    files = json.loads((copied / "guard.json").read_text())["files"]
-    data = (copied / "genai_config.json").read_bytes()
-    files["genai_config.json"] = {"size": len(data), "sha256": sha256(copied / "genai_config.json")}
-    _rewrite(copied, files=files)
-    guarded = GuardedGenerator.load(copied, threads=1)
-    assert list(_generate(guarded))
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 36, hard))
-    try:
-        with pytest.raises(BackendError, match="cannot begin"):
-            _generate(guarded, max_tokens=1 << 29)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert list(_generate(guarded))
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "head.onnx", "genai_config.json"])
-def test_another_file_than_was_grafted_is_refused(copied: Path, name: str) -> None:
-    (copied / name).write_bytes((copied / name).read_bytes() + b" ")
-    with pytest.raises(BundleError, match=r"graft it|copy the folder"):
-        GuardedGenerator.load(copied)
-
-
-def test_changed_weights_are_found_where_that_is_asked_for(copied: Path) -> None:
-    data = bytearray((copied / "model.onnx.data").read_bytes())
-    data[100] ^= 1
-    (copied / "model.onnx.data").write_bytes(data)
-    with pytest.raises(BundleError, match="not the file that was grafted"):
-        GuardedGenerator.load(copied, verify=True)
 
 
 def test_each_kind_of_folder_names_what_opens_it(

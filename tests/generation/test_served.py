@@ -1,7 +1,10 @@
 """siren serve --generate: OpenAI's client gets what the generator gives, and no harm."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ import pytest
 from browser import CHROMIUM, browser_tab
 from served import Running, running
 from siren_runtime import GuardedGenerator, Sampling
+from siren_runtime.generation.engine import Run
+from siren_runtime.text import deadline
 from siren_serve.settings import GenerateSettings
+from waiting import WAIT_S, eventually
 
 PROMPT = "The history of bread begins"
 TOKENS = 12
@@ -150,12 +156,109 @@ def test_what_is_not_done_is_refused(server: Running, change: dict[str, Any]) ->
     assert response.json()["error"]["message"]
 
 
-def test_who_goes_ends_the_generation(server: Running) -> None:
-    asked = {**ASKED, "stream": True}
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=asked) as response:
-        next(response.iter_bytes())
-    answer = _client(server.url).chat.completions.create(**ASKED)
-    assert answer.choices[0].finish_reason in ("stop", "length")
+def _events(server: Running, asked: dict[str, Any]) -> list[Any]:
+    """What a stream says, event by event; the last is text where it is no JSON."""
+    response = server.client.post("/v1/chat/completions", json={**asked, "stream": True})
+    assert response.status_code == 200
+    told = [event.removeprefix("data: ") for event in response.text.strip().split("\n\n")]
+    return [json.loads(event) if event.startswith("{") else event for event in told]
+
+
+def _assert_ends_with_an_error(events: list[Any], code: str, texts: list[str]) -> None:
+    """See that a stream had these texts, and then an error and nothing more."""
+    first, *chunks, last = events
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == texts
+    assert last["error"]["code"] == code
+
+
+def test_an_error_amid_an_answer_is_its_last_event(
+    poisoned: Callable[..., Path], guarded: GuardedGenerator
+) -> None:
+    texts, place = [piece.text for piece in _pieces(guarded)], 4
+    folder = poisoned("model.embed_tokens.weight", _pieces(guarded)[place].token)
+    settings = GenerateSettings(folder=str(folder), name="tiny", threshold=1.0)
+    with running({}, generate=settings) as server:
+        _assert_ends_with_an_error(_events(server, ASKED), "engine_failed", texts[:place])
+        answer = server.client.post("/v1/chat/completions", json=ASKED)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
+        assert "choices" not in answer.json()
+
+
+def test_a_generation_that_takes_too_long_ends_with_an_error(
+    grafted: Path, guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, now, steps = [piece.text for piece in _pieces(guarded)], [0.0], Run.steps
+
+    def a_second_later(run: Run) -> list[int]:
+        now[0] += 1
+        return steps(run)
+
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0, timeout_s=5)
+    with running({}, generate=settings) as server:
+        monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
+        monkeypatch.setattr(Run, "steps", a_second_later)
+        _assert_ends_with_an_error(_events(server, ASKED), "timeout", texts[:4])
+        answer = server.client.post("/v1/chat/completions", json=ASKED)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+
+
+@contextlib.contextmanager
+def _held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Semaphore, list[Run]]]:
+    """Let engines choose a token for each release of a semaphore; the runs of those chosen."""
+    permits, chosen, steps = threading.Semaphore(0), list[Run](), Run.steps
+
+    def held(run: Run) -> list[int]:
+        assert permits.acquire(timeout=WAIT_S)
+        chosen.append(run)
+        return steps(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "steps", held)
+        try:
+            yield permits, chosen
+        finally:
+            permits.release(1000)
+
+
+def test_who_comes_when_too_many_wait_is_told_to_come_later(
+    grafted: Path, guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = "".join(piece.text for piece in _pieces(guarded))
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0)
+    with (
+        running({}, generate=settings, max_calls=1) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with _held(monkeypatch) as (permits, chosen):
+            permits.release()
+            first = pool.submit(_client(server.url).chat.completions.create, **ASKED)
+            eventually(lambda: chosen)
+            refused = server.client.post("/v1/chat/completions", json=ASKED)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy")
+        assert refused.headers["retry-after"] == "1"
+        assert first.result().choices[0].message.content == expected
+        again = _client(server.url).chat.completions.create(**ASKED)
+        assert again.choices[0].message.content == expected
+
+
+def test_who_goes_ends_the_generation(
+    grafted: Path, guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {**ASKED, "max_tokens": 80, "stream": True}
+    options = {"max_tokens": 80, "sampling": Sampling(temperature=0), "threshold": 1.0}
+    whole = len(list(guarded.generate(PROMPT, **options)))  # type: ignore[arg-type]
+    settings = GenerateSettings(folder=str(grafted), name="tiny", threshold=1.0)
+    closed = threading.Event()
+    with running({}, generate=settings) as server, _held(monkeypatch) as (permits, chosen):
+        monkeypatch.setattr(Run, "close", lambda _: closed.set())
+        permits.release(2)
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=asked) as response:
+            next(response.iter_bytes())
+        while not closed.wait(0.02):
+            permits.release()
+        assert len(chosen) < whole / 2
+        eventually(lambda: server.metric('siren_requests_total{route="/v1/chat/completions",') == 1)
 
 
 def test_the_page_asks_the_model_and_shows_the_scores_of_its_own_pass(

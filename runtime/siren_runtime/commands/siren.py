@@ -41,7 +41,7 @@ class SirenGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand. Its SirenError becomes one line on standard error, exit 1.
 
-        So does what the system refuses: a full disk, a folder that may not be written.
+        So does what the system refuses: a full disk, a folder that may not be written, memory.
         """
         try:
             return super().invoke(ctx)
@@ -49,6 +49,9 @@ class SirenGroup(TyperGroup):
             raise  # whoever read our output has gone, and click ends quietly
         except (SirenError, OSError) as error:
             report(f"error: {error}")
+            raise typer.Exit(EXIT_FAILED) from None
+        except MemoryError as error:
+            report(f"error: not enough memory: {error}".rstrip(": "))
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -59,7 +59,8 @@ class _Failures:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _OF_BINDINGS) and raised_in(error, __file__):
-            raise BackendError(f"{self._what}: {error}") from error
+            said = str(error) or type(error).__name__  # a MemoryError may say nothing
+            raise BackendError(f"{self._what}: {said}") from error
 
 
 # As ONNX Runtime counts them. onnxruntime-genai's own default is half of the processors: one thread
@@ -202,6 +203,8 @@ class Run:
 
     def __init__(self, generator: Any) -> None:
         self._generator = generator
+        self._read: tuple[int, ...] = 0, 0  # rows and tokens of the last pass
+        self._has_unread = False  # a token that was chosen, and is read with the next step
 
     def append(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
         """Read tokens; of several rows, as many of each.
@@ -209,8 +212,10 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
+        ids = np.asarray(tokens, np.int32)
         with _Failures("onnxruntime-genai failed in the prompt"):
-            self._generator.append_tokens(np.asarray(tokens, np.int32))
+            self._generator.append_tokens(ids)
+        self._read, self._has_unread = np.atleast_2d(ids).shape, False
 
     def step(self) -> int:
         """Read the last token if it was not yet, then choose and return the next.
@@ -218,9 +223,7 @@ class Run:
         Raises:
             BackendError: the engine failed.
         """
-        with _AT_A_TOKEN:
-            self._generator.generate_next_token()
-            return int(self._generator.get_next_tokens()[0])
+        return self.steps()[0]
 
     def steps(self) -> list[int]:
         """As `step`, of every row.
@@ -230,7 +233,11 @@ class Run:
         """
         with _AT_A_TOKEN:
             self._generator.generate_next_token()
-            return [int(token) for token in self._generator.get_next_tokens()]
+            tokens = [int(token) for token in self._generator.get_next_tokens()]
+        if self._has_unread:
+            self._read = self._read[0], 1
+        self._has_unread = True
+        return tokens
 
     def close(self) -> None:
         """Free the memory."""
@@ -245,11 +252,32 @@ class Run:
         """An output of the last forward pass, [rows, tokens of the pass, ...].
 
         Raises:
+            BackendError: the graph has none of that name, or it is not of the tokens that were
+                to be read, each of them.
+        """
+        values = self.output_of_pass(name)
+        if values.shape[:2] != self._read:
+            raise BackendError(
+                f"the engine had {_counted(self._read)} to read, and its output {name!r} is of "
+                f"{_counted(values.shape)}, so some have no verdict; it may read prompts in parts, "
+                "or several sequences: see search in genai_config.json"
+            )
+        return values
+
+    def output_of_pass(self, name: str) -> FloatArray:
+        """An output of the last forward pass, whatever its shape.
+
+        Raises:
             BackendError: the graph has none of that name.
         """
         with _Failures(f"the graph gives no output {name!r}"):
             values: FloatArray = self._generator.get_output(name)
         return values
+
+
+def _counted(shape: Sequence[int]) -> str:
+    """The beginning of a shape, [rows, tokens, ...], in words."""
+    return " x ".join(map(str, shape[:2])) + " tokens"
 
 
 class Batch:

@@ -51,8 +51,21 @@ class _Model(msgspec.Struct, frozen=True):
     pad_token_id: int = 0
 
 
+class _Search(msgspec.Struct, frozen=True):
+    """How tokens are chosen, as far as it says which of them the engine reads in a pass."""
+
+    batch_size: int = 1
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    chunk_size: int = 0
+
+
 class _Config(msgspec.Struct, frozen=True):
     model: _Model
+    search: _Search = _Search()
+
+
+_ONE_SEQUENCE = _Search()
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,8 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
     """Read a model folder of onnxruntime-genai.
 
     Raises:
-        error: it is none, one of several graphs, or damaged.
+        error: it is none, one of several graphs, or damaged; or its search takes several
+            sequences, or reads prompts in parts.
     """
     config_path = path / CONFIG_FILE
     if not config_path.is_file():
@@ -134,12 +148,13 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
     try:
         if config_path.stat().st_size > _MAX_CONFIG_BYTES:
             raise error(f"{config_path}: over {_MAX_CONFIG_BYTES:,} bytes")
-        model = msgspec.json.decode(config_path.read_bytes(), type=_Config).model
+        config = msgspec.json.decode(config_path.read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise error(
             f"{config_path}: not a decoder's config that is known here: {failure}"
         ) from None
-    decoder = model.decoder
+    _check_search(config.search, config_path, error)
+    model, decoder = config.model, config.model.decoder
     check_relative(decoder.filename, str(config_path))
     caches = decoder.outputs.present_key_names
     if not 1 <= decoder.num_hidden_layers <= 10_000 or "%d" not in caches:
@@ -162,6 +177,17 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
             caches.replace("%d", str(block)) for block in range(decoder.num_hidden_layers)
         ),
     )
+
+
+def _check_search(search: _Search, path: Path, error: type[SirenError]) -> None:
+    """Refuse several sequences, and prompts in parts, of which the last alone leaves an output."""
+    for name, most in msgspec.structs.asdict(_ONE_SEQUENCE).items():
+        found = getattr(search, name)
+        if found > most:
+            raise error(
+                f"{path}: search.{name} is {found}, so that the engine does not give the neurons "
+                f"of each token of one sequence; set it to {most}, or leave it out"
+            )
 
 
 def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:

@@ -53,6 +53,23 @@ class Piece:
     score: float
 
 
+class _Memory:
+    """Raise a MemoryError of the block as a BackendError: what was read has no verdict."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, MemoryError):
+            raise BackendError(
+                f"there is not enough memory to judge what was read ({_said(error)}); "
+                "ask for fewer tokens, or for fewer generations at once"
+            ) from error
+
+
+_MEMORY = _Memory()
+
+
 def read_tokens(
     run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, settings: Settings
 ) -> None:
@@ -64,12 +81,13 @@ def read_tokens(
     Raises:
         BackendError, InterruptedCall: as `Generation`.
     """
-    for start in range(0, len(tokens), _TOKENS_AT_ONCE):
-        settings.deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
-        part = tokens[start : start + _TOKENS_AT_ONCE]
-        run.append(part)
-        watch.add(run.output(settings.neurons)[0], part)
-    watch.read()
+    with _MEMORY:
+        for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+            settings.deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
+            part = tokens[start : start + _TOKENS_AT_ONCE]
+            run.append(part)
+            watch.add(run.output(settings.neurons)[0], part)
+        watch.read()
 
 
 class Generation:
@@ -132,17 +150,21 @@ class Generation:
         """Return the next piece.
 
         Raises:
-            BackendError: the engine failed, a value is not finite, or it failed before.
+            BackendError: the engine failed, a value is not finite, there is not enough memory, or
+                it failed before.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
         if self._error is not None:
-            raise BackendError(f"the generation failed before and has no verdict ({self._error})")
+            raise BackendError(
+                f"the generation failed before and has no verdict ({_said(self._error)})"
+            )
         try:
-            while len(self._held) <= (self._settings.holdback if self.finish is None else 0):
-                if self.finish is not None:
-                    raise StopIteration
-                self._step()
-            return self._held.popleft()
+            with _MEMORY:
+                while len(self._held) <= (self._settings.holdback if self.finish is None else 0):
+                    if self.finish is not None:
+                        raise StopIteration
+                    self._step()
+                return self._held.popleft()
         except StopIteration:
             raise
         except BaseException as error:
@@ -219,7 +241,7 @@ class Generation:
         elif watch.is_unreadable:
             raise BackendError(f"the response has no verdict: {_cut(watch.unknown)}")
         self._judged += len(self._unjudged)
-        for (text, token), score in zip(self._unjudged[:deciding], scores, strict=False):
+        for (text, token), score in zip(self._unjudged[:deciding], scores[:deciding], strict=True):
             self._held.append(Piece(text, token, score))
         self._unjudged.clear()
         if deciding is not None:
@@ -250,3 +272,7 @@ class Generation:
 
 def _cut(unknown: float) -> str:
     return f"invisible characters cut the words of {unknown:.0%} of the text"
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

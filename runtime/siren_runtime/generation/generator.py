@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import get_args
 
 from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.reader import Verify
 from siren_runtime.bundle.thresholds import checked_threshold
-from siren_runtime.errors import BundleError, InputError
+from siren_runtime.errors import InputError
 from siren_runtime.scoring.verdict import judge_of
 from siren_runtime.streaming.aggregation import Aggregation, AggregationName, aggregation_of
-from siren_runtime.streaming.decision import Rule, checked_rules
+from siren_runtime.streaming.decision import AtTier, Rule, checked_rules
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.spans import checked_sizes
 
 from .engine import Device, Engine, Message
-from .folder import read_folder, sha256
+from .files import check_files, weights_checked
 from .generation import Generation, Settings, read_tokens
 from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
@@ -84,7 +85,7 @@ class GuardedGenerator:
         *,
         threads: int | None = None,
         device: Device = "auto",
-        verify: bool = False,
+        verify: Verify = "read",
         spans: bool | Iterable[int] | None = None,
     ) -> "GuardedGenerator":
         """Open the folder that siren graft wrote.
@@ -93,8 +94,9 @@ class GuardedGenerator:
             threads: CPU threads of the model; None takes as many as the folder's config says, else
                 all cores.
             device: "auto" is what the folder was built for; "cpu" runs it there.
-            verify: compare the SHA-256 of the weights too, which reads them once more. Those of
-                the other files are compared in any case.
+            verify: "read" compares the SHA-256 of every file with guard.json, that of the weights
+                while the engine opens them; "size" compares sizes only. All files are read, so
+                that "full" is the same as "read".
             spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes in
                 tokens, as `Guard.load`. None is where siren calibrate --spans set thresholds.
 
@@ -102,8 +104,9 @@ class GuardedGenerator:
             BundleError: the folder is not grafted, is damaged, or holds another model than the one
                 that was grafted.
             BackendError: onnxruntime-genai is missing, or cannot load the folder.
-            InputError: `threads` or `spans` is out of range, `device` is none of these, or `folder`
-                no path; or spans are to be scored, and the heads read the last token alone.
+            InputError: `threads` or `spans` is out of range, `device` or `verify` is none of these,
+                or `folder` no path; or spans are to be scored, and the heads read the last token
+                alone.
         """
         if not isinstance(folder, str | os.PathLike):
             raise InputError(f"folder must be a path, found {type(folder).__name__}")
@@ -113,9 +116,20 @@ class GuardedGenerator:
             )
         path = Path(os.path.realpath(folder))
         manifest = load_manifest(path)
-        _check_files(path, manifest, verify=verify)
+        check_files(path, manifest, verify)
         head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest)
-        return cls(Engine(path, threads=threads, device=device), head, manifest, spans)
+        with weights_checked(path, manifest, verify):
+            engine = Engine(path, threads=threads, device=device)
+        return cls(engine, head, manifest, spans)
+
+    @property
+    def tiers(self) -> tuple[AtTier, ...]:
+        """The tiers of calibration as decision rules; empty if there are none.
+
+        They are those of responses, where there are such: rules go by the scores of one.
+        """
+        head = self.judge.primary.of_text(True)
+        return tuple(AtTier(tier.name, tier.threshold) for tier in head.tiers)
 
     def generate(
         self,
@@ -357,24 +371,3 @@ class GuardedGenerator:
                 f"{len(messages)} the last is the {last['role']}'s"
             )
         return self.engine.chat(before) + last["content"]
-
-
-def _check_files(path: Path, manifest: GraftManifest, *, verify: bool) -> None:
-    """See that the files are those that were grafted.
-
-    Raises:
-        BundleError: one is missing, or another.
-    """
-    for name, spec in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{file}: missing; copy the whole folder or graft it again")
-        hashed = verify or name not in manifest.weights
-        if file.stat().st_size != spec.size or (hashed and sha256(file) != spec.sha256):
-            raise BundleError(
-                f"{file}: not the file that was grafted; where the model was built anew, graft it "
-                "again, else copy the folder again"
-            )
-    missing = [name for name in read_folder(path).weights if name not in manifest.files]
-    if missing:
-        raise BundleError(f"{path}: guard.json lacks the weights {missing[0]!r} of the graph")

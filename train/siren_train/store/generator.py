@@ -11,7 +11,7 @@ from siren_export.graft.extractor import MEANS, engine_precision, write_extracto
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.types import Precision
-from siren_runtime.errors import CheckpointError, InputError
+from siren_runtime.errors import BackendError, CheckpointError, InputError
 from siren_runtime.generation.engine import Engine, Run
 from siren_runtime.generation.folder import CONFIG_FILE, GenaiFolder, read_folder
 from siren_runtime.generation.manifest import Text, TrainedOn
@@ -77,7 +77,8 @@ class GeneratorPool:
         if not extractor.exists():
             write_extractor(generator.folder, extractor, pooling)
         self._engine = Engine(extractor, threads=threads)
-        self._text = generator.text
+        self._text, self._logits = generator.text, generator.folder.logits
+        self._read_whole = 1  # tokens of the longest pass that is known to have been one
         self._max_length = min(max_length, generator.folder.context_length - 1)
 
     def pool(self, rows: Sequence[Row]) -> list[FloatArray]:
@@ -128,8 +129,24 @@ class GeneratorPool:
 
     def _means_of_pass(self, run: Run, tokens: Sequence[int]) -> FloatArray:
         run.append(tokens)
-        means: FloatArray = run.output(MEANS)[0, 0]
+        if len(tokens) > self._read_whole:
+            self._check_whole(run, len(tokens))
+        means: FloatArray = run.output_of_pass(MEANS)[0, 0]
         return means
+
+    def _check_whole(self, run: Run, tokens: int) -> None:
+        """See that the engine read a pass at once: of one in parts the last alone leaves its means.
+
+        What it reads at once it reads so with fewer tokens, so that the logits, which are large,
+        are fetched seldom. They may be those of the last token alone, as the builder prunes them.
+        """
+        read = run.output_of_pass(self._logits).shape[1]
+        if read not in (1, tokens):
+            raise BackendError(
+                f"{self._engine.folder}: the engine read {tokens} tokens in parts, the last of "
+                f"{read}, and gives the means of that alone; see search in genai_config.json"
+            )
+        self._read_whole = tokens
 
     def _in_place(self, row: Row) -> str:
         """A row's text as it stands in a conversation."""
