@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+# Whose folders the builder makes and grafts are tested on, by their names in generation/conftest.
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "phi3", "phi")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '> ' + message['content'] + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"

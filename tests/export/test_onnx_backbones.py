@@ -1,6 +1,8 @@
 """A graph that somebody else wrote gives the scores of its model, or is refused by name."""
 
+import contextlib
 import functools
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,13 +11,16 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+import torch
 from onnxruntime.quantization import quantize_dynamic
+from transformers import AutoConfig, DynamicCache
 
 from backbones import BackboneSpec
 from generators import make_generator, need_genai
 from guards import load_guard
 from models import make_artifact, make_backbone, make_labels
 from onnx_backbones import export_onnx
+from reference import auto_class
 from siren_command import siren
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -31,8 +36,11 @@ SPECS = {
     "llama": BackboneSpec("llama", _TWO),
     "gemma2": BackboneSpec("gemma2", {**_TWO, "layer_types": None}),
     "bert": BackboneSpec("bert", _TWO),
-    "qwen3_moe": BackboneSpec("qwen3_moe", {"num_hidden_layers": 1}),
+    "qwen3_moe": BackboneSpec("qwen3_moe", _TWO),
     "gpt_oss": BackboneSpec("gpt_oss", _TWO),
+    # As the builder takes them: one scales what is added up, the other has one sum a block.
+    "granite": BackboneSpec("granite", _TWO),
+    "phi": BackboneSpec("phi", {**_TWO, "partial_rotary_factor": 1.0, "layer_norm_eps": 1e-5}),
 }
 Make = Callable[[str], Path]
 
@@ -60,11 +68,70 @@ def graph(tmp_path_factory: pytest.TempPathFactory, backbone: Make) -> Make:
 
 
 @pytest.fixture(scope="module")
-def int4_generator(tmp_path_factory: pytest.TempPathFactory, backbone: Make) -> Path:
+def generator(
+    tmp_path_factory: pytest.TempPathFactory, backbone: Make
+) -> Callable[[str, str], Path]:
+    """Return the folder that onnxruntime-genai's builder makes, by backbone and precision."""
     need_genai()
-    copy = tmp_path_factory.mktemp("source") / "llama"
-    shutil.copytree(backbone("llama"), copy)
-    return make_generator(copy, tmp_path_factory.mktemp("int4") / "genai", "int4", "cpu")
+
+    @functools.cache
+    def make(name: str, precision: str) -> Path:
+        copy = tmp_path_factory.mktemp("source") / name
+        shutil.copytree(backbone(name), copy)
+        return make_generator(copy, tmp_path_factory.mktemp(name) / "genai", precision, "cpu")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def with_caches(tmp_path_factory: pytest.TempPathFactory, backbone: Make) -> Path:
+    """The llama as Optimum writes a decoder that generates: it reads and gives keys and values."""
+    pytest.importorskip("onnxscript", reason="torch.onnx exports with onnxscript")
+    folder, source = tmp_path_factory.mktemp("caches"), backbone("llama")
+    config = AutoConfig.from_pretrained(source)
+    model = auto_class(config).from_pretrained(source, dtype=torch.float32).eval()
+    heads, channels = config.num_key_value_heads, config.head_dim
+    names = [f"{block}.{part}" for block in range(2) for part in ("key", "value")]
+    free = {0: "batch", 1: "sequence"}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        torch.onnx.export(
+            _WithCaches(model).eval(),
+            (
+                torch.arange(10).reshape(2, 5),
+                torch.ones(2, 8, dtype=torch.int64),
+                [torch.ones(2, heads, 3, channels) for _ in names],
+            ),
+            str(folder / "model.onnx"),
+            input_names=["input_ids", "attention_mask", *(f"past_key_values.{n}" for n in names)],
+            output_names=["logits", *(f"present.{name}" for name in names)],
+            dynamic_shapes={
+                "input_ids": free,
+                "attention_mask": {0: "batch", 1: "total"},
+                "past": [{0: "batch", 2: "past"}] * len(names),
+            },
+            dynamo=True,
+        )
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source / name, folder / name)
+    return folder
+
+
+class _WithCaches(torch.nn.Module):
+    """A language model whose keys and values are inputs and outputs, block by block."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        cache = DynamicCache()
+        for place in range(0, len(past), 2):
+            cache.update(past[place], past[place + 1], place // 2)
+        found = self.model(input_ids, attention_mask, past_key_values=cache, use_cache=True)
+        after = (part for layer in cache.layers for part in (layer.keys, layer.values))
+        return found.logits, *after
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +172,46 @@ def test_an_authored_family_scores_as_its_own_graph_does(
     assert _scores(tmp_path / "taken") == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+def test_a_graph_that_reads_caches_scores_with_empty_ones(
+    pooling: str,
+    with_caches: Path,
+    backbone: Make,
+    head: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    artifact = load_artifact(head("llama", pooling=pooling, layers=(0, 1)))
+    source = load_checkpoint(backbone("llama"))
+    export_bundle(artifact, source, tmp_path / "authored", stream=False)
+    checkpoint = load_checkpoint(with_caches)
+    assert checkpoint.onnx is not None
+    assert checkpoint.onnx.caches == ("present.0.key", "present.1.key")
+    export_bundle(artifact, checkpoint, tmp_path / "taken")
+    expected = _scores(tmp_path / "authored")
+    assert max(expected) - min(expected) > 0.1
+    assert _scores(tmp_path / "taken") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["residual_mean", "mlp_mean"])
+@pytest.mark.parametrize("name", ["granite", "phi"])
+def test_a_generator_of_another_family_scores_as_llm_siren_does(
+    name: str,
+    pooling: str,
+    generator: Callable[[str, str], Path],
+    backbone: Make,
+    head: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    artifact = load_artifact(head(name, pooling=pooling, layers=(0, 1)))
+    reference = LlmSiren(artifact, load_checkpoint(backbone(name))).scores
+    checkpoint = load_checkpoint(generator(name, "fp32"))
+    manifest = export_bundle(artifact, checkpoint, tmp_path / "taken", reference=reference)
+    assert manifest.verification.status == "passed"
+    assert str(manifest.verification.reference).startswith("llm-siren")
+    assert manifest.verification.max_difference is not None
+    assert manifest.verification.max_difference < 1e-4
+
+
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_a_mixture_of_experts_scores_as_llm_siren_does(
     name: str, graph: Make, backbone: Make, head: Callable[..., Path], tmp_path: Path
@@ -125,12 +232,17 @@ def test_a_mixture_of_experts_scores_as_llm_siren_does(
         export_bundle(mlp, checkpoint, tmp_path / "mlp")
 
 
+@pytest.mark.parametrize("name", ["llama", "phi"])
 def test_a_generator_is_taken_in_its_own_precision(
-    int4_generator: Path, backbone: Make, head: Callable[..., Path], tmp_path: Path
+    name: str,
+    generator: Callable[[str, str], Path],
+    backbone: Make,
+    head: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    labels = make_labels(tmp_path / "labels", backbone("llama"), layers=[0])
-    heads = {"harm": load_artifact(head("llama")), "kinds": load_artifact(labels)}
-    artifact, checkpoint = together(heads), load_checkpoint(int4_generator)
+    labels = make_labels(tmp_path / "labels", backbone(name), layers=[0])
+    heads = {"harm": load_artifact(head(name)), "kinds": load_artifact(labels)}
+    artifact, checkpoint = together(heads), load_checkpoint(generator(name, "int4"))
     reference = OwnStates(artifact, checkpoint).scores
     manifest = export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
     assert manifest.precision == "int4"

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generators import need_genai
+from generators import FAMILIES, need_genai
 from siren_runtime import BackendError, Generation, GuardedGenerator, InputError, Sampling
 from siren_runtime.generation.engine import Batch, Engine, RowRun, Run
 
 need_genai()
 PROMPTS = ("The history of bread begins", "No", "How can I sleep better? Name three ways.\n1.")
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "phi3", "phi")
 GREEDY = Sampling(temperature=0)
 TOKENS = 12
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from siren_export.heads.base import Artifact
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import BundleError, Guard, GuardedGenerator, Sampling
+from siren_runtime import ArtifactError, BundleError, Guard, GuardedGenerator, Sampling
+from siren_runtime.generation.folder import read_folder
+from siren_runtime.generation.manifest import TrainedOn
 from siren_serve.generation import told
 
 need_genai()
@@ -165,3 +168,19 @@ def test_the_command_takes_heads_by_name(
     options = ["--foreign-head", "--no-verify", "-o", tmp_path / "out"]
     assert siren(*arguments, *options).exit_code == 0
     assert [*json.loads((tmp_path / "out/guard.json").read_text())["heads"]] == ["harm", "labels"]
+
+
+def test_heads_of_chat_and_of_plain_text_are_not_read_off_one_pass(
+    heads: Heads, generator: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = generator("llama")
+    engine = read_folder(folder).digest()
+    trained = {
+        name: replace(load_artifact(heads[name]), trained_on=TrainedOn(engine=engine, text=text))
+        for name, text in (("harm", "chat"), ("kinds", "plain"))
+    }
+    with pytest.raises(ArtifactError, match="some were trained on chat text"):
+        graft(folder, together(trained), tmp_path / "out", verify=False)
+    trained["kinds"] = replace(trained["kinds"], trained_on=trained["harm"].trained_on)
+    manifest = graft(folder, together(trained), tmp_path / "out", verify=False)
+    assert manifest.trained_on == trained["harm"].trained_on

@@ -109,7 +109,7 @@ class TransformerGraph:
         Args:
             count: how many there are.
             caches: of each block, the output that holds its keys, where the graph has them: each
-                must be written by the block's attention.
+                must be written between the stream before its block and the one behind it.
 
         Raises:
             CheckpointError: the graph is not built so; the message says what was looked for.
@@ -129,18 +129,46 @@ class TransformerGraph:
                 raise self._unknown(
                     f"attention where block {number} begins; is num_hidden_layers {count}", "none"
                 )
-        for number, cache in enumerate(caches):
-            self._check_attention(number, firsts[number], cache)
         streams = [
             self._state(last, following)
             for last, following in zip(lasts[:-1], firsts[1:], strict=True)
         ]
         streams.append(self._last_state(chain, lasts[-1]))
         alone = each == 2
-        return [
+        blocks = [
             Block(number, self.source, stream, self._mlp(last, alone))
             for number, (stream, last) in enumerate(zip(streams, lasts, strict=True))
         ]
+        self.check_places(blocks, caches)
+        return blocks
+
+    def check_places(self, blocks: Sequence[Block], caches: Sequence[str] = ()) -> None:
+        """See that each block is the one of its number, by what its values are computed from.
+
+        The stream behind a block depends on that block's cache and MLP, the stream before it on
+        neither.
+
+        Args:
+            caches: as of `blocks`.
+
+        Raises:
+            CheckpointError: a value belongs to another block.
+        """
+        before: set[ir.Node] = set()
+        for block in blocks:
+            behind = set(self._ancestors(block.residual, None))
+            parts = {} if block.mlp is None else {"MLP": block.mlp.producer()}
+            if caches:
+                cache = caches[block.number]
+                writer = self._named(self._graph.outputs, cache, "output").producer()
+                parts[f"attention of block {block.number}, which writes {cache!r},"] = writer
+            for part, node in parts.items():
+                if node not in behind or node in before:
+                    raise self._unknown(
+                        f"the {part} between the streams before and behind block {block.number}",
+                        "another",
+                    )
+            before = behind
 
     def _sum(self, node: ir.Node) -> _Sum | None:
         """The sum that a dominator of the result is, where it is one of the residual stream."""
@@ -185,18 +213,6 @@ class TransformerGraph:
                 break
             value = _present(node.inputs[0])
         return value
-
-    def _check_attention(self, number: int, first: _Sum, cache: str) -> None:
-        """See that the cache of a block is written in its first branch."""
-        writer = self._named(self._graph.outputs, cache, "output").producer()
-        if not any(
-            node is writer for node in self._ancestors(first.branch, self._above[first.node])
-        ):
-            raise self._unknown(
-                f"the attention of block {number}, which writes {cache!r}, along the residual "
-                "stream",
-                "another",
-            )
 
     def _mlp(self, last: _Sum, alone: bool) -> ir.Value | None:
         """What the MLP of a block gives, given the block's last sum.
