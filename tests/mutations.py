@@ -14,12 +14,15 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from mutation_values import CONFIG_VALUES, OF_TENSORS, ROPES, SHAPES, TOKENIZER_VALUES
+
 NEW_TOKENS = ("<new>", "<tool>", "fox", "Bread")
 LFS_POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
     "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 )
 _COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PREFIXES = ("model.", "bert.", "roberta.", "deberta.")  # of tensors' names
 
 
 @dataclass
@@ -35,6 +38,11 @@ class Draft:
     def config(self) -> dict[str, Any]:
         """Of config.json."""
         return self.files["config.json"]
+
+    def changed(self) -> set[str]:
+        """The names of the JSON files that are not as they were."""
+        before = draft_of(self.source).files
+        return {name for name in {*before, *self.files} if before.get(name) != self.files.get(name)}
 
     def write(self, folder: Path) -> Path:
         """Write the checkpoint and return its folder."""
@@ -65,122 +73,6 @@ def draft_of(folder: Path) -> Draft:
     return Draft(folder, files)
 
 
-# Values for the keys of config.json: harmless ones, ones that transformers reads, and nonsense.
-_CONFIG_VALUES: dict[str, Sequence[Any]] = {
-    "is_causal": (False, True, None),
-    "rope_theta": (500.0, 10000.0, 1000.0),
-    "original_max_position_embeddings": (32, 64, 128),
-    "partial_rotary_factor": (0.5, 1.0),
-    "sliding_window": (8, 64, None),
-    "use_sliding_window": (True, False),
-    "max_window_layers": (0, 2, 28),
-    "layer_types": (
-        ["full_attention"] * 4,
-        ["sliding_attention"] * 4,
-        ["full_attention"] * 3,
-        ["full_attention", "chunked_attention"] * 2,
-    ),
-    "attention_bias": (True, False),
-    "mlp_bias": (True, False),
-    "hidden_act": ("silu", "gelu", "gelu_new", "relu", "tanh", "quick_gelu"),
-    "rms_norm_eps": (1e-6, 0.1),
-    "layer_norm_eps": (1e-12, 0.1),
-    "head_dim": (16, 24, 32, None),
-    "num_key_value_heads": (2, 4, 1, None),
-    "num_hidden_layers": (3, 4, 5),
-    "num_attention_heads": (2, 4, 8),
-    "intermediate_size": (96, 64),
-    "tie_word_embeddings": (True, False),
-    "is_decoder": (True, False),
-    "add_cross_attention": (True, False),
-    "position_embedding_type": ("absolute", "relative_key", None),
-    "type_vocab_size": (2, 1),
-    "max_position_embeddings": (128, 40, 512),
-    "pretraining_tp": (1, 2),
-    "chunk_size_feed_forward": (0, 7),
-    "per_layer_config": (None, {"1": {"rms_norm_eps": 0.5}}),
-    "tie_last_hidden_states": (True, False, None),
-    "output_attentions": (True, False),
-    "output_hidden_states": (True, False),
-    "return_dict": (True, False),
-    "pad_token_id": (None, 0, 5, -1, 4000),
-    "dtype": ("float16", "bfloat16", "float32", "int8"),
-    "torch_dtype": ("float16", "float32"),
-    "attention_dropout": (0.5,),
-    "hidden_dropout_prob": (0.5,),
-    "initializer_range": (0.5,),
-    "use_cache": (False,),
-    "gradient_checkpointing": (True,),
-    "id2label": ({"0": "a", "1": "b", "2": "c"},),
-    "auto_map": ({"AutoModelForCausalLM": "modeling_x.Model"}, {"AutoConfig": "c.C"}, {}),
-    "tokenizer_class": ("BertTokenizer", "PreTrainedTokenizerFast"),
-    "transformers_weights": ("other.safetensors",),
-    "attention_chunk_size": (8,),
-    "is_encoder_decoder": (True, False),
-    "pruned_heads": ({}, {"0": [1]}),
-    "quantization_config": (None, {"quant_method": "gptq"}),
-    "logit_scale": (2.0,),
-    "embedding_multiplier": (2.0,),
-    "use_qk_norm": (True,),
-    "attn_logit_softcapping": (30.0,),
-    "rope_interleaved": (True, False),
-    "use_mrope": (True, False),
-    "temperature": (0.6,),
-    "eos_token_id": ([1, 2], 2),
-    "transformers_version": ("4.30.0", "9.9.9"),
-    "_attn_implementation": ("eager", "sdpa"),
-}
-_ROPES: Sequence[dict[str, Any]] = (
-    {"rope_type": "default"},
-    {"type": "linear", "factor": 2.0},
-    {"rope_type": "linear", "factor": 4.0},
-    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-    {"rope_type": "dynamic", "factor": 2.0},
-    {
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    },
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-    {"rope_type": "default", "rope_theta": 500.0},
-    {"rope_type": "linear"},
-    {"rope_type": "linear", "type": "default", "factor": 2.0},
-    {"rope_type": "default", "partial_rotary_factor": 0.5},
-    {"full_attention": {"rope_type": "default", "rope_theta": 500.0}},
-    {"mrope_section": [4, 4, 4], "rope_type": "default"},
-)  # fmt: skip
-_TOKENIZER_VALUES: dict[str, Sequence[Any]] = {
-    "truncation_side": ("left", "right"),
-    "do_lower_case": (True, False),
-    "strip_accents": (True, False, None),
-    "tokenize_chinese_chars": (True, False),
-    "add_prefix_space": (True, False, None),
-    "add_bos_token": (True, False),
-    "add_eos_token": (True, False),
-    "clean_up_tokenization_spaces": (True, False),
-    "split_special_tokens": (True, False),
-    "model_input_names": (["input_ids", "attention_mask"], ["input_ids"]),
-    "padding_side": ("left", "right"),
-    "tokenizer_class": (
-        "BertTokenizer", "BertTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast",
-        "Qwen2Tokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast", None,
-    ),
-    "legacy": (True, False),
-    "model_max_length": (16, 10**30),
-    "max_length": (16,),
-    "stride": (4,),
-    "fast_tokenizer_files": (["tokenizer.4.0.0.json", "tokenizer.json"],),
-    "auto_map": ({"AutoTokenizer": ["tokenization_x.T", None]},),
-    "use_default_system_prompt": (True,),
-    "chat_template": ("{{ messages }}",),
-    "never_split": (["fox"], None),
-    "wibble": (1,),
-    "errors": ("replace",),
-    "fix_mistral_regex": (True, False),
-    "unk_token": ("<unk>", "<new>", None),
-    "pad_token": ("<new>", None),
-}  # fmt: skip
-
-
 def mutate(draft: Draft, rng: random.Random) -> list[str]:
     """Change the draft once and return the words of which a refusal must hold one."""
     weights = [count for count, _ in _MUTATORS]
@@ -189,15 +81,17 @@ def mutate(draft: Draft, rng: random.Random) -> list[str]:
 
 
 def _set_config(draft: Draft, rng: random.Random) -> list[str]:
-    key = rng.choice(sorted(_CONFIG_VALUES))
-    draft.config[key] = copy.deepcopy(rng.choice(_CONFIG_VALUES[key]))
-    return [key, "config.json"]
+    """A key that the checkpoint has, or any."""
+    own = sorted(CONFIG_VALUES.keys() & draft.config.keys())
+    key = rng.choice(own if rng.random() < 0.5 else sorted(CONFIG_VALUES))
+    draft.config[key] = copy.deepcopy(rng.choice(CONFIG_VALUES[key]))
+    return _words(key)
 
 
 def _remove_config(draft: Draft, rng: random.Random) -> list[str]:
     key = rng.choice(sorted(draft.config))
     del draft.config[key]
-    return [key, "config.json"]
+    return _words(key)
 
 
 def _retype_config(draft: Draft, rng: random.Random) -> list[str]:
@@ -205,16 +99,20 @@ def _retype_config(draft: Draft, rng: random.Random) -> list[str]:
     key = rng.choice(sorted(draft.config))
     value = draft.config[key]
     draft.config[key] = rng.choice((None, str(value), 0, -1, True, False, [value], {}, 0.5, 2))
-    return [key, "config.json"]
+    return _words(key)
+
+
+def _words(key: str) -> list[str]:
+    return [key, *OF_TENSORS] if key in SHAPES else [key]
 
 
 def _set_rope(draft: Draft, rng: random.Random) -> list[str]:
     """One form, or both, each with or without a theta of its own or beside it."""
-    words = ["rope", "partial_rotary_factor", "config.json"]
+    words = ["rope", "partial_rotary_factor"]
     for form in rng.choice(
         (("rope_scaling",), ("rope_parameters",), ("rope_scaling", "rope_parameters"))
     ):
-        draft.config[form] = copy.deepcopy(rng.choice(_ROPES))
+        draft.config[form] = copy.deepcopy(rng.choice(ROPES))
     if rng.random() < 0.4:
         draft.config["rope_theta"] = rng.choice((500.0, 10000.0))
     if rng.random() < 0.3:
@@ -234,7 +132,7 @@ def _move_rope(draft: Draft, rng: random.Random) -> list[str]:
         key = "original_max_position_embeddings"
         draft.config[key] = rope.pop(key)
     draft.config["rope_scaling"] = rope
-    return ["rope", "original_max_position_embeddings", "config.json"]
+    return ["rope", "original_max_position_embeddings"]
 
 
 def _output_only(draft: Draft, rng: random.Random) -> list[str]:
@@ -246,19 +144,19 @@ def _output_only(draft: Draft, rng: random.Random) -> list[str]:
 
 def _rename_weights(draft: Draft, rng: random.Random) -> list[str]:
     """Every name under another prefix, or under none."""
-    prefix = rng.choice(("model.", "bert.", "transformer.", ""))
+    prefix = rng.choice((*_PREFIXES, "transformer.", ""))
     for name in load_file(draft.source / "model.safetensors"):
-        stem = name.removeprefix("model.").removeprefix("bert.")
-        draft.rename[name] = name if stem == name else prefix + stem
+        own = next((own for own in _PREFIXES if name.startswith(own)), None)
+        draft.rename[name] = name if own is None else prefix + name.removeprefix(own)
     return ["stored under", "is missing", "two forms"]
 
 
 def _set_tokenizer(draft: Draft, rng: random.Random) -> list[str]:
-    key = rng.choice(sorted(_TOKENIZER_VALUES))
+    key = rng.choice(sorted(TOKENIZER_VALUES))
     config = draft.files["tokenizer_config.json"] or {}
-    config[key] = copy.deepcopy(rng.choice(_TOKENIZER_VALUES[key]))
+    config[key] = copy.deepcopy(rng.choice(TOKENIZER_VALUES[key]))
     draft.files["tokenizer_config.json"] = config
-    return [key, "tokenizer_config.json", "tokenizer.json"]
+    return [key, str(config[key])] if key == "tokenizer_class" else [key]
 
 
 def _drop_companion(draft: Draft, rng: random.Random) -> list[str]:
@@ -337,7 +235,7 @@ def _change_tokenizer(draft: Draft, rng: random.Random) -> list[str]:
         tokenizer["model"][key] = not tokenizer["model"].get(key)
     else:
         tokenizer["model"]["dropout"] = 0.5
-    return ["tokenizer.json", "truncation", *_TOKENIZER_VALUES]
+    return ["tokenizer.json", "truncation", *TOKENIZER_VALUES]
 
 
 def _point_elsewhere(draft: Draft, rng: random.Random) -> list[str]:

@@ -1,4 +1,4 @@
-"""What texts that are too large, or of one character, cost: time, memory, and the neighbours."""
+"""What texts that are too large, or of one character, cost: time, memory, and other callers."""
 
 import statistics
 import threading
@@ -10,8 +10,9 @@ from typing import Any
 
 from siren_bench.record import markdown_table
 from siren_runtime import Guard, SirenError
+from siren_runtime.bundle.progress import Progress
 
-from .process import in_fresh_process, peak_memory, resident_memory
+from .process import in_fresh_process, peak_memory, reset_peak, resident_memory
 
 _MIB = 1 << 20
 # Name -> the text; those over a bound are refused, the others read.
@@ -25,39 +26,54 @@ TEXTS = {
     "1 MiB without a space": "a" * _MIB,
 }
 _NEIGHBOUR = "How do I bake a loaf of bread at home?"
+_CALLERS = 8
+_SECONDS = 1.0  # that neighbours are watched, without the text and with it
 
 
-def measure_large_texts(bundle: Path, rounds: int) -> list[dict[str, Any]]:
-    """Score each text in a process of its own, alone and beside another thread's short texts."""
-    return [in_fresh_process(_measure, str(bundle), name, rounds) for name in TEXTS]
+def measure_large_texts(
+    bundle: Path, rounds: int, progress: Progress = lambda stage, done, total: None
+) -> list[dict[str, Any]]:
+    """Score each text in a process of its own, alone and beside other threads' short texts."""
+    results = []
+    for name, text in TEXTS.items():
+        measured = in_fresh_process(_measure, str(bundle), text, rounds, _SECONDS)
+        results.append({"text": name, **measured})
+        progress("scoring", len(results), len(TEXTS))
+    return results
 
 
-def _measure(bundle: str, name: str, rounds: int) -> dict[str, Any]:
-    text = TEXTS[name]
+def _measure(bundle: str, text: str, rounds: int, watched_s: float) -> dict[str, Any]:
     guard = Guard.load(bundle)
     guard.score(_NEIGHBOUR)
+    reset_peak()  # what loading took
     before = resident_memory()
-    outcome, seconds = "", []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        outcome = _outcome(guard, text)
-        seconds.append(time.perf_counter() - start)
+    timed = [_timed(guard, text) for _ in range(rounds)]
     after, peak = resident_memory(), peak_memory()
     with _neighbours(guard) as quiet:
-        time.sleep(1)
+        time.sleep(watched_s)
     with _neighbours(guard) as beside:
-        end = time.perf_counter() + 1
+        end = time.perf_counter() + watched_s
+        timed_beside = [_timed(guard, text) for _ in range(rounds)]
         while time.perf_counter() < end:
-            _outcome(guard, text)
+            timed_beside.append(_timed(guard, text))
     return {
-        "text": name,
-        "outcome": outcome,
-        "seconds": seconds,
+        "outcome": timed[-1][0],
+        "seconds": [seconds for _, seconds in timed],
+        "seconds_beside": statistics.median(seconds for _, seconds in timed_beside),
+        "seconds_beside_most": max(seconds for _, seconds in timed_beside),
+        "callers": _CALLERS,
         "resident_growth_bytes": after - before,
         "peak_growth_bytes": max(peak - before, 0),
         "neighbour_quiet_ms": statistics.median(quiet),
         "neighbour_beside_ms": statistics.median(beside),
     }
+
+
+def _timed(guard: Guard, text: str) -> tuple[str, float]:
+    """What comes of a text, and how many seconds it took."""
+    start = time.perf_counter()
+    outcome = _outcome(guard, text)
+    return outcome, time.perf_counter() - start
 
 
 def _outcome(guard: Guard, text: str) -> str:
@@ -70,7 +86,7 @@ def _outcome(guard: Guard, text: str) -> str:
 
 @contextmanager
 def _neighbours(guard: Guard) -> Iterator[list[float]]:
-    """Score short texts in another thread meanwhile; what each took is in milliseconds."""
+    """Score short texts in other threads meanwhile; what each took is in milliseconds."""
     taken: list[float] = []
     stop = threading.Event()
 
@@ -80,13 +96,15 @@ def _neighbours(guard: Guard) -> Iterator[list[float]]:
             guard.score(_NEIGHBOUR)
             taken.append((time.perf_counter() - start) * 1e3)
 
-    thread = threading.Thread(target=work)
-    thread.start()
+    threads = [threading.Thread(target=work) for _ in range(_CALLERS)]
+    for thread in threads:
+        thread.start()
     try:
         yield taken
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def large_texts_table(results: list[dict[str, Any]]) -> str:
@@ -96,6 +114,8 @@ def large_texts_table(results: list[dict[str, Any]]) -> str:
             result["text"],
             result["outcome"],
             f"{statistics.median(result['seconds']) * 1e3:,.1f}",
+            f"{result['seconds_beside'] * 1e3:,.1f}",
+            f"{result['seconds_beside_most'] * 1e3:,.1f}",
             f"{result['resident_growth_bytes'] / 1e6:.1f}",
             f"{result['peak_growth_bytes'] / 1e6:.1f}",
             f"{result['neighbour_quiet_ms']:.1f}",
@@ -104,7 +124,7 @@ def large_texts_table(results: list[dict[str, Any]]) -> str:
         for result in results
     ]
     header = [
-        "text", "outcome", "ms", "resident, + MB", "peak, + MB", "a neighbour alone, ms",
-        "a neighbour beside it, ms",
+        "text", "outcome", "ms", f"beside {_CALLERS} callers, ms", "at most, ms", "resident, + MB",
+        "peak, + MB", "a caller without it, ms", "a caller beside it, ms",
     ]  # fmt: skip
     return markdown_table(header, rows)

@@ -27,14 +27,27 @@ def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory that this process ever had, in bytes.
+    """Return the largest resident memory that this process had, in bytes.
 
-    File-backed pages count. The kernel's own high-water mark, so no peak is missed.
+    Ever, or since `reset_peak`. File-backed pages count. The kernel's own high-water mark, so no
+    peak is missed.
 
     Raises:
         SirenError: the system is not Linux.
     """
     return _status("self")["VmHWM"]
+
+
+def reset_peak() -> None:
+    """Let `peak_memory` count from what is resident now.
+
+    Raises:
+        SirenError: the system is not Linux, or does not let a process do so.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
+    except OSError as error:
+        raise SirenError(f"the peak of memory cannot be reset: {error}") from None
 
 
 def resident_memory() -> int:

@@ -53,7 +53,7 @@ from .sources.chat_template import ChatFormat, read_chat_format
 from .sources.checkpoint import Checkpoint
 from .verify.bundle import ReferenceSource, verify_bundle
 from .verify.texts import TEXTS, own_texts
-from .verify.tokens import compare_tokens
+from .verify.tokens import compare_tokens, why_not_compared
 from .verify.trajectories import compare_rendering
 
 _MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
@@ -182,6 +182,9 @@ def export_bundle(
             bundle = Bundle(folder, manifest)
             tokens = _check_tokens(output, checkpoint, bundle, allow_drift)
             report = verify_bundle(bundle, reference, progress)
+            if report.status == "unverified" and (why := why_not_compared(checkpoint)):
+                told = f"{report.reason}; its tokens were compared with none either: {why}"
+                report = msgspec.structs.replace(report, reason=told)
             if not allow_drift:
                 _check_drift(output, report, precision)
             if tokens is not None:

@@ -269,3 +269,14 @@ def test_an_explanation_ends_at_its_deadline_and_with_its_caller(made, name, las
 def test_the_command_ends_at_its_deadline(made):
     result = CliRunner().invoke(app, [str(made("bert")[1]), TEXT, "--deadline", "1e-9"])
     assert isinstance(result.exception, InterruptedCall)
+
+
+def test_the_command_refuses_ten_megabytes_unless_told_otherwise(made):
+    command = [str(made("bert")[1]), "<" * 10_000_000]
+    result = CliRunner().invoke(app, command)
+    assert "10,000,000 bytes or more, at most 1,048,576 are read" in str(result.exception)
+    assert "--max-bytes" in str(result.exception)
+    result = CliRunner().invoke(app, [*command, "--max-bytes", str(10_000_000)])
+    assert "more than the 16,384 tokens" in str(result.exception)
+    result = CliRunner().invoke(app, [command[0], TEXT, "--max-tokens", "4"])
+    assert "more than the 4 tokens" in str(result.exception)

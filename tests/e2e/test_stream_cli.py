@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from siren_command import siren
 from siren_runtime import Guard
 from texts import CORPUS
 
@@ -85,6 +86,16 @@ def test_wrong_use_and_damaged_bundles_are_refused(bundle, tmp_path):
         assert process.returncode == 1
     assert b"error" in errors
     assert b"Traceback" not in errors
+
+
+def test_a_prompt_of_ten_megabytes_is_refused_unless_told_otherwise(bundle):
+    command = "stream", bundle, "--prompt", "<" * 10_000_000
+    for bound, found in ((), "1,048,576 are read"), (("--max-bytes", 10_000_000), "16,384 tokens"):
+        run = siren(*command, *bound, input="bread")
+        assert run.exit_code == 1
+        assert found in run.stderr
+    run = siren(*command, "--max-bytes", 1000)  # less than one piece of the input may have
+    assert run.exit_code == 2
 
 
 def test_color_keeps_paragraphs_and_joined_emoji(bundle):

@@ -162,6 +162,62 @@ def test_imports_between_the_folders_of_a_package_point_down(package: str) -> No
             assert _floor(package, found) > _floor(package, name), f"{name} imports {found}"
 
 
+# Files that import ONNX Runtime themselves: the functions that turn its telemetry off before, what
+# runs after one of them did, and a peer's worker, which has nothing of ours and sets it likewise.
+OF_TELEMETRY = {
+    "siren_runtime.backends.onnxruntime.providers",
+    "siren_runtime.backends.onnxruntime.cuda",
+    "siren_runtime.generation.engine",
+    "siren_bench.peers.optimum_worker",
+}
+
+
+def _imports_onnxruntime(source: str) -> bool:
+    """Whether code imports onnxruntime or onnxruntime_genai, but for a type checker."""
+    tree = ast.parse(source)
+    unread = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found = [node.module or ""]
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            found = [str(value.value) for value in node.args if isinstance(value, ast.Constant)]
+        else:
+            continue
+        names += found if id(node) not in unread else []
+    return any(name.partition(".")[0].startswith("onnxruntime") for name in names)
+
+
+def test_onnxruntime_is_imported_only_with_its_telemetry_off() -> None:
+    importing = {
+        name
+        for name, path in MODULES.items()
+        if _imports_onnxruntime(path.read_text(encoding="utf-8"))
+    }
+    assert importing == OF_TELEMETRY
+
+
+@pytest.mark.parametrize(
+    ("source", "imports"),
+    [
+        ("def f():\n    import onnxruntime as o", True),
+        ("from onnxruntime.capi import x", True),
+        ("import importlib\nimportlib.import_module('onnxruntime_genai')", True),
+        ("if TYPE_CHECKING:\n    import onnxruntime", False),
+        ("from .onnxruntime import x\nfrom siren_runtime.backends.onnxruntime import y", False),
+    ],
+)
+def test_an_import_of_onnxruntime_is_found_where_there_is_one(source: str, imports: bool) -> None:
+    assert _imports_onnxruntime(source) == imports
+
+
 def _circle(edges: dict[str, set[str]]) -> list[str]:
     """Names that lead to one another, in order; none if nothing does."""
     done, path = set[str](), list[str]()

@@ -3,9 +3,13 @@
 import pytest
 import tokenizers
 import tokenizers.processors
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from guards import load_guard
 from siren_runtime import InputError
 from siren_runtime.streaming.growing_text import StreamText, StreamTokens
+from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
 
@@ -51,6 +55,24 @@ def test_dropping_keeps_the_tail_its_offsets_and_the_white_space_that_may_follow
     assert tokens.offsets[1] == (4, 5)
 
 
+@settings(deadline=None)
+@given(st.text(alphabet="ab \n\t<s>", min_size=1, max_size=60), st.data())
+def test_what_is_held_stands_where_it_stood_as_given(tokenizer, fed, data):
+    """A token's text is found at its place in all that was given, however much was dropped."""
+    text, whole = StreamText(tokenizer, "a  <s> b", False), "a  <s> b\n" + fed
+    cut = data.draw(st.integers(0, len(fed)))
+    tokens = text.append(fed[:cut])
+    if len(tokens.ids) > 3:
+        text.drop(data.draw(st.integers(1, len(tokens.ids) - 2)), tokens)
+    tokens = text.append(fed[cut:])
+    for place, character in enumerate(tokens.text):
+        first, end = tokens.span_in_given((place, place + 1))
+        assert 0 <= first < end <= len(whole)
+        if not character.isspace():
+            assert whole[first] == character
+    assert clean(whole).endswith(tokens.text.strip())
+
+
 def test_token_ids_follow_the_prompt(tokenizer):
     tokens = StreamTokens(tokenizer, "hi", True).append([7, 8])
     prompt = tokenizer.encode("hi\n").ids
@@ -74,3 +96,19 @@ def test_token_ids_do_not_follow_a_prompt_that_special_tokens_end(bundle, tmp_pa
     with pytest.raises(InputError, match="token ids cannot follow a prompt"):
         StreamTokens(tokenizer, "hi", False)
     assert StreamTokens(tokenizer, None, False).append([7]).ids == [7]
+
+
+def test_the_part_that_a_truncated_score_is_of_stands_as_given(bundle):
+    """Of a stream that is read anew at each feed, whose older half went."""
+    pieces = [f"{number}  <s> " for number in range(40)]
+    with pytest.warns(UserWarning, match="re-encodes"):
+        stream = load_guard(bundle).stream("say  it")
+    for piece in pieces:
+        result = stream.feed(piece)
+    whole = "say  it\n" + "".join(pieces)
+    assert result.truncated
+    start, end = result.span
+    held = " ".join(str(number) for number in range(40))
+    assert 0 < start < end
+    assert whole[:end] == whole.rstrip(" ").removesuffix("<s>").rstrip(" ")
+    assert held.endswith(clean(whole[start:end]))

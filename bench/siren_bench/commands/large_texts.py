@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from siren_bench.large_texts import large_texts_table, measure_large_texts
-from siren_bench.progress import console
+from siren_bench.progress import progress_bar
 from siren_bench.workbench import open_workbench
 
 from . import options
@@ -20,12 +20,12 @@ def large_texts(
     keep: options.Keep = None,
     output: options.Output = None,
 ) -> None:
-    """Measure texts of 10 MB and of one character: time, memory, and what a neighbour waits."""
+    """Measure texts of 10 MB and of one character, alone and beside others: time and memory."""
     (precision,) = options.precisions_of(engine)
     with open_workbench(head, backbone, keep) as bench:
         bundle = bench.bundle(precision)
-        with console.status("scoring, each text in a process of its own"):
-            results = measure_large_texts(bundle, rounds)
+        with progress_bar() as progress:
+            results = measure_large_texts(bundle, rounds, progress)
         settings = {
             "head": bench.subject.description,
             "precision": precision,

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from siren_bench.engines import Work
 from siren_bench.kept import made_whole
 from siren_bench.record import installed_versions
+from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.generation.engine import import_genai
 
 from .generation import Generation, OneAtATime
 from .missing import PeerMissing
@@ -49,8 +51,7 @@ class Genai(OneAtATime):
         return installed_versions("onnxruntime-genai", "onnxruntime")
 
     def load(self) -> Any:
-        import onnxruntime_genai
-
+        onnxruntime_genai = import_genai()
         config = onnxruntime_genai.Config(str(self.model))
         options = {"session_options": {"intra_op_num_threads": self.threads}}
         config.overlay(json.dumps({"model": {"decoder": options}}))
@@ -72,8 +73,7 @@ class Genai(OneAtATime):
             A generator, whose `generate_next_token()` may be called as often as there are new
             tokens in `generation`.
         """
-        import onnxruntime_genai
-
+        onnxruntime_genai = import_genai()
         language_model, _ = model
         length = len(ids) + self.generation.new_tokens
         parameters = onnxruntime_genai.GeneratorParams(language_model)
@@ -96,6 +96,7 @@ def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
         )
     model = folder / f"genai-{dtype}"
     if not model.exists():
+        import_onnxruntime()  # whose settings the builder inherits
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
         with made_whole(model) as unfinished:
             paths = ["-i", str(backbone), "-o", str(unfinished), "-c", str(folder / "genai-cache")]

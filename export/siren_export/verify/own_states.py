@@ -32,6 +32,7 @@ from siren_runtime.text.tokenizer import Tokenizer
 
 from .reference import Reference, ReferenceUnavailable, head_hash
 from .texts import TEXTS, added_tokens, digest, own_texts
+from .tokens import why_not_compared
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 State = Literal["residual", "mlp"]
@@ -87,8 +88,11 @@ class OwnStates:
                 rows[name].append([float(score[0])])
             progress("reference", done, len(texts))
         scores = [score for (score,) in rows.pop(self.artifact.name)]
+        name = f"the file's own states (ONNX Runtime {metadata.version('onnxruntime')})"
+        if (why := why_not_compared(self.checkpoint)) is not None:
+            name += f", whose tokens were compared with none: {why}"
         return Reference(
-            name=f"the file's own states (ONNX Runtime {metadata.version('onnxruntime')})",
+            name=name,
             head=head_hash(self.artifact),
             texts=digest(),
             scores=scores[: len(TEXTS)],

@@ -6,6 +6,7 @@ bound of a quantized precision may even hide it, so tokens must be equal at ever
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -13,6 +14,7 @@ from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.text.rules import clean
 
 from .gguf_reference import read_tokenizer
+from .reference import ReferenceUnavailable
 
 _SHOWN = 8  # tokens from the first that differs
 
@@ -21,26 +23,16 @@ def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
     """Say which text's tokens differ from those of transformers, and from where on.
 
     Each added token of either side is looked at too: alone, amid words and inside one. None where
-    nothing differs, and where transformers is not installed or cannot load the tokenizer.
+    nothing differs, and where nothing can be compared, which `why_not_compared` says.
 
     Args:
         texts: to be cleaned and tokenized, whole.
     """
     try:
-        from transformers import AutoTokenizer, logging
-    except ImportError:
+        theirs = _load(checkpoint)
+    except ReferenceUnavailable:
         return None
-    logging.set_verbosity_error()
-    try:
-        if checkpoint.is_gguf:
-            theirs = read_tokenizer(checkpoint).made
-        else:
-            theirs = AutoTokenizer.from_pretrained(
-                str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
-            )
-        added = map(str, theirs.get_added_vocab())
-    except Exception:  # whatever it raises: what cannot be loaded, the reference says
-        return None
+    added = map(str, theirs.get_added_vocab())
     ours = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
     ours.no_truncation()
     ours.no_padding()
@@ -57,3 +49,36 @@ def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
                 f"files: from token {at} on {list(one)} and {list(other)}"
             )
     return None
+
+
+def why_not_compared(checkpoint: Checkpoint) -> str | None:
+    """Say why `compare_tokens` has nothing to compare tokens with; None where it has."""
+    try:
+        _load(checkpoint)
+    except ReferenceUnavailable as reason:
+        return str(reason)
+    return None
+
+
+def _load(checkpoint: Checkpoint) -> Any:
+    """The tokenizer that transformers makes of a checkpoint's files.
+
+    Raises:
+        ReferenceUnavailable: it is not installed, or cannot load them.
+    """
+    try:
+        from transformers import AutoTokenizer, logging
+    except ImportError:
+        raise ReferenceUnavailable("transformers is not installed") from None
+    logging.set_verbosity_error()
+    try:
+        if checkpoint.is_gguf:
+            theirs = read_tokenizer(checkpoint).made
+        else:
+            theirs = AutoTokenizer.from_pretrained(
+                str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
+            )
+        theirs.get_added_vocab()
+    except Exception as error:  # whatever it raises
+        raise ReferenceUnavailable(f"transformers cannot load the tokenizer: {error}") from error
+    return theirs

@@ -10,9 +10,11 @@ from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.explain import NEUTRAL, Explainer
 from siren_runtime.scoring.explanation import Explanation
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS
 
 from .console import need, one_line, report
 from .explain_picture import picture
+from .options import MaxBytes, MaxTokens
 
 need("onnxruntime")
 
@@ -52,6 +54,8 @@ def explain(
         typer.Option("--picture", dir_okay=False, help="Also draw it into this file, as SVG."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds it may take once the bundle is open.")
     ] = None,
@@ -63,7 +67,14 @@ def explain(
     decoders it is divided among tokens too; of encoders, parts of the text are left out in turn.
     Of a polynomial head also what each order moved, and which pairs of neurons.
     """
-    explainer = Explainer(bundle, head=head, threads=threads, neutral=neutral)
+    explainer = Explainer(
+        bundle,
+        head=head,
+        threads=threads,
+        neutral=neutral,
+        max_tokens_per_text=max_tokens,
+        max_bytes_per_text=max_bytes,
+    )
     found = explainer.explain(
         text,
         prompt=prompt,

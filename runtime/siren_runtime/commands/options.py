@@ -12,3 +12,5 @@ Spans = Annotated[
         "harm does not hide it; default: where siren calibrate --spans set thresholds.",
     ),
 ]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")]
+MaxBytes = Annotated[int, typer.Option(min=1, help="Bytes of a text; a larger one is an error.")]

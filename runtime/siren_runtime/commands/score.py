@@ -21,7 +21,7 @@ from siren_runtime.text.reading import (
 )
 
 from .console import EXIT_FAILED, need_engine, one_line, report, standard_input
-from .options import Spans
+from .options import MaxBytes, MaxTokens, Spans
 
 need_engine()
 
@@ -114,12 +114,8 @@ def score(
         ),
     ] = "windows",
     spans: Spans = None,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")
-    ] = DEFAULT_MAX_TOKENS,
-    max_bytes: Annotated[
-        int, typer.Option(min=1, help="Bytes of a text; a larger one is an error.")
-    ] = DEFAULT_MAX_BYTES,
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     order: Annotated[
         int | None,
         typer.Option(min=1, help="Of a polynomial head, the order that decides; default: all."),

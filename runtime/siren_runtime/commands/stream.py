@@ -14,6 +14,7 @@ from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.decision import Decision, Schedule
 from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 
 from .colors import color, printable
 from .console import need, report, standard_input, warnings_reported
@@ -25,6 +26,7 @@ OutputFormat = Literal["color", "jsonl"]
 EXIT_STOPPED = 3
 _READ_BYTES = 1 << 14  # no more bytes than a piece may have tokens
 _REPLACEMENT = "\ufffd"
+_PIECE_BYTES = _READ_BYTES * len(_REPLACEMENT.encode())  # of a piece at most, as it is fed
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -69,6 +71,9 @@ def stream(
     ] = None,
     backend: Annotated[BackendName, typer.Option(help="What runs the engine.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    max_bytes: Annotated[
+        int, typer.Option(min=_PIECE_BYTES, help="Bytes of the prompt; a larger one is an error.")
+    ] = DEFAULT_MAX_BYTES,
 ) -> None:
     """Score standard input as it comes: the text so far, at each piece that arrives.
 
@@ -79,7 +84,14 @@ def stream(
     source = standard_input()
     if sys.stdin.isatty():
         report("reading from the terminal; end with Ctrl-D")
-    guard = Guard.load(bundle, backend=backend, threads=threads, streaming=True, exits=exits)
+    guard = Guard.load(
+        bundle,
+        backend=backend,
+        threads=threads,
+        streaming=True,
+        exits=exits,
+        max_bytes_per_text=max_bytes,
+    )
     colored = format == "color" or (format is None and sys.stdout.isatty())
     stop = () if stop_at is None else (Schedule(((0, stop_at),)),)
     with warnings_reported():

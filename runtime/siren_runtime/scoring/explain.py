@@ -24,7 +24,7 @@ from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, Span, make_passage
-from siren_runtime.text.reading import Limits, Window
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS, Limits, Window
 from siren_runtime.text.rules import JOINER
 from siren_runtime.text.spans import span_of
 from siren_runtime.text.tokenizer import Tokenizer
@@ -70,6 +70,8 @@ class Explainer:
         head: str | None = None,
         threads: int | None = None,
         neutral: str = NEUTRAL,
+        max_tokens_per_text: int = DEFAULT_MAX_TOKENS,
+        max_bytes_per_text: int = DEFAULT_MAX_BYTES,
     ) -> None:
         """Open the bundle that `source` names, as `Guard.load` finds it; ensembles are not taken.
 
@@ -77,11 +79,16 @@ class Explainer:
             head: its name; None is the primary one.
             threads: of the CPU; None leaves it to ONNX Runtime.
             neutral: the text that others are compared with, repeated and cut to their length.
+            max_tokens_per_text, max_bytes_per_text: as `Guard.load`.
 
         Raises:
+            InputError: a bound is no whole number above 0.
             BundleError: the bundle is damaged, has no such head, or no graph to explain it by.
             BackendError: ONNX Runtime cannot run it.
         """
+        self._limits = Limits(
+            max_tokens=max_tokens_per_text, max_bytes=max_bytes_per_text, spans=()
+        )
         bundle = load_bundle(find_bundle(source))
         self.manifest: Manifest = bundle.manifest
         self.head = self.manifest.primary if head is None else head
@@ -121,7 +128,7 @@ class Explainer:
             InterruptedCall: the deadline passed, or the call was cancelled.
             BackendError: the engine failed, or what the features or pairs get does not add up.
         """
-        limits, until = Limits(spans=()), Deadline(deadline, cancel)
+        limits, until = self._limits, Deadline(deadline, cancel)
         passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
         window = self._window(passage, limits, until, self._column(category))
         tokenizer = self._scorer.tokenizer

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import SupportsIndex
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
+from siren_runtime.text.passage import Passage, Span
 from siren_runtime.text.rules import clean, join
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -23,6 +25,8 @@ class Tokens:
         offsets: where each stands in the cleaned text, in characters; (0, 0) where it does not.
         context: how many of them, from the front, are read but not counted in the mean.
         text: the cleaned text that they are of, from character `start` on.
+        given: the text as given that this is of, from character `given_start` on: the prompt, a
+            newline and what was fed.
     """
 
     ids: list[int]
@@ -30,6 +34,19 @@ class Tokens:
     context: int = 0
     text: str = ""
     start: int = 0
+    given: str = ""
+    given_start: int = 0
+
+    def span_in_given(self, span: Span) -> Span:
+        """Where a part of `text`, in characters from its own beginning, stands as given."""
+        if not self.given:
+            return span
+        start, end = self._passage.span_in_given(span)
+        return start + self.given_start, end + self.given_start
+
+    @cached_property
+    def _passage(self) -> Passage:
+        return Passage(self.given, self.text)
 
 
 class StreamText:
@@ -43,7 +60,7 @@ class StreamText:
     def __init__(self, tokenizer: Tokenizer, prompt: str | None, response_only: bool) -> None:
         self._tokenizer = tokenizer
         self._prompt, self._text = prompt, ""
-        self._dropped = 0  # characters of cleaned text
+        self._dropped = self._given_dropped = 0  # characters of cleaned text, and as given
         # Tokens count if they reach beyond this character; None: all count.
         self._boundary = len(clean(prompt).strip()) if response_only and prompt else None
 
@@ -61,23 +78,25 @@ class StreamText:
 
     def tokens(self) -> Tokens:
         """Return the tokens of all text so far."""
-        cleaned = clean(join(self._prompt, self._text))
+        given = join(self._prompt, self._text)
+        cleaned = clean(given)
         encoded = self._tokenizer.encode(cleaned)
         if not encoded.ids:
             raise InputError("the tokenizer makes no token of the text, so there is no score yet")
         offsets = [(start + self._dropped, end + self._dropped) for start, end in encoded.offsets]
         context = self._context(cleaned, encoded.offsets)
-        return Tokens(encoded.ids, offsets, context, cleaned, self._dropped)
+        places = self._dropped, given, self._given_dropped
+        return Tokens(encoded.ids, offsets, context, cleaned, *places)
 
     def drop(self, count: int, tokens: Tokens) -> None:
         """Forget the text of the first `count` of `tokens`, which `append` returned last."""
         character = tokens.offsets[count][0]
-        raw = join(self._prompt, self._text)
-        cleaned = clean(raw)
         cut = character - self._dropped
-        # What the cleaner stripped at the end may turn out to stand between two words.
-        self._prompt, self._text = None, cleaned[cut:] + raw[len(raw.rstrip()) :]
-        self._dropped = character
+        first, _ = tokens.span_in_given((cut, cut + 1))
+        kept = tokens.given[first - self._given_dropped :]
+        # A prompt by itself stays one: what comes is its response.
+        self._prompt, self._text = (None, kept) if self._text else (kept, "")
+        self._dropped, self._given_dropped = character, first
         self._boundary = max((self._boundary or 0) - cut, 0)
 
     def _context(self, cleaned: str, offsets: Sequence[Offsets]) -> int:

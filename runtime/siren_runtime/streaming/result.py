@@ -31,14 +31,13 @@ class StreamResult:
         slid: whether text slid out of the stream, so that the score is no longer exact.
         truncated: whether text that slid out is out of the score too, as where a stream is read
             anew at each feed.
-        span: of a truncated stream, the part of the cleaned text that the score is of, in
-            characters; None for the whole.
+        span: of a truncated stream, the part that the score is of, in characters of the text as
+            given: the prompt, a newline and what was fed; None for the whole.
         unknown: how much of the text held the tokenizer does not know, 0 to 1, as in `ScoreResult`.
         decisions: those of the stream's rules in force at a token that this feed read.
         tier: name of the bundle's tier that the risk falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
-        spans: the highest of each size that is complete, as in `ScoreResult`, but in characters of
-            the cleaned text.
+        spans: the highest of each size that is complete, as in `ScoreResult`.
         risk, categories, flagged, heads, as_response, exit: as in `ScoreResult`.
     """
 

@@ -7,14 +7,14 @@ from itertools import accumulate
 from typing import Any
 
 from siren_runtime.backends.outputs import FloatArray, Outputs
-from siren_runtime.backends.readout import HeadText, Readout
+from siren_runtime.backends.readout import HeadText, HighestSpan, Readout
 from siren_runtime.errors import InputError
 from siren_runtime.text.tokenizer import Encoded, Tokenizer
 
 from .aggregation import Aggregation
 from .growing_text import StreamText, StreamTokens, Tokens
 from .reader import StreamReader
-from .spans import StreamSpans
+from .spans import Highest, StreamSpans
 from .state import StreamState
 
 
@@ -66,6 +66,7 @@ class Track:
         """
         self.member = member
         self._spans: StreamSpans | None = None
+        self._told: tuple[Highest, Highest] = {}, {}  # in the cleaned text, and as given
         if span_sizes and member.head is not None:
             self._spans = StreamSpans(span_sizes, member.readout, member.head, as_whole=True)
         self._prompt, self._response_only = prompt, response_only
@@ -132,7 +133,13 @@ class Track:
         first = max(self.state.context, special)
         place = len(self.state.ids), self.tokens.text, first
         spans = self._spans.of(*place, self._encoded, self.state.means)
-        return {name: replace(head, spans=spans[name]) for name, head in heads.items()}
+        if spans is not self._told[0]:  # a span that is complete stays where it is
+            self._told = spans, {name: self._in_given(found) for name, found in spans.items()}
+        return {name: replace(head, spans=self._told[1][name]) for name, head in heads.items()}
+
+    def _in_given(self, spans: Sequence[HighestSpan]) -> tuple[HighestSpan, ...]:
+        """Spans of the cleaned text that is held, where they stand in the text as given."""
+        return (*(replace(one, span=self.tokens.span_in_given(one.span)) for one in spans),)
 
     def _encoded(self) -> Encoded:
         """What is read, where it stands in the cleaned text that is held."""
@@ -147,8 +154,8 @@ class Track:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The part of the cleaned text that is held, in characters."""
-        return self.tokens.start, self.tokens.start + len(self.tokens.text)
+        """The part of the text as given that is held, in characters."""
+        return self.tokens.span_in_given((0, len(self.tokens.text)))
 
     def slide(self) -> int:
         """Let the older half go; return how many tokens that is.

@@ -98,6 +98,8 @@ def _substituted(
     """`pattern.sub(replacement, text)`, and the places of the characters of what it gives."""
     kept, last = [], 0
     for match in pattern.finditer(text):
+        if match.group() == replacement:
+            continue
         stands_for = np.arange(match.start(), match.start() + len(replacement))
         kept += [np.arange(last, match.start()), stands_for]
         last = match.end()

@@ -14,6 +14,7 @@ from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import is_grafted
 from siren_runtime.scoring.engines import Engines, Request, open_engines
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import read_all
@@ -165,6 +166,7 @@ def calibrate(
     category: options.CategoryColumn = "category",
     classes: options.BundleClasses = "",
     labels: options.Labels = "",
+    max_bytes: options.MaxBytes = DEFAULT_MAX_BYTES,
 ) -> None:
     """Choose a threshold, named tiers and a temperature, and write them into the bundle.
 
@@ -195,7 +197,7 @@ def calibrate(
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
     of_rows = text, label, split_column, id_column, category, classes
-    columns_of = partial(options.make_columns, *of_rows)
+    columns_of = partial(options.make_columns, *of_rows, max_bytes=max_bytes)
     rules = threshold, options.tier_rules(tier or []), spans, checked_lengths(diluted)
     by_rules = ByRules(*rules, sources, columns_of, split, max_rows, responses, threads)
     if is_grafted(folder) or is_ensemble(folder):

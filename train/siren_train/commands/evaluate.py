@@ -1,5 +1,6 @@
 """`siren evaluate`: measure a guard, or an ensemble of guards, on labelled text."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
-from siren_runtime.text.reading import AS_LLM_SIREN, LongText
+from siren_runtime.text.reading import AS_LLM_SIREN, DEFAULT_MAX_BYTES, LongText
 from siren_train.data.benchmarks import (
     BENCHMARKS,
     GROUPS,
@@ -150,6 +151,7 @@ def evaluate(
     category: options.CategoryColumn = "category",
     classes: options.BundleClasses = "",
     labels: options.Labels = "",
+    max_bytes: options.MaxBytes = DEFAULT_MAX_BYTES,
 ) -> None:
     """Measure a guard on labelled text: macro-F1 per data set and their mean, and much else.
 
@@ -196,17 +198,16 @@ def evaluate(
         *(parse_source(argument) for argument in data or []),
         *benchmark_sources(benchmarks, downloads),
     ]
+    of_rows = text, label, split_column, id_column, category, classes
+    columns_of = partial(options.make_columns, *of_rows, max_bytes=max_bytes)
     if streaming:
         from .streaming import evaluate_streaming
 
         folder = options.bundle_folder(bundle)  # scores are ranked, so they are of one depth
-        guard = Guard.load(folder, threads=threads, streaming=True, exits=False)
+        guard = Guard.load(folder, threads=threads, streaming=True, exits=False, **AS_LLM_SIREN)
         if guard.manifests[0].task == "trajectory":
             raise _scores_trajectories(bundle)
-        named = options.labels(guard.manifest)
-        columns = options.make_columns(
-            text, label, split_column, id_column, category, classes, named
-        )
+        columns = columns_of(options.labels(guard.manifest))
         evaluate_streaming(
             guard,
             bundle,
@@ -229,17 +230,7 @@ def evaluate(
     trajectories = guard.manifests[0].task == "trajectory"
     if trajectories and (benchmarks or rewritten or text or labels):
         raise _scores_trajectories(bundle)
-    columns = options.make_columns(
-        text,
-        label,
-        split_column,
-        id_column,
-        category,
-        classes,
-        options.labels(guard.manifests[0]),
-        labels,
-        trajectories=trajectories,
-    )
+    columns = columns_of(options.labels(guard.manifests[0]), labels, trajectories=trajectories)
     if diluted:
         from .diluted import evaluate_diluted
 

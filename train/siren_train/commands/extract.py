@@ -9,6 +9,7 @@ from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_train.data.copies import read_copies
 from siren_train.data.reading import LEFT_OUT
 from siren_train.data.sources import parse_source
@@ -119,6 +120,7 @@ def extract(
     category: options.CategoryColumn = "category",
     classes: options.Classes = "safe,harmful",
     labels: options.Labels = "",
+    max_bytes: options.MaxBytes = DEFAULT_MAX_BYTES,
 ) -> None:
     """Pool every layer's neurons over labelled text, with the engine that will serve the head.
 
@@ -145,6 +147,7 @@ def extract(
         labels=labels,
         trajectories=trajectories,
         prefixes=prefixes,
+        max_bytes=max_bytes,
     )
     sources = [parse_source(argument) for argument in data]
     most_rows = options.most_rows(max_train_rows)

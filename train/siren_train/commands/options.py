@@ -8,6 +8,7 @@ import typer
 
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.labels import read_label_table
 from siren_train.data.reading import MostRows
@@ -63,6 +64,9 @@ Labels = Annotated[
         'says which categories are of which label: {"hate": ["slurs", "Hate: *"]}.',
     ),
 ]
+MaxBytes = Annotated[
+    int, typer.Option(min=1, help="Bytes of a row's text; a larger row is an error.")
+]
 Classes = Annotated[
     str,
     typer.Option(help="Class names by index; a label is a name or an index. Class 1 is harm."),
@@ -101,6 +105,7 @@ def make_columns(
     labels: str = "",
     trajectories: bool = False,
     prefixes: bool = False,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Columns:
     """Read the options above.
 
@@ -109,6 +114,7 @@ def make_columns(
             `classes` is empty.
         labels: names that categories may hold, or a table of them.
         trajectories, prefixes: rows are those.
+        max_bytes: of a row's text.
 
     Raises:
         typer.BadParameter: the classes are not two or more different names, or contradict those of
@@ -145,6 +151,7 @@ def make_columns(
         label_table=table,
         trajectories=trajectories,
         prefixes=prefixes,
+        max_bytes=max_bytes,
     )
 
 

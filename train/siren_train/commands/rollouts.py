@@ -9,7 +9,7 @@ import typer
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
-from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_runtime.text.reading import AS_LLM_SIREN, DEFAULT_MAX_BYTES
 from siren_train.data.reading import LEFT_OUT, Reading
 from siren_train.data.sources import parse_source
 
@@ -86,6 +86,7 @@ def rollouts(
     id_column: options.IdColumn = "id",
     category: options.CategoryColumn = "category",
     classes: options.Classes = "safe,harmful",
+    max_bytes: options.MaxBytes = DEFAULT_MAX_BYTES,
 ) -> None:
     """Say of prefixes of responses how harmful what follows will be.
 
@@ -103,7 +104,8 @@ def rollouts(
         raise typer.BadParameter("--generator needs --model and --judge")
     if generator is None and (model or judge):
         raise typer.BadParameter("--model and --judge go with --generator")
-    columns = options.make_columns(text, label, split_column, id_column, category, classes)
+    of_rows = text, label, split_column, id_column, category, classes
+    columns = options.make_columns(*of_rows, max_bytes=max_bytes)
     reading = Reading(
         [parse_source(argument) for argument in data],
         columns,

@@ -16,6 +16,8 @@ import numpy as np
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.call import Text
 from siren_runtime.text.keys import once
+from siren_runtime.text.passage import check_size
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
@@ -46,6 +48,8 @@ class Columns:
             else it holds is no label.
         label_table: by the name of a label the categories that are of it, in which * stands for
             any characters; empty where categories are named as labels are.
+        max_bytes: of a row's text in UTF-8, prompt and response together, or of a trajectory's
+            messages as JSON; a larger row is an error.
     """
 
     text: tuple[str, ...] = ()
@@ -59,6 +63,7 @@ class Columns:
     label_table: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trajectories: bool = False
     prefixes: bool = False
+    max_bytes: int = DEFAULT_MAX_BYTES
 
     def labels_of(self, category: str) -> tuple[str, ...]:
         """The labels that a category is of."""
@@ -124,7 +129,7 @@ def read_rows(source: Source, columns: Columns) -> Iterator[Row]:
 
     Raises:
         InputError: a row is not UTF-8 or not well-formed, lacks a column, has no text that can be
-            scored, or a label that is not a class.
+            scored or one that is too large, or a label that is not a class.
     """
     for origin, split, fields in read_fields(source):
         yield _parse(origin, source, split, fields, columns)
@@ -224,7 +229,7 @@ def _parse(
         split=split,
         text=_text(fields, columns, origin)
         if trajectory is None
-        else json.dumps(chat_messages(trajectory), ensure_ascii=False),
+        else bounded(json.dumps(chat_messages(trajectory), ensure_ascii=False), columns, origin),
         label=label_of(fields, columns, origin) if target is None else int(target >= 0.5),
         category=category,
         id=None if identity in (None, "") or identity != identity else str(identity),
@@ -295,13 +300,26 @@ def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
             text = one_text(fields["text"], None, None)
         else:
             text = one_text(None, fields.get("prompt") or None, fields.get("response") or None)
-        return clean(one_text(text or None, None, None))
+        return clean(bounded(one_text(text or None, None, None), columns, origin))
     except InputError as error:
         if str(error).startswith(origin):
             raise
         raise InputError(
             f"{origin}: {error} (columns found: {', '.join(map(str, fields))})"
         ) from None
+
+
+def bounded(text: str, columns: Columns, origin: str) -> str:
+    """Return a row's text, which nothing has been done with yet.
+
+    Raises:
+        InputError: it has more than `columns.max_bytes`.
+    """
+    try:
+        check_size(text, columns.max_bytes)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+    return text
 
 
 def label_of(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:

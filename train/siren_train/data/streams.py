@@ -13,7 +13,7 @@ from typing import Any
 from siren_runtime.errors import InputError
 
 from .readers import read_fields
-from .rows import Columns, label_of
+from .rows import Columns, bounded, label_of
 from .sources import Source
 
 _SPAN = ("harm_start", "harm_end")
@@ -52,8 +52,8 @@ def read_stream_rows(sources: Sequence[Source], split: str, columns: Columns) ->
             and as `text` the response alone, or the prompt and the response.
 
     Raises:
-        InputError: a row has no response, its span does not lie in the response, its label is no
-            class, or the split has no row.
+        InputError: a row has no response or too large a text, its span does not lie in the
+            response, its label is no class, or the split has no row.
     """
     if len(columns.text) > len(_TURNS):
         raise InputError(
@@ -114,6 +114,7 @@ def _parse(origin: str, dataset: str, fields: Mapping[str, Any], columns: Column
     for turn in before:
         if _has(fields, turn, bool(columns.text)):
             prompt = _text(fields, turn, origin)
+    bounded(prompt + response, columns, origin)
     return StreamRow(origin, dataset, prompt, response, span)
 
 

@@ -1,0 +1,40 @@
+"""Thresholds of spans that a bundle carries decide over HTTP without being asked for."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from served import running
+from siren_runtime import Guard
+from tiny_bundle import edit_manifest
+
+TEXT = "Bake bread. The sea is near! Who knows why.\nGo home, and take the bread with you."
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize("flagged", [True, False])
+def test_a_calibrated_span_decides_the_verdict(
+    name: str, flagged: bool, export: Callable[..., Any], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(export(name, max_length=128).bundle, tmp_path / "bundle")
+    with Guard.load(bundle, threads=1, spans=[8]) as guard:
+        found = guard.score(TEXT)
+    of_span = found.spans[0].score
+    threshold = of_span + (-0.01 if flagged else 0.01)
+    decides = {"threshold": 0.99, "spans": [{"tokens": 8, "threshold": threshold}]}
+    edit_manifest(bundle, lambda manifest: manifest.update(decides))
+    assert found.score < 0.98
+    with running({"guard": str(bundle)}, threads=1) as server:
+        answer = server.client.post("/v1/score", json={"text": TEXT}).json()
+        plain = server.client.post("/v1/score", json={"text": TEXT, "spans": False}).json()
+        body = {"input": TEXT, "model": "guard"}
+        (moderation,) = server.client.post("/v1/moderations", json=body).json()["results"]
+    assert answer["is_harmful"] is moderation["flagged"] is flagged
+    assert answer["score"] == pytest.approx(found.score, abs=1e-5)
+    (span,) = answer["spans"]
+    assert span["score"] == pytest.approx(of_span, abs=1e-5)
+    assert plain["is_harmful"] is False
+    assert "spans" not in plain
