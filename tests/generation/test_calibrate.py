@@ -13,10 +13,12 @@ from siren_command import siren
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import Guard, GuardedGenerator, InputError, InterruptedCall
+from siren_runtime import BundleError, Guard, GuardedGenerator, InputError, InterruptedCall
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
-from siren_train.measure.generator import score_with_generator
+from siren_train.measure.generator import score_with_generator, write_graft_decision
 
 need_genai()
 PROMPT, RESPONSE = "The history of bread", "It begins with grain and water."
@@ -127,3 +129,13 @@ def test_numbers_need_no_rows_and_what_a_generator_does_not_take_is_refused(
     decision = json.loads((copied / "guard.json").read_text())["decisions"]["harm"]
     assert (decision["threshold"], decision["tiers"]) == (0.7, [{"name": "b", "threshold": 0.9}])
     assert GuardedGenerator.load(copied, threads=1).read(PROMPT).threshold == 0.7
+
+
+def test_a_decision_that_contradicts_itself_leaves_the_old_one(copied: Path) -> None:
+    before = (copied / "guard.json").read_bytes()
+    high, low = Tier("block", 0.9), Tier("review", 0.5)
+    others = ResponseThresholds(0.5, [Tier("review", 0.9), Tier("block", 0.5)])
+    for wrong in (Decision(0.5, [low, high]), Decision(0.5, [high, low], responses=others)):
+        with pytest.raises(BundleError, match=r"guard\.json.*tiers"):
+            write_graft_decision(copied, "harm", wrong)
+        assert (copied / "guard.json").read_bytes() == before

@@ -210,6 +210,18 @@ def test_texts_and_responses_get_thresholds_by_their_own_rows() -> None:
             assert 0 < (safe >= tier.threshold).mean() <= rate
 
 
+def test_rules_that_order_the_tiers_of_prompts_and_responses_otherwise_are_refused() -> None:
+    """To flag no safe row takes less than to find most harmful prompts, and more in responses."""
+    prompts, responses = [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0.1, 0.2, 0.85, 0.4, 0.5, 0.9]
+    scores = make_scores([*prompts, *responses], 2 * [False, False, False, True, True, True])
+    scores = replace(scores, has_response=np.arange(12) >= 6)
+    rules, decision = {"block": "fpr:0", "review": "recall:0.6"}, Decision(0.5)
+    with pytest.raises(InputError, match=r"prompts and for responses: review from .*, block from"):
+        choose_tiers(scores, rules, decision, each=True)
+    (together,) = choose_tiers(scores, rules, decision, each=False)
+    assert [tier.name for tier in together] == ["block", "review"]
+
+
 def test_responses_keep_tiers_and_threshold_where_they_get_no_new_ones(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     write_calibration(bundle, tiers=make_tiers({"block": 0.9}, "test"))

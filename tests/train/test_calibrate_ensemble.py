@@ -148,6 +148,35 @@ def test_spans_are_calibrated_on_the_mean_of_the_members(folder: Path, tmp_path:
     assert again.responses.spans == []
 
 
+def test_tiers_go_by_the_spans_that_all_members_have_and_these_stay_theirs(
+    folder: Path, prompts: Path
+) -> None:
+    spans = [{"tokens": 8, "threshold": 0.9}, {"tokens": 16, "threshold": 0.7}]
+    stricter = [{**span, "threshold": span["threshold"] + 0.02} for span in spans]
+    own = {"spans": spans, "responses": {"threshold": 0.5, "spans": stricter}}
+    for name in ("one", "two"):
+        edit_manifest(folder / name, lambda manifest: manifest.update(own))
+    before = Guard.load(folder).judge.primary
+    done = run(folder, prompts, "--tier", "block=fpr:0.1")
+    assert done.exit_code == 0, done.output
+    assert "spans of 8 tokens: from 0.9000" in done.output
+    assert "responses, spans of 16 tokens: from 0.7200" in done.output
+    read = read_all([parse_source(str(prompts))], Columns())
+    safe = [row.given for row in read if row.split == "validation" and row.label == 0]
+    with Guard.load(folder, long_text="truncate") as guard:  # as calibration reads
+        tiers = [result.tier for result in guard.score_batch(safe)]
+        by_text = [result.tier for result in guard.score_batch(safe, spans=False)]
+        after = guard.judge.primary
+    assert 0.05 < tiers.count("block") / len(safe) <= 0.1
+    assert by_text.count("block") < tiers.count("block")
+    written = read_ensemble(folder)
+    assert written.spans == []
+    assert written.responses is not None
+    assert written.responses.spans == []
+    for has_response in (False, True):
+        assert after.of_text(has_response).spans == before.of_text(has_response).spans
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -32,11 +32,10 @@ def calibrated(folder: Path, *, responses: bool) -> Path:
     """A bundle with thresholds of spans that a part of the rows reaches."""
     bundle = make_bundle(folder)
     spans = [SpanThreshold(size, 0.9 - place / 6) for place, size in enumerate(SIZES)]
-    write_calibration(bundle, threshold=0.45, responses=ResponseThresholds(0.55))
     stricter = [SpanThreshold(one.tokens, one.threshold + 0.01) for one in spans]
-    write_calibration(bundle, spans=spans, response_spans=stricter)
-    if not responses:
-        write_calibration(bundle, threshold=0.45)
+    write_calibration(bundle, threshold=0.45, spans=spans)
+    if responses:
+        write_calibration(bundle, responses=ResponseThresholds(0.55, spans=stricter))
     return bundle
 
 
@@ -96,3 +95,24 @@ def test_tiers_go_by_the_spans_that_are_chosen_with_them(data: Path, tmp_path: P
     assert (after["spans"], after["tiers"]) == (at_once["spans"], at_once["tiers"])
     siren("calibrate", bare, data, "--tier", "block=fpr:0.1")
     assert json.loads((bare / MANIFEST_FILE).read_text())["tiers"] != after["tiers"]
+
+
+def test_kept_and_written_tiers_are_shown_as_chosen_ones_are(data: Path, tmp_path: Path) -> None:
+    bundle = calibrated(tmp_path / "bundle", responses=False)
+    chosen = siren("calibrate", bundle, data, "--tier", "block=fpr:0.1")
+    (tier,) = json.loads((bundle / MANIFEST_FILE).read_text())["tiers"]
+    file = tmp_path / "tiers.json"
+    file.write_text(json.dumps({"block": tier["threshold"]}))
+    line = next(line for line in chosen.stdout.splitlines() if line.startswith("block: "))
+    for options in (("--threshold", "0.45"), ("--tiers", file)):
+        shown = siren("calibrate", bundle, data, *options)
+        assert shown.exit_code == 0, shown.stderr
+        assert line in shown.stdout.splitlines()
+
+
+def test_a_file_of_tiers_is_read_before_any_row(data: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    options = "--tiers", tmp_path / "tires.json", "--split", "none"
+    refused = siren("calibrate", bundle, data, *options)
+    assert refused.exit_code == 1
+    assert "tires.json: no such file" in refused.stderr

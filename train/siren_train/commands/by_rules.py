@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
-from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold
+from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.commands.console import report
 from siren_runtime.text.spans import DEFAULT_SIZES
-from siren_train.data.rows import Columns
+from siren_train.data.reading import sampled
+from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import Source
 
 from . import options
@@ -35,6 +36,7 @@ class ByRules:
         max_rows: of each data set, of each class alike; None is all.
         responses: whether to choose by the rows with a response, and apart from that by the rest.
         threads: of the CPU; None takes all.
+        written: tiers that were written by hand, in place of rules for such.
     """
 
     threshold: str | None
@@ -47,6 +49,7 @@ class ByRules:
     max_rows: int | None
     responses: bool
     threads: int | None
+    written: Sequence[Tier] | None = None
 
     def check(self) -> None:
         """Refuse rules that are none, or that need rows or a threshold.
@@ -57,15 +60,23 @@ class ByRules:
         """
         from siren_train.measure.calibrate_spans import check_rules
 
-        rules = [rule for rule in (self.threshold, *self.tiers.values(), self.spans) if rule]
-        if not rules or (self.responses and not (self.sources and self.threshold)):
+        given = self.threshold or self.tiers or self.spans
+        if not given or (self.responses and not (self.sources and self.threshold)):
             raise typer.BadParameter(
                 "give --threshold, --tier or --spans, and with --responses --threshold and "
                 "labelled text"
             )
         check_rules(self.threshold, self.tiers, self.spans)
-        if not self.sources:
-            for rule in rules:
+        self.check_stated()
+
+    def check_stated(self) -> None:
+        """Refuse rules that need rows where there are none.
+
+        Raises:
+            typer.BadParameter: there are no sources, and a rule is no number.
+        """
+        for rule in (self.threshold, *self.tiers.values(), self.spans):
+            if rule and not self.sources:
                 options.stated(rule)
 
     def decision(
@@ -77,8 +88,7 @@ class ByRules:
             span_scores: None where there are no sources, or no rule for spans.
 
         Raises:
-            InputError: no threshold meets a rule.
-            BundleError: two tiers are equal.
+            InputError, BundleError: no threshold meets a rule, or as `choose_tiers`.
         """
         from siren_train.measure.calibrate import with_spans, with_thresholds
         from siren_train.measure.calibrate_responses import choose_spans, choose_tiers
@@ -91,21 +101,30 @@ class ByRules:
         elif self.spans:
             new = with_spans(new, options.stated_spans(self.spans), None)
         if not self.tiers:
-            return new
+            return with_thresholds(new, None, self.written, None)
         tiers, *of_responses = choose_tiers(scores, self.tiers, new, each=responses is not None)
         if responses is not None:
             responses = ResponseThresholds(responses.threshold, of_responses[0])
         return with_thresholds(new, None, tiers, responses)
 
-    def sizes(self, old: Sequence[SpanThreshold]) -> list[int]:
-        """The sizes of spans that rows are scored with: those that reach tiers which are asked for.
+    def sizes(self, old: Decision) -> list[int]:
+        """The sizes of spans that rows are scored with: those that reach tiers, new or kept.
 
         Args:
-            old: the thresholds of spans so far.
+            old: how the head decided so far.
         """
-        if not self.tiers:
+        if not (self.tiers or self.written or old.tiers):
             return []
-        return [*DEFAULT_SIZES] if self.spans else [span.tokens for span in old]
+        return [*DEFAULT_SIZES] if self.spans else [span.tokens for span in old.spans]
+
+    def rows_of_spans(self, columns: Columns) -> tuple[list[Row], list[Row], Sequence[int]]:
+        """The rows whose spans are scored, those that they stand behind, and tokens of these.
+
+        Raises:
+            InputError: the data is unusable.
+        """
+        labelled = [row for row in read_all(self.sources, columns) if row.split == self.split]
+        return sampled(labelled, self.max_rows), labelled, self.diluted
 
     def _thresholds(self, scores: "Scores") -> tuple[float | None, ResponseThresholds | None]:
         """The threshold of texts, or of all; and that of texts with a response.
@@ -126,13 +145,20 @@ class ByRules:
             )
         return find_threshold(scores, self.threshold), None
 
-    def tell(self, folder: Path, old: Decision, new: Decision, scores: "Scores") -> None:
-        """Print what was decided, once it is written into `folder`."""
+    def tell(
+        self,
+        folder: Path,
+        old: Decision,
+        new: Decision,
+        scores: "Scores",
+        record: Path | None = None,
+    ) -> None:
+        """Print what was decided, once it is written into `folder`, and keep it in `record` too."""
         if self.sources:
             print_decision(new, scores, self.split)
         else:
             report(f"{folder}: {described(new)}")
-        finish(None, old, new)
+        finish(record, old, new)
 
 
 def say_unseen(spans: "SpanScores", *, by_response: bool) -> None:

@@ -1,34 +1,27 @@
 """`siren calibrate`: write thresholds into a bundle, chosen on labelled text or by hand."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from siren_runtime.bundle.ensemble import is_ensemble
-from siren_runtime.bundle.reader import Bundle, load_bundle
-from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import refuse_options, report
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.commands.console import refuse_options
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import is_grafted
-from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_train.data.dilution import checked_lengths
-from siren_train.data.reading import sampled
-from siren_train.data.rows import read_all
 from siren_train.data.sources import parse_source
 
 from . import options
 from .by_rules import ByRules
-from .calibration_shown import described, finish, print_decision
+from .calibration_shown import finish
 from .extra import need_train_extra
 
 need_train_extra()
-
-if TYPE_CHECKING:
-    from siren_train.measure.evaluate import Scores
 
 app = typer.Typer(add_completion=False)
 
@@ -175,18 +168,10 @@ def calibrate(
     """
     # Only here, so that siren --help need not wait for scikit-learn.
     from siren_export.heads.registry import check_same_head
-    from siren_train.measure.calibrate import (
-        make_tiers,
-        read_tiers,
-        tempered,
-        tempered_guard,
-        with_thresholds,
-        write_calibration,
-        write_decided,
-    )
-    from siren_train.measure.calibrate_spans import check_rules, score_diluted_spans
-    from siren_train.measure.evaluate import score_rows
+    from siren_train.measure.calibrate import read_tiers
+    from siren_train.measure.calibrate_spans import check_rules
 
+    from .calibrate_bundle import calibrate_bundle
     from .calibrate_ensemble import calibrate_ensemble
     from .calibrate_generator import calibrate_generator
 
@@ -233,6 +218,8 @@ def calibrate(
         if data:
             raise
         raise typer.BadParameter(str(error)) from None  # as numbers that are none are refused
+    if tiers is not None:
+        by_rules = replace(by_rules, written=read_tiers(tiers))
     opened = load_bundle(folder)
     head = opened.manifest.primary if head is None else head
     old = opened.manifest.decision(head)
@@ -275,58 +262,7 @@ def calibrate(
         calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
         finish(record, old, load_bundle(folder).manifest.decision(head))
         return
-    if not data:
-        if temperature:
-            raise typer.BadParameter("labelled text is needed to fit a temperature")
-        stated = {name: options.stated(rule) for name, rule in by_rules.tiers.items()}
-        by_name = make_tiers(stated, "--tier") if stated else None
-        manifest = write_calibration(
-            folder,
-            head=head,
-            threshold=options.stated(threshold) if threshold else None,
-            tiers=read_tiers(tiers) if tiers is not None else by_name,
-            spans=options.stated_spans(spans) if spans else None,
-        )
-        report(f"{folder}: {described(manifest.decision(head))}")
-        finish(record, old, manifest.decision(head))
-        return
-
-    spec = opened.manifest.heads[head]
-    if temperature and spec.activation == "softmax" and spec.classes != 2:
-        raise InputError(f"{folder}: temperature scaling is for heads of two classes")
-    by_stream = bool(spans or old.spans)  # as a guard with spans scores
-    engines = open_engines(opened, Request(threads=threads, streaming=by_stream))
-    guard = tempered_guard(opened, engines, old.temperature, head)
-    with Bars() as bars:
-        score = partial(
-            score_rows,
-            sources=sources,
-            columns=columns,
-            split=split,
-            head=head,
-            max_rows=max_rows,
-            spans=by_rules.sizes(old.spans),
-        )
-        new_temperature = None
-        if temperature:
-            new_temperature = _fitted_temperature(opened, engines, head, score, bars)
-            guard = tempered_guard(opened, engines, new_temperature, head)
-        scores = score(guard, progress=bars.update)
-        span_scores = None
-        if spans:
-            labelled = [row for row in read_all(sources, columns) if row.split == split]
-            taken = sampled(labelled, max_rows)
-            of_spans = taken, labelled, by_rules.diluted
-            span_scores = score_diluted_spans(guard, *of_spans, bars.update, head)
-    kept = old if new_temperature is None else tempered(old, new_temperature)
-    decision = by_rules.decision(kept, scores, span_scores)
-    if tiers is not None:
-        decision = with_thresholds(decision, None, read_tiers(tiers), None)
-    write_decided(folder, opened.manifest, head, decision)
-    print_decision(decision, scores, split)
-    if new_temperature is not None:
-        typer.echo(f"temperature: {new_temperature:.3f}")
-    finish(record, old, decision)
+    calibrate_bundle(opened, head, temperature, columns, by_rules, record)
 
 
 def _check_use(
@@ -342,16 +278,3 @@ def _check_use(
         raise typer.BadParameter(
             "give --threshold, --tier, --tiers, --temperature, --spans, --cascade or --false-alarms"
         )
-
-
-def _fitted_temperature(
-    bundle: Bundle, engines: Engines, head: str, score: Callable[..., "Scores"], bars: Bars
-) -> float:
-    """The temperature that suits the rows that `score` scores with a guard."""
-    from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature, tempered_guard
-
-    def progress(stage: str, done: int, total: int) -> None:
-        bars.update(f"{stage} for the temperature", done, total)
-
-    guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE, head)
-    return fit_temperature(score(guard, progress=progress, spans=[]))

@@ -1,6 +1,5 @@
 """What `siren calibrate` does with an ensemble: how the mean of its members' scores decides."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,31 +29,33 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
         InputError: its first head has labels, the data is unusable, or no threshold meets a rule.
         BundleError, BackendError: the ensemble cannot be opened.
     """
+    from siren_train.measure.calibrate import with_spans
+
     rules.check()
     manifest = read_ensemble(folder)
-    by_stream = bool(rules.spans or manifest.spans)  # as a guard with spans scores
-    read = {"threads": rules.threads, "streaming": by_stream, "exits": False, **AS_LLM_SIREN}
-    with Guard.load(folder, **read) as guard:
-        scores, span_scores = _scored(folder, guard, rules, manifest.spans)
+    # Members with thresholds of spans score as they do in a guard with spans.
+    read = {**AS_LLM_SIREN, "threads": rules.threads, "exits": False, "spans": None}
+    with Guard.load(folder, streaming=bool(rules.spans), **read) as guard:
         judge = guard.judge.primary
-    responses = manifest.responses or (judge.responses and replace(judge.responses, spans=[]))
-    old = Decision(judge.threshold, list(judge.tiers), spans=manifest.spans, responses=responses)
+        spans = [SpanThreshold(*one) for one in judge.spans.items()]
+        old = Decision(judge.threshold, [*judge.tiers], spans=spans, responses=judge.responses)
+        scores, span_scores = _scored(folder, guard, rules, old)
     new = rules.decision(old, scores, span_scores)
-    decided = {"threshold": new.threshold, "tiers": new.tiers, "spans": new.spans}
-    write_ensemble(folder, replace(manifest, **decided, responses=new.responses))
+    # Spans that all members have stay theirs.
+    kept = new if manifest.spans or rules.spans else with_spans(new, [], None)
+    decided = {"threshold": kept.threshold, "tiers": kept.tiers, "spans": kept.spans}
+    write_ensemble(folder, replace(manifest, **decided, responses=kept.responses))
     rules.tell(folder, old, new, scores)
 
 
 def _scored(
-    folder: Path, guard: Guard, rules: ByRules, spans: Sequence[SpanThreshold]
+    folder: Path, guard: Guard, rules: ByRules, old: Decision
 ) -> "tuple[Scores, SpanScores | None]":
     """The scores of the rows that rules are for, and of their spans where there is a rule.
 
     Args:
-        spans: that the ensemble has; tiers go by them too.
+        old: how the ensemble decided so far.
     """
-    from siren_train.data.reading import sampled
-    from siren_train.data.rows import read_all
     from siren_train.measure.calibrate_spans import score_diluted_spans
     from siren_train.measure.evaluate import NO_ROWS, score_rows
 
@@ -72,10 +73,9 @@ def _scored(
     columns = rules.columns_of(options.labels(first), trajectories=is_trajectory)
     with Bars() as bars:
         of_split = rules.sources, columns, rules.split
-        sizes = rules.sizes(spans)
+        sizes = rules.sizes(old)
         scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows, spans=sizes)
         if not rules.spans:
             return scores, None
-        labelled = [row for row in read_all(rules.sources, columns) if row.split == rules.split]
-        of_rows = sampled(labelled, rules.max_rows), labelled, rules.diluted
+        of_rows = rules.rows_of_spans(columns)
         return scores, score_diluted_spans(guard, *of_rows, bars.update, guard.heads[0])

@@ -10,7 +10,7 @@ from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
-from siren_train.data.rows import Columns, read_all
+from siren_train.data.rows import Columns
 
 from .by_rules import ByRules
 
@@ -27,7 +27,6 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
             meets a rule.
         BundleError, BackendError: the folder cannot be opened.
     """
-    from siren_train.data.reading import sampled
     from siren_train.measure.evaluate import NO_ROWS
     from siren_train.measure.generator import (
         score_spans_with_generator,
@@ -52,14 +51,13 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
         columns = rules.columns_of(Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
-            sizes = rules.sizes(old.spans)
+            sizes = rules.sizes(old)
             reading = _with_spans(generator, sizes) if sizes else generator
             scores, refusals = score_with_generator(
                 reading, name, *of_split, bars.update, spans=sizes
             )
             if rules.spans:
-                labelled = [r for r in read_all(rules.sources, columns) if r.split == rules.split]
-                of_rows = sampled(labelled, rules.max_rows), labelled, rules.diluted
+                of_rows = rules.rows_of_spans(columns)
                 span_scores, more = score_spans_with_generator(
                     _with_spans(generator, DEFAULT_SIZES), name, *of_rows, bars.update
                 )

@@ -120,6 +120,8 @@ def tempered_guard(
 ) -> Guard:
     """Return the guard that `bundle` would be at a temperature, on open engines of it.
 
+    No head has thresholds of spans: where another has some, the spans of one without do not count.
+
     Args:
         temperature: of a head of labels, that of each by name, in their order.
         head: the name of the head that has it; None is the primary one.
@@ -132,6 +134,8 @@ def tempered_guard(
     else:
         decision = msgspec.structs.replace(decision, temperature=temperature)
     manifest = bundle.manifest.deciding(name, decision)
+    for one in manifest.heads:
+        manifest = manifest.deciding(one, with_spans(manifest.decision(one), [], None))
     scorer = Scorer(replace(bundle, manifest=manifest), engines)
     return Guard([scorer], limits=LLM_SIREN_LIMITS)
 
@@ -248,7 +252,6 @@ def write_calibration(
     labels: Sequence[LabelDecision] | None = None,
     smoothing: int | None = None,
     responses: ResponseThresholds | None = None,
-    response_spans: Sequence[SpanThreshold] | None = None,
 ) -> Manifest:
     """Write what is given into the bundle's guard.json, and return the new manifest.
 
@@ -258,7 +261,6 @@ def write_calibration(
             keeps for them; new spans of other texts hold for these too. A new threshold holds for
             these texts too where they get none of their own, and so do new tiers, which leave them
             the threshold they have.
-        response_spans: of texts with a response, which have thresholds of their own; with `spans`.
 
     A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
     they were; this holds for heads of two classes. Bounds of exits and of orders are for the
@@ -281,7 +283,7 @@ def write_calibration(
     decision = msgspec.structs.replace(decision, **changes)
     decision = with_thresholds(decision, threshold, tiers, responses)
     if spans is not None:
-        decision = with_spans(decision, spans, response_spans)
+        decision = with_spans(decision, spans, None)
     return write_decided(bundle, manifest, name, decision)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import SpanThreshold, Tier
+from siren_runtime.errors import InputError
 from siren_runtime.scoring.verdict import HeadJudge
 
 from .calibrate import find_threshold, make_tiers
@@ -47,18 +48,27 @@ def choose_tiers(
         decision: how the head decides otherwise.
 
     Returns:
-        The tiers of all texts, or of both.
+        The tiers of all texts, or of both, which have one order.
 
     Raises:
-        InputError, BundleError: no threshold meets a rule, or two tiers are equal.
+        InputError: no threshold meets a rule, or the rules order the tiers of both otherwise.
+        BundleError: two tiers are equal.
     """
     reached = risks(scores, decision)
     with_response = scores.has_response
     parts = [reached.of(~with_response), reached.of(with_response)] if each else [reached]
-    return [
+    found = [
         make_tiers({name: find_threshold(part, rule) for name, rule in rules.items()}, "--tier")
         for part in parts
     ]
+    orders = [", ".join(f"{tier.name} from {tier.threshold:.4f}" for tier in one) for one in found]
+    if any([tier.name for tier in one] != [tier.name for tier in found[0]] for one in found):
+        raise InputError(
+            "--tier: the rules give tiers of other orders for prompts and for responses: "
+            f"{orders[0]}; and with a response {orders[1]}; give rules that keep one order, or "
+            "leave out --responses"
+        )
+    return found
 
 
 def risks(scores: Scores, decision: Decision) -> Scores:

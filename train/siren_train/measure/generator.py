@@ -10,7 +10,7 @@ import numpy as np
 from siren_runtime import GuardedGenerator
 from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.heads import Decision, check_decision
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError
@@ -147,10 +147,11 @@ def write_graft_decision(folder: Path, head: str, decision: Decision) -> None:
     """Let a head of a grafted generator decide so.
 
     Raises:
-        BundleError: guard.json is damaged.
+        BundleError: guard.json is damaged, or the decision contradicts itself; the old one stays.
         InputError: guard.json cannot be written.
     """
     manifest = load_manifest(folder)
+    check_decision(head, manifest.heads[head], decision, str(folder / MANIFEST_FILE))
     decisions = {**manifest.decisions, head: decision}
     data = encode(msgspec.structs.replace(manifest, decisions=decisions))
     write_whole(folder / MANIFEST_FILE, data, InputError)
