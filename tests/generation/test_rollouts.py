@@ -8,7 +8,7 @@ from served import running
 from siren_runtime import BackendError, GuardedGenerator, Sampling
 from siren_serve.settings import GenerateSettings
 from siren_train.rollouts.endpoint import Endpoint
-from siren_train.rollouts.endpoint import Sampling as Asked
+from siren_train.rollouts.generator import Sampling as Asked
 
 PROMPT, PREFIX, TOKENS = "The history of bread begins", "with flour", 6
 

@@ -9,7 +9,8 @@ from siren_command import siren
 from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.rows import Row
-from siren_train.rollouts.endpoint import Endpoint, Sampling
+from siren_train.rollouts.endpoint import Endpoint
+from siren_train.rollouts.generator import Sampling
 from siren_train.rollouts.prefixes import Prefix, beginnings, prefixes_of
 from siren_train.rollouts.targets import RunSettings, Target, label_targets, rollout_targets
 from tiny_bundle import make_alarm
@@ -183,8 +184,8 @@ def test_plain_text_goes_on_by_completions(server):
 def test_an_endpoint_that_is_down_or_none_is_named():
     with pytest.raises(BackendError, match=r"127\.0\.0\.1:9/v1/chat/completions cannot be asked"):
         endpoint("http://127.0.0.1:9/v1").go_on("How?", "", 0)
-    for url in ("localhost:8000", "ftp://host/v1", "http://"):
-        with pytest.raises(InputError, match="--generator"):
+    for url in ("localhost:8000", "ftp://host/v1", "http://", "http:/host/v1", "./smollm2-gneai"):
+        with pytest.raises(InputError, match=r"--generator.*: neither a URL .* nor a folder"):
             endpoint(url)
 
 

@@ -34,6 +34,9 @@ _POSITIONS = ("max_position_embeddings", "n_positions")
 _OLDEST_OPSET = 13  # from which on sums and squeezes take their axes as an input
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CACHE = "present.{}.key"  # as Optimum names the outputs of keys
+# By which an attention of the genai builder keeps a window of keys alone, in a cache as long as the
+# window. How far it looks back is told by another attribute.
+_CACHE_OF_WINDOW = "sliding_window_cache"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +78,15 @@ class OnnxFile:
     def load(self) -> ir.Model:
         """The graph anew, its functions put in place of their calls; weights stay in their files.
 
+        Its caches may be empty, those of windows too.
+
         Raises:
             CheckpointError: it cannot be read.
         """
-        return _load(self.path)
+        model = _load(self.path)
+        for node in model.graph.all_nodes():
+            node.attributes.pop(_CACHE_OF_WINDOW, None)
+        return model
 
 
 def find_graph(source: Path) -> Path | None:

@@ -23,6 +23,7 @@ from siren_export.heads.together import head_set
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.sources.onnx_blocks import TransformerGraph
 from siren_export.sources.onnx_file import OnnxFile
+from siren_runtime.backends.onnxruntime.failures import EngineFailures
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.bundle.graphs import POOLED, SCORE, output_name
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
@@ -59,11 +60,21 @@ class OwnStates:
         Raises:
             ReferenceUnavailable: the head is of trajectories.
             CheckpointError: the graph is built otherwise than what is known here.
+            BackendError: ONNX Runtime cannot run the file.
         """
         file = self.checkpoint.onnx
         assert file is not None
         if self.artifact.task != "content":
             raise ReferenceUnavailable("trajectories are compared with llm-siren's scores only")
+        with EngineFailures(
+            lambda error: (
+                f"{file.path}: ONNX Runtime cannot run the file itself, whose states are "
+                f"the reference: {error}; compare with weights instead: --reference-backbone"
+            )
+        ):
+            return self._scores(file, progress)
+
+    def _scores(self, file: OnnxFile, progress: Progress) -> Reference:
         heads = head_set(self.artifact)
         session = _open_whole(file, heads.taps.state, [*heads.taps.channels])
         tokens = added_tokens(self.checkpoint)

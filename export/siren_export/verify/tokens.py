@@ -29,7 +29,7 @@ def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
         texts: to be cleaned and tokenized, whole.
     """
     try:
-        theirs = _load(checkpoint)
+        theirs = their_tokenizer(checkpoint)
     except ReferenceUnavailable:
         return None
     added = map(str, theirs.get_added_vocab())
@@ -54,13 +54,13 @@ def compare_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> str | None:
 def why_not_compared(checkpoint: Checkpoint) -> str | None:
     """Say why `compare_tokens` has nothing to compare tokens with; None where it has."""
     try:
-        _load(checkpoint)
+        their_tokenizer(checkpoint)
     except ReferenceUnavailable as reason:
         return str(reason)
     return None
 
 
-def _load(checkpoint: Checkpoint) -> Any:
+def their_tokenizer(checkpoint: Checkpoint) -> Any:
     """The tokenizer that transformers makes of a checkpoint's files.
 
     Raises:

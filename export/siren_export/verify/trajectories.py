@@ -18,6 +18,8 @@ from siren_runtime.text.trajectory import trajectory_of
 from siren_runtime.text.trajectory_reading import TrajectoryReader
 
 from .gguf_reference import read_model, read_tokenizer
+from .reference import ReferenceUnavailable
+from .tokens import their_tokenizer
 
 Example = dict[str, Any]  # "messages" and "tools"
 
@@ -149,18 +151,11 @@ def compare_rendering(checkpoint: Checkpoint, reader: TrajectoryReader) -> str |
     try:
         from siren_guard import from_openai
         from siren_guard._render import render
-        from transformers import AutoTokenizer, logging
     except ImportError:
         return None
-    logging.set_verbosity_error()
     try:
-        if checkpoint.is_gguf:
-            theirs = read_tokenizer(checkpoint).made
-        else:
-            theirs = AutoTokenizer.from_pretrained(
-                str(checkpoint.path.resolve()), trust_remote_code=checkpoint.remote_code is not None
-            )
-    except Exception:  # whatever it raises: what cannot be loaded, the reference says
+        theirs = their_tokenizer(checkpoint)
+    except ReferenceUnavailable:  # which is told where scores are compared
         return None
     for example in TRAJECTORIES:
         try:

@@ -1,6 +1,7 @@
 """`siren rollouts`: targets for prefixes of responses, for forecast heads."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,7 @@ from .extra import need_train_extra
 need_train_extra()
 
 if TYPE_CHECKING:
-    from siren_train.rollouts.endpoint import Sampling
+    from siren_train.rollouts.generator import Generator, Sampling
     from siren_train.rollouts.prefixes import Prefix
     from siren_train.rollouts.targets import Target
 
@@ -32,6 +33,8 @@ Examples:
 siren rollouts data/responses.jsonl -o targets.jsonl
 
 siren rollouts data/responses.jsonl -o targets.jsonl --judge smollm2 --model smollm2 --generator http://localhost:8000/v1
+
+siren rollouts data/responses.jsonl -o targets.jsonl --judge smollm2 --generator ./smollm2-genai
 
 siren extract smollm2 targets.jsonl -o features --prefixes
 """
@@ -51,12 +54,16 @@ def rollouts(
     generator: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="OpenAI-compatible endpoint that goes on from each prefix; without one, targets "
-            f"are made of the labels. A key is read from {_KEY}.",
+            metavar="FOLDER|URL",
+            help="What goes on from each prefix: a model folder of onnxruntime-genai, run here, "
+            "whose own head, if it is grafted, is not asked; or an OpenAI-compatible endpoint, "
+            f"whose key is read from {_KEY}. Without one, targets are made of the labels.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="The generator's name there.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="The generator's name there; of a folder, default: the folder's."),
+    ] = "",
     judge: Annotated[
         str, typer.Option(metavar="BUNDLE", help="The guard that scores the continuations.")
     ] = "",
@@ -67,18 +74,22 @@ def rollouts(
         Literal["chat", "completions"],
         typer.Option(
             help="chat: the prefix is the beginning of the assistant's message, as vLLM, SGLang, "
-            "llama.cpp and siren serve --generate take it; completions: plain text goes on."
+            "llama.cpp and siren serve --generate take it, and a folder's chat template; "
+            "completions: plain text goes on."
         ),
     ] = "chat",
     max_tokens: Annotated[int, typer.Option(min=1, help="Of a continuation.")] = 48,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the generator.")] = 1.0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 4,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer may take.")] = 120,
+    concurrency: Annotated[int, typer.Option(min=1, help="Continuations under way at once.")] = 4,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that an endpoint's answer may take.")
+    ] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the first continuation.")] = 0,
     splits: options.Splits = "",
     max_train_rows: options.MaxTrainRows = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the judge; default: all.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of the judge, and of a folder; default: all."),
     ] = None,
     text: options.TextColumns = "",
     label: options.LabelColumn = "label",
@@ -95,14 +106,16 @@ def rollouts(
     was stopped goes on where it was when the same command is given again; OUTPUT.work keeps every
     continuation and its score.
     """
-    # Only here, so that siren --help need not wait for httpx.
-    from siren_train.rollouts.endpoint import Sampling
+    # Only here, so that siren --help need not wait for what reads data.
+    from siren_train.rollouts.generator import Sampling
     from siren_train.rollouts.prefixes import prefixes_of
     from siren_train.rollouts.targets import label_targets, write_targets
 
-    if generator is not None and not (model and judge):
-        raise typer.BadParameter("--generator needs --model and --judge")
-    if generator is None and (model or judge):
+    if generator is not None:
+        model = model or _name_of(generator)
+        if not judge:
+            raise typer.BadParameter("--generator needs --judge")
+    elif model or judge:
         raise typer.BadParameter("--model and --judge go with --generator")
     of_rows = text, label, split_column, id_column, category, classes
     columns = options.make_columns(*of_rows, max_bytes=max_bytes)
@@ -135,6 +148,20 @@ def rollouts(
     report(f"{output}: {len(targets):,} prefixes, mean target {mean:.3f}")
 
 
+def _is_folder(generator: str) -> bool:
+    return "://" not in generator and Path(generator).is_dir()
+
+
+def _name_of(generator: str) -> str:
+    """The name of a generator that was given none: its folder's."""
+    if _is_folder(generator):
+        return Path(generator).resolve().name
+    raise typer.BadParameter(
+        f"--generator {generator!r} is no folder that is there; if it is a URL, --model must say "
+        "the generator's name there"
+    )
+
+
 def _rolled_out(
     prefixes: "list[Prefix]",
     generator: str,
@@ -148,14 +175,13 @@ def _rolled_out(
     threads: int | None,
     work: Path,
 ) -> "list[Target]":
-    from siren_train.rollouts.endpoint import Endpoint
     from siren_train.rollouts.targets import RunSettings, digest, rollout_targets
 
-    endpoint = Endpoint(generator, sampling, key=os.environ.get(_KEY), timeout_s=timeout_s)
+    opened = _opened(generator, sampling, timeout_s, threads)
     # A long continuation is judged as a whole, not by its beginning.
     read = {**AS_LLM_SIREN, "long_text": "windows"}
     folder = options.bundle_folder(judge)
-    with endpoint, Guard.load(folder, threads=threads, **read) as guard, Bars() as bars:
+    with opened as goes_on, Guard.load(folder, threads=threads, **read) as guard, Bars() as bars:
         settings = RunSettings(
             prefixes=digest([(one.prompt, one.text) for one in prefixes]),
             model=sampling.model,
@@ -165,13 +191,26 @@ def _rolled_out(
             temperature=sampling.temperature,
             judge=digest(*guard.manifests),
             seed=seed,
+            engine=goes_on.digest,
         )
         return rollout_targets(
             prefixes,
-            endpoint,
+            goes_on,
             guard,
             settings,
             work,
             concurrency=concurrency,
             progress=bars.update,
         )
+
+
+def _opened(
+    generator: str, sampling: "Sampling", timeout_s: float, threads: int | None
+) -> "AbstractContextManager[Generator]":
+    """The generator that a folder or a URL names."""
+    from siren_train.rollouts.endpoint import Endpoint
+    from siren_train.rollouts.folder import FolderGenerator
+
+    if _is_folder(generator):
+        return nullcontext(FolderGenerator(Path(generator), sampling, threads=threads))
+    return Endpoint(generator, sampling, key=os.environ.get(_KEY), timeout_s=timeout_s)

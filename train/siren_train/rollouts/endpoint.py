@@ -6,37 +6,19 @@ chat           the prompt is the user's message and the prefix the beginning of 
 """
 
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import msgspec
 
 from siren_runtime.errors import BackendError, InputError
-from siren_runtime.text.rules import JOINER
 
-Api = Literal["chat", "completions"]
+from .generator import Api, Sampling, messages_of, plain_text
 
 _PATHS: dict[Api, str] = {"chat": "chat/completions", "completions": "completions"}
 _CONNECT_S = 10.0
 _ATTEMPTS = 4
 _FILTERED = "content_filter"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What a generator is asked for.
-
-    Attributes:
-        model: its name there.
-        max_tokens: of a continuation, at most.
-        temperature: tokens are drawn at it.
-    """
-
-    model: str
-    api: Api
-    max_tokens: int
-    temperature: float
 
 
 class _Message(msgspec.Struct):
@@ -54,7 +36,13 @@ class _Answer(msgspec.Struct):
 
 
 class Endpoint:
-    """An open client. Threads may share it."""
+    """An open client. Threads may share it.
+
+    Attributes:
+        digest: empty; what the model is made of is not known here.
+    """
+
+    digest = ""
 
     def __init__(
         self,
@@ -82,7 +70,8 @@ class Endpoint:
             raise InputError(f"--generator {url!r}: {error}") from None
         if base.scheme not in ("http", "https") or not base.host:
             raise InputError(
-                f"--generator {url!r}: expected a URL such as http://localhost:8000/v1"
+                f"--generator {url!r}: neither a URL such as http://localhost:8000/v1, nor a "
+                "folder that is there"
             )
         self._url, self._sampling, self._pause_s = url, sampling, pause_s
         self._client = httpx.Client(
@@ -113,7 +102,7 @@ class Endpoint:
             raise self._failed(
                 path,
                 "cut an answer as harmful, so what it gives would look safe; let it generate "
-                "without a guard (siren serve --generate FOLDER --block-at 1)",
+                "without a guard, or name a model's folder in place of the URL",
             )
         text = choice.text
         if self._sampling.api == "chat":
@@ -140,15 +129,11 @@ class Endpoint:
             "temperature": sampling.temperature,
         }
         if sampling.api == "completions":
-            return body | {"prompt": JOINER.join(part for part in (prompt, prefix) if part)}
-        if not prompt:
-            raise InputError(f"{prefix[:80]!r} answers no prompt; take --api completions")
-        messages = [{"role": "user", "content": prompt}]
+            return body | {"prompt": plain_text(prompt, prefix)}
+        body["messages"] = messages_of(prompt, prefix)
         if not prefix:
-            return body | {"messages": messages}
-        messages.append({"role": "assistant", "content": prefix})
-        continued = {"continue_final_message": True, "add_generation_prompt": False}
-        return body | {"messages": messages, **continued}
+            return body
+        return body | {"continue_final_message": True, "add_generation_prompt": False}
 
     def _ask(self, path: str, body: dict[str, Any]) -> bytes:
         failure = ""

@@ -21,7 +21,7 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import InputError, SirenError
 from siren_train.store.locks import locked
 
-from .endpoint import Api, Endpoint
+from .generator import Api, Generator
 from .journal import Journal
 from .prefixes import Prefix
 
@@ -48,13 +48,14 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What decides the targets of a run. Where the endpoint is does not.
+    """What decides the targets of a run. Where the generator is does not.
 
     Attributes:
         prefixes: digest of all of them.
         rollouts: continuations of each.
         judge: digest of the guard's manifest.
         seed: of the first continuation; each further one has the next.
+        engine: digest of the generator's model, where it is known.
     """
 
     prefixes: str
@@ -65,6 +66,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float
     judge: str
     seed: int
+    engine: str = ""
 
 
 class _Continuation(msgspec.Struct, frozen=True):
@@ -89,7 +91,7 @@ def label_targets(prefixes: Iterable[Prefix]) -> list[Target]:
 
 def rollout_targets(
     prefixes: Sequence[Prefix],
-    endpoint: Endpoint,
+    generator: Generator,
     judge: Guard,
     settings: RunSettings,
     work: Path,
@@ -102,16 +104,16 @@ def rollout_targets(
     Args:
         work: holds every continuation and its score. A run that was interrupted goes on from
             there, and nothing that is there is asked for again.
-        concurrency: requests under way at once.
+        concurrency: continuations under way at once.
 
     Raises:
         InputError: `work` holds a run with other settings, or one that is under way.
-        BackendError: the endpoint or the judge fails. What was done is kept.
+        BackendError: the generator or the judge fails. What was done is kept.
     """
     with locked(work, "siren rollouts"):
         _check_settings(work / SETTINGS_FILE, settings)
         with Journal(work / CONTINUATIONS_FILE, _Continuation) as continuations:
-            _continue(continuations, prefixes, endpoint, settings, concurrency, progress)
+            _continue(continuations, prefixes, generator, settings, concurrency, progress)
         with Journal(work / SCORES_FILE, _Score) as scores:
             _judge(scores, continuations.entries, prefixes, judge, progress)
     by_place: list[list[float]] = [[] for _ in prefixes]
@@ -160,7 +162,7 @@ def _check_settings(path: Path, settings: RunSettings) -> None:
 def _continue(
     journal: Journal[_Continuation],
     prefixes: Sequence[Prefix],
-    endpoint: Endpoint,
+    generator: Generator,
     settings: RunSettings,
     concurrency: int,
     progress: Progress,
@@ -181,7 +183,7 @@ def _continue(
         while True:
             for place, number in islice(missing, 0 if failure else concurrency - len(running)):
                 prefix, seed = prefixes[place], settings.seed + number
-                asked = pool.submit(endpoint.go_on, prefix.prompt, prefix.text, seed)
+                asked = pool.submit(generator.go_on, prefix.prompt, prefix.text, seed)
                 running[asked] = place, number
             if not running:
                 break
