@@ -13,7 +13,8 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.own_states import OwnStates
-from siren_export.verify.reference import Reference, ReferenceUnavailable
+from siren_export.verify.reference import Reference
+from siren_export.verify.unavailable import ReferenceUnavailable
 from siren_runtime import BundleError
 from siren_runtime.bundle.progress import Progress
 from tiny_tokenizers import TOKENIZERS

@@ -14,7 +14,7 @@ from siren_export.families.registry import parse_config
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.table import TABLE, Bound, row_of
 from siren_export.sources.checkpoint import load_checkpoint
-from siren_export.verify.reference import ReferenceUnavailable
+from siren_export.verify.unavailable import ReferenceUnavailable
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BundleError
 

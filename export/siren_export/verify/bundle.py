@@ -17,9 +17,10 @@ from siren_runtime.text.tokenizer import Tokenizer
 
 from .exits import with_exit_verification
 from .opened import open_unpublished
-from .reference import Reference, ReferenceUnavailable
+from .reference import Reference
 from .scores import verify_scores
 from .streams import with_stream_verification
+from .unavailable import ReferenceUnavailable
 
 ReferenceSource = Callable[[Progress], Reference]  # raises ReferenceUnavailable
 

@@ -31,9 +31,10 @@ from siren_runtime.bundle.progress import Progress
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .reference import Reference, ReferenceUnavailable, head_hash
+from .reference import Reference, head_hash
 from .texts import TEXTS, added_tokens, digest, own_texts
 from .tokens import why_not_compared
+from .unavailable import ReferenceUnavailable
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 State = Literal["residual", "mlp"]

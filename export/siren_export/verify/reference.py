@@ -25,6 +25,7 @@ from .gguf_reference import read_model, read_tokenizer
 from .texts import TEXTS, added_tokens, digest, own_texts
 from .trajectories import Example, agent_siren_scores, with_own
 from .trajectories import digest as trajectory_digest
+from .unavailable import ReferenceUnavailable
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +57,6 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return [*zip(with_own(self.max_length), self.scores, strict=True)]
         built_in = zip(TEXTS, self.scores, strict=True)
         return [*built_in, *zip(self.own_texts, self.own_scores, strict=True)]
-
-
-class ReferenceUnavailable(Exception):
-    """No reference can be had here, for the reason that the message says."""
 
 
 @dataclass(frozen=True)

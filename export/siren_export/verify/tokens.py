@@ -14,7 +14,7 @@ from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.text.rules import clean
 
 from .gguf_reference import read_tokenizer
-from .reference import ReferenceUnavailable
+from .unavailable import ReferenceUnavailable
 
 _SHOWN = 8  # tokens from the first that differs
 

@@ -18,8 +18,8 @@ from siren_runtime.text.trajectory import trajectory_of
 from siren_runtime.text.trajectory_reading import TrajectoryReader
 
 from .gguf_reference import read_model, read_tokenizer
-from .reference import ReferenceUnavailable
 from .tokens import their_tokenizer
+from .unavailable import ReferenceUnavailable
 
 Example = dict[str, Any]  # "messages" and "tools"
 
