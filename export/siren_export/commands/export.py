@@ -19,11 +19,11 @@ from siren_export.verify.own_states import OwnStates
 from siren_export.verify.reference import (
     LlmSiren,
     Reference,
-    ReferenceUnavailable,
     read_reference,
     write_reference,
 )
 from siren_export.verify.texts import TEXTS
+from siren_export.verify.unavailable import ReferenceUnavailable
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
