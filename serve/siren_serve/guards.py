@@ -140,7 +140,7 @@ def told_decision(judge: Judge, asked: float | None = None) -> dict[str, Any]:
 
     def told(head: HeadJudge) -> dict[str, Any]:
         threshold = head.threshold if asked is None else asked
-        counts = judge.limits.spans_asked or head.spans or not judge.span_sizes  # as Judge.on_head
+        counts = judge.limits.spans_asked or judge.counts_spans(head)
         sizes = judge.limits.spans if counts else None
         own = {size: head.spans.get(size, head.threshold) for size in sizes or ()}
         return {

@@ -80,6 +80,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection to another protocol, and count it until that one ends."""
         self._arrived()
+        self._unset_keepalive_if_required()  # of a request that came before over the connection
+        self._forget_sending()
         super().handle_websocket_upgrade()
         protocol = self.transport.get_protocol()
         lost = protocol.connection_lost

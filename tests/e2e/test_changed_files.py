@@ -6,39 +6,19 @@ As `tests/runtime/test_files_of_a_loaded_guard.py` has it of a guard of one grap
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHANGES = ["overwritten", "zeroed", "truncated", "deleted"]
-# In a process of its own, for it may end by a signal.
-_CHANGE = """
-import json, os, sys, threading, time, warnings
-from pathlib import Path
-from siren_runtime import Guard, SirenError
+from changed_files import CHANGE_FILES, CHANGES, run_script
 
+_CHANGE = (
+    CHANGE_FILES
+    + """
 warnings.simplefilter("ignore")
-folder, change = Path(sys.argv[1]), sys.argv[2]
 texts = ["hello", "a longer text, of other bytes: 0123456789 and some", "\\u00e9\\u00e8 caf\\u00e9"]
-
-def change_files():
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        size = path.stat().st_size
-        if change == "overwritten":
-            with path.open("r+b") as file:
-                file.write(os.urandom(size))
-        elif change == "zeroed":
-            with path.open("r+b") as file:
-                file.write(bytes(size))
-        elif change == "truncated":
-            os.truncate(path, 0)
-        elif change == "deleted":
-            path.unlink()
-        yield
 
 def streamed(guard):
     with guard.stream(prompt=texts[0]) as stream:
@@ -50,6 +30,7 @@ def told(call):
     except SirenError as error:
         return f"{type(error).__name__}: {error}"
 """
+)
 _SCORES_WHILE = (
     _CHANGE
     + """
@@ -114,19 +95,6 @@ def folder(request: Any, export: Callable[..., Any], tmp_path: Path) -> Path:
     return folder
 
 
-def _run(code: str, *arguments: object) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 @pytest.mark.parametrize(
     ("folder", "change"),
     [*(("decoder", change) for change in CHANGES), ("ensemble", "zeroed"), ("ensemble", "deleted")],
@@ -135,7 +103,7 @@ def _run(code: str, *arguments: object) -> dict[str, Any]:
 def test_scores_spans_and_streams_stay_the_same_while_every_file_is_changed(
     change: str, folder: Path
 ) -> None:
-    answer = _run(_SCORES_WHILE, folder, change)
+    answer = run_script(_SCORES_WHILE, folder, change)
     assert answer["wrong"] == []
     assert answer["rounds"] > 8
     assert answer["spans"] > 0
@@ -144,7 +112,7 @@ def test_scores_spans_and_streams_stay_the_same_while_every_file_is_changed(
 @pytest.mark.parametrize("folder", ["decoder", "ensemble"], indirect=True)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_stream_that_is_first_opened_after_the_change_says_so(change: str, folder: Path) -> None:
-    answer = _run(_OPENS_AFTER, folder, change)
+    answer = run_script(_OPENS_AFTER, folder, change)
     for found in answer["found"]:
         assert found == answer["expected"] or re.match(r"BundleError: .*stream\.onnx: ", found)
     assert answer["same"]

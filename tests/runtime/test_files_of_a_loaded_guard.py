@@ -1,10 +1,7 @@
 """A loaded guard does not depend on its files; what it loads is what guard.json says."""
 
 import hashlib
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from changed_files import CHANGE_FILES, CHANGES, run_script
 from siren_runtime import Guard
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import BackendError, BundleError
@@ -24,12 +22,9 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 
 
 # In a process of its own, for it may end by a signal. The weights are megabytes, so that their
 # pages are not all in memory by chance.
-_SCORES_WHILE = """
-import json, os, sys, threading
-from pathlib import Path
-from siren_runtime import Guard
-
-folder, change = Path(sys.argv[1]), sys.argv[2]
+_SCORES_WHILE = (
+    CHANGE_FILES
+    + """
 guard = Guard.load(folder, threads=1)
 texts = ["hello", "a longer text, of other bytes: 0123456789", "\\u00e9\\u00e8 caf\\u00e9"]
 expected = [result.score for result in guard.score_batch(texts)]
@@ -46,26 +41,17 @@ threads = [threading.Thread(target=score) for _ in range(8)]
 for thread in threads:
     thread.start()
 for _ in range(3):
-    for path in sorted(folder.iterdir()):
-        size = path.stat().st_size if path.exists() else 0
-        if change == "overwritten":
-            with path.open("r+b") as file:
-                file.write(os.urandom(size))
-        elif change == "zeroed":
-            with path.open("r+b") as file:
-                file.write(bytes(size))
-        elif change == "truncated":
-            os.truncate(path, 0)
-        elif change == "deleted":
-            path.unlink()
+    for _ in change_files():
+        pass
     done = len(rounds)
     while len(rounds) < done + 50:
-        pass
+        time.sleep(0.001)
 stop.set()
 for thread in threads:
     thread.join()
 print(json.dumps({"wrong": wrong[:3], "rounds": len(rounds)}))
 """
+)
 
 
 @pytest.fixture
@@ -83,17 +69,9 @@ def large(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("change", ["overwritten", "zeroed", "truncated", "deleted"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_scores_stay_the_same_while_every_file_is_changed(change: str, large: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _SCORES_WHILE, str(large), change],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr)
-    answer = json.loads(done.stdout)
+    answer = run_script(_SCORES_WHILE, large, change)
     assert answer["wrong"] == []
     assert answer["rounds"] > 100
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import pytest
@@ -65,6 +66,25 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
             socket.recv()
         assert socket.close_code == 1000
     eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+
+
+def test_a_session_over_a_connection_that_had_a_request_before_is_kept(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}) as server:
+        server.server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        upgrade = (
+            b"GET /v1/stream HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        with create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(upgrade)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 101 ")
+            time.sleep(0.6)  # longer than a connection without a request is kept
+            connection.sendall(b"\x89\x80mask")
+            assert connection.recv(2) == b"\x8a\x00"  # an empty pong
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])

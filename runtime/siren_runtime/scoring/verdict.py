@@ -182,7 +182,7 @@ class Judge:
             label: float(np.mean([one.categories[label] for one in scored]))
             for label in scored[0].categories
         }
-        by_spans = by_spans or bool(head.spans) or not self.span_sizes
+        by_spans = by_spans or self.counts_spans(head)
         spans, in_spans = _spans(head, scored, threshold) if by_spans else ([], set[str]())
         flagged = tuple(
             label
@@ -210,6 +210,10 @@ class Judge:
             orders=orders,
             as_response=has_response and head.responses is not None,
         )
+
+    def counts_spans(self, head: HeadJudge) -> bool:
+        """Whether a head decides by spans where nobody asks for them: not if others alone do."""
+        return bool(head.spans) or not self.span_sizes
 
     def least_harmful(self, threshold: float | None, has_response: bool) -> float:
         """A score below it is not harmful by the primary head, in a text without spans.
