@@ -155,9 +155,10 @@ def _serve_soak(record: Record) -> "Figure":
     results = record["results"]
     minutes = [entry["minute"] for entry in results]
     figure, (memory, speed) = _figure(10, 3.6, columns=2)
-    memory.plot(minutes, [e["resident_bytes"] / 1e6 for e in results], color=_SUBJECT_COLOURS[-1])
+    resident = [e["resident_bytes"] / 1e6 for e in results]
+    memory.plot(minutes, resident, color=_SUBJECT_COLOURS[-1])
     memory.set(xlabel="minutes", ylabel="MB resident")
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, 1.2 * max(resident))
     memory.set_title(_title(record, "The server under load"), fontsize=10, loc="left")
     speed.plot(minutes, [e["texts_per_s"] for e in results], color=_SUBJECT_COLOURS[-1])
     speed.set(xlabel="minutes", ylabel="texts a second")
