@@ -10,9 +10,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.sync.client import ClientConnection, connect
 
+# https://developer.mozilla.org/docs/Web/API/KeyboardEvent/keyCode
+_KEY_CODES = {
+    "Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
+_CONTROL = 2
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WAIT_S = 60
 
@@ -57,25 +64,40 @@ class Tab:
         self.evaluate(f"document.getElementById({json.dumps(field)}).select()")
         self.send("Input.insertText", text=text)
 
-    def press(self, key: str) -> None:
-        """Press a key."""
-        for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+    def press(self, key: str, *, control: bool = False) -> None:
+        """Press a key, as who has no pointer does."""
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": _KEY_CODES[key]}
+        pressed["modifiers"] = _CONTROL if control else 0
+        text = {"text": "\r"} if key == "Enter" and not control else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     def picture(self) -> bytes:
         """What it shows, as PNG."""
         return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
 
-    def requested(self) -> list[str]:
-        """The URLs that were asked for."""
-        asked = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        return [event["params"]["request"]["url"] for event in asked]
+    def asked_hosts(self) -> set[str]:
+        """Host and port of every request, and of every WebSocket that was opened."""
+        urls = [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        sockets = [e for e in self.events if e["method"] == "Network.webSocketCreated"]
+        urls += [event["params"]["url"] for event in sockets]
+        return {urlsplit(url).netloc for url in urls}
 
     def errors(self) -> list[dict[str, Any]]:
         """What went wrong in scripts or was refused."""
         logged = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
         thrown = [e["params"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
         return thrown + [entry for entry in logged if entry["level"] == "error"]
+
+
+def open_page(tab: Tab, url: str) -> None:
+    """Open the page of a server, and wait until it knows its guards."""
+    tab.send("Page.navigate", url=url)
+    tab.wait_for("typeof info !== 'undefined' && !!info")
 
 
 @contextlib.contextmanager

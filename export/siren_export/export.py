@@ -2,39 +2,27 @@
 
 import tempfile
 from collections.abc import Sequence, Set
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
-from siren_runtime.bundle.cascade import Cascade, Exit
 from siren_runtime.bundle.graphs import STREAM_HEAD, explain_name
-from siren_runtime.bundle.manifest import (
-    CLEANER,
-    FORMAT_VERSION,
-    NOTICE_FILE,
-    TOKENIZER_FILE,
-    Manifest,
-    TextRules,
-)
-from siren_runtime.bundle.manifest import Backbone as BackboneEntry
+from siren_runtime.bundle.manifest import NOTICE_FILE, TOKENIZER_FILE, FileSpec, Manifest
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.bundle.report import Quantization, Tuning, Verification
-from siren_runtime.bundle.trajectory import TEMPLATE_FILE, TrajectoryRules
+from siren_runtime.bundle.report import Quantization, Tuning
+from siren_runtime.bundle.trajectory import TEMPLATE_FILE
 from siren_runtime.bundle.types import Precision, Target
-from siren_runtime.errors import ArtifactError, BundleError, CheckpointError, InputError
-from siren_runtime.scoring.scorer import open_trajectory_reader
-from siren_runtime.text.rules import JOINER
+from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .bundle_writer import staging, write_file, write_manifest
+from .describe import backbone_entry, describe
 from .families.base import Backbone, StateSource
 from .families.imported import ImportedBackbone
 from .families.registry import backbone_of
 from .graph.builder import GuardGraph
-from .graph_writer import graph_file, graph_spec, write_graphs
+from .graph_writer import graph_file, write_graphs
 from .guard.cascade import author_cascade, segments
 from .guard.explain import author_explain
 from .guard.score import author_head_alone, author_score
@@ -51,12 +39,8 @@ from .passes.sensitive import sensitive
 from .passes.table import Row, lower
 from .sources.chat_template import ChatFormat, read_chat_format
 from .sources.checkpoint import Checkpoint
-from .verify.bundle import ReferenceSource, verify_bundle
-from .verify.texts import TEXTS, own_texts
-from .verify.tokens import compare_tokens, why_not_compared
-from .verify.trajectories import compare_rendering
-
-_MADE_BY = ("siren-edge", "onnx", "onnx-ir", "numpy", "ml_dtypes")
+from .verify.accept import accepted, check_remote_code
+from .verify.bundle import ReferenceSource
 
 
 def export_bundle(
@@ -109,21 +93,11 @@ def export_bundle(
     chat = _chat_format(artifact, backbone, checkpoint)
     _check_exits(artifact, checkpoint, target)
     context = context_length(artifact, backbone) if stream and row.streams else None
-    heads = head_set(artifact)
     graphs = _author(artifact, backbone, checkpoint, row, context)
     length = artifact.max_length
     inputs = calibrate(graphs["score"], checkpoint, length, calibration, row, progress)
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
-    wider = frozenset[str]()
-    if row.four_bits is not None and inputs is not None:
-        found = sensitive(
-            graphs["score"],
-            inputs,
-            row.four_bits,
-            row.encoder_eight_bits,
-            carries_over=row.carries_over,
-        )
-        wider = found - keep_float
+    wider = _wider(graphs["score"], inputs, row, keep_float)
     for graph in graphs.values():
         lower(graph, row, keep_float, inputs, wider)
     if artifact.exits:
@@ -139,60 +113,52 @@ def export_bundle(
             for name in graphs:
                 row.check(folder / graph_file(name))
         graphs |= explaining
-        files[TOKENIZER_FILE] = write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
-        if notices := read_notices(artifact):
-            files[NOTICE_FILE] = write_file(folder / NOTICE_FILE, notices)
-        trajectory = None
-        if chat is not None:
-            trajectory = TrajectoryRules(TEMPLATE_FILE, dict(chat.tokens), "rich")
-            files[TEMPLATE_FILE] = write_file(folder / TEMPLATE_FILE, chat.template.encode())
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            task=artifact.task,
-            backbone=_backbone_entry(artifact, backbone, context),
-            heads=heads.specs,
-            text=TextRules(
-                cleaner=CLEANER if trajectory is None else "none",
-                joiner=JOINER,
-                max_length=artifact.max_length,
-                truncation_side="right" if trajectory is None else "head_tail",
-            ),
-            **msgspec.structs.asdict(artifact.decision),
-            neurons=None if heads.neurons == artifact.head.spec.features else heads.neurons,
-            trajectory=trajectory,
-            decisions={name: other.decision for name, other in artifact.further.items()},
-            cascade=Cascade([Exit(depth, e.head.spec) for depth, e in artifact.exits.items()])
-            if artifact.exits
-            else None,
-            precision=precision,
-            target=target,
-            graphs={name: graph_spec(name, graph) for name, graph in graphs.items()},
+        files |= _write_texts(folder, artifact, checkpoint, chat)
+        manifest = describe(
+            artifact,
+            row,
+            precision,
+            target,
+            backbone=backbone_entry(artifact, backbone, context),
+            chat=chat,
+            graphs=graphs,
             files=files,
-            verification=Verification(status="unverified", reason="not asked for"),
             tuning=tuning,
             quantization=None
             if inputs is None
             else Quantization(len(calibration or EXAMPLE_TEXTS), not calibration, sorted(wider)),
-            saturation_free=row.saturation_free,
-            carried_over=len(graphs["score"].carried_over),
-            versions={p: metadata.version(p) for p in _MADE_BY},
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         if reference is not None:
             bundle = Bundle(folder, manifest)
-            tokens = _check_tokens(output, checkpoint, bundle, allow_drift)
-            report = verify_bundle(bundle, reference, progress)
-            if report.status == "unverified" and (why := why_not_compared(checkpoint)):
-                told = f"{report.reason}; its tokens were compared with none either: {why}"
-                report = msgspec.structs.replace(report, reason=told)
-            if not allow_drift:
-                _check_drift(output, report, precision)
-            if tokens is not None:
-                report = msgspec.structs.replace(report, status="drifted", reason=tokens)
+            report = accepted(
+                output, checkpoint, bundle, reference, progress, allow_drift=allow_drift
+            )
             manifest = msgspec.structs.replace(manifest, verification=report)
-        _check_remote_code(checkpoint, manifest.verification)
+        check_remote_code(checkpoint, manifest.verification)
         write_manifest(folder, manifest)
     return manifest
+
+
+def _wider(
+    graph: GuardGraph, inputs: Calibration | None, row: Row, keep_float: Set[str]
+) -> frozenset[str]:
+    """The names of the matrices that keep 8 bits where the others get 4."""
+    if row.four_bits is None or inputs is None:
+        return frozenset()
+    limits = row.four_bits, row.encoder_eight_bits
+    return sensitive(graph, inputs, *limits, carries_over=row.carries_over) - keep_float
+
+
+def _write_texts(
+    folder: Path, artifact: Artifact, checkpoint: Checkpoint, chat: ChatFormat | None
+) -> dict[str, FileSpec]:
+    """Write what stands beside the graphs: the tokenizer, notices and the chat template."""
+    found = {TOKENIZER_FILE: checkpoint.tokenizer_json}
+    if notices := read_notices(artifact):
+        found[NOTICE_FILE] = notices
+    if chat is not None:
+        found[TEMPLATE_FILE] = chat.template.encode()
+    return {name: write_file(folder / name, content) for name, content in found.items()}
 
 
 def _chat_format(
@@ -279,78 +245,3 @@ def _check_kept(keep_float: Set[str], graph: GuardGraph, row: Row, setting: str)
     matrices = {linear.matrix_name for linear in linears(graph)} if row.keeps_float else set[str]()
     for name in sorted(keep_float - matrices):
         raise InputError(f"keep_float: {name!r} is no matrix that {setting} quantizes")
-
-
-def _backbone_entry(
-    artifact: Artifact, backbone: StateSource, context: int | None
-) -> BackboneEntry:
-    return BackboneEntry(
-        id=artifact.model_id,
-        revision=artifact.model_revision,
-        model_type=backbone.model_type,
-        blocks=backbone.blocks,
-        blocks_kept=head_set(artifact).taps.deepest + 1,
-        context_length=context,
-    )
-
-
-def _check_tokens(
-    output: Path, checkpoint: Checkpoint, bundle: Bundle, allow_drift: bool
-) -> str | None:
-    """Refuse a tokenizer or a chat template that transformers reads otherwise, or return how where
-    it is allowed.
-    """
-    length = bundle.manifest.text.max_length
-    differs = compare_tokens(checkpoint, [*TEXTS, *own_texts([], length)])
-    reader = open_trajectory_reader(bundle, Tokenizer(bundle.file(TOKENIZER_FILE), length))
-    if differs is None and reader is not None:
-        differs = compare_rendering(checkpoint, reader)
-    if differs is not None and not allow_drift:
-        raise BundleError(
-            f"{output}: {differs}; give --allow-drift to keep the bundle all the same"
-        )
-    return differs
-
-
-def _check_remote_code(checkpoint: Checkpoint, report: Verification) -> None:
-    """Refuse a checkpoint that names code of its own where nothing compared the graphs with it."""
-    if checkpoint.remote_code is not None and report.status == "unverified":
-        raise CheckpointError(
-            f"{checkpoint.remote_code}: the graphs are those of the standard class, and whether "
-            f"that code computes the same could not be verified ({report.reason})"
-        )
-
-
-def _check_drift(output: Path, report: Verification, precision: Precision) -> None:
-    """Refuse a bundle whose scores, or whose streams' scores, miss the bound."""
-    for name, head in report.further.items():
-        if not head.passed:
-            raise BundleError(
-                f"{output}: scores of the head {name!r} drift from {report.reference} by up to "
-                f"{head.max_difference:.2e}, {head.mean_difference:.2e} in the mean, beyond the "
-                f"{precision} bound of {report.bound:.0e} for the {report.bounded} (worst text "
-                f"{head.worst_text!r}); give --allow-drift to keep the bundle all the same"
-            )
-    if report.status == "drifted":
-        raise BundleError(
-            f"{output}: scores drift from {report.reference} by up to "
-            f"{report.max_difference:.2e}, {report.mean_difference:.2e} in the mean, "
-            f"beyond the {precision} bound of {report.bound:.0e} for the "
-            f"{report.bounded} (worst text {report.worst_text!r}); "
-            "give --allow-drift to keep the bundle all the same"
-        )
-    if report.stream_drifted:
-        raise BundleError(
-            f"{output}: scores of stream.onnx, fed in chunks, are up to "
-            f"{report.stream_max_difference:.2e} from those of score.onnx, "
-            f"{report.stream_mean_difference:.2e} in the mean, beyond the {precision} bound of "
-            f"{report.stream_bound:.0e} for the {report.stream_bounded}; give --no-stream, or "
-            "--allow-drift to keep the bundle all the same"
-        )
-    if report.exits_drifted:
-        raise BundleError(
-            f"{output}: scores of the segments behind exits are up to "
-            f"{report.exit_max_difference:.2e} from those of score.onnx, beyond the {precision} "
-            f"bound of {report.exit_bound:.0e}; export without exits, or give --allow-drift to "
-            "keep the bundle all the same"
-        )

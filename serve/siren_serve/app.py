@@ -32,6 +32,7 @@ from .generation import Generator
 from .guards import Guards
 from .keys import Keys
 from .metrics import Metrics
+from .openapi import document
 from .proxy.upstream import Upstream, UpstreamRefusal
 from .reload import load_guards, reload_all
 from .routes import (
@@ -110,8 +111,9 @@ def make_app(settings: Settings) -> Gate:
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         ),
     )
+    described = generate.DESCRIBED if settings.generate else {}
     # Made once, before the first request: it takes longer than many scores.
-    app.state.openapi = msgspec.json.encode(app.openapi_schema.to_schema())
+    app.state.openapi = document(app, proxy.DESCRIBED if settings.proxy else described)
     return Gate(app, settings, keys, guards, metrics)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 import msgspec
 
-from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict, spans_to_dict
+from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.generation.generation import Generation, Piece
 from siren_runtime.generation.generator import GuardedGenerator
@@ -24,10 +24,10 @@ from .errors import RefusedRequest, body_of, refused
 from .guards import told_decision
 from .messages import Message, joined, text_of_part
 from .metrics import Metrics
+from .openai_form import DONE, FILTERED, event, verdict_to_dict
 from .openai_moderation import moderation
 from .settings import GenerateSettings, Settings
 
-FILTERED = "content_filter"
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the engine takes
 _ROLES = {"developer": "system", "function": "tool"}
 # What changes no answer here; without tools nothing that is said of them does.
@@ -132,6 +132,7 @@ class Generator:
             "backend": "onnxruntime-genai",
             **told_decision(self._guarded.judge, asked),
             "max_tokens": self.settings.max_tokens,
+            "every": self.settings.every,
             "holdback": self.settings.holdback,
             "base_model": manifest.backbone.id,
             "created": manifest.created,
@@ -230,15 +231,8 @@ def _message(message: Message, place: int) -> dict[str, str]:
 
 def told(result: StreamResult) -> dict[str, Any]:
     """A verdict as it stands beside a text, with categories and further heads where there are."""
-    verdict = {
-        "score": result.score,
-        "is_harmful": result.is_harmful,
-        "threshold": result.threshold,
-        "tokens": result.tokens,
-    }
-    verdict |= spans_to_dict(result.risk, result.spans)
-    verdict |= categories_to_dict(result.risk, result.categories, result.flagged)
-    return verdict | heads_to_dict(result.heads)
+    categories = categories_to_dict(result.risk, result.categories, result.flagged)
+    return verdict_to_dict(result) | categories | heads_to_dict(result.heads)
 
 
 class ChatAnswer:
@@ -260,7 +254,7 @@ class ChatAnswer:
             refusal = refused(error)
             self._generator.metrics.refusals.labels(refusal.code).inc()
             # OpenAI's client raises it. No [DONE] follows: the answer is not whole.
-            await self._send(send, _event(body_of(refusal)), more=False)
+            await self._send(send, event(body_of(refusal)), more=False)
 
     async def _whole(self, generation: Generation, send: Any) -> None:
         text = ""
@@ -286,12 +280,12 @@ class ChatAnswer:
             await self._chunk(send, {"content": piece.text}, {"score": piece.score})
         await self._chunk(send, {}, told(generation.result), _reason(generation))
         if found := self._moderation(generation):
-            await self._send(send, _event({**self._frame("chat.completion.chunk", []), **found}))
+            await self._send(send, event({**self._frame("chat.completion.chunk", []), **found}))
         options = self._request.stream_options
         if options is not None and options.include_usage:
             usage = {**self._frame("chat.completion.chunk", []), "usage": _usage(generation)}
-            await self._send(send, _event(usage))
-        await self._send(send, b"data: [DONE]\n\n", more=False)
+            await self._send(send, event(usage))
+        await self._send(send, DONE, more=False)
 
     async def _chunk(
         self, send: Any, delta: dict[str, Any], siren: dict[str, Any], reason: str | None = None
@@ -299,7 +293,7 @@ class ChatAnswer:
         choice = {
             "index": 0, "delta": delta, "logprobs": None, "finish_reason": reason, "siren": siren
         }  # fmt: skip
-        await self._send(send, _event(self._frame("chat.completion.chunk", [choice])))
+        await self._send(send, event(self._frame("chat.completion.chunk", [choice])))
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         name = self._generator.settings.name
@@ -340,7 +334,3 @@ def _usage(generation: Generation) -> dict[str, int]:
         "completion_tokens": written,
         "total_tokens": prompt + written,
     }
-
-
-def _event(value: Any) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"

@@ -106,7 +106,7 @@ class Served:
                     "revision": manifest.backbone.revision,
                     "precision": manifest.precision,
                     "max_length": manifest.text.max_length,
-                    "streams": "stream" in manifest.graphs,
+                    "streams": manifest.streams,
                     "created": manifest.created,
                     "versions": dict(manifest.versions),
                     "sha256": {name: file.sha256 for name, file in manifest.files.items()},
@@ -168,10 +168,14 @@ class Guards:
         self.draining = False
         self.failure: str | None = None  # why the server does not start
 
-    @property
-    def are_ready(self) -> bool:
-        """Whether all have scored something, and the server goes on."""
-        return not self.draining and len(self._served) == len(self._settings.guards)
+    def check_ready(self) -> None:
+        """See that all have scored something, and the server goes on.
+
+        Raises:
+            RefusedRequest: one has not, or the server ends.
+        """
+        if self.draining or len(self._served) < len(self._settings.guards):
+            raise RefusedRequest(503, "not_ready", "not ready: a guard is being loaded, or it ends")
 
     def names(self) -> list[str]:
         """Their names, the first one first."""

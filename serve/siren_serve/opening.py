@@ -5,6 +5,9 @@ from siren_runtime.guard import Guard
 from siren_runtime.serving.sharing import Sharing
 
 from .settings import Settings
+from .warming import warm
+
+_GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
 
 
 def open_guard(source: str, settings: Settings) -> Guard:
@@ -24,12 +27,24 @@ def open_guard(source: str, settings: Settings) -> Guard:
         max_tokens_per_text=settings.max_text_tokens,
         max_bytes_per_text=settings.max_text_bytes,
     )
-    first = "A first text is slower than those after it."
-    if any(manifest.task == "trajectory" for manifest in guard.manifests):
-        guard.score_trajectory(messages=[{"role": "user", "content": first}])
-    else:
-        guard.score(first)
+    warm(guard)
     return guard
+
+
+def reads_anew(guard: Guard) -> bool:
+    """Whether a stream reads all of its text at each piece, and not only what is new."""
+    return any(not manifest.streams for manifest in guard.manifests)
+
+
+def gathered_by(guard: Guard, stride: int | None) -> int:
+    """The characters of a stream that are gathered before it is read again.
+
+    Args:
+        stride: what was asked for; None is 0 where only what is new is read, and else 40.
+    """
+    if stride is not None:
+        return stride
+    return _GATHERED if reads_anew(guard) else 0
 
 
 def sharing_of(settings: Settings, guard: Guard) -> Sharing:

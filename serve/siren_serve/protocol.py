@@ -20,7 +20,8 @@ class BoundedProtocol(HttpToolsProtocol):
     request, from the connection or the first byte on, or then its body, have not come within
     `body_timeout_s`, it is answered with 408, unless it has its answer, and closed; with 431, where
     the headers have come to 64 KiB and do not end. One whose client has read nothing of what waits
-    to be sent for `send_timeout_s` is closed. When the server ends, what reaches it over an open
+    to be sent for `send_timeout_s` is closed, be it the end of an answer, or the midst of one that
+    waits for the client. When the server ends, what reaches it over an open
     connection within a moment is still answered.
     """
 
@@ -68,8 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._watch_sending()
 
     def resume_writing(self) -> None:
-        """Go on; the client has read some of it."""
-        self._forget_sending()
+        """Go on; the client has read some of it, and must read on."""
+        self._watch_sending()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
@@ -156,11 +157,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._sending = None
 
     def _see_sent(self, left: int) -> None:
-        if self.transport.get_write_buffer_size() < left:
+        if self.transport.get_write_buffer_size() < left or self._is_writing():
             self._watch_sending()
         else:
             self._gate.metrics.refusals.labels("not_read").inc()
             self.transport.abort()  # a close would wait for what is not read
+
+    def _is_writing(self) -> bool:
+        """Whether an answer is under way that may add to what waits, so that this says nothing of
+        how much the client has read.
+        """
+        goes_on = not self._is_answered() and not self.flow.write_paused
+        return goes_on and not self.transport.is_closing()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._arrived()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from siren_runtime.bundle.types import Probability
 from siren_runtime.errors import BusyError, SirenError
 from siren_runtime.serving.asynchronous import AsyncStream
 from siren_runtime.streaming.aggregation import AggregationName
@@ -21,8 +22,6 @@ from .settings import Settings
 
 _KEPT = 256  # results that a reader of events may be behind
 _LOOK_S = 0.5
-
-Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class _Rule(msgspec.Struct, frozen=True, tag_field="rule"):

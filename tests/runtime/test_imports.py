@@ -74,7 +74,8 @@ FLOORS = {
         ["commands"],
         ["tune"],
         ["export", "graft"],
-        ["verify", "graph_writer"],
+        ["verify", "describe"],
+        ["graph_writer"],
         ["bundle_writer"],
         ["guard"],
         ["passes", "families", "heads"],
@@ -93,8 +94,8 @@ FLOORS = {
         ["streams", "messages", "openai_moderation"],
         ["guards"],
         ["opening"],
-        ["values", "bodies"],
-        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "triton"],
+        ["values", "bodies", "openapi", "openai_form", "triton"],
+        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "warming"],
     ],
 }
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from schemathesis.generation import GenerationMode
 
 from served import Running, eventually, running
 from siren_runtime import InputError
@@ -353,26 +351,3 @@ def test_a_file_of_keys_that_holds_none_is_refused(tmp_path: Path, content: str 
         path.write_text(content)
     with pytest.raises(InputError, match="keys"):
         Keys(path)
-
-
-def test_no_request_that_the_document_allows_or_not_makes_the_server_fail(server: Running) -> None:
-    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    seen = set()
-    for found in document.get_all_operations():
-        operation = found.ok()
-        if operation.path.endswith("/events"):  # which goes on until a session ends
-            continue
-        seen.add(operation.path)
-
-        cases = operation.as_strategy()
-        if operation.body or operation.path_parameters:
-            cases |= operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
-
-        @settings(max_examples=8, deadline=None, database=None)
-        @given(cases)
-        def fails_never(case: Any) -> None:
-            answer = case.call(timeout=30)
-            assert answer.status_code < 500, (case.as_curl_command(), answer.text)
-
-        fails_never()
-    assert {"/v1/score", "/v1/moderations", "/predict", "/classify"} < seen

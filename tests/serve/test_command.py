@@ -17,6 +17,7 @@ from siren_command import siren
         (["--response-only"], "--response-only goes with --upstream"),
         (["--generate-tokens", "5"], "--generate-tokens goes with --generate"),
         (["--upstream", "http://localhost:1/v1", "--generate-tokens", "5"], "goes with --generate"),
+        (["--every", "4"], "--every goes with --generate"),
         (["--generate", "folder", "--mode", "log"], "--mode goes with --upstream"),
         (["--generate", "folder", "--fail-open"], "--fail-open goes with --upstream"),
     ],

@@ -4,7 +4,7 @@ import ipaddress
 import socket
 import ssl
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ _OF_UPSTREAM = (
     "mode", "prompt", "read_all", "response_only", "aggregation", "span", "stride", "fail_open",
     "upstream_key_file",
 )  # fmt: skip
+_OF_GENERATE = "generate_tokens", "every"
 _OF_BOTH = "block_at", "holdback", "upstream_timeout"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -155,6 +156,13 @@ def serve(
     generate_tokens: Annotated[
         int, typer.Option(min=1, help="Of a generated response, at most.")
     ] = 1024,
+    every: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="A verdict every so many tokens of a generated response; none goes out without.",
+        ),
+    ] = 1,
     log_level: Annotated[LogLevel, typer.Option(help="From which level to log.")] = "info",
 ) -> None:
     """Serve guards over HTTP: OpenAI's moderations, text-embeddings-inference, vLLM, KServe,
@@ -167,18 +175,7 @@ def serve(
     from siren_serve.server import serve as run
     from siren_serve.settings import GenerateSettings, ProxySettings, Settings
 
-    if generate is not None:
-        need("onnxruntime_genai")
-    if not bundles and generate is None:
-        raise typer.BadParameter("give a bundle, or --generate FOLDER")
-    if generate is not None and upstream is not None:
-        raise typer.BadParameter("--generate and --upstream both answer chat completions; give one")
-    if upstream is None:
-        refuse_options(context, _OF_UPSTREAM, "--upstream")
-        if generate is None:
-            refuse_options(context, _OF_BOTH, "--upstream or --generate")
-    if generate is None:
-        refuse_options(context, ["generate_tokens"], "--generate")
+    _check_options(context, bundles, upstream, generate)
     settings = Settings(
         guards=_named(bundles or []),
         backend=backend,
@@ -230,6 +227,7 @@ def serve(
             name=generate.resolve().name,
             max_tokens=generate_tokens,
             threshold=block_at,
+            every=every,
             holdback=holdback,
             timeout_s=upstream_timeout,
         ),
@@ -237,17 +235,29 @@ def serve(
     _check_host(host, port)
     if api_key_file is None and not _is_loopback(host):
         report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")
-    tls = {"ssl_keyfile": tls_key, "ssl_certfile": tls_cert, "ssl_ca_certs": tls_ca}
-    for path in filter(None, (tls_key, tls_cert, tls_ca)):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-    if (tls_key is None) != (tls_cert is None):
-        raise InputError("TLS needs both --tls-key and --tls-cert")
-    if tls_key is not None and tls_cert is not None:
-        _check_tls(tls_key, tls_cert, tls_ca)
-    if tls_ca is not None:
-        tls["ssl_cert_reqs"] = 2  # type: ignore[assignment]  # ssl.CERT_REQUIRED
+    tls = _tls(tls_key, tls_cert, tls_ca)
     run(settings, host=host, port=port, log_level=log_level, tls=tls)
+
+
+def _check_options(
+    context: typer.Context,
+    bundles: list[str] | None,
+    upstream: str | None,
+    generate: Path | None,
+) -> None:
+    """Refuse what cannot be served together, and options that would be left unread."""
+    if generate is not None:
+        need("onnxruntime_genai")
+    if not bundles and generate is None:
+        raise typer.BadParameter("give a bundle, or --generate FOLDER")
+    if generate is not None and upstream is not None:
+        raise typer.BadParameter("--generate and --upstream both answer chat completions; give one")
+    if upstream is None:
+        refuse_options(context, _OF_UPSTREAM, "--upstream")
+        if generate is None:
+            refuse_options(context, _OF_BOTH, "--upstream or --generate")
+    if generate is None:
+        refuse_options(context, _OF_GENERATE, "--generate")
 
 
 def _check_host(host: str, port: int) -> None:
@@ -255,6 +265,19 @@ def _check_host(host: str, port: int) -> None:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise InputError(f"--host {host}: no address to listen at: {error}") from None
+
+
+def _tls(key: Path | None, certificate: Path | None, authorities: Path | None) -> dict[str, Any]:
+    """uvicorn's options; clients need a certificate where authorities for theirs are given."""
+    for path in filter(None, (key, certificate, authorities)):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+    if (key is None) != (certificate is None):
+        raise InputError("TLS needs both --tls-key and --tls-cert")
+    if key is not None and certificate is not None:
+        _check_tls(key, certificate, authorities)
+    tls = {"ssl_keyfile": key, "ssl_certfile": certificate, "ssl_ca_certs": authorities}
+    return tls if authorities is None else {**tls, "ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
 def _check_tls(key: Path, certificate: Path, authorities: Path | None) -> None:

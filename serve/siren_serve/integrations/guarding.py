@@ -16,12 +16,11 @@ from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
 from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.reading import LongText
-from siren_serve.opening import open_guard, sharing_of
+from siren_serve.opening import gathered_by, open_guard, sharing_of
 from siren_serve.settings import Settings
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 10.0
-_GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
 
 
 class SettingsError(SirenError):
@@ -94,9 +93,7 @@ class Guarding:
             raise SettingsError(f"the guard's settings: {error}") from None
         except SirenError as error:
             raise SettingsError(f"the guard {given['bundle']!r}: {error}") from error
-        reads_anew = any("stream" not in manifest.graphs for manifest in self.guard.manifests)
-        stride = self.settings.stride
-        self._stride = (_GATHERED if reads_anew else 0) if stride is None else stride
+        self._stride = gathered_by(self.guard, self.settings.stride)
 
     @property
     def of_stream(self) -> dict[str, Any]:

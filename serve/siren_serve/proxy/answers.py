@@ -11,9 +11,10 @@ import msgspec
 from siren_runtime.errors import SirenError
 from siren_runtime.serving.asynchronous import AsyncStream
 from siren_serve.errors import RefusedRequest
+from siren_serve.openai_form import FILTERED
 
 from .calls import Call
-from .choice import FILTERED, Choice, Chunk
+from .choice import Choice, Chunk
 from .events import EventDecoder
 from .policy import Policy, Unscored, Verdict
 from .texts import text_of, without_alternatives

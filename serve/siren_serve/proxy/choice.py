@@ -4,13 +4,13 @@ from typing import Any
 
 from siren_runtime.serving.asynchronous import AsyncStream
 from siren_serve.errors import RefusedRequest
+from siren_serve.openai_form import FILTERED
 
 from .policy import Policy, Unscored, Verdict, is_harmful
 from .texts import Joined
 
 Chunk = dict[str, Any]
 
-FILTERED = "content_filter"  # OpenAI's reason for an answer that was cut
 _OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 
 

@@ -58,8 +58,3 @@ class EventDecoder:
             self._lines.append(value.removeprefix(b" "))
             self._size += len(value)
         return None
-
-
-def encoded(data: bytes) -> bytes:
-    """One event of data without a line end, as JSON is."""
-    return b"data: " + data + b"\n\n"

@@ -12,11 +12,11 @@ import msgspec
 from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest, body_of, refused
 from siren_serve.metrics import Metrics
+from siren_serve.openai_form import DONE, FILTERED, event
 
 from .answers import Done, StreamedAnswer, not_understood, whole_answer
 from .calls import Call
 from .choice import Chunk
-from .events import encoded
 from .policy import Policy, Unscored, Verdict, is_harmful
 from .upstream import Upstream, UpstreamRefusal, passed_headers
 
@@ -67,8 +67,8 @@ class Exchange:
                 raise
             self._metrics.refusals.labels(refusal.code).inc()
             # OpenAI's client raises it. No [DONE] follows: the answer is not whole.
-            event = encoded(msgspec.json.encode(body_of(refusal)))
-            await send({"type": "http.response.body", "body": event, "more_body": False})
+            last = event(body_of(refusal))
+            await send({"type": "http.response.body", "body": last, "more_body": False})
         except Exception:
             self._outcome = "internal"
             raise
@@ -96,7 +96,7 @@ class Exchange:
     async def _prompt_passes(self, scoring: "asyncio.Future[list[Verdict]]") -> list[Verdict]:
         verdicts = await asyncio.shield(scoring)
         if not all(map(self._policy.may_pass, verdicts)):
-            raise RefusedRequest(400, "content_filter", "the prompt was blocked as harmful")
+            raise RefusedRequest(400, FILTERED, "the prompt was blocked as harmful")
         return verdicts
 
     async def _items(self) -> AsyncGenerator[Item, None]:
@@ -140,8 +140,8 @@ class Exchange:
         self._has_begun = True
         item: Item | None = first
         while item is not None:
-            data = b"[DONE]" if isinstance(item, Done) else msgspec.json.encode(item)
-            await send({"type": "http.response.body", "body": encoded(data), "more_body": True})
+            data = DONE if isinstance(item, Done) else event(item)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
             item = await anext(items, None)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._outcome = "answered"

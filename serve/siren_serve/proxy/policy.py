@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import anyio
 
-from siren_runtime.backends.verdicts import spans_to_dict
 from siren_runtime.errors import SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
@@ -17,12 +16,13 @@ from siren_serve import logs
 from siren_serve.errors import RefusedRequest, refused
 from siren_serve.guards import Served
 from siren_serve.metrics import Metrics
+from siren_serve.openai_form import verdict_to_dict
+from siren_serve.opening import gathered_by, reads_anew
 from siren_serve.settings import ProxySettings
 
 _T = TypeVar("_T")
 # Characters of an answer that are read at once: at most, and of the shortest windows.
 _PART, _LEAST_PART = 256, 32
-_GATHERED = 40  # characters, some 8 words: as encoders are evaluated (docs/streaming.md)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Policy:
     ) -> None:
         self.served, self.settings = served, settings
         self._metrics, self._timeout_s = metrics, timeout_s
-        self.reads_anew = any("stream" not in m.graphs for m in served.guard.guard.manifests)
-        gathered = _GATHERED if self.reads_anew else 0
-        self.stride = gathered if settings.stride is None else settings.stride
+        guard = served.guard.guard
+        self.reads_anew = reads_anew(guard)
+        self.stride = gathered_by(guard, settings.stride)
 
     def parts(self, text: str) -> list[str]:
         """A text in the parts that are read one after the other, each with a verdict.
@@ -154,14 +154,7 @@ class Policy:
 
 def _told(verdict: ScoreResult | StreamResult) -> dict[str, Any]:
     tier = {} if verdict.tier is None else {"tier": verdict.tier}
-    return {
-        "score": verdict.score,
-        "is_harmful": verdict.is_harmful,
-        "threshold": verdict.threshold,
-        "tokens": verdict.tokens,
-        **tier,
-        **spans_to_dict(verdict.risk, verdict.spans),
-    }
+    return verdict_to_dict(verdict, **tier)
 
 
 def is_harmful(verdict: Verdict) -> bool:

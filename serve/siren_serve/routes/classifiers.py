@@ -14,7 +14,7 @@ from litestar.datastructures import State
 
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
-from siren_runtime.scoring.verdict import log_odds, moved
+from siren_runtime.scoring.verdict import log_odds, shifted
 from siren_runtime.text.reading import LongText
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
@@ -53,7 +53,7 @@ def _probabilities(result: ScoreResult) -> list[float]:
     """
     if result.is_harmful is None:
         return [0.0, 1.0]
-    harmful = moved(result.risk, -log_odds(result.threshold))
+    harmful = shifted(result.risk, -log_odds(result.threshold))
     if result.is_harmful != (harmful >= _EVEN):  # by rounding
         harmful = _EVEN if result.is_harmful else math.nextafter(_EVEN, 0)
     return [1 - harmful, harmful]

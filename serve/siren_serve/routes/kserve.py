@@ -200,8 +200,7 @@ async def live() -> dict[str, bool]:
 @get("/v2/health/ready", tags=["KServe"])
 async def ready(state: State) -> dict[str, bool]:
     """Whether all guards score."""
-    if not state.guards.are_ready:
-        raise RefusedRequest(503, "not_ready", "not ready: a guard is being loaded, or it ends")
+    state.guards.check_ready()
     return {"ready": True}
 
 

@@ -23,8 +23,7 @@ async def live() -> dict[str, str]:
 @get("/health/ready", tags=["operations"])
 async def ready(state: State) -> dict[str, str]:
     """Whether all guards have scored something, and the server is not about to end."""
-    if not state.guards.are_ready:
-        raise RefusedRequest(503, "not_ready", "not ready: a guard is being loaded, or it ends")
+    state.guards.check_ready()
     return {"status": "ready"}
 
 

@@ -72,7 +72,7 @@ def write_model(
     place, hidden = repository / name, repository / f".{name}"
     if place.exists():
         raise InputError(f"{place} is there already; remove it, or give another --name")
-    if bundle.manifest.task == "trajectory":
+    if bundle.manifest.is_trajectory:
         raise InputError(f"{bundle_folder} scores trajectories, and Triton's models take texts")
     if form == "tokens" and bundle.manifest.target != "onnxruntime":
         raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 from siren_runtime import Guard, ScoreResult
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.scoring.call import Text
+from siren_serve.warming import warm
 
 from .tensors import failed, guard_of, response, strings
 
@@ -15,7 +16,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle of this version, and score a text."""
         self._guard: Guard = guard_of(args)
-        self._guard.score("A first text is slower than those after it.")
+        warm(self._guard)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with its texts' verdicts, or with the first error that one has."""
