@@ -124,27 +124,46 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "gemma3-multimodal": BackboneSpec("gemma3"),
     "gemma3-multimodal-4": BackboneSpec("gemma3", dtype="BF16", sharded=True),
+    "llava": BackboneSpec("llava"),
+    "llava-next-granite": BackboneSpec("llava_next", {"head_dim": 24}),
+    "llava-onevision": BackboneSpec("llava_onevision", dtype="BF16"),
+    "vipllava": BackboneSpec("vipllava", {"mlp_bias": True}, language_model=False),
+    "internvl-window": BackboneSpec(
+        "internvl", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
+    ),
     "granite": BackboneSpec("granite"),
     "granite-biases-4": BackboneSpec(
         "granite",
-        {"attention_bias": True, "mlp_bias": True, "rope_parameters": _LINEAR_ROPE},
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "head_dim": 16,
+            "rope_parameters": _LINEAR_ROPE,
+        },
         config_form=4,
         dtype="BF16",
     ),
     "smollm3": BackboneSpec("smollm3"),
     "smollm3-layers": BackboneSpec(
         "smollm3",
-        {"no_rope_layers": [0, 1, 1, 0], "use_sliding_window": True, "sliding_window": 7},
+        {
+            "no_rope_layers": [0, 1, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "head_dim": 24,
+        },
         dtype="F16",
     ),
     "olmo2": BackboneSpec("olmo2"),
     "olmo2-bias-bare": BackboneSpec(
-        "olmo2", {"attention_bias": True, "num_key_value_heads": 4}, language_model=False
+        "olmo2",
+        {"attention_bias": True, "num_key_value_heads": 4, "head_dim": 8},
+        language_model=False,
     ),
     "phi3": BackboneSpec("phi3"),
     "phi3-partial-window": BackboneSpec(
         "phi3",
-        {"rope_parameters": {"partial_rotary_factor": 0.5}, "sliding_window": 9},
+        {"rope_parameters": {"partial_rotary_factor": 0.5}, "sliding_window": 9, "head_dim": 24},
         dtype="BF16",
     ),
     "phi3-longrope": BackboneSpec("phi3", {"rope_parameters": _LONG_ROPE}),
@@ -204,6 +223,10 @@ BACKBONES: dict[str, BackboneSpec] = {
     "deberta-c2p": BackboneSpec("deberta-v2", {"pos_att_type": ["c2p"], **_BUCKETS}),
     "deberta-p2c": BackboneSpec("deberta-v2", {"pos_att_type": "p2c", "share_att_key": False}),
     "deberta-no-part": BackboneSpec("deberta-v2", {"pos_att_type": None}),
+    "deberta-conv": BackboneSpec("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    "deberta-conv-groups": BackboneSpec(
+        "deberta-v2", {"conv_kernel_size": 5, "conv_groups": 4, **_BUCKETS}, dtype="BF16"
+    ),
 }
 # One of each family, which tests of graphs, passes, plans and streams go through.
 DECODERS = (
@@ -218,7 +241,7 @@ DECODERS = (
     "olmo2",
     "phi3-longrope",
 )
-ENCODERS = ("bert", "roberta", "modernbert", "deberta")
+ENCODERS = ("bert", "roberta", "modernbert", "deberta-conv")
 FAMILIES = (*DECODERS, *ENCODERS)
 
 _TINY: dict[str, Any] = {
@@ -234,7 +257,15 @@ _TINY_DECODER = {**_TINY, "num_key_value_heads": 2, "rms_norm_eps": 0.01}
 _ENDS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _TINY_GEMMA = {**_TINY_DECODER, "head_dim": 24, "sliding_window": 8, "tie_word_embeddings": True}
 # Models that read images too -> the model_type of their text part, and of what reads images.
-MULTIMODAL = {"gemma3": ("gemma3_text", "siglip_vision_model"), "mistral3": ("mistral", "pixtral")}
+MULTIMODAL = {
+    "gemma3": ("gemma3_text", "siglip_vision_model"),
+    "mistral3": ("mistral", "pixtral"),
+    "llava": ("llama", "clip_vision_model"),
+    "llava_next": ("granite", "clip_vision_model"),
+    "llava_onevision": ("qwen2", "siglip_vision_model"),
+    "vipllava": ("llama", "clip_vision_model"),
+    "internvl": ("qwen3", "internvl_vision"),
+}
 TINY_VISION = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "head_dim": 8, "image_size": 8, "patch_size": 4,

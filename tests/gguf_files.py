@@ -83,6 +83,19 @@ def _quantized(array: np.ndarray, stored: gguf.GGMLQuantizationType) -> np.ndarr
     return blocks.reshape(len(array), -1)
 
 
+def random_rows(kind: str, rows: int, channels: int) -> np.ndarray:
+    """Stored rows of a quantized type, uint8 [rows, bytes]: any whose values are all finite."""
+    stored, rng = gguf.GGMLQuantizationType[kind], np.random.default_rng(0)
+    values, size = gguf.GGML_QUANT_SIZES[stored]
+    blocks = np.zeros((rows * channels // values, size), np.uint8)
+    made = np.zeros(len(blocks), bool)
+    with np.errstate(all="ignore"):
+        while not made.all():
+            blocks[~made] = rng.integers(0, 256, (np.count_nonzero(~made), size), np.uint8)
+            made = np.isfinite(gguf.dequantize(blocks, stored)).all(axis=1)
+    return blocks.reshape(rows, -1)
+
+
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     adder = {**kinds, str: writer.add_string}.get(type(value), writer.add_array)

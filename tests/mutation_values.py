@@ -104,7 +104,7 @@ SHAPES = (
     "conv_kernel_size", "max_relative_positions", "share_att_key", "pos_att_type",
     "position_biased_input", "relative_attention", "norm_rel_ebd",
 )  # fmt: skip
-OF_TENSORS = ("from config.json", "which config.json calls for", "short_factor")
+OF_TENSORS = ("by the config", "which the config calls for", "short_factor")
 ROPES: Sequence[dict[str, Any]] = (
     {"rope_type": "default"},
     {"type": "linear", "factor": 2.0},

@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from backbones import MULTIMODAL
+
 Pooling = Literal["residual_mean", "mlp_mean"]
 
 # Where a block's MLP ends, before the residual add, in the models that are not Llama's like.
@@ -26,8 +28,7 @@ _MLPS = {
     "roberta": "roberta.encoder.layer.{}.output.dense",
     "xlm-roberta": "roberta.encoder.layer.{}.output.dense",
     "deberta-v2": "deberta.encoder.layer.{}.output.dense",
-    "gemma3": "model.language_model.layers.{}.mlp",
-    "mistral3": "model.language_model.layers.{}.mlp",
+    **dict.fromkeys(MULTIMODAL, "model.language_model.layers.{}.mlp"),
 }
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from backbones import BackboneSpec
-from gguf_files import write_gguf
+from gguf_files import random_rows, write_gguf
 from guards import load_guard
 from models import make_artifact, make_backbone
 from siren_export.export import export_bundle
@@ -25,20 +25,11 @@ MATRICES = 4 * 7
 Folders = Callable[[str], Path]
 
 
-def random_rows(kind: str, rows: int = 12) -> np.ndarray:
-    """Bytes of rows of 512 values, whose float16s are all finite."""
-    values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    data = np.random.default_rng(0).integers(0, 256, (rows, 512 // values, size), np.uint8)
-    data[:, :, 1] &= 0x3B  # the high byte of the scale, and of what is beside it
-    data[:, :, 3] &= 0x3B
-    return data.reshape(rows, -1)
-
-
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_blocks_taken_apart_make_the_values_of_the_matrix(kind: str) -> None:
     bits, has_minimums = LAYOUTS[kind]
     stored = gguf.GGMLQuantizationType[kind]
-    data = random_rows(kind)
+    data = random_rows(kind, 12, 512)
     blocks = unpack(data, stored)
     assert (blocks.minimums is not None) == has_minimums
     assert blocks.integers.max() == 2**bits - 1
@@ -103,13 +94,25 @@ def test_what_is_not_in_blocks_is_rounded(backbone_folder: Folders, tmp_path: Pa
     assert export_bundle(head, folder, tmp_path / "other", precision="int4").carried_over == 0
 
 
+def exported(folder: Path, backbone: Path, head: Path, target: str) -> str:
+    """What `siren export` says of an int4 bundle at `folder`."""
+    arguments = ["export", head, "--backbone", backbone, "-o", folder, "--precision", "int4"]
+    arguments += ["--target", target, "--no-verify"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
 def test_the_command_says_how_many_matrices_were_carried_over(
     backbone_folder: Folders, tmp_path: Path
 ) -> None:
     path = write_gguf(tmp_path / "model.gguf", backbone_folder("llama"), types={"blk": "Q4_0"})
     head = make_artifact(tmp_path / "head", backbone_folder("llama"))
-    arguments = ["export", head, "--backbone", path, "-o", tmp_path / "b", "--precision", "int4"]
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == 0, result.stderr
-    assert f"carried over: {MATRICES} matrices" in result.stderr
+    said = exported(tmp_path / "b", path, head, "onnxruntime")
+    assert f"carried over: {MATRICES} matrices" in said
     assert load_guard(tmp_path / "b").manifest.carried_over == MATRICES
+    said = exported(tmp_path / "rtx", path, head, "tensorrt-rtx")
+    assert "carried over: no matrix" in said
+    assert "rounded anew for tensorrt-rtx" in said
+    folder = backbone_folder("llama")
+    assert "carried over" not in exported(tmp_path / "folder", folder, head, "tensorrt-rtx")

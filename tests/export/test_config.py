@@ -9,6 +9,7 @@ from transformers import AutoConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from siren_export.families.bert import Bert
+from siren_export.families.deberta import Deberta
 from siren_export.families.gemma import Gemma
 from siren_export.families.llama import Llama
 from siren_export.families.registry import SUPPORTED, parse_config
@@ -205,22 +206,19 @@ def test_both_forms_of_gemmas_two_ropes_read_alike():
     assert (gemma3().rope.theta, gemma3().window_rope.theta) == (1e6, 1e4)
 
 
-def test_the_text_part_of_a_model_of_images_is_read():
-    text = {"hidden_size": 2560, "num_hidden_layers": 34, "model_type": "gemma3_text"}
-    config = parse_config(
-        {"model_type": "gemma3", "text_config": text, "vision_config": {"image_size": 896}},
-        "config.json",
-    )
-    assert isinstance(config, Gemma)
-    assert (config.hidden_size, config.blocks, config.vocab_size) == (2560, 34, 262208)
-    with pytest.raises(CheckpointError, match=r"text_config: unknown keys"):
-        parse_config({"model_type": "gemma3", "text_config": {"new_key": 1}}, "config.json")
+@pytest.mark.parametrize("model_type", ["granite", "smollm3", "olmo2", "phi3"])
+def test_heads_may_be_as_wide_as_their_key_says(model_type):
+    plain = {**DECODER, "model_type": model_type, "pad_token_id": 0}
+    for keys, width in (({}, 16), ({"head_dim": None}, 16), ({"head_dim": 24}, 24)):
+        assert parse_config({**plain, **keys}, "config.json").head_dim == width
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss"])
-def test_mixtures_of_experts_are_refused_with_what_they_would_need(model_type):
-    with pytest.raises(CheckpointError, match=r"mixture of experts.*router"):
-        parse_config({**DECODER, "model_type": model_type}, "config.json")
+@pytest.mark.parametrize("width", [-1, 0])
+def test_a_deberta_whose_convolution_has_no_width_has_none(width):
+    keys = {"conv_kernel_size": width, "conv_act": "mish", "conv_groups": 7}
+    config = parse_config({**DEBERTA, **keys}, "config.json")
+    assert isinstance(config, Deberta)
+    assert config.convolution is None
 
 
 def test_longrope_is_exact_up_to_the_context_of_its_short_factors():
@@ -263,7 +261,7 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**DECODER, "num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({**DECODER, "head_dim": 15}, "head_dim 15 is odd"),
         ({**DECODER, "rms_norm_eps": 0}, "rms_norm_eps"),
-        ({**DECODER, "rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({**DECODER, "rope_scaling": {"rope_type": "dynamic"}}, "rope type 'dynamic'"),
         ({**DECODER, "rope_parameters": {"factor": "big"}}, "rope parameters"),
         ({**DECODER, "is_causal": False}, "is_causal is false"),
         ({**DECODER, "model_type": "qwen3", "is_causal": None}, "is_causal is null"),
@@ -276,8 +274,8 @@ def test_an_encoder_reads_no_further_than_its_positions():
             "rope_scaling and rope_parameters contradict",
         ),
         (
-            {**DECODER, "rope_scaling": {"rope_type": "yarn"}, "rope_parameters": {"factor": 1.0}},
-            "rope type 'yarn'",
+            {**DECODER, "rope_scaling": {"type": "dynamic"}, "rope_parameters": {"factor": 1.0}},
+            "rope type 'dynamic'",
         ),
         (
             {**DECODER, "rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}},
@@ -308,10 +306,8 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**GEMMA, "sliding_window": None}, "sliding_window is null"),
         ({**GEMMA, "layer_types": ["chunked_attention"] * 26}, "layer_types holds 'chunked"),
         ({**GEMMA, "rope_parameters": {"rope_theta": 1.0}}, "rope_parameters has 'rope_theta'"),
-        ({**GEMMA, "rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({**GEMMA, "rope_scaling": {"rope_type": "dynamic"}}, "rope type 'dynamic'"),
         ({**GEMMA, "model_type": "gemma2", "rope_local_base_freq": 1.0}, "rope_local_base_freq"),
-        ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, "is read with gemma3"),
-        ({"model_type": "gemma3"}, "text_config"),
         ({**GEMMA, "rope_scaling": {"type": "linear", "factor": 8.0}}, "a type and no rope_type"),
         ({**MODERN, "rope_scaling": {"type": "linear", "factor": 8.0}}, "a type and no rope_type"),
         (
@@ -349,7 +345,9 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**ENCODER, "model_type": "roberta", "pad_token_id": None}, "pad_token_id is null"),
         ({**MODERN, "local_attention": 0}, "local_attention"),
         ({**MODERN, "layer_types": ["chunked_attention"] * 22}, "layer_types holds 'chunked"),
-        ({**DEBERTA, "conv_kernel_size": 3}, "conv_kernel_size is 3"),
+        ({**DEBERTA, "conv_kernel_size": 4}, "conv_kernel_size is 4; expected an odd number"),
+        ({**DEBERTA, "conv_kernel_size": 3, "conv_groups": 7}, "conv_groups is 7; expected a div"),
+        ({**DEBERTA, "conv_kernel_size": 3, "conv_act": "mish"}, "conv_act is 'mish'; expected"),
         ({**DEBERTA, "position_buckets": 1}, "position_buckets is 1"),
         ({**DEBERTA, "relative_attention": False}, "relative_attention is False"),
         ({**DEBERTA, "pos_att_type": ["p2p"]}, "pos_att_type holds 'p2p'"),

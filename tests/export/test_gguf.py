@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from backbones import BACKBONES, BackboneSpec
 from gguf_files import write_gguf
 from models import make_artifact, make_backbone
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify import gguf_reference
 from siren_runtime import Guard
@@ -225,6 +227,22 @@ def test_qwen3s_heads_are_as_wide_as_the_header_says(
     with pytest.raises(RuntimeError):  # transformers takes 128, its default
         theirs(path)
     assert gguf_reference.read_config(load_checkpoint(path)).ours == ("head_dim",)
+
+
+def test_a_tensor_that_is_missing_is_missed_in_the_file_and_in_no_config_json(
+    backbone_folder: Folders, tmp_path: Path
+) -> None:
+    """A bias in one block says that all have one."""
+    path = write_gguf(
+        tmp_path / "model.gguf",
+        backbone_folder("llama"),
+        change=lambda writer: writer.add_tensor("blk.1.attn_q.bias", np.ones((64,), np.float32)),
+    )
+    head = load_artifact(str(make_artifact(tmp_path / "head", backbone_folder("llama"))))
+    with pytest.raises(CheckpointError, match=r"q_proj\.bias' is missing") as refusal:
+        export_bundle(head, load_checkpoint(path), tmp_path / "bundle")
+    assert str(path) in str(refusal.value)
+    assert "config.json" not in str(refusal.value)
 
 
 def test_an_export_without_the_gguf_package_says_what_to_install(

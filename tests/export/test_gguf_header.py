@@ -274,7 +274,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "part": ({"split.count": 3}, "split.count is 3"),
     "old blocks": ({"general.quantization_version": 1}, "general.quantization_version is 1"),
     "experts": ({"llama.expert_count": 8}, "llama.expert_count is 8"),
-    "yarn": ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
+    "longrope": ({"llama.rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
     "attention factor": ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor is 1.5"),
     "part of a head": ({"llama.rope.dimension_count": 8}, "the whole head of 16 must rotate"),
     "wide values": ({"llama.attention.value_length": 32}, "attention.value_length is 32"),

@@ -79,6 +79,13 @@ _PHI: dict[str, Any] = {
     "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
     "use_cache": True, "vocab_size": 200064,
 }  # fmt: skip
+_IMAGES: dict[str, Any] = {
+    "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100,
+    "image_token_index": 32000, "projector_hidden_act": "gelu", "tie_word_embeddings": False,
+    "torch_dtype": "float16", "transformers_version": "4.36.0.dev0",
+    "vision_config": {"model_type": "clip_vision_model"}, "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default", "vocab_size": 32064,
+}  # fmt: skip
 _VISION = {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -145,6 +152,47 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16", "vision_config": {"model_type": "pixtral"},
         "vision_feature_layer": -1,
     },
+    "llava-1.5-7b": {
+        **_IMAGES, "model_type": "llava", "pad_token_id": 32001,
+        "text_config": {
+            "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+            "torch_dtype": "float16", "vocab_size": 32064,
+        },
+    },
+    "llava-v1.6-mistral-7b": {
+        **_IMAGES, "image_grid_pinpoints": [[336, 672], [672, 336]], "image_seq_length": 576,
+        "model_type": "llava_next", "use_image_newline_parameter": True,
+        "text_config": {
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
+            "sliding_window": None, "torch_dtype": "bfloat16", "vocab_size": 32064,
+        },
+    },
+    "llava-onevision-qwen2-0.5b": {
+        **_IMAGES, "image_grid_pinpoints": [[384, 768]], "model_type": "llava_onevision",
+        "text_config": {
+            "hidden_size": 896, "intermediate_size": 4864, "max_window_layers": 24,
+            "model_type": "qwen2", "num_attention_heads": 14, "num_hidden_layers": 24,
+            "num_key_value_heads": 2, "rope_theta": 1000000.0, "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16", "vocab_size": 152000,
+        },
+        "use_image_newline_parameter": True, "video_token_index": 151647,
+        "vision_aspect_ratio": "anyres_max_9", "vision_feature_select_strategy": "full",
+    },
+    "vip-llava-7b": {
+        **_IMAGES, "model_type": "vipllava", "projector_layernorm_eps": 1e-05,
+        "text_config": {"model_type": "llama", "rms_norm_eps": 1e-05, "vocab_size": 32064},
+        "vision_feature_layers": [-2, -5, -8, -11, 6],
+    },
+    "internvl-3.5-1b": {
+        "architectures": ["InternVLForConditionalGeneration"], "downsample_ratio": 0.5,
+        "image_seq_length": 256, "image_token_id": 151671, "model_type": "internvl",
+        "projector_hidden_act": "gelu", "torch_dtype": "bfloat16",
+        "text_config": {**_QWEN, "head_dim": 128, "model_type": "qwen3", "rope_scaling": None},
+        "vision_config": {"model_type": "internvl_vision"}, "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+    },
     "granite-3.3-2b": {
         **_LLAMA, "model_type": "granite", "architectures": ["GraniteForCausalLM"],
         "attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
@@ -205,6 +253,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pooler_hidden_act": "gelu", "pooler_hidden_size": 768, "pos_att_type": "p2c|c2p",
         "position_biased_input": False, "position_buckets": 256, "relative_attention": True,
         "share_att_key": True, "type_vocab_size": 0, "vocab_size": 251000,
+    },
+    "deberta-v2-xlarge": {
+        "attention_head_size": 64, "attention_probs_dropout_prob": 0.1, "conv_act": "gelu",
+        "conv_kernel_size": 3, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 6144,
+        "layer_norm_eps": 1e-07, "max_position_embeddings": 512, "max_relative_positions": -1,
+        "model_type": "deberta-v2", "norm_rel_ebd": "layer_norm", "num_attention_heads": 24,
+        "num_hidden_layers": 24, "pos_att_type": "p2c|c2p", "position_biased_input": False,
+        "position_buckets": 256, "relative_attention": True, "share_att_key": True,
+        "type_vocab_size": 0, "vocab_size": 128100,
     },
     "minilm": {**_BERT, "_name_or_path": "nreimers/MiniLM-L6-H384-uncased"},
     "bert-base-uncased": {

@@ -24,6 +24,7 @@ from siren_export.verify.reference import (
 )
 from siren_export.verify.texts import TEXTS
 from siren_export.verify.unavailable import ReferenceUnavailable
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
@@ -251,7 +252,20 @@ def export(
             overwrite=overwrite,
             progress=bars.update,
         )
+        if _rounds_anew(checkpoint, manifest):
+            bars.say(
+                "carried over: no matrix; the blocks that the file has are rounded anew for "
+                f"{target}, where int4 for onnxruntime keeps them"
+            )
     show_summary(output, manifest, time.perf_counter() - started)
+
+
+def _rounds_anew(checkpoint: Checkpoint, manifest: Manifest) -> bool:
+    """Whether the checkpoint has matrices in blocks of few bits, and int4 keeps none of them."""
+    if manifest.precision != "int4" or manifest.carried_over:
+        return False
+    weights = checkpoint.weights
+    return any(weights.block_layout(name) is not None for name in weights.tensors)
 
 
 def _reference_checkpoint(

@@ -4,6 +4,8 @@
     for each block:
         hidden = norm(hidden + output(attention))
         hidden = norm(hidden + output(act(intermediate(hidden))))
+        if there is a convolution, the first block alone:
+            hidden = norm(hidden + conv_act(conv(embeddings)))
 
 The scores of attention say how a query suits a key, and how each suits the distance of the other:
 
@@ -22,9 +24,10 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.graph.activations import activation
+from siren_export.graph.activations import ACTIVATIONS, activation
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.convolution import Convolution
 from siren_export.graph.disentangled import Distances, disentangled_attention
 from siren_export.graph.linear import linear
 from siren_export.graph.norms import layer_norm
@@ -49,6 +52,7 @@ class Deberta:
         shared: whether distances have the matrices of queries and keys, else ones of their own.
         absolute: whether positions are added to the embeddings as well.
         normed: whether the embeddings of distances are normed.
+        convolution: of the embeddings, beside the first block, where there is one.
     """
 
     model_type: str
@@ -68,6 +72,7 @@ class Deberta:
     shared: bool
     absolute: bool
     normed: bool
+    convolution: Convolution | None
     causal = False
     context_length = None
     windows: ClassVar[Mapping[int, int]] = {}
@@ -109,7 +114,7 @@ class Deberta:
         if attention_mask is None or cache is not None:
             raise AssertionError("an encoder reads a whole text and its mask")
         weights.check_prefix("deberta.")
-        hidden = _embeddings(g, self, weights, input_ids, max_length)
+        hidden = embeddings = _embeddings(g, self, weights, input_ids, max_length)
         distances = Distances.author(g, input_ids, attention_mask, distance_rows(self, max_length))
 
         states: dict[int, ir.Value] = {}
@@ -127,6 +132,11 @@ class Deberta:
                         break
                 hidden = g.op("Add", hidden, mlp, name="mlp_residual")
                 hidden = _norm(g, self, weights, hidden, f"{name}.output.LayerNorm")
+                if block == 0 and self.convolution is not None:
+                    parts = embeddings, attention_mask, "encoder.conv.conv", self.hidden_size
+                    x = self.convolution.author(g, weights, *parts)
+                    hidden = g.op("Add", hidden, g.to_float(x), name="conv_residual")
+                    hidden = _norm(g, self, weights, hidden, "encoder.conv.LayerNorm")
             if taps.reads_residual(block):
                 states[block] = hidden
         return states
@@ -287,6 +297,9 @@ class _Config(msgspec.Struct):
     norm_rel_ebd: str = "none"
     embedding_size: Size | None = None
     attention_head_size: Size | None = None
+    conv_kernel_size: int = 0
+    conv_act: str = "tanh"
+    conv_groups: Size = 1
 
 
 # Of the pooler and of heads.
@@ -296,7 +309,7 @@ _HARMLESS = frozenset(
         "summary_hidden_size",
     }
 )  # fmt: skip
-_FIXED = {"conv_kernel_size": (0, -1), "z_steps": (0,)}
+_FIXED = {"z_steps": (0,)}
 
 
 def parse(config: Mapping[str, Any], origin: str) -> Deberta:
@@ -344,7 +357,22 @@ def parse(config: Mapping[str, Any], origin: str) -> Deberta:
         shared=raw.share_att_key,
         absolute=raw.position_biased_input,
         normed="layer_norm" in _words(raw.norm_rel_ebd),
+        convolution=_convolution(raw, origin),
     )
+
+
+def _convolution(raw: _Config, origin: str) -> Convolution | None:
+    """There is none where it is of no width; its other keys are not looked at then."""
+    if raw.conv_kernel_size < 1:
+        return None
+    for key, wrong, expected in (
+        ("conv_kernel_size", raw.conv_kernel_size % 2 == 0, "an odd number"),
+        ("conv_groups", raw.hidden_size % raw.conv_groups, f"a divisor of {raw.hidden_size}"),
+        ("conv_act", raw.conv_act not in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+    ):
+        if wrong:
+            raise CheckpointError(f"{origin}: {key} is {getattr(raw, key)!r}; expected {expected}")
+    return Convolution(raw.conv_kernel_size, raw.conv_groups, raw.conv_act)
 
 
 def _parts(pos_att_type: list[str] | str | None, origin: str) -> frozenset[str]:

@@ -27,6 +27,7 @@ class _Config(msgspec.Struct):
     num_hidden_layers: Size
     num_attention_heads: Size
     num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
     hidden_act: str = "silu"
     rms_norm_eps: PositiveFloat = 1e-6
     attention_bias: bool = False
@@ -53,7 +54,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     check_keys(config, _Config, origin, harmless=_HARMLESS)
     raw = convert(config, _Config, origin)
     kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.hidden_size // raw.num_attention_heads
+    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
     check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
     return Llama(
         model_type=raw.model_type,

@@ -34,7 +34,7 @@ MODEL_TYPES = ("olmo2",)
 
 @dataclass(frozen=True)
 class Olmo2:
-    """OLMo 2. Sizes are channels."""
+    """OLMo 2. Sizes are channels; `prefixes` may stand before the stored names of the weights."""
 
     model_type: str
     vocab_size: int
@@ -43,20 +43,17 @@ class Olmo2:
     blocks: int
     attention_heads: int
     kv_heads: int
+    head_dim: int
     hidden_act: str
     rms_norm_eps: float
     rope: Rope
     attention_bias: bool
     max_position_embeddings: int
     tied_embeddings: bool
+    prefixes: tuple[str, ...] = ("model.",)
 
     causal = True
     windows: ClassVar[Mapping[int, int]] = {}
-
-    @property
-    def head_dim(self) -> int:
-        """The channels of a head."""
-        return self.hidden_size // self.attention_heads
 
     @property
     def context_length(self) -> int:
@@ -83,7 +80,7 @@ class Olmo2:
         cache: KeyValueCache | None = None,
     ) -> dict[int, ir.Value]:
         """As `Backbone.author`; the mask is not looked at."""
-        weights.check_prefix("model.")
+        weights.check_prefix(*self.prefixes)
         table = (self.vocab_size, self.hidden_size)
         hidden = embed_tokens(g, weights, input_ids, table, tied=self.tied_embeddings)
         rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
@@ -163,6 +160,7 @@ class _Config(msgspec.Struct):
     num_hidden_layers: Size = 32
     num_attention_heads: Size = 32
     num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
     hidden_act: str = "silu"
     rms_norm_eps: PositiveFloat = 1e-5
     attention_bias: bool = False
@@ -182,7 +180,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Olmo2:
     check_keys(config, _Config, origin)
     raw = convert(config, _Config, origin)
     kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.hidden_size // raw.num_attention_heads
+    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
     check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
     return Olmo2(
         model_type=raw.model_type,
@@ -192,6 +190,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Olmo2:
         blocks=raw.num_hidden_layers,
         attention_heads=raw.num_attention_heads,
         kv_heads=kv_heads,
+        head_dim=head_dim,
         hidden_act=raw.hidden_act,
         rms_norm_eps=raw.rms_norm_eps,
         rope=parse_rope(

@@ -5,18 +5,23 @@ are read; where both are there, they must say the same, since releases of transf
 which one they take. Defaults for absent keys are those of its configuration classes.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 
 from siren_export.graph.rotary import Rope, RopeKind
+from siren_export.sources.sizes import LARGEST_SIZE
 from siren_runtime.errors import CheckpointError
 
 T = TypeVar("T")
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIZE)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Turns = Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)]
 
 
 class _Rope(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,6 +31,12 @@ class _Rope(msgspec.Struct, forbid_unknown_fields=True):
     low_freq_factor: PositiveFloat = 1.0
     high_freq_factor: PositiveFloat = 4.0
     original_max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
+    attention_factor: PositiveFloat | None = None
+    beta_fast: Turns = 32.0
+    beta_slow: Turns = 1.0
+    mscale: NotNegative | None = None
+    mscale_all_dim: NotNegative | None = None
+    truncate: bool = True
     partial_rotary_factor: float | None = None
 
 
@@ -33,6 +44,7 @@ _REQUIRED = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
 }
 
 
@@ -45,7 +57,9 @@ def convert(value: Mapping[str, Any], kind: type[T], origin: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{origin}: {error}") from None
+        key = str(error).rpartition("`$.")[2].rstrip("`")
+        found = f"; found {json.dumps(value[key])[:200]}" if key in value else ""
+        raise CheckpointError(f"{origin}: {error}{found}") from None
 
 
 def parse_rope(
@@ -87,7 +101,10 @@ def parse_rope(
     original = rope.original_max_position_embeddings
     if original is msgspec.UNSET:
         original = original_max_position_embeddings or max_position_embeddings
-    elif rope.rope_type == "llama3" and original_max_position_embeddings not in (None, original):
+    elif rope.rope_type in ("llama3", "yarn") and original_max_position_embeddings not in (
+        None,
+        original,
+    ):
         raise CheckpointError(
             f"{origin}: original_max_position_embeddings is {original_max_position_embeddings} "
             f"and {original} in {next(iter(given))}, and releases of transformers differ in which "
@@ -100,7 +117,24 @@ def parse_rope(
         low_freq_factor=rope.low_freq_factor,
         high_freq_factor=rope.high_freq_factor,
         original_max_position_embeddings=original,
+        beta_fast=rope.beta_fast,
+        beta_slow=rope.beta_slow,
+        truncate=rope.truncate,
+        scale=_yarn_scale(rope) if rope.rope_type == "yarn" else 1.0,
     )
+
+
+def _yarn_scale(rope: _Rope) -> float:
+    """Of cosines and sines, so that attention is as sharp as over the original context."""
+
+    def scale(factor: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * factor * math.log(rope.factor) + 1.0
+
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return scale(rope.mscale) / scale(rope.mscale_all_dim)
+    return scale(1.0)
 
 
 def parse_ropes(
@@ -119,7 +153,7 @@ def parse_ropes(
         scaling, thetas, default_thetas: as of `parse_rope`, by kind; the ropes have their order.
 
     Raises:
-        CheckpointError: as `parse_rope`, or a kind that there is not.
+        CheckpointError: as `parse_rope`, a kind that there is not, or a key that is not read here.
     """
     given = parameters or {}
     for keys in scaling.values():
@@ -133,7 +167,7 @@ def parse_ropes(
             f"{origin}: rope_parameters has {kind!r}; expected "
             f"{' and '.join(default_thetas)}, one rope for each kind of block"
         )
-    return [
+    ropes = [
         parse_rope(
             scaling[kind],
             convert({"rope": given.get(kind)}, _OneRope, f"{origin}: rope_parameters.{kind}").rope,
@@ -145,6 +179,12 @@ def parse_ropes(
         )
         for kind, default_theta in default_thetas.items()
     ]
+    if not all(rope.truncate for rope in ropes):
+        raise CheckpointError(
+            f"{origin}: truncate is false in the rope of a kind of block, where transformers does "
+            "not look for it; remove it"
+        )
+    return ropes
 
 
 class _OneRope(msgspec.Struct):
@@ -189,6 +229,12 @@ def _read_rope(
         raise CheckpointError(
             f"{origin}: {name}: high_freq_factor {rope.high_freq_factor} is not above "
             f"low_freq_factor {rope.low_freq_factor}"
+        )
+    if kind == "yarn" and (rope.rope_theta <= 1 or rope.beta_fast < rope.beta_slow):
+        raise CheckpointError(
+            f"{origin}: {name}: rope_theta is {rope.rope_theta}, beta_fast {rope.beta_fast} and "
+            f"beta_slow {rope.beta_slow}; 'yarn' needs a rope_theta above 1, and a beta_fast that "
+            "is no less than beta_slow"
         )
     return rope
 

@@ -30,6 +30,7 @@ class _Config(msgspec.Struct):
     num_hidden_layers: Size = 32
     num_attention_heads: Size = 32
     num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
     hidden_act: str = "silu"
     rms_norm_eps: PositiveFloat = 1e-5
     sliding_window: Size | None = None
@@ -72,7 +73,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
     kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.hidden_size // raw.num_attention_heads
+    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
     check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
     given = _given_rope(raw, origin)
     rotary_dim = int(head_dim * (given.partial_rotary_factor or 1.0))

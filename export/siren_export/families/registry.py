@@ -11,28 +11,32 @@ from siren_runtime.errors import CheckpointError
 
 from . import bert, deberta, gemma, granite, llama, modernbert, multimodal, olmo2, phi3, smollm3
 from .base import Backbone
+from .gemma import Gemma
 from .imported import ImportedBackbone
+from .llama import Llama
+from .olmo2 import Olmo2
 
-_Parse = Callable[[Mapping[str, Any], str], Backbone]
-
-_PARSERS: dict[str, _Parse] = {
+_DECODERS: dict[str, Callable[[Mapping[str, Any], str], Gemma | Llama | Olmo2]] = {
     **dict.fromkeys(llama.MODEL_TYPES, llama.parse),
     **dict.fromkeys(gemma.MODEL_TYPES, gemma.parse),
     **dict.fromkeys(granite.MODEL_TYPES, granite.parse),
     **dict.fromkeys(smollm3.MODEL_TYPES, smollm3.parse),
     **dict.fromkeys(olmo2.MODEL_TYPES, olmo2.parse),
     **dict.fromkeys(phi3.MODEL_TYPES, phi3.parse),
-    "gemma3": partial(multimodal.parse, text_type="gemma3_text", parse_text=gemma.parse),
-    "mistral3": partial(multimodal.parse, text_type="mistral", parse_text=llama.parse),
+}
+_PARSERS: dict[str, Callable[[Mapping[str, Any], str], Backbone]] = {
+    **_DECODERS,
+    **dict.fromkeys(multimodal.MODEL_TYPES, partial(multimodal.parse, parsers=_DECODERS)),
     **dict.fromkeys(bert.MODEL_TYPES, bert.parse),
     **dict.fromkeys(modernbert.MODEL_TYPES, modernbert.parse),
     **dict.fromkeys(deberta.MODEL_TYPES, deberta.parse),
 }
 SUPPORTED = tuple(_PARSERS)
-# Models whose MLP is a mixture of experts. Some call themselves otherwise.
+# Models that have experts, or may have, by their names; others are known by their counts of them.
 _EXPERTS = re.compile(
-    r".*(moe|mixtral|dbrx|deepseek_v|gpt_oss|jamba|llama4|minimax|ernie4_5_moe).*", re.DOTALL
+    r"moe|mixtral|dbrx|arctic|deepseek_v\d|dots1|gpt_oss|jamba|llama4|longcat|minimax|qwen3_next"
 )
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
@@ -43,22 +47,37 @@ def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
             setting that the authored graphs do not have.
     """
     model_type = config.get("model_type")
-    if model_type not in SUPPORTED and _EXPERTS.fullmatch(str(model_type)):
-        raise CheckpointError(
-            f"{origin}: model_type {model_type!r} is a mixture of experts, which is not "
-            "supported: it would need the router authored, a product of each token with the "
-            "matrices of its own experts, and passes that quantize those; use a dense model, or "
-            "export its graph with Optimum or onnxruntime-genai's builder and give that folder as "
-            "--backbone"
-        )
     if model_type not in SUPPORTED:
         raise CheckpointError(
-            f"{origin}: model_type {model_type!r} is not supported; supported: "
-            f"{', '.join(SUPPORTED)}"
+            f"{origin}: model_type {model_type!r} {_lacking(config, str(model_type))}"
         )
     backbone = _PARSERS[model_type](config, origin)
     check_activation(backbone.hidden_act, origin)
     return backbone
+
+
+def _lacking(config: Mapping[str, Any], model_type: str) -> str:
+    """Why a model_type that is none of `SUPPORTED` is refused, and what could be done."""
+    text = config.get("text_config")
+    parts = (config, text) if isinstance(text, Mapping) else (config,)
+    counts = [part[key] for part in parts for key in _COUNTS if part.get(key) is not None]
+    graph = (
+        "export its graph with Optimum or onnxruntime-genai's builder and give that folder as "
+        "--backbone"
+    )
+    if any(counts) or (not counts and _EXPERTS.search(model_type)):
+        return (
+            "is a mixture of experts, which is not supported: it would need the router authored, "
+            "a product of each token with the matrices of its own experts, and passes that "
+            f"quantize those; use a dense model, or {graph}"
+        )
+    if _EXPERTS.search(model_type):
+        return (
+            "is not supported: its blocks may have experts or Mamba layers, though this config "
+            "counts no experts, and none of its kind is authored here; use another model, or "
+            f"{graph}"
+        )
+    return f"is not supported; supported: {', '.join(SUPPORTED)}"
 
 
 def backbone_of(checkpoint: Checkpoint) -> Backbone | ImportedBackbone:

@@ -18,8 +18,9 @@ from siren_export.heads.together import HeadSet, head_set
 from siren_export.sources.onnx_blocks import Block, TransformerGraph
 from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec
 from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.reader import sha256
 from siren_runtime.errors import ArtifactError, CheckpointError
-from siren_runtime.generation.folder import GenaiFolder, engine_digest, read_folder, sha256
+from siren_runtime.generation.folder import GenaiFolder, engine_digest, read_folder
 from siren_runtime.generation.manifest import (
     FORMAT_VERSION,
     HEAD_FILE,

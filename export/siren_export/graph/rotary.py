@@ -1,5 +1,6 @@
 """Rotary position embedding (RoFormer, arXiv 2104.09864): its frequencies, tables and use."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,15 +11,20 @@ from .builder import GraphBuilder
 from .cache import KeyValueCache
 from .weights import Weight, computed
 
-RopeKind = Literal["default", "linear", "llama3", "longrope"]
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How angles go with positions; the factors are those of "linear" and "llama3".
+    """How angles go with positions.
 
-    `factors` are of "longrope" (arXiv 2402.13753): what divides each frequency; `scale` is of the
-    cosines and sines.
+    Attributes:
+        factor: of "linear", "llama3" and "yarn".
+        low_freq_factor, high_freq_factor: of "llama3".
+        original_max_position_embeddings: the context before it was made longer.
+        factors: of "longrope" (arXiv 2402.13753), what divides each frequency.
+        beta_fast, beta_slow, truncate: of "yarn".
+        scale: of the cosines and sines, of "yarn" and "longrope".
     """
 
     theta: float
@@ -28,6 +34,9 @@ class Rope:
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
     factors: tuple[float, ...] = ()
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
     scale: float = 1.0
 
 
@@ -56,7 +65,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     """Rotary angular frequencies, float32 [head_dim / 2].
 
     "linear" divides them by the factor (arXiv 2306.15595); "llama3" divides the low ones only and
-    blends in between, as Llama 3.1 was trained; "longrope" divides each by its own.
+    blends in between, as Llama 3.1 was trained; so does "yarn" between other bounds; "longrope"
+    divides each by its own.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.asarray(1.0 / np.float32(rope.theta) ** exponents, np.float32)
@@ -67,9 +77,34 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
         span = rope.high_freq_factor - rope.low_freq_factor
         keep = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
         frequencies = keep * frequencies + (1 - keep) * frequencies / rope.factor
+    elif rope.kind == "yarn":
+        divided = _divided_by_yarn(rope, head_dim)
+        frequencies = (1 - divided) * frequencies + divided * frequencies / np.float32(rope.factor)
     elif rope.kind == "longrope":
         frequencies = np.divide(frequencies, np.array(rope.factors), dtype=np.float32)
     return np.asarray(frequencies, np.float32)
+
+
+def _divided_by_yarn(rope: Rope, head_dim: int) -> np.ndarray:
+    """How much of each frequency is divided: 0 of the high ones, 1 of the low, a ramp between.
+
+    It begins at the pair of channels that turns `beta_fast` times over the original context, and
+    ends at the one that turns `beta_slow` times (YaRN, arXiv 2309.00071, section 3.2); where these
+    are cut off is transformers' way.
+    """
+
+    def pair_of(turns: float) -> float:
+        context = rope.original_max_position_embeddings / (turns * 2 * math.pi)
+        return head_dim * math.log(context) / (2 * math.log(rope.theta))
+
+    first, last = pair_of(rope.beta_fast), pair_of(rope.beta_slow)
+    if rope.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    last = last + 0.001 if first == last else last
+    pairs = np.arange(head_dim // 2, dtype=np.float32)
+    ramp: np.ndarray = np.clip((pairs - np.float32(first)) / np.float32(last - first), 0, 1)
+    return ramp
 
 
 def rotary_tables(

@@ -146,7 +146,7 @@ class BackboneWeights:
             ):
                 raise CheckpointError(
                     f"{self.source.source}: tensor {tensor.name!r} is stored under {before!r}; a "
-                    f"model of config.json's model_type has {' or '.join(map(repr, prefixes))} or "
+                    f"model of the config's model_type has {' or '.join(map(repr, prefixes))} or "
                     "nothing there"
                 )
 
@@ -162,13 +162,13 @@ class BackboneWeights:
         tensor = self.source.tensors.get(name)
         if tensor is None:
             raise CheckpointError(
-                f"{self.source.source}: tensor {name!r} is missing, which config.json calls "
-                f"for with shape {list(shape)}"
+                f"{self.source.source}: tensor {name!r} is missing, which the config calls for "
+                f"with shape {list(shape)}"
             )
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
                 f"{self.source.source}: tensor {name!r} has shape {list(tensor.shape)}, "
-                f"expected {list(shape)} from config.json"
+                f"expected {list(shape)} by the config"
             )
 
     def _cast(

@@ -29,14 +29,19 @@ from siren_runtime.bundle.graphs import (
 
 from .contract import add_inputs, build
 
+# The rotary tables of a stream are made as long as it may get. What is longer than the context of
+# most models has them grow with a number that hardly a machine has the memory to make use of: at
+# this length SmolLM2's keys and values take 6 GB, and those of Qwen3-0.6B 30 GB.
+LONGEST_STREAM = 131_072
+
 
 def context_length(artifact: Artifact, backbone: StateSource) -> int | None:
-    """How many tokens a stream may hold: the backbone's context, at least the head's limit.
+    """How many tokens a stream may hold: the backbone's context, or `LONGEST_STREAM` of it.
 
-    None where the backbone's family cannot stream.
+    At least the head's limit. None where the backbone's family cannot stream.
     """
     context = backbone.context_length
-    return None if context is None else max(context, artifact.max_length)
+    return None if context is None else max(min(context, LONGEST_STREAM), artifact.max_length)
 
 
 def cache_spec(backbone: Backbone, blocks: int, compute: ir.DataType, context: int) -> CacheSpec:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from siren_export.sources.local_file import read_json
+from siren_export.sources.sizes import LARGEST_SIZE
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import NOTICE_FILE
@@ -32,7 +33,6 @@ _READERS: dict[str, Callable[[Path], Head]] = {
 }
 
 _FILES = (CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE, NOTICE_FILE)
-_INT32_MAX = 2**31 - 1
 
 
 class _Task(msgspec.Struct):
@@ -50,7 +50,7 @@ class _Label(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Inference(msgspec.Struct):
-    max_length: Annotated[int, Meta(ge=1, le=_INT32_MAX)]
+    max_length: Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
     default_threshold: Probability
     labels: dict[str, _Label] = {}
 
@@ -121,7 +121,7 @@ def check_same_head(folder: Path, name: str, spec: HeadSpec) -> None:
 
 def _decision(inference: _Inference, head: Head, path: Path) -> Decision:
     """How the head decides; of labels that are named, each by its own threshold."""
-    expected = head.spec.labels if head.spec.activation == "sigmoid" else []
+    expected = head.spec.labels if head.spec.has_labels else []
     found = inference.labels
     if found and set(found) != set(expected):
         raise ArtifactError(

@@ -10,6 +10,7 @@ import numpy as np
 from siren_runtime.errors import CheckpointError
 
 from .gguf_file import Value, shown
+from .sizes import LARGEST_SIZE
 
 T = TypeVar("T")
 
@@ -30,10 +31,10 @@ class Header:
         return key in self._values
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """An integer of at least 1, and of at most 2^31 - 1."""
+        """An integer from 1 to `LARGEST_SIZE`."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-            raise self.refusal(key, "expected a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
+            raise self.refusal(key, f"expected a whole number from 1 to {LARGEST_SIZE:,}")
         return value
 
     def token(self, key: str, tokens: int) -> int | None:

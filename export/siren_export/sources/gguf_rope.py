@@ -40,15 +40,18 @@ def read_rope(file: GgufFile, header: Header, prefix: str, head_dim: int) -> dic
         )
     theta = header.number(f"{prefix}.rope.freq_base", 10000.0)
     scaling = f"{prefix}.rope.scaling"
-    header.only(f"{scaling}.type", "none", "linear")
+    header.only(f"{scaling}.type", "none", "linear", "yarn")
     header.only(f"{scaling}.attn_factor", 1.0)
     header.note(f"{scaling}.finetuned", f"{scaling}.original_context_length")
+    kind = header.text(f"{scaling}.type", "linear")
     # A factor without a type is that of the linear one; `scale_linear` is its older name.
     factor = header.number(f"{prefix}.rope.scale_linear", 1.0)
     factor = header.number(f"{scaling}.factor", factor)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-    if header.text(f"{scaling}.type", "linear") == "linear" and factor != 1.0:
+    if kind == "linear" and factor != 1.0:
         rope |= {"rope_type": "linear", "factor": factor}
+    elif kind == "yarn":
+        rope |= {"rope_type": "yarn", "factor": factor, **_yarn(header, prefix)}
     if ROPE_FACTORS in file.tensors:
         if rope["rope_type"] != "default":
             raise CheckpointError(
@@ -57,6 +60,21 @@ def read_rope(file: GgufFile, header: Header, prefix: str, head_dim: int) -> dic
             )
         rope |= {"rope_type": "llama3", **_llama3(file, theta, head_dim)}
     return rope
+
+
+def _yarn(header: Header, prefix: str) -> dict[str, Any]:
+    """What YaRN needs beside a factor. llama.cpp sharpens attention by the factor alone."""
+    scaling = f"{prefix}.rope.scaling"
+    for key in ("yarn_ext_factor", "yarn_attn_factor"):
+        header.only(f"{scaling}.{key}", 1.0)
+    context = header.integer(f"{prefix}.context_length")
+    return {
+        "original_max_position_embeddings": header.integer(
+            f"{scaling}.original_context_length", context
+        ),
+        "beta_fast": header.number(f"{scaling}.yarn_beta_fast", 32.0),
+        "beta_slow": header.number(f"{scaling}.yarn_beta_slow", 1.0),
+    }
 
 
 def _llama3(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any]:

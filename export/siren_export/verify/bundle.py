@@ -53,7 +53,7 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
         ):
             report = verify_scores(guard, reference, bound, progress)
         report = msgspec.structs.replace(report, reason=note)
-    if "stream" in manifest.graphs:
+    if manifest.streams:
         report = with_stream_verification(bundle, tokenizer, report, bound)
     if manifest.cascade is not None:
         report = with_exit_verification(bundle, tokenizer, report, bound, reference)
@@ -66,7 +66,7 @@ def _untempered(manifest: Manifest) -> Manifest:
     A reference knows none of them, but for those of labels, which the artifact states.
     """
     for name, head in manifest.heads.items():
-        if head.activation != "sigmoid":
+        if not head.has_labels:
             decision = msgspec.structs.replace(manifest.decision(name), temperature=1.0)
             manifest = manifest.deciding(name, decision)
     return manifest

@@ -7,8 +7,8 @@ import msgspec
 
 from siren_export.passes.table import Bound
 from siren_runtime.backends.batching import right_pad
-from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
-from siren_runtime.backends.outputs import FloatArray, TokenArray
+from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
+from siren_runtime.backends.outputs import BoolArray, FloatArray, TokenArray
 from siren_runtime.bundle.graphs import exit_spec
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification

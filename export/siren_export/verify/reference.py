@@ -23,8 +23,16 @@ from siren_runtime.errors import ArtifactError, CheckpointError
 from . import rows
 from .gguf_reference import read_model, read_tokenizer
 from .texts import TEXTS, added_tokens, digest, own_texts
-from .trajectories import Example, agent_siren_scores, with_own
+from .tokens import their_tokenizer
+from .trajectories import (
+    Example,
+    agent_guard,
+    agent_guard_over,
+    agent_siren_scores,
+    with_own,
+)
 from .trajectories import digest as trajectory_digest
+from .transformers_states import llm_siren_loads, load_states
 from .unavailable import ReferenceUnavailable
 
 
@@ -63,7 +71,9 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LlmSiren:
     """The head's official runtime, run in float32 on this machine.
 
-    Code that the checkpoint names is run where the checkpoint was opened with trust in it.
+    What it does not load by itself it is handed, as transformers loads it: a GGUF file, and the
+    classes of `siren_export.verify.transformers_states`. Code that the checkpoint names is run
+    where the checkpoint was opened with trust in it.
     """
 
     artifact: Artifact
@@ -88,12 +98,9 @@ class LlmSiren:
         spec = self.artifact.head.spec
         plain = spec.activation == "softmax" and not spec.categories
         of_heads = [*heads][1:] if plain else [*heads]
-        model_type = self.checkpoint.config["model_type"]
-        if self.artifact.head.spec.pooling == "mlp_mean" and model_type == "bert":
-            raise ReferenceUnavailable("llm-siren cannot read mlp_mean from BERT")
         self._check_usable()
         try:
-            guard, given = self._load()
+            guard, called = self._load()
             guards = {name: rows.of_head(guard, heads[name]) for name in of_heads}
         except (CheckpointError, ReferenceUnavailable):
             raise
@@ -114,7 +121,7 @@ class LlmSiren:
                 ) from error
             progress("reference", done, len(texts))
         return Reference(
-            name=_name(given),
+            name=called,
             head=head_hash(self.artifact),
             texts=digest(),
             scores=scores[: len(TEXTS)],
@@ -129,11 +136,14 @@ class LlmSiren:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 self._write_local_artifact(Path(folder))
-                scores = agent_siren_scores(Path(folder), self.checkpoint, max_length, progress)
+                guard, called = self._load_agents(Path(folder))
+                scores = agent_siren_scores(guard, max_length, progress)
+        except (CheckpointError, ReferenceUnavailable):
+            raise
         except Exception as error:  # whatever transformers raises at a model it cannot load
             raise ReferenceUnavailable(f"llm-siren cannot score with the guard: {error}") from error
         head, texts = head_hash(self.artifact), trajectory_digest()
-        return Reference(_name(""), head, texts, scores, task="trajectory", max_length=max_length)
+        return Reference(called, head, texts, scores, task="trajectory", max_length=max_length)
 
     def _check_usable(self) -> None:
         """See that llm-siren is here and has the memory, and let it report nothing."""
@@ -149,9 +159,14 @@ class LlmSiren:
         transformers.logging.disable_progress_bar()
 
     def _load(self) -> tuple[Any, str]:
-        """The guard, and what of its backbone is not as transformers reads it."""
+        """The guard, and what the reference is called that it gives."""
         if self.checkpoint.is_gguf:
             return self._load_gguf()
+        pooling = self.artifact.head.spec.pooling
+        if not llm_siren_loads(self.checkpoint, pooling):
+            model, called = load_states(self.checkpoint, pooling)
+            tokenizer = their_tokenizer(self.checkpoint)
+            return rows.llm_siren_guard(self.artifact, model, tokenizer), called
         import torch
         from siren_guard import SirenGuard
 
@@ -163,7 +178,7 @@ class LlmSiren:
                 dtype=torch.float32,
                 trust_remote_code=self.checkpoint.remote_code is not None,
             )
-        return guard, ""
+        return guard, _name("")
 
     def _load_gguf(self) -> tuple[Any, str]:
         """As `_load`: llm-siren opens folders only, so it is handed what transformers read."""
@@ -177,7 +192,18 @@ class LlmSiren:
         model, tokenizer = read_model(self.checkpoint), read_tokenizer(self.checkpoint)
         guard = rows.llm_siren_guard(self.artifact, model.made, tokenizer.made)
         given = ", ".join((*model.ours, *tokenizer.ours))
-        return guard, f"; of the GGUF file it does not read {given}" if given else ""
+        return guard, _name(f"; of the GGUF file it does not read {given}" if given else "")
+
+    def _load_agents(self, folder: Path) -> tuple[Any, str]:
+        """As `_load`, for trajectories; `folder` is of `_write_local_artifact`."""
+        called, pooling = _name(""), self.artifact.head.spec.pooling
+        if self.checkpoint.is_gguf:
+            model = read_model(self.checkpoint).made.model
+            return agent_guard_over(folder, model, read_tokenizer(self.checkpoint).made), called
+        if not llm_siren_loads(self.checkpoint, pooling):
+            model, called = load_states(self.checkpoint, pooling)
+            return agent_guard_over(folder, model, their_tokenizer(self.checkpoint)), called
+        return agent_guard(folder, trust_code=self.checkpoint.remote_code is not None), called
 
     def _write_local_artifact(self, folder: Path) -> None:
         """The same head as llm-siren takes it, its backbone named by the local folder."""

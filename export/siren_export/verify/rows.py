@@ -76,7 +76,7 @@ def row(guard: Any, artifact: Artifact, text: str) -> list[float]:
         orders = torch.sigmoid(_polynomial(artifact.head, features[0])).tolist()
         return [orders[-1], *orders]
     spec = artifact.head.spec
-    if spec.activation == "sigmoid":
+    if spec.has_labels:
         temperatures = [label.temperature for label in artifact.decision.labels] or [1.0]
         probabilities = torch.sigmoid(logits / torch.tensor(temperatures)).tolist()
         return [max(probabilities), *probabilities]

@@ -34,7 +34,7 @@ def with_stream_verification(
     text, by parts in 10 million, and where that carries an activation over the middle of a step,
     what follows is rounded anew. Then two readings of a text differ as two roundings do.
     """
-    if bundle.manifest.task == "trajectory":
+    if bundle.manifest.is_trajectory:
         differences = _of_trajectories(bundle, tokenizer)
         return _reported(report, bound, len(TRAJECTORIES), differences)
     bundle = replace(bundle, manifest=_unsmoothed(bundle.manifest))

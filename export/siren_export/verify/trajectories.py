@@ -17,7 +17,6 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_runtime.text.trajectory import trajectory_of
 from siren_runtime.text.trajectory_reading import TrajectoryReader
 
-from .gguf_reference import read_model, read_tokenizer
 from .tokens import their_tokenizer
 from .unavailable import ReferenceUnavailable
 
@@ -97,15 +96,8 @@ def digest() -> str:
     return hashlib.sha256(json.dumps(TRAJECTORIES).encode()).hexdigest()
 
 
-def agent_siren_scores(
-    folder: Path, checkpoint: Checkpoint, max_length: int, progress: Progress
-) -> list[float]:
-    """What llm-siren scores in float32, of the trajectories that `with_own` gives.
-
-    Args:
-        folder: of the artifact, its backbone named by a local folder.
-    """
-    guard = _guard_of_gguf(folder, checkpoint) if checkpoint.is_gguf else _guard(folder, checkpoint)
+def agent_siren_scores(guard: Any, max_length: int, progress: Progress) -> list[float]:
+    """What llm-siren's guard scores, of the trajectories that `with_own` gives."""
     scores, examples = [], with_own(max_length)
     for done, example in enumerate(examples, start=1):
         scores.append(guard.score_trajectory(**example).score)
@@ -113,20 +105,18 @@ def agent_siren_scores(
     return scores
 
 
-def _guard(folder: Path, checkpoint: Checkpoint) -> Any:
+def agent_guard(folder: Path, *, trust_code: bool) -> Any:
+    """llm-siren's guard of an artifact's folder, whose backbone is a local folder, in float32."""
     import torch
     from siren_guard import AgentSirenGuard
 
     return AgentSirenGuard.from_pretrained(
-        str(folder),
-        device="cpu",
-        dtype=torch.float32,
-        trust_remote_code=checkpoint.remote_code is not None,
+        str(folder), device="cpu", dtype=torch.float32, trust_remote_code=trust_code
     )
 
 
-def _guard_of_gguf(folder: Path, checkpoint: Checkpoint) -> Any:
-    """llm-siren opens folders only, so it is handed what transformers reads, without early exit.
+def agent_guard_over(folder: Path, model: Any, tokenizer: Any) -> Any:
+    """llm-siren's guard over a decoder and tokenizer that are open, without early exit.
 
     The blocks above and the final norm do not change the state behind a block below the last.
     """
@@ -136,7 +126,6 @@ def _guard_of_gguf(folder: Path, checkpoint: Checkpoint) -> Any:
 
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     tensors = load_file(folder / WEIGHTS_FILE)
-    model, tokenizer = read_model(checkpoint).made.model, read_tokenizer(checkpoint).made
     if config["siren_module"]["early_exit_blocks"] == model.config.num_hidden_layers:
         model.norm = torch.nn.Identity()
     rest = model, tokenizer, torch.device("cpu"), torch.float32, False

@@ -1,0 +1,119 @@
+"""Of a model that reads images too, the text part is read: its config and its weights."""
+
+import shutil
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+from transformers import AutoConfig
+
+from siren_export.families.gemma import Gemma
+from siren_export.families.llama import Llama
+from siren_export.families.multimodal import MODEL_TYPES
+from siren_export.families.olmo2 import Olmo2
+from siren_export.families.registry import parse_config
+from siren_export.graph.weights import BackboneWeights
+from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.errors import CheckpointError
+
+DECODERS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite", "smollm3", "olmo2",
+    "phi3",
+)  # fmt: skip
+
+
+def text_part(model_type: str, **keys: Any) -> Gemma | Llama | Olmo2:
+    config = parse_config({"model_type": model_type, **keys}, "config.json")
+    assert isinstance(config, Gemma | Llama | Olmo2)
+    return config
+
+
+@pytest.mark.parametrize("outer", MODEL_TYPES)
+def test_an_empty_text_config_is_the_one_that_transformers_takes(outer):
+    expected = AutoConfig.for_model(outer, text_config={}).text_config
+    found = text_part(outer, text_config={})
+    assert found.model_type == expected.model_type
+    assert (found.vocab_size, found.hidden_size) == (expected.vocab_size, expected.hidden_size)
+
+
+@pytest.mark.parametrize("text", DECODERS)
+def test_every_decoder_may_be_the_text_part_and_what_it_leaves_out_is_as_in_transformers(text):
+    expected = AutoConfig.for_model("llava", text_config={"model_type": text}).text_config
+    found = text_part("llava", text_config={"model_type": text})
+    for ours, theirs in (
+        ("vocab_size", "vocab_size"),
+        ("hidden_size", "hidden_size"),
+        ("intermediate_size", "intermediate_size"),
+        ("blocks", "num_hidden_layers"),
+        ("attention_heads", "num_attention_heads"),
+        ("kv_heads", "num_key_value_heads"),
+        ("rms_norm_eps", "rms_norm_eps"),
+        ("max_position_embeddings", "max_position_embeddings"),
+    ):
+        assert getattr(found, ours) == getattr(expected, theirs), ours
+
+
+def test_keys_of_images_are_not_looked_at_and_those_of_text_are():
+    images = {"image_grid_pinpoints": [[384, 768]], "vision_config": {"image_size": 896}}
+    text = {"hidden_size": 512, "num_hidden_layers": 3, "rope_theta": 5e5}
+    config = text_part("llava_next", **images, text_config=text)
+    assert isinstance(config, Llama)
+    assert (config.hidden_size, config.blocks, config.rope.theta) == (512, 3, 5e5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gemma3"}, "text_config"),
+        (
+            {"model_type": "gemma3", "text_config": {"model_type": "llama"}},
+            "text_config.model_type is 'llama'; a gemma3 is read with gemma3_text",
+        ),
+        (
+            {"model_type": "mistral3", "text_config": {"model_type": "ministral3"}},
+            "text_config.model_type is 'ministral3'; a mistral3 is read with llama or mistral",
+        ),
+        ({"model_type": "llava", "text_config": {"model_type": "bert"}}, "model_type is 'bert'"),
+        ({"model_type": "llava", "text_config": {"model_type": ["llama"]}}, "is ['llama']"),
+        ({"model_type": "llava", "text_config": {"new_key": 1}}, 'text_config: unknown keys ["new'),
+        ({"model_type": "llava", "text_config": {}, "new_key": 1}, 'unknown keys ["new_key"]'),
+        ({"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}, "not supported"),
+    ],
+)
+def test_a_text_part_that_is_not_known_is_refused_by_name(config, message):
+    with pytest.raises(CheckpointError, match=r"config\.json") as caught:
+        parse_config(config, "config.json")
+    assert message in str(caught.value)
+
+
+# Hubs have the first form; some releases of transformers stored the bare model, or the last one.
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"language_model.model.": "language_model."},
+        {"language_model.model.": "model.language_model.", "image_newline": "model.image_newline",
+         "vision_tower.": "model.vision_tower.",
+         "multi_modal_projector.": "model.multi_modal_projector."},
+    ],
+)  # fmt: skip
+def test_the_text_parts_weights_are_found_by_every_name_that_they_had(
+    tmp_path, backbone_folder, names
+):
+    folder = tmp_path / "backbone"
+    shutil.copytree(backbone_folder("llava-next-granite"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    for old, new in names.items():
+        assert any(name.startswith(old) for name in tensors)
+        tensors = {
+            new + name.removeprefix(old) if name.startswith(old) else name: values
+            for name, values in tensors.items()
+        }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = load_checkpoint(folder)
+    config = parse_config(checkpoint.config, checkpoint.source)
+    assert isinstance(config, Llama)
+    BackboneWeights(checkpoint.weights).check_prefix(*config.prefixes)
+    assert {"embed_tokens.weight", "layers.0.mlp.gate_proj.weight", "norm.weight"} <= set(
+        checkpoint.weights.tensors
+    )
