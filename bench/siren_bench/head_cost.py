@@ -115,7 +115,7 @@ class HeadBench:
                 for tokens, text in texts.items():
                     samples = _in_turns([one, several], text, rounds)
                     results.append(_result(kind, count, f"{tokens} tokens", samples))
-                if "stream" in one.manifest.graphs:
+                if one.manifest.streams:
                     text = max(texts.values(), key=len)
                     steps = [_stream_steps(guard, text, rounds) for guard in (one, several)]
                     results.append(_result(kind, count, "one new token of a stream", steps))

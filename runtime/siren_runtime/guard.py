@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from .backends.onnxruntime.providers import Provider
 from .bundle.reader import Verify
-from .bundle.thresholds import checked_threshold
 from .errors import SirenError
-from .scoring.call import Call, Given, Text, checked_order, passages_of, raised, trajectories_of
-from .scoring.early import with_early
+from .scoring.call import Call, Given, Text, passages_of, raised, trajectories_of
 from .scoring.engines import BackendName, Request
 from .scoring.members import Members
 from .scoring.opening import open_source
 from .scoring.result import ScoreResult
-from .text.deadline import Deadline
 from .text.passage import make_passage
 from .text.reading import (
     DEFAULT_MAX_BYTES,
@@ -156,7 +153,9 @@ class Guard(Members):
             BackendError: the engine failed, or gave a score that is not finite.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        call = self.call(threshold, features, long_text, spans, None, deadline, cancel, order)
+        call = self.call(
+            threshold, features, long_text, spans, deadline=deadline, cancel=cancel, order=order
+        )
         passage = make_passage(text, prompt, response, max_bytes=call.limits.max_bytes)
         (result,) = self._score_each([passage], call)
         if isinstance(result, SirenError):
@@ -190,8 +189,16 @@ class Guard(Members):
                 is not a whole number from 1; or as `score`.
             BackendError, InterruptedCall: as `score`.
         """
-        rest = token_budget, deadline, cancel, order
-        call = self.call(threshold, features, long_text, spans, *rest)
+        call = self.call(
+            threshold,
+            features,
+            long_text,
+            spans,
+            token_budget=token_budget,
+            deadline=deadline,
+            cancel=cancel,
+            order=order,
+        )
         passages = raised(passages_of(texts, "score_batch", call))
         return raised(self._score_each(passages, call))
 
@@ -213,8 +220,16 @@ class Guard(Members):
         Raises:
             InputError, BackendError, InterruptedCall: as `score`, but for what texts are at fault.
         """
-        rest = token_budget, deadline, cancel, order
-        call = self.call(threshold, features, long_text, spans, *rest)
+        call = self.call(
+            threshold,
+            features,
+            long_text,
+            spans,
+            token_budget=token_budget,
+            deadline=deadline,
+            cancel=cancel,
+            order=order,
+        )
         passages = passages_of(texts, "score_each", call)
         return self._score_each(passages, call)
 
@@ -248,23 +263,34 @@ class Guard(Members):
             BackendError, InterruptedCall: as `score`.
         """
         given = trajectory_of(trajectory, messages, tools)
-        rest = features, deadline, cancel
-        (result,) = self.score_each_trajectory([given], threshold, *rest)
+        (result,) = self.score_each_trajectory(
+            [given], threshold, features, deadline=deadline, cancel=cancel
+        )
         if isinstance(result, SirenError):
             raise result
         return result
 
     def score_trajectories(
-        self, trajectories: Iterable[Any], threshold: float | None = None
+        self,
+        trajectories: Iterable[Any],
+        threshold: float | None = None,
+        features: bool = False,
+        *,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> list[ScoreResult]:
         """Score many trajectories as `score_trajectory`; the results are in their order."""
-        return raised(self.score_each_trajectory(trajectories, threshold), "trajectories")
+        results = self.score_each_trajectory(
+            trajectories, threshold, features, deadline=deadline, cancel=cancel
+        )
+        return raised(results, "trajectories")
 
     def score_each_trajectory(
         self,
         trajectories: Iterable[Any],
         threshold: float | None = None,
         features: bool = False,
+        *,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[ScoreResult | SirenError]:
@@ -358,38 +384,12 @@ class Guard(Members):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def call(
-        self,
-        threshold: float | None = None,
-        features: bool = False,
-        long_text: LongText | None = None,
-        spans: bool | Iterable[int] | None = None,
-        token_budget: int | None = None,
-        deadline: float | None = None,
-        cancel: threading.Event | None = None,
-        order: int | None = None,
-    ) -> Call:
-        """The settings of a call as `score_batch` takes them, checked; None is what the guard says.
-
-        Raises:
-            InputError: one is out of range.
-        """
-        judge, limits = self.judge, self.judge.limits
-        if long_text is not None:
-            limits = replace(limits, long_text=long_text)
-        if spans is not None:
-            sizes = checked_sizes(spans, judge.span_sizes)
-            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
-        threshold = None if threshold is None else checked_threshold(threshold)
-        decides = judge.threshold if threshold is None else threshold, judge.primary
-        limits = with_early(limits, self.manifests, *decides, features)
-        order = checked_order(order, self.manifests[0].heads)
-        return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
-
     def _score_each(
         self, given: Sequence[Given | SirenError], call: Call
     ) -> list[ScoreResult | SirenError]:
         """The verdict on each, by all members."""
-        rest = call.limits, call.token_budget, call.deadline
-        by_member = [scorer.score_each(given, *rest) for scorer in self.scorers]
+        by_member = [
+            scorer.score_each(given, call.limits, call.token_budget, call.deadline)
+            for scorer in self.scorers
+        ]
         return self.judge.verdicts(by_member, call)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import threading
 from dataclasses import replace
 
 import msgspec
@@ -25,6 +26,7 @@ from siren_runtime import (
     CheckpointError,
     Guard,
     InputError,
+    InterruptedCall,
     SharedGuard,
 )
 from siren_runtime.bundle.reader import load_bundle
@@ -198,6 +200,19 @@ def test_a_guard_of_trajectories_scores_no_texts(trajectory_bundle, tmp_path, ba
     ):
         with pytest.raises(InputError, match="scores texts, and no trajectories"):
             use()
+
+
+def test_a_deadline_and_a_cancelled_caller_end_calls_of_many_trajectories(trajectory_bundle):
+    guard, gone = Guard.load(trajectory_bundle()[1], threads=1), threading.Event()
+    (whole,) = guard.score_trajectories([WHOLE], features=True, deadline=100, cancel=gone)
+    one = guard.score_trajectory(WHOLE, features=True)
+    np.testing.assert_array_equal(whole.features, one.features)
+    gone.set()
+    for score in (guard.score_trajectories, guard.score_each_trajectory):
+        with pytest.raises(InterruptedCall, match=r"1e-09 s passed with 0 of 2 trajectories"):
+            score([WHOLE, WHOLE], deadline=1e-9)
+        with pytest.raises(InterruptedCall, match="cancelled with 0 of 2 trajectories"):
+            score([WHOLE, WHOLE], cancel=gone)
 
 
 def test_bad_trajectories_are_errors_in_their_places(trajectory_bundle):

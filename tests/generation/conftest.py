@@ -18,7 +18,7 @@ from siren_export.graft.graft import graft
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
-from siren_runtime.generation.folder import sha256
+from siren_runtime.bundle.reader import sha256
 from siren_runtime.generation.generator import GuardedGenerator
 
 # Attention of onnxruntime-genai takes heads of 16, 32, …; soft caps are left out of its graphs.

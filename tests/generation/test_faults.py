@@ -15,8 +15,8 @@ from labelled import write_jsonl
 from siren_command import siren
 from siren_runtime import BackendError, Generation, GuardedGenerator, InterruptedCall, Sampling
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.bundle.reader import sha256
 from siren_runtime.generation.engine import Engine, Run
-from siren_runtime.generation.folder import sha256
 from siren_runtime.generation.generation import Piece
 from siren_runtime.generation.head import HeadReader
 from siren_runtime.generation.watch import Watch

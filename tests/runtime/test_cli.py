@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from siren_command import TIMEOUT_S, run_without, siren, start
 from siren_runtime import __version__
+from siren_runtime.bundle.graphs import score_graph
+from siren_runtime.bundle.heads import OPENAI_KEYS, HeadSpec
 from tiny_bundle import edit_manifest
 
 # --- siren
@@ -152,3 +155,32 @@ def test_inspect_escapes_what_would_steer_a_terminal(own_bundle: Path) -> None:
 def test_inspect_json_is_the_manifest(bundle: Path) -> None:
     result = siren("inspect", bundle, "--json")
     assert json.loads(result.stdout) == json.loads((bundle / "guard.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("tables", "rows"),
+    [
+        ({"harm": "hate"}, ["not covered +hate"]),
+        (
+            {"harm": "hate", "kinds": "sexual"},
+            ["not covered by harm +hate", "not covered by kinds +sexual"],
+        ),
+    ],
+)
+def test_inspect_shows_which_of_openais_keys_each_head_leaves_uncovered(
+    own_bundle: Path, tables: dict[str, str], rows: list[str]
+) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        heads, graph = manifest["heads"], manifest["graphs"]["score"]
+        heads["kinds"] = {**heads["harm"], "labels": ["mild", "bad"]}
+        heads["harm"]["labels"] = ["good", "bad"]
+        for name, missing in tables.items():
+            heads[name]["openai"] = {key: ["bad"] for key in OPENAI_KEYS} | {missing: []}
+        manifest["decisions"] = {"kinds": {"threshold": 0.5}}
+        contract = score_graph(msgspec.convert(heads, dict[str, HeadSpec]))
+        graph["outputs"] = msgspec.to_builtins([*contract.outputs])
+
+    edit_manifest(own_bundle, edit)
+    found = siren("inspect", own_bundle).stdout
+    for row in rows:
+        assert re.search(rf"^{row} *$", found, re.MULTILINE)

@@ -37,7 +37,9 @@ def test_a_head_with_fewer_orders_decides_by_its_highest(
         "two": HeadText(0.2, None, {}, (), (0.1, 0.2), (None, None)),
         "three": HeadText(0.9, None, {}, (), (0.7, 0.8, 0.9), (None, None, None)),
     }
-    found = Judge(heads, Limits()).on_heads([texts], None, 0.0, False, order)
+    found = Judge(heads, Limits()).on_heads(
+        [texts], threshold=None, unknown=0.0, has_response=False, order=order
+    )
     assert [head.score for head in found.values()] == scores
 
 
@@ -82,7 +84,8 @@ def test_spans_that_are_asked_for_decide_though_another_head_has_thresholds_for_
     heads = {"harm": HeadJudge(0.5, (), {}, {}), "other": HeadJudge(0.5, (), {32: 0.9}, {})}
     text = HeadText(0.1, None, {}, (HighestSpan(32, 0.7, (0, 9)),))
     both = {"harm": text, "other": text}
-    judge, rest = Judge(heads, Limits()), (None, 0.0, False, None)
-    assert [h.is_harmful for h in judge.on_heads([both], *rest).values()] == [False, False]
-    asked = judge.on_heads([both], *rest, True)
-    assert [h.is_harmful for h in asked.values()] == [True, False]
+    for asked, first in ((False, False), (True, True)):
+        found = Judge(heads, Limits()).on_heads(
+            [both], threshold=None, unknown=0.0, has_response=False, spans_asked=asked
+        )
+        assert [head.is_harmful for head in found.values()] == [first, False]

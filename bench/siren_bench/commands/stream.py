@@ -138,7 +138,7 @@ def _given(path: Path, bench: Workbench, threads: int) -> SirenEdge:
             f"{path}: a bundle of {found[0]} of {found[1]} blocks, but {bench.subject.description} "
             f"is {own.model_type} of {own.blocks}"
         )
-    if "stream" not in manifest.graphs:
+    if not manifest.streams:
         raise InputError(f"{path}: has no streaming graph to time; export it without --no-stream")
     if manifest.precision not in options.PRECISIONS:
         raise InputError(f"{path}: {manifest.precision} does not run in ONNX Runtime on a CPU")

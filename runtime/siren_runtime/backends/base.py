@@ -1,10 +1,11 @@
 """What a backend is: something that runs a bundle's score graph, or its streaming graph."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from siren_runtime.bundle.cascade import Cascade
 from siren_runtime.bundle.graphs import (
     FEATURE_COUNT,
     FEATURE_SUM,
@@ -15,7 +16,11 @@ from siren_runtime.bundle.graphs import (
 )
 from siren_runtime.bundle.heads import HeadSpec
 
-from .outputs import CacheArray, FloatArray, Outputs, StreamOutputs, TokenArray
+from .outputs import BoolArray, CacheArray, FloatArray, Outputs, StreamOutputs, TokenArray
+
+# An exit's number, the rows that are still there, int64 [rows], and its scores of them -> whether
+# each leaves, bool [rows].
+Leave = Callable[[int, TokenArray, FloatArray], BoolArray]
 
 
 def stream_inputs(
@@ -52,6 +57,34 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the engine failed or gave outputs of another shape.
+        """
+
+
+@runtime_checkable
+class LeavingBackend(Backend, Protocol):
+    """A `Backend` over the segments of a guard with exits: rows of a batch may leave between them.
+
+    `isinstance` tells it from others.
+    """
+
+    @property
+    def cascade(self) -> Cascade:
+        """The exits."""
+
+    def run_leaving(
+        self, input_ids: TokenArray, attention_mask: TokenArray, leave: Leave
+    ) -> tuple[TokenArray, Outputs | None]:
+        """Score right-padded texts, [batch, sequence]; rows that leave are not run further.
+
+        Args:
+            leave: called behind each exit; what it says of a row is final.
+
+        Returns:
+            The rows that no exit decided on, int64 [rows], and what the whole guard gives for
+            them; None where all have left.
+
+        Raises:
+            BackendError: the engine failed, or gave outputs of another shape.
         """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .base import StreamBackend
-from .outputs import CacheArray, FloatArray, Outputs, TokenArray, pooled_rows
+from .outputs import CacheArray, FloatArray, Outputs, TokenArray, pooled_rows, span_means
 
 
 class ScoreByStream:
@@ -30,10 +30,7 @@ class ScoreByStream:
         attention_mask: TokenArray,
         spans: Sequence[tuple[int, int, int]],
     ) -> tuple[Outputs, Outputs]:
-        """Score right-padded texts and spans of their tokens, in one pass.
-
-        A span's mean counts the text's first token too: decoders put what all texts have there
-        (massive activations, arXiv 2402.17762), and a head has seen no mean without it.
+        """Score right-padded texts and spans of their tokens (`span_means`), in one pass.
 
         Args:
             spans: one or more, each a row of `input_ids`, its first token and the one behind its
@@ -48,11 +45,9 @@ class ScoreByStream:
         """
         sums = self.sums(input_ids)
         rows, starts, stops = np.array(spans).T
-        inner = (starts > 0)[:, None]
-        sink = np.where(inner, sums[rows, 0], np.float32(0))
-        before = np.where(inner, sums[rows, starts - 1], np.float32(0))
-        counts = (stops - starts)[:, None] + inner
-        pooled = (sums[rows, stops - 1] - before + sink) / counts.astype(np.float32)
+        before = np.where((starts > 0)[:, None], sums[rows, starts - 1], np.float32(0))
+        last, first = sums[rows, stops - 1], sums[rows, 0]
+        pooled = span_means(starts, stops, before=before, last=last, first=first)
         return self._whole(sums, attention_mask), self._stream.head(pooled)
 
     def _whole(self, sums: FloatArray, attention_mask: TokenArray) -> Outputs:

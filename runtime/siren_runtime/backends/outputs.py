@@ -11,7 +11,9 @@ from siren_runtime.bundle.graphs import FEATURES, LOGITS, SCORE
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import BackendError
 
+BoolArray = npt.NDArray[np.bool_]
 CacheArray = npt.NDArray[Any]  # float32 or float16
+DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int64]
 
@@ -115,6 +117,36 @@ def pooled_rows(rows: FloatArray, counts: npt.NDArray[np.int64], head: HeadSpec)
         counts: [batch].
     """
     return (rows / counts[:, None]).astype(np.float32) if head.pools_mean else rows
+
+
+def span_means(
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    *,
+    before: FloatArray,
+    last: FloatArray,
+    first: FloatArray,
+) -> FloatArray:
+    """Return the mean of the neurons over each span and over the text's first token.
+
+    Decoders put what all texts have on the first token (massive activations, arXiv 2402.17762), and
+    a head has seen no mean without it.
+
+    Args:
+        starts, stops: [spans], the first token of each and the one behind its last.
+        before, last: float32 [spans, neurons], the `feature_sums` before the first token of each,
+            and after its last one.
+        first: the neurons of the first token of each one's text, float32 [spans, neurons]; or
+            [neurons], where all have one text.
+
+    Returns:
+        float32 [spans, neurons].
+    """
+    inner = (starts > 0)[:, None]
+    counts = (stops - starts)[:, None] + inner
+    means: FloatArray = last - before + np.where(inner, first, np.float32(0))
+    means /= counts.astype(np.float32)
+    return means
 
 
 def neurons_of_chunk(rows: FloatArray, head: HeadSpec) -> FloatArray:

@@ -15,9 +15,14 @@ from siren_runtime.bundle.heads import HARMFUL, Decision, HeadSpec
 from siren_runtime.text.passage import Span
 from siren_runtime.text.spans import Cut
 
-from .outputs import FloatArray, HeadOutputs, Outputs, StreamOutputs, no_verdict
-
-DoubleArray = npt.NDArray[np.float64]
+from .outputs import (
+    DoubleArray,
+    FloatArray,
+    HeadOutputs,
+    Outputs,
+    StreamOutputs,
+    no_verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Readout:
         probability, by its name.
         """
         spec, column = self._heads[name][0], self.columns[name]
-        if spec.activation != "sigmoid":
+        if not spec.has_labels:
             return {"": column.score}
         return {label: column.rest.start + n for n, label in enumerate(spec.categories)}
 

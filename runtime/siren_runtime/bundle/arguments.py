@@ -1,6 +1,7 @@
-"""What callers pass: numbers, checked in one place."""
+"""What callers pass: numbers and choices, checked in one place."""
 
 import operator
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import SupportsFloat, SupportsIndex
 
@@ -45,3 +46,13 @@ def real_number(name: str, value: SupportsFloat) -> float:
         return value.__float__()
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be a number, found {value!r}") from None
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        InputError: it is none; `name` is what the error calls it.
+    """
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, found {value!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import BundleError, SirenError
 
 _CHUNK = 1 << 20
 _GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
@@ -19,6 +19,23 @@ GIT_LFS_ADVICE = (
     "holds a pointer of git LFS in place of the file; run `git lfs pull` in the repository that it "
     "comes from, or download the file"
 )
+
+
+class ReadFailures:
+    """Raise what the system raises in the block as an `error` that says which file it cannot read.
+
+    Anything else comes out as it is.
+    """
+
+    def __init__(self, path: Path, error: type[SirenError] = BundleError) -> None:
+        self._path, self._error = path, error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise self._error(f"{self._path}: cannot be read: {error}") from None
 
 
 def is_git_lfs_pointer(path: Path) -> bool:

@@ -73,6 +73,11 @@ class HeadSpec(Strict, frozen=True):
         return self.pooling in ("residual_mean", "mlp_mean")
 
     @property
+    def has_labels(self) -> bool:
+        """Whether its labels may hold beside one another, and do not exclude one another."""
+        return self.activation == "sigmoid"
+
+    @property
     def orders(self) -> int:
         """How many orders it can be read by; 0 where it has none."""
         return self.classes if self.activation == "orders" else 0
@@ -138,7 +143,7 @@ def check_head(name: str, head: HeadSpec, blocks: int, origin: str) -> None:
         raise BundleError(f"{what}.rank is {head.rank}; it is of orders beyond the first")
     if head.activation == "logistic" and head.classes != 1:
         raise BundleError(f"{what}.classes is {head.classes}; a logistic head has 1 logit")
-    if (labels or head.activation == "sigmoid") and (
+    if (labels or head.has_labels) and (
         (len(labels), len(set(labels))) != (head.classes,) * 2 or not all(labels)
     ):
         raise BundleError(f"{what}.labels is {labels}; expected {head.classes} different names")
@@ -207,12 +212,12 @@ def check_decision(name: str, head: HeadSpec, decision: Decision, origin: str) -
     if decision.responses is not None:
         _check_responses(name, head, decision, decision.responses, origin)
     names = [label.name for label in decision.labels]
-    expected = head.labels if head.activation == "sigmoid" else []
+    expected = head.labels if head.has_labels else []
     if names and names != expected:
         raise BundleError(
             f"{origin}: the labels that head {name!r} decides on are {names}, expected {expected}"
         )
-    if head.activation == "sigmoid" and decision.temperature != 1.0:
+    if head.has_labels and decision.temperature != 1.0:
         raise BundleError(
             f"{origin}: the temperature of head {name!r} is {decision.temperature:g}; one of "
             "independent labels has a temperature for each of them"
@@ -229,7 +234,7 @@ def _check_responses(
 ) -> None:
     check_response_tiers(responses, decision.tiers, origin)
     check_response_spans(responses, decision.spans, origin)
-    if head.activation == "sigmoid":
+    if head.has_labels:
         raise BundleError(
             f"{origin}: the head {name!r} has labels, which have thresholds of their own; those of "
             "responses are for heads of classes"

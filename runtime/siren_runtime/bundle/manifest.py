@@ -131,6 +131,16 @@ class Manifest(Strict, frozen=True):
     carried_over: Size = 0
 
     @property
+    def streams(self) -> bool:
+        """Whether there is a streaming graph."""
+        return "stream" in self.graphs
+
+    @property
+    def is_trajectory(self) -> bool:
+        """Whether it scores trajectories of agents, and no texts."""
+        return self.task == "trajectory"
+
+    @property
     def head(self) -> HeadSpec:
         """The primary head, whose score is the guard's."""
         return next(iter(self.heads.values()))
@@ -195,7 +205,7 @@ class Manifest(Strict, frozen=True):
         Raises:
             BundleError: there is no such graph.
         """
-        cache = cache_of(self.graphs["stream"]) if "stream" in self.graphs else None
+        cache = cache_of(self.graphs["stream"]) if self.streams else None
         if cache is None:
             raise BundleError(f"the bundle of {self.backbone.id} has no streaming graph")
         return cache
@@ -308,10 +318,10 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
     if manifest.orders is not None:
         check_orders(manifest.orders, manifest.head, manifest.cutoffs, origin)
     if manifest.cascade is not None:
-        rest = manifest.heads, backbone.blocks_kept, manifest.cutoffs, origin
-        check_cascade(manifest.cascade, *rest)
+        kept = backbone.blocks_kept
+        check_cascade(manifest.cascade, manifest.heads, kept, manifest.cutoffs, origin)
         check_segments(manifest.cascade, manifest.heads, manifest.graphs, origin)
-        if "stream" in manifest.graphs:
+        if manifest.streams:
             cache = manifest.stream_cache
             check_stream_segments(manifest.cascade, manifest.heads, cache, manifest.graphs, origin)
 
@@ -342,7 +352,7 @@ def _check_score_graph(manifest: Manifest, origin: str) -> None:
 
 def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     """The streaming graph of a decoder comes with a graph of the head alone."""
-    if "stream" not in manifest.graphs:
+    if not manifest.streams:
         return
     if "head" not in manifest.graphs or manifest.backbone.context_length is None:
         raise BundleError(

@@ -10,10 +10,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BundleError, InputError
+from siren_runtime.errors import BundleError
 
+from .arguments import check_choice
 from .external_data import external_data_locations
-from .files import GIT_LFS_ADVICE, is_git_lfs_pointer, read_whole, sha256_of
+from .files import GIT_LFS_ADVICE, ReadFailures, is_git_lfs_pointer, read_whole, sha256_of
 from .hub import is_blob, repository_of
 from .manifest import MANIFEST_FILE, NOTICE_FILE, FileSpec, Manifest, check_relative, decode
 
@@ -60,10 +61,8 @@ class Bundle:
         Raises:
             BundleError: it cannot be read.
         """
-        try:
+        with ReadFailures(self.file(name)):
             return read_whole(self.file(name))
-        except OSError as error:
-            raise BundleError(f"{self.file(name)}: cannot be read: {error}") from None
 
     def check(self, name: str, data: bytes | memoryview) -> None:
         """Compare the bytes of a file with its SHA-256, unless `verify` is "size".
@@ -97,8 +96,7 @@ def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "read") -> Bun
         BundleError: a check failed.
         InputError: `verify` is none of these.
     """
-    if verify not in get_args(Verify):
-        raise InputError(f"verify must be one of {get_args(Verify)}, found {verify!r}")
+    check_choice("verify", verify, get_args(Verify))
     root = Path(os.path.realpath(path))
     if not root.is_dir():
         raise BundleError(f"{path}: not a folder; a bundle is the folder that siren export wrote")
@@ -109,7 +107,7 @@ def load_bundle(path: str | os.PathLike[str], *, verify: Verify = "read") -> Bun
         _check_external_data(root, graph.file, manifest)
     if verify == "full":
         for name in manifest.files:
-            _check_hash(root / name, _sha256_of(root / name), manifest, name)
+            _check_hash(root / name, sha256(root / name), manifest, name)
     return Bundle(root, manifest, verify)
 
 
@@ -139,19 +137,20 @@ def _check_size(root: Path, name: str, spec: FileSpec) -> None:
 
 
 def _check_no_pointer(path: Path) -> None:
-    try:
+    with ReadFailures(path):
         pointer = is_git_lfs_pointer(path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from None
     if pointer:
         raise BundleError(f"{path}: {GIT_LFS_ADVICE}")
 
 
-def _sha256_of(path: Path) -> str:
-    try:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a bundle's file in hexadecimal.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    with ReadFailures(path):
         return sha256_of(path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from None
 
 
 def _check_hash(path: Path, found: str, manifest: Manifest, name: str) -> None:
@@ -214,7 +213,5 @@ def _regular_file_size(root: Path, name: str) -> int:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with ReadFailures(path):
         return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from None

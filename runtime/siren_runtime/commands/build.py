@@ -74,7 +74,7 @@ def build(
     library = load_library(flavor)
     opened = load_bundle(bundle, verify="full")
     shapes: dict[PlanGraph, list[str]] = {"score": profile or []}
-    if stream and "stream" in opened.manifest.graphs:
+    if stream and opened.manifest.streams:
         shapes |= {"stream": stream_profile or [], "head": []}
     for graph, texts in shapes.items():
         started = time.perf_counter()

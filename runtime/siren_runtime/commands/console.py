@@ -1,18 +1,19 @@
-"""What subcommands share: standard input, lines on standard error, exit statuses."""
+"""What subcommands share: standard input, lines of output and of errors, exit statuses."""
 
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import msgspec
 import typer
 
 from siren_runtime.errors import InputError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def standard_input() -> BinaryIO:
@@ -61,6 +62,12 @@ def refuse_options(context: typer.Context, names: Iterable[str], without: str) -
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(f"--{name.replace('_', '-')} goes with {without}")
+
+
+def write_json_line(fields: Mapping[str, Any]) -> None:
+    """Write a JSON line on standard output, and send it on its way."""
+    sys.stdout.buffer.write(msgspec.json.encode(fields) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def report(message: str) -> None:

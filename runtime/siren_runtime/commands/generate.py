@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from siren_runtime.errors import InputError
@@ -15,12 +14,10 @@ from siren_runtime.generation.sampling import Sampling
 from siren_runtime.streaming.aggregation import AggregationName
 
 from .colors import color, printable
-from .console import need, report, standard_input
+from .console import EXIT_STOPPED, need, report, standard_input, write_json_line
 from .options import Spans
 
 need("onnxruntime_genai")
-
-EXIT_STOPPED = 3
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -97,7 +94,7 @@ def generate(
             (_write_json if json else _write_text)(piece)
         seconds = time.perf_counter() - started
         if json:
-            _write_json_line(_ending(generation))
+            write_json_line(_ending(generation))
         else:
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -141,12 +138,7 @@ def _ending(generation: Generation) -> dict[str, object]:
 
 
 def _write_json(piece: Piece) -> None:
-    _write_json_line({"text": piece.text, "token": piece.token, "score": piece.score})
-
-
-def _write_json_line(fields: dict[str, object]) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(fields) + b"\n")
-    sys.stdout.buffer.flush()
+    write_json_line({"text": piece.text, "token": piece.token, "score": piece.score})
 
 
 def _write_text(piece: Piece) -> None:

@@ -191,6 +191,7 @@ def _text(manifest: Manifest) -> str:
 def _further(manifest: Manifest) -> dict[str, str]:
     """The heads beside the primary one, what labels hold from, and what covers OpenAI's keys."""
     facts = {}
+    several = sum(bool(head.openai) for head in manifest.heads.values()) > 1
     for name, head in manifest.heads.items():
         decision = manifest.decision(name)
         if name != manifest.primary:
@@ -208,7 +209,9 @@ def _further(manifest: Manifest) -> dict[str, str]:
             covered = [f"{key} by {' or '.join(by)}" for key, by in head.openai.items() if by]
             missing = [key for key, by in head.openai.items() if not by]
             facts[f"OpenAI keys of {name}"] = ", ".join(covered) or "none"
-            facts["not covered"] = ", ".join(missing) or "none"
+            facts[f"not covered by {name}" if several else "not covered"] = (
+                ", ".join(missing) or "none"
+            )
     return facts
 
 

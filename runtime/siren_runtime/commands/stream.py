@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Literal
 
-import msgspec
 import typer
 
 from siren_runtime.guard import Guard
@@ -17,13 +16,19 @@ from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 
 from .colors import color, printable
-from .console import need, report, standard_input, warnings_reported
+from .console import (
+    EXIT_STOPPED,
+    need,
+    report,
+    standard_input,
+    warnings_reported,
+    write_json_line,
+)
 
 need("onnxruntime")
 
 OutputFormat = Literal["color", "jsonl"]
 
-EXIT_STOPPED = 3
 _READ_BYTES = 1 << 14  # no more bytes than a piece may have tokens
 _REPLACEMENT = "\ufffd"
 _PIECE_BYTES = _READ_BYTES * len(_REPLACEMENT.encode())  # of a piece at most, as it is fed
@@ -158,8 +163,7 @@ def _report_bytes(data: bytes, start: int, *, final: bool) -> bool:
 
 
 def _write_json(result: StreamResult) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(result.to_dict()) + b"\n")
-    sys.stdout.buffer.flush()
+    write_json_line(result.to_dict())
 
 
 class _Colored:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from siren_runtime.bundle.reader import Verify
-from siren_runtime.errors import BundleError, InputError
+from siren_runtime.bundle.arguments import check_choice
+from siren_runtime.bundle.reader import Verify, sha256
+from siren_runtime.errors import BundleError
 
-from .folder import read_folder, sha256
+from .folder import read_folder
 from .manifest import GraftManifest
 
 
@@ -22,8 +23,7 @@ def check_files(path: Path, manifest: GraftManifest, verify: Verify) -> None:
         BundleError: a file is missing, or another than was grafted.
         InputError: `verify` is none of what it may be.
     """
-    if verify not in get_args(Verify):
-        raise InputError(f"verify must be one of {', '.join(get_args(Verify))}, found {verify!r}")
+    check_choice("verify", verify, get_args(Verify))
     for name, spec in manifest.files.items():
         file = path / name
         if not file.is_file():

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.bundle.external_data import external_data_locations
-from siren_runtime.bundle.files import GIT_LFS_ADVICE, is_git_lfs_pointer, sha256_of
+from siren_runtime.bundle.files import GIT_LFS_ADVICE, ReadFailures, is_git_lfs_pointer
 from siren_runtime.bundle.manifest import check_relative
+from siren_runtime.bundle.reader import sha256
 from siren_runtime.errors import BundleError, SirenError
 
 CONFIG_FILE = "genai_config.json"
@@ -120,18 +121,6 @@ def engine_digest(digests: list[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal.
-
-    Raises:
-        BundleError: it cannot be read.
-    """
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from None
-
-
 def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolder:
     """Read a model folder of onnxruntime-genai.
 
@@ -192,12 +181,12 @@ def _check_search(search: _Search, path: Path, error: type[SirenError]) -> None:
 
 def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:
     """The files that a graph takes weights from, all of them in its folder."""
+    with ReadFailures(graph, error):
+        pointer, model = is_git_lfs_pointer(graph), graph.read_bytes()
+    if pointer:
+        raise error(f"{graph}: {GIT_LFS_ADVICE}")
     try:
-        if is_git_lfs_pointer(graph):
-            raise error(f"{graph}: {GIT_LFS_ADVICE}")
-        locations = sorted(external_data_locations(graph.read_bytes()))
-    except OSError as failure:
-        raise error(f"{graph}: cannot be read: {failure}") from None
+        locations = sorted(external_data_locations(model))
     except BundleError as failure:
         raise error(f"{graph}: {failure}") from None
     for location in locations:

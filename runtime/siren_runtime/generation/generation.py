@@ -10,6 +10,7 @@ from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 
 from .engine import Engine, RowRun, Run
+from .manifest import NEURONS_OUTPUT
 from .watch import Watch
 
 Finish = Literal["stop", "length", "harmful"]
@@ -22,14 +23,12 @@ class Settings:
     """What a generation goes by; its arguments, checked.
 
     Attributes:
-        neurons: the output of the graph that holds them.
         max_tokens, every, holdback: as `GuardedGenerator.generate`.
         by_rules: whether rules of the caller decide, and not the threshold.
         response_only: whether the prompt counts no more once there is a response.
         deadline: when it ends in any case.
     """
 
-    neurons: str
     max_tokens: int
     every: int
     holdback: int
@@ -71,7 +70,7 @@ _MEMORY = _Memory()
 
 
 def read_tokens(
-    run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, settings: Settings
+    run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, deadline: Deadline
 ) -> None:
     """Let the engine read tokens, and judge all so far.
 
@@ -83,10 +82,10 @@ def read_tokens(
     """
     with _MEMORY:
         for start in range(0, len(tokens), _TOKENS_AT_ONCE):
-            settings.deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
+            deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
             part = tokens[start : start + _TOKENS_AT_ONCE]
             run.append(part)
-            watch.add(run.output(settings.neurons)[0], part)
+            watch.add(run.output(NEURONS_OUTPUT)[0], part)
         watch.read()
 
 
@@ -132,7 +131,7 @@ class Generation:
         self.decided_at: int | None = None
         self._judged = 0  # tokens of the response
         watch.tell(text)
-        read_tokens(run, watch, tokens, "prompt", settings)
+        read_tokens(run, watch, tokens, "prompt", settings.deadline)
         self.prompt = watch.result
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
         if not decided and watch.is_unreadable:
@@ -211,7 +210,7 @@ class Generation:
         settings.deadline.check(f"after {self.tokens} of {settings.max_tokens} tokens")
         token = run.step()
         if self._last is not None:
-            self._watch.add(run.output(settings.neurons)[0], self._last[1:])
+            self._watch.add(run.output(NEURONS_OUTPUT)[0], self._last[1:])
             self._unjudged.append(self._last)
             self._last = None
         if token in self._ends:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.arguments import check_choice, whole_number
 from siren_runtime.bundle.reader import Verify
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import InputError
@@ -110,10 +110,7 @@ class GuardedGenerator:
         """
         if not isinstance(folder, str | os.PathLike):
             raise InputError(f"folder must be a path, found {type(folder).__name__}")
-        if device not in get_args(Device):
-            raise InputError(
-                f"device must be one of {', '.join(get_args(Device))}, found {device!r}"
-            )
+        check_choice("device", device, get_args(Device))
         path = Path(os.path.realpath(folder))
         manifest = load_manifest(path)
         check_files(path, manifest, verify)
@@ -270,11 +267,11 @@ class GuardedGenerator:
         watch = self._watch(None, (), threshold)
         watch.tell(text_of(prompt))
         try:
-            read_tokens(run, watch, tokens, "prompt", settings)
+            read_tokens(run, watch, tokens, "prompt", settings.deadline)
             if answer:
                 watch.begin_response(alone=settings.response_only)
                 watch.tell(response)
-                read_tokens(run, watch, answer, "response", settings)
+                read_tokens(run, watch, answer, "response", settings.deadline)
         finally:
             run.close()
         return watch.result
@@ -283,7 +280,6 @@ class GuardedGenerator:
         self, max_tokens: int, every: int, holdback: int, rules: Sequence[Rule], deadline: Deadline
     ) -> Settings:
         return Settings(
-            neurons=NEURONS_OUTPUT,
             max_tokens=max_tokens,
             every=whole_number("every", every, 1),
             holdback=whole_number("holdback", holdback, 0),

@@ -8,15 +8,14 @@ import numpy as np
 
 from siren_runtime.backends.onnxruntime.failures import EngineFailures
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.backends.onnxruntime.session import tensor_specs
 from siren_runtime.backends.outputs import FloatArray, Outputs, no_verdict
 from siren_runtime.backends.process import keep_in_children
 from siren_runtime.backends.readout import Readout
-from siren_runtime.bundle.graphs import Contract, TensorSpec, head_graph, signature
+from siren_runtime.bundle.graphs import Contract, head_graph, signature
 from siren_runtime.errors import BundleError
 
 from .manifest import GraftManifest
-
-_DTYPES = {"tensor(float)": "float32"}
 
 
 class HeadEngine:
@@ -47,15 +46,13 @@ class HeadEngine:
             )
         keep_in_children(self._session)
         contract = head_graph(manifest.heads, manifest.width)
-        for found, expected in (
+        for values, specs in (
             (self._session.get_inputs(), contract.inputs),
             (self._session.get_outputs(), contract.outputs),
         ):
-            specs = [TensorSpec(v.name, _DTYPES.get(v.type, v.type), v.shape) for v in found]
-            if signature(specs) != signature(expected):
-                raise BundleError(
-                    f"{path}: has {signature(specs)}, the heads of guard.json {signature(expected)}"
-                )
+            found, expected = signature(tensor_specs(values)), signature(specs)
+            if found != expected:
+                raise BundleError(f"{path}: has {found}, the heads of guard.json {expected}")
         self._contract = contract
 
     def reader(self) -> "HeadReader":

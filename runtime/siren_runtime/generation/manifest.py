@@ -20,7 +20,7 @@ from siren_runtime.errors import BundleError
 FORMAT_VERSION = 2
 HEAD_FILE: Final = "head.onnx"
 
-Text = Literal["plain", "chat"]
+TextForm = Literal["plain", "chat"]
 Pooled = Literal["conversation", "response"]
 
 
@@ -32,7 +32,7 @@ class TrainedOn(Strict, frozen=True):
     """
 
     engine: Sha256
-    text: Text
+    text: TextForm
 
 
 class GraftCheck(Strict, frozen=True):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from siren_runtime.bundle.arguments import check_choice
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import lone_surrogate
 
@@ -28,11 +29,7 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
             isinstance(message.get(name), str) for name in ("role", "content")
         ):
             raise InputError(f"messages[{number}] must have a role and a content, each a str")
-        if message["role"] not in _ROLES:
-            raise InputError(
-                f"messages[{number}]: role must be one of {', '.join(_ROLES)}, found "
-                f"{message['role']!r}"
-            )
+        check_choice(f"messages[{number}]: role", message["role"], _ROLES)
         check_encodable(f"messages[{number}]", message["content"])
     return messages
 

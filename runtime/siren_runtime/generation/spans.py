@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from siren_runtime.backends.outputs import FloatArray, Outputs
+from siren_runtime.backends.outputs import FloatArray, Outputs, span_means
 from siren_runtime.streaming.spans import Highest, StreamSpans
 from siren_runtime.text.tokenizer import Encoded
 
@@ -66,14 +66,11 @@ class ConversationSpans:
 
     def _means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
         """The mean over each span, and over the first token of all, as `StreamState.means`."""
-        means = np.empty((len(spans), len(self._total)), np.float32)
-        for mean, (start, stop) in zip(means, spans, strict=True):
-            inner = start > 0
-            total = self._sums[stop - 1]
-            if inner:
-                total = total - self._sums[start - 1] + self._sums[0]
-            np.divide(total, np.float32(stop - start + inner), out=mean)
-        return means
+        starts, stops = np.array(spans).T
+        sums, nothing = self._sums, np.zeros(len(self._total), np.float32)
+        before = np.stack([sums[start - 1] if start else nothing for start in starts])
+        last = np.stack([sums[stop - 1] for stop in stops])
+        return span_means(starts, stops, before=before, last=last, first=sums[0])
 
     def _evaluate(self, means: FloatArray) -> Outputs:
         self._reader.pooled(len(means))[:] = means

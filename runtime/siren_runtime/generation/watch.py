@@ -197,9 +197,13 @@ class Watch:
         heads = self._readout.heads(row)
         if spans is not None:
             heads = {name: replace(head, spans=spans[name]) for name, head in heads.items()}
-        asked = self._judge.limits.spans_asked
-        rest = self._threshold, self.unknown, self._has_response, None, asked
-        return self._judge.on_heads([heads], *rest)
+        return self._judge.on_heads(
+            [heads],
+            threshold=self._threshold,
+            unknown=self.unknown,
+            has_response=self._has_response,
+            spans_asked=self._judge.limits.spans_asked,
+        )
 
     def _rows_of_pending(self) -> FloatArray:
         """What the heads say at each token taken in, [tokens, width of the readout]."""

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from siren_runtime.backends.outputs import DoubleArray, FloatArray
 from siren_runtime.errors import BackendError
 
-DoubleArray = npt.NDArray[np.float64]
 # Features float32 [points, n_features] -> outputs [points], gradients [points, n_features].
-Gradients = Callable[[npt.NDArray[np.float32]], tuple[DoubleArray, DoubleArray]]
+Gradients = Callable[[FloatArray], tuple[DoubleArray, DoubleArray]]
 
 _STEPS = (64, 256, 1024, 4096)
 _BATCH = 64
@@ -42,9 +41,7 @@ class Attribution:
     steps: int
 
 
-def attribute(
-    gradients: Gradients, features: npt.NDArray[np.float32], baseline: npt.NDArray[np.float32]
-) -> Attribution:
+def attribute(gradients: Gradients, features: FloatArray, baseline: FloatArray) -> Attribution:
     """Attribute the difference of the outputs of two texts to their features [n_features].
 
     Raises:
@@ -69,7 +66,7 @@ def attribute(
 
 
 def _mean_gradient(
-    gradients: Gradients, baseline: npt.NDArray[np.float32], way: DoubleArray, steps: int
+    gradients: Gradients, baseline: FloatArray, way: DoubleArray, steps: int
 ) -> DoubleArray:
     """The mean over the middles of so many equal steps."""
     middles = (np.arange(steps) + 0.5) / steps
@@ -80,7 +77,5 @@ def _mean_gradient(
     return total / steps
 
 
-def _points(
-    baseline: npt.NDArray[np.float32], way: DoubleArray, places: DoubleArray
-) -> npt.NDArray[np.float32]:
+def _points(baseline: FloatArray, way: DoubleArray, places: DoubleArray) -> FloatArray:
     return (baseline + places[:, None] * way).astype(np.float32)

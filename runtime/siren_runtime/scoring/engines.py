@@ -20,6 +20,7 @@ from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
+from siren_runtime.bundle.arguments import check_choice
 from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
@@ -115,7 +116,7 @@ def open_engines(bundle: Bundle, request: Request) -> Engines:
 
 
 def _open_engines(bundle: Bundle, request: Request) -> Engines:
-    if "stream" not in bundle.manifest.graphs:
+    if not bundle.manifest.streams:
         return Engines(open_backend(bundle, request), None)
     if is_compiled(request.backend) or not request.streaming:
         score = open_backend(bundle, request)
@@ -221,8 +222,7 @@ def _open_plans(
 def _providers(bundle: Bundle, request: Request) -> tuple[tuple[Provider, ...], bool]:
     """Return ONNX Runtime's providers to ask for, and whether the first must start."""
     backend, providers = request.backend, request.providers
-    if backend not in get_args(BackendName):
-        raise InputError(f"backend must be one of {get_args(BackendName)}, found {backend!r}")
+    check_choice("backend", backend, get_args(BackendName))
     if providers is not None:
         if backend != "auto" or not providers or isinstance(providers, str):
             raise InputError("pass either backend or a list of providers, which stands in for it")

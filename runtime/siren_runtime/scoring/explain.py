@@ -15,8 +15,7 @@ from siren_runtime.backends.base import StreamBackend
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.onnxruntime.explain import HeadGradients
-from siren_runtime.backends.outputs import FloatArray, neurons_of_chunk
-from siren_runtime.backends.readout import DoubleArray
+from siren_runtime.backends.outputs import DoubleArray, FloatArray, neurons_of_chunk
 from siren_runtime.bundle.heads import HARMFUL
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
@@ -98,7 +97,7 @@ class Explainer:
         self._gradients = HeadGradients(bundle, self.head, threads)
         request = Request("cpu", threads)
         self._stream: StreamBackend | None = None
-        if "stream" in self.manifest.graphs and self._spec.pools_mean:
+        if self.manifest.streams and self._spec.pools_mean:
             stream = self._stream = open_stream_backend(bundle, request)
             self._scorer = Scorer(bundle, Engines(None, lambda: stream))
         else:
@@ -228,7 +227,7 @@ class Explainer:
         names = self._spec.categories
         if self._spec.activation in ("orders", "logistic"):
             return "", self._gradients.one_hot(self._spec.classes - 1), self._decision.temperature
-        if self._spec.activation == "sigmoid":
+        if self._spec.has_labels:
             temperatures = [label.temperature for label in self._decision.labels] or [1.0] * len(
                 names
             )

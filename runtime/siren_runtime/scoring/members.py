@@ -1,17 +1,27 @@
 """What a guard is before it scores: its scorers, and what decides on the mean of their scores."""
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.bundle.ensemble import check_heads, mean_decisions
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
+from siren_runtime.bundle.thresholds import (
+    ResponseThresholds,
+    SpanThreshold,
+    Tier,
+    checked_threshold,
+)
 from siren_runtime.errors import BundleError, InputError
-from siren_runtime.text.reading import Limits
+from siren_runtime.text.deadline import Deadline
+from siren_runtime.text.reading import Limits, LongText
+from siren_runtime.text.spans import checked_sizes
 
-from .early import cutoffs_of_exits
+from .call import Call, checked_order
+from .early import cutoffs_of_exits, with_early
 from .scorer import Scorer
 from .verdict import judge_of
 
@@ -53,8 +63,15 @@ class Members:
         self.scorers = tuple(scorers)
         check_heads(self.manifests)
         decisions = mean_decisions(self.manifests)
-        own = threshold, tiers, span_thresholds, responses
-        self.judge = judge_of(self.manifests[0].heads, decisions, limits, *own)
+        self.judge = judge_of(
+            self.manifests[0].heads,
+            decisions,
+            limits,
+            threshold=threshold,
+            tiers=tiers,
+            spans=span_thresholds,
+            responses=responses,
+        )
         self._warned = False
 
     @property
@@ -100,6 +117,35 @@ class Members:
     def backend(self) -> str:
         """What the guard runs on: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; joined as above."""
         return " + ".join(scorer.backend_name for scorer in self.scorers)
+
+    def call(
+        self,
+        threshold: float | None = None,
+        features: bool = False,
+        long_text: LongText | None = None,
+        spans: bool | Iterable[int] | None = None,
+        *,
+        token_budget: int | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+        order: int | None = None,
+    ) -> Call:
+        """The settings of a call as `score_batch` takes them, checked; None is what the guard says.
+
+        Raises:
+            InputError: one is out of range.
+        """
+        judge, limits = self.judge, self.judge.limits
+        if long_text is not None:
+            limits = replace(limits, long_text=long_text)
+        if spans is not None:
+            sizes = checked_sizes(spans, judge.span_sizes)
+            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
+        threshold = None if threshold is None else checked_threshold(threshold)
+        decides_from = judge.threshold if threshold is None else threshold
+        limits = with_early(limits, self.manifests, decides_from, judge.primary, features)
+        order = checked_order(order, self.manifests[0].heads)
+        return Call(threshold, features, limits, token_budget, Deadline(deadline, cancel), order)
 
     def close(self) -> None:
         """Free the engines. Nothing scores after that, but streams that are open until closed."""

@@ -60,7 +60,7 @@ def open_source(
         manifest = bundle.manifest
         own = any(manifest.decision(name).spans for name in manifest.heads)
         calibrated = own or of_ensemble
-        if (spans or of_ensemble) and manifest.task == "trajectory":
+        if (spans or of_ensemble) and manifest.is_trajectory:
             raise InputError(
                 f"{folder}: scores trajectories, which have no spans; load it without them, and "
                 "without thresholds of spans in ensemble.json"
@@ -81,8 +81,13 @@ def open_source(
         return Opened([scorer_of(folder)])
     ensemble = read_ensemble(folder)
     scorers = [scorer_of(folder / member, bool(ensemble.spans)) for member in ensemble.members]
-    decided = ensemble.threshold, ensemble.tiers, ensemble.spans or None, ensemble.responses
-    return Opened(scorers, *decided)
+    return Opened(
+        scorers,
+        threshold=ensemble.threshold,
+        tiers=ensemble.tiers,
+        span_thresholds=ensemble.spans or None,
+        responses=ensemble.responses,
+    )
 
 
 def _several(source: Iterable[BundleSource]) -> list[BundleSource]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from siren_runtime.backends.outputs import DoubleArray
 from siren_runtime.errors import BackendError
-
-DoubleArray = npt.NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # of a block of the matrix of pairs
 _TOLERANCE = 1e-3  # of the sum of the squares by themselves, or of one half

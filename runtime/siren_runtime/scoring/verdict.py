@@ -46,7 +46,7 @@ class HeadJudge:
     def of(cls, spec: HeadSpec, decision: Decision) -> "HeadJudge":
         """Take what a manifest says."""
         labels = {label.name: label.threshold for label in decision.labels}
-        if spec.activation == "sigmoid" and not labels:
+        if spec.has_labels and not labels:
             labels = dict.fromkeys(spec.labels, decision.threshold)
         spans, tiers = _by_size(decision.spans), tuple(decision.tiers)
         return cls(decision.threshold, tiers, spans, labels, decision.responses)
@@ -95,13 +95,13 @@ class HeadJudge:
 
     def harmful_from(self, own: float, threshold: float) -> float:
         """Where the threshold `own` stands in a call that takes `threshold` for the head's."""
-        return own if threshold == self.threshold else moved(threshold, -self.shift(own))
+        return own if threshold == self.threshold else shifted(threshold, -self.shift(own))
 
     def risk_of(self, score: float, own: float, threshold: float) -> float:
         """Where a score of the threshold `own` ranks among those of texts, in a call that takes
         `threshold` for the head's: at `threshold` or above if it is harmful.
         """
-        risk = moved(score, self.shift(own))
+        risk = shifted(score, self.shift(own))
         return max(risk, threshold) if score >= self.harmful_from(own, threshold) else risk
 
 
@@ -193,7 +193,7 @@ class Judge:
         if head.labels:  # the score is the likeliest's
             score = max(categories[label] for label in head.labels)
         for label, own in head.labels.items():
-            risks.append(moved(categories[label], head.shift(own)))
+            risks.append(shifted(categories[label], head.shift(own)))
         risk = max(risks if head.labels else [score, *risks])
         is_harmful = risk >= threshold or bool(flagged)
         unsure = not is_harmful and unknown > self.limits.max_unknown
@@ -239,8 +239,14 @@ class Judge:
             good.append(one)
         unknown = max(one.unknown for one in good)
         has_response = any(one.has_response for one in good)
-        rest = call.threshold, unknown, has_response, call.order, call.limits.spans_asked
-        heads = self.on_heads([one.heads for one in good], *rest)
+        heads = self.on_heads(
+            [one.heads for one in good],
+            threshold=call.threshold,
+            unknown=unknown,
+            has_response=has_response,
+            order=call.order,
+            spans_asked=call.limits.spans_asked,
+        )
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
             return InputError(
@@ -274,6 +280,7 @@ class Judge:
     def on_heads(
         self,
         members: Sequence[Mapping[str, HeadText]],
+        *,
         threshold: float | None,
         unknown: float,
         has_response: bool,
@@ -287,14 +294,16 @@ class Judge:
             unknown, has_response, order: as `on_head`.
             spans_asked: whether the caller asked for spans, by which the primary head then decides.
         """
-        primary, rest = next(iter(self.heads)), (unknown, has_response, order)
+        primary = next(iter(self.heads))
         of_members = [list(heads.values()) for heads in members]  # whose names may differ
         return {
             name: self.on_head(
                 name,
                 [heads[place] for heads in of_members],
-                threshold if name == primary else None,
-                *rest,
+                threshold=threshold if name == primary else None,
+                unknown=unknown,
+                has_response=has_response,
+                order=order,
                 by_spans=spans_asked and name == primary,
             )
             for place, name in enumerate(self.heads)
@@ -305,6 +314,7 @@ def judge_of(
     specs: Mapping[str, HeadSpec],
     decisions: Mapping[str, Decision],
     limits: Limits,
+    *,
     threshold: float | None = None,
     tiers: Sequence[Tier] | None = None,
     spans: Sequence[SpanThreshold] | None = None,
@@ -360,6 +370,6 @@ def log_odds(probability: float) -> float:
     return math.log(clipped) - math.log1p(-clipped)
 
 
-def moved(probability: float, shift: float) -> float:
+def shifted(probability: float, shift: float) -> float:
     """A probability whose log-odds are moved by `shift`; as it is where there is no shift."""
     return 1 / (1 + math.exp(-log_odds(probability) - shift)) if shift else probability

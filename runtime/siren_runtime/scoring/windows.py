@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend
+from siren_runtime.backends.base import Backend, LeavingBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.exits import Exits
-from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
-from siren_runtime.backends.onnxruntime.leave_by_stream import LeaveByStream
 from siren_runtime.backends.outputs import (
+    BoolArray,
+    DoubleArray,
     FloatArray,
     Outputs,
     TokenArray,
@@ -20,7 +20,7 @@ from siren_runtime.backends.outputs import (
     no_verdict,
     not_finite,
 )
-from siren_runtime.backends.readout import DoubleArray, Readout
+from siren_runtime.backends.readout import Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import BackendError
@@ -103,7 +103,8 @@ class WindowRun:
 
     def _batches(self, windows: Mapping[_Key, Window], token_budget: int) -> Iterator[list[_Key]]:
         """Which windows run together; those with spans apart, where others may leave."""
-        may_leave = isinstance(self.backend, LeaveByStream)
+        spanned = any(window.cuts for window in windows.values())
+        may_leave = spanned and isinstance(self.backend, LeavingBackend)
         groups: dict[bool, list[_Key]] = {}
         for key, window in windows.items():
             groups.setdefault(may_leave and bool(window.cuts), []).append(key)
@@ -117,7 +118,7 @@ class WindowRun:
         """Score a batch; if it fails, each window by itself."""
         try:
             early = any(window.early for window in batch.values())
-            if early and isinstance(self.backend, CascadeBackend | LeaveByStream):
+            if early and isinstance(self.backend, LeavingBackend):
                 return self._leaving(self.backend, batch)
             return self._read(batch, *self._outputs([*batch.values()]))
         except BackendError as error:
@@ -130,7 +131,7 @@ class WindowRun:
             return results
 
     def _leaving(
-        self, backend: CascadeBackend | LeaveByStream, batch: Mapping[_Key, Window]
+        self, backend: LeavingBackend, batch: Mapping[_Key, Window]
     ) -> dict[_Key, Scored | BackendError]:
         """Score a batch, of which the windows that an exit decides on are not run further."""
         exits, keys = Exits(backend.cascade), [*batch]

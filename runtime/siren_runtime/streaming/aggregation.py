@@ -11,8 +11,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
-from siren_runtime.bundle.arguments import whole_number
-from siren_runtime.errors import InputError
+from siren_runtime.bundle.arguments import check_choice, whole_number
 
 AggregationName = Literal["mean", "window", "ema"]
 
@@ -91,9 +90,6 @@ def aggregation_of(name: AggregationName, span: int) -> Aggregation | None:
     Raises:
         InputError: no such name, or `span` is below 1.
     """
-    if name not in get_args(AggregationName):
-        raise InputError(
-            f"aggregation must be one of {', '.join(get_args(AggregationName))}, found {name!r}"
-        )
+    check_choice("aggregation", name, get_args(AggregationName))
     span = whole_number("span", span, 1)
     return {"mean": None, "window": Window(span), "ema": Ema(span)}[name]

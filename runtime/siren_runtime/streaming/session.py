@@ -4,8 +4,8 @@ A session of an ensemble is read by every member, and its score is the mean of t
 are the first member's; the others' scores count at the same places of the text.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,13 +24,20 @@ from .reader import Between, nothing
 from .result import StreamResult, TokenScore
 from .track import Member, Track
 
-# What each member makes of a text by head, the primary head's threshold (None: its own), the share
-# of unknown tokens, whether it has a response, the order that decides (None: the highest), whether
-# spans were asked for -> the verdict of each head, the primary one's first.
-Decide = Callable[
-    [Sequence[Mapping[str, HeadText]], float | None, float, bool, int | None, bool],
-    Mapping[str, HeadScore],
-]
+
+class Decide(Protocol):
+    """Decides on a text, as `Judge.on_heads`."""
+
+    def __call__(
+        self,
+        members: Sequence[Mapping[str, HeadText]],
+        *,
+        threshold: float | None,
+        unknown: float,
+        has_response: bool,
+        spans_asked: bool,
+    ) -> Mapping[str, HeadScore]:
+        """The verdict of each head, the primary one's first."""
 
 
 class Session:
@@ -140,8 +147,13 @@ class Session:
         self._decide()
         leader = self.tracks[0].state
         unknown = max(track.unknown for track in self.tracks)
-        rest = self._threshold, unknown, self._has_response, None, self._limits.spans_asked
-        heads = self._decide_on([track.heads() for track in self.tracks], *rest)
+        heads = self._decide_on(
+            [track.heads() for track in self.tracks],
+            threshold=self._threshold,
+            unknown=unknown,
+            has_response=self._has_response,
+            spans_asked=self._limits.spans_asked,
+        )
         primary = next(iter(heads.values()))
         categories, flagged = categories_of(heads.values())
         spans = [track.span for track in self.tracks if track.is_truncated]

@@ -7,8 +7,8 @@ would be larger than the largest that thresholds were chosen by.
 
 from collections.abc import Callable, Sequence
 
-from siren_runtime.backends.outputs import FloatArray, Outputs
-from siren_runtime.backends.readout import DoubleArray, HighestSpan, Readout
+from siren_runtime.backends.outputs import DoubleArray, FloatArray, Outputs
+from siren_runtime.backends.readout import HighestSpan, Readout
 from siren_runtime.text.spans import (
     Cut,
     ends_a_sentence,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.outputs import FloatArray, span_means
 
 from .aggregation import Aggregation, moving_average
 from .growing_text import Offsets, Tokens
@@ -237,21 +237,18 @@ class StreamState:
     def means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
         """The mean over each span, and over the first token held, float32 [spans, neurons].
 
-        As in whole texts (`ScoreByStream.run_spans`). Only for the mean over all tokens, of which
-        the rows are running sums; those that do not count have sums of their own.
+        Only for the mean over all tokens, of which the rows are running sums; those that do not
+        count have sums of their own.
 
         Args:
             spans: the first token of each and the one behind its last, none of which is cut by the
                 first that counts.
         """
         starts, stops = np.array(spans).T
-        sums, inner = self._rows, (starts > 0)[:, None]
-        first = sums[0] if self.context else sums[0] - self.base
+        sums = self._rows
         before = np.where((starts > self.context)[:, None], sums[starts - 1], self.base)
-        counts = (stops - starts)[:, None] + inner
-        total = sums[stops - 1] - before + np.where(inner, first, np.float32(0))
-        means: FloatArray = total / counts.astype(np.float32)
-        return means
+        first = sums[0] if self.context else sums[0] - self.base
+        return span_means(starts, stops, before=before, last=sums[stops - 1], first=first)
 
     def last(self) -> tuple[FloatArray, int]:
         """The row after the last token read, and the number of tokens in it, for the mean."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.arguments import check_choice, whole_number
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BundleError, InputError, InterruptedCall, SirenError
 
@@ -51,12 +51,8 @@ class Limits:
     early: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("long_text", LongText), ("unreadable", Unreadable)):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise InputError(
-                    f"{name} must be one of {', '.join(get_args(choices))}, found {value!r}"
-                )
+        check_choice("long_text", self.long_text, get_args(LongText))
+        check_choice("unreadable", self.unreadable, get_args(Unreadable))
         for name in ("max_tokens", "max_bytes"):
             number = whole_number(f"{name}_per_text", getattr(self, name), 1)
             object.__setattr__(self, name, number)

@@ -24,6 +24,7 @@ _WIDE_MARKS: Final = "。！？।؟۔"
 # Turns are lines: a prompt and its response, and messages, are joined by newlines.
 _END: Final = re.compile(rf"[{_MARKS}]+[\"'”’»)\]]*\s+|[{_WIDE_MARKS}]+[”’」』）]*\s*|\n+")
 _MARK: Final = re.compile(rf"[{_MARKS}{_WIDE_MARKS}\n]")
+_LEAST: Final = 8  # tokens of a sentence that is a span by itself
 _LONGEST_END: Final = 16  # characters; marks beyond that many add nothing
 
 
@@ -128,7 +129,8 @@ def sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
 def _alone(starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Each sentence by itself, of the smallest size that holds it.
 
-    One of under a quarter of the smallest size says too little, and there would be too many.
+    One of under 8 tokens, or of under a quarter of a smaller size than 32, says too little, and
+    there would be too many.
     """
     for begin, end in pairwise(starts):
         size = size_alone(end - begin, sizes)
@@ -138,7 +140,7 @@ def _alone(starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, i
 
 def size_alone(length: int, sizes: Sequence[int]) -> int | None:
     """The size of which a sentence of so many tokens is a span by itself, if it is one."""
-    if 4 * length < sizes[0]:
+    if length < min(sizes[0] / 4, _LEAST):
         return None
     return next((size for size in sizes if size >= length), None)
 

@@ -1,13 +1,14 @@
 """The segments of a guard with exits in ONNX Runtime: rows of a batch leave between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.backends.outputs import FloatArray, Outputs, TokenArray
+from siren_runtime.backends.base import Leave
+from siren_runtime.backends.outputs import BoolArray, FloatArray, Outputs, TokenArray
 from siren_runtime.backends.process import OpeningProcess
 from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS, names
 from siren_runtime.bundle.reader import Bundle
@@ -16,11 +17,6 @@ from siren_runtime.errors import BackendError
 from .failures import EngineFailures
 from .providers import Provider
 from .session import open_sessions, token_budget
-
-BoolArray = npt.NDArray[np.bool_]
-# An exit's number, the rows that are still there, int64 [rows], and its scores of them -> whether
-# each leaves, bool [rows].
-Leave = Callable[[int, TokenArray, FloatArray], BoolArray]
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class _Segment:
 
 
 class CascadeBackend:
-    """A `Backend` over the segments of a bundle, whose rows may leave behind an exit.
+    """A `LeavingBackend` over the segments of the score graph.
 
     ONNX Runtime lets threads share it. It holds every weight once, as score.onnx does.
     """
@@ -84,18 +80,7 @@ class CascadeBackend:
     def run_leaving(
         self, input_ids: TokenArray, attention_mask: TokenArray, leave: Leave
     ) -> tuple[TokenArray, Outputs | None]:
-        """Score right-padded texts, [batch, sequence]; rows that leave are not run further.
-
-        Args:
-            leave: called behind each exit; what it says of a row is final.
-
-        Returns:
-            The rows that no exit decided on, int64 [rows], and what the whole guard gives for
-            them; None where all have left.
-
-        Raises:
-            BackendError: ONNX Runtime failed, or gave outputs of another shape.
-        """
+        """Score right-padded texts, of which rows may leave, as `LeavingBackend.run_leaving`."""
         self._process.check()
         rows = np.arange(len(input_ids))
         kept: dict[str, npt.NDArray[Any]] = {

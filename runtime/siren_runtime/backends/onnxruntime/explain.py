@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.backends.outputs import DoubleArray, FloatArray
 from siren_runtime.bundle.graphs import (
     DIRECTION,
     FEATURES,
@@ -75,7 +75,7 @@ class HeadGradients:
 
     def __call__(
         self, features: FloatArray, direction: FloatArray
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    ) -> tuple[DoubleArray, DoubleArray]:
         """The logits along a direction, and their gradients.
 
         Args:

@@ -7,16 +7,17 @@ what it needs. Their hash is computed beside it, on another thread.
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from siren_runtime.backends.memory import release_freed_memory
+from siren_runtime.backends.outputs import FloatArray, Outputs
 from siren_runtime.backends.process import keep_in_children
 from siren_runtime.bundle.arguments import whole_number
-from siren_runtime.bundle.graphs import GraphSpec, TensorSpec, signature
+from siren_runtime.bundle.graphs import POOLED, GraphSpec, TensorSpec, signature
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 
@@ -190,6 +191,15 @@ def _checked(
     return _NAMES.get(first, first)
 
 
+def run_head(session: Any, outputs: Sequence[str], pooled: FloatArray) -> Outputs:
+    """Run a session over head.onnx, as `StreamBackend.head`; `outputs` are all of the graph's."""
+    with EngineFailures(
+        lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
+    ):
+        values = session.run(outputs, {POOLED: pooled})
+    return Outputs.of(values)
+
+
 def token_budget(backend: str) -> int:
     """Tokens, padding included, that run best in one batch on what `backend` names."""
     return _CPU_TOKEN_BUDGET if backend == "cpu" else _GPU_TOKEN_BUDGET
@@ -242,12 +252,17 @@ def _copy(options: Any) -> Any:
     return session.get_session_options()
 
 
-def _check_signature(path: str, kind: str, found: Sequence[Any], specs: list[TensorSpec]) -> None:
-    actual = [
-        TensorSpec(value.name, _DTYPES.get(value.type, value.type), value.shape) for value in found
+def tensor_specs(values: Iterable[Any]) -> list[TensorSpec]:
+    """What a session says of its inputs or outputs, each an `onnxruntime.NodeArg`."""
+    return [
+        TensorSpec(value.name, _DTYPES.get(value.type, value.type), value.shape) for value in values
     ]
-    if signature(actual) != signature(specs):
+
+
+def _check_signature(path: str, kind: str, found: Sequence[Any], specs: list[TensorSpec]) -> None:
+    actual = signature(tensor_specs(found))
+    if actual != signature(specs):
         raise BundleError(
-            f"{path}: the graph's {kind}s are {signature(actual)}, guard.json says "
+            f"{path}: the graph's {kind}s are {actual}, guard.json says "
             f"{signature(specs)}; the graph and the manifest belong to different bundles"
         )

@@ -12,12 +12,12 @@ from siren_runtime.backends.outputs import (
     TokenArray,
 )
 from siren_runtime.backends.process import OpeningProcess
-from siren_runtime.bundle.graphs import POOLED, head_graph, names, stream_graph
+from siren_runtime.bundle.graphs import head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
 
 from .failures import EngineFailures
 from .providers import Provider
-from .session import open_sessions, token_budget
+from .session import open_sessions, run_head, token_budget
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
 CHUNK_TOKENS = 256
@@ -74,8 +74,4 @@ class OnnxRuntimeStreamBackend:
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
         self._process.check()
-        with EngineFailures(
-            lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
-        ):
-            values = self._head.run(self._head_outputs, {POOLED: pooled})
-        return Outputs.of(values)
+        return run_head(self._head, self._head_outputs, pooled)

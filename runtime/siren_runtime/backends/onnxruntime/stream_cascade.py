@@ -18,7 +18,6 @@ from siren_runtime.backends.process import OpeningProcess
 from siren_runtime.bundle.cascade import summed_neurons
 from siren_runtime.bundle.graphs import (
     LOGITS,
-    POOLED,
     SCORE,
     STREAM_HEAD,
     Contract,
@@ -33,7 +32,7 @@ from siren_runtime.bundle.reader import Bundle
 
 from .failures import EngineFailures
 from .providers import Provider
-from .session import open_sessions, token_budget
+from .session import open_sessions, run_head, token_budget
 from .stream import CHUNK_TOKENS
 
 
@@ -176,8 +175,16 @@ class CascadeStreamBackend:
         states: dict[str, FloatArray] = {}
         sums, new = [], []
         for number, segment in enumerate(self.segments):
-            rest = past[segment.buffers], feature_sum, feature_count, states
-            found = self.run(number, input_ids, past_lengths, *rest, present=present)
+            found = self.run(
+                number,
+                input_ids,
+                past_lengths,
+                past[segment.buffers],
+                feature_sum,
+                feature_count,
+                states,
+                present=present,
+            )
             states |= found.states
             sums.append(found.sums)
             new += found.present
@@ -187,11 +194,7 @@ class CascadeStreamBackend:
     def head(self, pooled: FloatArray) -> Outputs:
         """Run the head alone, as `StreamBackend.head`."""
         self._process.check()
-        with EngineFailures(
-            lambda error: f"ONNX Runtime failed on the head of {len(pooled)} rows: {error}"
-        ):
-            values = self._head.run(self._head_outputs, {POOLED: pooled})
-        return Outputs.of(values)
+        return run_head(self._head, self._head_outputs, pooled)
 
 
 def _segments(manifest: Manifest, sessions: Sequence[Any]) -> list[StreamSegment]:

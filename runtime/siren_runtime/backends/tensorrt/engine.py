@@ -38,14 +38,11 @@ class Engine:
         plan: Plan,
         library: Library,
         graph: GraphSpec,
-        *,
-        cuda_graphs: bool = True,
     ) -> None:
         """Load the plan.
 
         Args:
             graph: what the plan was compiled from.
-            cuda_graphs: replay a shape's kernels as one CUDA graph from its second use on.
 
         Raises:
             BackendError: there is no GPU, or the plan is damaged, of another version or GPU, or
@@ -55,7 +52,7 @@ class Engine:
         use_device(self.device)  # makes its CUDA context, which the kernel cache is checked with
         self.plan, self.library = plan, library
         self.inputs, self.outputs = list(graph.inputs), list(graph.outputs)
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs = True  # replays a shape's kernels as one from its second use on
         self._logger = make_logger(library, "error", lambda line: None)
         self._runtime = open_interface(library, "Runtime", self._logger)  # must outlive the engine
         self.engine = self._runtime.deserialize_cuda_engine(plan.read())
@@ -66,9 +63,7 @@ class Engine:
                 "smaller profiles if device memory is short"
             )
         self._check_tensors()
-        self.settings = library.runtime_config(
-            self.engine, plan.runtime_cache, cuda_graphs=cuda_graphs
-        )
+        self.settings = library.runtime_config(self.engine, plan.runtime_cache)
         self._saving = threading.Lock()
         if self.settings is not None:  # when this object goes, or the interpreter
             alive = self.settings, self.engine, self._runtime  # let go of in this order

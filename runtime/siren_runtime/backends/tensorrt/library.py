@@ -69,13 +69,12 @@ class Library:
                     f"{self.version} compiles for: {names}"
                 )
 
-    def runtime_config(self, engine: Any, cache: Path, *, cuda_graphs: bool) -> Any:
+    def runtime_config(self, engine: Any, cache: Path) -> Any:
         """TensorRT-RTX's runtime settings with its kernel cache read; None for TensorRT."""
         if not self.is_rtx:
             return None
         settings = engine.create_runtime_config()
-        if cuda_graphs:
-            settings.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        settings.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         kernels = settings.create_runtime_cache()
         if cache.is_file():
             kernels.deserialize(cache.read_bytes())  # refused, and made anew, if out of date
