@@ -1,4 +1,4 @@
-"""Every relative link of the documentation leads somewhere."""
+"""Every relative link of the documentation leads somewhere, and so do names of files of code."""
 
 import re
 from collections import Counter
@@ -20,6 +20,13 @@ _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+_FILE = re.compile(r"`([^`\s]+\.py)`")
+# Their paths within the checkout.
+PATHS = [
+    f"/{path.relative_to(ROOT).as_posix()}"
+    for folder in ("runtime", "export", "serve", "train", "bench", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+]
 
 
 def _links(document: Path) -> Iterator[str]:
@@ -50,3 +57,12 @@ def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
         if anchor:
             assert target.suffix == ".md", f"{link}: only Markdown has headings"
             assert anchor in _anchors(target), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("document", ["docs/design.md", "train/README.md"])
+def test_files_of_code_that_are_named_are_there(document: str) -> None:
+    """By the end of their path, as `data/rows.py` is that of train/siren_train/data/rows.py."""
+    named = _FILE.findall(_FENCED.sub("", (ROOT / document).read_text(encoding="utf-8")))
+    assert named
+    for name in named:
+        assert any(path.endswith(f"/{name}") for path in PATHS), f"{name}: no such file"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backbones import FAMILIES
+from calibrated import write_calibration
 from exits import BOUNDS, artifact_with_exits, set_bounds
 from guards import load_guard
 from models import make_artifact, make_labels
@@ -34,7 +35,6 @@ from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.scoring.engines import Request, open_backend
 from siren_runtime.text.rules import clean
-from siren_train.measure.calibrate import write_calibration
 from texts import TEXTS
 from tiny_bundle import edit_manifest
 

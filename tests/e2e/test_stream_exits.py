@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from calibrated import write_calibration
 from exits import export_with_exits, set_bounds
 from guards import load_guard
 from served import running
@@ -24,7 +25,6 @@ from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.streaming import cascade as reading
-from siren_train.measure.calibrate import write_calibration
 from streaming import BOUND, cut
 from texts import CORPUS
 from tiny_bundle import edit_manifest

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from calibrated import write_calibration
 from exits import export_with_exits, set_bounds
 from guards import load_guard
 from served import running
@@ -11,7 +12,6 @@ from siren_runtime import Hysteresis, Patience, Schedule
 from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.streaming import cascade as reading
 from siren_runtime.streaming.decision import Decisions
-from siren_train.measure.calibrate import write_calibration
 from streaming import BOUND, cut
 from texts import CORPUS
 

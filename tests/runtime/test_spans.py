@@ -198,6 +198,19 @@ def test_a_sentence_amid_others_is_a_span_of_the_smallest_size_that_holds_it() -
     assert all(cut.stop - cut.start >= 8 for cut in found)
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_short_sentence_is_a_span_by_itself_whatever_the_size(size: int) -> None:
+    text = (
+        "Plain words and more of them stand here. " * 4
+        + "Do harm. "
+        + "So it is. " * 3
+        + "No. " * 9
+    )
+    found = [text[slice(*cut.span)] for cut in _cuts(text, size)]
+    assert (found.count("Do harm. "), found.count("So it is. ")) == (1, 3)
+    assert found.count("No. ") <= 1  # the last, before a sentence that does not fit behind it
+
+
 def test_plain_text_behind_a_sentence_does_not_hide_it_in_its_span(alarm: Path) -> None:
     text = "aaaa aa aaa aaa. " + HARM * 6 + ". aaaa. aaa aaaaa."
     (span,) = Guard.load(alarm).score(text, spans=[16]).spans

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrated import write_calibration
 from siren_command import siren
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
@@ -21,7 +22,6 @@ from siren_train.measure.calibrate import (
     fit_temperature,
     make_tiers,
     read_tiers,
-    write_calibration,
 )
 from siren_train.measure.calibrate_responses import choose_thresholds, choose_tiers
 from siren_train.measure.evaluate import Scores, measure

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibrated import write_calibration
 from labelled import make_rows, write_jsonl
 from siren_command import siren
 from siren_runtime import Guard
@@ -15,7 +16,6 @@ from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold
 from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.data.rows import Columns, read_rows
 from siren_train.data.sources import parse_source
-from siren_train.measure.calibrate import write_calibration
 from siren_train.measure.calibrate_responses import risks
 from siren_train.measure.evaluate import score_rows
 from tiny_bundle import edit_manifest, make_bundle

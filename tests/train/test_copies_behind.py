@@ -15,6 +15,7 @@ from models import make_backbone
 from onnx_backbones import export_onnx
 from reference import load_reference
 from siren_export.heads.mlp import Dense
+from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.backends.outputs import FloatArray
@@ -24,7 +25,6 @@ from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
 from siren_train.store.generator import GeneratorPool, open_generator
-from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore, text_digest
 
 COPIES = Copies(seed=0, behind={"first": 3, "second": 1})
@@ -129,13 +129,13 @@ def pooled(rows: list[Row], store: FeatureStore) -> FloatArray:
 def head_of_everything(folder: Path, store: FeatureStore) -> Path:
     """Write a head of llm-siren's whose features are all neurons of a store's backbone."""
     layers, channels = store.manifest.layers, store.manifest.channels
-    write_head(
+    write_mlp_artifact(
         folder,
         model_id=store.manifest.model_id,
         model_revision=None,
         pooling="residual_mean",
         layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
+        dense=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
         max_length=store.manifest.max_length,
         threshold=0.5,
     )

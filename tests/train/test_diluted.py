@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from calibrated import write_calibration
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
@@ -20,7 +21,6 @@ from siren_train.data.dilution import Dilution, checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import parse_source
-from siren_train.measure.calibrate import write_calibration
 from siren_train.measure.calibrate_responses import choose_spans
 from siren_train.measure.calibrate_spans import (
     SpanScores,
@@ -246,6 +246,28 @@ def test_calibrated_spans_are_used_and_move_with_the_temperature(bundle: Path, d
     assert [s.tokens for s in after.spans] == [s.tokens for s in before.spans]
     for old, new in zip(before.spans, after.spans, strict=True):
         assert (old.score >= old.threshold) == (new.score >= new.threshold)
+
+
+def test_spans_are_of_the_sizes_that_are_asked_for(bundle: Path, data: Path) -> None:
+    arguments = [str(bundle), str(data), "--spans", "fpr:0.2", "--diluted", "90"]
+    done = CliRunner().invoke(calibrate.app, [*arguments, "--span-sizes", "64,40"])
+    assert done.exit_code == 0, done.output
+    guard, rows = Guard.load(bundle), _rows(data, "validation")
+    limits = {span.tokens: span.threshold for span in guard.manifest.spans}
+    assert [*limits] == [40, 64]
+    among = Dilution(guard.scorers[0].tokenizer, 90, "behind").of(rows)
+    found = score_spans(guard, [*rows, *among], sizes=[40, 64])
+    flagged = (found.scores >= [*limits.values()]).any(axis=1)
+    assert 0 < flagged[~found.harmful].mean() <= 0.2
+    assert {span.tokens for span in guard.score(among[0].text).spans} == {40, 64}
+
+
+def test_sizes_of_spans_are_refused_without_a_rule_for_them(bundle: Path) -> None:
+    for arguments in (
+        ["--threshold", "0.5", "--span-sizes", "64"],
+        ["--spans", "0.9", "--span-sizes", "64,64"],
+    ):
+        assert CliRunner().invoke(calibrate.app, [str(bundle), *arguments]).exit_code != 0
 
 
 def test_a_number_for_spans_needs_no_rows(bundle: Path) -> None:

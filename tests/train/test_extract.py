@@ -15,6 +15,7 @@ from backbones import MAX_LENGTH
 from labelled import make_rows, write_jsonl
 from reference import load_reference
 from siren_export.heads.mlp import Dense
+from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
@@ -23,7 +24,6 @@ from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
-from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore
 
 POOLINGS: tuple[MeanPooling, ...] = ("residual_mean", "mlp_mean")
@@ -74,13 +74,13 @@ def test_features_are_those_of_transformers(
 ) -> None:
     store = run(tmp_path / "store", backbone, poolings=[pooling])
     layers, channels = store.manifest.layers, store.manifest.channels
-    write_head(
+    write_mlp_artifact(
         tmp_path / "everything",
         model_id=str(backbone_folder(backbone)),
         model_revision=None,
         pooling=pooling,
         layers=[LayerSelection(layer, np.arange(channels), 1.0) for layer in range(layers)],
-        head=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
+        dense=[Dense(np.zeros((2, layers * channels)), np.zeros(2))],
         max_length=MAX_LENGTH,
         threshold=0.5,
     )

@@ -10,6 +10,7 @@ from siren_train.measure.metrics import (
     calibration_error,
     macro_f1,
     macro_f1_by_dataset,
+    mean_macro_f1,
     precision_recall,
 )
 
@@ -33,6 +34,8 @@ def test_every_data_set_counts_the_same() -> None:
     result = macro_f1_by_dataset(labels, predictions, datasets, ["large", "small", "none"])
     assert result.by_dataset == {"large": 1.0, "small": 0.0}
     assert result.mean == 0.5
+    names = np.array(["large", "small"])[datasets]
+    assert mean_macro_f1(labels == 1, predictions == 1, names) == 0.5
 
 
 @given(scored)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from calibrated import write_calibration
 from guards import load_guard
 from labelled import make_rows, write_jsonl
 from polynomials import make_polynomial
@@ -14,7 +15,6 @@ from siren_runtime import BundleError
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.siren import app as siren
-from siren_train.measure.calibrate import write_calibration
 from siren_train.measure.exit_bounds import Bounds, ExitScores
 from siren_train.measure.order_cascade import measure_orders, order_costs
 from tiny_bundle import edit_manifest

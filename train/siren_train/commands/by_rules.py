@@ -10,7 +10,6 @@ import typer
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.commands.console import report
-from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import Source
@@ -31,8 +30,9 @@ class ByRules:
         threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
             numbers where there are no sources.
         spans: the same, as `siren_train.measure.calibrate_spans.find_span_thresholds` takes it.
+        span_sizes: of which sizes these are, in tokens, ascending.
         diluted: for spans, rows count alone and behind so many tokens of safe rows.
-        columns_of: makes the columns of the sources, of the names of the classes.
+        columns_of: `options.make_columns`, but for what a bundle or generator says.
         max_rows: of each data set, of each class alike; None is all.
         responses: whether to choose by the rows with a response, and apart from that by the rest.
         threads: of the CPU; None takes all.
@@ -42,6 +42,7 @@ class ByRules:
     threshold: str | None
     tiers: Mapping[str, str]
     spans: str | None
+    span_sizes: Sequence[int]
     diluted: Sequence[int]
     sources: Sequence[Source]
     columns_of: Callable[..., Columns]
@@ -99,7 +100,7 @@ class ByRules:
             say_unseen(span_scores, by_response=bool(new.responses))
             new = with_spans(new, *choose_spans(span_scores, self.spans, bool(new.responses)))
         elif self.spans:
-            new = with_spans(new, options.stated_spans(self.spans), None)
+            new = with_spans(new, options.stated_spans(self.spans, self.span_sizes), None)
         if not self.tiers:
             return with_thresholds(new, None, self.written, None)
         tiers, *of_responses = choose_tiers(scores, self.tiers, new, each=responses is not None)
@@ -115,7 +116,7 @@ class ByRules:
         """
         if not (self.tiers or self.written or old.tiers):
             return []
-        return [*DEFAULT_SIZES] if self.spans else [span.tokens for span in old.spans]
+        return [*self.span_sizes] if self.spans else [span.tokens for span in old.spans]
 
     def rows_of_spans(self, columns: Columns) -> tuple[list[Row], list[Row], Sequence[int]]:
         """The rows whose spans are scored, those that they stand behind, and tokens of these.

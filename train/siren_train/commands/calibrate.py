@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,8 +11,9 @@ from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.console import refuse_options
 from siren_runtime.errors import InputError
-from siren_runtime.generation.manifest import is_grafted
+from siren_runtime.generation.manifest import Pooled, is_grafted
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
+from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.sources import parse_source
 
@@ -25,6 +26,7 @@ need_train_extra()
 
 app = typer.Typer(add_completion=False)
 
+_SIZES = ",".join(map(str, DEFAULT_SIZES))
 _EPILOG = """
 Examples:
 
@@ -94,10 +96,18 @@ def calibrate(
     spans: Annotated[
         str | None,
         typer.Option(
-            help="Thresholds of spans of 32, 64 and 128 tokens, with which a guard scores spans "
-            "unless told not to: fpr:RATE, the share of safe rows that spans may flag, or a number."
+            help="Thresholds of spans, with which a guard scores spans unless told not to: "
+            "fpr:RATE, the share of safe rows that spans may flag, or a number."
         ),
     ] = None,
+    span_sizes: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKENS,...",
+            help="For --spans, their sizes. Fewer cost less where a guard reads each span by "
+            "itself, as an encoder does.",
+        ),
+    ] = _SIZES,
     diluted: Annotated[
         str,
         typer.Option(
@@ -147,7 +157,7 @@ def calibrate(
         ),
     ] = None,
     pool: Annotated[
-        Literal["conversation", "response"] | None,
+        Pooled | None,
         typer.Option(help="For --false-alarms: what counts; default: conversation, both turns."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which rows to calibrate on.")] = "validation",
@@ -166,25 +176,37 @@ def calibrate(
     `Guard.score(...).tier` then names the tier of a score. Calibrate on rows that the head has
     not seen: siren train fits train and validation rows, unless told --hold-out-validation.
     """
-    # Only here, so that siren --help need not wait for scikit-learn.
-    from siren_export.heads.registry import check_same_head
-    from siren_train.measure.calibrate import read_tiers
-    from siren_train.measure.calibrate_spans import check_rules
-
-    from .calibrate_bundle import calibrate_bundle
-    from .calibrate_ensemble import calibrate_ensemble
-    from .calibrate_generator import calibrate_generator
-
     if not cascade:
         refuse_options(context, ["loss"], "--cascade")
     if not (spans and data):
         refuse_options(context, ["diluted"], "--spans and labelled text")
+    if not spans:
+        refuse_options(context, ["span_sizes"], "--spans")
     folder = Path(options.bundle_folder(bundle))
     sources = [parse_source(argument) for argument in data or ()]
-    of_rows = text, label, split_column, id_column, category, classes
-    columns_of = partial(options.make_columns, *of_rows, max_bytes=max_bytes)
-    rules = threshold, options.tier_rules(tier or []), spans, checked_lengths(diluted)
-    by_rules = ByRules(*rules, sources, columns_of, split, max_rows, responses, threads)
+    columns_of = partial(
+        options.make_columns,
+        text=text,
+        label=label,
+        split=split_column,
+        id_=id_column,
+        category=category,
+        classes=classes,
+        max_bytes=max_bytes,
+    )
+    rules = ByRules(
+        threshold,
+        options.tier_rules(tier or []),
+        spans,
+        checked_lengths(span_sizes),
+        checked_lengths(diluted),
+        sources,
+        columns_of,
+        split,
+        max_rows,
+        responses,
+        threads,
+    )
     if is_grafted(folder) or is_ensemble(folder):
         refused = tiers, temperature, cascade, record, labels, pool
         if any((*refused, head if is_ensemble(folder) else None)) or false_alarms is not None:
@@ -192,89 +214,144 @@ def calibrate(
                 "a generator or an ensemble takes --threshold, --tier, --spans and --responses "
                 "alone"
             )
-        if is_grafted(folder):
-            calibrate_generator(folder, head, by_rules)
-        else:
-            calibrate_ensemble(folder, by_rules)
+        _calibrate_folder(folder, head, rules)
         return
+    _check_options(rules, tiers, head, record, false_alarms, pool, temperature, cascade)
+    _calibrate_head(
+        folder,
+        head,
+        _with_tiers(rules, tiers),
+        labels,
+        record,
+        temperature=temperature,
+        loss=loss if cascade else None,
+        false_alarms=false_alarms,
+        pool=pool or "conversation",
+    )
+
+
+def _check_options(
+    rules: ByRules,
+    tiers: Path | None,
+    head: str | None,
+    record: Path | None,
+    false_alarms: float | None,
+    pool: Pooled | None,
+    temperature: bool,
+    cascade: bool,
+) -> None:
+    """Refuse what does not go together, and rules that are none."""
+    from siren_train.measure.calibrate_spans import check_rules
+
+    others = rules.threshold, rules.tiers, tiers, temperature, rules.spans, rules.responses
     if false_alarms is not None:
-        if any((threshold, tier, tiers, temperature, spans, cascade, responses)) or not data:
+        if any((*others, cascade)) or not rules.sources:
             raise typer.BadParameter(
                 "--false-alarms takes labelled responses, and no other calibration"
             )
     elif pool is not None:
         raise typer.BadParameter("--pool goes with --false-alarms")
     elif cascade:
-        others = threshold, tier, tiers, temperature, spans, responses, head, record
-        if any(others) or not data:
+        if any((*others, head, record)) or not rules.sources:
             raise typer.BadParameter("--cascade takes labelled text, and no other calibration")
     else:
-        _check_use(threshold, tier, tiers, temperature, spans)
-    if responses and not (data and threshold and not tiers):
+        _check_use(rules, tiers, temperature)
+    if rules.responses and not (rules.sources and rules.threshold and not tiers):
         raise typer.BadParameter("--responses takes labelled text, --threshold, and --tier if any")
     try:
-        check_rules(threshold, by_rules.tiers, spans)
+        check_rules(rules.threshold, rules.tiers, rules.spans)
     except InputError as error:
-        if data:
+        if rules.sources:
             raise
         raise typer.BadParameter(str(error)) from None  # as numbers that are none are refused
-    if tiers is not None:
-        by_rules = replace(by_rules, written=read_tiers(tiers))
-    opened = load_bundle(folder)
-    head = opened.manifest.primary if head is None else head
-    old = opened.manifest.decision(head)
-    if record is not None:
-        check_same_head(record, head, opened.manifest.heads[head])
-    has_labels = opened.manifest.heads[head].activation == "sigmoid"
-    if labels and (not has_labels or cascade or false_alarms is not None):
-        raise typer.BadParameter("--labels goes with a head of labels")
-    is_trajectory = opened.manifest.task == "trajectory"
-    columns = columns_of(options.labels(opened.manifest), labels, trajectories=is_trajectory)
-    if false_alarms is not None:
-        from .calibrate_alarms import calibrate_alarms
 
-        of_split = sources, columns, split, max_rows
-        pooled = pool or "conversation"
-        decision = calibrate_alarms(
-            folder, head, false_alarms, *of_split, pool=pooled, threads=threads
+
+def _check_use(rules: ByRules, tiers: Path | None, temperature: bool) -> None:
+    if tiers is not None and rules.tiers:
+        raise typer.BadParameter("give either --tier or --tiers")
+    if not (rules.threshold or rules.tiers or tiers or temperature or rules.spans):
+        raise typer.BadParameter(
+            "give --threshold, --tier, --tiers, --temperature, --spans, --cascade or --false-alarms"
         )
-        finish(record, old, decision)
-        return
-    if cascade:
-        from .calibrate_cascade import calibrate_exits, calibrate_orders
 
-        chosen = calibrate_orders if opened.manifest.head.orders else calibrate_exits
-        chosen(opened, loss, sources, columns, split, max_rows, threads)
-        return
-    if columns.trajectories and (spans or responses or text):
+
+# What calibrates is imported where it runs, so that siren --help need not wait for scikit-learn.
+
+
+def _with_tiers(rules: ByRules, tiers: Path | None) -> ByRules:
+    from siren_train.measure.calibrate import read_tiers
+
+    return rules if tiers is None else replace(rules, written=read_tiers(tiers))
+
+
+def _calibrate_folder(folder: Path, head: str | None, rules: ByRules) -> None:
+    """Calibrate a grafted generator or an ensemble."""
+    from .calibrate_ensemble import calibrate_ensemble
+    from .calibrate_generator import calibrate_generator
+
+    if is_grafted(folder):
+        calibrate_generator(folder, head, rules)
+    else:
+        calibrate_ensemble(folder, rules)
+
+
+def _calibrate_head(
+    folder: Path,
+    head: str | None,
+    rules: ByRules,
+    labels: str,
+    record: Path | None,
+    *,
+    temperature: bool,
+    loss: float | None,
+    false_alarms: float | None,
+    pool: Pooled,
+) -> None:
+    """Calibrate a head of a bundle in the one way that is asked for.
+
+    Args:
+        head: None is the primary one.
+        labels: as `options.make_columns` takes them.
+        loss: of the bounds of a cascade; None is no such calibration.
+        false_alarms, pool: of streams; likewise.
+    """
+    from siren_export.heads.registry import check_same_head
+
+    from .calibrate_alarms import calibrate_alarms
+    from .calibrate_bundle import calibrate_bundle
+    from .calibrate_cascade import calibrate_exits, calibrate_orders
+    from .calibrate_labels import calibrate_labels
+
+    bundle = load_bundle(folder)
+    manifest = bundle.manifest
+    name = manifest.primary if head is None else head
+    old = manifest.decision(name)
+    if record is not None:
+        check_same_head(record, name, manifest.heads[name])
+    has_labels = manifest.heads[name].has_labels
+    if labels and (not has_labels or loss is not None or false_alarms is not None):
+        raise typer.BadParameter("--labels goes with a head of labels")
+    is_trajectory = manifest.is_trajectory
+    own = options.labels(manifest)
+    columns = rules.columns_of(bundle_classes=own, labels=labels, trajectories=is_trajectory)
+    of_rows = rules.sources, columns, rules.split, rules.max_rows, rules.threads
+    if false_alarms is not None:
+        finish(record, old, calibrate_alarms(bundle, name, false_alarms, *of_rows, pool))
+    elif loss is not None:
+        chosen = calibrate_orders if manifest.head.orders else calibrate_exits
+        chosen(bundle, loss, *of_rows)
+    elif columns.trajectories and (rules.spans or rules.responses or columns.text):
         raise InputError(
             f"{folder}: scores trajectories of agents, of which rows have messages, tools and a "
             "label: there is no --spans, --responses and --text"
         )
-    if has_labels:
-        if tier or tiers or spans or max_rows or responses:
+    elif has_labels:
+        if any((rules.tiers, rules.written, rules.spans, rules.max_rows, rules.responses)):
             raise typer.BadParameter(
-                f"the head {head!r} has labels: --threshold and --temperature are each label's; "
+                f"the head {name!r} has labels: --threshold and --temperature are each label's; "
                 "tiers, spans, --responses and --max-rows are for heads of classes"
             )
-        from .calibrate_labels import calibrate_labels
-
-        calibrate_labels(opened, head, threshold, temperature, sources, columns, split, threads)
-        finish(record, old, load_bundle(folder).manifest.decision(head))
-        return
-    calibrate_bundle(opened, head, temperature, columns, by_rules, record)
-
-
-def _check_use(
-    threshold: str | None,
-    tier: list[str] | None,
-    tiers: Path | None,
-    temperature: bool,
-    spans: str | None,
-) -> None:
-    if tiers is not None and tier:
-        raise typer.BadParameter("give either --tier or --tiers")
-    if not (threshold or tier or tiers or temperature or spans):
-        raise typer.BadParameter(
-            "give --threshold, --tier, --tiers, --temperature, --spans, --cascade or --false-alarms"
-        )
+        of_labels = rules.threshold, temperature, rules.sources, columns, rules.split, rules.threads
+        finish(record, old, calibrate_labels(bundle, name, *of_labels))
+    else:
+        calibrate_bundle(bundle, name, temperature, columns, rules, record)

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import typer
 
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
-from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import Pooled
 from siren_runtime.scoring.engines import Engines, Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
@@ -20,25 +20,21 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import StreamRow, read_stream_rows
 
-from .streaming import Pooled
-
 
 def calibrate_alarms(
-    folder: Path,
-    head: str | None,
+    bundle: Bundle,
+    head: str,
     rate: float,
     sources: Sequence[Source],
     columns: Columns,
     split: str,
     max_rows: int | None,
-    *,
-    pool: Pooled,
     threads: int | None,
+    pool: Pooled,
 ) -> Decision:
     """Choose the threshold and smoothing of a head on the streams of a split, and write them.
 
     Args:
-        head: None is the primary one.
         rate: the share of safe streams that may raise an alarm.
         max_rows: of each data set, of each kind alike; None is all.
 
@@ -47,19 +43,17 @@ def calibrate_alarms(
             or the bundle has no streaming graph.
     """
     from siren_train.measure.alarms import choose_smoothing, find_alarms
-    from siren_train.measure.calibrate import write_calibration
+    from siren_train.measure.calibrate import with_thresholds, write_decided
     from siren_train.measure.traces import Trace, trace_streams
 
-    bundle = load_bundle(folder)
-    name = head or bundle.manifest.primary
-    if "stream" not in bundle.manifest.graphs:
+    if not bundle.manifest.streams:
         raise InputError(
             f"{bundle.path}: has no streaming graph, so no score a token to smooth; calibrate by "
             "--threshold"
         )
-    if bundle.manifest.heads[name].activation == "sigmoid":
+    if bundle.manifest.heads[head].has_labels:
         raise InputError(
-            f"{bundle.path}: head {name!r} has labels, each of which decides from a threshold of "
+            f"{bundle.path}: head {head!r} has labels, each of which decides from a threshold of "
             "its own on; alarms are of heads with one score"
         )
     rows = sampled(read_stream_rows(sources, split, columns), max_rows)
@@ -67,10 +61,10 @@ def calibrate_alarms(
     engines = open_engines(bundle, Request(threads=threads, streaming=True))
 
     def traced(smoothing: int, bars: Bars) -> list[Trace]:
-        guard = _smoothed_guard(bundle, engines, name, smoothing)
+        guard = _smoothed_guard(bundle, engines, head, smoothing)
         response_only = pool == "response"
         traces = trace_streams(guard, rows, 1, response_only=response_only, progress=bars.update)
-        return [trace.by(name) for trace in traces]
+        return [trace.by(head) for trace in traces]
 
     with Bars() as bars:
         traces = traced(1, bars)
@@ -79,15 +73,15 @@ def calibrate_alarms(
         if smoothing > 1:
             traces = traced(smoothing, bars)
     found = find_alarms(traces, rate, smoothing)
-    manifest = write_calibration(
-        bundle.path, head=name, threshold=found.threshold, smoothing=found.smoothing
-    )
+    decision = _smoothed(bundle.manifest.decision(head), found.smoothing)
+    decision = with_thresholds(decision, found.threshold, None, None)
+    manifest = write_decided(bundle.path, bundle.manifest, head, decision)
     typer.echo(
         f"threshold: from {found.threshold:.4f}, scores averaged over {found.smoothing} tokens; "
         f"{found.coverage:.1%} of the harmful {split} streams stopped in time, "
         f"{found.false_alarms:.1%} of the safe ones stopped"
     )
-    return manifest.decision(name)
+    return manifest.decision(head)
 
 
 def _check_kinds(rows: Sequence[StreamRow], split: str) -> None:
@@ -99,9 +93,13 @@ def _check_kinds(rows: Sequence[StreamRow], split: str) -> None:
         )
 
 
+def _smoothed(decision: Decision, smoothing: int) -> Decision:
+    return msgspec.structs.replace(decision, smoothing=smoothing)
+
+
 def _smoothed_guard(bundle: Bundle, engines: Engines, head: str, smoothing: int) -> Guard:
     """The guard that the bundle would be if the head's scores were averaged so."""
     manifest = bundle.manifest
-    decision = msgspec.structs.replace(manifest.decision(head), smoothing=smoothing)
+    decision = _smoothed(manifest.decision(head), smoothing)
     scorer = Scorer(replace(bundle, manifest=manifest.deciding(head, decision)), engines)
     return Guard([scorer], limits=LLM_SIREN_LIMITS)

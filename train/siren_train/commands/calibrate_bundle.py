@@ -98,4 +98,8 @@ def _scored(
         if not rules.spans:
             return decision, scores, None
         of_rows = rules.rows_of_spans(columns)
-        return decision, scores, score_diluted_spans(guard, *of_rows, bars.update, head)
+        return (
+            decision,
+            scores,
+            score_diluted_spans(guard, *of_rows, bars.update, head, rules.span_sizes),
+        )

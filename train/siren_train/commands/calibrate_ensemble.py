@@ -65,12 +65,13 @@ def _scored(
             f"{folder}: of an ensemble heads of classes are calibrated; {first.primary!r} has "
             "labels, which have thresholds of their own in each member"
         )
-    is_trajectory = first.task == "trajectory"
+    is_trajectory = first.is_trajectory
     if is_trajectory and rules.spans:
         raise InputError(f"{folder}: scores trajectories of agents, which have no spans")
     if not rules.sources:
         return NO_ROWS, None
-    columns = rules.columns_of(options.labels(first), trajectories=is_trajectory)
+    own = options.labels(first)
+    columns = rules.columns_of(bundle_classes=own, trajectories=is_trajectory)
     with Bars() as bars:
         of_split = rules.sources, columns, rules.split
         sizes = rules.sizes(old)
@@ -78,4 +79,6 @@ def _scored(
         if not rules.spans:
             return scores, None
         of_rows = rules.rows_of_spans(columns)
-        return scores, score_diluted_spans(guard, *of_rows, bars.update, guard.heads[0])
+        return scores, score_diluted_spans(
+            guard, *of_rows, bars.update, guard.heads[0], rules.span_sizes
+        )

@@ -9,7 +9,6 @@ from siren_runtime import GuardedGenerator
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
 from siren_runtime.errors import InputError
-from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.rows import Columns
 
 from .by_rules import ByRules
@@ -48,7 +47,7 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
     old = generator.manifest.decision(name)
     scores, span_scores = NO_ROWS, None
     if rules.sources:
-        columns = rules.columns_of(Columns().classes)
+        columns = rules.columns_of(bundle_classes=Columns().classes)
         with Bars() as bars:
             of_split = rules.sources, columns, rules.split, rules.max_rows
             sizes = rules.sizes(old)
@@ -59,7 +58,11 @@ def calibrate_generator(folder: Path, head: str | None, rules: ByRules) -> None:
             if rules.spans:
                 of_rows = rules.rows_of_spans(columns)
                 span_scores, more = score_spans_with_generator(
-                    _with_spans(generator, DEFAULT_SIZES), name, *of_rows, bars.update
+                    _with_spans(generator, rules.span_sizes),
+                    name,
+                    *of_rows,
+                    bars.update,
+                    rules.span_sizes,
                 )
                 if more:
                     report(

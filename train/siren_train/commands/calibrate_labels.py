@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import typer
+from msgspec.structs import replace
 
+from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
@@ -21,7 +23,7 @@ def calibrate_labels(
     columns: Columns,
     split: str,
     threads: int | None,
-) -> None:
+) -> Decision:
     """Choose temperatures and thresholds of a head's labels, and write them into the bundle.
 
     Args:
@@ -33,7 +35,7 @@ def calibrate_labels(
         FITTING_TEMPERATURE,
         stated_threshold,
         tempered_guard,
-        write_calibration,
+        write_decided,
     )
     from siren_train.measure.calibrate_labels import (
         find_label_thresholds,
@@ -72,7 +74,9 @@ def calibrate_labels(
                 )
                 thresholds = find_label_thresholds(scores, head, rule)
     new = recalibrated(old, thresholds, temperatures)
-    write_calibration(bundle.path, head=head, labels=new)
+    decision = replace(bundle.manifest.decision(head), labels=new)
+    written = write_decided(bundle.path, bundle.manifest, head, decision)
     for label in new:
         typer.echo(f"{label.name}: from {label.threshold:.4f}, temperature {label.temperature:.3f}")
     report(f"{bundle.path}: {len(new)} labels of {head} calibrated")
+    return written.decision(head)

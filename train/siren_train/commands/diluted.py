@@ -18,9 +18,8 @@ from siren_train.measure.diluted import (
     measure_diluted,
 )
 from siren_train.measure.diluted_plot import plot_diluted
-from siren_train.measure.evaluate import rows_of_split
-
-from .reports import write_report
+from siren_train.measure.evaluate import rows_of_split, stated_thresholds
+from siren_train.measure.reports import write_report
 
 
 def evaluate_diluted(
@@ -48,10 +47,7 @@ def evaluate_diluted(
     """
     tokens, of_split = checked_lengths(lengths), rows_of_split(sources, columns, split)
     rows = sampled(of_split, max_rows)
-    response_threshold = None
-    if threshold is None:
-        threshold, of_responses = guard.default_threshold, guard.judge.primary.responses
-        response_threshold = of_responses.threshold if of_responses else None
+    threshold, response_threshold = stated_thresholds(guard, threshold)
     with Bars() as bars:
         results = measure_diluted(
             guard,

@@ -18,8 +18,7 @@ from siren_train.measure.disguised import (
     measure_disguised,
 )
 from siren_train.measure.evaluate import rows_of_split
-
-from .reports import write_report
+from siren_train.measure.reports import write_report
 
 
 def evaluate_disguised(

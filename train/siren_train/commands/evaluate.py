@@ -2,31 +2,26 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from msgspec.structs import replace
 
 from siren_runtime import Guard
-from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import refuse_options, report
+from siren_runtime.commands.console import refuse_options
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import Pooled
 from siren_runtime.text.reading import AS_LLM_SIREN, DEFAULT_MAX_BYTES, LongText
 from siren_train.data.benchmarks import (
     BENCHMARKS,
     GROUPS,
+    Benchmark,
     benchmark_sources,
     find_benchmarks,
-    paper_figures,
 )
 from siren_train.data.sources import parse_source
 
 from . import options
 from .extra import need_train_extra
-from .reports import write_report
-
-if TYPE_CHECKING:
-    from siren_train.measure.evaluate import Evaluation, Scores
 
 need_train_extra()
 
@@ -87,7 +82,7 @@ def evaluate(
         typer.Option(min=1, help="Words between scores of a stream; default: 1, an encoder's 8."),
     ] = None,
     pool: Annotated[
-        Literal["conversation", "response"],
+        Pooled,
         typer.Option(
             help="For --streaming with a decoder: what counts, prompt and response as in a score, "
             "or the response alone, as the SIREN paper has it."
@@ -170,135 +165,127 @@ def evaluate(
     Where a head has labels, they are those that the category column names, joined by +, and each
     is measured; so is each of more than two classes.
     """
-    if bool(data) == bool(benchmark) or (downloads and not benchmark):
-        raise typer.BadParameter("give DATA, or --benchmark, which --downloads goes with")
-    try:
-        benchmarks = find_benchmarks(benchmark or [])
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--benchmark") from None
+    benchmarks = _benchmarks(data, benchmark, downloads)
     streaming = streaming or any(one.streams for one in benchmarks)
-    if not streaming:
-        refuse_options(context, ["words", "pool"], "--streaming")
-    if output is not None and output.exists() and not output.is_dir():
-        raise InputError(f"{output}: a file is there; reports go into a folder")
-    if streaming and (ensemble or by == "category"):
-        raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
-    rewritten = "--diluted" if diluted else "--disguised" if disguised else None
-    if rewritten and (streaming or by == "category"):
-        raise typer.BadParameter(f"{rewritten} reports by data set, of whole texts")
-    if diluted and disguised:
-        raise typer.BadParameter("--diluted and --disguised are measured one by one")
-    if false_alarms is not None and (threshold is not None or not streaming):
-        raise typer.BadParameter("--false-alarms goes with --streaming, in place of --threshold")
-    # Only here, so that siren --help need not wait for scikit-learn and matplotlib.
-    from siren_train.measure.evaluate import measure, score_rows
-    from siren_train.measure.exit_evaluation import measure_exits
-
+    rewritten = [*(["--diluted"] if diluted else []), *(["--disguised"] if disguised else [])]
+    _check_options(
+        context,
+        output,
+        rewritten,
+        one_bundle=not ensemble,
+        by_category=by == "category",
+        streaming=streaming,
+        threshold=threshold,
+        false_alarms=false_alarms,
+    )
     sources = [
         *(parse_source(argument) for argument in data or []),
         *benchmark_sources(benchmarks, downloads),
     ]
-    of_rows = text, label, split_column, id_column, category, classes
-    columns_of = partial(options.make_columns, *of_rows, max_bytes=max_bytes)
+    columns_of = partial(
+        options.make_columns,
+        text=text,
+        label=label,
+        split=split_column,
+        id_=id_column,
+        category=category,
+        classes=classes,
+        max_bytes=max_bytes,
+    )
+    how: dict[str, Any] = {
+        "split": split,
+        "threshold": threshold,
+        "max_rows": max_rows,
+        "output": output,
+    }
+    # What measures is imported only here, so that siren --help need not wait for scikit-learn and
+    # matplotlib.
     if streaming:
         from .streaming import evaluate_streaming
 
         folder = options.bundle_folder(bundle)  # scores are ranked, so they are of one depth
         guard = Guard.load(folder, threads=threads, streaming=True, exits=False, **AS_LLM_SIREN)
-        if guard.manifests[0].task == "trajectory":
+        if guard.manifests[0].is_trajectory:
             raise _scores_trajectories(bundle)
-        columns = columns_of(options.labels(guard.manifest))
+        columns = columns_of(bundle_classes=options.labels(guard.manifest))
         evaluate_streaming(
             guard,
             bundle,
             sources,
             columns,
-            split=split,
-            threshold=threshold,
             words=words,
             pool=pool,
             false_alarms=false_alarms,
-            max_rows=max_rows,
-            output=output,
+            **how,
         )
         return
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
-    source = folders if ensemble else folders[0]
     read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
-    guard = Guard.load(source, threads=threads, **read)
-    trajectories = guard.manifests[0].task == "trajectory"
+    load = partial(Guard.load, folders if ensemble else folders[0], threads=threads, **read)
+    guard = load()
+    trajectories = guard.manifests[0].is_trajectory
     if trajectories and (benchmarks or rewritten or text or labels):
         raise _scores_trajectories(bundle)
-    columns = columns_of(options.labels(guard.manifests[0]), labels, trajectories=trajectories)
+    own = options.labels(guard.manifests[0])
+    columns = columns_of(bundle_classes=own, labels=labels, trajectories=trajectories)
     if diluted:
         from .diluted import evaluate_diluted
 
-        evaluate_diluted(
-            guard,
-            bundles,
-            sources,
-            columns,
-            lengths=diluted,
-            split=split,
-            threshold=threshold,
-            max_rows=max_rows,
-            output=output,
-        )
-        return
-    if disguised:
+        evaluate_diluted(guard, bundles, sources, columns, lengths=diluted, **how)
+    elif disguised:
         from .disguised import evaluate_disguised
 
-        evaluate_disguised(
-            guard,
-            bundles,
-            sources,
-            columns,
-            split=split,
-            threshold=threshold,
-            max_rows=max_rows,
-            output=output,
+        evaluate_disguised(guard, bundles, sources, columns, **how)
+    else:
+        from .texts import evaluate_texts
+
+        of_data = bundles, sources, columns
+        evaluate_texts(
+            guard, load, *of_data, by_category=by == "category", benchmarks=benchmarks, **how
         )
-        return
-    response_threshold = None
-    if threshold is None:
-        threshold, of_responses = guard.default_threshold, guard.judge.primary.responses
-        response_threshold = of_responses.threshold if of_responses else None
-    about: dict[str, Any] = {
-        "bundles": bundles,
-        "sources": [source.name for source in sources],
-        "split": split,
-        "threshold": threshold,
-        "response_threshold": response_threshold,
-    }
-    whole = None
-    with Bars() as bars:
-        scores = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
-        if scores.exits.any():
-            guard.close()
-            guard = Guard.load(source, threads=threads, exits=False, **read)
-            whole = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
-    evaluation = measure(
-        scores,
-        **about,
-        by_category=by == "category",
-        thresholds={name: dict(head.labels) for name, head in guard.judge.heads.items()},
-    )
-    if whole is not None:
-        blocks = guard.manifest.backbone.blocks_kept
-        decides = threshold, response_threshold
-        changed = scores.flagged(*decides) != whole.flagged(*decides)
-        by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
-        exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
-        evaluation = replace(evaluation, exits=exits)
-    evaluation = replace(evaluation, max_rows=max_rows)
-    measured = [one for one in benchmarks if one.name in evaluation.by_dataset]
-    evaluation = replace(
-        evaluation,
-        paper=paper_figures(measured),
-        notes={one.name: one.note for one in measured if one.note},
-    )
-    _report(evaluation, scores, output)
+
+
+def _benchmarks(
+    data: list[str] | None, names: list[str] | None, downloads: Path | None
+) -> list[Benchmark]:
+    """The benchmarks that are named, in place of data."""
+    if bool(data) == bool(names) or (downloads and not names):
+        raise typer.BadParameter("give DATA, or --benchmark, which --downloads goes with")
+    try:
+        return find_benchmarks(names or [])
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--benchmark") from None
+
+
+def _check_options(
+    context: typer.Context,
+    output: Path | None,
+    rewritten: list[str],
+    *,
+    one_bundle: bool,
+    by_category: bool,
+    streaming: bool,
+    threshold: float | None,
+    false_alarms: float | None,
+) -> None:
+    """Refuse options that would be left unread, and an output that is no folder.
+
+    Args:
+        rewritten: which of --diluted and --disguised are given.
+    """
+    if not streaming:
+        refuse_options(context, ["words", "pool"], "--streaming")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file is there; reports go into a folder")
+    if streaming and (by_category or not one_bundle):
+        raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
+    if rewritten and (streaming or by_category):
+        raise typer.BadParameter(f"{rewritten[0]} reports by data set, of whole texts")
+    if len(rewritten) > 1:
+        raise typer.BadParameter("--diluted and --disguised are measured one by one")
+    if false_alarms is not None and (threshold is not None or not streaming):
+        raise typer.BadParameter("--false-alarms goes with --streaming, in place of --threshold")
 
 
 def _scores_trajectories(bundle: str) -> InputError:
@@ -306,16 +293,3 @@ def _scores_trajectories(bundle: str) -> InputError:
         f"{bundle}: scores trajectories of agents: rows have messages, tools and a label, and "
         "there is no --streaming, --benchmark, --diluted, --disguised, --text and --labels"
     )
-
-
-def _report(evaluation: "Evaluation", scores: "Scores", output: Path | None) -> None:
-    """Print the tables, and write them with JSON and plots to `output`, if it is given."""
-    from siren_train.measure.evaluate import evaluation_markdown
-    from siren_train.measure.plots import plot_evaluation
-
-    markdown = evaluation_markdown(evaluation)
-    typer.echo(markdown, nl=False)
-    if output is not None:
-        write_report(output, "evaluation", evaluation, markdown)
-        plot_evaluation(scores, evaluation, output)
-        report(f"{output}: evaluation.json, evaluation.md and plots")

@@ -138,12 +138,12 @@ def extract(
     if prefixes and (trajectories or text or labels):
         raise typer.BadParameter("--prefixes has no --trajectories, --text and --labels")
     columns = options.make_columns(
-        text,
-        label,
-        split_column,
-        id_column,
-        category,
-        classes,
+        text=text,
+        label=label,
+        split=split_column,
+        id_=id_column,
+        category=category,
+        classes=classes,
         labels=labels,
         trajectories=trajectories,
         prefixes=prefixes,

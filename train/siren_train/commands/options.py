@@ -9,7 +9,6 @@ import typer
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
-from siren_runtime.text.spans import DEFAULT_SIZES
 from siren_train.data.labels import read_label_table
 from siren_train.data.reading import MostRows
 from siren_train.data.rows import Columns
@@ -95,6 +94,7 @@ def labels(manifest: Manifest) -> Sequence[str]:
 
 
 def make_columns(
+    *,
     text: str,
     label: str,
     split: str,
@@ -211,7 +211,7 @@ def stated(rule: str) -> float:
     return number
 
 
-def stated_spans(rule: str) -> list[SpanThreshold]:
+def stated_spans(rule: str, sizes: Sequence[int]) -> list[SpanThreshold]:
     """The number that a rule is, as the threshold of spans of every size; raises as `stated`."""
     number = stated(rule)
-    return [SpanThreshold(size, number) for size in DEFAULT_SIZES]
+    return [SpanThreshold(size, number) for size in sizes]

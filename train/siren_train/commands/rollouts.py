@@ -117,8 +117,15 @@ def rollouts(
             raise typer.BadParameter("--generator needs --judge")
     elif model or judge:
         raise typer.BadParameter("--model and --judge go with --generator")
-    of_rows = text, label, split_column, id_column, category, classes
-    columns = options.make_columns(*of_rows, max_bytes=max_bytes)
+    columns = options.make_columns(
+        text=text,
+        label=label,
+        split=split_column,
+        id_=id_column,
+        category=category,
+        classes=classes,
+        max_bytes=max_bytes,
+    )
     reading = Reading(
         [parse_source(argument) for argument in data],
         columns,

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import typer
 
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report, warnings_reported
+from siren_runtime.generation.manifest import Pooled
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
+from siren_train.measure.reports import write_report
 from siren_train.measure.streaming_evaluation import (
     HeadAlarms,
     StreamingEvaluation,
@@ -24,9 +25,6 @@ from siren_train.measure.streaming_evaluation import (
 from siren_train.measure.streaming_plot import plot_onset
 from siren_train.measure.traces import Trace, trace_streams
 
-from .reports import write_report
-
-Pooled = Literal["conversation", "response"]
 _REENCODED_WORDS = 8  # fewer scores, because an encoder reads the whole text anew for each
 
 
@@ -59,7 +57,7 @@ def evaluate_streaming(
         InputError: the data is unusable, or a file cannot be written.
     """
     rows = sampled(read_stream_rows(sources, split, columns), max_rows)
-    incremental = "stream" in guard.manifest.graphs
+    incremental = guard.manifest.streams
     words = words or (1 if incremental else _REENCODED_WORDS)
     response_only = incremental and pool == "response"
     if threshold is None:

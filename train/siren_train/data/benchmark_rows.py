@@ -14,7 +14,8 @@ from typing import Any
 
 from siren_runtime.errors import InputError
 
-Fields = Mapping[str, Any]
+from .fields import Fields, required, required_string
+
 Adapted = dict[str, Any] | None
 
 _SAFE = {"safe": 0, "unsafe": 1}
@@ -35,7 +36,7 @@ def openai_moderation(fields: Fields) -> Adapted:
 
 def aegis(fields: Fields) -> Adapted:
     """The text; harmful where at least half of its annotators say anything other than Safe."""
-    votes = [vote for name in _AEGIS_VOTES if (vote := _require(fields, name)) is not None]
+    votes = [vote for name in _AEGIS_VOTES if (vote := required(fields, name)) is not None]
     if not votes:
         raise InputError(f"columns {', '.join(_AEGIS_VOTES)} are all empty")
     unsafe = sum(vote != "Safe" for vote in votes)
@@ -56,8 +57,8 @@ def wildguardmix(fields: Fields) -> Adapted:
 def saferlhf(fields: Fields) -> Adapted:
     """The prompt and the first of the two responses; harmful where that is not safe."""
     return {
-        "prompt": _string(fields, "prompt"),
-        "response": _string(fields, "response_0"),
+        "prompt": required_string(fields, "prompt"),
+        "response": required_string(fields, "response_0"),
         "label": _one_of(fields, "is_response_0_safe", {True: 0, False: 1}),
     }
 
@@ -65,8 +66,8 @@ def saferlhf(fields: Fields) -> Adapted:
 def beavertails(fields: Fields) -> Adapted:
     """The prompt and its response; harmful where the pair is not safe."""
     return {
-        "prompt": _string(fields, "prompt"),
-        "response": _string(fields, "response"),
+        "prompt": required_string(fields, "prompt"),
+        "response": required_string(fields, "response"),
         "label": _one_of(fields, "is_safe", {True: 0, False: 1}),
     }
 
@@ -82,8 +83,8 @@ def thinking_of(family: str) -> Callable[[Fields], Adapted]:
     """
 
     def adapt(fields: Fields) -> Adapted:
-        label = _SAFE.get(_string(fields, "label").lower())
-        if label is None or _family(_string(fields, "source")) != family:
+        label = _SAFE.get(required_string(fields, "label").lower())
+        if label is None or _family(required_string(fields, "source")) != family:
             return None
         return {"text": last_message(fields, "assistant") or " ", "label": label}
 
@@ -92,7 +93,7 @@ def thinking_of(family: str) -> Callable[[Fields], Adapted]:
 
 def thinking_safe_stream(fields: Fields) -> Adapted:
     """A safe answer, as a stream without harm."""
-    if _string(fields, "label").lower() != "safe":
+    if required_string(fields, "label").lower() != "safe":
         return None
     return {"response": last_message(fields, "assistant")}
 
@@ -103,10 +104,10 @@ def last_message(fields: Fields, role: str) -> str:
     Raises:
         InputError: there is none, or its content is no string.
     """
-    messages = _require(fields, "message")
+    messages = required(fields, "message")
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == role:
-            return _string(message, "content")
+            return required_string(message, "content")
     raise InputError(f"column 'message' has no message of the {role}: {shorten(messages)}")
 
 
@@ -118,28 +119,15 @@ def _family(source: str) -> str | None:
 
 def _text(fields: Fields, name: str) -> dict[str, str]:
     """The text of a column; an empty one is scored as a space, as llm-siren scores it."""
-    return {"text": _string(fields, name) or " "}
-
-
-def _string(fields: Fields, name: str) -> str:
-    value = _require(fields, name)
-    if not isinstance(value, str):
-        raise InputError(f"column {name!r} is {shorten(value)}; expected a string")
-    return value
+    return {"text": required_string(fields, name) or " "}
 
 
 def _one_of(fields: Fields, name: str, labels: Mapping[Any, Any]) -> Any:
     """Return what the value of a column stands for."""
-    value = _require(fields, name)
+    value = required(fields, name)
     for known, label in labels.items():
         if value is known or (known is not None and value == known):
             return label
     raise InputError(
         f"column {name!r} is {shorten(value)}; expected {', '.join(map(repr, labels))}"
     )
-
-
-def _require(fields: Fields, name: str) -> Any:
-    if name not in fields:
-        raise InputError(f"no column {name!r}; found {', '.join(map(str, fields)) or 'none'}")
-    return fields[name]

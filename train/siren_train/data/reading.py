@@ -1,6 +1,5 @@
 """The rows that a feature store is of: those asked for, in one order, with their copies."""
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from unicodedata import normalize
 from siren_runtime.errors import InputError
 
 from .copies import TRAIN, Copies, SafeTexts, safe_texts, with_copies
-from .rows import Columns, Row, read_all, read_rows
+from .rows import Columns, Row, read_all, read_rows, text_hash
 from .sources import Source
 from .streams import StreamRow
 
@@ -130,7 +129,7 @@ def at_most(rows: Iterable[Row], most_rows: MostRows) -> set[int]:
     for place, row in enumerate(rows):
         limit = most_rows.most(row.dataset, row.split)
         heap = kept.setdefault((row.dataset, row.split), [])
-        heapq.heappush(heap, (-_hash(row.text), place))
+        heapq.heappush(heap, (-text_hash(row.text), place))
         if limit is not None and len(heap) > limit:
             heapq.heappop(heap)
     return {place for heap in kept.values() for _, place in heap}
@@ -149,7 +148,7 @@ def _measured_elsewhere(rows: Iterable[Row]) -> set[int]:
     """
     trained, measured = list[tuple[int, int]](), set[int]()
     for place, row in enumerate(rows):
-        likeness = _hash(" ".join(normalize("NFKC", row.text).casefold().split()))
+        likeness = text_hash(" ".join(normalize("NFKC", row.text).casefold().split()))
         if not row.text:
             continue  # it says nothing
         if row.split == TRAIN:
@@ -157,8 +156,3 @@ def _measured_elsewhere(rows: Iterable[Row]) -> set[int]:
         else:
             measured.add(likeness)
     return {place for place, likeness in trained if likeness in measured}
-
-
-def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")

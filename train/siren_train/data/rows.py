@@ -5,11 +5,11 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import combinations
 from reprlib import repr as shorten
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
+from .fields import Fields, required, required_string
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
@@ -160,7 +161,7 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
     for source in sources:
         for row in read_rows(source, columns):
             if row.id is not None:
-                ids.setdefault(row.dataset, array("Q")).append(_hash(row.id))
+                ids.setdefault(row.dataset, array("Q")).append(text_hash(row.id))
             counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
             names.setdefault(row.split, {})[source.location] = None
             yield row
@@ -192,7 +193,7 @@ def _refuse_repeated(
         if source.dataset != dataset:
             continue
         for row in read_rows(source, columns):
-            if row.id is None or _hash(row.id) not in hashes:
+            if row.id is None or text_hash(row.id) not in hashes:
                 continue
             first = first_of.setdefault(row.id, row.origin)
             if first != row.origin:
@@ -202,15 +203,14 @@ def _refuse_repeated(
                 )
 
 
-def _hash(identity: str) -> int:
-    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8)
+def text_hash(text: str) -> int:
+    """Return 64 bits that tell texts apart but by chance."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
 
-def _parse(
-    origin: str, source: Source, split: str | None, fields: Mapping[str, Any], columns: Columns
-) -> Row:
-    split = source.split or split or _string(fields, columns.split, origin)
+def _parse(origin: str, source: Source, split: str | None, fields: Fields, columns: Columns) -> Row:
+    split = source.split or split or required_string(fields, columns.split, origin)
     if not split:
         raise InputError(f"{origin}: column {columns.split!r} is empty; write SPLIT=PATH instead")
     if not re.fullmatch(SPLIT_NAME, split):
@@ -242,8 +242,8 @@ def _parse(
     )
 
 
-def _target(fields: Mapping[str, Any], origin: str) -> float:
-    value = _require(fields, "target", origin)
+def _target(fields: Fields, origin: str) -> float:
+    value = required(fields, "target", origin)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(
             f"{origin}: column 'target' is {shorten(value)}; expected a number from 0 to 1"
@@ -251,14 +251,10 @@ def _target(fields: Mapping[str, Any], origin: str) -> float:
     return float(value)
 
 
-def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
+def _trajectory(fields: Fields, origin: str) -> Trajectory:
     """What `messages` and `tools` say; a string of either is JSON, for files that hold no lists."""
-    if "messages" not in fields:
-        found = ", ".join(map(str, fields)) or "none"
-        raise InputError(
-            f"{origin}: no column 'messages', of which trajectories of agents are; found {found}"
-        )
-    values = [fields["messages"], fields.get("tools")]
+    of = ", of which trajectories of agents are"
+    values = [required(fields, "messages", origin, of), fields.get("tools")]
     try:
         messages, tools = (
             json.loads(v, object_pairs_hook=once) if isinstance(v, str) else v for v in values
@@ -272,7 +268,7 @@ def _trajectory(fields: Mapping[str, Any], origin: str) -> Trajectory:
     return trajectory
 
 
-def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
+def _turns(fields: Fields, columns: Columns) -> tuple[str, ...]:
     """Prompt and response of a row, whose text was checked, where those are what it is made of.
 
     A prefix of a response counts as one.
@@ -284,26 +280,34 @@ def _turns(fields: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
     return turns if all(turn.strip() for turn in turns) else ()  # of nothing, clean makes a space
 
 
-def _has_response(fields: Mapping[str, Any], columns: Columns) -> bool:
+def _has_response(fields: Fields, columns: Columns) -> bool:
     """Whether the response is part of a row's text."""
     is_read = "response" in columns.text if columns.text else not fields.get("text")
     return is_read and bool(fields.get("response"))
 
 
-def _text(fields: Mapping[str, Any], columns: Columns, origin: str) -> str:
-    try:
-        if columns.text or columns.prefixes:
-            names = columns.text or _PREFIX_TURNS
-            parts = [_require(fields, name, origin) for name in names]
+def _text(fields: Fields, columns: Columns, origin: str) -> str:
+    names = columns.text or (_PREFIX_TURNS if columns.prefixes else ())
+    parts = [required(fields, name, origin) for name in names]
+    with _naming_columns(fields, origin):
+        if names:
             text = JOINER.join(one_text(part, None, None) for part in parts if part)
         elif fields.get("text"):
             text = one_text(fields["text"], None, None)
         else:
             text = one_text(None, fields.get("prompt") or None, fields.get("response") or None)
-        return clean(bounded(one_text(text or None, None, None), columns, origin))
+        text = one_text(text or None, None, None)
+    bounded(text, columns, origin)
+    with _naming_columns(fields, origin):
+        return clean(text)
+
+
+@contextmanager
+def _naming_columns(fields: Fields, origin: str) -> Iterator[None]:
+    """Let an error say which row it is of, and which columns that has."""
+    try:
+        yield
     except InputError as error:
-        if str(error).startswith(origin):
-            raise
         raise InputError(
             f"{origin}: {error} (columns found: {', '.join(map(str, fields))})"
         ) from None
@@ -322,13 +326,13 @@ def bounded(text: str, columns: Columns, origin: str) -> str:
     return text
 
 
-def label_of(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
+def label_of(fields: Fields, columns: Columns, origin: str) -> int:
     """The index of a row's class.
 
     Raises:
         InputError: the row has no such column, or no class is called so.
     """
-    value = _require(fields, columns.label, origin)
+    value = required(fields, columns.label, origin)
     if isinstance(value, str) and value in columns.classes:
         return columns.classes.index(value)
     for index in range(len(columns.classes)):
@@ -340,21 +344,6 @@ def label_of(fields: Mapping[str, Any], columns: Columns, origin: str) -> int:
     )
 
 
-def _string(fields: Mapping[str, Any], name: str, origin: str) -> str:
-    value = _require(fields, name, origin)
-    if not isinstance(value, str):
-        raise InputError(f"{origin}: column {name!r} is {shorten(value)}; expected a string")
-    return value
-
-
 def _in_one_line(text: str) -> str:
     """Make a category or source fit for tables and files: one line, without lone surrogates."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
-
-
-def _require(fields: Mapping[str, Any], name: str, origin: str) -> Any:
-    if name not in fields:
-        raise InputError(
-            f"{origin}: no column {name!r}; found {', '.join(map(str, fields)) or 'none'}"
-        )
-    return fields[name]

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.errors import InputError
 
-from .benchmark_rows import Adapted, Fields, last_message
+from .benchmark_rows import Adapted, last_message
+from .fields import Fields
 
 TOKENIZER_REPOSITORY = "Qwen/Qwen3-0.6B"  # every Qwen3 model has this tokenizer
 _FILE = "tokenizer.json"

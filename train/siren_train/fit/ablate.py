@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
+from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet
 
 from .head import HeadConfig, fit_head, head_logits
@@ -90,7 +91,7 @@ def ablate(
     *,
     seed: int,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[AblationResult]:
     """Measure the variants that `history` lacks, and return the results of all, in order.
 
@@ -134,19 +135,22 @@ def ablate(
 def ablation_markdown(results: Sequence[AblationResult]) -> str:
     """Return the table of an ablation, as Markdown."""
     names = list(results[0].by_dataset)
+    rows = [
+        [
+            result.group,
+            result.name,
+            str(result.features),
+            f"{result.macro_f1:.3f}",
+            *(f"{result.by_dataset[name]:.3f}" for name in names),
+        ]
+        for result in results
+    ]
     lines = [
         "# Ablation",
         "",
         "Macro-F1 on the validation rows of one MLP fitted on the train rows.",
         "",
-        f"| part | variant | channels | mean | {' | '.join(names)} |",
-        "| --- " * (len(names) + 4) + "|",
-    ]
-    lines += [
-        f"| {result.group} | {result.name} | {result.features} | {result.macro_f1:.3f} | "
-        + " | ".join(f"{result.by_dataset[name]:.3f}" for name in names)
-        + " |"
-        for result in results
+        *markdown_table(("part", "variant", "channels", "mean", *names), rows),
     ]
     return "\n".join(lines) + "\n"
 

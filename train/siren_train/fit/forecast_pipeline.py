@@ -15,9 +15,10 @@ from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import auroc
+from siren_train.measure.table import markdown_table
 from siren_train.store.features import DoubleArray, FeatureSet, FloatArray, balanced_weights
 from siren_train.store.store import FeatureStore
 
@@ -74,7 +75,7 @@ def train(
     hidden: int,
     layer: int | None = None,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> ForecastReport:
     """Train a forecast head on the train rows, choose by the validation rows, and write it.
 
@@ -185,6 +186,16 @@ def _cross_entropy(targets: DoubleArray, logits: DoubleArray) -> float:
 
 def _markdown(report: ForecastReport) -> str:
     config = report.config
+    header = "data set", "prefixes", "cross-entropy", "constant", "Brier score", "AUROC"
+    rows = [
+        [
+            name,
+            f"{one.rows:,}",
+            *(f"{value:.4f}" for value in (one.cross_entropy, one.constant, one.brier)),
+            "-" if one.auroc is None else f"{one.auroc:.3f}",
+        ]
+        for name, one in report.by_dataset.items()
+    ]
     lines = [
         "# Training report",
         "",
@@ -196,12 +207,6 @@ def _markdown(report: ForecastReport) -> str:
         "On the validation prefixes, by which these were chosen: cross-entropy in nats, and that "
         "of a forecast that is the mean train target whatever the prefix.",
         "",
-        "| data set | prefixes | cross-entropy | constant | Brier score | AUROC |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {name} | {one.rows:,} | {one.cross_entropy:.4f} | {one.constant:.4f} | "
-        f"{one.brier:.4f} | {'-' if one.auroc is None else format(one.auroc, '.3f')} |"
-        for name, one in report.by_dataset.items()
+        *markdown_table(header, rows, left=1),
     ]
     return "\n".join(lines) + "\n"

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_export.heads.selected import LayerSelection
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1
+from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet, IntArray
 from siren_train.store.store import FeatureStore
 
@@ -75,7 +76,7 @@ def measure_held_out(
     *,
     seed: int,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[HeldOut]:
     """Fit a head without each source and without each data set in turn, and one with all.
 
@@ -125,6 +126,15 @@ def measure_held_out(
 
 def held_out_markdown(results: Sequence[HeldOut]) -> str:
     """Return the table, as Markdown."""
+    header = (
+        "data set", "rows", "sources", "trained on all", "source left out", "data set left out",
+    )  # fmt: skip
+    scores = [(r.trained, r.without_source, r.without_dataset) for r in results]
+    rows = [
+        [r.dataset, str(r.rows), str(r.sources), *(f"{score:.3f}" for score in of_set)]
+        for r, of_set in zip(results, scores, strict=True)
+    ]
+    rows.append(["mean", "", "", *(f"{np.mean(one):.3f}" for one in zip(*scores, strict=True))])
     lines = [
         "# Sources and data sets left out",
         "",
@@ -132,18 +142,7 @@ def held_out_markdown(results: Sequence[HeldOut]) -> str:
         "that saw none of its source, in any data set; and on all but the data set that is "
         "measured.",
         "",
-        "| data set | rows | sources | trained on all | source left out | data set left out |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {r.dataset} | {r.rows} | {r.sources} | {r.trained:.3f} | {r.without_source:.3f} | "
-        f"{r.without_dataset:.3f} |"
-        for r in results
-    ]
-    columns = zip(*((r.trained, r.without_source, r.without_dataset) for r in results), strict=True)
-    means = " | ".join(f"{np.mean(column):.3f}" for column in columns)
-    lines += [
-        f"| mean | | | {means} |",
+        *markdown_table(header, rows, left=1),
         "",
         "Mean of the worse of trained on all and source left out: "
         f"{np.mean([r.worse for r in results]):.3f}.",

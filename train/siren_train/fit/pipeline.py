@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 
 from siren_export.heads.mlp import Dense
+from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.heads import LabelDecision
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.store.features import FeatureSet
-from siren_train.store.head_file import write_head
 from siren_train.store.store import FeatureStore, StoreManifest
 
 from .ablate import AblationResult, ablation_variants
@@ -52,7 +52,7 @@ def train(
     openai: Mapping[str, Sequence[str]] | None = None,
     probes_of: Path | None = None,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> TrainingReport:
     """Train a head on the train and validation rows of `stores`, and write it to `output`.
 
@@ -186,13 +186,13 @@ def _write_head(
     decisions: Sequence[LabelDecision],
     openai: Mapping[str, Sequence[str]] | None,
 ) -> None:
-    write_head(
+    write_mlp_artifact(
         output,
         model_id=store.model_id,
         model_revision=store.model_revision,
         pooling=settings.mean_pooling,
         layers=layers,
-        head=head,
+        dense=head,
         max_length=store.max_length,
         threshold=settings.threshold,
         class_names=store.labels if settings.head == "categories" else store.classes,
@@ -248,7 +248,7 @@ def ablate(
     settings: Settings,
     *,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[AblationResult]:
     """Measure what each part of the head that was trained in `work` is worth; as `_finished`."""
     with _finished(stores, work, settings, workers, progress) as run:
@@ -272,7 +272,7 @@ def held_out(
     settings: Settings,
     *,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[HeldOut]:
     """Measure heads like the one trained in `work`, each without a source or a data set; as
     `_finished`.

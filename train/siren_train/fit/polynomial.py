@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from siren_export.heads.polynomial import PolynomialHead, Term
 from siren_export.heads.selected import LayerSelection, MeanPooling
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, FloatArray, Standardizer, balanced_weights
 
@@ -59,7 +59,7 @@ def train_polynomial(
     orders: int,
     rank: int,
     seed: int,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[PolynomialHead, list[OrderReport]]:
     """Fit a head that reads `layers`, and report on each order.
 

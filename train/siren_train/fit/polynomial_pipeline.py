@@ -7,20 +7,20 @@ from pathlib import Path
 from siren_export.heads.polynomial_artifact import write_polynomial_artifact
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
 from siren_train.measure.order_cascade import order_costs
+from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet
 from siren_train.store.store import FeatureStore
 
 from .head import HeadConfig, fit_head, head_logits
 from .layer_probes import probed_rows
 from .polynomial import OrderReport, train_polynomial
+from .report import TABLE_FILE
 from .selection import gather, select_layers
 from .settings import Settings
-
-REPORT_FILE = "training.md"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def train(
     orders: int,
     rank: int,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[OrderReport]:
     """Train a polynomial head on the train rows, choose by the validation rows, and write it.
 
@@ -86,7 +86,7 @@ def train(
     )
     matched = _matched(train_rows, validation, layers, reports[-1].parameters, settings.seed)
     text = _markdown(reports, order_costs(head.spec), matched)
-    write_whole(output / REPORT_FILE, text.encode(), InputError)
+    write_whole(output / TABLE_FILE, text.encode(), InputError)
     return reports
 
 
@@ -112,7 +112,21 @@ def _matched(
 
 
 def _markdown(reports: Sequence[OrderReport], costs: Sequence[int], matched: _Matched) -> str:
-    names = list(reports[0].validation.by_dataset)
+    found = [
+        (str(report.order), report.parameters, cost, report.validation)
+        for report, cost in zip(reports, costs, strict=True)
+    ]
+    found.append(("MLP", matched.parameters, matched.cost, matched.validation))
+    rows = [
+        [
+            name,
+            f"{parameters:,}",
+            f"{cost:,}",
+            *(f"{f1:.4f}" for f1 in (validation.mean, *validation.by_dataset.values())),
+        ]
+        for name, parameters, cost, validation in found
+    ]
+    header = "orders", "parameters", "multiply-adds", "mean", *reports[0].validation.by_dataset
     lines = [
         "# Training report",
         "",
@@ -120,15 +134,6 @@ def _markdown(reports: Sequence[OrderReport], costs: Sequence[int], matched: _Ma
         "MLP of as many parameters, which was not chosen by them, stands beside. Multiply-adds are "
         "the head's, for one text.",
         "",
-        f"| orders | parameters | multiply-adds | mean | {' | '.join(names)} |",
-        "| --- " * (len(names) + 4) + "|",
+        *markdown_table(header, rows),
     ]
-    rows = [
-        (str(report.order), report.parameters, cost, report.validation)
-        for report, cost in zip(reports, costs, strict=True)
-    ]
-    rows.append(("MLP", matched.parameters, matched.cost, matched.validation))
-    for name, parameters, cost, found in rows:
-        scores = " | ".join(f"{value:.4f}" for value in (found.mean, *found.by_dataset.values()))
-        lines.append(f"| {name} | {parameters:,} | {cost:,} | {scores} |")
     return "\n".join(lines) + "\n"

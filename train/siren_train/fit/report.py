@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 from siren_export.heads.selected import LayerSelection
-from siren_runtime.bundle.files import write_whole
-from siren_runtime.errors import InputError
+from siren_train.measure import reports
+from siren_train.measure.table import markdown_table
 from siren_train.store.store import StoreManifest
 
 from .probe import Probe
 from .search import Trial
 
-REPORT_FILE, TABLE_FILE = "training.json", "training.md"
+TABLE_FILE = "training.md"
 
 
 class LayerReport(msgspec.Struct, frozen=True):
@@ -97,14 +97,12 @@ def write_report(report: TrainingReport, folder: Path) -> None:
     Raises:
         InputError: a file cannot be written.
     """
-    data = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
-    write_whole(folder / REPORT_FILE, data, InputError)
-    write_whole(folder / TABLE_FILE, _markdown(report).encode(), InputError)
+    reports.write_report(folder, "training", report, _markdown(report))
 
 
 def _markdown(report: TrainingReport) -> str:
     store = report.store
-    names = list(report.layers[0].by_dataset)
+    settings = ", ".join(f"{key} {value}" for key, value in report.head.items())
     lines = [
         "# Training report",
         "",
@@ -116,17 +114,7 @@ def _markdown(report: TrainingReport) -> str:
         "",
         "Macro-F1 of each layer's L1 probe on the validation rows, and what the head reads:",
         "",
-        "| layer | mean | " + " | ".join(names) + " | strength | channels | weight |",
-        "| --- " * (len(names) + 5) + "|",
-    ]
-    lines += [
-        f"| {layer.layer} | {layer.macro_f1:.3f} | "
-        + " | ".join(f"{layer.by_dataset[name]:.3f}" for name in names)
-        + f" | {layer.strength:g} | {layer.selected} | {layer.weight:.2f} |"
-        for layer in report.layers
-    ]
-    settings = ", ".join(f"{key} {value}" for key, value in report.head.items())
-    lines += [
+        *_layers(report.layers),
         "",
         f"The head: share {report.share:g}, {settings}. Cross-validated macro-F1 of one member "
         f"on train and validation rows: {report.cross_validation:.4f}."
@@ -137,16 +125,34 @@ def _markdown(report: TrainingReport) -> str:
             "the rows left out."
         ),
         "",
-        "| trial | macro-F1 | " + " | ".join(report.trials[0].params) + " |",
-        "| --- " * (len(report.trials[0].params) + 2) + "|",
-    ]
-    lines += [
-        f"| {trial.number} | {'pruned' if trial.pruned else f'{trial.score:.4f}'} | "
-        + " | ".join(
-            f"{value:.3g}" if isinstance(value, float) else str(value)
-            for value in trial.params.values()
-        )
-        + " |"
-        for trial in report.trials
+        *_trials(report.trials),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _layers(layers: Sequence[LayerReport]) -> list[str]:
+    names = list(layers[0].by_dataset)
+    rows = [
+        [
+            str(layer.layer),
+            f"{layer.macro_f1:.3f}",
+            *(f"{layer.by_dataset[name]:.3f}" for name in names),
+            f"{layer.strength:g}",
+            str(layer.selected),
+            f"{layer.weight:.2f}",
+        ]
+        for layer in layers
+    ]
+    return markdown_table(("layer", "mean", *names, "strength", "channels", "weight"), rows)
+
+
+def _trials(trials: Sequence[TrialReport]) -> list[str]:
+    rows = [
+        [
+            str(trial.number),
+            "pruned" if trial.pruned else f"{trial.score:.4f}",
+            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in trial.params.values()),
+        ]
+        for trial in trials
+    ]
+    return markdown_table(("trial", "macro-F1", *trials[0].params), rows)

@@ -17,7 +17,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, FloatArray, IntArray
@@ -103,7 +103,7 @@ def search_head(
     trials: int,
     shares: Sequence[float],
     hidden: Sequence[int],
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[Choice, list[Trial]]:
     """Run the trials that `history` lacks, and return the best choice and all trials.
 

@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.heads.trajectory_artifact import write_trajectory_artifact
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
+from siren_train.measure.table import markdown_table
 from siren_train.store.features import DoubleArray, FeatureSet, Standardizer, balanced_weights
 from siren_train.store.store import FeatureStore
 
@@ -44,7 +45,7 @@ def train(
     settings: Settings,
     *,
     layer: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> LayerFit:
     """Fit every layer on the train rows, choose by the validation rows, and write the head.
 
@@ -120,19 +121,21 @@ def _fit(rows: FeatureSet, layer: int, inverse_penalty: float) -> tuple[DoubleAr
 
 
 def _markdown(fits: Sequence[LayerFit], best: LayerFit) -> str:
-    names = list(best.validation.by_dataset)
+    rows = [
+        [
+            str(fit.layer),
+            f"{fit.inverse_penalty:g}",
+            *(f"{f1:.4f}" for f1 in (fit.validation.mean, *fit.validation.by_dataset.values())),
+        ]
+        for fit in fits
+    ]
     lines = [
         "# Training report",
         "",
         "Macro-F1 at one half on the validation rows, by which layer and penalty were chosen.",
         "",
-        f"| layer | inverse penalty | mean | {' | '.join(names)} |",
-        "| --- " * (len(names) + 3) + "|",
+        *markdown_table(("layer", "inverse penalty", "mean", *best.validation.by_dataset), rows),
+        "",
+        f"The head reads layer {best.layer}.",
     ]
-    lines += [
-        f"| {fit.layer} | {fit.inverse_penalty:g} | {fit.validation.mean:.4f} | "
-        + " | ".join(f"{value:.4f}" for value in fit.validation.by_dataset.values())
-        + " |"
-        for fit in fits
-    ]
-    return "\n".join([*lines, "", f"The head reads layer {best.layer}."]) + "\n"
+    return "\n".join(lines) + "\n"

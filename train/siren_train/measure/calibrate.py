@@ -14,7 +14,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.cascade import Cascade, Exit
 from siren_runtime.bundle.heads import Decision, LabelDecision
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.thresholds import (
     ResponseThresholds,
     SpanThreshold,
@@ -28,7 +28,7 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from .evaluate import Scores
 from .guard_json import write_manifest
-from .metrics import macro_f1, precision_recall
+from .metrics import mean_macro_f1, precision_recall
 from .temperature import temperature_of
 
 # At this temperature float32 scores still differ where the log-odds differ, up to 1,600.
@@ -86,18 +86,13 @@ def best_threshold(scores: Scores) -> float:
     Of several that are equally good it is the middle one, which depends the least on single rows.
     """
     grid = np.linspace(0.01, 0.99, 99)
-    means = []
-    for threshold in grid:
-        verdicts = (scores.scores >= threshold).astype(np.int64)
-        means.append(
-            np.mean(
-                [
-                    macro_f1(scores.harmful[rows].astype(np.int64), verdicts[rows])
-                    for rows in (scores.datasets == name for name in np.unique(scores.datasets))
-                ]
-            )
-        )
-    best = np.flatnonzero(np.array(means) >= max(means) - 1e-12)
+    means = np.array(
+        [
+            mean_macro_f1(scores.harmful, scores.scores >= threshold, scores.datasets)
+            for threshold in grid
+        ]
+    )
+    best = np.flatnonzero(means >= means.max() - 1e-12)
     return float(round(grid[best[len(best) // 2]], 2))
 
 
@@ -241,60 +236,18 @@ def make_tiers(named: Mapping[str, float], origin: str) -> list[Tier]:
     return tiers
 
 
-def write_calibration(
-    bundle: Path,
-    *,
-    head: str | None = None,
-    threshold: float | None = None,
-    tiers: Sequence[Tier] | None = None,
-    temperature: float | None = None,
-    spans: Sequence[SpanThreshold] | None = None,
-    labels: Sequence[LabelDecision] | None = None,
-    smoothing: int | None = None,
-    responses: ResponseThresholds | None = None,
-) -> Manifest:
-    """Write what is given into the bundle's guard.json, and return the new manifest.
-
-    Args:
-        head: the name of the head that decides by it; None is the primary one.
-        responses: of texts with a response. Without tiers or spans they take those that the bundle
-            keeps for them; new spans of other texts hold for these too. A new threshold holds for
-            these texts too where they get none of their own, and so do new tiers, which leave them
-            the threshold they have.
-
-    A new temperature moves scores. Thresholds that are kept move with it, so that verdicts stay as
-    they were; this holds for heads of two classes. Bounds of exits and of orders are for the
-    thresholds and the temperature that they were chosen with, so new ones drop them.
-
-    Raises:
-        BundleError: the bundle is damaged, or the result would not be a valid manifest.
-        InputError: guard.json cannot be written.
-    """
-    manifest = load_bundle(bundle).manifest
-    name = head or manifest.primary
-    decision = manifest.decision(name)
-    if temperature is not None:
-        decision = tempered(decision, temperature)
-    changes: dict[str, object] = {}
-    if labels is not None:
-        changes["labels"] = list(labels)
-    if smoothing is not None:
-        changes["smoothing"] = smoothing
-    decision = msgspec.structs.replace(decision, **changes)
-    decision = with_thresholds(decision, threshold, tiers, responses)
-    if spans is not None:
-        decision = with_spans(decision, spans, None)
-    return write_decided(bundle, manifest, name, decision)
-
-
 def write_decided(bundle: Path, manifest: Manifest, head: str, decision: Decision) -> Manifest:
     """Write how a head decides into the bundle's guard.json, and return the new manifest.
+
+    Bounds of exits and of orders are for the thresholds and the temperature that they were chosen
+    with, so new ones drop them.
 
     Args:
         manifest: the bundle's.
 
     Raises:
-        BundleError, InputError: as `write_calibration`.
+        BundleError: the result would not be a valid manifest.
+        InputError: guard.json cannot be written.
     """
     changed = manifest.deciding(head, decision)
     if changed.cutoffs != manifest.cutoffs or changed.temperature != manifest.temperature:
@@ -303,19 +256,23 @@ def write_decided(bundle: Path, manifest: Manifest, head: str, decision: Decisio
 
 
 def tempered(old: Decision, temperature: float) -> Decision:
-    """How a head decides as before whose logits are divided by another temperature."""
+    """How a head decides as before whose logits are divided by another temperature.
+
+    Thresholds move with it, so that verdicts stay as they were; this holds for heads of two
+    classes.
+    """
     scale = temperature / old.temperature
     return msgspec.structs.replace(
         old,
         temperature=temperature,
-        threshold=moved(old.threshold, scale),
-        tiers=[Tier(t.name, moved(t.threshold, scale)) for t in old.tiers],
-        spans=[SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.spans],
+        threshold=rescaled(old.threshold, scale),
+        tiers=[Tier(t.name, rescaled(t.threshold, scale)) for t in old.tiers],
+        spans=[SpanThreshold(s.tokens, rescaled(s.threshold, scale)) for s in old.spans],
         responses=old.responses
         and ResponseThresholds(
-            moved(old.responses.threshold, scale),
-            [Tier(t.name, moved(t.threshold, scale)) for t in old.responses.tiers],
-            [SpanThreshold(s.tokens, moved(s.threshold, scale)) for s in old.responses.spans],
+            rescaled(old.responses.threshold, scale),
+            [Tier(t.name, rescaled(t.threshold, scale)) for t in old.responses.tiers],
+            [SpanThreshold(s.tokens, rescaled(s.threshold, scale)) for s in old.responses.spans],
         ),
     )
 
@@ -328,7 +285,13 @@ def with_thresholds(
 ) -> Decision:
     """How a head decides with a new threshold, new tiers or new ones of texts with a response.
 
-    The arguments are those of `write_calibration`.
+    A new threshold holds for texts with a response too where they get none of their own, and so do
+    new tiers, which leave them the threshold they have.
+
+    Args:
+        threshold, tiers: None keeps them.
+        responses: of texts with a response. Without tiers or spans they take those that `old` keeps
+            for them.
     """
     changes: dict[str, object] = {}
     if threshold is not None:
@@ -382,7 +345,7 @@ def _without_bounds(manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, cascade=Cascade(exits))
 
 
-def moved(threshold: float, scale: float) -> float:
+def rescaled(threshold: float, scale: float) -> float:
     """Return where a threshold lies once log-odds are divided by `scale`. 0 and 1 stay."""
     if not 0.0 < threshold < 1.0:
         return threshold

@@ -6,7 +6,7 @@ from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import InputError
 
-from .calibrate import find_threshold, fit_temperature, moved, stated_threshold
+from .calibrate import find_threshold, fit_temperature, rescaled, stated_threshold
 from .evaluate import Scores
 
 
@@ -75,6 +75,6 @@ def recalibrated(
     new = []
     for label in old:
         temperature = temperatures.get(label.name, label.temperature)
-        kept = moved(label.threshold, temperature / label.temperature)
+        kept = rescaled(label.threshold, temperature / label.temperature)
         new.append(LabelDecision(label.name, thresholds.get(label.name, kept), temperature))
     return new

@@ -1,14 +1,14 @@
 """Thresholds of spans from held-out rows: the highest of many scores is higher by chance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.backends.verdicts import SpanScore
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
@@ -16,9 +16,7 @@ from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Row
 
 from .calibrate import parse_rule, stated_threshold
-from .evaluate import highest_spans
-
-_CHUNK_ROWS = 64
+from .evaluate import chunks, highest_spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +27,31 @@ class SpanScores:
         scores: float64 [rows, sizes]; 0 where a row is not longer than the size.
         harmful: bool [rows], by the labels.
         has_response: bool [rows], which texts have one.
+        sizes: in tokens, ascending.
     """
 
     scores: NDArray[np.float64]
     harmful: NDArray[np.bool_]
     has_response: NDArray[np.bool_]
+    sizes: Sequence[int] = DEFAULT_SIZES
 
     def of(self, rows: NDArray[np.bool_]) -> "SpanScores":
         """Those of some rows, bool [rows]."""
-        return SpanScores(self.scores[rows], self.harmful[rows], self.has_response[rows])
+        return replace(
+            self,
+            scores=self.scores[rows],
+            harmful=self.harmful[rows],
+            has_response=self.has_response[rows],
+        )
 
 
 def score_spans(
     guard: Guard,
     rows: Sequence[Row],
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     *,
     head: str | None = None,
+    sizes: Sequence[int] = DEFAULT_SIZES,
 ) -> SpanScores:
     """Score the spans of rows.
 
@@ -57,15 +63,13 @@ def score_spans(
     """
     found: list[Sequence[SpanScore]] = []
     progress("scoring spans", 0, len(rows))
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        texts = [row.given for row in rows[start : start + _CHUNK_ROWS]]
-        results = guard.score_batch(texts, long_text="windows", spans=DEFAULT_SIZES)
+    for chunk in chunks(rows, 64):
+        texts = [row.given for row in chunk]
+        results = guard.score_batch(texts, long_text="windows", spans=sizes)
         found += [result.heads[head or guard.heads[0]].spans for result in results]
         progress("scoring spans", len(found), len(rows))
     harmful, has_response = zip(*((row.label == 1, row.has_response) for row in rows), strict=True)
-    return SpanScores(
-        highest_spans(found, DEFAULT_SIZES), np.array(harmful), np.array(has_response)
-    )
+    return SpanScores(highest_spans(found, sizes), np.array(harmful), np.array(has_response), sizes)
 
 
 def score_diluted_spans(
@@ -75,6 +79,7 @@ def score_diluted_spans(
     lengths: Sequence[int],
     progress: Progress,
     head: str,
+    sizes: Sequence[int] = DEFAULT_SIZES,
 ) -> SpanScores:
     """Score the spans of rows alone, and behind so many tokens of the safe ones `among` others.
 
@@ -84,13 +89,13 @@ def score_diluted_spans(
     """
     tokenizer = guard.scorers[0].tokenizer
     behind = [row for n in lengths for row in Dilution(tokenizer, n, "behind").of(rows, among)]
-    return score_spans(guard, [*rows, *behind], progress, head=head)
+    return score_spans(guard, [*rows, *behind], progress, head=head, sizes=sizes)
 
 
 def unseen_sizes(scores: SpanScores) -> list[int]:
     """The sizes that no safe row has a span of, so that such spans do not count by `fpr`."""
     safe = scores.scores[~scores.harmful]
-    return [size for size, of in zip(DEFAULT_SIZES, safe.T, strict=True) if not of.any()]
+    return [size for size, of in zip(scores.sizes, safe.T, strict=True) if not of.any()]
 
 
 def check_rules(threshold: str | None, tiers: Mapping[str, str], spans: str | None) -> None:
@@ -128,7 +133,7 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
     """
     kind, rate = _span_rule(rule)
     if not kind:
-        return [SpanThreshold(size, rate) for size in DEFAULT_SIZES]
+        return [SpanThreshold(size, rate) for size in scores.sizes]
     safe = scores.scores[~scores.harmful]
     if not len(safe):
         raise InputError("none of the rows is safe, and a threshold for spans is chosen by such")
@@ -139,7 +144,7 @@ def find_span_thresholds(scores: SpanScores, rule: str) -> list[SpanThreshold]:
     strictest = min(int(np.sort(ranks)[allowed]), last) if allowed <= last else last
     return [
         SpanThreshold(size, _above(np.sort(of_size)[::-1][strictest], of_size, size))
-        for size, of_size in zip(DEFAULT_SIZES, safe.T, strict=True)
+        for size, of_size in zip(scores.sizes, safe.T, strict=True)
     ]
 
 

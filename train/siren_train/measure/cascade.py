@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.onnxruntime.cascade import BoolArray, CascadeBackend
+from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
 from siren_runtime.backends.onnxruntime.session import usable_threads
-from siren_runtime.backends.outputs import FloatArray, TokenArray, no_verdict
+from siren_runtime.backends.outputs import BoolArray, FloatArray, TokenArray, no_verdict
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle, load_bundle

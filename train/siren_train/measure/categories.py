@@ -14,6 +14,7 @@ from siren_train.data.labels import known, label_values
 from siren_train.data.rows import Row
 
 from .metrics import BinaryMetrics, binary_metrics
+from .table import markdown_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def heads_of_categories(guard: Guard) -> list[str]:
     return [
         name
         for name, spec in own
-        if spec.categories and (spec.activation == "sigmoid" or name == guard.heads[0])
+        if spec.categories and (spec.has_labels or name == guard.heads[0])
     ]
 
 
@@ -140,25 +141,25 @@ def categories_markdown(evaluation: CategoryEvaluation) -> list[str]:
         what, "threshold", "rows of it", "F1", "precision", "recall", "AUROC",
         "average precision", "calibration error",
     )  # fmt: skip
-    lines = [
-        "",
-        f"Head {evaluation.head}, each {what} against the rest, on {evaluation.rows} rows; mean F1 "
-        f"{evaluation.macro_f1:.3f}, mean average precision "
-        f"{evaluation.mean_average_precision:.3f}:",
-        "",
-        f"| {' | '.join(head)} |",
-        "| --- " * len(head) + "|",
-    ]
+    rows = []
     for name, m in evaluation.by_category.items():
         threshold = evaluation.thresholds.get(name)
         values = (
             m.f1, m.precision, m.recall, m.auroc, m.average_precision, m.expected_calibration_error,
         )  # fmt: skip
-        cells = [
-            name.replace("|", r"\|"),
-            "likeliest" if threshold is None else f"{threshold:.3g}",
-            str(m.harmful),
-            *("-" if value is None else f"{value:.3f}" for value in values),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(
+            (
+                name,
+                "likeliest" if threshold is None else f"{threshold:.3g}",
+                str(m.harmful),
+                *("-" if value is None else f"{value:.3f}" for value in values),
+            )
+        )
+    return [
+        "",
+        f"Head {evaluation.head}, each {what} against the rest, on {evaluation.rows} rows; mean F1 "
+        f"{evaluation.macro_f1:.3f}, mean average precision "
+        f"{evaluation.mean_average_precision:.3f}:",
+        "",
+        *markdown_table(head, rows),
+    ]

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_train.data.dilution import PLACES, Dilution
 from siren_train.data.rows import Row
 
+from .evaluate import chunks
 from .metrics import auroc
+from .table import markdown_table
 
 FALSE_ALARMS = 0.05  # at which recalls of different ways are compared
-_CHUNK_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def measure_diluted(
     rows: Sequence[Row],
     lengths: Sequence[int],
     threshold: float,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     *,
     among: Sequence[Row] | None = None,
     response_threshold: float | None = None,
@@ -106,8 +107,8 @@ def measure_diluted(
 def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -> WaysScores:
     found: list[tuple[float, float, float]] = []
     progress(stage, 0, len(rows))
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        texts = [row.given for row in rows[start : start + _CHUNK_ROWS]]
+    for chunk in chunks(rows, 64):
+        texts = [row.given for row in chunk]
         results = guard.score_batch(texts, long_text="windows", spans=True)
         long = [i for i, result in enumerate(results) if result.span is not None]
         cut = guard.score_batch([texts[i] for i in long], long_text="truncate", spans=False)
@@ -175,19 +176,17 @@ def diluted_markdown(evaluation: DilutedEvaluation) -> str:
         "data set", "place", "plain tokens", "read by", "rows", "AUROC", "recall", "false alarms",
         f"recall at {FALSE_ALARMS:.0%} false alarms",
     )  # fmt: skip
+    rows = []
+    for m in evaluation.results:
+        shares = (m.auroc, m.recall, m.false_alarms, m.recall_at_false_alarms)
+        shown = ["-" if share is None else f"{share:.3f}" for share in shares]
+        rows.append([m.dataset, m.place, str(m.tokens), m.way, str(m.rows), *shown])
     lines = [
         f"# Rows of the {evaluation.split} split among plain text",
         "",
         f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{other}; "
         f"thresholds of spans by their tokens: {spans or 'none, so the same'}.",
         "",
-        f"| {' | '.join(head)} |",
-        "| --- " * len(head) + "|",
+        *markdown_table(head, rows),
     ]
-    for m in evaluation.results:
-        shares = (m.auroc, m.recall, m.false_alarms, m.recall_at_false_alarms)
-        shown = ["-" if share is None else f"{share:.3f}" for share in shares]
-        name = m.dataset.replace("|", r"\|")
-        cells = [name, m.place, str(m.tokens), m.way, str(m.rows), *shown]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -8,15 +8,16 @@ import msgspec
 import numpy as np
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.text.rules import clean
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Row
 
+from .evaluate import chunks
 from .metrics import BinaryMetrics, binary_metrics
+from .table import markdown_table
 
 AS_WRITTEN = "as written"
-_CHUNK_ROWS = 64
 
 
 class DisguisedEvaluation(msgspec.Struct, frozen=True):
@@ -34,9 +35,9 @@ class DisguisedEvaluation(msgspec.Struct, frozen=True):
     max_rows: int | None = None
 
 
-def disguised_row(row: Row, kind: str, seed: int = 0) -> Row:
-    """The row with its text in a disguise, which depends on the seed, the kind and the text."""
-    draw = random.Random(f"{seed}/{kind}/{row.dataset}/{row.text}")
+def disguised_row(row: Row, kind: str) -> Row:
+    """The row with its text in a disguise, which depends on the kind and the text."""
+    draw = random.Random(f"0/{kind}/{row.dataset}/{row.text}")
     return replace(row, text=clean(disguised(row.text, kind, draw)), id=None, is_copy=True)
 
 
@@ -44,7 +45,7 @@ def measure_disguised(
     guard: Guard,
     rows: Sequence[Row],
     threshold: float,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, dict[str, BinaryMetrics]]:
     """Score rows as they are and in each disguise; none has a response.
 
@@ -58,9 +59,8 @@ def measure_disguised(
         texts = [row.text if kind == AS_WRITTEN else disguised_row(row, kind).text for row in rows]
         scores: list[float] = []
         progress(kind, 0, len(texts))
-        for start in range(0, len(texts), _CHUNK_ROWS):
-            results = guard.score_batch(texts[start : start + _CHUNK_ROWS])
-            scores += [result.score for result in results]
+        for chunk in chunks(texts, 64):
+            scores += [result.score for result in guard.score_batch(chunk)]
             progress(kind, len(scores), len(texts))
         for dataset, by_kind in found.items():
             of_set = datasets == dataset
@@ -73,19 +73,10 @@ def disguised_markdown(evaluation: DisguisedEvaluation) -> str:
     results = evaluation.results
     kinds = (AS_WRITTEN, *KINDS)
     sampled = f", at most {evaluation.max_rows} of a data set" if evaluation.max_rows else ""
-    lines = [
-        f"# Rows of the {evaluation.split} split in disguise",
-        "",
-        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{sampled}. "
-        "Macro-F1 of each data set, and means over those with rows of both labels.",
-        "",
-        f"| data set | rows | {' | '.join(kinds)} |",
-        "| --- " * (len(kinds) + 2) + "|",
-    ]
+    rows = []
     for dataset, by_kind in results.items():
-        cells = [f"{by_kind[kind].macro_f1:.3f}" for kind in kinds]
-        name = dataset.replace("|", r"\|")
-        lines.append(f"| {name} | {by_kind[AS_WRITTEN].rows} | {' | '.join(cells)} |")
+        scores = [f"{by_kind[kind].macro_f1:.3f}" for kind in kinds]
+        rows.append([dataset, str(by_kind[AS_WRITTEN].rows), *scores])
     mixed = [m for m in results.values() if 0 < m[AS_WRITTEN].harmful < m[AS_WRITTEN].rows]
     for title, name in (
         ("macro-F1", "macro_f1"),
@@ -96,6 +87,14 @@ def disguised_markdown(evaluation: DisguisedEvaluation) -> str:
         means = (
             [np.mean([getattr(m[kind], name) for m in mixed]) for kind in kinds] if mixed else []
         )
-        cells = [f"{mean:.3f}" for mean in means] or ["-"] * len(kinds)
-        lines.append(f"| mean {title} | | {' | '.join(cells)} |")
+        shown = [f"{mean:.3f}" for mean in means] or ["-"] * len(kinds)
+        rows.append([f"mean {title}", "", *shown])
+    lines = [
+        f"# Rows of the {evaluation.split} split in disguise",
+        "",
+        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{sampled}. "
+        "Macro-F1 of each data set, and means over those with rows of both labels.",
+        "",
+        *markdown_table(("data set", "rows", *kinds), rows),
+    ]
     return "\n".join(lines) + "\n"

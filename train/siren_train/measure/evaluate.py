@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.backends.verdicts import SpanScore
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
 from siren_train.data.benchmarks import PAPER
@@ -29,8 +30,16 @@ from .categories import (
 )
 from .exit_evaluation import ExitEvaluation, exits_markdown
 from .metrics import BinaryMetrics, binary_metrics
+from .table import markdown_table
 
-_CHUNK_ROWS = 512
+T = TypeVar("T")
+
+
+def chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield `size` rows at a time, at the end what is left."""
+    rest = iter(rows)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 def _none() -> NDArray[np.int64]:
@@ -123,7 +132,7 @@ def score_rows(
     sources: Sequence[Source],
     columns: Columns,
     split: str,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     *,
     head: str | None = None,
     max_rows: int | None = None,
@@ -152,7 +161,7 @@ def score_rows(
         kept = sampled(selected, max_rows)
         total, selected = len(kept), iter(kept)
     progress("scoring", 0, total)
-    while chunk := list(islice(selected, _CHUNK_ROWS)):
+    for chunk in chunks(selected, 512):
         results += _scored(guard, chunk, spans)
         rows += [replace(row, text="", trajectory=None) for row in chunk]
         progress("scoring", len(rows), total)
@@ -187,7 +196,7 @@ def highest_spans(
 
 def _scored(guard: Guard, rows: Sequence[Row], spans: Sequence[int]) -> list[ScoreResult]:
     """What the guard makes of rows, which are of what it scores: texts, or trajectories."""
-    if guard.manifests[0].task == "trajectory":
+    if guard.manifests[0].is_trajectory:
         return guard.score_trajectories([row.trajectory for row in rows])
     return guard.score_batch([row.given for row in rows], spans=spans or False)
 
@@ -216,6 +225,18 @@ def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> Inpu
         f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "
         f"found {', '.join(sorted(found))}"
     )
+
+
+def stated_thresholds(guard: Guard, threshold: float | None) -> tuple[float, float | None]:
+    """The threshold of all texts; where none is stated the guard's, and of responses their own.
+
+    Returns:
+        The threshold, and that of rows with a response; None where it is not another.
+    """
+    if threshold is not None:
+        return threshold, None
+    of_responses = guard.judge.primary.responses
+    return guard.default_threshold, of_responses.threshold if of_responses else None
 
 
 def measure(
@@ -306,17 +327,15 @@ def _sampled(max_rows: int | None) -> list[str]:
 def _beside_the_paper(evaluation: Evaluation) -> list[str]:
     ours = {name: 100 * metrics.macro_f1 for name, metrics in evaluation.by_dataset.items()}
     compared = next(iter(evaluation.paper.values()))
-    lines = [
-        f"Macro-F1 in percent beside that of {PAPER}:",
-        "",
-        f"| guard | {' | '.join(compared)} | mean |",
-        "| --- " * (len(compared) + 2) + "|",
-    ]
+    rows = []
     for guard, figures in {"**this one**": ours, **evaluation.paper}.items():
         values = [figures[name] for name in compared]
-        shown = [f"{value:.1f}" for value in (*values, float(np.mean(values)))]
-        lines.append(f"| {guard} | {' | '.join(shown)} |")
-    return lines
+        rows.append([guard, *(f"{value:.1f}" for value in (*values, float(np.mean(values))))])
+    return [
+        f"Macro-F1 in percent beside that of {PAPER}:",
+        "",
+        *markdown_table(("guard", *compared, "mean"), rows),
+    ]
 
 
 def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
@@ -324,13 +343,12 @@ def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
         title, "rows", "harmful", "macro-F1", "accuracy", "precision", "recall", "AUROC",
         "average precision", "calibration error",
     )  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = []
     for name, m in metrics.items():
         values = (
             m.macro_f1, m.accuracy, m.precision, m.recall, m.auroc, m.average_precision,
             m.expected_calibration_error,
         )  # fmt: skip
         shown = ["-" if value is None else f"{value:.3f}" for value in values]
-        cells = [name.replace("|", r"\|") or "(none)", str(m.rows), str(m.harmful), *shown]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append([name or "(none)", str(m.rows), str(m.harmful), *shown])
+    return markdown_table(head, rows)

@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .table import markdown_table
+
 
 class ExitEvaluation(msgspec.Struct, frozen=True):
     """What exits do.
@@ -61,7 +63,8 @@ def exits_markdown(
         f"guard's blocks, mean macro-F1 {mean:.4f} against its {found.whole_mean_macro_f1:.4f}; "
         f"{found.changed_verdicts:.2%} of the verdicts are not its own.",
         "",
-        "| data set | macro-F1 with exits | whole guard |",
-        "| --- | --- | --- |",
-        *(f"| {n} | {by_dataset[n]:.4f} | {f1:.4f} |" for n, f1 in found.whole_by_dataset.items()),
+        *markdown_table(
+            ("data set", "macro-F1 with exits", "whole guard"),
+            [(n, f"{by_dataset[n]:.4f}", f"{f1:.4f}") for n, f1 in found.whole_by_dataset.items()],
+        ),
     ]

@@ -72,11 +72,12 @@ def score_spans_with_generator(
     among: Sequence[Row],
     lengths: Sequence[int],
     progress: Progress,
+    sizes: Sequence[int] = DEFAULT_SIZES,
 ) -> tuple[SpanScores, list[InputError]]:
     """Score the spans of rows alone, and behind so many tokens of the safe ones `among` others.
 
     Args:
-        generator: looks at spans of the default sizes.
+        generator: looks at spans of `sizes`.
 
     Returns:
         The scores, and why each row was left out that was.
@@ -90,9 +91,10 @@ def score_spans_with_generator(
     read, refusals = _read_rows(generator, head, [*rows, *behind], "scoring spans", progress)
     return (
         SpanScores(
-            highest_spans([verdict.spans for _, verdict in read], DEFAULT_SIZES),
+            highest_spans([verdict.spans for _, verdict in read], sizes),
             np.array([row.label == 1 for row, _ in read]),
             np.array([row.has_response for row, _ in read]),
+            sizes,
         ),
         refusals,
     )

@@ -61,6 +61,20 @@ def macro_f1_by_dataset(
     return MacroF1(float(np.mean(list(by_dataset.values()))), by_dataset)
 
 
+def mean_macro_f1(
+    harmful: NDArray[np.bool_], verdicts: NDArray[np.bool_], datasets: NDArray[np.str_]
+) -> float:
+    """Return the mean over data sets of the macro-F1 of [rows] verdicts.
+
+    Args:
+        harmful: bool [rows], by the labels.
+        datasets: str [rows], names.
+    """
+    labels, found = harmful.astype(np.int64), verdicts.astype(np.int64)
+    of_datasets = [datasets == name for name in np.unique(datasets)]
+    return float(np.mean([macro_f1(labels[rows], found[rows]) for rows in of_datasets]))
+
+
 @dataclass(frozen=True)
 class BinaryMetrics:
     """How scores of harm fare against labels, at a threshold.

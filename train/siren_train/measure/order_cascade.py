@@ -21,17 +21,16 @@ from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
-from .evaluate import rows_of_split
+from .evaluate import chunks, rows_of_split
 from .exit_bounds import HARMFUL, Bounds, ExitScores, decisions
 from .guard_json import write_manifest
-from .metrics import macro_f1
+from .metrics import mean_macro_f1
 
 MOST_ORDERS = 8  # every choice among the lower ones is tried
-_CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
-class OrderReport:
+class OrderUse:
     """What one order does by its bounds.
 
     Attributes:
@@ -90,8 +89,7 @@ def score_orders(
     engines = open_engines(bundle, Request("cpu", threads))
     guard = Guard([Scorer(bundle, engines)], limits=LLM_SIREN_LIMITS)
     orders: list[tuple[float, ...]] = []
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = rows[start : start + _CHUNK_ROWS]
+    for chunk in chunks(rows, 512):
         orders += [result.orders for result in guard.score_batch([row.text for row in chunk])]
         progress("scoring", len(orders), len(rows))
     scores = np.array(orders, np.float64)
@@ -107,7 +105,7 @@ def score_orders(
 
 def measure_orders(
     scores: ExitScores, found: Bounds, head: HeadSpec, thresholds: NDArray[np.float64]
-) -> tuple[list[OrderReport], float]:
+) -> tuple[list[OrderUse], float]:
     """What each order does on the rows, and the macro-F1 where each row is decided by bounds.
 
     Args:
@@ -116,13 +114,15 @@ def measure_orders(
     number, side = decisions(scores.exits, found.bounds)
     every = np.concatenate([scores.exits, scores.whole[:, None]], axis=1)
     reports = [
-        OrderReport(
-            _macro_f1(scores, every[:, place] >= thresholds), cost, float(np.mean(number == place))
+        OrderUse(
+            mean_macro_f1(scores.harmful, every[:, place] >= thresholds, scores.datasets),
+            cost,
+            float(np.mean(number == place)),
         )
         for place, cost in enumerate(order_costs(head))
     ]
     verdicts = np.where(side < 0, scores.whole >= thresholds, side == HARMFUL)
-    return reports, _macro_f1(scores, verdicts)
+    return reports, mean_macro_f1(scores.harmful, verdicts, scores.datasets)
 
 
 def write_order_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> Manifest:
@@ -144,10 +144,3 @@ def write_order_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> 
         bounds.cost,
     )
     return write_manifest(folder, msgspec.structs.replace(manifest, orders=orders))
-
-
-def _macro_f1(scores: ExitScores, verdicts: NDArray[np.bool_]) -> float:
-    """The mean over data sets."""
-    of_datasets = [scores.datasets == name for name in np.unique(scores.datasets)]
-    labels, found = scores.harmful.astype(np.int64), verdicts.astype(np.int64)
-    return float(np.mean([macro_f1(labels[rows], found[rows]) for rows in of_datasets]))

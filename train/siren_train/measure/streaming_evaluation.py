@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from .metrics import auroc
+from .table import markdown_table
 from .traces import Trace
 
 LATER_TOKENS = (0, 32, 64, 128, 256)
@@ -151,17 +152,11 @@ def _mean(values: Sequence[float]) -> float | None:
 def streaming_markdown(evaluation: StreamingEvaluation) -> str:
     """Return the table of a streaming evaluation, one column for each data set, as Markdown."""
     metrics = evaluation.by_dataset.values()
-    rows: list[tuple[str, list[str]]] = [
-        ("harmful streams, safe streams", [f"{m.harmful}, {m.safe}" for m in metrics])
-    ]
+    rows = [["harmful streams, safe streams", *(f"{m.harmful}, {m.safe}" for m in metrics)]]
     for later in LATER_TOKENS:
         where = f"{later} tokens after it" if later else "the end of the harmful span"
-        rows.append(
-            (
-                f"recall at {where} (streams so long)",
-                [f"{_share(m.recall[later])} ({m.reached[later]})" for m in metrics],
-            )
-        )
+        shown = [f"{_share(m.recall[later])} ({m.reached[later]})" for m in metrics]
+        rows.append([f"recall at {where} (streams so long)", *shown])
     for title, name in (
         ("false alarms on safe streams", "false_alarms"),
         ("alarm before the onset", "early"),
@@ -169,18 +164,15 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         ("late", "late"),
         ("missed", "missed"),
     ):
-        rows.append((title, [_share(getattr(m, name)) for m in metrics]))
+        rows.append([title, *(_share(getattr(m, name)) for m in metrics)])
     rows += [
-        (
+        [
             "tokens from onset to alarm, median (mean)",
-            [f"{_number(m.delay_median)} ({_number(m.delay_mean)})" for m in metrics],
-        ),
-        (
-            "tokens saved a harmful stream (share)",
-            [f"{_number(m.saved_mean)} ({_share(m.saved_share)})" for m in metrics],
-        ),
-        ("AUROC of the highest score", [_area(m.auroc) for m in metrics]),
-        ("streams that text slid out of", [str(m.slid) for m in metrics]),
+            *(f"{_number(m.delay_median)} ({_number(m.delay_mean)})" for m in metrics),
+        ],
+        ["tokens saved a harmful stream (share)", *(_saved(m) for m in metrics)],
+        ["AUROC of the highest score", *(_area(m.auroc) for m in metrics)],
+        ["streams that text slid out of", *(str(m.slid) for m in metrics)],
     ]
     lines = [
         f"# Streaming evaluation on the {evaluation.split} split",
@@ -189,9 +181,7 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         f"{evaluation.reads}, every {evaluation.words} word(s)."
         + (f" At most {evaluation.max_rows} of each data set." if evaluation.max_rows else ""),
         "",
-        f"| streams | {' | '.join(evaluation.by_dataset)} |",
-        "| --- " + "| ---: " * len(evaluation.by_dataset) + "|",
-        *(f"| {title} | {' | '.join(values)} |" for title, values in rows),
+        *markdown_table(("streams", *evaluation.by_dataset), rows, left=1),
         *_heads_markdown(evaluation),
     ]
     return "\n".join(lines) + "\n"
@@ -209,20 +199,22 @@ def _heads_markdown(evaluation: StreamingEvaluation) -> list[str]:
         )
     titles = ("threshold", "smoothing", "false alarms", "early", "on time", "late", "missed")
     further = ("within 64 tokens", "tokens saved (share)", "AUROC")
-    lines = [
-        "",
-        f"Heads, {chosen}; scores are moving averages over so many tokens.",
-        "",
-        f"| head | streams | {' | '.join(titles + further)} |",
-        "| --- | --- " + "| ---: " * len(titles + further) + "|",
-    ]
+    rows = []
     for name, head in evaluation.heads.items():
         for dataset, m in head.by_dataset.items():
             shares = (m.false_alarms, m.early, m.on_time, m.late, m.missed, m.within[64])
             cells = [f"{head.threshold:.4f}", str(head.smoothing), *map(_share, shares)]
-            cells += [f"{_number(m.saved_mean)} ({_share(m.saved_share)})", _area(m.auroc)]
-            lines.append(f"| {name} | {dataset} | {' | '.join(cells)} |")
-    return lines
+            rows.append([name, dataset, *cells, _saved(m), _area(m.auroc)])
+    return [
+        "",
+        f"Heads, {chosen}; scores are moving averages over so many tokens.",
+        "",
+        *markdown_table(("head", "streams", *titles, *further), rows, left=2),
+    ]
+
+
+def _saved(metrics: StreamingMetrics) -> str:
+    return f"{_number(metrics.saved_mean)} ({_share(metrics.saved_share)})"
 
 
 def _area(value: float | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard, Stream, Streams
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import SirenError
 from siren_runtime.streaming.result import StreamResult
 from siren_train.data.streams import StreamRow, pieces_of
@@ -71,7 +71,7 @@ def trace_streams(
     words: int,
     *,
     response_only: bool,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[Trace]:
     """Feed every response to a stream of its own, many at a time, `words` words at a time.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from siren_runtime import Guard
 from siren_runtime.bundle.files import write_whole
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError, SirenError
 from siren_train.store.locks import locked
 
@@ -97,7 +97,7 @@ def rollout_targets(
     work: Path,
     *,
     concurrency: int,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[Target]:
     """Let the generator go on from every prefix, judge what comes, and return the targets.
 

@@ -24,7 +24,7 @@ from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.generation.manifest import TrainedOn
@@ -73,7 +73,7 @@ def extract(
     reuse: FeatureStore | None = None,
     threads: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> FeatureStore:
     """Pool every row of `sources` into a feature store in `folder`, or finish the one there.
 

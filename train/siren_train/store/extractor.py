@@ -8,7 +8,7 @@ precision that will serve it.
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from siren_export.export import export_bundle
 from siren_export.families.registry import backbone_of
 from siren_export.heads.base import Artifact
 from siren_export.heads.mlp import Dense
+from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.heads import Decision, Pooling
 
-from .head_file import write_head
 from .store import StoreManifest
 
 
@@ -60,13 +60,13 @@ def build_extractor(
     n_features = store.layers * store.channels
     nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
     with TemporaryDirectory() as folder:
-        write_head(
+        write_mlp_artifact(
             Path(folder),
             model_id=store.model_id,
             model_revision=store.model_revision,
-            pooling=cast("MeanPooling", pooling),
+            pooling=pooling,
             layers=every,
-            head=[nothing],
+            dense=[nothing],
             max_length=store.max_length,
             threshold=0.5,
         )

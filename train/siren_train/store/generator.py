@@ -14,7 +14,7 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import BackendError, CheckpointError, InputError
 from siren_runtime.generation.engine import Engine, Run
 from siren_runtime.generation.folder import CONFIG_FILE, GenaiFolder, read_folder
-from siren_runtime.generation.manifest import Text, TrainedOn
+from siren_runtime.generation.manifest import TextForm, TrainedOn
 from siren_train.data.rows import Row
 
 
@@ -29,7 +29,7 @@ class Generator:
     """
 
     folder: GenaiFolder
-    text: Text
+    text: TextForm
 
     def trained_on(self) -> TrainedOn:
         """What heads will say that they were trained on."""
@@ -46,7 +46,7 @@ def is_generator(folder: str) -> bool:
     return (Path(folder) / CONFIG_FILE).is_file()
 
 
-def open_generator(folder: str, text: Text) -> Generator:
+def open_generator(folder: str, text: TextForm) -> Generator:
     """Read a model folder.
 
     Raises:

@@ -47,7 +47,7 @@ class GuardPool:
         Raises:
             SirenError: as `Guard.score_batch`.
         """
-        streams = "stream" in self._of_texts.scorers[0].manifest.graphs
+        streams = self._of_texts.scorers[0].manifest.streams
         behind = [place for place, row in enumerate(rows) if row.skipped and streams]
         found: dict[int, FloatArray] = {}
         if behind:

@@ -1,0 +1,90 @@
+"""What `siren evaluate` does with texts, or trajectories, as they are."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from msgspec.structs import replace
+
+from siren_runtime import Guard
+from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import report
+from siren_train.data.benchmarks import Benchmark, paper_figures
+from siren_train.data.rows import Columns
+from siren_train.data.sources import Source
+from siren_train.measure.evaluate import (
+    evaluation_markdown,
+    measure,
+    score_rows,
+    stated_thresholds,
+)
+from siren_train.measure.exit_evaluation import measure_exits
+from siren_train.measure.plots import plot_evaluation
+from siren_train.measure.reports import write_report
+
+
+def evaluate_texts(
+    guard: Guard,
+    load: Callable[..., Guard],
+    bundles: Sequence[str],
+    sources: Sequence[Source],
+    columns: Columns,
+    *,
+    split: str,
+    threshold: float | None,
+    by_category: bool,
+    benchmarks: Sequence[Benchmark],
+    max_rows: int | None,
+    output: Path | None,
+) -> None:
+    """Score the rows of a split, print the tables, and write the report.
+
+    Where exits decide on some, the rows are scored without them too.
+
+    Args:
+        load: opens the guard anew, with options of `Guard.load`.
+        threshold: None takes the guard's, of rows with a response that of responses.
+        benchmarks: those that are among the data sets.
+        max_rows: of a data set; None takes all.
+        output: a folder for JSON, tables and plots; None writes nothing.
+
+    Raises:
+        InputError: the data is unusable, or a file cannot be written.
+    """
+    threshold, response_threshold = stated_thresholds(guard, threshold)
+    about: dict[str, Any] = {
+        "bundles": bundles,
+        "sources": [source.name for source in sources],
+        "split": split,
+        "threshold": threshold,
+        "response_threshold": response_threshold,
+    }
+    exits = None
+    with Bars() as bars:
+        scores = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
+        if scores.exits.any():
+            guard.close()
+            guard = load(exits=False)
+            whole = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
+            blocks = guard.manifest.backbone.blocks_kept
+            decides = threshold, response_threshold
+            changed = scores.flagged(*decides) != whole.flagged(*decides)
+            by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
+            exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
+    labels = {name: dict(head.labels) for name, head in guard.judge.heads.items()}
+    found = measure(scores, **about, by_category=by_category, thresholds=labels)
+    measured = [one for one in benchmarks if one.name in found.by_dataset]
+    evaluation = replace(
+        found,
+        exits=exits,
+        max_rows=max_rows,
+        paper=paper_figures(measured),
+        notes={one.name: one.note for one in measured if one.note},
+    )
+    markdown = evaluation_markdown(evaluation)
+    typer.echo(markdown, nl=False)
+    if output is not None:
+        write_report(output, "evaluation", evaluation, markdown)
+        plot_evaluation(scores, evaluation, output)
+        report(f"{output}: evaluation.json, evaluation.md and plots")
