@@ -10,7 +10,7 @@
 # CASED (set where the tokenizer knows letters by their case: copies in capitals too), DISGUISED (set for
 # copies in disguise), BEHIND (set for copies behind other text), MAX_LAYER, TRIALS, MEMBERS,
 # EXITS (as siren train --exits; none without), SPAN_ROWS (of each data set, by which thresholds of spans
-# are chosen; none without), THREADS, REUSE (a feature store of this backbone in int8, whose texts are
+# are chosen; none without), SPAN_SIZES (as siren calibrate --span-sizes), THREADS, REUSE (a feature store of this backbone in int8, whose texts are
 # not pooled again).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,9 +43,9 @@ say "3/5 export"
 siren export "$name" --precision int8 --overwrite --record-reference "$head/reference.json"
 say "4/5 calibrate"
 calibrate() { siren calibrate "$name" "${data[@]}" --record "$head" --threads "$threads" "$@"; }
-if [[ -n ${SPAN_ROWS:-} ]]; then # tiers go by spans too
-    calibrate --responses --threshold best
-    calibrate --spans fpr:0.05 --max-rows "$SPAN_ROWS"
+if [[ -n ${SPAN_ROWS:-} ]]; then # tiers go by spans too, and spans of responses ask for a threshold, whichever
+    calibrate --responses --threshold best --max-rows 300
+    calibrate --spans fpr:0.05 --max-rows "$SPAN_ROWS" ${SPAN_SIZES:+--span-sizes "$SPAN_SIZES"}
 fi
 calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
 say "5/5 evaluate"

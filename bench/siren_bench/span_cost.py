@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from siren_bench.record import markdown_table
@@ -11,16 +11,20 @@ from siren_runtime.bundle.progress import Progress
 
 
 def measure_span_cost(
-    guard: Guard, texts: Mapping[int, str], rounds: int, progress: Progress
+    guard: Guard, texts: Mapping[int, str], sizes: Sequence[int], rounds: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Time texts, tokens -> text, in pairs: without spans, then with them, `rounds` times."""
+    """Time texts, tokens -> text, in pairs: without spans, then with them, `rounds` times.
+
+    Args:
+        sizes: of the spans, in tokens.
+    """
     results = []
     for number, (tokens, text) in enumerate(texts.items()):
-        spans = guard.score(text, spans=True).spans  # a warm-up too
+        spans = guard.score(text, spans=sizes).spans  # a warm-up too
         plain, with_spans = [], []
         for _ in range(rounds):
             plain.append(_milliseconds(guard, text, spans=False))
-            with_spans.append(_milliseconds(guard, text, spans=True))
+            with_spans.append(_milliseconds(guard, text, spans=sizes))
         results.append(
             {
                 "tokens": tokens,

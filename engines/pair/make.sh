@@ -25,8 +25,9 @@ done
 cp "$here/ensemble.json" "$bundle/ensemble.json"
 if (($#)); then
     options=(--threads "${THREADS:-$(nproc)}")
-    siren calibrate "$bundle" "$@" --responses --threshold best "${options[@]}"
-    siren calibrate "$bundle" "$@" --spans fpr:0.05 --max-rows 60 "${options[@]}"
+    # Spans of responses are chosen apart where these have a threshold, whichever.
+    siren calibrate "$bundle" "$@" --responses --threshold best --max-rows 300 "${options[@]}"
+    siren calibrate "$bundle" "$@" --spans fpr:0.05 --span-sizes 64 --max-rows 60 "${options[@]}"
     siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
         --tier review=fpr:0.05 "${options[@]}" # tiers go by spans too
     cp "$bundle/ensemble.json" "$here/ensemble.json"
