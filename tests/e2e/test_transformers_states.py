@@ -47,6 +47,18 @@ def copied(tmp_path, backbone_folder):
     return make
 
 
+def exported(artifact, checkpoint, bundle, precision=None):
+    """The report of an export that is held against llm-siren's head over transformers' states."""
+    return export_bundle(
+        artifact,
+        checkpoint,
+        bundle,
+        precision=precision,
+        stream=False,
+        reference=LlmSiren(artifact, checkpoint).scores,
+    ).verification
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_graph_is_compared_with_the_states_that_transformers_gives(
     tmp_path, backbone_folder, monkeypatch, name
@@ -79,16 +91,7 @@ def test_an_int8_export_of_what_llm_siren_does_not_load_is_held_to_its_bound(
 ):
     backbone = backbone_folder(name)
     artifact = load_artifact(make_artifact(tmp_path / "head", backbone, pooling="mlp_mean"))
-    checkpoint = load_checkpoint(backbone)
-    manifest = export_bundle(
-        artifact,
-        checkpoint,
-        tmp_path / "bundle",
-        precision="int8",
-        stream=False,
-        reference=LlmSiren(artifact, checkpoint).scores,
-    )
-    report = manifest.verification
+    report = exported(artifact, load_checkpoint(backbone), tmp_path / "bundle", "int8")
     assert (report.status, report.bounded, report.bound) == ("passed", "mean", 2e-2)
     assert "MLP outputs" in report.reference
 
@@ -97,22 +100,14 @@ def test_an_int8_export_of_what_llm_siren_does_not_load_is_held_to_its_bound(
 def test_mlps_that_are_not_where_llm_siren_looks_are_compared_too(tmp_path, backbone_folder, name):
     backbone = backbone_folder(name)
     head = make_artifact(tmp_path / "head", backbone, layers=[1], pooling="mlp_mean")
-    artifact, checkpoint = load_artifact(head), load_checkpoint(backbone)
-    source = LlmSiren(artifact, checkpoint).scores
-    report = export_bundle(
-        artifact, checkpoint, tmp_path / "bundle", stream=False, reference=source
-    ).verification
+    report = exported(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
     assert report.status == "passed"
 
 
 def test_a_trajectory_head_is_compared_on_the_text_part_of_a_model(tmp_path, backbone_folder):
     head = make_trajectory_head(tmp_path / "head", backbone_folder("mistral"), blocks=4)
     backbone = make_chat_backbone(tmp_path / "chat", backbone_folder("mistral3"), CHATML)
-    artifact, checkpoint = load_artifact(head), load_checkpoint(backbone)
-    source = LlmSiren(artifact, checkpoint).scores
-    report = export_bundle(
-        artifact, checkpoint, tmp_path / "bundle", stream=False, reference=source
-    ).verification
+    report = exported(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
     assert report.status == "passed"
     assert report.reference.startswith("transformers 5.")
 

@@ -47,8 +47,7 @@ class Convolution:
         with g.scope("conv"):
             real = g.op("Unsqueeze", g.cast(attention_mask, FLOAT), g.const([2]))
             x = g.to_compute(g.op("Mul", x, real))
-            # A table may have more axes; the type of `table` says two.
-            kernel = weights.table(f"{name}.weight", shape, g.compute)  # type: ignore[arg-type]
+            kernel = weights.table(f"{name}.weight", shape, g.compute)
             x = g.op(
                 "Conv",
                 g.op("Transpose", x, perm=[0, 2, 1]),

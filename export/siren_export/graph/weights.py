@@ -98,10 +98,10 @@ class BackboneWeights:
         whole = scale == 1.0 and rows is None
         return Weight(dtype, shape[::-1], blocks, self._stored(name) if whole else None)
 
-    def table(self, name: str, shape: tuple[int, int], dtype: ir.DataType) -> Weight:
-        """An embedding [rows, channels], streamed in blocks of rows."""
+    def table(self, name: str, shape: tuple[int, ...], dtype: ir.DataType) -> Weight:
+        """An embedding [rows, channels] or a kernel [rows, ...], streamed in blocks of rows."""
         self._check(name, shape)
-        rows = max(1, BLOCK_BYTES // (shape[1] * 4))
+        rows = max(1, BLOCK_BYTES // (math.prod(shape[1:]) * 4))
 
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, shape[0], rows):
