@@ -13,6 +13,7 @@ from siren_bench.record import markdown_table
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
 from siren_export.heads.mlp import Dense, MlpHead
+from siren_export.heads.polynomial import PolynomialHead, Term
 from siren_export.heads.selected import LayerSelection
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import Checkpoint
@@ -25,23 +26,27 @@ from siren_runtime.bundle.types import Precision
 from .samples import paired_ratio
 
 _FEW_LABELS = 8
+_ORDERS, _RANK = 3, 32  # of a polynomial, as siren train makes one
 _PREFIX_TOKENS = 128  # of the stream whose next token is timed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of further head: its hidden layers, None for those of the first head, and its end."""
+    """A kind of MLP: its hidden layers, None for those of the first head, and its end."""
 
     hidden: tuple[int, ...] | None
     classes: int
     activation: Activation
 
 
-KINDS = {
+_MLPS = {
     "linear": Kind((), 2, "softmax"),
     "labels": Kind((128, 32), _FEW_LABELS, "sigmoid"),
+    "forecast": Kind((), 1, "logistic"),
     "same": Kind(None, 2, "softmax"),
 }
+_POLYNOMIAL = "polynomial"
+KINDS = (*_MLPS, _POLYNOMIAL)
 
 
 def with_further(artifact: Artifact, kind: str, count: int) -> Artifact:
@@ -49,24 +54,43 @@ def with_further(artifact: Artifact, kind: str, count: int) -> Artifact:
     assert isinstance(artifact.head, MlpHead)
     heads = {artifact.name: artifact}
     for number in range(1, count):
-        head = _random_head(artifact.head, KINDS[kind], seed=number)
+        rng = np.random.default_rng(number)
+        head = (
+            _polynomial(artifact.head, rng)
+            if kind == _POLYNOMIAL
+            else _mlp(artifact.head, _MLPS[kind], rng)
+        )
         heads[f"{kind}-{number}"] = replace(artifact, head=head, decision=Decision(0.5))
     return together(heads)
 
 
-def _random_head(like: MlpHead, kind: Kind, *, seed: int) -> MlpHead:
-    rng = np.random.default_rng(seed)
+def _mlp(like: MlpHead, kind: Kind, rng: np.random.Generator) -> MlpHead:
     hidden = [len(layer.bias) for layer in like.dense[:-1]] if kind.hidden is None else kind.hidden
-    layers = [
-        LayerSelection(one.layer, _drawn(rng, one.channels), one.weight) for one in like.layers
-    ]
     dense, inputs = [], like.n_features
     for width in (*hidden, kind.classes):
         weight = rng.standard_normal((width, inputs), dtype=np.float32) * np.float32(inputs**-0.5)
         dense.append(Dense(weight, np.zeros(width, np.float32)))
         inputs = width
     labels = tuple(f"label {n}" for n in range(kind.classes) if kind.activation == "sigmoid")
-    return MlpHead(like.pooling, tuple(layers), tuple(dense), labels, kind.activation)
+    return MlpHead(like.pooling, _layers(like, rng), tuple(dense), labels, kind.activation)
+
+
+def _polynomial(like: MlpHead, rng: np.random.Generator) -> PolynomialHead:
+    features = like.n_features
+    one = np.ones(features, np.float32)
+
+    def term() -> Term:
+        directions = rng.standard_normal((_RANK, features), dtype=np.float32)
+        return Term(np.ones(_RANK, np.float32), directions / np.float32(features))
+
+    terms = tuple(term() for _ in range(2, _ORDERS + 1))
+    return PolynomialHead(like.pooling, _layers(like, rng), 0 * one, one, one, 0.0, terms)
+
+
+def _layers(like: MlpHead, rng: np.random.Generator) -> tuple[LayerSelection, ...]:
+    return tuple(
+        LayerSelection(one.layer, _drawn(rng, one.channels), one.weight) for one in like.layers
+    )
 
 
 def _drawn(rng: np.random.Generator, channels: np.ndarray) -> np.ndarray:

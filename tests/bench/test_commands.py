@@ -72,13 +72,14 @@ def test_a_table_whose_record_cannot_be_written_is_shown_all_the_same(capsys):
 
 def test_heads_are_timed_beside_one_head_whole_and_growing(tmp_path, tiny_name):
     output = tmp_path / "heads.json"
-    options = ["--kinds", "linear,labels", "--counts", "3", "--tokens", "8,16", "--rounds", "2"]
+    kinds = ("linear", "labels", "forecast", "polynomial")
+    options = ["--kinds", ",".join(kinds), "--counts", "3", "--tokens", "8,16", "--rounds", "2"]
     result = run("heads", tiny_name, *options, "--threads", "1", "-o", output)
     assert result.exit_code == 0, result.output
     results = read(output)["results"]
     assert [(r["kind"], r["heads"], r["what"]) for r in results] == [
         (kind, 3, what)
-        for kind in ("linear", "labels")
+        for kind in kinds
         for what in ("8 tokens", "16 tokens", "one new token of a stream")
     ]
     assert all(len(r["one_ms"]) == len(r["several_ms"]) == 2 for r in results)

@@ -20,8 +20,8 @@ def heads(
     kinds: Annotated[
         str,
         typer.Option(
-            help="Kinds of further heads: linear; labels, 8 of them over a small MLP; same, of the "
-            "first head's shape."
+            help="Kinds of further heads: linear; labels, 8 of them over a small MLP; forecast, "
+            "linear; same, of the first head's shape; polynomial, of order 3 and rank 32."
         ),
     ] = ",".join(KINDS),
     counts: Annotated[str, typer.Option(help="Heads of a guard, the first one included.")] = "10",
