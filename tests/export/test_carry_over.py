@@ -1,5 +1,6 @@
 """A matrix that a GGUF file has in blocks keeps them in an int4 bundle."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,8 +112,21 @@ def test_the_command_says_how_many_matrices_were_carried_over(
     said = exported(tmp_path / "b", path, head, "onnxruntime")
     assert f"carried over: {MATRICES} matrices" in said
     assert load_guard(tmp_path / "b").manifest.carried_over == MATRICES
+    assert "rounded anew" not in said
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "b")]).stdout
+    assert re.search(f"carried over +{MATRICES} matrices", shown)
+
+
+def test_the_command_says_which_blocks_tensorrt_rtx_does_not_take(
+    backbone_folder: Folders, tmp_path: Path
+) -> None:
+    """Of Q4_1, which has minimums; the token embedding is no matrix product's."""
+    types = {"token_embd": "Q8_0", "ffn_up": "Q4_1", "attn_q": "F16", "blk": "Q4_0"}
+    path = write_gguf(tmp_path / "model.gguf", backbone_folder("llama"), types=types)
+    head = make_artifact(tmp_path / "head", backbone_folder("llama"))
     said = exported(tmp_path / "rtx", path, head, "tensorrt-rtx")
-    assert "carried over: no matrix" in said
-    assert "rounded anew for tensorrt-rtx" in said
-    folder = backbone_folder("llama")
-    assert "carried over" not in exported(tmp_path / "folder", folder, head, "tensorrt-rtx")
+    assert f"carried over: {4 * 5} matrices" in said
+    assert "rounded anew: 4 matrices" in said
+    folder = exported(tmp_path / "folder", backbone_folder("llama"), head, "tensorrt-rtx")
+    assert "carried over" not in folder
+    assert "rounded anew" not in folder

@@ -89,7 +89,7 @@ def export(
         str | None,
         typer.Option(
             help="Of an ONNX backbone, the folder or repo id of the weights that it was made of, "
-            "which llm-siren runs to verify. [default: the artifact's own where it is a folder]"
+            "by which the bundle is verified. [default: the artifact's own where it is a folder]"
         ),
     ] = None,
     precision: Annotated[
@@ -146,8 +146,8 @@ def export(
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Take a backbone that names code of its own (auto_map), which llm-siren runs when "
-            "the bundle is verified. The bundle holds none of it.",
+            help="Take a backbone that names code of its own (auto_map), which transformers runs "
+            "when the bundle is verified. The bundle holds none of it.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -252,26 +252,30 @@ def export(
             overwrite=overwrite,
             progress=bars.update,
         )
-        if _rounds_anew(checkpoint, manifest):
+        if rounded := _rounded_anew(checkpoint, manifest):
             bars.say(
-                "carried over: no matrix; the blocks that the file has are rounded anew for "
-                f"{target}, where int4 for onnxruntime keeps them"
+                f"rounded anew: {rounded} matrices that the file has in blocks, since {target} "
+                "takes blocks of 4 bits without minimums (Q4_0) alone; int4 for onnxruntime keeps "
+                "all"
             )
     show_summary(output, manifest, time.perf_counter() - started)
 
 
-def _rounds_anew(checkpoint: Checkpoint, manifest: Manifest) -> bool:
-    """Whether the checkpoint has matrices in blocks of few bits, and int4 keeps none of them."""
-    if manifest.precision != "int4" or manifest.carried_over:
-        return False
+def _rounded_anew(checkpoint: Checkpoint, manifest: Manifest) -> int:
+    """How many matrices int4 rounds that the checkpoint has in blocks of few bits."""
+    if manifest.precision != "int4" or manifest.target == "onnxruntime":
+        return 0
     weights = checkpoint.weights
-    return any(weights.block_layout(name) is not None for name in weights.tensors)
+    kept = tuple(f"layers.{index}." for index in range(manifest.backbone.blocks_kept))
+    matrices = [name for name in weights.tensors if name.startswith(kept)]
+    stored = sum(weights.block_layout(name) is not None for name in matrices)
+    return stored - manifest.carried_over
 
 
 def _reference_checkpoint(
     checkpoint: Checkpoint, artifact: Artifact, named: str | None
 ) -> Checkpoint | None:
-    """What llm-siren runs: the checkpoint, or the weights that an ONNX file was made of.
+    """What the bundle is verified by: the checkpoint, or the weights that an ONNX file is of.
 
     None where those are not at hand.
     """

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,8 @@ class Stored:
 class Weight:
     """A tensor of the graph: `blocks()` yields its values in row-major order, piece by piece.
 
-    `stored` is there where they are exactly those of blocks that the checkpoint has.
+    `stored` is there where they are exactly those of blocks that the checkpoint has, or these times
+    a power of two.
     """
 
     dtype: ir.DataType
@@ -88,15 +88,19 @@ class BackboneWeights:
         scale: float = 1.0,
         rows: Rows | None = None,
     ) -> Weight:
-        """A linear's [out, in] matrix as [in, out], times `scale`; some rows of what is stored."""
+        """A linear's [out, in] matrix as [in, out]; some rows of what is stored.
+
+        Args:
+            scale: a power of two, by which the values are multiplied.
+        """
         part = self._part(name, shape, rows)
 
         def blocks() -> Iterator[np.ndarray]:
             values = self._cast(name, self.source.read(name, part), dtype, scale)
             yield np.ascontiguousarray(values.T)
 
-        whole = scale == 1.0 and rows is None
-        return Weight(dtype, shape[::-1], blocks, self._stored(name) if whole else None)
+        stored = self._stored(name, scale) if rows is None else None
+        return Weight(dtype, shape[::-1], blocks, stored)
 
     def table(self, name: str, shape: tuple[int, ...], dtype: ir.DataType) -> Weight:
         """An embedding [rows, channels] or a kernel [rows, ...], streamed in blocks of rows."""
@@ -154,9 +158,11 @@ class BackboneWeights:
         self._check(name, shape if rows is None else (rows.stored, *shape[1:]))
         return None if rows is None else slice(rows.start, rows.start + shape[0])
 
-    def _stored(self, name: str) -> Stored | None:
+    def _stored(self, name: str, scale: float = 1.0) -> Stored | None:
         layout = self.source.block_layout(name)
-        return None if layout is None else Stored(*layout, partial(self.source.read_blocks, name))
+        if layout is None:
+            return None
+        return Stored(*layout, lambda rows: self.source.read_blocks(name, rows).times(scale))
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.source.tensors.get(name)

@@ -34,6 +34,11 @@ _ACCURACY_LEVEL = 1
 _Part = Callable[[Blocks], np.ndarray]
 
 
+def carries_over(matrix: Weight) -> bool:
+    """Whether a matrix keeps its blocks: all that the checkpoint has in blocks of few bits do."""
+    return matrix.stored is not None
+
+
 @dataclass
 class CarriedOver:
     """Replaces products with matrices that are stored in blocks."""

@@ -52,7 +52,7 @@ def row_of_checkpoint(checkpoint: Checkpoint, target: Target, precision: Precisi
         rewrites=(),
         calibration="none",
         four_bits=None,
-        carries_over=False,
+        carries_over=None,
         streams=False,
         keeps_float=False,
         saturation_free=row.quantize is None,

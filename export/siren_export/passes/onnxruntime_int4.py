@@ -19,7 +19,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 
-from .carry_over import CarriedOver
+from .carry_over import CarriedOver, carries_over
 from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
 from .options import Options
@@ -39,7 +39,7 @@ def quantize_for_onnxruntime_int4(graph: GuardGraph, options: Options) -> None:
     for linear in linears(graph):
         if linear.matrix_name in options.keep_float:
             continue
-        if graph.weights[linear.matrix_name].stored is not None:
+        if carries_over(graph.weights[linear.matrix_name]):
             carried_over.replace(linear)
         else:
             wide = linear.matrix_name in options.wider

@@ -2,10 +2,16 @@
 
 The form in which TensorRT-RTX takes quantized weights. Symmetric: int8 with a scale for each output
 channel; int4 with a scale for each block of inputs of an output channel.
+
+A matrix that the checkpoint has in 4-bit blocks without minimums (Q4_0) keeps integers and scales,
+half of which are negative: TensorRT-RTX 1.7.1 takes negative scales, and zero, of int4, and refuses
+both of int8. Scales of float16 stay what they are. up_proj's, which are authored times 2^-4, lose
+bits where they were under 2^-10, and are off by 2^-25 at most.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +19,7 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph.weights import Weight
+from siren_export.sources.weights import BLOCK
 
 from .edit import Linear, add_weight, before, drop_unread, linears
 from .four_bits import Grid, round_matrix
@@ -34,17 +41,27 @@ def quantize_for_rtx_int8(graph: GuardGraph, options: Options) -> None:
 def quantize_for_rtx_int4(graph: GuardGraph, options: Options) -> None:
     """Put the matrix of every linear in 4 bits; pooling and the head stay as they are.
 
-    Sensitive matrices have 8 bits. One whose inputs are no whole blocks, or with an odd number of
-    outputs, stays as it is.
+    Sensitive matrices have 8 bits, but for those that keep the blocks that the checkpoint has. One
+    whose inputs are no whole blocks, or with an odd number of outputs, stays as it is.
     """
     for linear in linears(graph):
         source = graph.weights[linear.matrix_name]
         rows, columns = source.shape
-        if linear.matrix_name in options.wider:
+        if carries_over(source):
+            _dequantize(graph, linear, _PerBlock(source, BLOCK, _as_stored))
+            graph.carried_over.add(linear.matrix_name)
+        elif linear.matrix_name in options.wider:
             _dequantize(graph, linear, _PerChannel(source))
         elif rows % _BLOCK == 0 and columns % 2 == 0:
             moments = options.moments(linear.matrix_name)
-            _dequantize(graph, linear, _PerBlock(source, moments))
+            _dequantize(graph, linear, _PerBlock(source, _BLOCK, partial(_rounded, moments)))
+
+
+def carries_over(matrix: Weight) -> bool:
+    """Whether a matrix keeps its blocks: those of 4 bits without minimums, with even outputs."""
+    stored = matrix.stored
+    symmetric = stored is not None and stored.bits == 4 and not stored.has_minimums
+    return symmetric and matrix.shape[1] % 2 == 0
 
 
 @dataclass(frozen=True)
@@ -82,22 +99,22 @@ class _PerBlock:
     """A matrix [in, out] as int4, two to a byte, and scales [in / block, out]."""
 
     source: Weight
-    moments: np.ndarray | None
+    block: int
+    make: Callable[[Weight], tuple[np.ndarray, np.ndarray]]  # integers, int8 [in, out], and scales
     dtype = ir.DataType.INT4
-    _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
+    _scales: np.ndarray | None = None  # left by writing the values, so as not to make them twice
 
     @property
     def scales_shape(self) -> tuple[int, ...]:
         rows, columns = self.source.shape
-        return rows // _BLOCK, columns
+        return rows // self.block, columns
 
     @property
     def attributes(self) -> dict[str, Any]:
-        return {"axis": 0, "block_size": _BLOCK}
+        return {"axis": 0, "block_size": self.block}
 
     def values(self) -> Iterator[np.ndarray]:
-        matrix = np.concatenate(list(self.source.blocks())).astype(np.float32)
-        integers, self._scales = round_matrix(matrix, FOUR_BITS, self.moments)
+        integers, self._scales = self.make(self.source)
         nibbles = integers.reshape(-1).view(np.uint8) & 0xF
         yield nibbles[::2] | nibbles[1::2] << 4  # the first in the low half
 
@@ -106,6 +123,17 @@ class _PerBlock:
             next(self.values())
         assert self._scales is not None
         yield self._scales.astype(self.source.dtype.numpy())
+
+
+def _rounded(moments: np.ndarray | None, matrix: Weight) -> tuple[np.ndarray, np.ndarray]:
+    values = np.concatenate(list(matrix.blocks())).astype(np.float32)
+    return round_matrix(values, FOUR_BITS, moments)
+
+
+def _as_stored(matrix: Weight) -> tuple[np.ndarray, np.ndarray]:
+    assert matrix.stored is not None
+    blocks = matrix.stored.read(slice(0, matrix.shape[1]))
+    return (blocks.integers.T - np.uint8(8)).view(np.int8), blocks.scales.T
 
 
 def _dequantize(graph: GuardGraph, linear: Linear, q: _PerChannel | _PerBlock) -> None:

@@ -13,12 +13,13 @@ massive activations (arXiv 2402.17762), as in the MLP's second matrix of some ea
 error alone is as large as the typical product, and pooling hands it to the features.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph.roles import Role
+from siren_export.graph.weights import Weight
 
 from .calibration import Calibration, Inputs
 from .edit import linears
@@ -40,21 +41,21 @@ def sensitive(
     grid: Grid,
     encoder: Collection[Role] = (),
     *,
-    carries_over: bool = False,
+    carries_over: Callable[[Weight], bool] | None = None,
 ) -> frozenset[str]:
     """The names of the matrices that the steps of `grid` harm too much.
 
     Args:
         encoder: roles whose matrices count as sensitive in an encoder, whatever was measured.
-        carries_over: whether matrices that the checkpoint has in blocks stay as they are, which
-            harms nothing.
+        carries_over: whether a matrix keeps the blocks that the checkpoint has it in, which harms
+            nothing; None where none does.
     """
     found = set()
     for linear in linears(graph):
-        if carries_over and graph.weights[linear.matrix_name].stored is not None:
+        weight = graph.weights[linear.matrix_name]
+        if carries_over is not None and carries_over(weight):
             continue
-        blocks = graph.weights[linear.matrix_name].blocks()
-        matrix = np.concatenate([block.astype(np.float32) for block in blocks])
+        matrix = np.concatenate([block.astype(np.float32) for block in weight.blocks()])
         known = not graph.causal and linear.role in encoder
         if known or harm(matrix, calibration[linear.matrix_name], grid) > _LIMIT:
             found.add(linear.matrix_name)

@@ -12,10 +12,12 @@ import onnx_ir as ir
 
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.roles import Role
+from siren_export.graph.weights import Weight
 from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import InputError
 
 from .calibration import Calibration
+from .carry_over import carries_over as onnxruntime_carries_over
 from .decompose_attention import decompose_attention, decompose_softcap
 from .decompose_gelu import decompose_gelu
 from .decompose_rms_norm import decompose_rms_norm
@@ -29,6 +31,7 @@ from .onnxruntime_int4 import quantize_for_onnxruntime_int4
 from .onnxruntime_int8 import quantize_for_onnxruntime_int8
 from .options import Options
 from .rtx_weights import FOUR_BITS as RTX_FOUR_BITS
+from .rtx_weights import carries_over as rtx_carries_over
 from .rtx_weights import quantize_for_rtx_int4, quantize_for_rtx_int8
 from .sensitive import ENCODER_EIGHT_BITS
 from .tensorrt10 import check_operators, set_tensorrt10_opset
@@ -74,7 +77,8 @@ class Row:
             their "ranges", and their second "moments" too; or nothing ("none").
         four_bits: how weights are rounded, where those of sensitive matrices get 8 bits.
         encoder_eight_bits: roles of an encoder whose matrices always count as sensitive.
-        carries_over: whether matrices that the checkpoint has in 4-bit blocks keep them.
+        carries_over: whether a matrix keeps the blocks of few bits that the checkpoint has it in;
+            None where none does.
         streams: whether a streaming graph is made too.
         keeps_float: whether single matrices can be left in float32.
         saturation_free: whether no integer product can saturate on any CPU.
@@ -88,7 +92,7 @@ class Row:
     calibration: Measured = "none"
     four_bits: Grid | None = None
     encoder_eight_bits: tuple[Role, ...] = ()
-    carries_over: bool = False
+    carries_over: Callable[[Weight], bool] | None = None
     streams: bool = True
     keeps_float: bool = False
     saturation_free: bool = False
@@ -138,7 +142,7 @@ def _onnxruntime(bound: Bound, quantize: Quantize, four_bits: Grid | None = None
         calibration="moments",
         four_bits=four_bits,
         encoder_eight_bits=() if four_bits is None else ENCODER_EIGHT_BITS,
-        carries_over=four_bits is not None,
+        carries_over=None if four_bits is None else onnxruntime_carries_over,
         keeps_float=True,
         saturation_free=True,
     )
@@ -186,6 +190,7 @@ TABLE: dict[tuple[Target, Precision], Row | str] = {
         calibration="moments",
         four_bits=RTX_FOUR_BITS,
         encoder_eight_bits=ENCODER_EIGHT_BITS,
+        carries_over=rtx_carries_over,
     ),
     #
     ("tensorrt10", "fp32"): _tensorrt10(FLOAT, _FP32),

@@ -1,8 +1,9 @@
 """A backbone checkpoint: config.json, tokenizer.json and weights, in safetensors, GGUF or ONNX.
 
 Nothing in it is executed here: pickled weights are refused, and so is a checkpoint that names
-code of its own (`auto_map`), unless the caller trusts that. Then llm-siren runs it, as the
-reference that the export is verified with; the graphs are those of the standard class all the same.
+code of its own (`auto_map`), unless the caller trusts that. Then transformers runs it when the
+export is verified: for llm-siren, or in its place where llm-siren cannot load the class. The graphs
+are those of the standard class all the same.
 """
 
 import hashlib
@@ -95,7 +96,7 @@ def load_checkpoint(
         source: the checkpoint's folder, its hub repository id, or a GGUF or ONNX file.
         revision: branch, tag or commit of the hub repository; the default is its main branch.
         trust_remote_code: take a checkpoint that names code of its own. None of it is run here;
-            an export of it must be verified, and that runs it.
+            an export of it must be verified, and for that transformers runs it.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, has no safetensors weights or fast
@@ -125,8 +126,8 @@ def load_checkpoint(
     remote_code = _remote_code(folder, config)
     if remote_code is not None and not trust_remote_code:
         raise CheckpointError(
-            f"{remote_code}: the checkpoint names code of its own, which llm-siren would run in "
-            "place of the standard class; give --trust-remote-code to run it when the export is "
+            f"{remote_code}: the checkpoint names code of its own, which transformers would run "
+            "in place of the standard class; give --trust-remote-code to run it when the export is "
             "verified, or remove the key where the standard class is meant"
         )
     tokenizer_json = read_tokenizer(folder, config)

@@ -45,6 +45,12 @@ class Blocks:
     scales: Array
     minimums: Array | None
 
+    def times(self, factor: float) -> "Blocks":
+        """The blocks of the matrix times a power of two."""
+        by = np.float32(factor)
+        minimums = None if self.minimums is None else self.minimums * by
+        return Blocks(self.integers, self.scales * by, minimums)
+
 
 class WeightSource(Protocol):
     """The tensors of a backbone, read one by one.

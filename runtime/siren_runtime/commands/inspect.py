@@ -23,7 +23,7 @@ from siren_runtime.bundle.graphs import TensorSpec
 from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
-from siren_runtime.bundle.report import Quantization, Tuning, Verification
+from siren_runtime.bundle.report import Tuning, Verification
 from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
 from siren_runtime.errors import BackendError
@@ -147,7 +147,7 @@ def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
         **_orders(manifest),
         "text": _text(manifest),
         "precision": f"{manifest.precision} for {manifest.target}",
-        **_quantization(manifest.quantization),
+        **_quantization(manifest),
         "verification": _verification(manifest.verification),
         "made by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
@@ -314,12 +314,16 @@ def _tiers(tiers: Sequence[Tier]) -> str:
     return ", ".join(f"{tier.name} from {tier.threshold:g}" for tier in tiers) or "no tiers"
 
 
-def _quantization(quantization: Quantization | None) -> dict[str, str]:
-    """What was fitted to which texts, and the matrices that have 8 bits where others have 4."""
+def _quantization(manifest: Manifest) -> dict[str, str]:
+    """What was fitted to which texts, the matrices that have 8 bits where others have 4, and how
+    many keep the blocks that the backbone's file has.
+    """
+    quantization, carried_over = manifest.quantization, manifest.carried_over
+    found = {"carried over": f"{carried_over} matrices"} if carried_over else {}
     if quantization is None:
-        return {}
+        return found
     wider = {"in 8 bits": ", ".join(quantization.wider)} if quantization.wider else {}
-    return {"quantization": quantization.fitted, **wider}
+    return {"quantization": quantization.fitted, **wider, **found}
 
 
 def _tuning(tuning: Tuning) -> Group:

@@ -39,6 +39,9 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16
 # exact everywhere, but slow; VNNI machines ignore it. Graphs for TensorRT have no such products,
 # and ONNX Runtime 1.31 fails on their DequantizeLinear nodes with it.
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+# A GPU computes the 4-bit products of graphs for TensorRT in floats. ONNX Runtime's CPU makes
+# products of its own of them, and at its default level rounds what they read to 8 bits.
+_FLOAT_PRODUCTS = ("session.qdq_matmulnbits_accuracy_level", "1")
 # Threads do not wait for the next run by spinning.
 _NO_WAITING = ("session.force_spinning_stop", "1")
 # Where ONNX Runtime would look for weights that it was not given. A file is no folder: nowhere.
@@ -157,7 +160,9 @@ def _opened(
 ) -> Any:
     """Open a graph's bytes with `weights`, the content of each of its locations."""
     path = bundle.file(graph.file)
-    if bundle.manifest.target == "onnxruntime" and not bundle.manifest.saturation_free:
+    if bundle.manifest.target != "onnxruntime":
+        options.add_session_config_entry(*_FLOAT_PRODUCTS)
+    elif not bundle.manifest.saturation_free:
         options.add_session_config_entry(*_EXACT_PRODUCTS)
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(path))
     hint = ""
