@@ -44,9 +44,8 @@ def run(*arguments: str | Path) -> Result:
 
 
 def scored(folder: Path, data: Path, split: str = "validation") -> Scores:
-    return score_rows(
-        Guard.load(folder, **AS_LLM_SIREN), [parse_source(str(data))], Columns(), split
-    )
+    guard = Guard.load(folder, **{**AS_LLM_SIREN, "long_text": "windows"})
+    return score_rows(guard, [parse_source(str(data))], Columns(), split)
 
 
 def test_threshold_and_tiers_suit_the_mean_of_the_scores(folder: Path, prompts: Path) -> None:
@@ -163,7 +162,7 @@ def test_tiers_go_by_the_spans_that_all_members_have_and_these_stay_theirs(
     assert "responses, spans of 16 tokens: from 0.7200" in done.output
     read = read_all([parse_source(str(prompts))], Columns())
     safe = [row.given for row in read if row.split == "validation" and row.label == 0]
-    with Guard.load(folder, long_text="truncate") as guard:  # as calibration reads
+    with Guard.load(folder) as guard:
         tiers = [result.tier for result in guard.score_batch(safe)]
         by_text = [result.tier for result in guard.score_batch(safe, spans=False)]
         after = guard.judge.primary

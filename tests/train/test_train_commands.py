@@ -76,6 +76,31 @@ def test_classes_need_different_names(tmp_path: Path, classes: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "option", "names"),
+    [
+        *((command, "--text", ",") for command in ("calibrate", "evaluate", "extract", "rollouts")),
+        *(("extract", "--text", names) for names in (" ", "prompt,", "prompt,,response")),
+        *(("extract", name, "") for name in ("--label", "--split-column", "--id", "--category")),
+    ],
+)
+def test_a_column_without_a_name_is_refused(
+    tmp_path: Path, command: str, option: str, names: str
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    bundle = make_bundle(tmp_path / "bundle")
+    given = {
+        "calibrate": (bundle, data, "--threshold", "best"),
+        "evaluate": (bundle, data),
+        "extract": (tmp_path, data, "-o", tmp_path / "out"),
+        "rollouts": (data, "-o", tmp_path / "out"),
+    }
+    result = run(siren, command, *given[command], option, names)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"{option} {names.strip()!r}: a column without a name" in line
+
+
+@pytest.mark.parametrize(
     ("head", "widths"), [("forecast", [8, 16]), ("harm", [0]), ("categories", [8, 0])]
 )
 def test_widths_that_a_head_cannot_have_are_refused(

@@ -104,6 +104,9 @@ def test_a_guard_of_trajectories_is_measured_on_labelled_ones(trained, tmp_path)
     run = siren(*calibrate, "--threshold", "best", "--spans", "fpr:0.1")
     assert run.exit_code == 1
     assert "scores trajectories of agents" in run.stderr
+    run = siren(*calibrate, "--threshold", "best", "--text", ",")
+    assert run.exit_code == 1
+    assert "--text ',': a column without a name" in run.stderr
     run = siren("evaluate", tmp_path / "bundle", data, "--diluted", "100")
     assert run.exit_code == 1
     assert "scores trajectories of agents" in run.stderr

@@ -14,6 +14,7 @@ from siren_runtime.scoring.engines import Request, open_engines
 from siren_train.data.rows import Columns
 
 from .by_rules import ByRules
+from .calibration_shown import say_windows
 
 if TYPE_CHECKING:
     from siren_train.measure.calibrate_spans import SpanScores
@@ -95,11 +96,9 @@ def _scored(
             decision = tempered(decision, fit_temperature(score(guard, progress=progress)))
         guard = tempered_guard(bundle, engines, decision.temperature, head)
         scores = score(guard, progress=bars.update, spans=rules.sizes(decision))
-        if not rules.spans:
-            return decision, scores, None
-        of_rows = rules.rows_of_spans(columns)
-        return (
-            decision,
-            scores,
-            score_diluted_spans(guard, *of_rows, bars.update, head, rules.span_sizes),
-        )
+        span_scores = None
+        if rules.spans:
+            of_rows = *rules.rows_of_spans(columns), bars.update
+            span_scores = score_diluted_spans(guard, *of_rows, head, rules.span_sizes)
+    say_windows(scores, bundle.manifest)
+    return decision, scores, span_scores

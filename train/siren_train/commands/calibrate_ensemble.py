@@ -15,6 +15,7 @@ from siren_runtime.text.reading import AS_LLM_SIREN
 
 from . import options
 from .by_rules import ByRules
+from .calibration_shown import say_windows
 
 if TYPE_CHECKING:
     from siren_train.measure.calibrate_spans import SpanScores
@@ -34,8 +35,9 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
     rules.check()
     manifest = read_ensemble(folder)
     # Members with thresholds of spans score as they do in a guard with spans.
-    read = {**AS_LLM_SIREN, "threads": rules.threads, "exits": False, "spans": None}
-    with Guard.load(folder, streaming=bool(rules.spans), **read) as guard:
+    read = {**AS_LLM_SIREN, "long_text": "windows", "exits": False, "spans": None}
+    streaming = bool(rules.spans)
+    with Guard.load(folder, streaming=streaming, threads=rules.threads, **read) as guard:
         judge = guard.judge.primary
         spans = [SpanThreshold(*one) for one in judge.spans.items()]
         old = Decision(judge.threshold, [*judge.tiers], spans=spans, responses=judge.responses)
@@ -76,9 +78,9 @@ def _scored(
         of_split = rules.sources, columns, rules.split
         sizes = rules.sizes(old)
         scores = score_rows(guard, *of_split, bars.update, max_rows=rules.max_rows, spans=sizes)
-        if not rules.spans:
-            return scores, None
-        of_rows = rules.rows_of_spans(columns)
-        return scores, score_diluted_spans(
-            guard, *of_rows, bars.update, guard.heads[0], rules.span_sizes
-        )
+        span_scores = None
+        if rules.spans:
+            of_rows = *rules.rows_of_spans(columns), bars.update
+            span_scores = score_diluted_spans(guard, *of_rows, guard.heads[0], rules.span_sizes)
+    say_windows(scores, *guard.manifests)
+    return scores, span_scores

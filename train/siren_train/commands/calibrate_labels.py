@@ -13,6 +13,8 @@ from siren_runtime.scoring.engines import Engines, Request, open_backend
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
+from .calibration_shown import say_windows
+
 
 def calibrate_labels(
     bundle: Bundle,
@@ -73,6 +75,7 @@ def calibrate_labels(
                     lambda _, done, total: bars.update(stage, done, total),
                 )
                 thresholds = find_label_thresholds(scores, head, rule)
+        say_windows(scores, bundle.manifest)
     new = recalibrated(old, thresholds, temperatures)
     decision = replace(bundle.manifest.decision(head), labels=new)
     written = write_decided(bundle.path, bundle.manifest, head, decision)

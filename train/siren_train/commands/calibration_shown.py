@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.commands.console import report
 
@@ -39,6 +40,21 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
                 f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
                 f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
             )
+
+
+def say_windows(scores: "Scores", *manifests: Manifest) -> None:
+    """Say that long rows were read in windows, where there are such; trajectories never are.
+
+    Args:
+        manifests: of the bundle, or of an ensemble's members.
+    """
+    at_once = min(manifest.text.max_length for manifest in manifests)
+    long = int((scores.tokens > at_once).sum())
+    if long and not manifests[0].is_trajectory:
+        report(
+            f"{long} of {len(scores.tokens)} rows have more than {at_once} tokens: they are read "
+            "in windows, as guards read them by default, and the highest counts"
+        )
 
 
 def described(decision: Decision) -> str:

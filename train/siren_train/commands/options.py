@@ -8,6 +8,7 @@ import typer
 
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.errors import InputError
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_train.data.labels import read_label_table
 from siren_train.data.reading import MostRows
@@ -119,8 +120,14 @@ def make_columns(
     Raises:
         typer.BadParameter: the classes are not two or more different names, or contradict those of
             the bundle.
-        InputError: the table of labels is none.
+        InputError: a column has no name, or the table of labels is none.
     """
+    text_columns = [name.strip() for name in text.split(",")] if text else []
+    _check_named("--text", *text_columns)
+    _check_named("--label", label)
+    _check_named("--split-column", split)
+    _check_named("--id", id_)
+    _check_named("--category", category)
     names = tuple(name.strip() for name in classes.split(",")) if classes else tuple(bundle_classes)
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise typer.BadParameter(f"--classes needs two or more different names, found {classes!r}")
@@ -141,7 +148,7 @@ def make_columns(
     ):
         raise typer.BadParameter(f"--labels needs different names without +, found {labels}")
     return Columns(
-        text=tuple(name.strip() for name in text.split(",") if name.strip()),
+        text=tuple(text_columns),
         label=label,
         split=split,
         id=id_,
@@ -153,6 +160,14 @@ def make_columns(
         prefixes=prefixes,
         max_bytes=max_bytes,
     )
+
+
+def _check_named(option: str, *columns: str) -> None:
+    if not all(name.strip() for name in columns):
+        raise InputError(
+            f"{option} {','.join(columns)!r}: a column without a name; name each column, or leave "
+            f"{option} out"
+        )
 
 
 def split_names(splits: str) -> list[str]:

@@ -33,6 +33,8 @@ from .temperature import temperature_of
 
 # At this temperature float32 scores still differ where the log-odds differ, up to 1,600.
 FITTING_TEMPERATURE = 100.0
+# As a guard reads texts unless it is told otherwise, but that every row counts, whatever it holds.
+_LIMITS = replace(LLM_SIREN_LIMITS, long_text="windows")
 _SMALLEST = 2.0**-24
 
 
@@ -115,6 +117,7 @@ def tempered_guard(
 ) -> Guard:
     """Return the guard that `bundle` would be at a temperature, on open engines of it.
 
+    It reads long texts in windows, as guards do by default, and refuses none.
     No head has thresholds of spans: where another has some, the spans of one without do not count.
 
     Args:
@@ -132,7 +135,7 @@ def tempered_guard(
     for one in manifest.heads:
         manifest = manifest.deciding(one, with_spans(manifest.decision(one), [], None))
     scorer = Scorer(replace(bundle, manifest=manifest), engines)
-    return Guard([scorer], limits=LLM_SIREN_LIMITS)
+    return Guard([scorer], limits=_LIMITS)
 
 
 def find_threshold(scores: Scores, rule: str) -> float:
