@@ -50,11 +50,17 @@ def sent_to_all(server: Running, only: Collection[str] = ()) -> set[str]:
     return sent
 
 
-def answer_as_described(server: Running, path: str, body: dict[str, Any]) -> str:
-    """The answer to a body that is posted, which is one and as the document has it."""
-    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    case = document[path]["POST"].Case(body=body, media_type="application/json")
-    answer = case.call(timeout=30)
+def answer_as_described(
+    server: Running,
+    path: str,
+    body: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> str:
+    """The answer to a body that is posted, or to none; it is one and as the document has it."""
+    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers=headers or {})
+    given = {} if body is None else {"body": body, "media_type": "application/json"}
+    case = document[path]["POST"].Case(**given)
+    answer = case.call(timeout=30, headers=headers)
     assert answer.status_code == 200, answer.text
     case.validate_response(answer, checks=_CHECKS)
     return str(answer.text)

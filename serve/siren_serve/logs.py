@@ -55,3 +55,8 @@ def event(message: str, **fields: Any) -> None:
 def alarm(message: str, **fields: Any) -> None:
     """Log that something happened which its operator must see."""
     _log.warning(message, extra={"fields": fields})
+
+
+def failure(message: str, **fields: Any) -> None:
+    """Log that the server could not do what it should."""
+    _log.error(message, extra={"fields": fields})

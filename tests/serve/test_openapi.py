@@ -64,6 +64,14 @@ def test_the_document_says_what_a_model_is_asked_and_how_it_answers(
         assert schema == {"$ref": "#/components/schemas/ErrorBody"}
 
 
+def test_a_reload_is_answered_as_the_document_has_it(bundle: Path, tmp_path: Path) -> None:
+    key = "a key of sixteen characters and more"
+    (tmp_path / "keys").write_text(key)
+    with running({"tiny": str(bundle)}, keys_file=tmp_path / "keys") as server:
+        answer = answer_as_described(server, "/admin/reload", headers={"X-API-Key": key})
+    assert msgspec.json.decode(answer) == {"reloaded": ["tiny"]}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_of_the_upstream_is_as_the_document_has_it(
     proxy: Running, upstream: ModelServer, stream: bool

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from load import SECRET, Load, point
 from served import Command, command, eventually
 from siren_runtime import Guard
+from waiting import WAIT_S
 
 KEY = "a key of sixteen characters and more"
 
@@ -77,6 +78,36 @@ def test_workers_serve_on_when_one_is_killed(bundle: Path, guard: Guard, tmp_pat
     assert server.process.returncode == 0
 
 
+def test_workers_serve_on_while_one_cannot_start_and_the_last_one_ends_the_server(
+    bundle: Path, guard: Guard, tmp_path: Path
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    with command(tmp_path, f"tiny={link}", "--workers", 2) as server:
+
+        def pauses() -> list[int]:
+            failures = [line for line in server.lines() if "did not start" in line["message"]]
+            assert {line["level"] for line in failures} <= {"error"}
+            return [line["pause_s"] for line in failures]
+
+        eventually(lambda: len(workers(server)) == 2)
+        first, other = workers(server)
+        link.unlink()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(pauses()) == 2)
+        assert pauses() == [1, 2]
+        assert workers(server) == {other}
+        assert score(server) == pytest.approx(guard.score(SECRET).score, abs=1e-6)
+        link.symlink_to(bundle)
+        eventually(lambda: len(workers(server)) == 2)
+        assert other in workers(server)
+        link.unlink()
+        for process in workers(server):
+            os.kill(process, signal.SIGKILL)
+        assert server.process.wait(WAIT_S) == 1
+    assert "no other serves" in server.log.read_text(encoding="utf-8").splitlines()[-1]
+
+
 def test_workers_take_the_new_bundle_under_load_and_keep_the_old_one_if_it_is_unusable(
     bundle: Path, other: Path, guard: Guard, tmp_path: Path
 ) -> None:
@@ -116,6 +147,8 @@ def test_workers_reload_over_http(bundle: Path, other: Path, tmp_path: Path) -> 
         assert httpx.post(f"{server.url}/admin/reload").status_code == 401
         answer = httpx.post(f"{server.url}/admin/reload", headers=headers)
         assert answer.status_code == 202
+        paths = httpx.get(f"{server.url}/openapi.json", headers=headers).json()["paths"]
+        assert {*paths["/admin/reload"]["post"]["responses"]} == {"200", "202", "default"}
 
         def scores() -> set[float]:
             asked = {"json": {"text": SECRET}, "headers": headers}

@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Response, get, post
 from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
 
 from siren_runtime import __version__
 from siren_runtime.errors import SirenError
@@ -79,7 +80,14 @@ async def openapi(state: State) -> bytes:
     return document
 
 
-@post("/admin/reload", tags=["operations"])
+_LATER = ResponseSpec(
+    dict[str, Any],
+    description="With several workers: their parent replaces them, and what fails is in its log",
+    generate_examples=False,
+)
+
+
+@post("/admin/reload", status_code=200, responses={202: _LATER}, tags=["operations"])
 async def reload(state: State) -> Response[dict[str, Any]]:
     """Load all bundles and keys anew, and let them take over; no request is lost.
 
