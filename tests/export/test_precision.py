@@ -83,19 +83,22 @@ def _values(name: str, *graphs: GuardGraph) -> list[np.ndarray]:
     return [np.concatenate(list(graph.weights[name].blocks())) for graph in graphs]
 
 
-def test_an_input_that_something_else_reads_keeps_its_scale():
-    graph, plain = _block(tapped=True), _block(tapped=True)
-    smooth_inputs(graph, _calibration())
-    for name in ("norm/weight", "gate/weight"):
-        np.testing.assert_array_equal(*_values(name, graph, plain))
-    assert not np.array_equal(*_values("down/weight", graph, plain))
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_an_input_that_something_else_reads_is_divided_beside_it(norm):
+    graph, plain = _block(norm, tapped=True), _block(norm, tapped=True)
+    smooth_inputs(graph, _calibration(norm))
+    np.testing.assert_array_equal(*_values("norm/weight", graph, plain))
+    for name in ("gate/weight", "down/weight"):
+        assert not np.array_equal(*_values(name, graph, plain))
+    np.testing.assert_allclose(_run(graph)[0], _run(plain)[0], rtol=1e-3, atol=1e-3)
 
 
-def test_calibrated_int8_is_closer_to_float32_where_one_channel_is_large():
-    expected = _run(_block())[0]
+@pytest.mark.parametrize("tapped", [False, True])
+def test_calibrated_int8_is_closer_to_float32_where_one_channel_is_large(tapped):
+    expected = _run(_block(tapped=tapped))[0]
     errors = []
     for calibration in (None, _calibration()):
-        graph = _block()
+        graph = _block(tapped=tapped)
         lower(graph, row_of("onnxruntime", "int8"), calibration=calibration)
         errors.append(np.linalg.norm(_run(graph)[0] - expected))
     assert errors[1] < 0.5 * errors[0]

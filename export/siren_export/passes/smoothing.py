@@ -5,8 +5,13 @@
 A token is rounded to 8 bits by its largest channel. In a trained decoder a few channels are 10 to
 3,000 times as large as the rest (arXiv 2402.17762), which then keep no bits. What divides by `s`
 is folded into what makes x, and so costs nothing: the weight of a norm, or the columns of a matrix
-whose product is a factor of x, as the MLP's second in `act(gate) * up`. An input that something
-else makes, or reads, stays as it is.
+whose product is a factor of x, as the MLP's second in `act(gate) * up`.
+
+What a norm gives is read by the residual stream too in encoders whose norms come last, as BERT's.
+There the product's input is multiplied by 1 / s, one small operator. On MiniLM that took the
+features' median error, with weights rounded to nearest, from 0.030 of their spread to 0.022, and to
+no less with exponents of 0.5 and 0.6. An input that something else makes stays as it is: those of
+attention's output and behind GELU took it to 0.0215.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +20,10 @@ import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.builder import GuardGraph
-from siren_export.graph.weights import Weight
+from siren_export.graph.weights import Weight, from_array
 
 from .calibration import Calibration
-from .edit import Linear, by_input, linears
+from .edit import Linear, add_weight, after, by_input, linears
 
 # Of SmolLM2's features the median error was 0.12 of their spread without; with exponents of 0.5,
 # 0.65 and 0.8 for all inputs it was 0.053, 0.046 and 0.048.
@@ -36,11 +41,13 @@ def smooth_inputs(graph: GuardGraph, calibration: Calibration) -> dict[str, np.n
     found = []
     for x, group in by_input(graph).items():
         makers = _makers(graph, x, group)
-        if makers:
+        if makers or _is_normed(x):
             found.append((makers, group, _factors(graph, group, calibration)))
     for makers, group, factors in found:  # all found before, since some scale others' matrices
         for name in makers:
             graph.weights[name] = _scaled(graph.weights[name], 1 / factors)
+        if not makers:
+            _divide(graph, group, factors)
         for linear in group:
             source = graph.weights[linear.matrix_name]
             graph.weights[linear.matrix_name] = _scaled(source, factors[:, None])
@@ -63,6 +70,21 @@ def _factors(graph: GuardGraph, group: Sequence[Linear], calibration: Calibratio
     weights = largest_of_rows([graph.weights[linear.matrix_name] for linear in group])
     factors: np.ndarray = largest**_EXPONENT / weights ** (1 - _EXPONENT)
     return factors
+
+
+def _is_normed(x: ir.Value) -> bool:
+    maker = x.producer()
+    return maker is not None and maker.op_type in _NORMS
+
+
+def _divide(graph: GuardGraph, group: Sequence[Linear], factors: np.ndarray) -> None:
+    """Let all matrices read their input divided by `factors` [in]."""
+    first = group[0]
+    inverse = add_weight(graph, f"{first.matrix_name}.inverse_smoothing", from_array(1 / factors))
+    place = after(graph, first.x, f"{first.name}/smooth")
+    divided = place.op("Mul", first.x, inverse)
+    for linear in group:
+        linear.product.replace_input_with(0, divided)
 
 
 def _makers(graph: GuardGraph, x: ir.Value, group: Sequence[Linear]) -> list[str]:
