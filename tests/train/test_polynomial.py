@@ -1,12 +1,14 @@
 """Polynomial heads trained order by order: lower orders stay, and nested ones do not get worse."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from polynomials import plain_orders
 from siren_export.heads.registry import load_artifact
 from siren_runtime.errors import InputError
-from siren_train.fit import polynomial_pipeline
+from siren_train.fit import logistic, polynomial_pipeline
 from siren_train.fit.selection import gather
 from siren_train.fit.settings import Settings
 from siren_train.fit.splits import load_splits
@@ -60,6 +62,21 @@ def test_the_report_has_every_order_and_an_mlp_beside(trained):
     parameters, cost = (cell.strip() for cell in text.split("| MLP |")[1].split("|")[:2])
     assert int(cost.replace(",", "")) < int(parameters.replace(",", ""))
     assert "| multiply-adds |" in text
+
+
+def test_a_regression_that_stops_early_is_a_candidate_and_no_warning(monkeypatch):
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(60, 8)).astype(np.float32)
+    labels = (inputs @ random.normal(size=8) > 0).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = {}
+        for steps in (1, 1000):
+            monkeypatch.setattr(logistic, "_MOST_STEPS", steps)
+            weight, bias = logistic.fit_logistic(inputs, labels, np.ones(60), 1.0)
+            found[steps] = np.abs(inputs @ weight + bias).mean()
+    assert found[1] < found[1000]
+    assert weight.dtype == np.float64
 
 
 def test_one_layer_may_be_read_and_must_be_there(store, trained, tmp_path):

@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from siren_export.heads.polynomial import PolynomialHead, Term
@@ -19,6 +18,7 @@ from siren_runtime.bundle.progress import Progress, silent
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, FloatArray, Standardizer, balanced_weights
 
+from .logistic import fit_logistic
 from .selection import gather
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # C of the logistic regression
@@ -111,9 +111,9 @@ def _linear(fitted: _Rows, held_out: _Rows) -> tuple[FloatArray, float]:
     """The best logistic regression by macro-F1 on the rows held out."""
     best: tuple[float, FloatArray, float] | None = None
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=1000)
-        model.fit(fitted.inputs.numpy(), fitted.targets.numpy(), fitted.weights.numpy())
-        weight, bias = model.coef_[0].astype(np.float32), float(model.intercept_[0])
+        rows = fitted.inputs.numpy(), fitted.targets.numpy(), fitted.weights.numpy()
+        exact, bias = fit_logistic(*rows, strength)
+        weight = exact.astype(np.float32)
         score = _macro_f1(held_out, held_out.inputs @ torch.from_numpy(weight) + bias).mean
         if best is None or score > best[0]:
             best = score, weight, bias

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.heads.trajectory_artifact import write_trajectory_artifact
@@ -21,13 +20,13 @@ from siren_train.measure.table import markdown_table
 from siren_train.store.features import DoubleArray, FeatureSet, Standardizer, balanced_weights
 from siren_train.store.store import FeatureStore
 
+from .logistic import fit_logistic
 from .report import TABLE_FILE
 from .settings import Settings
 from .splits import load_splits
 
 _INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of L2, on standardized states
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
-_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,10 @@ def _fit(rows: FeatureSet, layer: int, inverse_penalty: float) -> tuple[DoubleAr
     inputs = standardizer.apply(states).astype(np.float64)
     if not np.isfinite(inputs).all():
         raise InputError(f"layer {layer}: a feature is not finite; extract again")
-    model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_STEPS)
-    model.fit(inputs, rows.labels, balanced_weights(rows, _BALANCE))
-    weight: DoubleArray = model.coef_[0] / standardizer.scale
-    return weight, float(model.intercept_[0] - weight @ standardizer.mean.astype(np.float64))
+    weights = balanced_weights(rows, _BALANCE)
+    weight, bias = fit_logistic(inputs, rows.labels, weights, inverse_penalty)
+    weight = weight / standardizer.scale
+    return weight, float(bias - weight @ standardizer.mean.astype(np.float64))
 
 
 def _markdown(fits: Sequence[LayerFit], best: LayerFit) -> str:
