@@ -125,6 +125,24 @@ def test_moments_round_eight_bits_to_products_closer_to_float32_and_pairs_stay_s
     assert errors[1] < 0.6 * errors[0]
 
 
+def test_moments_round_the_weights_for_tensorrt_rtx_to_products_closer_to_float32():
+    inputs, matrix = _correlated()
+    errors = []
+    for calibration in (None, {"linear/weight": _inputs(inputs, matrix)}):
+        g = GraphBuilder(FLOAT)
+        x = g.input("x", FLOAT, ["tokens", 128])
+        y = g.linear(g.op("Neg", x), "linear", from_array(matrix))
+        graph = g.build("test", {"features": Output(y, ["tokens", 64])})
+        lower(graph, row_of("tensorrt-rtx", "int8"), calibration=calibration)
+        integers, scales = (
+            _values(f"linear/weight.{part}", graph)[0].astype(np.float32)
+            for part in ("int8", "scale")
+        )
+        assert np.abs(integers).max() <= 127
+        errors.append(np.linalg.norm(inputs @ (integers * scales - matrix)))
+    assert errors[1] < 0.6 * errors[0]
+
+
 def test_dividing_inputs_divides_what_was_measured_of_them():
     inputs, matrix = _correlated()
     factors = np.random.default_rng(1).lognormal(size=128).astype(np.float32)

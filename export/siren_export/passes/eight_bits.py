@@ -7,7 +7,7 @@ sign add up to 128 at most; the scale leaves them 127.
 
 import numpy as np
 
-from .rounding import round_by_moments
+from .rounding import Round, round_by_moments
 
 _LEVELS, _PAIR = 127, 128
 _BLOCK = 32  # of inputs that are made up for at once
@@ -29,11 +29,24 @@ def round_channels(
     largest = np.maximum(_largest_pair(matrix), _largest_pair(-matrix))
     scales = largest / np.float32(_LEVELS)
     scales = np.where(scales > 0, scales, np.float32(1))  # 0 too where that underflows
+    return round_at(matrix, scales, moments, _round), scales
+
+
+def round_at(
+    matrix: np.ndarray, scales: np.ndarray, moments: np.ndarray | None, round: Round
+) -> np.ndarray:
+    """Round a matrix at given scales, float32 [out], to int8 [in, out].
+
+    Args:
+        matrix, moments: as `round_channels` takes them.
+        round: makes integers, where moments are used.
+    """
     if moments is None or moments.shape[1] % _BLOCK:
-        return np.rint(matrix / scales).astype(np.int8), scales
+        nearest: np.ndarray = np.rint(matrix / scales).astype(np.int8)
+        return nearest
     same = np.broadcast_to(scales, (len(moments), len(scales)))
-    integers, _ = round_by_moments(matrix, moments, _BLOCK, lambda *_: same, _round)
-    return integers, scales
+    integers, _ = round_by_moments(matrix, moments, _BLOCK, lambda *_: same, round)
+    return integers
 
 
 def _round(values: np.ndarray, scale: np.ndarray, before: np.ndarray | None) -> np.ndarray:

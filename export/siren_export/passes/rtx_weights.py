@@ -22,6 +22,7 @@ from siren_export.graph.weights import Weight
 from siren_export.sources.weights import BLOCK
 
 from .edit import Linear, add_weight, before, drop_unread, linears
+from .eight_bits import round_at
 from .four_bits import Grid, round_matrix
 from .options import Options
 
@@ -35,7 +36,8 @@ _LARGEST_INT8 = 127
 def quantize_for_rtx_int8(graph: GuardGraph, options: Options) -> None:
     """Put the matrix of every linear in 8 bits; pooling and the head stay as they are."""
     for linear in linears(graph):
-        _dequantize(graph, linear, _PerChannel(graph.weights[linear.matrix_name]))
+        name = linear.matrix_name
+        _dequantize(graph, linear, _PerChannel(graph.weights[name], options.moments(name)))
 
 
 def quantize_for_rtx_int4(graph: GuardGraph, options: Options) -> None:
@@ -46,14 +48,14 @@ def quantize_for_rtx_int4(graph: GuardGraph, options: Options) -> None:
     """
     for linear in linears(graph):
         source = graph.weights[linear.matrix_name]
+        moments = options.moments(linear.matrix_name)
         rows, columns = source.shape
         if carries_over(source):
             _dequantize(graph, linear, _PerBlock(source, BLOCK, _as_stored))
             graph.carried_over.add(linear.matrix_name)
         elif linear.matrix_name in options.wider:
-            _dequantize(graph, linear, _PerChannel(source))
+            _dequantize(graph, linear, _PerChannel(source, moments))
         elif rows % _BLOCK == 0 and columns % 2 == 0:
-            moments = options.moments(linear.matrix_name)
             _dequantize(graph, linear, _PerBlock(source, _BLOCK, partial(_rounded, moments)))
 
 
@@ -66,9 +68,13 @@ def carries_over(matrix: Weight) -> bool:
 
 @dataclass(frozen=True)
 class _PerChannel:
-    """A matrix [in, out] as int8, and scales [out]; both made when written."""
+    """A matrix [in, out] as int8, and scales [out]; both made when written.
+
+    `moments` are of its inputs, by which it is rounded; None rounds to nearest.
+    """
 
     source: Weight
+    moments: np.ndarray | None
     dtype = ir.DataType.INT8
 
     @property
@@ -80,8 +86,7 @@ class _PerChannel:
         return {"axis": 1}
 
     def values(self) -> Iterator[np.ndarray]:
-        matrix, scales = self._read()
-        yield np.rint(matrix / scales).clip(-_LARGEST_INT8 - 1, _LARGEST_INT8).astype(np.int8)
+        yield round_at(*self._read(), self.moments, _in_int8)
 
     def scales(self) -> Iterator[np.ndarray]:
         yield self._read()[1].astype(self.source.dtype.numpy())
@@ -92,6 +97,11 @@ class _PerChannel:
         stored = self.source.dtype.numpy()
         scales = (np.abs(matrix).max(axis=0) / _LARGEST_INT8).astype(stored)
         return matrix, np.maximum(scales, np.finfo(stored).tiny).astype(np.float32)
+
+
+def _in_int8(values: np.ndarray, scale: np.ndarray, _before: np.ndarray | None) -> np.ndarray:
+    rounded: np.ndarray = np.rint(values / scale).clip(-_LARGEST_INT8, _LARGEST_INT8)
+    return rounded
 
 
 @dataclass

@@ -181,7 +181,9 @@ TABLE: dict[tuple[Target, Precision], Row | str] = {
     ("tensorrt-rtx", "fp16"): Row(_FLOAT16, _FP16, rewrites=_AUTHORED),
     ("tensorrt-rtx", "bf16"): Row(_BFLOAT16, _BF16, rewrites=_AUTHORED, streams=False),
     ("tensorrt-rtx", "fp8"): _FLOAT8,
-    ("tensorrt-rtx", "int8"): Row(_FLOAT16, _INT8, quantize_for_rtx_int8, _AUTHORED),
+    ("tensorrt-rtx", "int8"): Row(
+        _FLOAT16, _INT8, quantize_for_rtx_int8, _AUTHORED, calibration="moments"
+    ),
     ("tensorrt-rtx", "int4"): Row(
         _FLOAT16,
         _INT4,
