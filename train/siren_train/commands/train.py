@@ -32,6 +32,8 @@ Examples:
 
 siren train features -o my-head --trials 24
 
+siren train features-int8 -o my-head --noise features-fp32
+
 siren train features -o my-labels --head categories
 
 siren train features -o my-labels --head categories --probes my-head/.work --share 0.8
@@ -58,6 +60,7 @@ _HEADS_OF: dict[str, tuple[Target, ...]] = {
     "layer": ("polynomial", "forecast", "trajectory"),
     "openai": ("categories",),
     "probes": ("categories",),
+    "noise": _SEARCHED,
     "share": (*_SEARCHED, "polynomial"),
     "layer_weights": _BY_PROBES,
     "exits": ("harm",),
@@ -127,6 +130,14 @@ def train(
             metavar="WORK",
             help="The work folder of another head's training on the same store: its probes choose "
             "what is read, so that both heads read the same neurons; for --head categories.",
+        ),
+    ] = None,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="A feature store of some of the same texts by another engine of the backbone, "
+            "such as fp32 beside int8: the head learns to score alike whatever these differ by.",
         ),
     ] = None,
     share: Annotated[
@@ -224,7 +235,8 @@ def train(
     elif head == "polynomial":
         _train_polynomial(run, layer, orders, rank)
     else:
-        _train_searched(run, openai, probes, depths, held_out=held_out, ablate=ablate)
+        beside = None if noise is None else FeatureStore.open(noise)
+        _train_searched(run, openai, probes, beside, depths, held_out=held_out, ablate=ablate)
 
 
 @dataclass(frozen=True)
@@ -286,6 +298,7 @@ def _train_searched(
     run: _Run,
     openai: Path | None,
     probes: Path | None,
+    noise: FeatureStore | None,
     depths: Sequence[int],
     *,
     held_out: bool,
@@ -304,7 +317,11 @@ def _train_searched(
         check_held_out(stores[0], settings)
     before = _digest_of_head(output)
     with Bars() as bars:
-        shared: dict[str, Any] = {"workers": run.workers, "progress": bars.update}
+        shared: dict[str, Any] = {
+            "noise": noise,
+            "workers": run.workers,
+            "progress": bars.update,
+        }
         report = pipeline.train(
             stores,
             output,

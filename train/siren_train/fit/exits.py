@@ -28,13 +28,15 @@ def train_exits(
     work: Path,
     settings: Settings,
     depths: Sequence[int],
+    *,
+    noise: FeatureStore | None,
     workers: int,
     progress: Progress,
 ) -> dict[int, float]:
     """Train an exit behind each number of blocks.
 
     Args:
-        stores, output, work, settings: those that the head was trained with.
+        stores, output, work, settings, noise: those that the head was trained with.
 
     Returns:
         The cross-validated macro-F1 of each, by its depth.
@@ -48,13 +50,14 @@ def train_exits(
         folder = exit_folder(output, depth)
         own = exit_folder(work, depth)
         of_depth = msgspec.structs.replace(settings, max_layer=depth)
-        with claimed(own, stores, of_depth):
+        with claimed(own, stores, of_depth, noise=noise):
             _take_probes(work, own, depth)
         report = train(
             stores,
             folder,
             own,
             of_depth,
+            noise=noise,
             workers=workers,
             progress=of_exit,
         )

@@ -5,6 +5,11 @@ Its first layer stacks theirs, its later layers are block-diagonal, and its last
 their logits. The standardization goes into the first layer: W' = W / scale, b' = b - W' mean. So
 a head of several members is an ordinary head to every runtime.
 
+Where features of another engine are at hand, a quarter of each batch is seen a second time with
+what the engines differ by added, of some text and of either sign, and what that moves costs:
+
+    loss = cross-entropy + 3 mean (z(x + noise) - z(x))^2      z: a class's logit over the other's
+
 Each member draws its random numbers from a generator of its own and trains on one thread, so a
 seed gives the same head on any number of threads.
 """
@@ -28,10 +33,12 @@ from siren_train.store.features import (
     balanced_weights,
 )
 
-from .selection import gains, gather
+from .selection import gains, gather, gather_noise
 from .workers import worker_pool
 
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
+_NOISE_WEIGHT = 3.0  # of what noise moves; 10 and more took more of it, and macro-F1 too
+_NOISY_SHARE = 4  # one row of so many is seen with noise too
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def train_head(
     classes: int,
     config: HeadConfig,
     *,
+    noise: FloatArray | None = None,
     seed: int,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -84,6 +92,7 @@ def train_head(
         gains: float32 [n_features], the layer's weight that is in each feature. Standardization
             takes it out again, so it is multiplied in once more behind that.
         classes: how many.
+        noise: float32 [any, n_features], what another engine's features differ by, gains in it.
         workers: members that train at once.
         progress: told how many members are trained, and of how many.
 
@@ -94,10 +103,11 @@ def train_head(
     standardizer = Standardizer(measured.mean, measured.scale / gains)
     inputs = torch.from_numpy(standardizer.apply(features))
     targets, weights = torch.from_numpy(labels), torch.from_numpy(row_weights)
+    moves = None if noise is None else torch.from_numpy(noise / standardizer.scale)
 
     def member(index: int) -> tuple[Dense, ...]:
         generator = torch.Generator().manual_seed(seed * 1000 + index)
-        return _train_member(inputs, targets, weights, classes, config, generator)
+        return _train_member(inputs, targets, weights, moves, classes, config, generator)
 
     members: list[tuple[Dense, ...]] = []
     progress(0, config.members)
@@ -135,6 +145,7 @@ def fit_head(
         gains(layers),
         len(features.classes),
         config,
+        noise=None if features.noise is None else gather_noise(features.noise, layers),
         seed=seed,
         workers=workers,
         progress=progress,
@@ -198,6 +209,7 @@ def _train_member(
     inputs: Tensor,
     targets: Tensor,
     row_weights: Tensor,
+    noise: Tensor | None,
     classes: int,
     config: HeadConfig,
     generator: torch.Generator,
@@ -217,18 +229,58 @@ def _train_member(
     )
     for _ in range(config.epochs):
         for batch in torch.randperm(rows, generator=generator).split(config.batch_size):
-            hidden = _dropout(inputs[batch], config.input_dropout, generator)
-            for layer in layers[:-1]:
-                hidden = _dropout(torch.relu(layer(hidden)), config.dropout, generator)
-            losses = _losses(layers[-1](hidden), targets[batch])
+            taken = inputs[batch]
+            if noise is not None:
+                taken = torch.cat([taken, _noisy(taken, noise, generator)])
+            logits = _forward(layers, taken, len(batch), config, generator)
+            losses = _losses(logits[: len(batch)], targets[batch])
+            loss = (losses * row_weights[batch]).mean()
+            if noise is not None:
+                loss = loss + _NOISE_WEIGHT * _moved(logits, len(batch), targets)
             optimizer.zero_grad()
-            (losses * row_weights[batch]).mean().backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
     return tuple(
         Dense(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
         for layer in layers
     )
+
+
+def _noisy(rows: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """The first of `rows`, one of `_NOISY_SHARE`, with some noise of either sign added."""
+    count = -(-len(rows) // _NOISY_SHARE)
+    drawn = torch.randint(len(noise), (count,), generator=generator)
+    signs = torch.randint(2, (count, 1), generator=generator) * 2 - 1
+    return rows[:count] + signs * noise[drawn]
+
+
+def _forward(
+    layers: Sequence[nn.Linear],
+    inputs: Tensor,
+    rows: int,
+    config: HeadConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """The logits of the first `rows` inputs, and of noisy ones, which are the first again: they
+    have the same dropped.
+    """
+    hidden = _dropout(inputs, rows, config.input_dropout, generator)
+    for layer in layers[:-1]:
+        hidden = _dropout(torch.relu(layer(hidden)), rows, config.dropout, generator)
+    logits: Tensor = layers[-1](hidden)
+    return logits
+
+
+def _moved(logits: Tensor, rows: int, targets: Tensor) -> Tensor:
+    """The mean square of what noise moves: of two classes the one's logit over the other's, of
+    labels each one's. More classes count by their logits' distances from the mean.
+    """
+    moves = logits[rows:] - logits[: len(logits) - rows]
+    if targets.dim() == 1:
+        moves = moves - moves.mean(dim=1, keepdim=True)
+        return 2 * moves.square().sum(dim=1).mean()
+    return moves.square().mean()
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -254,8 +306,10 @@ def _make_layers(dims: Sequence[int], generator: torch.Generator) -> list[nn.Lin
     return layers
 
 
-def _dropout(values: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+def _dropout(values: Tensor, rows: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Drop of the first `rows`; rows behind these have dropped what the first of them have."""
     if rate == 0:
         return values
-    kept = torch.rand(values.shape, generator=generator) >= rate
+    kept = torch.rand((rows, values.shape[1]), generator=generator) >= rate
+    kept = torch.cat([kept, kept[: len(values) - rows]])
     return values * kept / (1 - rate)

@@ -51,6 +51,7 @@ def train(
     *,
     openai: Mapping[str, Sequence[str]] | None = None,
     probes_of: Path | None = None,
+    noise: FeatureStore | None = None,
     workers: int = 1,
     progress: Progress = silent,
 ) -> TrainingReport:
@@ -63,18 +64,19 @@ def train(
         openai: which labels cover each of OpenAI's 13 keys, written into a head of labels.
         probes_of: the work folder of another run on the same rows, whose probes choose what is
             read; so that one pass pools the same neurons for both heads.
+        noise: of some of the same texts by another engine, whose scores the head's are to equal.
         workers: threads; the head does not depend on how many.
 
     Raises:
         InputError: a store lacks what `settings` asks for, the stores are of different rows, a
             class has too few rows, or `work` holds another run or one that is under way.
     """
-    train_rows, validation = load_splits(stores, settings)
+    train_rows, validation = load_splits(stores, settings, noise)
     everything = FeatureSet.concatenate(train_rows, validation)
     measured = np.unique(validation.without_copies().datasets)
     folds = make_folds(everything, FOLDS, settings.seed, measured)
     check_folds(folds, train_rows, validation, stores[0].folder)
-    with claimed(work, stores, settings, probes_of):
+    with claimed(work, stores, settings, probes_of, noise):
         if probes_of is None:
             probes = _probe_layers(train_rows, validation, work, settings, workers, progress)
             of_folds = fit_fold_probes(
@@ -108,6 +110,7 @@ def train(
     return TrainingReport(
         store=stores[0].manifest,
         precisions=[store.manifest.precision for store in stores],
+        noise=None if noise is None else noise.manifest.precision,
         settings=msgspec.to_builtins(settings),
         rows={"train": train_rows.rows, "validation": validation.rows},
         copies=int(train_rows.is_copy.sum() + validation.is_copy.sum()),
@@ -219,20 +222,21 @@ def _finished(
     stores: Sequence[FeatureStore],
     work: Path,
     settings: Settings,
+    noise: FeatureStore | None,
     workers: int,
     progress: Progress,
 ) -> Iterator[_Finished]:
     """Open the run that a head was trained in, to measure more on its rows.
 
     Args:
-        stores, work, settings: those that the head was trained with.
+        stores, work, settings, noise: those that the head was trained with.
         workers: threads.
 
     Raises:
         InputError: `work` does not hold a finished run of these settings.
     """
-    train_rows, validation = load_splits(stores, settings)
-    with claimed(work, stores, settings):
+    train_rows, validation = load_splits(stores, settings, noise)
+    with claimed(work, stores, settings, noise=noise):
         trials = read_history(work / HISTORY_FILE)[: settings.trials]
         if len(trials) < settings.trials:
             raise InputError(
@@ -247,11 +251,12 @@ def ablate(
     work: Path,
     settings: Settings,
     *,
+    noise: FeatureStore | None = None,
     workers: int = 1,
     progress: Progress = silent,
 ) -> list[AblationResult]:
     """Measure what each part of the head that was trained in `work` is worth; as `_finished`."""
-    with _finished(stores, work, settings, workers, progress) as run:
+    with _finished(stores, work, settings, noise, workers, progress) as run:
         choice = make_choice(run.best.params)
         return measure_variants(
             run.train_rows,
@@ -271,13 +276,14 @@ def held_out(
     work: Path,
     settings: Settings,
     *,
+    noise: FeatureStore | None = None,
     workers: int = 1,
     progress: Progress = silent,
 ) -> list[HeldOut]:
     """Measure heads like the one trained in `work`, each without a source or a data set; as
     `_finished`.
     """
-    with _finished(stores, work, settings, workers, progress) as run:
+    with _finished(stores, work, settings, noise, workers, progress) as run:
         choice = make_choice(run.best.params)
         return measure_held_out(
             run.train_rows,

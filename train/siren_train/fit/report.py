@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from siren_export.heads.selected import LayerSelection
+from siren_runtime.bundle.types import Precision
 from siren_train.measure import reports
 from siren_train.measure.table import markdown_table
 from siren_train.store.store import StoreManifest
@@ -50,6 +51,7 @@ class TrainingReport(msgspec.Struct, frozen=True):
     Attributes:
         store: the first that the head was trained on.
         precisions: of all stores.
+        noise: the precision of the engine whose differences the head was trained not to mind.
         rows: how many there are in each split, copies included.
         copies: how many of the rows are copies of others: wrapped, or of another precision.
         share: of each probe's |weight|, which the channels that are selected hold.
@@ -69,6 +71,7 @@ class TrainingReport(msgspec.Struct, frozen=True):
     cross_validation: float
     temperature: float | None
     trials: list[TrialReport]
+    noise: Precision | None = None
 
 
 def layer_reports(probes: Sequence[Probe], layers: Sequence[LayerSelection]) -> list[LayerReport]:

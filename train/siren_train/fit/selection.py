@@ -97,6 +97,17 @@ def gather(
     )
 
 
+def gather_noise(noise: FloatArray, selection: Sequence[LayerSelection]) -> FloatArray:
+    """Return what a head reads of differences [any, layers, channels]: [any, n_features]."""
+    return np.concatenate(
+        [
+            noise[:, layer.layer][:, layer.channels] * np.float32(layer.weight)
+            for layer in selection
+        ],
+        axis=1,
+    )
+
+
 def gains(selection: Sequence[LayerSelection]) -> FloatArray:
     """Return float32 [n_features]: the layer weight of each feature."""
     weights = np.array([layer.weight for layer in selection], np.float32)

@@ -1,6 +1,7 @@
 """The rows of a training run: train and validation rows of one or more stores, checked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from siren_runtime.errors import InputError
 from siren_train.store.features import FeatureSet, IntArray
+from siren_train.store.noise import read_noise
 from siren_train.store.store import FeatureStore
 
 from .folds import FOLDS
@@ -15,13 +17,14 @@ from .settings import Settings
 
 
 def load_splits(
-    stores: Sequence[FeatureStore], settings: Settings
+    stores: Sequence[FeatureStore], settings: Settings, noise: FeatureStore | None = None
 ) -> tuple[FeatureSet, FeatureSet]:
     """Return the train and validation rows, cut to the first `settings.max_layer` layers.
 
     Args:
         stores: of the same rows, pooled in different precisions. The rows of all but the first are
             taken as copies of those of the first.
+        noise: of some of the same texts by another engine; the train rows hold what it differs by.
 
     Raises:
         InputError: a store has no such pooling, splits or layers, or its rows are not those of the
@@ -43,7 +46,19 @@ def load_splits(
         for split in ("train", "validation")
     )
     depth = settings.max_layer or layers
+    if noise is not None:
+        _check_depth(noise, depth)
+        differences = read_noise(store, noise, settings.pooling)
+        train_rows = replace(train_rows, noise=differences)
     return train_rows.first_layers(depth), validation.first_layers(depth)
+
+
+def _check_depth(noise: FeatureStore, depth: int) -> None:
+    if noise.manifest.layers < depth:
+        raise InputError(
+            f"{noise.folder}: has {noise.manifest.layers} layers, and the head reads {depth}; "
+            f"extract it with --max-layer {depth}"
+        )
 
 
 def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:

@@ -25,7 +25,11 @@ _LATE = ("trials", "members", "threshold", "half", "hold_out_validation")
 
 @contextmanager
 def claimed(
-    work: Path, stores: Sequence[FeatureStore], settings: Settings, probes_of: Path | None = None
+    work: Path,
+    stores: Sequence[FeatureStore],
+    settings: Settings,
+    probes_of: Path | None = None,
+    noise: FeatureStore | None = None,
 ) -> Iterator[None]:
     """Keep `work` for this run while the block runs.
 
@@ -43,6 +47,7 @@ def claimed(
             if name not in _LATE
         },
         **({} if probes_of is None else {"probes_of": str(probes_of.resolve())}),
+        **({} if noise is None else {"noise": _described([noise])}),
     }
     data = msgspec.json.format(msgspec.json.encode(run)) + b"\n"
     with locked(work, "siren train"):

@@ -28,6 +28,8 @@ class FeatureSet:
         classes: names of the classes.
         collection_names: names of the collections; "data set/source" where rows name their source.
         expected_harm: float64 [rows], 0 to 1, of what follows each row; where rows are prefixes.
+        noise: float32 [any, layers, channels], what another engine's features of some texts differ
+            by, whichever rows these are.
     """
 
     pooled: NDArray[np.floating]
@@ -39,6 +41,7 @@ class FeatureSet:
     classes: tuple[str, ...]
     expected_harm: DoubleArray | None = None
     collection_names: tuple[str, ...] = ()
+    noise: FloatArray | None = None
 
     @property
     def rows(self) -> int:
@@ -84,7 +87,8 @@ class FeatureSet:
 
     def first_layers(self, count: int) -> "FeatureSet":
         """Return the first `count` layers of every row."""
-        return replace(self, pooled=self.pooled[:, :count])
+        noise = None if self.noise is None else self.noise[:, :count]
+        return replace(self, pooled=self.pooled[:, :count], noise=noise)
 
     def with_copies(self, other: "FeatureSet") -> "FeatureSet":
         """Return these rows, followed by those of `other` as their copies.
