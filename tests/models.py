@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from backbones import MAX_LENGTH, MULTIMODAL, TINY_OF_TYPE, TINY_VISION, BackboneSpec
 from reference import Pooling, auto_class, load_reference
-from siren_bench.synthetic import write_artifact
+from siren_bench.subjects.synthetic import write_artifact
 from texts import TEXTS
 from tiny_tokenizers import TOKENIZERS
 

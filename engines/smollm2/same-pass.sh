@@ -20,7 +20,7 @@ if [[ ! -f $work/genai/genai_config.json ]]; then
 import sys
 from pathlib import Path
 
-from siren_bench.real_models import REAL_MODELS, write_real_model
+from siren_bench.subjects.real_models import REAL_MODELS, write_real_model
 
 write_real_model(REAL_MODELS["smollm2"], Path(sys.argv[1]))
 END

@@ -2,7 +2,7 @@
 
 import pytest
 
-from siren_bench.shapes import SHAPES, Shape
+from siren_bench.subjects.shapes import SHAPES, Shape
 
 _TINY = {
     "vocab_size": 600,

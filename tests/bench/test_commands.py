@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.commands.finish import finish
-from siren_bench.process import in_fresh_process, peak_memory
-from siren_bench.record import write_record
+from siren_bench.engines.process import in_fresh_process, peak_memory
+from siren_bench.records.record import write_record
 from siren_runtime import InputError
 
 
@@ -178,7 +178,7 @@ def test_the_processes_of_a_killed_bench_end_with_it(tmp_path):
     script = tmp_path / "bench.py"
     script.write_text(
         "import os, time\n"
-        "from siren_bench.process import in_fresh_process\n"
+        "from siren_bench.engines.process import in_fresh_process\n"
         "def work():\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(600)\n"

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from models import make_artifact
 from siren_bench.cli import app
-from siren_bench.profile import own_time
-from siren_bench.record import write_record
-from siren_bench.report import END, START, read_report, summary_section
+from siren_bench.records.record import write_record
+from siren_bench.reports.report import END, START, read_report, summary_section
+from siren_bench.speed.profile import own_time
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from models import make_artifact
 from siren_bench.cli import app
-from siren_bench.extraction import largest_relative_difference
+from siren_bench.making.extraction import largest_relative_difference
 from texts import TEXTS
 
 

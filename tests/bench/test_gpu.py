@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.commands.gpu import engines_of
-from siren_bench.cost import ModelSize
-from siren_bench.engines import LlmSiren, SirenEdge, Work
-from siren_bench.gpu import (
+from siren_bench.commands.workbench import open_workbench
+from siren_bench.engines.cost import ModelSize
+from siren_bench.engines.engine import LlmSiren, SirenEdge, Work
+from siren_bench.gpu.measure import (
     fidelity_entries,
     gpu_tables,
     latency_entries,
@@ -21,9 +22,8 @@ from siren_bench.gpu import (
     scores_of,
     throughput_entries,
 )
-from siren_bench.gpu_roofline import GpuCeilings, gpu_floor_seconds, measure_gpu_ceilings
-from siren_bench.texts import texts_of
-from siren_bench.workbench import open_workbench
+from siren_bench.gpu.roofline import GpuCeilings, gpu_floor_seconds, measure_gpu_ceilings
+from siren_bench.subjects.texts import texts_of
 from siren_runtime.errors import BackendError
 from texts import TEXTS
 

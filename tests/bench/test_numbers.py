@@ -9,18 +9,18 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import AutoConfig, AutoModel
 
-from siren_bench.cold_start import cold_start_table
-from siren_bench.corpus import Row, load_corpus
-from siren_bench.cost import model_size, passes
-from siren_bench.engines import Work
-from siren_bench.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
-from siren_bench.kept import made_whole
-from siren_bench.report import Report, comparison_table
-from siren_bench.roofline import Ceilings, floor_seconds, measure_ceilings
-from siren_bench.samples import p95, paired_ratio
-from siren_bench.scaling import fit_exponent
-from siren_bench.synthetic import write_synthetic
-from siren_bench.throughput import best_ratios
+from siren_bench.engines.cost import model_size, passes
+from siren_bench.engines.engine import Work
+from siren_bench.quality.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
+from siren_bench.records.kept import made_whole
+from siren_bench.records.samples import p95, paired_ratio
+from siren_bench.reports.report import Report, comparison_table
+from siren_bench.speed.cold_start import cold_start_table
+from siren_bench.speed.roofline import Ceilings, floor_seconds, measure_ceilings
+from siren_bench.speed.scaling import fit_exponent
+from siren_bench.speed.throughput import best_ratios
+from siren_bench.subjects.corpus import Row, load_corpus
+from siren_bench.subjects.synthetic import write_synthetic
 from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
 

@@ -8,16 +8,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models import make_artifact
-from siren_bench import workbench
-from siren_bench.engines import SirenEdge
-from siren_bench.latency import measure_latency
+from siren_bench.commands import workbench
+from siren_bench.commands.workbench import open_workbench
+from siren_bench.engines.engine import SirenEdge
+from siren_bench.engines.process import load_engines
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.optimum import optimum_environment
 from siren_bench.peers.registry import make_peer, peer_names
-from siren_bench.process import load_engines
-from siren_bench.scaling import Point, measure_points
-from siren_bench.throughput import measure_throughput, sweep
-from siren_bench.workbench import open_workbench
+from siren_bench.speed.latency import measure_latency
+from siren_bench.speed.scaling import Point, measure_points
+from siren_bench.speed.throughput import measure_throughput, sweep
 from siren_runtime import Guard
 
 TEXT = "The ferry leaves the harbour at seven."

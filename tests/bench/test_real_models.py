@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siren_bench.real_models import REAL_MODELS, RealModel
-from siren_bench.subject import find_subject, folder_name
+from siren_bench.subjects.real_models import REAL_MODELS, RealModel
+from siren_bench.subjects.subject import find_subject, folder_name
 from siren_export.families.registry import parse_config
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ def test_a_model_with_a_head_on_every_block_is_to_be_had_beside_the_guard(
         assert model.guard == "smollm2"
         shutil.copytree(backbone_folder("llama"), folder)
 
-    monkeypatch.setattr("siren_bench.subject.write_real_model", write)
+    monkeypatch.setattr("siren_bench.subjects.subject.write_real_model", write)
     name = "smollm2-all-blocks"
     monkeypatch.setitem(REAL_MODELS, name, replace(REAL_MODELS[name], channels_per_layer=9))
     subject = find_subject(name, tmp_path / folder_name(name))

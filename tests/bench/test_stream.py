@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from generators import need_genai
 from models import make_artifact
 from siren_bench.cli import app
-from siren_bench.stream import Plan, memory_bandwidth, summarise
-from siren_bench.stream_turns import turn_ratios
+from siren_bench.streams.stream import Plan, memory_bandwidth, summarise
+from siren_bench.streams.turns import turn_ratios
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from guards import load_guard
 from reference import load_reference
-from siren_bench.shapes import SHAPES
-from siren_bench.synthetic import checkpoint_bytes, write_checkpoint, write_synthetic
+from siren_bench.subjects.shapes import SHAPES
+from siren_bench.subjects.synthetic import checkpoint_bytes, write_checkpoint, write_synthetic
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

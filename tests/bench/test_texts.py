@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from siren_bench.texts import texts_of
+from siren_bench.subjects.texts import texts_of
 from siren_runtime import InputError
 from siren_runtime.text.rules import clean
 

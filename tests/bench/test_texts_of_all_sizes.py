@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from models import make_artifact
-from siren_bench import large_texts
 from siren_bench.cli import app
-from siren_bench.process import peak_memory, reset_peak
+from siren_bench.engines.process import peak_memory, reset_peak
+from siren_bench.speed import large_texts
 
 
 @pytest.fixture

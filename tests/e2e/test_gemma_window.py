@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from reference import plain_logits
-from siren_bench.real_models import REAL_MODELS, shape_of, write_real_model
-from siren_bench.synthetic import write_head
+from siren_bench.subjects.real_models import REAL_MODELS, shape_of, write_real_model
+from siren_bench.subjects.synthetic import write_head
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

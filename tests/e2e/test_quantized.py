@@ -12,9 +12,9 @@ import pytest
 import backbones
 from guards import load_guard
 from models import make_artifact
-from siren_bench.process import in_fresh_process
-from siren_bench.shapes import Shape
-from siren_bench.synthetic import write_synthetic
+from siren_bench.engines.process import in_fresh_process
+from siren_bench.subjects.shapes import Shape
+from siren_bench.subjects.synthetic import write_synthetic
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

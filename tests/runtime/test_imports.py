@@ -83,6 +83,16 @@ FLOORS = {
         ["sources"],
     ],
     "siren_train": [["commands"], ["fit", "rollouts"], ["measure"], ["store"], ["data"]],
+    "siren_bench": [
+        ["cli"],
+        ["commands"],
+        ["reports"],
+        ["gpu", "serving", "streams"],
+        ["speed", "quality", "making"],
+        ["peers"],
+        ["engines", "subjects"],
+        ["records"],
+    ],
     "siren_serve": [
         ["commands"],
         ["server", "ray"],

@@ -1,1 +1,1 @@
-"""The commands of siren bench, one file each."""
+"""The commands of siren bench, one file each, and what they share."""

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.cascade import cascade_table, measure_cascade
-from siren_bench.corpus import load_corpus
-from siren_bench.progress import progress_bar
-from siren_bench.stream_cascade import measure_stream_cascade, stream_cascade_table
+from siren_bench.records.progress import progress_bar
+from siren_bench.speed.cascade import cascade_table, measure_cascade
+from siren_bench.streams.cascade import measure_stream_cascade, stream_cascade_table
+from siren_bench.subjects.corpus import load_corpus
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN

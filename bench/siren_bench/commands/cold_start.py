@@ -4,19 +4,19 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.cold_start import (
+from siren_bench.records.progress import progress_bar
+from siren_bench.speed.cold_start import (
     cold_start_table,
     measure_cold_starts,
     measure_memory,
     memory_table,
 )
-from siren_bench.progress import progress_bar
-from siren_bench.texts import texts_of
-from siren_bench.workbench import engine_settings, open_workbench
+from siren_bench.subjects.texts import texts_of
 from siren_runtime.errors import InputError
 
 from . import options
 from .finish import finish
+from .workbench import engine_settings, open_workbench
 
 
 def cold_start(

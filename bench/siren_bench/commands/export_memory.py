@@ -6,11 +6,11 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_bench.export_memory import export_table, measure_export
-from siren_bench.progress import console
-from siren_bench.record import write_record
-from siren_bench.subject import synthesize
-from siren_bench.synthetic_gguf import write_synthetic_gguf
+from siren_bench.making.export_memory import export_table, measure_export
+from siren_bench.records.progress import console
+from siren_bench.records.record import write_record
+from siren_bench.subjects.subject import synthesize
+from siren_bench.subjects.synthetic_gguf import write_synthetic_gguf
 from siren_runtime.bundle.types import Precision
 
 from . import options

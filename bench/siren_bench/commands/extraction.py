@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.corpus import load_corpus
-from siren_bench.extraction import (
+from siren_bench.making.extraction import (
     BATCH,
     extraction_table,
     extractor_bundle,
@@ -14,11 +13,12 @@ from siren_bench.extraction import (
     our_extractor,
     transformers_extractor,
 )
-from siren_bench.progress import console, progress_bar
-from siren_bench.workbench import open_workbench
+from siren_bench.records.progress import console, progress_bar
+from siren_bench.subjects.corpus import load_corpus
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 
 def extraction(

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.corpus import load_corpus
-from siren_bench.engines import SirenEdge
-from siren_bench.fidelity import fidelity_entries, fidelity_table, score_corpus
+from siren_bench.engines.engine import SirenEdge
+from siren_bench.engines.process import load_engines
 from siren_bench.peers.registry import is_generative
-from siren_bench.process import load_engines
-from siren_bench.progress import console, progress_bar
-from siren_bench.workbench import Workbench, engine_settings, open_workbench
+from siren_bench.quality.fidelity import fidelity_entries, fidelity_table, score_corpus
+from siren_bench.records.progress import console, progress_bar
+from siren_bench.subjects.corpus import load_corpus
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import InputError
 
 from . import options
 from .finish import finish
+from .workbench import Workbench, engine_settings, open_workbench
 
 
 def fidelity(

@@ -6,9 +6,9 @@ from typing import Any
 
 import typer
 
-from siren_bench.charts import draw_chart
-from siren_bench.progress import console
-from siren_bench.record import read_record, write_record
+from siren_bench.records.progress import console
+from siren_bench.records.record import read_record, write_record
+from siren_bench.reports.charts import draw_chart
 
 
 def finish(

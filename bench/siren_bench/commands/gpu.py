@@ -7,8 +7,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from siren_bench.engines import Engine, LlmSiren, SirenEdge
-from siren_bench.gpu import (
+from siren_bench.engines.engine import Engine, LlmSiren, SirenEdge
+from siren_bench.engines.process import EngineProcess
+from siren_bench.gpu.measure import (
     fidelity_entries,
     gpu_tables,
     latency_entries,
@@ -16,7 +17,7 @@ from siren_bench.gpu import (
     scores_of,
     throughput_entries,
 )
-from siren_bench.gpu_roofline import (
+from siren_bench.gpu.roofline import (
     gpu_ceilings_line,
     measure_gpu_ceilings,
     require_gpu,
@@ -25,10 +26,8 @@ from siren_bench.gpu_roofline import (
 from siren_bench.peers.generate import Generate
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
-from siren_bench.process import EngineProcess
-from siren_bench.progress import console
-from siren_bench.texts import texts_of
-from siren_bench.workbench import Workbench, engine_settings, open_workbench
+from siren_bench.records.progress import console
+from siren_bench.subjects.texts import texts_of
 from siren_export.export import export_bundle
 from siren_export.verify.texts import TEXTS
 from siren_runtime.backends.tensorrt.build import build_plan
@@ -41,6 +40,7 @@ from siren_runtime.errors import SirenError
 
 from . import options
 from .finish import finish
+from .workbench import Workbench, engine_settings, open_workbench
 
 _BACKENDS = ("cuda", *get_args(Flavor))
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")

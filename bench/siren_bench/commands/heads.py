@@ -4,14 +4,14 @@ from typing import Annotated, cast
 
 import typer
 
-from siren_bench.head_cost import KINDS, HeadBench, head_cost_table
-from siren_bench.progress import progress_bar
-from siren_bench.texts import texts_of
-from siren_bench.workbench import open_workbench
+from siren_bench.records.progress import progress_bar
+from siren_bench.speed.head_cost import KINDS, HeadBench, head_cost_table
+from siren_bench.subjects.texts import texts_of
 from siren_runtime.bundle.types import Precision
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 
 def heads(

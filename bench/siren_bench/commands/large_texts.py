@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.large_texts import large_texts_table, measure_large_texts
-from siren_bench.progress import progress_bar
-from siren_bench.workbench import open_workbench
+from siren_bench.records.progress import progress_bar
+from siren_bench.speed.large_texts import large_texts_table, measure_large_texts
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 
 def large_texts(

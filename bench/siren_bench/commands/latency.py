@@ -5,22 +5,22 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.latency import (
+from siren_bench.engines.process import load_engines
+from siren_bench.records.progress import console, progress_bar
+from siren_bench.speed.latency import (
     add_shares,
     latency_table,
     measure_latency,
     ratio_table,
     samples_line,
 )
-from siren_bench.process import load_engines
-from siren_bench.progress import console, progress_bar
-from siren_bench.roofline import ceilings_line, measure_ceilings
-from siren_bench.texts import texts_of
-from siren_bench.workbench import engine_settings, open_workbench
+from siren_bench.speed.roofline import ceilings_line, measure_ceilings
+from siren_bench.subjects.texts import texts_of
 from siren_runtime.errors import InputError
 
 from . import options
 from .finish import finish
+from .workbench import engine_settings, open_workbench
 
 _LENGTHS = "8,32,128,512,2048"
 

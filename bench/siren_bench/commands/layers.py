@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from siren_bench.corpus import load_corpus
-from siren_bench.layers import layer_results, layers_table
-from siren_bench.progress import progress_bar
-from siren_bench.workbench import open_workbench
+from siren_bench.quality.layers import layer_results, layers_table
+from siren_bench.records.progress import progress_bar
+from siren_bench.subjects.corpus import load_corpus
 from siren_export.tune.sensitivity import measure_layers
 from siren_runtime.bundle.reader import load_bundle
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 
 def layers(

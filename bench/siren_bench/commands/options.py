@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from siren_bench.peers.registry import PEERS, peer_names
-from siren_bench.real_models import REAL_MODELS
-from siren_bench.shapes import SHAPES, Shape
+from siren_bench.subjects.real_models import REAL_MODELS
+from siren_bench.subjects.shapes import SHAPES, Shape
 
 RESULTS = Path("bench/results")
 SHAPE_NAMES = ", ".join(SHAPES)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.plan_build import measure_plan_build, plan_build_table
-from siren_bench.progress import console
-from siren_bench.record import write_record
-from siren_bench.subject import synthesize
+from siren_bench.making.plan_build import measure_plan_build, plan_build_table
+from siren_bench.records.progress import console
+from siren_bench.records.record import write_record
+from siren_bench.subjects.subject import synthesize
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint

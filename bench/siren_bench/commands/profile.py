@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.engines import SirenEdge
-from siren_bench.profile import measure_profile, profile_table
-from siren_bench.progress import progress_bar
-from siren_bench.texts import texts_of
-from siren_bench.workbench import engine_settings, open_workbench
+from siren_bench.engines.engine import SirenEdge
+from siren_bench.records.progress import progress_bar
+from siren_bench.speed.profile import measure_profile, profile_table
+from siren_bench.subjects.texts import texts_of
 
 from . import options
 from .finish import finish
+from .workbench import engine_settings, open_workbench
 
 
 def profile(

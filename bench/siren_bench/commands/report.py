@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.progress import console
-from siren_bench.report import full_section, insert_report, read_report, summary_section
+from siren_bench.records.progress import console
+from siren_bench.reports.report import full_section, insert_report, read_report, summary_section
 
 from . import options
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.progress import progress_bar
-from siren_bench.record import write_record
-from siren_bench.same_pass import Plan, measure_same_pass, same_pass_table
+from siren_bench.records.progress import progress_bar
+from siren_bench.records.record import write_record
+from siren_bench.speed.same_pass import Plan, measure_same_pass, same_pass_table
 from siren_runtime.commands.console import need
 from siren_runtime.errors import InputError
 

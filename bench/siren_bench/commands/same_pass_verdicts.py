@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.corpus import load_corpus
-from siren_bench.progress import progress_bar
-from siren_bench.record import write_record
-from siren_bench.same_pass_verdicts import compare_verdicts, verdicts_table
+from siren_bench.quality.same_pass_verdicts import compare_verdicts, verdicts_table
+from siren_bench.records.progress import progress_bar
+from siren_bench.records.record import write_record
+from siren_bench.subjects.corpus import load_corpus
 from siren_runtime.commands.console import need
 from siren_runtime.errors import InputError
 

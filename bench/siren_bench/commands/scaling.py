@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from siren_bench.engines import Engine
-from siren_bench.process import load_engines
-from siren_bench.progress import console
-from siren_bench.scaling import (
+from siren_bench.engines.engine import Engine
+from siren_bench.engines.process import load_engines
+from siren_bench.records.progress import console
+from siren_bench.speed.scaling import (
     TEXT_TOKENS,
     Point,
     along_tokens_and_batch,
@@ -17,11 +17,11 @@ from siren_bench.scaling import (
     measure_points,
     scaling_table,
 )
-from siren_bench.texts import texts_of
-from siren_bench.workbench import engine_settings, open_workbench
+from siren_bench.subjects.texts import texts_of
 
 from . import options
 from .finish import finish
+from .workbench import engine_settings, open_workbench
 
 
 def scaling(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from siren_bench.process import in_fresh_process
-from siren_bench.progress import progress_bar
+from siren_bench.engines.process import in_fresh_process
+from siren_bench.records.progress import progress_bar
 from siren_bench.serving.compare import compare, compare_table
 from siren_bench.serving.first_token import first_tokens, first_tokens_table
 from siren_bench.serving.hostile import KINDS
@@ -16,14 +16,14 @@ from siren_bench.serving.restarts import restarts, restarts_table
 from siren_bench.serving.server import server
 from siren_bench.serving.soak import soak, soak_table
 from siren_bench.serving.subjects import InProcess, OverHttp, Subject, ThreadPool
-from siren_bench.texts import texts_of
-from siren_bench.workbench import open_workbench
+from siren_bench.subjects.texts import texts_of
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.commands.console import need
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 _SERVER = "siren serve"
 _TEXTS_OF_A_LENGTH = 30

@@ -1,7 +1,7 @@
 """`siren bench setup-optimum`."""
 
 from siren_bench.peers.optimum import set_up_optimum
-from siren_bench.progress import console
+from siren_bench.records.progress import console
 
 
 def setup_optimum() -> None:

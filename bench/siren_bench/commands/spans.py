@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.progress import console, progress_bar
-from siren_bench.span_cost import measure_span_cost, span_cost_table
-from siren_bench.texts import texts_of
-from siren_bench.workbench import open_workbench
+from siren_bench.records.progress import console, progress_bar
+from siren_bench.speed.span_cost import measure_span_cost, span_cost_table
+from siren_bench.subjects.texts import texts_of
 from siren_runtime import Guard
 
 from . import options
 from .finish import finish
+from .workbench import open_workbench
 
 
 def spans(

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.engines import SirenEdge
-from siren_bench.progress import progress_bar
-from siren_bench.stream import Plan, measure_streams
-from siren_bench.stream_table import stream_tables
-from siren_bench.texts import texts_of
-from siren_bench.workbench import Workbench, engine_settings, open_workbench
+from siren_bench.engines.engine import SirenEdge
+from siren_bench.records.progress import progress_bar
+from siren_bench.streams.stream import Plan, measure_streams
+from siren_bench.streams.table import stream_tables
+from siren_bench.subjects.texts import texts_of
 from siren_export.families.registry import parse_config
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.errors import InputError
 
 from . import options
 from .finish import finish
+from .workbench import Workbench, engine_settings, open_workbench
 
 _DEFAULTS = Plan()
 _LLM_SIREN = options.LLM_SIREN.split(",")

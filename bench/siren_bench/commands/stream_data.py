@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.corpus import load_corpus
-from siren_bench.stream_data import make_streams
+from siren_bench.subjects.corpus import load_corpus
+from siren_bench.subjects.stream_data import make_streams
 from siren_runtime.commands.console import report
 
 

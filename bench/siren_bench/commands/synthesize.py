@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from siren_bench import subject
-from siren_bench.progress import console
+from siren_bench.records.progress import console
+from siren_bench.subjects import subject
 
 from . import options
 

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.corpus import load_corpus
+from siren_bench.engines.process import load_engines
 from siren_bench.peers.registry import is_generative
-from siren_bench.process import load_engines
-from siren_bench.progress import console, progress_bar
-from siren_bench.throughput import measure_throughput, sweep, throughput_table
-from siren_bench.workbench import engine_settings, open_workbench
+from siren_bench.records.progress import console, progress_bar
+from siren_bench.speed.throughput import measure_throughput, sweep, throughput_table
+from siren_bench.subjects.corpus import load_corpus
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
 
 from . import options
 from .finish import finish
+from .workbench import engine_settings, open_workbench
 
 
 def throughput(

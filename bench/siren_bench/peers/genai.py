@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from siren_bench.engines import Work
-from siren_bench.kept import made_whole
-from siren_bench.record import installed_versions
+from siren_bench.engines.engine import Work
+from siren_bench.records.kept import made_whole
+from siren_bench.records.record import installed_versions
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.generation.engine import import_genai
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siren_bench.engines import TorchDtype, Work
-from siren_bench.record import installed_versions
+from siren_bench.engines.engine import TorchDtype, Work
+from siren_bench.records.record import installed_versions
 
 from .generation import Generation, OneAtATime
 from .optimum_worker import generate

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from siren_bench.engines import ComputeDtype, Work
+from siren_bench.engines.engine import ComputeDtype, Work
 
 
 @dataclass(frozen=True)

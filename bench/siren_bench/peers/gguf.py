@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from siren_bench.engines import Work
-from siren_bench.real_models import GGUF_FILE
-from siren_bench.record import installed_versions
+from siren_bench.engines.engine import Work
+from siren_bench.records.record import installed_versions
+from siren_bench.subjects.real_models import GGUF_FILE
 
 from .generation import Generation, OneAtATime
 from .missing import PeerMissing

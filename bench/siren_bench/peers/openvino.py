@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from siren_bench.engines import GuardEngine, Work
-from siren_bench.record import installed_versions
+from siren_bench.engines.engine import GuardEngine, Work
+from siren_bench.records.record import installed_versions
 
 if TYPE_CHECKING:
     from siren_runtime.backends.outputs import Outputs, TokenArray

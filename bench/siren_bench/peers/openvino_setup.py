@@ -5,8 +5,8 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
-from siren_bench.kept import made_whole
-from siren_bench.process import in_fresh_process
+from siren_bench.engines.process import in_fresh_process
+from siren_bench.records.kept import made_whole
 
 from .missing import PeerMissing
 from .openvino import OpenVino, OpenVinoDtype

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from siren_bench.engines import Work
-from siren_bench.kept import made_whole
+from siren_bench.engines.engine import Work
+from siren_bench.records.kept import made_whole
 from siren_runtime.errors import SirenError
 
 from .generation import Generation, OneAtATime

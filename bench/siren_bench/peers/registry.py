@@ -6,9 +6,9 @@ from pathlib import Path
 from shutil import which
 from typing import Protocol, cast
 
-from siren_bench.engines import Engine, LlmSiren, TorchDtype
-from siren_bench.subject import Subject
-from siren_bench.texts import texts_of
+from siren_bench.engines.engine import Engine, LlmSiren, TorchDtype
+from siren_bench.subjects.subject import Subject
+from siren_bench.subjects.texts import texts_of
 from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import Checkpoint
 

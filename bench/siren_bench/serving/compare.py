@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from siren_bench.latency import three_digits
-from siren_bench.record import markdown_table
-from siren_bench.samples import paired_ratio
+from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import paired_ratio
+from siren_bench.speed.latency import three_digits
 from siren_runtime.bundle.progress import Progress, silent
 
 from .load import Load, summary

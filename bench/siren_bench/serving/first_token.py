@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from siren_bench.latency import three_digits
-from siren_bench.record import markdown_table
-from siren_bench.samples import p95
+from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import p95
+from siren_bench.speed.latency import three_digits
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import SirenError
 

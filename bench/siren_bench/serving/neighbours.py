@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from siren_bench.latency import three_digits
-from siren_bench.process import one_process
-from siren_bench.record import markdown_table
+from siren_bench.engines.process import one_process
+from siren_bench.records.record import markdown_table
+from siren_bench.speed.latency import three_digits
 from siren_runtime.bundle.progress import Progress, silent
 
 from .hostile import KINDS, attack

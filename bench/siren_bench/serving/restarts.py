@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from siren_bench.record import markdown_table
+from siren_bench.records.record import markdown_table
 from siren_runtime.bundle.progress import Progress, silent
 
 from .load import LOST, NOT_CONNECTED, SCORED, Answer, Load, wrong

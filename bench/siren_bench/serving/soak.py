@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import linear_regression
 from typing import Any
 
-from siren_bench.record import markdown_table
+from siren_bench.records.record import markdown_table
 from siren_runtime.bundle.progress import Progress, silent
 
 from .load import SCORED, Load, summary, wrong

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from siren_bench.process import one_process
+from siren_bench.engines.process import one_process
 from siren_runtime import AsyncGuard, BusyError, Guard, Sharing
 
 from .callers import Reply, ask_by_tasks, ask_by_threads

@@ -1,0 +1,1 @@
+"""Engines on a GPU, each beside the device's measured ceilings."""

@@ -1,0 +1,1 @@
+"""What making costs: bundles, plans, and the hidden states that heads are trained on."""

@@ -1,0 +1,1 @@
+"""What a precision does to scores and verdicts on real text."""

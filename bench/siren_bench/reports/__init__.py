@@ -1,0 +1,1 @@
+"""What is shown of recorded results: charts, and tables in documents."""

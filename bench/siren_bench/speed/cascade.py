@@ -1,0 +1,131 @@
+"""What exits save: a guard's time on labelled texts with and without them, in turns."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from siren_bench.records.record import markdown_table
+from siren_bench.subjects.corpus import Row
+from siren_runtime import Guard, ScoreResult, StreamResult
+from siren_runtime.bundle.progress import Progress
+
+Result = TypeVar("Result", ScoreResult, StreamResult)
+
+
+def measure_cascade(
+    exits: Guard,
+    whole: Guard,
+    rows: Sequence[Row],
+    sizes: Sequence[int],
+    rounds: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Score all rows in batches of each size, `rounds` times by each guard in turns.
+
+    Args:
+        exits, whole: of one bundle, opened with exits and without.
+    """
+    texts = [row.text for row in rows]
+    blocks = whole.manifest.backbone.blocks_kept
+    results = []
+    for number, size in enumerate(sizes):
+        ours, _, compared = in_turns(
+            partial(_scored, exits, texts, size),
+            partial(_scored, whole, texts, size),
+            blocks,
+            rounds,
+            part_of(progress, number, len(sizes)),
+        )
+        costs = [result.tokens * (result.exit or blocks) for result in ours]
+        cost = sum(costs) / (sum(result.tokens for result in ours) * blocks)
+        results.append({"batch": size, "rows": len(texts), "cost": cost, **compared})
+    return results
+
+
+def in_turns(
+    exits: Callable[[], list[Result]],
+    whole: Callable[[], list[Result]],
+    blocks: int,
+    rounds: int,
+    progress: Progress,
+) -> tuple[list[Result], list[Result], dict[str, Any]]:
+    """Time two runs over the same texts, with exits and without, `rounds` times in turns.
+
+    Args:
+        blocks: of the whole guard.
+
+    Returns:
+        The results of both, and of their comparison the verdicts by depth, how many changed, the
+        milliseconds of each round and the median ratio of paired rounds.
+    """
+    ours, theirs = exits(), whole()  # a warm-up too
+    with_exits, without = [], []
+    for done in range(rounds):
+        with_exits.append(_milliseconds(exits))
+        without.append(_milliseconds(whole))
+        progress("timing", done + 1, rounds)
+    compared = {
+        "blocks": blocks,
+        "exits": dict(sorted(Counter(result.exit or blocks for result in ours).items())),
+        "changed_verdicts": sum(
+            a.is_harmful != b.is_harmful for a, b in zip(ours, theirs, strict=True)
+        ),
+        "exits_ms": with_exits,
+        "whole_ms": without,
+        "ratio": statistics.median(a / b for a, b in zip(with_exits, without, strict=True)),
+    }
+    return ours, theirs, compared
+
+
+def part_of(progress: Progress, number: int, parts: int) -> Progress:
+    """The progress of one part of several that are alike."""
+    return lambda stage, done, total: progress(stage, number * total + done, parts * total)
+
+
+def paired_times(result: dict[str, Any], count: int) -> list[str]:
+    """Of a result the median milliseconds over `count`, without exits and with them, and ratio."""
+    return [
+        f"{statistics.median(result['whole_ms']) / count:.2f}",
+        f"{statistics.median(result['exits_ms']) / count:.2f}",
+        f"{result['ratio']:.2f}x",
+    ]
+
+
+def by_depth(result: dict[str, Any]) -> str:
+    """Of a result how many verdicts were given behind how many blocks."""
+    return ", ".join(f"{depth}: {count}" for depth, count in result["exits"].items())
+
+
+def cascade_table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the medians as Markdown."""
+    header = [
+        "batch", "whole guard, ms a text", "with exits, ms a text", "time", "cost in blocks",
+        "rows by depth", "changed verdicts",
+    ]  # fmt: skip
+    rows = [
+        [
+            str(result["batch"]),
+            *paired_times(result, result["rows"]),
+            f"{result['cost']:.2f}",
+            by_depth(result),
+            f"{result['changed_verdicts']} of {result['rows']}",
+        ]
+        for result in results
+    ]
+    return markdown_table(header, rows)
+
+
+def _scored(guard: Guard, texts: Sequence[str], size: int) -> list[ScoreResult]:
+    if size == 1:
+        return [guard.score(text) for text in texts]
+    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return [result for part in parts for result in guard.score_batch(part)]
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3

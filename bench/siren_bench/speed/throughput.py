@@ -1,0 +1,145 @@
+"""Throughput over a real corpus, as it comes: texts and tokens a second."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from siren_bench.engines.engine import Engine, SirenEdge
+from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import paired_ratio
+from siren_export.tune.timing import settle
+from siren_runtime.bundle.progress import Progress, silent
+
+from .latency import three_digits
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine that gets `batch` texts a call."""
+
+    engine: Engine
+    process: EngineProcess
+    batch: int
+
+
+def sweep(
+    engines: Sequence[tuple[Engine, EngineProcess]],
+    batches: Sequence[int],
+    token_budgets: Sequence[int] = (),
+) -> list[Case]:
+    """List every engine at every batch size, and ours with token budgets at the largest one."""
+    cases = []
+    for engine, process in engines:
+        cases += [Case(engine, process, batch) for batch in batches]
+        if isinstance(engine, SirenEdge):
+            cases += [
+                Case(replace(engine, token_budget=budget), process, batches[-1])
+                for budget in token_budgets
+            ]
+    return cases
+
+
+def measure_throughput(
+    cases: Sequence[Case],
+    texts: Sequence[str],
+    tokens: int,
+    rounds: int,
+    progress: Progress = silent,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Score the corpus with every case, one after the other in each round.
+
+    Args:
+        texts: In the order in which they come; a call gets the next `batch` of them.
+        tokens: Of all texts, after truncation.
+        progress: Called after each pass over the corpus.
+
+    Returns:
+        One entry a case: seconds of each pass, texts and tokens a second by the median. And for
+        each case that failed why.
+
+    Raises:
+        Exception: the first case fails.
+    """
+    samples: list[list[float]] = [[] for _ in cases]
+    failed: dict[int, str] = {}
+    longest = [[max(texts, key=len)]]
+    done = 0
+    for round_number in range(-1, rounds):  # a model's first call is slower; it does not count
+        order = range(len(cases))
+        for i in order if round_number % 2 == 0 else reversed(order):
+            case = cases[i]
+            calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
+            if i not in failed:
+                settle()
+                try:
+                    seconds, _ = case.process.score_batches(
+                        case.engine, longest if round_number < 0 else calls
+                    )
+                except Exception as error:  # whatever a peer's libraries raise
+                    if i == 0:
+                        raise
+                    failed[i] = reason(error)
+                else:
+                    samples[i] += [seconds] if round_number >= 0 else []
+            if round_number >= 0:
+                done += 1
+                progress("scoring", done, rounds * len(cases))
+    results = [
+        _entry(case, texts, tokens, times)
+        for i, (case, times) in enumerate(zip(cases, samples, strict=True))
+        if i not in failed
+    ]
+    return results, {
+        f"{cases[i].engine.name}, batch {cases[i].batch}": why for i, why in failed.items()
+    }
+
+
+def _entry(case: Case, texts: Sequence[str], tokens: int, times: list[float]) -> dict[str, Any]:
+    return {
+        "engine": case.engine.name,
+        "batch": case.batch,
+        "texts": len(texts),
+        "tokens": tokens,
+        "texts_per_s": len(texts) / median(times),
+        "tokens_per_s": tokens / median(times),
+        "samples_s": times,
+    }
+
+
+def best_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how much longer each engine takes than the first, each at its best setting."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for entry in results:
+        name = _base(entry["engine"])
+        if name not in best or entry["texts_per_s"] > best[name]["texts_per_s"]:
+            best[name] = entry
+    first = next(iter(best.values()))
+    return {
+        name: paired_ratio(entry["samples_s"], first["samples_s"]) for name, entry in best.items()
+    }
+
+
+def throughput_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out texts (tokens) a second, a row for each engine and token budget."""
+    batches = sorted({entry["batch"] for entry in results})
+    header = ["texts/s (tokens/s)", *(f"batch {batch}" for batch in batches), "ratio at best"]
+    ratios = best_ratios(results)
+    rows = []
+    for name in dict.fromkeys(entry["engine"] for entry in results):
+        entries = {e["batch"]: e for e in results if e["engine"] == name}
+        row = [name, *(_cell(entries.get(batch)) for batch in batches)]
+        rows.append([*row, f"{ratios[name]:.2f}x" if name in ratios else ""])
+    return markdown_table(header, rows)
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    return f"{three_digits(entry['texts_per_s'])} ({entry['tokens_per_s']:,.0f})"
+
+
+def _base(name: str) -> str:
+    """An engine's name without its token budget."""
+    return name.partition(",")[0] if name.startswith("siren-edge") else name

@@ -1,0 +1,1 @@
+"""What a stream costs: a token, a chunk, memory, exits, and beside generators."""

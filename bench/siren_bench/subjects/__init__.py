@@ -1,0 +1,1 @@
+"""What is measured on: heads and backbones, trained or of random weights, and texts."""
