@@ -32,7 +32,7 @@ siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,lang
     --splits train,validation "${rows[@]}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
-# What the engine differs by from float32's features, which the heads are trained not to mind.
+# What the engine differs by from float32's features, which the harm head is trained not to mind.
 siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/noise" --precision fp32 \
     --splits train --max-train-rows "${NOISE_ROWS:-300}" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
@@ -41,7 +41,7 @@ siren train "$work/features" -o "$head" --noise "$work/noise" --seed 0 --trials 
     --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
     ${EXITS:+--exits "$EXITS"}
 # Its probes choose the neurons for the kinds of harm too, so that one pass pools both heads' alike.
-siren train "$work/features" -o "$head/categories" --noise "$work/noise" --head categories --seed 0 --trials 1 \
+siren train "$work/features" -o "$head/categories" --head categories --seed 0 --trials 1 \
     --members 1 --share 0.8 --hold-out-validation --probes "$work" --work "$work/categories" \
     --workers "$threads"
 say "3/5 export"

@@ -130,6 +130,7 @@ def test_heads_without_a_source_and_exits_are_trained_with_it_too(
     assert (tmp_path / "held-out.md").is_file()
     for folder in (tmp_path, tmp_path / "exits" / "1"):
         assert json.loads((folder / "training.json").read_text())["noise"] == "int8"
+        assert "whatever features in int8 differ by" in (folder / "training.md").read_text()
     rows, _ = load_splits([store], msgspec.structs.replace(SETTINGS, max_layer=1), beside)
     assert rows.noise is not None
     assert rows.noise.shape[1] == 1

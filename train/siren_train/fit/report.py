@@ -113,7 +113,12 @@ def _markdown(report: TrainingReport) -> str:
         f"of {store.channels}, pooled in {' and '.join(report.precisions)}; "
         + ", ".join(f"{count:,} {split} rows" for split, count in report.rows.items())
         + (f" ({report.copies:,} of them copies)" if report.copies else "")
-        + f"; seed {report.settings['seed']}.",
+        + f"; seed {report.settings['seed']}."
+        + (
+            ""
+            if report.noise is None
+            else f" Trained to score alike whatever features in {report.noise} differ by."
+        ),
         "",
         "Macro-F1 of each layer's L1 probe on the validation rows, and what the head reads:",
         "",
