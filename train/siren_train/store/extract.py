@@ -210,7 +210,7 @@ def _but_for(pooled: Pooled, pool: Pool) -> Pool:
     """Pool only rows whose text was not pooled before."""
 
     def both(rows: Sequence[Row]) -> list[FloatArray]:
-        found = [pooled.get(row) for row in rows]
+        found = [pooled.get(text_digest(row)) for row in rows]
         rest = [row for row, features in zip(rows, found, strict=True) if features is None]
         new = iter(pool(rest) if rest else ())
         return [next(new) if features is None else features for features in found]

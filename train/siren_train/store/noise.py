@@ -6,9 +6,10 @@ from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
 
 from .features import FloatArray
+from .reuse import pooled_by_text
 from .store import FeatureStore
 
-_ROWS = 4096  # at most, the first of the store
+_ROWS = 4096  # at most, evenly spaced over the store
 # What two stores must agree on for a text's features to differ by their engines alone.
 _SAME = ("backbone_sha256", "max_length", "channels", "generator")
 
@@ -24,14 +25,10 @@ def read_noise(store: FeatureStore, other: FeatureStore, pooling: Pooling) -> Fl
             no text; or a file is damaged.
     """
     _check_engines(store, other, pooling)
-    places = {
-        digest: (split, place)
-        for split in other.manifest.splits
-        for place, digest in enumerate(other.texts(split))
+    theirs = pooled_by_text(other, pooling)
+    shared = {  # a text that stands there twice counts once
+        digest: row for row, digest in enumerate(store.texts("train")) if digest in theirs
     }
-    shared = {
-        digest: row for row, digest in enumerate(store.texts("train")) if digest in places
-    }  # a text that stands there twice counts once
     if not shared:
         raise InputError(
             f"{other.folder}: no train text of {store.folder} is in it; extract some of the same "
@@ -39,12 +36,13 @@ def read_noise(store: FeatureStore, other: FeatureStore, pooling: Pooling) -> Fl
         )
     layers = min(store.manifest.layers, other.manifest.layers)
     own = store.array("train", pooling)
-    theirs = {split: other.array(split, pooling) for split in other.manifest.splits}
-    noise = np.empty((min(len(shared), _ROWS), layers, store.manifest.channels), np.float32)
-    for number, (digest, row) in zip(range(len(noise)), shared.items(), strict=False):
-        split, place = places[digest]
-        noise[number] = theirs[split][place, :layers]
-        noise[number] -= own[row, :layers]
+    chosen = list(shared)[:: -(-len(shared) // _ROWS)]
+    noise = np.empty((len(chosen), layers, store.manifest.channels), np.float32)
+    for number, digest in enumerate(chosen):
+        found = theirs.get(digest)
+        assert found is not None
+        noise[number] = found[:layers]
+        noise[number] -= own[shared[digest], :layers]
     return noise
 
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
-from siren_train.data.rows import Row
 
 from .features import FloatArray
-from .store import FeatureStore, StoreManifest, text_digest
+from .store import FeatureStore, StoreManifest
 
 # What two stores must agree on for features of the one to be those of the other.
 _SAME = (
@@ -36,9 +35,12 @@ class Pooled:
     _places: dict[bytes, tuple[str, int]]
     _arrays: dict[str, np.memmap[Any, Any]]
 
-    def get(self, row: Row) -> FloatArray | None:
-        """The row's pooled neurons [layers, channels], or None."""
-        place = self._places.get(text_digest(row))
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._places
+
+    def get(self, digest: bytes) -> FloatArray | None:
+        """The pooled neurons [layers, channels] of the text that `text_digest` says this of."""
+        place = self._places.get(digest)
         return None if place is None else self._arrays[place[0]][place[1]]
 
 
