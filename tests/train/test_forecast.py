@@ -98,7 +98,7 @@ def test_a_head_gives_the_expected_harm_of_what_follows(prefixes, trained, hidde
     assert forecast.cross_entropy < forecast.constant
     assert forecast.auroc > 0.65
     _, validation = load_splits([prefixes], SETTINGS)
-    x = gather(validation, artifact.head.layers)
+    x = gather(validation.pooled, artifact.head.layers)
     for place, dense in enumerate(artifact.head.dense):
         x = (np.maximum(x, 0) if place else x) @ dense.weight.T + dense.bias
     scores = 1 / (1 + np.exp(-x[:, 0]))

@@ -44,7 +44,7 @@ def test_an_order_more_is_never_worse_on_the_rows_it_was_chosen_by(store, traine
     assert scores[0] > 0.6
     _, validation = load_splits([store], SETTINGS)
     head = load_artifact(folder / "3").head
-    features = gather(validation, head.layers)
+    features = gather(validation.pooled, head.layers)
     logits = np.array([plain_orders(folder / "3", row) for row in features.astype(np.float64)])
     for order, report in enumerate(reports[3]):
         found = macro_f1_by_dataset(

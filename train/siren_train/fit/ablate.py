@@ -115,7 +115,9 @@ def ablate(
         head = fit_head(train, layers, config, seed=seed)
         score = macro_f1_by_dataset(
             validation.labels,
-            validation.decided(head_logits(head, gather(validation, layers)), validation.labels),
+            validation.decided(
+                head_logits(head, gather(validation.pooled, layers)), validation.labels
+            ),
             validation.datasets,
             validation.names,
         )

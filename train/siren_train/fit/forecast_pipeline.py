@@ -121,7 +121,7 @@ def _best(
     progress: Progress,
 ) -> tuple[ForecastReport, tuple[Dense, ...]]:
     """The head of the least cross-entropy on the validation rows, and what it does there."""
-    features, held_out = gather(train_rows, layers), gather(validation, layers)
+    features, held_out = gather(train_rows.pooled, layers), gather(validation.pooled, layers)
     targets = _targets(train_rows)
     weights = balanced_weights(train_rows, _BALANCE)
     constant = float(np.average(targets, weights=weights))

@@ -33,7 +33,7 @@ from siren_train.store.features import (
     balanced_weights,
 )
 
-from .selection import gains, gather, gather_noise
+from .selection import gains, gather
 from .workers import worker_pool
 
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
@@ -139,13 +139,13 @@ def fit_head(
     """
     taken = slice(None) if rows is None else rows
     return train_head(
-        gather(features, layers, rows),
+        gather(features.pooled, layers, rows),
         features.labels[taken],
         balanced_weights(features, config.balance, rows),
         gains(layers),
         len(features.classes),
         config,
-        noise=None if features.noise is None else gather_noise(features.noise, layers),
+        noise=None if features.noise is None else gather(features.noise, layers),
         seed=seed,
         workers=workers,
         progress=progress,

@@ -91,7 +91,7 @@ def measure_held_out(
     by_source = {source: train_sources == source for source in np.unique(sources)}
     by_dataset = {one: train.datasets == one for one in np.unique(validation.datasets)}
     masks = {mask.tobytes(): mask for mask in (nobody, *by_source.values(), *by_dataset.values())}
-    inputs = gather(validation, layers)
+    inputs = gather(validation.pooled, layers)
 
     def predict(without: Mask) -> IntArray:
         head = fit_head(train, layers, config, rows=~without, seed=seed)

@@ -71,10 +71,10 @@ def train_polynomial(
         orders: the highest.
         rank: directions of each order beyond the first.
     """
-    raw = gather(train, layers)
+    raw = gather(train.pooled, layers)
     standardizer = Standardizer.fit(raw)
     fitted = _rows(train, standardizer.apply(raw))
-    held_out = _rows(validation, standardizer.apply(gather(validation, layers)))
+    held_out = _rows(validation, standardizer.apply(gather(validation.pooled, layers)))
     progress("orders", 0, orders)
     weight, bias = _linear(fitted, held_out)
     linear = torch.from_numpy(weight)

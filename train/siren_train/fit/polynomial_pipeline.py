@@ -103,7 +103,7 @@ def _matched(
     head = fit_head(train, layers, HeadConfig(hidden=(hidden,)), seed=seed)
     score = macro_f1_by_dataset(
         validation.labels,
-        head_logits(head, gather(validation, layers)).argmax(axis=1),
+        head_logits(head, gather(validation.pooled, layers)).argmax(axis=1),
         validation.datasets,
         validation.names,
     )

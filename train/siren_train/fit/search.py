@@ -215,7 +215,7 @@ def held_out_logits(
     layers = select_layers(setup.probes[fold], share=choice.share, weighting=setup.weighting)
     fitting, held_out = folds != fold, (folds == fold) & ~features.is_copy
     head = fit_head(features, layers, choice.config, rows=fitting, seed=setup.seed)
-    return held_out, head_logits(head, gather(features, layers, held_out))
+    return held_out, head_logits(head, gather(features.pooled, layers, held_out))
 
 
 def all_held_out_logits(

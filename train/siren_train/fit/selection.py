@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_export.heads.selected import LayerSelection
-from siren_train.store.features import FeatureSet, FloatArray
+from siren_train.store.features import FloatArray
 
 from .probe import Probe
 from .settings import LayerWeighting
@@ -75,7 +75,7 @@ def select_channels(weights: FloatArray, share: float) -> np.ndarray:
 
 
 def gather(
-    features: FeatureSet,
+    pooled: NDArray[np.floating],
     selection: Sequence[LayerSelection],
     rows: NDArray[np.bool_] | None = None,
 ) -> FloatArray:
@@ -84,24 +84,14 @@ def gather(
     They are the pooled neurons of the selected channels, each times its layer's weight.
 
     Args:
+        pooled: [rows, layers, channels], of texts, or what engines differ by on these.
         rows: bool [rows], a mask of those to take; None takes all.
     """
     taken = slice(None) if rows is None else rows
     return np.concatenate(
         [
-            features.pooled[taken, layer.layer][:, layer.channels].astype(np.float32)
+            pooled[taken, layer.layer][:, layer.channels].astype(np.float32)
             * np.float32(layer.weight)
-            for layer in selection
-        ],
-        axis=1,
-    )
-
-
-def gather_noise(noise: FloatArray, selection: Sequence[LayerSelection]) -> FloatArray:
-    """Return what a head reads of differences [any, layers, channels]: [any, n_features]."""
-    return np.concatenate(
-        [
-            noise[:, layer.layer][:, layer.channels] * np.float32(layer.weight)
             for layer in selection
         ],
         axis=1,
