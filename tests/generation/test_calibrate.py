@@ -15,6 +15,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import BundleError, Guard, GuardedGenerator, InputError, InterruptedCall
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
@@ -94,9 +95,7 @@ def test_where_the_head_was_trained_on_plain_text_rows_are_read_so(
     pair = {"prompt": PROMPT, "response": RESPONSE, "label": 1, "split": "test"}
     data = write_jsonl(tmp_path / "data.jsonl", [pair, {**pair, "response": None, "label": 0}])
     sources = [parse_source(str(data))]
-    found, refusals = score_with_generator(
-        plain, "harm", sources, Columns(), "test", None, lambda *_: None
-    )
+    found, refusals = score_with_generator(plain, "harm", sources, Columns(), "test", None, silent)
     assert not refusals
     expected = {
         True: plain.read(f"{PROMPT}\n", RESPONSE, chat=False).score,

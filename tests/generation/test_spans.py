@@ -18,6 +18,7 @@ from siren_export.graft.graft import graft
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, GuardedGenerator, InputError, Sampling
+from siren_runtime.bundle.progress import silent
 from siren_runtime.generation.spans import ConversationSpans
 from siren_runtime.streaming.result import StreamResult
 from siren_train.data.rows import Columns, read_all
@@ -130,9 +131,7 @@ def test_thresholds_of_spans_are_chosen_by_what_the_generator_reads(tmp_path: Pa
 
     rows = [row for row in read_all([parse_source(str(data))], Columns()) if row.split == "train"]
     pair = next(row for row in rows if row.turns)
-    found, refusals = score_spans_with_generator(
-        generator, "harm", rows, rows, [180], lambda *_: None
-    )
+    found, refusals = score_spans_with_generator(generator, "harm", rows, rows, [180], silent)
     assert not refusals
     assert len(found.scores) == 2 * len(rows)
     assert (found.scores[len(rows) :] > 0).all()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from siren_runtime.bundle.progress import by_length, suffixed
 from siren_runtime.commands import bars
 from siren_runtime.commands.bars import Bars
 
@@ -66,6 +67,19 @@ def test_stages_have_names_and_may_count_bytes(
     ]
 
 
+def test_the_time_left_goes_by_the_work_where_some_rows_are_longer(
+    seconds: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Bars() as shown:
+        tell = by_length(shown.update, "scoring", [100, 100, 100, 700])
+        for seconds[0], done in ((0, 0), (60, 3), (200, 4)):
+            tell(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "siren: scoring: 3 of 4, 0.0/s, 0:02:20 left",
+        "siren: scoring: 4 of 4, in 0:03:20",
+    ]
+
+
 def test_stages_may_share_one_bar(seconds: list[int], capsys: pytest.CaptureFixture[str]) -> None:
     with Bars(one=True) as shown:
         for seconds[0], stage in ((0, "a"), (10, "b"), (35, "c"), (40, "d")):
@@ -76,10 +90,53 @@ def test_stages_may_share_one_bar(seconds: list[int], capsys: pytest.CaptureFixt
     ]
 
 
-def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_may_tell_stages_of_the_same_work_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Bars() as shown:
+        by_length(suffixed(shown.update, " for the temperature"), "scoring", [1, 2])(2)
+    assert capsys.readouterr().err == "siren: scoring for the temperature: 2 of 2, in 0:00:00\n"
+
+
+def terminal_for(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Make standard error a terminal. No fixture can: pytest takes it anew for the test itself."""
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def last_shown(terminal: io.StringIO) -> str:
+    """The bar of the stage scoring, as it was drawn last."""
+    return [line for line in terminal.getvalue().splitlines() if "scoring" in line][-1]
+
+
+def test_a_bar_shows_rows_and_the_time_left_by_the_work(
+    seconds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a minute lies between two updates."""
+    terminal = terminal_for(monkeypatch)
+    with Bars() as shown:
+        tell = by_length(shown.update, "scoring", [100, 100, 100, 700])
+        for seconds[0], done in ((0, 0), (60, 1), (120, 2), (180, 3)):
+            tell(done)
+    assert "3/4" in last_shown(terminal)
+    assert "0:07:00" in last_shown(terminal)
+
+
+def test_a_bar_of_a_stage_that_begins_anew_does_too(
+    seconds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = terminal_for(monkeypatch)
+    with Bars() as shown:
+        for seconds[0], done in ((0, 0), (10, 2), (20, 4), (30, 0), (90, 1), (150, 2)):
+            shown.update("scoring", done, 4)
+    assert "2/4" in last_shown(terminal)
+    assert "0:02:00" in last_shown(terminal)
+
+
+def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_for(monkeypatch)
     with Bars({"write": "writing [weights]"}, in_bytes=("write",)) as shown:
         shown.update("probes", 3, 4)
         shown.update("write", 3_000_000, 4_000_000)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.bundle.ensemble import read_ensemble
+from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import AS_LLM_SIREN
@@ -129,7 +130,7 @@ def test_spans_are_calibrated_on_the_mean_of_the_members(folder: Path, tmp_path:
     guard = Guard.load(folder)
     read = read_all([parse_source(str(data))], Columns())
     rows = [row for row in read if row.split == "validation"]
-    found = score_diluted_spans(guard, rows, rows, [60], lambda *_: None, "harm")
+    found = score_diluted_spans(guard, rows, rows, [60], silent, "harm")
     for decides, of in (
         (written.spans, ~found.has_response),
         (written.responses.spans, found.has_response),

@@ -14,6 +14,7 @@ from calibrated import write_calibration
 from labelled import make_rows, write_jsonl
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import decode
+from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import InputError
 from siren_train.commands import calibrate, evaluate
@@ -222,7 +223,7 @@ def test_rows_with_a_response_are_scored_as_such(bundle: Path, data: Path) -> No
     found = _rows(data)[:4]
     rows = [replace(row, has_response=place % 2 == 0) for place, row in enumerate(found)]
     guard = Guard.load(bundle)
-    scores = score_diluted_spans(guard, rows, rows, [40], lambda *_: None, guard.heads[0])
+    scores = score_diluted_spans(guard, rows, rows, [40], silent, guard.heads[0])
     assert scores.has_response.tolist() == [True, False] * 4
     assert (scores.scores[4:, 0] > 0).all()
 

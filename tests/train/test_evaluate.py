@@ -72,16 +72,16 @@ def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:
 def test_bad_data_is_found_before_a_row_is_scored(bundle: Path, tmp_path: Path) -> None:
     rows = [*ROWS, {**ROWS[0], "id": "last", "label": 7}]
     data = write_jsonl(tmp_path / "data.jsonl", rows)
-    scored: list[int] = []
+    told: list[object] = []
     with pytest.raises(InputError, match=r"data\.jsonl, row 61: column 'label' is 7"):
         score_rows(
             Guard.load(bundle),
             [parse_source(str(data))],
             Columns(),
             "test",
-            lambda stage, done, total: scored.append(done),
+            lambda *stage, **share: told.append(stage),
         )
-    assert not scored
+    assert not told
 
 
 def test_the_bundle_says_what_the_labels_mean(bundle: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
         folder = tmp_path / f"stopped-{stop}"
         calls: list[int] = []
 
-        def kill(stage: str, done: int, total: int, stop: int = stop) -> None:
+        def kill(stage: str, done: int, total: int, *, share: float, stop: int = stop) -> None:
             calls.append(done)  # noqa: B023
             if len(calls) > stop:  # noqa: B023
                 raise Killed
@@ -111,7 +111,7 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
         with pytest.raises(InputError, match="run the same siren extract again"):
             FeatureStore.open(folder)
         resumed: list[int] = []
-        store = run(folder, progress=lambda stage, done, total: resumed.append(done))  # noqa: B023
+        store = run(folder, progress=lambda _, done, *rest, **share: resumed.append(done))  # noqa: B023
         assert resumed[0] == calls[-1]  # nothing is done twice
         for split in whole.manifest.splits:
             np.testing.assert_array_equal(
@@ -122,7 +122,7 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
 def test_an_extraction_goes_on_in_chunks_of_another_size(
     run: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    def kill(stage: str, done: int, total: int) -> None:
+    def kill(stage: str, done: int, total: int, *, share: float) -> None:
         if done == 16:
             raise Killed
 
@@ -257,7 +257,7 @@ def test_changed_data_is_not_mixed_with_old_features(
 def test_two_extractions_at_once_do_not_share_a_folder(
     run: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    def again(stage: str, done: int, total: int) -> None:
+    def again(stage: str, done: int, total: int, *, share: float) -> None:
         with pytest.raises(InputError, match="store: another siren extract is at work here"):
             run(tmp_path / "store")
 

@@ -5,11 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from siren_runtime.errors import SirenError
@@ -18,6 +17,7 @@ from .engine import Engine
 
 P = ParamSpec("P")
 T = TypeVar("T")
+H = TypeVar("H", bound="HoldingProcess")
 
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,7 +61,37 @@ def resident_memory() -> int:
     return sum(_status(process)["VmRSS"] for process in ("self", *_children()))
 
 
-class EngineProcess:
+class HoldingProcess:
+    """A process of its own that makes something, holds it, and lets functions use it.
+
+    What is made stays there, and the functions run one after another.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        """Start the process, and wait until the thing is made.
+
+        Raises:
+            Exception: what `make` raises.
+        """
+        self._executor = one_process()
+        try:
+            self.pid = self._executor.submit(_hold, make).result()
+        except BaseException:
+            self._executor.shutdown()
+            raise
+
+    def submit(self, function: Callable[..., T], *args: object) -> Future[T]:
+        """Call a module-level function with what is held and `args`, without waiting for it."""
+        return self._executor.submit(_with_held, function, *args)
+
+    def __enter__(self: H) -> H:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown()
+
+
+class EngineProcess(HoldingProcess):
     """Engines of one model, loaded in a process of its own, which times itself.
 
     So the thread pools of two models, which spin for a while after their work, do not meet in
@@ -69,33 +99,17 @@ class EngineProcess:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._executor = one_process()
-        try:
-            self._executor.submit(_load, engine).result()
-        except BaseException:
-            self._executor.shutdown()
-            raise
+        super().__init__(engine.load)
 
     def score(self, engine: Engine, text: str) -> tuple[float, float | None]:
         """Return the seconds that scoring took and the score."""
-        return self._executor.submit(_score, engine, text).result()
+        return self.submit(_score, engine, text).result()
 
     def score_batches(
         self, engine: Engine, batches: Sequence[Sequence[str]]
     ) -> tuple[float, list[float]]:
         """Return the seconds that all batches took, one after the other, and the scores."""
-        return self._executor.submit(_score_batches, engine, batches).result()
-
-    def __enter__(self) -> "EngineProcess":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._executor.shutdown()
+        return self.submit(_score_batches, engine, batches).result()
 
 
 def load_engines(
@@ -162,23 +176,30 @@ def _wait_for_parents_end() -> None:
     os._exit(1)
 
 
-_model: Any  # of the process that _load ran in
+_held: Any  # of the process that _hold ran in
 
 
-def _load(engine: Engine) -> None:
-    global _model
-    _model = engine.load()
+def _hold(make: Callable[[], object]) -> int:
+    global _held
+    _held = make()
+    return os.getpid()
 
 
-def _score(engine: Engine, text: str) -> tuple[float, float | None]:
+def _with_held(function: Callable[..., T], *args: object) -> T:
+    return function(_held, *args)
+
+
+def _score(model: Any, engine: Engine, text: str) -> tuple[float, float | None]:
     start = time.perf_counter()
-    score = engine.score(_model, text)
+    score = engine.score(model, text)
     return time.perf_counter() - start, score
 
 
-def _score_batches(engine: Engine, batches: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
+def _score_batches(
+    model: Any, engine: Engine, batches: Sequence[Sequence[str]]
+) -> tuple[float, list[float]]:
     start = time.perf_counter()
-    scores = [score for texts in batches for score in engine.score_batch(_model, texts)]
+    scores = [score for texts in batches for score in engine.score_batch(model, texts)]
     return time.perf_counter() - start, scores
 
 

@@ -2,15 +2,14 @@
 opened in a process of its own; of a server, that is the process of its callers."""
 
 import asyncio
-import os
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
-from siren_bench.engines.process import one_process
+from siren_bench.engines.process import HoldingProcess
 from siren_runtime import AsyncGuard, BusyError, Guard, Sharing
 
 from .callers import Reply, ask_by_tasks, ask_by_threads
@@ -115,48 +114,23 @@ class _Http:
         return asyncio.run(run())
 
 
-class SubjectProcess:
+class SubjectProcess(HoldingProcess):
     """A subject in its process."""
 
     def __init__(self, subject: Subject) -> None:
-        self._executor = one_process()
-        try:
-            self.pid = self._executor.submit(_open, subject).result()
-        except BaseException:
-            self._executor.shutdown()
-            raise
+        super().__init__(subject.open)
 
     def answers(self, texts: list[str], load: Load) -> list[Answer]:
         """Put a load on it, and wait for its end."""
-        return self._executor.submit(_answers, texts, load).result()
+        return self.begin(texts, load).result()
 
-    def begin(self, texts: list[str], load: Load) -> Any:
+    def begin(self, texts: list[str], load: Load) -> Future[list[Answer]]:
         """Put a load on it; the future has the answers."""
-        return self._executor.submit(_answers, texts, load)
-
-    def __enter__(self) -> "SubjectProcess":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._executor.shutdown()
+        return self.submit(_answers, texts, load)
 
 
-_opened: Opened  # of the process that _open ran in
-
-
-def _open(subject: Subject) -> int:
-    global _opened
-    _opened = subject.open()
-    return os.getpid()
-
-
-def _answers(texts: list[str], load: Load) -> list[Answer]:
-    return _opened.answers(texts, load)
+def _answers(opened: Opened, texts: list[str], load: Load) -> list[Answer]:
+    return opened.answers(texts, load)
 
 
 def usage(pid: int) -> tuple[float, int]:

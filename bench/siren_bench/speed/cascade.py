@@ -82,7 +82,12 @@ def in_turns(
 
 def part_of(progress: Progress, number: int, parts: int) -> Progress:
     """The progress of one part of several that are alike."""
-    return lambda stage, done, total: progress(stage, number * total + done, parts * total)
+
+    def tell(stage: str, done: int, total: int, *, share: float | None = None) -> None:
+        of_all = None if share is None else (number + share) / parts
+        progress(stage, number * total + done, parts * total, share=of_all)
+
+    return tell
 
 
 def paired_times(result: dict[str, Any], count: int) -> list[str]:

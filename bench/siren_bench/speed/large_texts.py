@@ -11,7 +11,7 @@ from typing import Any
 from siren_bench.engines.process import in_fresh_process, peak_memory, reset_peak, resident_memory
 from siren_bench.records.record import markdown_table
 from siren_runtime import Guard, SirenError
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, silent
 
 _MIB = 1 << 20
 # Name -> the text; those over a bound are refused, the others read.
@@ -30,7 +30,7 @@ _SECONDS = 1.0  # that neighbours are watched, without the text and with it
 
 
 def measure_large_texts(
-    bundle: Path, rounds: int, progress: Progress = lambda stage, done, total: None
+    bundle: Path, rounds: int, progress: Progress = silent
 ) -> list[dict[str, Any]]:
     """Score each text in a process of its own, alone and beside other threads' short texts."""
     results = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from siren_bench.records.record import markdown_table
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, by_length
 
 
 def measure_span_cost(
@@ -19,7 +19,8 @@ def measure_span_cost(
         sizes: of the spans, in tokens.
     """
     results = []
-    for number, (tokens, text) in enumerate(texts.items()):
+    tell = by_length(progress, "timing", texts)
+    for tokens, text in texts.items():
         spans = guard.score(text, spans=sizes).spans  # a warm-up too
         plain, with_spans = [], []
         for _ in range(rounds):
@@ -34,7 +35,7 @@ def measure_span_cost(
                 "ratio": statistics.median(b / a for a, b in zip(plain, with_spans, strict=True)),
             }
         )
-        progress("timing", number + 1, len(texts))
+        tell(len(results))
     return results
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from .console import report
 
 _LINE_S = 30.0  # between two lines of a stage
+_RATE_S = 600.0  # that a bar's rate is of; between two updates there may be minutes
 _AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,6 +59,8 @@ class Bars:
             _Rate(),
             TimeRemainingColumn(),
             console=self._console,
+            speed_estimate_period=_RATE_S,
+            get_time=monotonic,
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -68,19 +71,25 @@ class Bars:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done. It is a `Progress`."""
+    def update(self, stage: str, done: int, total: int, *, share: float | None = None) -> None:
+        """Show that `done` of `total` are done. It is a `Progress`.
+
+        The bar, the rate and the time left go by the share of the work, where there is one.
+        """
         key, name = "" if self._one else stage, self._names.get(stage, stage)
         in_bytes = stage in self._in_bytes
+        worked = done if share is None else share * total  # done, were all alike
         if self._lines is not None:
-            if key not in self._lines or self._lines[key].is_behind(done):
-                self._lines[key] = _Lines(done)
-            self._lines[key].update(name, done, total, in_bytes=in_bytes)
+            if key not in self._lines or self._lines[key].is_behind(worked):
+                self._lines[key] = _Lines(worked)
+            self._lines[key].update(name, done, total, worked, in_bytes=in_bytes)
             return
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(name, completed=done, in_bytes=in_bytes)
+            self._tasks[key] = self._progress.add_task(name, done=done, in_bytes=in_bytes)
         task = self._tasks[key]
-        self._progress.update(task, description=name, completed=done, total=total)
+        if worked < self._progress.tasks[task].completed:
+            self._progress.reset(task)
+        self._progress.update(task, description=name, completed=worked, total=total, done=done)
 
     def say(self, line: str) -> None:
         """Write a line above the bars."""
@@ -93,7 +102,7 @@ def _told(amount: float, *, in_bytes: bool) -> str:
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        parts = (task.completed, task.total or 0)
+        parts = (task.fields["done"], task.total or 0)
         return Text("/".join(_told(part, in_bytes=task.fields["in_bytes"]) for part in parts))
 
 
@@ -109,27 +118,27 @@ def _rate(amount: float, *, in_bytes: bool) -> str:
 class _Lines:
     """A stage in a log."""
 
-    def __init__(self, done: int) -> None:
-        self._first = self._done = done
+    def __init__(self, worked: float) -> None:
+        self._first = self._worked = worked
         self._begun = self._said = monotonic()
         self._is_done = False
 
-    def is_behind(self, done: int) -> bool:
+    def is_behind(self, worked: float) -> bool:
         """Whether more was done than that before."""
-        return done < self._done
+        return worked < self._worked
 
-    def update(self, name: str, done: int, total: int, *, in_bytes: bool) -> None:
+    def update(self, name: str, done: int, total: int, worked: float, *, in_bytes: bool) -> None:
         """Write a line if one is due."""
         now = monotonic()
-        self._done = done
+        self._worked = worked
         if self._is_done or (done < total and now - self._said < _LINE_S):
             return
         self._said, self._is_done = now, done >= total
-        seconds, gained = now - self._begun, done - self._first
+        seconds, gained = now - self._begun, worked - self._first
         if self._is_done:
             how = f"in {timedelta(seconds=round(seconds))}"
         elif gained:
-            left = timedelta(seconds=round((total - done) * seconds / gained))
+            left = timedelta(seconds=round((total - worked) * seconds / gained))
             how = f"{_rate(gained / seconds, in_bytes=in_bytes)}, {left} left"
         else:
             how = "no rate yet"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.progress import suffixed
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
 from siren_runtime.errors import InputError
@@ -88,10 +89,7 @@ def _scored(
     )
     with Bars() as bars:
         if temperature:
-
-            def progress(stage: str, done: int, total: int) -> None:
-                bars.update(f"{stage} for the temperature", done, total)
-
+            progress = suffixed(bars.update, " for the temperature")
             guard = tempered_guard(bundle, engines, FITTING_TEMPERATURE, head)
             decision = tempered(decision, fit_temperature(score(guard, progress=progress)))
         guard = tempered_guard(bundle, engines, decision.temperature, head)

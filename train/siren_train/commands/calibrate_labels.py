@@ -6,6 +6,7 @@ import typer
 from msgspec.structs import replace
 
 from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.progress import suffixed
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import report
@@ -66,14 +67,8 @@ def calibrate_labels(
             if rule is not None:
                 kept = {o.name: temperatures.get(o.name, o.temperature) for o in old}
                 guard = tempered_guard(bundle, engines, kept, head)
-                stage = "scoring, tempered" if temperature else "scoring"
-                scores = score_rows(
-                    guard,
-                    sources,
-                    columns,
-                    split,
-                    lambda _, done, total: bars.update(stage, done, total),
-                )
+                progress = suffixed(bars.update, ", tempered" if temperature else "")
+                scores = score_rows(guard, sources, columns, split, progress)
                 thresholds = find_label_thresholds(scores, head, rule)
         say_windows(scores, bundle.manifest)
     new = recalibrated(old, thresholds, temperatures)

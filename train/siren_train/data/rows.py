@@ -28,6 +28,7 @@ from .sources import SPLIT_NAME, Source
 SEPARATOR = "+"  # between the labels that a category names
 _TURNS = ("prompt", "response")
 _PREFIX_TURNS = ("prompt", "prefix")  # of what siren rollouts writes
+_BYTES_A_TOKEN = 4  # of English, and not far from that elsewhere
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,15 @@ class Row:
     def given(self) -> Text:
         """What a guard is given to score `text` as what it is."""
         return (None, self.text) if self.has_response else self.text
+
+    def length(self, most_tokens: int | None = None) -> int:
+        """About how much is read of `text`, by which it takes its time: bytes of UTF-8.
+
+        Args:
+            most_tokens: what is read of a text at most; None reads all.
+        """
+        length = len(self.text.encode("utf-8", "surrogatepass"))
+        return length if most_tokens is None else min(length, _BYTES_A_TOKEN * most_tokens)
 
 
 def read_rows(source: Source, columns: Columns) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import msgspec
 from siren_export.heads.base import EXITS_FOLDER
 from siren_export.heads.exits import exit_folder
 from siren_runtime.bundle.files import replacement
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, suffixed
 from siren_runtime.errors import InputError
 from siren_train.store.store import FeatureStore
 
@@ -43,10 +43,6 @@ def train_exits(
     """
     found = {}
     for depth in depths:
-
-        def of_exit(stage: str, done: int, total: int, depth: int = depth) -> None:
-            progress(f"{stage}, {depth} blocks", done, total)
-
         folder = exit_folder(output, depth)
         own = exit_folder(work, depth)
         of_depth = msgspec.structs.replace(settings, max_layer=depth)
@@ -59,7 +55,7 @@ def train_exits(
             of_depth,
             noise=noise,
             workers=workers,
-            progress=of_exit,
+            progress=suffixed(progress, f", {depth} blocks"),
         )
         write_report(report, folder)
         found[depth] = report.cross_validation

@@ -11,7 +11,7 @@ from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.outputs import BoolArray, FloatArray, TokenArray, no_verdict
 from siren_runtime.bundle.manifest import Manifest
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, by_length
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.scoring.engines import Engines
@@ -52,8 +52,10 @@ def score_exits(
     scorer = Scorer(bundle, Engines(backend))
     texts = [_ids(scorer, row) for row in chosen]
     scores = np.zeros((len(texts), 1 + len(bundle.manifest.cascade.exits)))
-    done = 0
-    for batch in micro_batches([len(ids) for ids in texts], backend.token_budget):
+    lengths, done = [len(ids) for ids in texts], 0
+    tell = by_length(progress, "scoring", sorted(lengths))  # as batches are
+    tell(0)
+    for batch in micro_batches(lengths, backend.token_budget):
 
         def stay(
             number: int, rows: TokenArray, found: FloatArray, batch: list[int] = batch
@@ -66,7 +68,7 @@ def score_exits(
         assert outputs is not None
         scores[batch, 0] = scorer.readout.rows(outputs)[:, 0]
         done += len(batch)
-        progress("scoring", done, len(texts))
+        tell(done)
     if not np.isfinite(scores).all():
         raise no_verdict("score")
     return ExitScores(
@@ -74,7 +76,7 @@ def score_exits(
         scores[:, 1:],
         np.array([row.label == 1 for row in chosen]),
         np.array([row.dataset for row in chosen]),
-        np.array([len(ids) for ids in texts]),
+        np.array(lengths),
     )
 
 

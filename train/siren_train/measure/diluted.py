@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_train.data.dilution import PLACES, Dilution
 from siren_train.data.rows import Row
 
@@ -106,7 +106,8 @@ def measure_diluted(
 
 def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -> WaysScores:
     found: list[tuple[float, float, float]] = []
-    progress(stage, 0, len(rows))
+    tell = by_length(progress, stage, [row.length() for row in rows])
+    tell(0)
     for chunk in chunks(rows, 64):
         texts = [row.given for row in chunk]
         results = guard.score_batch(texts, long_text="windows", spans=True)
@@ -117,7 +118,7 @@ def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -
             (beginnings.get(i, result.score), result.score, result.risk)
             for i, result in enumerate(results)
         ]
-        progress(stage, len(found), len(rows))
+        tell(len(found))
     return WaysScores(*np.array(found, np.float64).T)
 
 

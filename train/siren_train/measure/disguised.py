@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.text.rules import clean
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Row
 
-from .evaluate import chunks
+from .evaluate import chunks, most_tokens
 from .metrics import BinaryMetrics, binary_metrics
 from .table import markdown_table
 
@@ -55,13 +55,15 @@ def measure_disguised(
     found: dict[str, dict[str, BinaryMetrics]] = {row.dataset: {} for row in rows}
     harmful = np.array([row.label == 1 for row in rows])
     datasets = np.array([row.dataset for row in rows])
+    most = most_tokens(guard)
     for kind in (AS_WRITTEN, *KINDS):
-        texts = [row.text if kind == AS_WRITTEN else disguised_row(row, kind).text for row in rows]
+        given = [row if kind == AS_WRITTEN else disguised_row(row, kind) for row in rows]
         scores: list[float] = []
-        progress(kind, 0, len(texts))
-        for chunk in chunks(texts, 64):
-            scores += [result.score for result in guard.score_batch(chunk)]
-            progress(kind, len(scores), len(texts))
+        tell = by_length(progress, kind, [row.length(most) for row in given])
+        tell(0)
+        for chunk in chunks(given, 64):
+            scores += [result.score for result in guard.score_batch([row.text for row in chunk])]
+            tell(len(scores))
         for dataset, by_kind in found.items():
             of_set = datasets == dataset
             by_kind[kind] = binary_metrics(harmful[of_set], np.array(scores)[of_set], threshold)

@@ -1,6 +1,5 @@
 """Score labelled text with a guard, and measure the scores."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.backends.verdicts import SpanScore
-from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
 from siren_train.data.benchmarks import PAPER
@@ -150,21 +149,24 @@ def score_rows(
     """
     rows: list[Row] = []
     results: list[ScoreResult] = []
-    found = Counter(row.split for row in read_all(sources, columns))
-    if not found[split]:
-        raise no_rows(split, sources, found)
+    most = most_tokens(guard)
+    lengths: dict[str, list[int]] = {}
+    for row in read_all(sources, columns):
+        lengths.setdefault(row.split, []).append(row.length(most))
+    if split not in lengths:
+        raise no_rows(split, sources, lengths)
     selected: Iterator[Row] = (
         row for source in sources for row in read_rows(source, columns) if row.split == split
     )
-    total = found[split]
     if max_rows is not None:
         kept = sampled(selected, max_rows)
-        total, selected = len(kept), iter(kept)
-    progress("scoring", 0, total)
+        lengths[split], selected = [row.length(most) for row in kept], iter(kept)
+    tell = by_length(progress, "scoring", lengths[split])
+    tell(0)
     for chunk in chunks(selected, 512):
         results += _scored(guard, chunk, spans)
         rows += [replace(row, text="", trajectory=None) for row in chunk]
-        progress("scoring", len(rows), total)
+        tell(len(rows))
     name = head or guard.heads[0]
     return Scores(
         np.array([result.heads[name].score for result in results], np.float64),
@@ -181,6 +183,13 @@ def score_rows(
         np.array([row.has_response for row in rows]),
         highest_spans([result.heads[name].spans for result in results], spans),
     )
+
+
+def most_tokens(guard: Guard) -> int | None:
+    """How many tokens a guard reads of a text at most; None where it reads all."""
+    manifest = guard.manifests[0]
+    cuts = manifest.is_trajectory or guard.judge.limits.long_text == "truncate"
+    return manifest.text.max_length if cuts else None
 
 
 def highest_spans(

@@ -12,7 +12,7 @@ from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.heads import Decision, check_decision
 from siren_runtime.bundle.manifest import MANIFEST_FILE
-from siren_runtime.bundle.progress import Progress
+from siren_runtime.bundle.progress import Progress, by_length
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import encode, load_manifest
 from siren_runtime.text.spans import DEFAULT_SIZES
@@ -123,12 +123,14 @@ def _read_rows(
     """
     found: list[tuple[Row, HeadScore]] = []
     refusals: list[InputError] = []
+    tell = by_length(progress, stage, [row.length() for row in rows])
+    tell(0)
     for done, row in enumerate(rows, start=1):
         try:
             found.append((row, _verdict(generator, head, row)))
         except InputError as error:
             refusals.append(error)
-        progress(stage, done, len(rows))
+        tell(done)
     if not found:
         raise refusals[0]
     return found, refusals

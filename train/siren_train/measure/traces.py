@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard, Stream, Streams
-from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.errors import SirenError
 from siren_runtime.streaming.result import StreamResult
 from siren_train.data.streams import StreamRow, pieces_of
@@ -84,6 +84,8 @@ def trace_streams(
     traces: dict[int, Trace] = {}
     waiting = iter(enumerate(rows))
     active: dict[Stream, tuple[int, _Feeding]] = {}
+    # Those that are done are the first ones, but for some of the last few.
+    tell = by_length(progress, "streaming", [len(row.response) for row in rows])
     with guard.streams(max_streams=_TOGETHER) as streams:
         while True:
             while len(active) < _TOGETHER and (entry := next(waiting, None)) is not None:
@@ -98,7 +100,7 @@ def trace_streams(
                     traces[index] = feeding.trace()
                     stream.close()
                     del active[stream]
-            progress("streaming", len(traces), len(rows))
+            tell(len(traces))
 
 
 class _Feeding:

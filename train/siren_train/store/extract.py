@@ -24,7 +24,7 @@ from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.heads import Pooling
-from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.generation.manifest import TrainedOn
@@ -105,7 +105,7 @@ def extract(
         raise InputError("a generator computes all layers; choose by training's max_layer instead")
     facts = _facts(backbone, precision)
     reading = Reading(sources, columns, splits=splits, most_rows=most_rows, copies=copies)
-    scan = _scan(reading)
+    scan = _scan(reading, max_length)
     manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         model_id=model_id,
@@ -138,7 +138,8 @@ def extract(
         for pooling in poolings:
             with _pool_of(backbone, folder, manifest, pooling, threads) as pool:
                 known = pool if reuse is None else _but_for(pooled_by_text(reuse, pooling), pool)
-                _fill(store, pooling, known, reading.rows(), chunk_rows, progress)
+                tell = by_length(progress, pooling, scan.lengths)
+                _fill(store, pooling, known, reading.rows(), chunk_rows, tell)
     return store
 
 
@@ -237,22 +238,26 @@ class _Scan:
             uint64 [rows, 2].
         datasets, collections: names, in the order in which they occur.
         rows_sha256: of every row's split, data set, label and text.
+        lengths: of every row in order, as `Row.length`.
     """
 
     columns: dict[str, dict[Column, NDArray[Any]]]
     datasets: list[str]
     collections: list[str]
     rows_sha256: str
+    lengths: "array[int]"
 
 
-def _scan(reading: Reading) -> _Scan:
+def _scan(reading: Reading, max_length: int) -> _Scan:
     """Read all rows once and check them."""
     datasets: dict[str, int] = {}
     collections: dict[str, int] = {}
     sha256 = hashlib.sha256()
+    lengths = array("q")
     known: dict[str, dict[Column, array[Any]]] = {}
     names = reading.columns.labels
     for row in reading.rows():
+        lengths.append(row.length(max_length))
         values = known.setdefault(row.split, {name: _no_values(name) for name in get_args(Column)})
         originals = values["originals"]
         originals.append(originals[-1] if row.is_copy else len(originals))
@@ -274,7 +279,7 @@ def _scan(reading: Reading) -> _Scan:
     arrays = {split: _arrays(values, names) for split, values in known.items()}
     if names:
         _check_labels(arrays, names, reading.sources)
-    return _Scan(arrays, list(datasets), list(collections), sha256.hexdigest())
+    return _Scan(arrays, list(datasets), list(collections), sha256.hexdigest(), lengths)
 
 
 def _no_values(name: Column) -> "array[Any]":
@@ -317,14 +322,14 @@ def _fill(
     pool: Pool,
     rows: Iterable[Row],
     chunk_rows: int,
-    progress: Progress,
+    tell: Callable[[int], None],
 ) -> None:
     """Pool the rows that are not recorded as done, and record each chunk when it is on disk."""
     manifest = store.manifest
     arrays = {split: store.array(split, pooling, writable=True) for split in manifest.splits}
     filled = dict.fromkeys(manifest.splits, 0)
     done, recorded = 0, store.rows_done().get(pooling, 0)
-    progress(pooling, recorded, manifest.rows)
+    tell(recorded)
     for chunk in _chunks(rows, chunk_rows):
         places = []  # of each row of the chunk, in its split
         for row in chunk:
@@ -341,7 +346,7 @@ def _fill(
         for mapped in arrays.values():
             mapped.flush()
         store.record(pooling, done)
-        progress(pooling, done, manifest.rows)
+        tell(done)
 
 
 def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
