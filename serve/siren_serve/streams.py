@@ -86,15 +86,15 @@ class OpenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
 
 
-async def fed(stream: AsyncStream, text: str, timeout: float) -> StreamResult:
-    """Feed a piece, and await its verdict for so many seconds.
+async def fed(stream: AsyncStream, text: str, timeout: float, *, last: bool) -> StreamResult:
+    """Feed a piece, the last one or not, and await its verdict for so many seconds.
 
     Raises:
         RefusedRequest: there is none by then; the stream is closed.
         SirenError: as `AsyncStream.feed`.
     """
     try:
-        return await asyncio.wait_for(stream.feed(text), timeout)
+        return await asyncio.wait_for(stream.feed(text, last=last), timeout)
     except asyncio.TimeoutError:
         raise RefusedRequest(504, "timeout", "no verdict in time; the stream ended") from None
 
@@ -113,10 +113,10 @@ class Session:
         self._ended: str | None = None
         self._changed = asyncio.Condition()
 
-    async def feed(self, text: str, timeout: float) -> dict[str, Any]:
-        """Feed a piece, and tell those who read events."""
+    async def feed(self, text: str, timeout: float, *, last: bool) -> dict[str, Any]:
+        """Feed a piece, the last one or not, and tell those who read events."""
         self.used = time.monotonic()
-        result = await fed(self.stream, text, timeout)
+        result = await fed(self.stream, text, timeout, last=last)
         self.used = time.monotonic()
         async with self._changed:
             self._results = [*self._results, result.to_dict()][-_KEPT:]
@@ -200,11 +200,11 @@ class Sessions:
             raise RefusedRequest(404, "no_such_stream", "no such stream, or it has ended")
         return self._open[name]
 
-    async def feed(self, name: str, text: str) -> dict[str, Any]:
-        """Feed a session; one that fails has ended."""
+    async def feed(self, name: str, text: str, *, last: bool) -> dict[str, Any]:
+        """Feed a session a piece, the last one or not; one that fails has ended."""
         session = self.get(name)
         try:
-            return await session.feed(text, self._settings.timeout_s)
+            return await session.feed(text, self._settings.timeout_s, last=last)
         except (SirenError, RefusedRequest, asyncio.CancelledError):
             await self.end(name, "a feed failed")
             raise

@@ -86,7 +86,7 @@ def test_streams_that_are_read_between_the_runs_of_others_are_exact_and_so_are_t
             gone.close()  # whose slot another takes
 
         pieces = [(short, "a"), (other, "b"), (long, text)]  # read from the shortest on
-        results = streams.read([(*piece, NO_DEADLINE) for piece in pieces], between)
+        results = streams.read([(*piece, NO_DEADLINE, False) for piece in pieces], between)
         assert opened
         for (_, given), result in zip(pieces, results, strict=True):
             assert result.score == pytest.approx(clean.score(given).score, abs=BOUND)

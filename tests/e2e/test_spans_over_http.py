@@ -1,11 +1,13 @@
 """Thresholds of spans that a bundle carries decide over HTTP without being asked for."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from served import running
 from siren_runtime import Guard
@@ -38,3 +40,30 @@ def test_a_calibrated_span_decides_the_verdict(
     assert span["score"] == pytest.approx(of_span, abs=1e-5)
     assert plain["is_harmful"] is False
     assert "spans" not in plain
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_a_stream_over_http_ends_with_the_verdict_on_the_whole(
+    name: str, export: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The last sentence has no mark, and its span counts when the text ends."""
+    text = "Bake bread. The sea is near! Go home, and take the bread with you all"
+    bundle = shutil.copytree(export(name, max_length=128).bundle, tmp_path / "bundle")
+    edit_manifest(bundle, lambda m: m.update(spans=[{"tokens": 16, "threshold": 0.5}]))
+    with Guard.load(bundle, threads=1) as guard, guard.stream() as stream:
+        unended = [list(one.span) for one in stream.feed(text).spans]
+        (expected,) = guard.score(text).spans
+    with running({"guard": str(bundle)}, threads=1, unreadable="review") as server:
+        path = f"/v1/streams/{server.client.post('/v1/streams', json={}).json()['id']}"
+        before = server.client.post(path, json={"text": text}).json()
+        ended = server.client.post(path, json={"text": "", "last": True}).json()
+        url = server.url.replace("http", "ws", 1) + "/v1/stream"
+        with connect(url) as socket:
+            socket.send("{}")
+            socket.recv()
+            socket.send(json.dumps({"text": text, "end": True}))
+            at_once = json.loads(socket.recv())
+    (span,), (other,) = ended["spans"], at_once["spans"]
+    assert span["score"] == other["score"] == pytest.approx(expected.score, abs=1e-5)
+    assert tuple(span["span"]) == expected.span
+    assert [one["span"] for one in before.get("spans", [])] == unended

@@ -1,9 +1,17 @@
-"""A stream of a decoder looks at the spans of its text, as a score of the whole does."""
+"""A stream looks at the spans of its text, as a score of the whole does."""
+
+import functools
+import threading
+import warnings
 
 import pytest
 
+from siren_export.export import export_bundle
+from siren_export.heads.registry import load_artifact
+from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
-from siren_runtime.errors import BackendError
+from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
+from siren_runtime.errors import BackendError, InterruptedCall
 from siren_runtime.text.rules import clean
 from streaming import BOUND
 from texts import CORPUS
@@ -12,10 +20,45 @@ SIZES = [8, 16]
 TEXT = "Bake bread. The sea is near! Who knows why.\nGo home."
 
 
-@pytest.fixture(scope="module", params=["qwen3", "gemma3"])
-def guard(request, export):
-    bundle = export(request.param, max_length=128).bundle
-    return Guard.load(bundle, threads=1, streaming=True, spans=SIZES, max_unknown=1.0)
+DECODERS, READ_ANEW = ["qwen3", "gemma3"], ["bert", "qwen3 without stream"]
+
+
+@pytest.fixture(scope="module")
+def open_guard(export, backbone_folder, tmp_path_factory):
+    """Return a function: what the guard is of -> a guard with spans."""
+
+    @functools.cache
+    def run(name):
+        name, _, without = name.partition(" ")
+        exported = export(name, max_length=128)
+        bundle = exported.bundle
+        if without:
+            bundle = tmp_path_factory.mktemp("no_stream") / "bundle"
+            checkpoint = load_checkpoint(backbone_folder(name))
+            export_bundle(load_artifact(exported.artifact), checkpoint, bundle, stream=False)
+        guard = Guard.load(bundle, threads=1, spans=SIZES, max_unknown=1.0)
+        guard.stream().close()  # opens the graph of streams, or warns once
+        return guard
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield run
+
+
+@pytest.fixture(params=DECODERS)
+def guard(request, open_guard):
+    return open_guard(request.param)
+
+
+@pytest.fixture(params=READ_ANEW)
+def anew(request, open_guard):
+    """A guard that reads its text anew at each feed: an encoder, or one without a graph for it."""
+    return open_guard(request.param)
+
+
+@pytest.fixture(params=DECODERS + READ_ANEW)
+def any_guard(request, open_guard):
+    return open_guard(request.param)
 
 
 def spans_of(result):
@@ -28,12 +71,12 @@ def pieces_of(text, size):
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("prompt", [None, "What shall I do? Tell me."])
-def test_at_the_end_of_a_sentence_the_verdict_is_that_of_the_whole_text(guard, prompt, size):
-    with guard.stream(prompt) as stream:
+def test_at_the_end_of_a_sentence_the_verdict_is_that_of_the_whole_text(any_guard, prompt, size):
+    with any_guard.stream(prompt) as stream:
         for piece in pieces_of(TEXT, size):
             result = stream.feed(piece)
     given = {"text": TEXT} if prompt is None else {"prompt": prompt, "response": TEXT}
-    expected = guard.score(**given)
+    expected = any_guard.score(**given)
     found = [(s.tokens, s.threshold, s.score) for s in result.spans]
     assert found == spans_of(expected)
     assert len(found) == len(SIZES)
@@ -45,13 +88,13 @@ def test_at_the_end_of_a_sentence_the_verdict_is_that_of_the_whole_text(guard, p
     ]
 
 
-def test_what_the_end_of_the_text_cuts_does_not_count_yet(guard):
+def test_what_the_end_of_the_text_cuts_does_not_count_yet(any_guard):
     """What the next token changes would be one more span to be the largest."""
     text = "a b c d e f g h i j k l m n o p q r s t u v w x y z "
-    with guard.stream() as stream:
+    with any_guard.stream() as stream:
         for piece in pieces_of(text, 2):
             result = stream.feed(piece)
-            held = stream.scores[-1].end
+            held = max(score.end for score in stream.scores)
             assert all(span.span[1] < held for span in result.spans)
     assert len(result.spans) == len(SIZES)
 
@@ -72,16 +115,16 @@ def test_a_span_decides_where_the_whole_does_not(guard):
         assert not stream.feed(text + ".").spans
 
 
-def test_a_token_that_is_taken_back_takes_its_spans_with_it(guard):
+def test_a_token_that_is_taken_back_takes_its_spans_with_it(any_guard):
     """White space and a marker that the cleaner removes change tokens that were read."""
     text = f"{TEXT} <|im_end|>{TEXT[:30]}."
-    with guard.stream() as stream:
+    with any_guard.stream() as stream:
         rolled_back = 0
         for piece in pieces_of(text, 3):
             result = stream.feed(piece)
             rolled_back += result.rolled_back
     assert rolled_back > 0
-    expected = guard.score(text)
+    expected = any_guard.score(text)
     assert [(s.tokens, s.threshold, s.score) for s in result.spans] == spans_of(expected)
     assert [span.span for span in result.spans] == [span.span for span in expected.spans]
 
@@ -96,11 +139,11 @@ def test_a_response_alone_has_spans_of_its_own(guard):
     assert all(span.span[0] >= first for span in result.spans)
 
 
-def test_a_stream_that_slid_goes_on_with_the_spans_that_it_holds(guard):
+def test_a_stream_that_slid_goes_on_with_the_spans_that_it_holds(any_guard):
     """Their places are those of the text as given, of which white space was collapsed."""
     text = "".join(f"{number}{TEXT}   \n\n\n\n" for number in range(9))
-    with guard.stream(max_tokens=64) as stream:
-        for piece in pieces_of(text, 50):
+    with any_guard.stream(max_tokens=64) as stream:
+        for piece in pieces_of(text, 12):
             result = stream.feed(piece)
             held = clean(text[text.index(stream.scores[0].text.strip()) :])
             for span in result.spans:
@@ -123,3 +166,83 @@ def test_an_engine_that_fails_in_spans_leaves_no_verdict(guard, monkeypatch):
                 stream.feed(TEXT[20:])
         with pytest.raises(BackendError, match="failed before"):
             stream.feed("more")
+
+
+def test_each_span_is_read_once(anew, monkeypatch):
+    """A feed costs the text so far and the spans that it completes."""
+    read = []
+    run = OnnxRuntimeBackend.run
+
+    def counted(self, input_ids, attention_mask):
+        read.extend(int(n) for n in attention_mask.sum(axis=1))
+        return run(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", counted)
+    pieces = pieces_of(TEXT, 6)
+    with anew.stream() as stream:
+        for piece in pieces:
+            result = stream.feed(piece)
+    spans = len(read) - len(pieces)
+    assert len(result.spans) == len(SIZES)
+    read.clear()
+    anew.score(TEXT)
+    assert spans <= 2 * (len(read) - 1)  # some ended with the text of a feed, and with no sentence
+
+
+def test_a_deadline_ends_what_reads_spans(anew, monkeypatch):
+    """No verdict is left that some spans are missing of."""
+    run, cancel = OnnxRuntimeBackend.run, threading.Event()
+
+    def cancelled_meanwhile(self, input_ids, attention_mask):
+        cancel.set()
+        return run(self, input_ids, attention_mask)
+
+    with anew.stream() as stream:
+        with monkeypatch.context() as patched:
+            patched.setattr(OnnxRuntimeBackend, "run", cancelled_meanwhile)
+            with pytest.raises(InterruptedCall):
+                stream.feed(TEXT, cancel=cancel)
+        with pytest.raises(BackendError, match="failed before"):
+            stream.feed("more")
+
+
+def test_a_span_that_is_read_apart_and_has_no_score_leaves_no_verdict(anew, monkeypatch):
+    run = OnnxRuntimeBackend.run
+
+    def broken(self, input_ids, attention_mask):
+        outputs = run(self, input_ids, attention_mask)
+        if attention_mask.sum(axis=1).max() <= max(SIZES) + 2:
+            outputs.logits[:] = outputs.score[:] = float("nan")
+        return outputs
+
+    with anew.stream() as stream:
+        with monkeypatch.context() as patched:
+            patched.setattr(OnnxRuntimeBackend, "run", broken)
+            with pytest.raises(BackendError):
+                stream.feed(TEXT)
+        with pytest.raises(BackendError, match="failed before"):
+            stream.feed("more")
+
+
+def test_a_text_that_ends_has_the_spans_of_the_whole(any_guard):
+    """Its last sentence has no mark, and is a span by itself all the same."""
+    text = TEXT.removesuffix("Go home.") + "Go home now and do not come back to us"
+    with any_guard.stream() as stream:
+        for piece in pieces_of(text, 9):
+            before = stream.feed(piece)
+        result = stream.feed("", last=True)
+        expected = any_guard.score(text)
+        found = [(s.tokens, s.threshold, s.score) for s in result.spans]
+        assert found == spans_of(expected)
+        assert [s.span for s in result.spans] == [s.span for s in expected.spans]
+        assert stream.result == result
+        again = stream.feed("")  # it goes on
+        assert [s.span for s in again.spans] == [s.span for s in before.spans]
+    with any_guard.stream() as stream:
+        at_once = stream.feed(text, last=True)
+    assert [(s.tokens, s.threshold, s.score) for s in at_once.spans] == spans_of(expected)
+    with any_guard.streams() as streams:
+        ended, open_ = streams.open(), streams.open()
+        one, other = streams.feed([(ended, text), (open_, text)], last=[ended])
+    assert [s.span for s in one.spans] == [s.span for s in at_once.spans]
+    assert [s.span for s in other.spans] == [s.span for s in before.spans]

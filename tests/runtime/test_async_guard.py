@@ -357,7 +357,12 @@ def test_a_feed_that_was_cancelled_is_not_read_to_its_end(plain: Guard) -> None:
         deadlines = []
         async with AsyncGuard(plain) as guard, guard.stream() as stream:
             feed = guard.dispatcher.feed
-            guard.dispatcher.feed = lambda s, p, d: deadlines.append(d) or feed(s, p, d)  # type: ignore
+
+            def watched(stream: Any, piece: str, deadline: Any, *, last: bool) -> Any:
+                deadlines.append(deadline)
+                return feed(stream, piece, deadline, last=last)
+
+            guard.dispatcher.feed = watched  # type: ignore[method-assign]
             task = asyncio.create_task(stream.feed("text"))
             await asyncio.sleep(0)
             task.cancel()

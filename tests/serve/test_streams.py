@@ -62,6 +62,8 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
             assert found.pop("type") == "result"
             _same(found, result)
         socket.send(json.dumps({"end": True}))
+        whole = json.loads(socket.recv())  # on all of it, whose end may complete a span
+        assert whole["score"] == expected[-1]["score"]
         with pytest.raises(ConnectionClosed):
             socket.recv()
         assert socket.close_code == 1000

@@ -119,6 +119,10 @@ def stream(
             stopped = next((d for d in result.decisions if d.rule in map(str, stop)), None)
             if stopped is not None:
                 break
+        if result is not None and stopped is None:
+            before, result = result, session.feed("", last=True)
+            if result.risk != before.risk:  # by what the end of the text completes
+                show(result)
     if colored and result is not None:
         sys.stdout.write("\n")
         sys.stdout.flush()

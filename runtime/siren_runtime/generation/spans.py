@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from siren_runtime.backends.outputs import FloatArray, Outputs, span_means
+from siren_runtime.backends.outputs import DoubleArray, FloatArray, span_means
 from siren_runtime.streaming.spans import Highest, StreamSpans
 from siren_runtime.text.tokenizer import Encoded
 
@@ -31,8 +31,8 @@ class ConversationSpans:
             sizes: in tokens, ascending.
             decode: the text that each token completes, told of one after the other.
         """
-        self._reader, self._decode = head.reader(), decode
-        self._spans = StreamSpans(sizes, head.readout, self._evaluate, as_whole=False)
+        self._reader, self._readout, self._decode = head.reader(), head.readout, decode
+        self._spans = StreamSpans(sizes, head.readout, as_whole=False)
         self.first = 0
         self._ids, self._offsets, self._text = list[int](), list[tuple[int, int]](), ""
         self._total = np.zeros(head.width, np.float64)
@@ -62,7 +62,7 @@ class ConversationSpans:
         def encoded() -> Encoded:
             return Encoded(self._ids[:count], self._offsets[:count])
 
-        return self._spans.of(count, text, self.first, encoded, self._means)
+        return self._spans.of(count, text, self.first, encoded, self._rows)
 
     def _means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
         """The mean over each span, and over the first token of all, as `StreamState.means`."""
@@ -72,6 +72,7 @@ class ConversationSpans:
         last = np.stack([sums[stop - 1] for stop in stops])
         return span_means(starts, stops, before=before, last=last, first=sums[0])
 
-    def _evaluate(self, means: FloatArray) -> Outputs:
-        self._reader.pooled(len(means))[:] = means
-        return self._reader.run()
+    def _rows(self, spans: Sequence[tuple[int, int]]) -> DoubleArray:
+        """What all heads make of each span, by its mean."""
+        self._reader.pooled(len(spans))[:] = self._means(spans)
+        return self._readout.finite(self._reader.run())

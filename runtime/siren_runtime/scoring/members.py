@@ -158,7 +158,7 @@ class Members:
             max_streams = whole_number("max_streams", max_streams, 1)
         from siren_runtime.streaming.decision import Cutoffs
         from siren_runtime.streaming.handles import Streams
-        from siren_runtime.streaming.session import Sessions
+        from siren_runtime.streaming.sessions import Sessions
 
         opened = [scorer.stream_member(max_tokens) for scorer in self.scorers]
         reasons = [why for _, why in opened if why is not None]

@@ -203,8 +203,10 @@ class Scorer:
         stream = self._stream_backend
         neurons = self.manifest.pooled if stream is None else stream.neurons
         head = stream.head if stream is not None and self.manifest.head.pools_mean else None
-        member = Member(self.tokenizer, reader, neurons, self.readout, why is not None, head)
-        return member, why
+        # Open streams go on when the scorer is closed, and so does what reads their spans.
+        run = WindowRun(self.backend, self.tokenizer, self.manifest, self.readout)
+        how = self.readout, why is not None, run.apart, head
+        return Member(self.tokenizer, reader, neurons, *how), why
 
     def stream_reader(self, max_tokens: int | None) -> "tuple[StreamReader, str | None]":
         """Return what reads the tokens of streams; the rest as `stream_member`."""

@@ -24,7 +24,7 @@ from siren_runtime.backends.readout import Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import BackendError
-from siren_runtime.text.deadline import Check
+from siren_runtime.text.deadline import Check, Deadline
 from siren_runtime.text.reading import Window
 from siren_runtime.text.tokenizer import Tokenizer
 
@@ -86,6 +86,20 @@ class WindowRun:
             key: _with_spans([scored[key, number] for number in range(1 + len(window.cuts))])
             for key, window in windows.items()
         }
+
+    def apart(self, parts: Sequence[list[int]], deadline: Deadline) -> DoubleArray:
+        """Score parts of a text as texts of their own; each is its ids without special tokens.
+
+        Returns:
+            What all heads make of each, as `Scored.precise`, float64 [parts, width].
+
+        Raises:
+            BackendError: the engine failed, or gave what is not finite.
+            InterruptedCall: the deadline passed between two engine runs.
+        """
+        windows = {n: Window(self.tokenizer.with_special(ids)) for n, ids in enumerate(parts)}
+        scored = self._in_batches(windows, None, deadline.check)
+        return np.stack([_good(scored[n]).precise for n in windows])
 
     def _spans_of(self, window: Window) -> list[list[int]]:
         return [self.tokenizer.with_special(window.ids[c.start : c.stop]) for c in window.cuts]
@@ -187,6 +201,12 @@ def _decided(score: np.float32, depth: int) -> Scored:
     """What an exit's decision is; guards with exits have one head and no categories."""
     row = np.array([score], np.float32)
     return Scored(row, row[:0], row.astype(np.float64), np.zeros((0, 1)), depth)
+
+
+def _good(scored: Scored | BackendError) -> Scored:
+    if isinstance(scored, BackendError):
+        raise scored
+    return scored
 
 
 def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendError:

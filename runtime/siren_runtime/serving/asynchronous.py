@@ -202,18 +202,20 @@ class AsyncStream:
     async def __aexit__(self, *exception: object) -> None:
         self._close()
 
-    async def feed(self, text: str, *, deadline: float | None = None) -> StreamResult:
+    async def feed(
+        self, text: str, *, last: bool = False, deadline: float | None = None
+    ) -> StreamResult:
         """Add `text` and score all text so far, as `Stream.feed`."""
         gone = threading.Event()
         until = Deadline(deadline, gone)
         try:
-            feed = self._dispatcher.feed(self._opened(), text, until)
+            feed = self._dispatcher.feed(self._opened(), text, until, last=last)
             result = await asyncio.wrap_future(feed)
         except asyncio.CancelledError:
             gone.set()
             self._close()
             raise
-        if text and not (self.verdict and self.verdict.is_harmful):
+        if (text or last) and not (self.verdict and self.verdict.is_harmful):
             self.verdict = result
         return result
 

@@ -122,9 +122,9 @@ class Dispatcher:
         call.answer_if_done()
 
     def feed(
-        self, stream: Stream, piece: str, deadline: Deadline = NO_DEADLINE
+        self, stream: Stream, piece: str, deadline: Deadline = NO_DEADLINE, *, last: bool = False
     ) -> "Future[StreamResult]":
-        """Let a piece wait for its stream to be read, until a deadline.
+        """Let a piece, the last one or not, wait for its stream to be read, until a deadline.
 
         Raises:
             InputError: the piece is no text.
@@ -136,7 +136,8 @@ class Dispatcher:
         with self._changed:
             self._check_open()
             self._turn += 1
-            self._feeds.add(Feed(stream, piece, deadline, future, self._turn, time.monotonic()))
+            since = time.monotonic()
+            self._feeds.add(Feed(stream, piece, last, deadline, future, self._turn, since))
             self._changed.notify()
         return future
 

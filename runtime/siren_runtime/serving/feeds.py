@@ -17,10 +17,11 @@ _SHORT = 512  # characters, about a chunk of tokens, that are read in a moment
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """A piece that waits; `turn` and `since` as `Waiting` has them."""
+    """A piece that waits, the text's last or not; `turn` and `since` as `Waiting` has them."""
 
     stream: Stream
     piece: str
+    last: bool
     deadline: Deadline
     future: "Future[StreamResult]"
     turn: int
@@ -82,7 +83,7 @@ def read(streams: Streams, feeds: list[Feed], between: Between = nothing) -> Non
     if not wanted:
         return
     try:
-        results = streams.read([(f.stream, f.piece, f.deadline) for f in wanted], between)
+        results = streams.read([(f.stream, f.piece, f.deadline, f.last) for f in wanted], between)
     except Exception as error:  # the callers' to see, not this thread's to end of
         for feed in wanted:
             feed.future.set_exception(error)

@@ -11,7 +11,7 @@ stream (`max_tokens`). What happens then is the sliding policy of docs/streaming
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import SupportsIndex, cast
 
 from siren_runtime.bundle.thresholds import checked_threshold
@@ -22,7 +22,8 @@ from .aggregation import AggregationName, aggregation_of
 from .decision import Rule, checked_rules
 from .reader import Between, nothing
 from .result import StreamResult, TokenScore
-from .session import Session, Sessions
+from .session import Session
+from .sessions import Sessions
 
 Piece = str | Sequence[SupportsIndex]  # text, or token ids of the backbone's tokenizer
 
@@ -39,11 +40,19 @@ class Stream:
         self._closed = False
 
     def feed(
-        self, text: str, *, deadline: float | None = None, cancel: threading.Event | None = None
+        self,
+        text: str,
+        *,
+        last: bool = False,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> StreamResult:
         """Add `text` and score all text so far.
 
         Args:
+            last: whether the text ends with it. Spans that its end cuts count then too, as in
+                `Guard.score`; so the verdict on a last sentence without a mark is had. Nothing
+                more to say is an empty text.
             deadline, cancel: as `Guard.score`. A stream whose feed was ended is to be reset.
 
         Raises:
@@ -53,12 +62,13 @@ class Stream:
                 closed, or it failed before.
             InterruptedCall: the deadline passed, or the call was cancelled.
         """
-        return self._fed(text, Deadline(deadline, cancel))
+        return self._fed(text, Deadline(deadline, cancel), last)
 
     def feed_tokens(
         self,
         ids: Iterable[SupportsIndex],
         *,
+        last: bool = False,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> StreamResult:
@@ -67,6 +77,9 @@ class Stream:
         The first feed holds the special tokens that the tokenizer puts in front, unless the
         stream has a prompt, which is tokenized with them.
 
+        Args:
+            last, deadline, cancel: as `feed`.
+
         Raises:
             InputError: an id is not a whole number from 0, or text was fed before; an ensemble,
                 whose members have tokenizers of their own, takes text only.
@@ -74,7 +87,7 @@ class Stream:
         """
         if isinstance(ids, str):
             raise InputError("feed_tokens takes token ids, found a str; use feed")
-        return self._fed(cast("Sequence[SupportsIndex]", ids), Deadline(deadline, cancel))
+        return self._fed(cast("Sequence[SupportsIndex]", ids), Deadline(deadline, cancel), last)
 
     @property
     def result(self) -> StreamResult | None:
@@ -144,8 +157,8 @@ class Stream:
         self.check_open()
         self.session.check_usable()
 
-    def _fed(self, piece: Piece, deadline: Deadline) -> StreamResult:
-        (result,) = self._streams.read([(self, piece, deadline)])
+    def _fed(self, piece: Piece, deadline: Deadline, last: bool) -> StreamResult:
+        (result,) = self._streams.read([(self, piece, deadline, last)])
         if isinstance(result, SirenError):
             raise result
         return result
@@ -198,6 +211,7 @@ class Streams:
         self,
         pieces: Iterable[tuple[Stream, Piece]],
         *,
+        last: Collection[Stream] = (),
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[StreamResult | SirenError]:
@@ -207,6 +221,7 @@ class Streams:
         and it refuses to go on until it is reset.
 
         Args:
+            last: the streams whose text ends with their piece, as `Stream.feed`.
             deadline, cancel: as `Guard.score`, for all; the error of a stream that is not read by
                 then is an `InterruptedCall`.
 
@@ -216,7 +231,7 @@ class Streams:
         """
         until = Deadline(deadline, cancel)
         try:
-            fed = [(stream, piece, until) for stream, piece in pieces]
+            fed = [(stream, piece, until, stream in last) for stream, piece in pieces]
         except (TypeError, ValueError) as cause:
             raise InputError("pieces must be pairs of a stream and its piece") from cause
         for stream, *_ in fed:
@@ -225,9 +240,9 @@ class Streams:
         return self.read(fed)
 
     def read(
-        self, fed: Sequence[tuple[Stream, Piece, Deadline]], between: Between = nothing
+        self, fed: Sequence[tuple[Stream, Piece, Deadline, bool]], between: Between = nothing
     ) -> list[StreamResult | SirenError]:
-        """Feed as `feed`, each stream with a deadline of its own.
+        """Feed as `feed`, each stream with a deadline of its own, and whether its text ends.
 
         Args:
             between: called in this thread between two engine runs; it may open, read and close
@@ -242,7 +257,11 @@ class Streams:
             if len({stream for stream, *_ in fed}) < len(fed):
                 raise InputError("a stream is named twice; join its pieces")
             closed = {stream: error for stream, *_ in fed if (error := _why_closed(stream))}
-            given = [(s.session, piece, until) for s, piece, until in fed if s not in closed]
+            given = [
+                (stream.session, piece, until, is_last)
+                for stream, piece, until, is_last in fed
+                if stream not in closed
+            ]
             results = sessions.feed(given, between)
         return [closed.get(stream) or results[stream.session] for stream, *_ in fed]
 

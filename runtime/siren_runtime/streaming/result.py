@@ -18,7 +18,8 @@ from .decision import Decision
 
 @dataclass(frozen=True)
 class StreamResult:
-    """The verdict on a stream after a feed.
+    """The verdict on a stream after a feed. Where text slid out with it, that is the worst of those
+    on the parts in which the piece was read.
 
     Attributes:
         score: probability of harm of the text so far, 0 to 1.

@@ -1,4 +1,4 @@
-"""Sessions over growing texts, one or many: what a piece of text goes through to its verdict.
+"""A session over a growing text: what a piece of text goes through to its verdict.
 
 A session of an ensemble is read by every member, and its score is the mean of theirs. Its tokens
 are the first member's; the others' scores count at the same places of the text.
@@ -11,18 +11,19 @@ import numpy as np
 
 from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, categories_of
-from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.errors import BackendError, InputError
 from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 from siren_runtime.text.passage import check_size
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.rules import check_surrogates
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .aggregation import Aggregation
-from .decision import Cutoffs, Decision, Decisions, Rule
-from .reader import Between, nothing
+from .decision import Decision, Decisions, Rule
+from .parts import in_parts, result_of_parts
 from .result import StreamResult, TokenScore
-from .track import Member, Track
+from .track import Track
+
+_MARGIN = 8  # tokens that two parts of a text may have more together than apart
 
 
 class Decide(Protocol):
@@ -66,6 +67,7 @@ class Session:
         self.error: BaseException | None = None
         self.deadline = NO_DEADLINE
         self._made: dict[Decision, None] = {}
+        self._slides = 0
 
     def brings(self, piece: str) -> int:
         """The characters that are read with a piece: its own, and with the first the prompt's."""
@@ -90,12 +92,12 @@ class Session:
         self._has_response = False
         self.result = self.error = None
 
-    def accept(self, piece: Any, deadline: Deadline) -> None:
-        """Take a piece in: text, or a list of token ids, to be read until a deadline.
+    def parts(self, piece: Any, deadline: Deadline) -> list[Any]:
+        """A piece, text or token ids, in the parts that are read one after the other until a
+        deadline. There are several where text would slide out that no verdict was given on.
 
         Raises:
-            InputError: it is neither, not what was fed before, or more than one feed reads, or the
-                prompt is.
+            InputError: it is neither, or more than one feed reads, or the prompt is.
             InterruptedCall: the deadline passed.
         """
         self.deadline = deadline
@@ -109,6 +111,18 @@ class Session:
             piece = _listed(piece)
             if len(self.tracks) > 1:
                 raise InputError("token ids are those of one tokenizer; feed an ensemble text")
+        self._slides = 0
+        room = min(track.member.reader.max_tokens for track in self.tracks)
+        if self._held() + self._most_tokens(piece) + _MARGIN <= room:
+            return [piece]
+        return in_parts(piece, max(room // 2, 1), self._most_tokens)
+
+    def accept(self, piece: str | list[Any]) -> None:
+        """Take in a part of a piece.
+
+        Raises:
+            InputError: it is not what was fed before.
+        """
         self._made = {}
         self._has_response |= self._prompt is not None and len(piece) > 0
         for track in self.tracks:
@@ -126,11 +140,24 @@ class Session:
                 "load the guard with a larger max_tokens_per_text"
             )
 
+    def _held(self) -> int:
+        """The tokens that a piece comes behind, of whichever member holds most."""
+        held = max(len(track.tokens.ids) for track in self.tracks)
+        return held or self._most_tokens(self._prompt or "")
+
+    def _most_tokens(self, piece: str | list[Any]) -> int:
+        """The tokens of a part of the text, by whichever member makes most."""
+        if not isinstance(piece, str):
+            return len(piece)
+        tokenizers = [track.member.tokenizer for track in self.tracks]
+        return max(len(each.encode_plain([piece])[0]) for each in tokenizers)
+
     def slide(self, number: int) -> bool:
         """Let the older half of a full track go; return whether there is more to read."""
         track = self.tracks[number]
         if not track.is_full:
             return False
+        self._slides += 1
         if number == 0:
             self._decide()
             self._decisions.slide(track.slide())
@@ -138,17 +165,21 @@ class Session:
             track.slide()
         return True
 
-    def conclude(self) -> StreamResult:
+    def conclude(self, *, ended: bool) -> StreamResult:
         """Return the verdict on all that was read.
+
+        Args:
+            ended: whether the text ends there.
 
         Raises:
             BackendError: the engine failed in spans.
+            InterruptedCall: the deadline passed before all of them were read.
         """
         self._decide()
         leader = self.tracks[0].state
         unknown = max(track.unknown for track in self.tracks)
         heads = self._decide_on(
-            [track.heads() for track in self.tracks],
+            [track.heads(self.deadline, ended=ended) for track in self.tracks],
             threshold=self._threshold,
             unknown=unknown,
             has_response=self._has_response,
@@ -178,6 +209,13 @@ class Session:
             as_response=primary.as_response,
             exit=leader.exit,
         )
+        return self.result
+
+    def conclude_parts(self, results: Sequence[StreamResult]) -> StreamResult:
+        """The verdict on a piece, of those on its parts: the last one, or the worst where text slid
+        out in the meantime.
+        """
+        self.result = result_of_parts(results, worst=self._slides > 0)
         return self.result
 
     def token_scores(self) -> list[TokenScore]:
@@ -213,173 +251,6 @@ class Session:
         if not leader.is_full:  # the last token ends where all of the text does
             scores[-1] = float(np.mean([track.state.scores[-1] for track in self.tracks]))
         return scores
-
-
-class Sessions:
-    """Opens sessions and reads what they were fed together. Not safe to share between threads."""
-
-    def __init__(
-        self,
-        members: Sequence[Member],
-        max_sessions: int | None,
-        decide: Decide,
-        limits: Limits,
-        cutoffs: Cutoffs | None = None,
-    ) -> None:
-        """Begin with no session.
-
-        Args:
-            cutoffs: of exits that may decide; None: there are none.
-        """
-        self.members = tuple(members)
-        self._max_sessions, self._decide, self._limits = max_sessions, decide, limits
-        self._cutoffs = cutoffs
-        self._open: dict[Session, None] = {}
-
-    def __len__(self) -> int:
-        """Return the number of open sessions."""
-        return len(self._open)
-
-    @property
-    def bytes(self) -> int:
-        """Memory that all open sessions take now."""
-        return sum(map(self.bytes_of, self._open))
-
-    def bytes_of(self, session: Session) -> int:
-        """Memory that one session takes now."""
-        return sum(track.member.reader.bytes_of(track.state) for track in session.tracks)
-
-    def open(
-        self,
-        prompt: str | None,
-        response_only: bool,
-        aggregation: Aggregation | None,
-        rules: Sequence[Rule],
-        threshold: float | None,
-    ) -> Session:
-        """Open a session.
-
-        Raises:
-            InputError: as many are open as may be, the prompt is larger than is read, or a member
-                cannot read it in this way.
-        """
-        check_size(prompt or "", self._limits.max_bytes)
-        plain = aggregation is None and not response_only
-        if not plain and any(member.reads_anew for member in self.members):
-            raise InputError(
-                "this bundle has no streaming graph, so a stream re-encodes its text, which "
-                "allows neither response_only nor another aggregation than the mean"
-            )
-        if self._max_sessions is not None and len(self._open) >= self._max_sessions:
-            raise InputError(f"{self._max_sessions} streams are open; close one first")
-        sizes = (self._limits.spans or ()) if aggregation is None else ()
-        early = (
-            plain
-            and not sizes
-            and self._cutoffs is not None
-            and self._cutoffs.suffice(threshold, rules)
-            and all(member.readout.smoothing is None for member in self.members)
-        )
-        how = prompt, response_only, aggregation, early, bool(rules), sizes
-        tracks = [Track(member, *how) for member in self.members]
-        session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
-        self._open[session] = None
-        return session
-
-    def begin(self, session: Session) -> None:
-        """Let a session forget everything, and any error with it."""
-        session.begin()
-
-    def token_scores(self, session: Session) -> list[TokenScore]:
-        """As `Session.token_scores`, all of the whole guard: it reads what waits behind an exit.
-
-        Raises:
-            BackendError: the engine failed.
-        """
-        state = session.tracks[0].state
-        if state.exit is not None:
-            state.to_end = True
-            for error in self.members[0].reader.read({state: NO_DEADLINE}).values():
-                session.error = error
-                raise error
-        return session.token_scores()
-
-    def close(self, session: Session) -> None:
-        """Free a session's memory."""
-        if session in self._open:
-            del self._open[session]
-            for track in session.tracks:
-                track.close()
-
-    def feed(
-        self, pieces: Iterable[tuple[Session, Any, Deadline]], between: Between = nothing
-    ) -> dict[Session, StreamResult | SirenError]:
-        """Feed each session its piece and read them together, each until its deadline; one that
-        fails leaves the others right.
-
-        Args:
-            between: called between two engine runs; it may open, feed and close other sessions.
-        """
-        results: dict[Session, StreamResult | SirenError] = {}
-        busy = []
-        for session, piece, deadline in pieces:
-            error = self._accept(session, piece, deadline)
-            if error is None:
-                busy.append(session)
-            else:
-                results[session] = error
-        for number in reversed(range(len(self.members))):  # the first goes by the others' scores
-            failures = self._read(number, busy, between)
-            results |= failures
-            busy = [session for session in busy if session not in failures]
-        for session in busy:
-            try:
-                results[session] = session.conclude()
-                session.error = None
-            except SirenError as error:  # noqa: PERF203 - each stream has its own
-                results[session] = session.error = error
-        return results
-
-    def _accept(self, session: Session, piece: Any, deadline: Deadline) -> SirenError | None:
-        """Take a piece in; until it is read, the session counts as one whose feed failed."""
-        try:
-            session.check_usable()
-            if session not in self._open:
-                raise InputError("the stream was opened elsewhere")
-        except SirenError as error:
-            return error
-        try:
-            session.error = BackendError("a feed was interrupted")
-            session.accept(piece, deadline)
-        except SirenError as error:
-            session.error = error
-            return error
-        return None
-
-    def _read(
-        self, number: int, sessions: Sequence[Session], between: Between
-    ) -> dict[Session, SirenError]:
-        """Read all that is pending of one member's tracks; return the sessions that failed."""
-        reader = self.members[number].reader
-        failures: dict[Session, SirenError] = {}
-        busy = list(sessions)
-        while busy:
-            states = {session.tracks[number].state: session.deadline for session in busy}
-            failed = reader.read(states, between)
-            going_on = []
-            for session in busy:
-                try:
-                    error = failed.get(session.tracks[number].state)
-                    if error is None and session.slide(number):
-                        going_on.append(session)
-                except SirenError as cause:
-                    error = cause
-                if error is not None:
-                    failures[session] = session.error = error
-            busy = going_on
-            if busy:
-                between()
-        return failures
 
 
 def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int, deadline: Deadline) -> bool:

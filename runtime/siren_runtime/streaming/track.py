@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from siren_runtime.backends.outputs import FloatArray, Outputs
+from siren_runtime.backends.outputs import DoubleArray, FloatArray, Outputs
 from siren_runtime.backends.readout import HeadText, HighestSpan, Readout
 from siren_runtime.errors import InputError
+from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 from siren_runtime.text.tokenizer import Encoded, Tokenizer
 
 from .aggregation import Aggregation
@@ -28,8 +29,10 @@ class Member:
         neurons: how many its heads read together.
         readout: what is read off its outputs.
         reads_anew: whether each feed reads all of a text anew, so that there are no running means.
+        read_apart: reads parts of a text as texts of their own, by their ids without special
+            tokens, until a deadline: float64 [parts, width], as `readout` has it.
         head: evaluates the heads on means, float32 [rows, neurons]; None where there are no running
-            means to take spans from.
+            means to take spans from, so that each is read apart.
     """
 
     tokenizer: Tokenizer
@@ -37,6 +40,7 @@ class Member:
     neurons: int
     readout: Readout
     reads_anew: bool
+    read_apart: Callable[[Sequence[list[int]], Deadline], DoubleArray]
     head: Callable[[FloatArray], Outputs] | None = None
 
 
@@ -62,13 +66,13 @@ class Track:
         """Begin with no text.
 
         Args:
-            span_sizes: of the spans that are scored too, in tokens, where the member can.
+            span_sizes: of the spans that are scored too, in tokens.
         """
         self.member = member
         self._spans: StreamSpans | None = None
         self._told: tuple[Highest, Highest] = {}, {}  # in the cleaned text, and as given
-        if span_sizes and member.head is not None:
-            self._spans = StreamSpans(span_sizes, member.readout, member.head, as_whole=True)
+        if span_sizes:
+            self._spans = StreamSpans(span_sizes, member.readout, as_whole=True)
         self._prompt, self._response_only = prompt, response_only
         self.state = self._empty(aggregation, early, has_rules)
         self.tokens = Tokens([], [])
@@ -116,23 +120,37 @@ class Track:
     @property
     def unknown(self) -> float:
         """How much of the text held the tokenizer does not know; 0 where token ids are fed."""
-        return self.member.tokenizer.unknown_share(self.tokens.text, self._encoded())
+        return self.member.tokenizer.unknown_share(self.tokens.text, self._encoded(self._held))
 
-    def heads(self) -> dict[str, HeadText]:
+    def heads(
+        self, deadline: Deadline = NO_DEADLINE, *, ended: bool = False
+    ) -> dict[str, HeadText]:
         """What each head makes of all that was read.
+
+        Args:
+            ended: whether the text ends there.
 
         Raises:
             BackendError: the engine failed in spans.
+            InterruptedCall: the deadline passed before all of them were read.
         """
         readout = self.state.readouts[-1]
         assert readout is not None  # the reader fills that of the last token
         heads = self.member.readout.heads(readout)
         if self._spans is None:
             return heads
-        special = self.member.tokenizer.special_before if self.tokens.text else 0
+        tokenizer, count, special = self.member.tokenizer, self._held, 0
+        if self.tokens.text:  # token ids that are fed have no special ones around them
+            special, count = tokenizer.special_before, count - tokenizer.special_after
         first = max(self.state.context, special)
-        place = len(self.state.ids), self.tokens.text, first
-        spans = self._spans.of(*place, self._encoded, self.state.means)
+        spans = self._spans.of(
+            count,
+            self.tokens.text,
+            first,
+            lambda: self._encoded(count),
+            lambda parts: self._rows(parts, deadline),
+            ended=ended,
+        )
         if spans is not self._told[0]:  # a span that is complete stays where it is
             self._told = spans, {name: self._in_given(found) for name, found in spans.items()}
         return {name: replace(head, spans=self._told[1][name]) for name, head in heads.items()}
@@ -141,11 +159,22 @@ class Track:
         """Spans of the cleaned text that is held, where they stand in the text as given."""
         return (*(replace(one, span=self.tokens.span_in_given(one.span)) for one in spans),)
 
-    def _encoded(self) -> Encoded:
-        """What is read, where it stands in the cleaned text that is held."""
+    def _rows(self, parts: Sequence[tuple[int, int]], deadline: Deadline) -> DoubleArray:
+        """What all heads make of parts of what is read, each from a token to before another."""
+        member = self.member
+        if member.head is not None:
+            return member.readout.finite(member.head(self.state.means(parts)))
+        return member.read_apart([self.state.ids[start:stop] for start, stop in parts], deadline)
+
+    @property
+    def _held(self) -> int:
+        return len(self.state.ids)
+
+    def _encoded(self, count: int) -> Encoded:
+        """The first tokens of those read, where they stand in the cleaned text that is held."""
         start = self.tokens.start
-        offsets = [(first - start, last - start) for first, last in self.state.offsets]
-        return Encoded(self.state.ids, offsets)
+        offsets = [(first - start, last - start) for first, last in self.state.offsets[:count]]
+        return Encoded(self.state.ids[:count], offsets)
 
     @property
     def is_truncated(self) -> bool:

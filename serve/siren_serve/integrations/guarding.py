@@ -163,10 +163,10 @@ class Reading:
         if len(self._text) >= self._stride or not self._has_begun:
             await self.read()
 
-    async def read(self) -> None:
-        """Read what was gathered; errors as `add`."""
-        if self._text:
-            result = await self._guarding.in_time(self._stream.feed(self._text))
+    async def read(self, *, last: bool = False) -> None:
+        """Read what was gathered, with which the text may end; errors as `add`."""
+        if self._text or (last and self._has_begun):
+            result = await self._guarding.in_time(self._stream.feed(self._text, last=last))
             self._text, self._has_begun = "", True
             pass_or_raise(result)
 

@@ -59,6 +59,7 @@ class SirenHarm(Validator):
         metadata: dict[str, Any],
         *,
         context: Context | None = None,
+        remainder: bool | None = False,
         **options: Any,
     ) -> ValidationResult:
         """Read a chunk behind those of its stream before it.
@@ -66,13 +67,14 @@ class SirenHarm(Validator):
         Args:
             metadata: of the run. A `Guard` hands on what the chunk before it returned, and so
                 the stream; an `AsyncGuard` does not, and has a `context` for each run.
+            remainder: whether the text ends with the chunk.
         """
         growing = metadata.get(self._key) if context is None else context.run(self._of_run.get)
         if growing is None:
             prompt = metadata.get("prompt") or ""  # an answer, even to a prompt that is not known
             stream = self._guarding.guard.stream(prompt, **self._guarding.of_stream)
             growing = _Growing(None, stream)
-        result = _validated(chunk, growing.read(chunk))
+        result = _validated(chunk, growing.read(chunk, last=bool(remainder)))
         if context is None:
             result.metadata = {**metadata, self._key: growing}
         else:
@@ -93,10 +95,10 @@ class _Growing:
     def __post_init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def read(self, chunk: str) -> str | None:
+    def read(self, chunk: str, *, last: bool) -> str | None:
         """Why the text up to the chunk's end may not pass, if it may not."""
         if self.reason is None:
-            self.reason = _reason(self._stream.feed(chunk))
+            self.reason = _reason(self._stream.feed(chunk, last=last))
         return self.reason
 
 

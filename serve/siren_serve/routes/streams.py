@@ -25,16 +25,17 @@ _T = TypeVar("_T")
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next piece of a text; `end` after it ends the stream."""
+    """The next piece of a text; with `end` it is the last, and the stream ends after it."""
 
     text: str | None = None
     end: bool = False
 
 
 class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next piece of a text."""
+    """The next piece of a text; `last`: the text ends with it, as `Stream.feed`."""
 
     text: str
+    last: bool = False
 
 
 @websocket("/v1/stream")
@@ -81,8 +82,9 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
         await _send(socket, {"type": "opened", "model": served.name})
         while True:
             piece = _decoded(await receive(), Piece)
-            if piece.text is not None:
-                result = await fed(opened, piece.text, settings.timeout_s)
+            if piece.text is not None or (piece.end and opened.verdict is not None):
+                text, seconds = piece.text or "", settings.timeout_s
+                result = await fed(opened, text, seconds, last=piece.end)
                 await _send(socket, {"type": "result", **result.to_dict()})
             if piece.end:
                 return
@@ -112,7 +114,7 @@ async def open_session(data: OpenRequest, state: State) -> dict[str, Any]:
 @post("/v1/streams/{name:str}", status_code=200, tags=["streams"])
 async def feed(name: str, data: FeedRequest, state: State) -> dict[str, Any]:
     """Feed a session; the answer is the verdict on all text so far."""
-    result: dict[str, Any] = await state.sessions.feed(name, data.text)
+    result: dict[str, Any] = await state.sessions.feed(name, data.text, last=data.last)
     return result
 
 

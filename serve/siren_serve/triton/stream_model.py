@@ -51,8 +51,9 @@ class TritonPythonModel:
         feeds = [self._begun(request) for request in requests]
         while turn := [(f, f.stream) for f in feeds if f.pieces and f.stream is not None]:
             pieces = [(stream, feed.pieces.pop(0)) for feed, stream in turn]
+            ended = [stream for feed, stream in turn if feed.is_last and not feed.pieces]
             try:
-                results: Sequence[Any] = self._streams.feed(pieces)
+                results: Sequence[Any] = self._streams.feed(pieces, last=ended)
             except Exception as error:  # the callers' to see: without an answer they would wait
                 results = [error] * len(turn)
             for (feed, _), result in zip(turn, results, strict=True):

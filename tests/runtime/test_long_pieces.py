@@ -1,0 +1,110 @@
+"""A piece that is more than a stream holds has the worst verdict of its parts."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from siren_runtime import Guard, InputError
+from siren_runtime.streaming.parts import in_parts, result_of_parts
+from siren_runtime.streaming.result import StreamResult
+from tiny_bundle import HARM, make_alarm
+
+THRESHOLD = 0.9  # of the share of z among the tokens; one of half of them is above it
+
+
+@pytest.fixture(scope="module")
+def alarm(tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """A guard whose score is that of the share of z among the bytes it holds."""
+    guard = Guard.load(make_alarm(tmp_path_factory.mktemp("alarm") / "bundle", 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guard.stream().close()  # which warns once that it reads anew
+    return guard
+
+
+@pytest.mark.parametrize("place", [0, 1, 20, 31, 60, 150, 188])
+@pytest.mark.parametrize("prompt", [None, "a" * 11, "a" * 100])
+def test_harm_anywhere_in_a_long_piece_counts(alarm: Guard, place: int, prompt: str | None) -> None:
+    text = "a" * place + HARM * 12 + "a" * (188 - place)
+    assert alarm.score(text, threshold=THRESHOLD).is_harmful
+    with alarm.stream(prompt, threshold=THRESHOLD) as stream:
+        result = stream.feed(text)
+        assert result.is_harmful
+        assert result.score >= THRESHOLD
+        assert stream.result == result
+        given = text if prompt is None else f"{prompt}\n{text}"
+        if result.span is not None:
+            assert HARM in given[slice(*result.span)]
+        assert result.slid
+        assert result.tokens >= len(text)
+        assert not stream.feed("a" * 3).is_harmful or place > 150  # what it holds now
+
+
+def test_the_ids_of_tokens_count_alike(alarm: Guard) -> None:
+    (ids,) = alarm.scorers[0].tokenizer.encode_plain([HARM * 12 + "a" * 188])
+    with alarm.stream(threshold=THRESHOLD) as stream:
+        assert stream.feed_tokens(ids).is_harmful
+
+
+def test_a_piece_that_fits_is_read_at_once(alarm: Guard) -> None:
+    """However harmful its front is by itself."""
+    text = HARM * 6 + "a" * 17
+    with alarm.stream(threshold=0.95) as stream:
+        result = stream.feed(text)
+    assert result.score == alarm.score(text).score
+    assert (result.is_harmful, result.slid, result.computed) == (False, False, len(text) + 1)
+
+
+def test_what_slides_out_was_judged_before(alarm: Guard) -> None:
+    """A short piece that pushes older text out has the verdict on what is held."""
+    with alarm.stream(threshold=THRESHOLD) as stream:
+        assert stream.feed(HARM * 6).is_harmful
+        assert not stream.feed("a" * 20).is_harmful
+        result = stream.feed("a" * 12)
+        assert (result.is_harmful, result.slid) == (False, True)
+
+
+def test_many_streams_that_are_fed_together_have_their_own_parts(alarm: Guard) -> None:
+    texts = ["a" * 9, HARM * 12 + "a" * 188, "a" * 70, HARM * 9]
+    with alarm.streams() as streams:
+        opened = [streams.open(threshold=THRESHOLD) for _ in texts]
+        results = streams.feed(zip(opened, texts, strict=True))
+        assert [result.is_harmful for result in results] == [False, True, False, True]
+        results = streams.feed([(opened[1], "a" * 400), (opened[0], "\ud800")])
+        assert not results[0].is_harmful
+        assert isinstance(results[1], InputError)
+
+
+def test_an_ensemble_reads_the_parts_that_each_member_can(alarm: Guard, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_alarm(tmp_path / name, 8)
+    (tmp_path / "ensemble.json").write_text('{"format_version": 1, "members": ["one", "two"]}')
+    guard = Guard.load(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stream = guard.stream(threshold=THRESHOLD)
+    with stream:
+        assert stream.feed(HARM * 12 + "a" * 188).is_harmful
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_parts_are_the_piece(most: int) -> None:
+    piece = "ab cde\U0001f600 fghijkl"
+    parts = in_parts(piece, most, lambda part: len(part.encode()))
+    assert "".join(parts) == piece
+    assert all(len(part.encode()) <= most or len(part) == 1 for part in parts)
+
+
+def result(is_harmful: bool | None, risk: float, tokens: int) -> StreamResult:
+    return StreamResult(risk, is_harmful, 0.5, tokens, 2, 1, True, risk=risk)
+
+
+def test_the_worst_verdict_counts() -> None:
+    harmful, unread, safe = result(True, 0.6, 9), result(None, 0.2, 20), result(False, 0.4, 30)
+    for order in ([harmful, unread, safe], [safe, unread, harmful]):
+        found = result_of_parts(order, worst=True)
+        assert (found.is_harmful, found.risk) == (True, 0.6)
+        assert (found.tokens, found.computed, found.rolled_back) == (order[-1].tokens, 6, 3)
+    assert result_of_parts([unread, safe], worst=True).is_harmful is None
+    assert result_of_parts([harmful, safe], worst=False).is_harmful is False
