@@ -1,10 +1,10 @@
-r"""Arguments of tool calls as who parses them reads them: `\uXXXX` stand for characters."""
+r"""Texts that hold JSON as who parses them reads them: `\n` and `\uXXXX` stand for characters."""
 
 import json
 import re
 from typing import Final
 
-_ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
+_ESCAPES: Final = re.compile(r"""(?:\\u[0-9a-fA-F]{4})+|\\["\\/bfnrt]""")
 # All of a text but an escape at its end that more text would complete: one that has not all of its
 # digits, or the first half of a pair that is one character.
 _COMPLETE: Final = re.compile(
@@ -35,13 +35,19 @@ class Unescaping:
         return unescaped(text[:end])
 
 
+def both_ways(text: str) -> str:
+    """A text that may hold JSON as it is, and behind it as who parses it reads it, if that differs.
+
+    A model reads it as it is, and what the model calls parses it.
+    """
+    return "\n".join(dict.fromkeys([text, unescaped(text)]))
+
+
 def unescaped(text: str) -> str:
-    r"""A text whose `\uXXXX` are the characters they stand for; half of a pair stays as it is."""
-    if "\\u" not in text:
-        return text
+    r"""A text whose escapes are the characters they stand for; half of a pair stays as it is."""
 
     def character(found: re.Match[str]) -> str:
-        read: str = json.loads(f'"{found[0]}"') if len(found[0]) > len("\\u") else found[0]
+        read: str = json.loads(f'"{found[0]}"')
         return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", read)
 
     return _ESCAPES.sub(character, text)

@@ -28,8 +28,10 @@ from .openai_form import DONE, FILTERED, event, verdict_to_dict
 from .openai_moderation import moderation
 from .settings import GenerateSettings, Settings
 
+_Count = Annotated[int, msgspec.Meta(ge=1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the engine takes
 _ROLES = {"developer": "system", "function": "tool"}
+_READ = {"role", "content", "cache_control"}  # of a message
 # What changes no answer here; without tools nothing that is said of them does.
 _BESIDE = {
     *("model", "user", "metadata", "store", "service_tier", "safety_identifier", "request_id"),
@@ -62,8 +64,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """What is read of a chat completion's request."""
 
     messages: list[Message]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: _Count | None = None
+    max_completion_tokens: _Count | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None  # vLLM's, as is the next
@@ -222,11 +224,22 @@ def _message(message: Message, place: int) -> dict[str, str]:
     content = message.content
     if isinstance(content, list):
         content = joined([text_of_part(part) for part in content])
-    if content is None or message.tool_calls or message.audio is not None:
+    if content is None:
+        raise RefusedRequest(422, "not_supported", f"messages[{place}] has no text")
+    fields = msgspec.to_builtins(message)
+    unread = [name for name, value in fields.items() if name not in _READ and _says(value)]
+    if unread:
         raise RefusedRequest(
-            422, "not_supported", f"messages[{place}] has no text, or more than that"
+            422, "not_supported", f"messages[{place}]: {', '.join(unread)}: not supported here"
         )
     return {"role": _ROLES.get(message.role, message.role), "content": content}
+
+
+def _says(value: Any) -> bool:
+    """Whether JSON says anything: clients send an answer's empty fields back with it."""
+    if isinstance(value, dict | list):
+        return any(map(_says, value.values() if isinstance(value, dict) else value))
+    return value not in (None, "")
 
 
 def told(result: StreamResult) -> dict[str, Any]:

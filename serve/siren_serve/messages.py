@@ -1,31 +1,35 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from siren_runtime.scoring.call import Text
-from siren_runtime.text.rules import join
 
 from .errors import RefusedRequest
-from .escapes import unescaped
+from .escapes import both_ways
 
 _T = TypeVar("_T")
 
-# Of what stands beside a message's content, under whatever key: names, kinds, and what is encrypted
-# or signed for the model server alone; unless they are sentences.
-_NO_TEXT = {
-    *("id", "index", "type", "format", "status", "cache_control", "encrypted_content"),
+# Of what stands beside a message's content, under whatever key: names and kinds, and what is
+# encrypted or signed for the model server alone; unless they are sentences.
+_NAMES = {"id", "index", "type", "format", "status"}
+_SEALED = {
+    *("cache_control", "encrypted_content"),
     *("signature", "thought_signature", "thought_signatures"),
 }
 _LONGEST_NAME = 128
-_LONGEST_WORDS = 4  # of a name, such as get_current_weather_data
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_BETWEEN = re.compile(r"[\W_]+")
-# Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_MOST_WORDS = 4  # of a name, such as get_current_weather_data, and of all names of a request
+_LONGEST_WORD = 8  # letters; who writes words without a seam says more in one
+_HEX = re.compile(r"(?<![^\W_])(?=[a-f]*\d)[0-9a-f]{4,}(?![^\W_])", re.IGNORECASE)  # no words
+# Between words: signs, digits behind letters, and where capitals begin or end.
+_SEAM = re.compile(r"[\W_]+|(?<=[^\W\d_]{2})\d+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+# A few words of other letters than Latin ones are a sentence in many languages.
+_FOREIGN = re.compile("[^\0-\u024f]")
+_KINDS = "function", "custom"  # of tool calls
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,20 +116,18 @@ def text_of_part(part: Part) -> str:
 
 
 def text_of_call(call: ToolCall) -> str:
-    """The arguments of a tool call, and what text stands beside them.
+    """The arguments of a tool call, and what text stands beside them but for its names.
 
     Raises:
         RefusedRequest: it is of no kind that is known.
     """
     beside = [*strings_in(call.provider_specific_fields), *strings_in(call.extra_content)]
-    called = [part.name for part in (call.function, call.custom) if part is not None]
-    beside += sentences([call.id, call.type, *called])
     written = []
     if call.function is not None:
         beside += strings_in(call.function.provider_specific_fields)
-        written.append(unescaped(call.function.arguments))
+        written.append(both_ways(call.function.arguments))
     if call.custom is not None:
-        written.append(unescaped(call.custom.input))
+        written.append(both_ways(call.custom.input))
     if not written:
         raise RefusedRequest(422, "cannot_be_scored", "a tool call has no arguments")
     return "\n".join([*written, *beside])
@@ -149,13 +151,57 @@ def is_name(value: Any) -> bool:
     """
     if not isinstance(value, str) or len(value) > _LONGEST_NAME or len(value.split()) > 1:
         return False
-    words = [word for word in _BETWEEN.split(_HUMP.sub(" ", value)) if word.isalpha()]
-    return len(words) <= _LONGEST_WORDS and _UNSPACED.search(value) is None
+    folded = unicodedata.normalize("NFKC", value)
+    return _FOREIGN.search(folded) is None and _are_few(_words_of(folded))
 
 
-def sentences(names: list[str | None]) -> list[str]:
-    """Names that are none, which a model server may show the model all the same."""
-    return [name for name in names if name and not is_name(name)]
+def text_of_names(names: Sequence[str], declared: Collection[str] = ()) -> str:
+    """What the names of a request say together, each word once; empty where they are only names.
+
+    Args:
+        declared: names that are known without them, such as those of the request's tools.
+    """
+    told = [name for name in dict.fromkeys(names) if name not in {*declared, *_KINDS}]
+    known = {word.casefold() for name in declared for word in _words_of(name)}
+    words = dict.fromkeys(word for name in told for word in _words_of(name))
+    if all(map(is_name, told)) and _are_few(w for w in words if w.casefold() not in known):
+        return ""
+    return " ".join(words)
+
+
+def names_of_calls(calls: Sequence[ToolCall]) -> list[str]:
+    """The names in tool calls, and then their ids, which a model server may show the model."""
+    parts = [part for call in calls for part in (call.function, call.custom)]
+    names = [part.name for part in parts if part is not None]
+    names += [call.id for call in calls] + [call.type for call in calls]
+    return [name for name in names if name]
+
+
+def with_names(
+    texts: Sequence[str], names: Sequence[str], declared: Collection[str] = ()
+) -> list[str]:
+    """Texts with what the names beside them say behind the last; names as `text_of_names`.
+
+    Names by themselves are no text to score: guards call harmless ones harmful.
+    """
+    said = text_of_names(names, declared)
+    return [*texts[:-1], "\n".join([*texts[-1:], said])] if said else [*texts]
+
+
+def _words_of(name: str) -> list[str]:
+    """The words of a name, of which digits alone and hexadecimal numbers are none.
+
+    Of other letters than Latin ones it is as it stands between spaces.
+    """
+    folded = unicodedata.normalize("NFKC", name)
+    if _FOREIGN.search(folded):
+        return folded.replace("_", " ").split()
+    return [word for word in _SEAM.split(_HEX.sub(" ", folded)) if any(map(str.isalpha, word))]
+
+
+def _are_few(words: Iterable[str]) -> bool:
+    distinct = {word.casefold() for word in words}
+    return sum(-(-len(word) // _LONGEST_WORD) for word in distinct) <= _MOST_WORDS
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -167,46 +213,46 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            found = strings_in(item)
-            yield from (t for t in found if len(t.split()) > 1) if key in _NO_TEXT else found
+            for text in strings_in(item):
+                is_mute = key in _SEALED and len(text.split()) <= 1
+                if not (is_mute or (key in _NAMES and is_name(text))):
+                    yield text
 
 
-def conversation_of(messages: list[Message]) -> str:
+def conversation_of(messages: list[Message], declared: Collection[str] = ()) -> str:
     """A conversation as one text, a line each message.
 
-    Raises:
-        RefusedRequest: as `pair_of`.
-    """
-    return join(*_parts_of(messages))
-
-
-def texts_of(messages: list[Message]) -> list[str]:
-    """The text of each message.
+    Args:
+        declared: as `text_of_names`.
 
     Raises:
-        RefusedRequest: as `pair_of`.
+        RefusedRequest: there is no message, or one holds what cannot be read.
     """
-    return [_text_of(message, place) for place, message in enumerate(messages)]
+    if not messages:
+        raise RefusedRequest(422, "cannot_be_scored", "messages is empty")
+    return "\n".join(texts_of(messages, declared))
+
+
+def texts_of(messages: list[Message], declared: Collection[str] = ()) -> list[str]:
+    """The text of each message, and behind the last what all names say; as `conversation_of`."""
+    texts = [_text_of(message, place) for place, message in enumerate(messages)]
+    return with_names(texts, _names_of(messages), declared)
 
 
 def pair_of(messages: list[Message]) -> Text:
     """A conversation as a prompt and its response: the last message if it is the assistant's, else
     none. All messages before it are the prompt, a line each.
 
+    It is for who asks of an answer: what a client wrote is a prompt whoever it says speaks last
+    (`conversation_of`), for a response may have milder thresholds.
+
     Raises:
-        RefusedRequest: there is no message, or one holds what cannot be read.
+        RefusedRequest: as `conversation_of`.
     """
-    prompt, response = _parts_of(messages)
-    return (prompt, response) if response is not None else prompt or ""
-
-
-def _parts_of(messages: list[Message]) -> tuple[str | None, str | None]:
-    if not messages:
-        raise RefusedRequest(422, "cannot_be_scored", "messages is empty")
-    texts = texts_of(messages)
-    if messages[-1].role != "assistant":
-        return "\n".join(texts), None
-    return "\n".join(texts[:-1]) or None, texts[-1]
+    if not messages or messages[-1].role != "assistant":
+        return conversation_of(messages)
+    *before, response = texts_of(messages)
+    return "\n".join(before) or None, response
 
 
 def _text_of(message: Message, place: int) -> str:
@@ -221,15 +267,21 @@ def _text_of(message: Message, place: int) -> str:
         texts.append(joined([text_of_part(part) for part in message.content]))
     texts += [text_of_call(call) for call in message.tool_calls or ()]
     if message.function_call is not None:
-        texts.append(unescaped(message.function_call.arguments))
+        texts.append(both_ways(message.function_call.arguments))
     found = [text for text in texts if text is not None]
     found += [text for text in _beside(message) if text not in found]  # some say a text twice
-    names = [message.name, message.tool_call_id]
-    names += [message.function_call.name] if message.function_call is not None else []
-    found += sentences(names)
     if not found:
         raise RefusedRequest(422, "cannot_be_scored", f"messages[{place}] has no text")
     return "\n".join(found)
+
+
+def _names_of(messages: list[Message]) -> list[str]:
+    """The names in messages, and then their ids."""
+    called = [one.function_call for one in messages if one.function_call is not None]
+    names = [one.name for one in messages] + [function.name for function in called]
+    calls = names_of_calls([call for one in messages for call in one.tool_calls or ()])
+    ids = [one.tool_call_id for one in messages]
+    return [name for name in (*names, *calls, *ids) if name]
 
 
 def _beside(message: Message) -> list[str]:

@@ -128,6 +128,38 @@ def test_openais_client_gets_the_moderation_that_it_asks_for(
 
 
 @pytest.mark.parametrize(
+    "beside",
+    [
+        {"name": "alice"},
+        {"refusal": "No."},
+        {"reasoning_content": "Why?"},
+        {"reasoning": "Why?"},
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+        {"tool_call_id": "1"},
+        {"audio": {"id": "1"}},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "Why?"}]},
+    ],
+)
+def test_what_is_not_read_of_a_message_is_refused_by_name(
+    server: Running, beside: dict[str, Any]
+) -> None:
+    messages = [{"role": "user", "content": PROMPT, **beside}]
+    response = server.client.post("/v1/chat/completions", json={**ASKED, "messages": messages})
+    assert response.status_code == 422
+    assert f"messages[0]: {next(iter(beside))}:" in response.json()["error"]["message"]
+
+
+def test_an_answers_empty_fields_may_be_sent_back(server: Running) -> None:
+    empty = {"refusal": None, "annotations": [], "tool_calls": [], "function_call": None}
+    litellms = {"provider_specific_fields": {"refusal": None}}
+    said = {"role": "assistant", "content": "With flour.", **empty, **litellms}
+    messages = [ASKED["messages"][0], said, ASKED["messages"][0]]
+    response = server.client.post("/v1/chat/completions", json={**ASKED, "messages": messages})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"n": 2},
@@ -142,6 +174,8 @@ def test_openais_client_gets_the_moderation_that_it_asks_for(
         {"tools": [{"type": "function"}]},
         {"messages": []},
         {"messages": [{"role": "user"}]},
+        {"max_tokens": 0},
+        {"max_completion_tokens": 0},
         {"messages": "hi"},
         {"temperature": "hot"},
         {"temperature": -1},

@@ -1,6 +1,5 @@
 """LiteLLM's proxy with the guard as its guardrail, in front of a model server on the loopback."""
 
-import asyncio
 import json
 import os
 import threading
@@ -12,7 +11,6 @@ import pytest
 import uvicorn
 
 from pages import block
-from served import running
 from siren_runtime import Guard
 from siren_runtime.errors import BackendError
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
@@ -24,9 +22,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # and not one of the intern
 
 import openai
 import yaml
-from litellm.exceptions import GuardrailRaisedException
 from litellm.proxy import proxy_server
-from litellm.proxy.guardrails.guardrail_hooks.generic_guardrail_api import GenericGuardrailAPI
 from litellm.proxy.guardrails.init_guardrails import init_guardrails_v2
 
 from siren_serve.integrations.guarding import SettingsError
@@ -144,6 +140,28 @@ def test_a_harmful_prompt_is_refused_before_the_model_is_asked(
                 ask(client, content, **options)
     with pytest.raises(openai.BadRequestError, match="blocked as harmful"):
         client.completions.create(model="text", prompt=harmful * 9)
+    assert asked_of(upstream) == asked
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"extra_body": {"messages": [{"role": "user", "content": "HARM"}]}},
+        {"system": "HARM"},
+        {"prompt_variables": {"a": "HARM"}},
+        {"prediction": {"type": "content", "content": "HARM HARM"}},
+    ],
+)
+def test_a_prompt_beside_the_messages_does_not_pass(
+    client: openai.OpenAI, upstream: ModelServer, letters: tuple[str, str], beside: dict[str, Any]
+) -> None:
+    safe, harmful = letters
+    asked = asked_of(upstream)
+    told = json.loads(json.dumps(beside).replace("HARM", harmful * 9))
+    upstream.script = Script(whole=chat_of({"content": safe}))
+    with pytest.raises(openai.APIStatusError, match=r"blocked as harmful|is not read of") as error:
+        ask(client, safe, extra_body=told)
+    assert error.value.status_code in (400, 422)
     assert asked_of(upstream) == asked
 
 
@@ -377,23 +395,3 @@ def test_the_proxy_does_not_start_with_settings_that_cannot_be_used(
     guardrails[0]["litellm_params"] |= settings
     with pytest.raises(SettingsError, match=message):
         init_guardrails_v2(guardrails, config_file_path="/no/config.yaml")
-
-
-def test_the_generic_guardrail_asks_a_server(bundle: Path, letters: tuple[str, str]) -> None:
-    safe, harmful = letters
-    given = yaml.safe_load(block("integrations.md", "LiteLLM over HTTP", "yaml"))["guardrails"][0]
-    settings = {k: v for k, v in given["litellm_params"].items() if k != "guardrail"}
-    called = {"id": "1", "type": "function", "provider_specific_fields": {"thought_signature": ""}}
-    with running({"guard": str(bundle)}) as server:
-        settings |= {"api_base": server.url, "event_hook": settings.pop("mode")}
-        guardrail = GenericGuardrailAPI(guardrail_name="siren", **settings)
-
-        def apply(text: str, argument: str) -> Any:
-            call = {**called, "function": {"name": "f", "arguments": argument}}
-            inputs: Any = {"texts": [text], "tool_calls": [call]}
-            return asyncio.run(guardrail.apply_guardrail(inputs, {}, "response"))
-
-        assert apply(safe, safe)["texts"] == [safe]
-        for harm in ((harmful, safe), (safe, harmful)):
-            with pytest.raises(GuardrailRaisedException, match="harmful: score"):
-                apply(*harm)

@@ -42,8 +42,6 @@ def _places(harm: str) -> Iterator[dict[str, Any]]:
     yield {"functions": [{"name": "a", "description": harm}]}
     yield {"documents": [{"title": "a", "text": harm}]}
     yield {"response_format": {"json_schema": {"name": "a", "schema": {"const": harm}}}}
-    yield {"prediction": {"type": "content", "content": harm}}
-    yield {"chat_template_kwargs": {"system": harm.split()}}
     yield {"Prompts": harm}
 
 
@@ -83,13 +81,13 @@ def test_a_tool_is_one_text_and_settings_are_none() -> None:
         "tools": [WEATHER, WEATHER],
     }
     text = "weather\nWhat the weather is.\ncelsius\nkelvin\nunit"
-    assert texts_beside(body, "chat/completions") == [text, text]
+    assert texts_beside(body, "chat/completions", read_all=True) == [text, text]
 
 
 def test_what_the_other_route_reads_is_beside_on_this_one() -> None:
     body = {"messages": [{"content": "a b"}], "prompt": "c d", "suffix": "e f"}
-    assert texts_beside(body, "chat/completions") == ["c d", "e f"]
-    assert texts_beside(body, "completions") == ["a b"]
+    assert texts_beside(body, "chat/completions", read_all=True) == ["c d", "e f"]
+    assert texts_beside(body, "completions", read_all=True) == ["a b"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +101,18 @@ def test_what_the_other_route_reads_is_beside_on_this_one() -> None:
         ("how-to-make-a-bomb-at-home", False),
         ("I.want.to.hurt.a.child", False),
         ("howToMakeABombAtHome", False),
+        ("how1_to1_build1_a1_bomb1", False),
+        ("how1to2build3the4bomb5", False),
+        ("howtomakeabombathomewithouthelp", True),
+        ("howtomakeabombathomewithoutanyhelp", False),
+        ("ＨＯＷ＿ＴＯ＿ＭＡＫＥ＿Ａ＿ＢＯＭＢ", False),
+        ("ｈｏｗ＿ｔｏ＿ｓａｙ", True),
+        ("폭탄_만드는_방법", False),
+        ("ﾊﾞｸﾀﾞﾝﾉﾂｸﾘｶﾀ", False),
+        ("как_сделать_бомбу", False),
+        ("aG93IHRvIG1ha2UgYSBib21iIGF0IGhvbWU", False),
+        ("toolu_01A09q90qw90lq917835lq9", True),
+        ("chatcmpl-tool-8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f", True),
         ("爆弾の作り方", False),
         ("two words", False),
         ("a" * 129, False),
@@ -153,15 +163,23 @@ def test_a_name_that_is_a_sentence_is_read(
     ("written", "read"),
     [
         (r'{"q": "\u0068\u0075rt"}', '{"q": "hurt"}'),
+        (r"how to \build", "how to \build"),
         (r'{"q": "\ud83d\ude00"}', '{"q": "😀"}'),
-        (r'{"q": "\\u0068"}', r'{"q": "\\u0068"}'),
-        (r'{"q": "\n"}', r'{"q": "\n"}'),
+        (r'{"q": "\\u0068"}', r'{"q": "\u0068"}'),
+        (r'{"q": "\n"}', '{"q": "\n"}'),
         ("no JSON \\u00", "no JSON \\u00"),
     ],
 )
-def test_arguments_are_read_as_who_parses_them_reads_them(written: str, read: str) -> None:
-    call = msgspec.convert({"function": {"name": "f", "arguments": written}}, ToolCall)
-    assert text_of_call(call) == read
+def test_arguments_are_read_as_they_are_and_as_who_parses_them_reads_them(
+    written: str, read: str
+) -> None:
+    """The model reads them as they are."""
+    for given in (
+        {"function": {"name": "f", "arguments": written}},
+        {"custom": {"name": "f", "input": written}},
+    ):
+        expected = written if written == read else f"{written}\n{read}"
+        assert text_of_call(msgspec.convert(given, ToolCall)) == expected
 
 
 def test_a_call_with_two_kinds_of_arguments_is_read_whole() -> None:

@@ -17,6 +17,7 @@ from openai import (
 from proxied import Proxies, ask, client, said, verdicts
 from served import eventually, running
 from siren_runtime import Guard
+from siren_runtime.serving.asynchronous import AsyncStream
 from siren_serve.proxy.events import EventDecoder
 from siren_serve.settings import ProxySettings
 from texts import CORPUS
@@ -95,12 +96,13 @@ def test_events_are_decoded_as_the_standard_says(size: int, line: str, bom: bool
         "event: x",
         "",
         "data",
+        "event: error",
         "",
     ]
     data = ("\ufeff" if bom else "").encode() + "".join(f"{text}{line}" for text in lines).encode()
     decoder = EventDecoder()
     found = [e for at in range(0, len(data), size) for e in decoder.feed(data[at : at + size])]
-    assert found == ["a\u2028\x0bb\nc".encode(), b""]
+    assert found == [(b"", "a\u2028\x0bb\nc".encode()), (b"error", b"")]
 
 
 def test_a_cut_answer_cancels_the_upstreams_request(
@@ -256,6 +258,75 @@ def test_a_new_text_of_a_choice_begins_a_line(
     told = [c.choices[0].siren["score"] for c in found]
     pieces = ["th", "ink", "\nsay", "\nf\n{", "}"]
     assert told[:5] == pytest.approx(verdicts(guard, "ask", pieces), abs=ROUNDING)
+
+
+def test_a_text_is_read_by_itself_whatever_comes_between_its_pieces(
+    proxies: Proxies, upstream: ModelServer, guard: Guard, letters: tuple[str, str]
+) -> None:
+    safe, harmful = letters
+    deltas = [{"content": safe * 9, "reasoning": harmful * 2}] * 30
+    upstream.script = Script([*((0, each) for each in deltas), (0, None)])
+    assert said(ask(proxies(), safe * 4, stream=True))[1] == "content_filter"
+    told = list(ask(proxies(mode="annotate"), safe * 4, stream=True))
+    expected = guard.score(prompt=safe * 4, response=harmful * 60).score
+    assert told[-2].choices[0].siren["score"] == pytest.approx(expected, abs=ROUNDING)
+    assert said(told) == (safe * 270, "stop")
+    held = list(ask(proxies(mode="log", holdback=5), safe * 4, stream=True))
+    assert said(held) == (safe * 270, "stop")
+
+
+def test_a_stream_is_told_where_its_text_ends(
+    proxies: Proxies,
+    upstream: ModelServer,
+    letters: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fed, feed = [], AsyncStream.feed
+
+    async def noted(self: AsyncStream, text: str, *, last: bool = False) -> Any:
+        fed.append((text, last))
+        return await feed(self, text, last=last)
+
+    monkeypatch.setattr(AsyncStream, "feed", noted)
+    safe = letters[0]
+    stop = {**CHUNK, "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    for tail, ends in (([], [(safe, False), ("", True)]), ([stop], [(safe, False), ("a", True)])):
+        fed.clear()
+        upstream.script = Script([(0, safe), *([] if tail else [(0, None)])], tail=tail)
+        assert said(ask(proxies(), safe, stream=True))[1] == "stop"
+        assert fed == ends
+
+
+def test_a_text_under_two_keys_has_the_verdicts_of_one(
+    proxies: Proxies, upstream: ModelServer, guard: Guard
+) -> None:
+    def both(text: str) -> dict[str, Any]:
+        detail = {"type": "reasoning.text", "text": text, "format": "anthropic-claude-v1"}
+        return {"reasoning": text, "reasoning_details": [{**detail, "index": 0}]}
+
+    pieces = ["Th", "ink of", " it"]
+    upstream.script = Script([*((0, both(piece)) for piece in pieces), (0, None)])
+    told = list(ask(proxies(mode="annotate"), "ask", stream=True))
+    scores = [chunk.choices[0].siren["score"] for chunk in told[:3]]
+    assert scores == pytest.approx(verdicts(guard, "ask", pieces), abs=ROUNDING)
+
+
+@pytest.mark.parametrize("key", ["content", "arguments"])
+def test_what_json_hides_by_escapes_is_read(
+    proxies: Proxies,
+    upstream: ModelServer,
+    guard: Guard,
+    letters: tuple[str, str],
+    key: str,
+) -> None:
+    safe, harmful = letters
+    written = '{"a": "' + f"\\u{ord(harmful):04x}" * 99 + '"}'
+    assert not guard.score(prompt=safe * 4, response=written).is_harmful
+    call = {"index": 0, "function": {"name": "f", "arguments": written}}
+    said_ = {"content": written} if key == "content" else {"tool_calls": [call]}
+    upstream.script = Script([(0, said_), (0, None)], whole=chat_of(said_))
+    assert said(ask(proxies(), safe * 4, stream=True)) == ("", "content_filter")
+    assert ask(proxies(), safe * 4).choices[0].finish_reason == "content_filter"
 
 
 def test_an_answer_without_a_prompt_goes_by_the_thresholds_of_responses(

@@ -12,9 +12,9 @@ from litellm.types.utils import ModelResponse, ModelResponseStream, TextCompleti
 
 from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest, refused
-from siren_serve.proxy.beside import Kind
+from siren_serve.proxy.beside import ALWAYS_READ, PROMPTS_ELSEWHERE, Kind
 from siren_serve.proxy.calls import Call, read_call
-from siren_serve.proxy.texts import Joined, text_of
+from siren_serve.proxy.texts import Joined, said_by
 
 from .guarding import Blocked, Guarding, Reading, SettingsError
 
@@ -24,7 +24,7 @@ _KINDS: dict[str, Kind] = {
     "text_completion": "completions",
     "atext_completion": "completions",
 }
-_READ = ("messages", "prompt", "suffix", "n")  # of a request
+_READ = {"n", "tools", "functions", *ALWAYS_READ, *PROMPTS_ELSEWHERE}  # of a request, or refused
 _HOOKS = [
     GuardrailEventHooks.pre_call,
     GuardrailEventHooks.during_call,
@@ -90,8 +90,8 @@ class SirenGuardrail(CustomGuardrail):
         with self._refusals():
             call = _call_of(data, _kind_of(response))
             choices = _choices_of(response)
-            texts = [(_context(call, choice["index"]), text_of(choice)) for choice in choices]
-            await self._guarding.check([(prompt, text) for prompt, text in texts if text])
+            said = [(_context(call, choice["index"]), said_by(choice)) for choice in choices]
+            await self._guarding.check([(prompt, text) for prompt, texts in said for text in texts])
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: AsyncIterable[Any], request_data: dict[str, Any]
@@ -142,14 +142,14 @@ class SirenGuardrail(CustomGuardrail):
 
 
 class _Answer:
-    """The choices of a streamed answer, each with a stream of the guard."""
+    """The choices of a streamed answer, each with the streams of the guard that it asks for."""
 
     def __init__(
         self, guarding: Guarding, request: Mapping[str, Any], stack: AsyncExitStack
     ) -> None:
         self._guarding, self._request, self._stack = guarding, request, stack
         self._call: Call | None = None
-        self._readings: dict[int, Reading] = {}
+        self._readings: dict[tuple[int, int], Reading] = {}  # of a choice, and of its stream
         self._joined: dict[int, Joined] = {}
 
     @property
@@ -164,22 +164,22 @@ class _Answer:
         for choice in _choices_of(chunk):
             index = choice["index"]
             joined = self._joined.setdefault(index, Joined())
-            await self._add(self._call, index, joined.add(choice))
-            if choice.get("finish_reason") is not None and index in self._readings:
-                await self._readings[index].read()
+            for stream, text in joined.add(choice).items():
+                await self._add(self._call, index, stream, text)
+            if choice.get("finish_reason") is not None:
+                await self.read(index)
 
-    async def read(self) -> None:
-        """Read what was gathered of all; errors as `take`."""
-        for reading in self._readings.values():
-            await reading.read()
+    async def read(self, index: int | None = None) -> None:
+        """Read all of a choice, or of all, that end now; errors as `take`."""
+        for (choice, _), reading in self._readings.items():
+            if index in (None, choice):
+                await reading.read(last=True)
 
-    async def _add(self, call: Call, index: int, text: str) -> None:
-        if not text:
-            return
-        if index not in self._readings:
+    async def _add(self, call: Call, index: int, stream: int, text: str) -> None:
+        if (index, stream) not in self._readings:
             reading = self._guarding.reading(_context(call, index))
-            self._readings[index] = await self._stack.enter_async_context(reading)
-        await self._readings[index].add(text)
+            self._readings[index, stream] = await self._stack.enter_async_context(reading)
+        await self._readings[index, stream].add(text)
 
 
 def _ours(given: Mapping[str, Any]) -> dict[str, Any]:

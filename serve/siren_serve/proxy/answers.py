@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -16,17 +18,20 @@ from siren_serve.openai_form import FILTERED
 from .calls import Call
 from .choice import Choice, Chunk
 from .events import EventDecoder
-from .policy import Policy, Unscored, Verdict
-from .texts import text_of, without_alternatives
+from .policy import Policy, Unscored, Verdict, worst_of
+from .texts import said_by, without_alternatives
 from .upstream import whole_of
 
 _PAUSE_S = 0.25  # of the upstream, after which what was gathered is read
 _DONE = b"[DONE]"
-# Beside choices; what others have there may be text.
-_PASSED = {
-    *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
-    *("service_tier", "provider", "timings", "prompt_filter_results", "obfuscation"),
+# Beside choices; what others have there may be text. Labels have a few words, the others numbers.
+_LABELS = {
+    *("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"),
+    "obfuscation",
 }
+_NUMBERS = {"usage", "timings", "prompt_filter_results"}
+_LONGEST_LABEL = 128  # characters
+_MOST_WORDS = 4
 
 
 class Done:
@@ -40,31 +45,48 @@ async def whole_answer(response: httpx.Response, call: Call, policy: Policy) -> 
         RefusedRequest: it is not understood, or has no verdict.
     """
     answer = _decoded(await whole_of(response))
+    _check_worked(answer)
     choices = _choices_of(answer, call, policy)
     if not choices:
         raise not_understood("an answer without choices")
-    texts = [_text_of(choice, policy) for choice in choices]
+    said = [_said_by(choice, policy) for choice in choices]
+    contexts = [call.context(choice["index"]) for choice in choices]
     pairs = [
-        (call.context(choice["index"]), text)
-        for choice, text in zip(choices, texts, strict=True)
-        if isinstance(text, str)
+        (before, text) for before, (texts, _) in zip(contexts, said, strict=True) for text in texts
     ]
     scored = iter(await policy.score("answer", pairs))
-    verdicts = [next(scored) if isinstance(text, str) else text for text in texts]
+    verdicts = [worst_of([unread, *islice(scored, len(texts))]) for texts, unread in said]
     read = [_judged(*pair, policy) for pair in zip(choices, verdicts, strict=True)]
     return {**_passed(answer), "choices": read}
 
 
 def _passed(answer: Chunk) -> Chunk:
-    """What goes out of an answer: no key under which there might be text that was not read."""
-    return {key: value for key, value in answer.items() if key in _PASSED}
+    """What goes out of an answer beside its choices: nothing that might be text."""
+    labels = {k: v for k, v in answer.items() if k in _LABELS and _is_label(v)}
+    return labels | {k: _numbers(v) for k, v in answer.items() if k in _NUMBERS}
 
 
-def _text_of(choice: Chunk, policy: Policy) -> str | Unscored | None:
+def _is_label(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_LABEL and len(value.split()) <= _MOST_WORDS
+    return not isinstance(value, list | dict)
+
+
+def _numbers(value: Any) -> Any:
+    """A value without its texts."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value if not isinstance(item, str)]
+    if not isinstance(value, dict):
+        return None if isinstance(value, str) else value
+    kept = {k: v for k, v in value.items() if not isinstance(v, str) and _is_label(k)}
+    return {key: _numbers(item) for key, item in kept.items()}
+
+
+def _said_by(choice: Chunk, policy: Policy) -> tuple[list[str], Unscored | None]:
     try:
-        return text_of(choice) or None
+        return said_by(choice), None
     except RefusedRequest as error:
-        return policy.no_verdict("answer", error)
+        return [], policy.no_verdict("answer", error)
 
 
 def _judged(choice: Chunk, verdict: Verdict | None, policy: Policy) -> Chunk:
@@ -101,8 +123,8 @@ class StreamedAnswer:
 
     async def _open(self) -> None:
         for index in range(self._call.choices):
-            stream = await self._opened(self._call.context(index))
-            self._choices.append(Choice(stream, self._policy))
+            opened = partial(self._opened, self._call.context(index))
+            self._choices.append(Choice(await opened(), opened, self._policy))
 
     async def _opened(self, prompt: str) -> AsyncStream | Unscored:
         try:
@@ -135,8 +157,8 @@ class StreamedAnswer:
                 if data is None or data == _DONE:
                     for chunk in await self._read_on(to_end=True):
                         yield chunk
+                    self._check_ended()
                     if data is None:
-                        self._check_ended()
                         return
                     break
                 for chunk in await self._read(_decoded(data)):
@@ -153,17 +175,20 @@ class StreamedAnswer:
             await events.aclose()
 
     def _check_ended(self) -> None:
-        """Refuse an end in the midst of a choice: who asked would take its beginning for all."""
-        if not all(choice.cut or choice.finished for choice in self._choices):
+        """Refuse an end in the midst of a choice: who asked would take its beginning for all.
+
+        Some servers give one choice, whatever number was asked for.
+        """
+        ended = [choice.cut or choice.finished for choice in self._choices if choice.begun]
+        if not ended or not all(ended):
             raise RefusedRequest(502, "upstream_failed", "the upstream ended before its answer did")
 
     async def _read(self, chunk: Chunk) -> list[Chunk]:
         """Let each choice of a chunk have its own; one without any passes."""
-        if chunk.get("error"):
-            raise RefusedRequest(502, "upstream_failed", "the upstream failed while it answered")
+        _check_worked(chunk)
         choices, chunk = _choices_of(chunk, self._call, self._policy), _passed(chunk)
         if not choices:
-            return [chunk]
+            return [{**chunk, "choices": []}]
         going = []
         for choice in choices:
             reader = self._choices[choice["index"]]
@@ -188,8 +213,11 @@ async def _warm(stream: AsyncStream) -> None:
 async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     decoder = EventDecoder()
     async for data in response.aiter_bytes():
-        for event in filter(None, decoder.feed(data)):
-            yield event
+        for event in decoder.feed(data):
+            if event.name == b"error":
+                raise _failed()
+            if event.data:
+                yield event.data
 
 
 def _result(coming: "asyncio.Future[bytes]") -> bytes | None:
@@ -207,6 +235,17 @@ def _decoded(data: bytes) -> Chunk:
     if not isinstance(decoded, dict):
         raise not_understood("JSON that is no object")
     return decoded
+
+
+def _check_worked(answer: Chunk) -> None:
+    """Refuse what tells of an error, in a form that is known or in one that says nothing else."""
+    says = answer.keys() & {"choices", *_NUMBERS}
+    if answer.get("error") or answer.get("object") == "error" or not says:
+        raise _failed()
+
+
+def _failed() -> RefusedRequest:
+    return RefusedRequest(502, "upstream_failed", "the upstream failed while it answered")
 
 
 def _choices_of(chunk: Chunk, call: Call, policy: Policy) -> list[Chunk]:

@@ -8,9 +8,9 @@ import msgspec
 from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import join
 from siren_serve.errors import RefusedRequest
-from siren_serve.messages import Message, conversation_of, pair_of
+from siren_serve.messages import Message, conversation_of
 
-from .beside import Kind, check_readable, texts_beside
+from .beside import Kind, check_readable, declared_names, texts_beside
 
 _READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
@@ -83,8 +83,10 @@ def read_call(kind: Kind, body: bytes, *, read_all: bool = False) -> Call:
         raise RefusedRequest(
             422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
         )
-    texts, contexts, unread = (_of_chat if kind == "chat/completions" else _of_completions)(decoded)
-    texts += texts_beside(decoded, kind) if read_all and unread is None else []
+    read = _of_chat if kind == "chat/completions" else _of_completions
+    texts, contexts, unread = read(decoded, read_all)
+    if unread is None:
+        texts += texts_beside(decoded, kind, read_all=read_all)
     return Call(kind, decoded, texts, contexts, answers, unread)
 
 
@@ -101,25 +103,27 @@ def _check_spelling(body: dict[str, Any]) -> None:
 _Read = tuple[list[Text], list[str], RefusedRequest | None]
 
 
-def _of_chat(body: dict[str, Any]) -> _Read:
+def _of_chat(body: dict[str, Any], read_all: bool) -> _Read:
+    """All of a conversation is what the client asks, whoever speaks last in it."""
     try:
-        check_readable(body)
+        check_readable(body, "chat/completions", read_all=read_all)
         messages = msgspec.convert(body.get("messages"), list[Message])
-        return [pair_of(messages)], [conversation_of(messages)], None
+        text = conversation_of(messages, () if read_all else declared_names(body))
+        return [text], [text], None
     except msgspec.ValidationError as error:
         return [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
     except RefusedRequest as error:
         return [], [""], error
 
 
-def _of_completions(body: dict[str, Any]) -> _Read:
+def _of_completions(body: dict[str, Any], read_all: bool) -> _Read:
     given, suffix = body.get("prompt"), body.get("suffix")
     prompts = given if isinstance(given, list) and not _are_ids(given) else [given]
     if not all(isinstance(text, str) for text in (*prompts, suffix or "")):
         message = "prompt and suffix: expected texts; token ids cannot be scored"
         return [], [""] * len(prompts), RefusedRequest(422, "cannot_be_scored", message)
     try:
-        check_readable(body)
+        check_readable(body, "completions", read_all=read_all)
     except RefusedRequest as error:
         return [], [""] * len(prompts), error
     contexts = [join(prompt, suffix) for prompt in prompts]

@@ -1,6 +1,7 @@
 """Server-sent events as a stream of bytes has them, cut anywhere."""
 
 import re
+from typing import NamedTuple
 
 from siren_serve.errors import RefusedRequest
 
@@ -10,18 +11,25 @@ _BOM = b"\xef\xbb\xbf"
 _LARGEST = 8 << 20  # bytes of an event
 
 
+class Event(NamedTuple):
+    """What an upstream sends at once; without a name it is a message."""
+
+    name: bytes
+    data: bytes
+
+
 class EventDecoder:
-    """Bytes in, the data of each whole event out. Comments and other fields are left out."""
+    """Bytes in, each whole event out. Comments and other fields are left out."""
 
     def __init__(self) -> None:
         self._head = b""  # before the first event, while it may be a byte order mark
         self._rest: list[bytes] = []  # of a line that is not whole
-        self._lines: list[bytes] = []
+        self._name, self._lines = b"", list[bytes]()
         self._size = self._waiting = 0
         self._begun = self._after_return = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Add bytes; return the data of the events that end in them.
+    def feed(self, data: bytes) -> list[Event]:
+        """Add bytes; return the events that end in them.
 
         Raises:
             RefusedRequest: an event is larger than 8 MiB.
@@ -48,13 +56,17 @@ class EventDecoder:
             raise RefusedRequest(502, "upstream_failed", "an event of the upstream is too large")
         return found
 
-    def _line(self, line: bytes) -> bytes | None:
-        """Take a line in; the data, if it is the empty one that ends an event."""
+    def _line(self, line: bytes) -> Event | None:
+        """Take a line in; the event, if it is the empty one that ends it."""
         if not line:
-            lines, self._lines, self._size = self._lines, [], 0
-            return b"\n".join(lines) if lines else None
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._lines.append(value.removeprefix(b" "))
+            name, lines = self._name, self._lines
+            self._name, self._lines, self._size = b"", [], 0
+            return Event(name, b"\n".join(lines)) if lines else None
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._lines.append(value)
             self._size += len(value)
+        elif field == b"event":
+            self._name = value
         return None

@@ -17,7 +17,7 @@ from siren_serve.openai_form import DONE, FILTERED, event
 from .answers import Done, StreamedAnswer, not_understood, whole_answer
 from .calls import Call
 from .choice import Chunk
-from .policy import Policy, Unscored, Verdict, is_harmful
+from .policy import Policy, Verdict, worst_of
 from .upstream import Upstream, UpstreamRefusal, passed_headers
 
 _AHEAD = 16  # chunks that are ready before they can be sent
@@ -148,18 +148,10 @@ class Exchange:
 
     def _with_prompt(self, item: Item | None, verdicts: list[Verdict]) -> Item | None:
         """The first of an answer, with what there is to say of the prompt."""
-        worst = max(verdicts, key=_harm, default=None)
-        annotation = self._policy.annotation(worst)
+        annotation = self._policy.annotation(worst_of(verdicts))
         if not isinstance(item, dict) or annotation is None:
             return item
         return {**item, "siren": {"prompt": annotation}}
-
-
-def _harm(verdict: Verdict) -> tuple[bool, bool, float]:
-    """What ranks first of several: what has no verdict, then what is harmful."""
-    if isinstance(verdict, Unscored):
-        return True, True, 1.0
-    return False, is_harmful(verdict), verdict.score
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """What is asked of the guard, what follows from its verdict, and what where it has none."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -94,16 +94,17 @@ class Policy:
             span=settings.span,
         )
 
-    async def read(self, stream: AsyncStream, text: str, *, noted: bool) -> Verdict:
+    async def read(self, stream: AsyncStream, text: str, *, noted: bool, last: bool) -> Verdict:
         """Score a growing answer with a piece more.
 
         Args:
+            last: whether it ends with the piece.
             noted: whether its harm was told of before.
 
         Raises:
             RefusedRequest: as `score`.
         """
-        result = await self._attempt("answer", stream.feed(text))
+        result = await self._attempt("answer", stream.feed(text, last=last))
         if isinstance(result, StreamResult) and not noted:
             self._note("answer", result)
         return result
@@ -160,6 +161,17 @@ def _told(verdict: ScoreResult | StreamResult) -> dict[str, Any]:
 def is_harmful(verdict: Verdict) -> bool:
     """Whether it is, or is not known well enough to be called safe."""
     return not isinstance(verdict, Unscored) and verdict.is_harmful is not False
+
+
+def worst_of(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    """The one that ranks first: what has no verdict, then what is harmful."""
+    return max((v for v in verdicts if v is not None), key=_harm, default=None)
+
+
+def _harm(verdict: Verdict) -> tuple[bool, bool, float]:
+    if isinstance(verdict, Unscored):
+        return True, True, 1.0
+    return False, is_harmful(verdict), verdict.score
 
 
 def in_parts(text: str, size: int) -> list[str]:

@@ -8,7 +8,15 @@ from litestar.datastructures import State
 
 from siren_runtime.scoring.call import Text
 from siren_serve.errors import RefusedRequest
-from siren_serve.messages import Message, ToolCall, checked_count, text_of_call, texts_of
+from siren_serve.messages import (
+    Message,
+    ToolCall,
+    checked_count,
+    names_of_calls,
+    text_of_call,
+    texts_of,
+    with_names,
+)
 
 
 class GuardrailRequest(msgspec.Struct, frozen=True):
@@ -38,7 +46,8 @@ async def guardrail(data: GuardrailRequest, state: State) -> GuardrailResponse:
     """Block what is harmful, and what cannot be read."""
     if data.images:
         return GuardrailResponse("BLOCKED", "it holds pictures, which this guard cannot read")
-    arguments = [text_of_call(call) for call in data.tool_calls or ()]
+    calls = data.tool_calls or []
+    arguments = with_names([text_of_call(call) for call in calls], names_of_calls(calls))
     given = [text for text in [*(data.texts or ()), *arguments] if text]
     try:
         messages = msgspec.convert(data.structured_messages or [], list[Message])
