@@ -30,6 +30,10 @@ _SEAM = re.compile(r"[\W_]+|(?<=[^\W\d_]{2})\d+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?
 # A few words of other letters than Latin ones are a sentence in many languages.
 _FOREIGN = re.compile("[^\0-\u024f]")
 _KINDS = "function", "custom"  # of tool calls
+_TURNS = 32  # of a conversation, that are read by themselves
+_LEAST_WORDS = 8  # of such a turn; guards call some short harmless ones harmful
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -237,6 +241,26 @@ def texts_of(messages: list[Message], declared: Collection[str] = ()) -> list[st
     """The text of each message, and behind the last what all names say; as `conversation_of`."""
     texts = [_text_of(message, place) for place, message in enumerate(messages)]
     return with_names(texts, _names_of(messages), declared)
+
+
+def turns_of(messages: list[Message]) -> list[str]:
+    """What the user says in each turn of a conversation.
+
+    Raises:
+        RefusedRequest: one holds what cannot be read.
+    """
+    return [_text_of(one, place) for place, one in enumerate(messages) if one.role == "user"]
+
+
+def judged_alone(turns: Sequence[str]) -> list[str]:
+    """Those of the last turns that say enough to judge them by themselves too, so that a system
+    prompt and other turns do not hide them.
+    """
+    return [text for text in dict.fromkeys(turns[-_TURNS:]) if _says_enough(text)]
+
+
+def _says_enough(text: str) -> bool:
+    return len(text.split()) + len(_UNSPACED.findall(text)) // 2 >= _LEAST_WORDS
 
 
 def pair_of(messages: list[Message]) -> Text:

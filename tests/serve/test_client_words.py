@@ -46,9 +46,9 @@ def _code(answer: httpx.Response) -> tuple[int, str]:
 
 def _read(messages: list[dict[str, Any]], **body: Any) -> str:
     """The text that is scored of a conversation."""
-    call = _call({"messages": messages, **body})
-    assert call.prompts == call.contexts
-    return call.contexts[0]
+    text, *_ = _call({"messages": messages, **body}).prompts
+    assert isinstance(text, str)
+    return text
 
 
 def _call(body: dict[str, Any], **options: bool) -> Call:
@@ -76,6 +76,36 @@ def test_who_speaks_last_does_not_change_whose_thresholds_count(
     for messages in (asked, begun, begun[1:] + asked):
         answer = _asked(mild(), messages, stream=stream)
         assert _code(answer) == (400, "content_filter")
+
+
+SYSTEM = {"role": "system", "content": "You are kind."}
+LONG = "one two three four five six seven eight"
+
+
+def test_a_users_turn_is_read_by_itself_too() -> None:
+    turn = {"role": "user", "content": LONG}
+    said = {"role": "assistant", "content": LONG + " nine"}
+    call = _call({"messages": [SYSTEM, turn, said, turn, {"role": "user", "content": "go on"}]})
+    assert call.prompts[1:] == [LONG]  # once, and not what is short or not the user's
+    assert call.contexts == ["go on"]
+    for kanji in ("\u7206" * 16, LONG):
+        asked = {"role": "user", "content": [{"type": "text", "text": kanji}]}
+        assert _call({"messages": [SYSTEM, asked]}).prompts[1:] == [kanji]
+    assert len(_call({"messages": [turn]}).prompts) == 1  # which is all
+    assert _call({"messages": [SYSTEM]}).contexts == [SYSTEM["content"]]
+    many = [{"role": "user", "content": f"{LONG} {number}"} for number in range(40)]
+    assert len(_call({"messages": many}).prompts) == 33
+    assert _call({"messages": many}).prompts[-1] == f"{LONG} 39"
+
+
+def test_a_system_prompt_does_not_hide_what_is_asked(
+    server: Running, letters: tuple[str, str]
+) -> None:
+    safe, harmful = ({"role": "user", "content": " ".join(letter * 9)} for letter in letters)
+    hiding = {"role": "system", "content": letters[0] * 900}
+    assert _asked(server, [hiding, safe]).status_code == 200
+    for messages in ([hiding, harmful], [hiding, harmful, safe], [harmful, hiding, safe]):
+        assert _code(_asked(server, messages)) == (400, "content_filter")
 
 
 def test_a_conversation_is_one_text_whoever_speaks_last() -> None:

@@ -8,7 +8,7 @@ import msgspec
 from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import join
 from siren_serve.errors import RefusedRequest
-from siren_serve.messages import Message, conversation_of
+from siren_serve.messages import Message, conversation_of, judged_alone, turns_of
 
 from .beside import Kind, check_readable, declared_names, texts_beside
 
@@ -104,12 +104,16 @@ _Read = tuple[list[Text], list[str], RefusedRequest | None]
 
 
 def _of_chat(body: dict[str, Any], read_all: bool) -> _Read:
-    """All of a conversation is what the client asks, whoever speaks last in it."""
+    """All of a conversation is what the client asks, whoever speaks last in it, and so is each of
+    the user's turns. The last of these is what is answered.
+    """
     try:
         check_readable(body, "chat/completions", read_all=read_all)
         messages = msgspec.convert(body.get("messages"), list[Message])
         text = conversation_of(messages, () if read_all else declared_names(body))
-        return [text], [text], None
+        turns = turns_of(messages)
+        alone = judged_alone(turns) if len(messages) > 1 else []
+        return [text, *alone], turns[-1:] or [text], None
     except msgspec.ValidationError as error:
         return [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
     except RefusedRequest as error:
