@@ -98,7 +98,8 @@ class Command:
     def lines(self) -> list[dict[str, Any]]:
         """What it logged."""
         text = self.log.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        whole = text[: text.rfind("\n") + 1]  # the last line may be under way
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 @contextlib.contextmanager
