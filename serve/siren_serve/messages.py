@@ -30,6 +30,7 @@ _SEAM = re.compile(r"[\W_]+|(?<=[^\W\d_]{2})\d+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?
 # A few words of other letters than Latin ones are a sentence in many languages.
 _FOREIGN = re.compile("[^\0-\u024f]")
 _KINDS = "function", "custom"  # of tool calls
+_WORD = re.compile(r"[^\W_]+")
 _TURNS = 32  # of a conversation, that are read by themselves
 _LEAST_WORDS = 8  # of such a turn; guards call some short harmless ones harmful
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
@@ -256,11 +257,11 @@ def judged_alone(turns: Sequence[str]) -> list[str]:
     """Those of the last turns that say enough to judge them by themselves too, so that a system
     prompt and other turns do not hide them.
     """
-    return [text for text in dict.fromkeys(turns[-_TURNS:]) if _says_enough(text)]
+    return [text for text in dict.fromkeys(turns) if _says_enough(text)][-_TURNS:]
 
 
 def _says_enough(text: str) -> bool:
-    return len(text.split()) + len(_UNSPACED.findall(text)) // 2 >= _LEAST_WORDS
+    return len(_WORD.findall(text)) + len(_UNSPACED.findall(text)) // 2 >= _LEAST_WORDS
 
 
 def pair_of(messages: list[Message]) -> Text:

@@ -196,8 +196,9 @@ def test_tool_calls_are_read_and_not_given_out(
 ) -> None:
     safe, harmful = letters
     rails = make(("bundle=", "threshold=0.999, bundle="), passthrough=True)
-    for text, content in ((safe, ""), (harmful * 99, REFUSED)):
-        function = {"name": "f", "arguments": json.dumps({"what": text})}
+    escaped = f"\\u{ord(harmful):04x}" * 99
+    for text, content in ((safe, ""), (harmful * 99, REFUSED), (escaped, REFUSED)):
+        function = {"name": "f", "arguments": f'{{"what": "{text}"}}'}
         call = {"id": "1", "type": "function", "function": function}
         upstream.script = Script(whole=chat_of({"content": "", "tool_calls": [call]}))
         answer = ask(rails, safe)

@@ -5,18 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from siren_runtime import Guard, InputError
+from siren_runtime import BackendError, Guard, InputError
+from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.streaming.parts import in_parts, result_of_parts
 from siren_runtime.streaming.result import StreamResult
-from tiny_bundle import HARM, make_alarm
+from tiny_bundle import HARM, MAX_LENGTH, make_alarm
 
 THRESHOLD = 0.9  # of the share of z among the tokens; one of half of them is above it
 
 
 @pytest.fixture(scope="module")
-def alarm(tmp_path_factory: pytest.TempPathFactory) -> Guard:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_alarm(tmp_path_factory.mktemp("alarm") / "bundle", 8)
+
+
+@pytest.fixture(scope="module")
+def alarm(bundle: Path) -> Guard:
     """A guard whose score is that of the share of z among the bytes it holds."""
-    guard = Guard.load(make_alarm(tmp_path_factory.mktemp("alarm") / "bundle", 8))
+    guard = Guard.load(bundle)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         guard.stream().close()  # which warns once that it reads anew
@@ -96,15 +102,94 @@ def test_parts_are_the_piece(most: int) -> None:
     assert all(len(part.encode()) <= most or len(part) == 1 for part in parts)
 
 
-def result(is_harmful: bool | None, risk: float, tokens: int) -> StreamResult:
-    return StreamResult(risk, is_harmful, 0.5, tokens, 2, 1, True, risk=risk)
+def result(is_harmful: bool | None, risk: float, tokens: int, other: bool = False) -> StreamResult:
+    own = HeadScore(risk, is_harmful, 0.5, risk=risk)
+    further = HeadScore(1.0, other, 0.5, risk=float(other), categories={"a": 1.0}, flagged=("a",))
+    quiet = HeadScore(0.0, other, 0.5, categories={"a": 0.0})
+    heads = {"harm": own, "kinds": further if other else quiet}
+    return StreamResult(risk, is_harmful, 0.5, tokens, 2, 1, True, risk=risk, heads=heads)
 
 
-def test_the_worst_verdict_counts() -> None:
-    harmful, unread, safe = result(True, 0.6, 9), result(None, 0.2, 20), result(False, 0.4, 30)
+def test_the_worst_verdict_of_each_head_counts() -> None:
+    harmful, unread, safe = (
+        result(True, 0.6, 9),
+        result(None, 0.2, 20),
+        result(False, 0.4, 30, True),
+    )
     for order in ([harmful, unread, safe], [safe, unread, harmful]):
-        found = result_of_parts(order, worst=True)
+        found = result_of_parts(order)
         assert (found.is_harmful, found.risk) == (True, 0.6)
         assert (found.tokens, found.computed, found.rolled_back) == (order[-1].tokens, 6, 3)
-    assert result_of_parts([unread, safe], worst=True).is_harmful is None
-    assert result_of_parts([harmful, safe], worst=False).is_harmful is False
+        assert [head.is_harmful for head in found.heads.values()] == [True, True]
+        assert (found.categories, found.flagged) == ({"a": 1.0}, ("a",))
+    assert result_of_parts([unread, safe]).is_harmful is None
+
+
+def test_the_end_of_a_text_keeps_the_verdict_on_what_slid_out_before_it(alarm: Guard) -> None:
+    with alarm.stream(threshold=THRESHOLD) as stream:
+        stream.feed(HARM * 12 + "a" * 188)
+        ended = stream.feed("", last=True)
+        assert (ended.is_harmful, ended.computed) == (True, 0)
+        assert stream.feed("").is_harmful
+        assert not stream.feed("a").is_harmful
+        assert not stream.feed("", last=True).is_harmful
+        stream.reset()
+        stream.feed("a" * 3)
+        assert not stream.feed("", last=True).is_harmful
+
+
+def test_the_span_says_of_which_part_the_verdict_is(alarm: Guard) -> None:
+    with alarm.stream(threshold=THRESHOLD) as stream:
+        result = stream.feed(HARM * 5 + "a" * 195)
+    assert result.truncated
+    assert result.span is not None
+    assert result.span[0] == 0
+    assert result.span[1] < MAX_LENGTH
+
+
+def test_harm_across_two_parts_is_read_whole(alarm: Guard) -> None:
+    for place in range(60):  # six z among all that it can hold are above 0.8, and five are not
+        text = "a" * place + HARM * 6 + "a" * (66 - place)
+        with alarm.stream(threshold=0.8) as stream:
+            assert stream.feed(text).is_harmful
+
+
+def test_an_interrupt_between_parts_leaves_no_verdict(
+    alarm: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with alarm.streams() as streams:
+        one, other = streams.open(), streams.open()
+        with monkeypatch.context() as patched:
+            patched.setattr(other.session, "conclude", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                streams.feed([(one, "a" * 200), (other, "a" * 200)])
+        for stream in (one, other):
+            with pytest.raises(BackendError, match="interrupted"):
+                stream.feed("a")
+            stream.reset()
+            assert stream.feed("a").is_harmful is not None
+
+
+def interrupted(**_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_streams_that_end_are_among_those_that_are_fed(alarm: Guard) -> None:
+    with alarm.streams() as streams:
+        one, other = streams.open(), streams.open()
+        pieces = [(one, "a"), (other, "a")]
+        assert len(streams.feed(pieces, last=(stream for stream in (other, one)))) == 2
+        with pytest.raises(InputError, match="last names a stream"):
+            streams.feed([(one, "a")], last=[other])
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_text_that_makes_hardly_any_token_is_bounded(bundle: Path) -> None:
+    """It never slides out, and would be tokenized anew at each feed."""
+    guard = Guard.load(bundle, max_bytes_per_text=1000)
+    with guard.stream() as stream:
+        stream.feed("a")
+        for _ in range(3):
+            stream.feed(" " * 999)
+        with pytest.raises(InputError, match="few tokens"):
+            stream.feed(" " * 999)

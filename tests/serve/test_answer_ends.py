@@ -62,3 +62,17 @@ def test_bytes_that_are_no_text_are_not_understood(
     upstream.script = Script([(0, safe)], raw=b'data: {"choices": "\xff"}\n\n')
     with pytest.raises(APIError, match="no JSON"):
         list(ask(proxies(), safe, stream=True))
+
+
+def test_a_choice_has_so_many_streams_at_most(
+    proxies: Proxies, upstream: ModelServer, letters: tuple[str, str]
+) -> None:
+    """Texts that go on in turn have a stream each, of which a guard has a number in all."""
+    calls = [{"index": n, "function": {"arguments": letters[0] * (n + 1)}} for n in range(20)]
+    upstream.script = Script([(0, {"tool_calls": calls}), (0, {"tool_calls": calls}), (0, None)])
+    with pytest.raises(APIError, match="more than 16 texts at once") as error:
+        list(ask(proxies(), letters[0], stream=True))
+    assert error.value.code == "cannot_be_scored"
+    few = calls[:12]
+    upstream.script = Script([(0, {"tool_calls": few}), (0, {"tool_calls": few}), (0, None)])
+    assert list(ask(proxies(), letters[0], stream=True))

@@ -95,6 +95,13 @@ def test_a_users_turn_is_read_by_itself_too() -> None:
     assert _call({"messages": [SYSTEM]}).contexts == [SYSTEM["content"]]
     many = [{"role": "user", "content": f"{LONG} {number}"} for number in range(40)]
     assert len(_call({"messages": many}).prompts) == 33
+    assert _call({"messages": many}).asked == 1  # of the client's texts
+    short = [{"role": "user", "content": "ok"} for _ in range(40)]
+    assert _call({"messages": [SYSTEM, turn, *short]}).prompts[1:] == [LONG]
+    joined = {"role": "user", "content": LONG.replace(" ", "-")}
+    assert _call({"messages": [SYSTEM, joined]}).prompts[1:] == [joined["content"]]
+    long = {"role": "user", "content": LONG * 20}
+    assert len(_call({"messages": [SYSTEM, long]}).prompts) == 1  # which nothing hides
     assert _call({"messages": many}).prompts[-1] == f"{LONG} 39"
 
 

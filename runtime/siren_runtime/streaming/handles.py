@@ -11,7 +11,7 @@ stream (`max_tokens`). What happens then is the sliding policy of docs/streaming
 """
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, cast
 
 from siren_runtime.bundle.thresholds import checked_threshold
@@ -211,7 +211,7 @@ class Streams:
         self,
         pieces: Iterable[tuple[Stream, Piece]],
         *,
-        last: Collection[Stream] = (),
+        last: Iterable[Stream] = (),
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[StreamResult | SirenError]:
@@ -229,14 +229,16 @@ class Streams:
             InputError: a stream is not of these, or is named twice, or `pieces` are not pairs.
             BackendError: closed.
         """
-        until = Deadline(deadline, cancel)
+        until, ended = Deadline(deadline, cancel), set(last)
         try:
-            fed = [(stream, piece, until, stream in last) for stream, piece in pieces]
+            fed = [(stream, piece, until, stream in ended) for stream, piece in pieces]
         except (TypeError, ValueError) as cause:
             raise InputError("pieces must be pairs of a stream and its piece") from cause
         for stream, *_ in fed:
             if not isinstance(stream, Stream):
                 raise InputError(f"only a Stream can be fed, found {type(stream).__name__}")
+        if not ended <= {stream for stream, *_ in fed}:
+            raise InputError("last names a stream that has no piece; feed it an empty text")
         return self.read(fed)
 
     def read(

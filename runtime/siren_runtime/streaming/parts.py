@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from siren_runtime.backends.verdicts import HeadScore, categories_of
+
 from .result import StreamResult
 
 _Piece = TypeVar("_Piece", str, list[int])
@@ -22,25 +24,30 @@ def in_parts(piece: _Piece, most: int, tokens: Callable[[_Piece], int]) -> list[
     return [part for half in halves for part in in_parts(half, most, tokens)]
 
 
-def result_of_parts(results: Sequence[StreamResult], *, worst: bool) -> StreamResult:
-    """What a feed gives back that was read in parts.
-
-    Args:
-        worst: whether the verdict is the worst of the parts', else it is the last one's.
+def result_of_parts(results: Sequence[StreamResult]) -> StreamResult:
+    """What a feed gives back that was read in parts between which text slid out: of each head the
+    worst verdict, and the rest of the part whose verdict is the primary head's.
     """
     *_, last = results
-    verdict = max(results, key=_rank) if worst else last
+    worst = max(results, key=_rank)
+    names = last.heads
+    heads = {name: max((result.heads[name] for result in results), key=_rank) for name in names}
+    categories, flagged = categories_of(heads.values())
     decisions = dict.fromkeys(decision for result in results for decision in result.decisions)
     return replace(
-        verdict,
+        worst,
         tokens=last.tokens,
         computed=sum(result.computed for result in results),
         rolled_back=sum(result.rolled_back for result in results),
         slid=last.slid,
+        truncated=last.truncated,
         decisions=(*decisions,),
+        heads=heads,
+        categories=categories,
+        flagged=flagged,
     )
 
 
-def _rank(result: StreamResult) -> tuple[int, float]:
+def _rank(verdict: StreamResult | HeadScore) -> tuple[int, float]:
     """Harmful is worst, then what has no verdict; among those alike the highest risk."""
-    return (False, None, True).index(result.is_harmful), result.risk
+    return (False, None, True).index(verdict.is_harmful), verdict.risk

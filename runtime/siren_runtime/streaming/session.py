@@ -5,6 +5,7 @@ are the first member's; the others' scores count at the same places of the text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from .result import StreamResult, TokenScore
 from .track import Track
 
 _MARGIN = 8  # tokens that two parts of a text may have more together than apart
+_CHARACTERS_A_TOKEN = 32  # that are held at most, beside a piece
 
 
 class Decide(Protocol):
@@ -67,7 +69,8 @@ class Session:
         self.error: BaseException | None = None
         self.deadline = NO_DEADLINE
         self._made: dict[Decision, None] = {}
-        self._slides = 0
+        self._slides = 0  # in the feed under way
+        self._slid: StreamResult | None = None  # of the last feed with text, if text slid out then
 
     def brings(self, piece: str) -> int:
         """The characters that are read with a piece: its own, and with the first the prompt's."""
@@ -90,14 +93,15 @@ class Session:
             track.begin()
         self._decisions.begin()
         self._has_response = False
-        self.result = self.error = None
+        self.result = self.error = self._slid = None
 
     def parts(self, piece: Any, deadline: Deadline) -> list[Any]:
         """A piece, text or token ids, in the parts that are read one after the other until a
         deadline. There are several where text would slide out that no verdict was given on.
 
         Raises:
-            InputError: it is neither, or more than one feed reads, or the prompt is.
+            InputError: it is neither, or more than one feed reads, or the prompt is; or too much is
+                held with it, since hardly any of it is a token.
             InterruptedCall: the deadline passed.
         """
         self.deadline = deadline
@@ -107,6 +111,7 @@ class Session:
             self._is_prompt_checked = True
         if isinstance(piece, str):
             self._check_length(piece, "piece", "feed it in parts")
+            self._check_held(piece)
         else:
             piece = _listed(piece)
             if len(self.tracks) > 1:
@@ -115,7 +120,8 @@ class Session:
         room = min(track.member.reader.max_tokens for track in self.tracks)
         if self._held() + self._most_tokens(piece) + _MARGIN <= room:
             return [piece]
-        return in_parts(piece, max(room // 2, 1), self._most_tokens)
+        most = room // 2 - _MARGIN - max(map(_special_tokens, self.tracks))
+        return in_parts(piece, max(most, 1), self._most_tokens)
 
     def accept(self, piece: str | list[Any]) -> None:
         """Take in a part of a piece.
@@ -138,6 +144,18 @@ class Session:
             raise InputError(
                 f"the {what} has more than the {limit:,} tokens that one feed reads; {hint}, or "
                 "load the guard with a larger max_tokens_per_text"
+            )
+
+    def _check_held(self, piece: str) -> None:
+        """Text that makes no token never slides out, and all of it is tokenized at each feed."""
+        leader = self.tracks[0]
+        held, room = len(leader.tokens.given), leader.member.reader.max_tokens
+        most = _CHARACTERS_A_TOKEN * room + 2 * self._limits.max_bytes
+        if held + len(piece) > most:
+            raise InputError(
+                f"the stream holds {held:,} characters that make few tokens, and with the piece "
+                f"more than {most:,}; open another, or load the guard with a larger "
+                "max_bytes_per_text"
             )
 
     def _held(self) -> int:
@@ -165,11 +183,12 @@ class Session:
             track.slide()
         return True
 
-    def conclude(self, *, ended: bool) -> StreamResult:
+    def conclude(self, *, ended: bool, is_part: bool) -> StreamResult:
         """Return the verdict on all that was read.
 
         Args:
             ended: whether the text ends there.
+            is_part: whether more of the piece comes.
 
         Raises:
             BackendError: the engine failed in spans.
@@ -197,7 +216,7 @@ class Session:
             rolled_back=sum(track.rolled_back for track in self.tracks),
             slid=any(track.state.slid for track in self.tracks),
             truncated=bool(spans),
-            span=spans[0] if spans else None,
+            span=spans[0] if spans else self._read_span() if is_part else None,
             unknown=unknown,
             decisions=tuple(self._made),
             tier=primary.tier,
@@ -211,12 +230,28 @@ class Session:
         )
         return self.result
 
-    def conclude_parts(self, results: Sequence[StreamResult]) -> StreamResult:
+    def conclude_parts(self, results: Sequence[StreamResult], *, is_empty: bool) -> StreamResult:
         """The verdict on a piece, of those on its parts: the last one, or the worst where text slid
         out in the meantime.
+
+        Args:
+            is_empty: nothing was added; what slid out with the piece before counts still.
         """
-        self.result = result_of_parts(results, worst=self._slides > 0)
+        *_, self.result = results
+        self.error = None
+        if is_empty and self._slid is not None:
+            before = replace(self._slid, computed=0, rolled_back=0, decisions=())
+            self.result = result_of_parts([before, *results])
+        elif self._slides:
+            self.result = result_of_parts(results)
+        if not is_empty:
+            self._slid = self.result if self._slides else None
         return self.result
+
+    def _read_span(self) -> tuple[int, int]:
+        """What the score is of so far, in characters of the text as given."""
+        track = self.tracks[0]
+        return (track.span[0] if track.member.reads_anew else 0), track.span[1]
 
     def token_scores(self) -> list[TokenScore]:
         """One entry for each token that the session holds and counts."""
@@ -251,6 +286,11 @@ class Session:
         if not leader.is_full:  # the last token ends where all of the text does
             scores[-1] = float(np.mean([track.state.scores[-1] for track in self.tracks]))
         return scores
+
+
+def _special_tokens(track: Track) -> int:
+    tokenizer = track.member.tokenizer
+    return tokenizer.special_before + tokenizer.special_after
 
 
 def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int, deadline: Deadline) -> bool:

@@ -132,7 +132,7 @@ class Sessions:
         waiting: dict[Session, list[Any]] = {}
         found: dict[Session, list[StreamResult]] = {}
         failures: dict[Session, SirenError] = {}
-        ended: set[Session] = set()
+        ended, empty = set[Session](), set[Session]()
         for session, piece, deadline, is_last in pieces:
             found[session] = []
             try:
@@ -141,12 +141,13 @@ class Sessions:
                 failures[session] = error
             if is_last:
                 ended.add(session)
+            if session in waiting and not waiting[session][0]:
+                empty.add(session)
         while waiting:
             if any(found.values()):
                 between()
             turn = {session: parts.pop(0) for session, parts in waiting.items()}
-            at_end = {session for session in ended if not waiting.get(session)}
-            read = self._read_parts(turn, at_end, between)
+            read = self._read_parts(turn, ended, waiting, between)
             for session, result in read.items():
                 if isinstance(result, SirenError):
                     failures[session] = result
@@ -154,7 +155,8 @@ class Sessions:
                     found[session].append(result)
             waiting = {s: parts for s, parts in waiting.items() if parts and s not in failures}
         return {
-            session: failures.get(session) or session.conclude_parts(results)
+            session: failures.get(session)
+            or session.conclude_parts(results, is_empty=session in empty)
             for session, results in found.items()
         }
 
@@ -177,14 +179,22 @@ class Sessions:
             raise
 
     def _read_parts(
-        self, parts: Mapping[Session, Any], ended: Collection[Session], between: Between
+        self,
+        parts: Mapping[Session, Any],
+        ended: Collection[Session],
+        waiting: Mapping[Session, Sequence[Any]],
+        between: Between,
     ) -> dict[Session, StreamResult | SirenError]:
-        """Read a part of each session's piece, together; some end with it."""
+        """Read a part of each session's piece, together.
+
+        Args:
+            ended: those whose text ends with the piece.
+            waiting: the parts that come after.
+        """
         results: dict[Session, StreamResult | SirenError] = {}
         busy = []
         for session, part in parts.items():
             try:
-                session.error = BackendError("a feed was interrupted")
                 session.accept(part)
                 busy.append(session)
             except SirenError as error:  # noqa: PERF203 - each stream has its own
@@ -195,8 +205,9 @@ class Sessions:
             busy = [session for session in busy if session not in failures]
         for session in busy:
             try:
-                results[session] = session.conclude(ended=session in ended)
-                session.error = None
+                is_part = bool(waiting[session])
+                is_end = session in ended and not is_part
+                results[session] = session.conclude(ended=is_end, is_part=is_part)
             except SirenError as error:  # noqa: PERF203 - each stream has its own
                 results[session] = session.error = error
         return results

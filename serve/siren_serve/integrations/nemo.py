@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from nemoguardrails import LLMRails
 from nemoguardrails.actions.rail_outcome import RailOutcome
 
 from siren_runtime.scoring.call import Text
+from siren_serve.proxy.texts import said_by
 
 from .guarding import Blocked, Guarding, SettingsError
 
@@ -46,9 +46,9 @@ def plug_in(rails: LLMRails, **settings: Any) -> None:
         )
 
     async def check_tool_calls(context: Context, events: Events = (), **_: Any) -> RailOutcome:
-        calls = msgspec.json.encode(context["tool_calls"]).decode()
+        asked, said = context.get("user_message"), said_by({"tool_calls": context["tool_calls"]})
         return await _or_empty(
-            _outcome(guarding, (context.get("user_message"), calls)),
+            _outcome(guarding, *((asked, text) for text in said)),
             _of_turn(events, "BotToolCalls"),
             "tool_calls",
         )
@@ -57,9 +57,9 @@ def plug_in(rails: LLMRails, **settings: Any) -> None:
         rails.register_action(action, f"siren_{action.__name__}")
 
 
-async def _outcome(guarding: Guarding, text: Text) -> RailOutcome:
+async def _outcome(guarding: Guarding, *texts: Text) -> RailOutcome:
     try:
-        await guarding.check([text])
+        await guarding.check(texts)
     except Blocked as blocked:
         return RailOutcome.block(reason=str(blocked))
     return RailOutcome.allow()

@@ -12,6 +12,7 @@ from siren_serve.messages import Message, conversation_of, judged_alone, turns_o
 
 from .beside import Kind, check_readable, declared_names, texts_beside
 
+_MOST_OF = 0.9  # of a conversation, that a turn is which nothing hides
 _READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
 
@@ -23,7 +24,9 @@ class Call:
         kind: the route, below the base.
         body: JSON, as it is sent on. It is written anew from what was read here, so that the
             upstream reads no other.
-        prompts: what is scored before anything is answered.
+        prompts: what is scored before anything is answered: the texts of the request, and behind
+            them those of its turns that are read by themselves too.
+        asked: how many texts the request has.
         contexts: of each prompt, the text that its answers are read behind.
         answers: that each prompt is to have.
         unread: why the prompts cannot be scored, if they cannot; then none is above.
@@ -32,6 +35,7 @@ class Call:
     kind: Kind
     body: dict[str, Any]
     prompts: list[Text]
+    asked: int
     contexts: list[str]
     answers: int
     unread: RefusedRequest | None = None
@@ -84,10 +88,10 @@ def read_call(kind: Kind, body: bytes, *, read_all: bool = False) -> Call:
             422, "invalid", f"n: expected a whole number from 1, found {answers!r}"
         )
     read = _of_chat if kind == "chat/completions" else _of_completions
-    texts, contexts, unread = read(decoded, read_all)
+    texts, alone, contexts, unread = read(decoded, read_all)
     if unread is None:
         texts += texts_beside(decoded, kind, read_all=read_all)
-    return Call(kind, decoded, texts, contexts, answers, unread)
+    return Call(kind, decoded, texts + alone, len(texts), contexts, answers, unread)
 
 
 def _check_spelling(body: dict[str, Any]) -> None:
@@ -100,7 +104,8 @@ def _check_spelling(body: dict[str, Any]) -> None:
             )
 
 
-_Read = tuple[list[Text], list[str], RefusedRequest | None]
+# Texts, turns that are read by themselves too, contexts, and why there are none.
+_Read = tuple[list[Text], list[Text], list[str], RefusedRequest | None]
 
 
 def _of_chat(body: dict[str, Any], read_all: bool) -> _Read:
@@ -112,12 +117,12 @@ def _of_chat(body: dict[str, Any], read_all: bool) -> _Read:
         messages = msgspec.convert(body.get("messages"), list[Message])
         text = conversation_of(messages, () if read_all else declared_names(body))
         turns = turns_of(messages)
-        alone = judged_alone(turns) if len(messages) > 1 else []
-        return [text, *alone], turns[-1:] or [text], None
+        alone = [turn for turn in judged_alone(turns) if len(turn) < _MOST_OF * len(text)]
+        return [text], [*alone], turns[-1:] or [text], None
     except msgspec.ValidationError as error:
-        return [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
+        return [], [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
     except RefusedRequest as error:
-        return [], [""], error
+        return [], [], [""], error
 
 
 def _of_completions(body: dict[str, Any], read_all: bool) -> _Read:
@@ -125,13 +130,13 @@ def _of_completions(body: dict[str, Any], read_all: bool) -> _Read:
     prompts = given if isinstance(given, list) and not _are_ids(given) else [given]
     if not all(isinstance(text, str) for text in (*prompts, suffix or "")):
         message = "prompt and suffix: expected texts; token ids cannot be scored"
-        return [], [""] * len(prompts), RefusedRequest(422, "cannot_be_scored", message)
+        return [], [], [""] * len(prompts), RefusedRequest(422, "cannot_be_scored", message)
     try:
         check_readable(body, "completions", read_all=read_all)
     except RefusedRequest as error:
-        return [], [""] * len(prompts), error
+        return [], [], [""] * len(prompts), error
     contexts = [join(prompt, suffix) for prompt in prompts]
-    return [text for text in contexts if text], contexts, None
+    return [text for text in contexts if text], [], contexts, None
 
 
 def _are_ids(prompt: list[Any]) -> bool:

@@ -12,6 +12,7 @@ from .texts import Joined
 
 Chunk = dict[str, Any]
 
+_MOST_STREAMS = 16  # of a choice; they count among all of a guard
 _OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 
 
@@ -111,6 +112,9 @@ class Choice:
     async def _add(self, choice: Chunk) -> None:
         try:
             added = self._joined.add(choice)
+            if max(added, default=0) >= _MOST_STREAMS:
+                message = f"an answer with more than {_MOST_STREAMS} texts at once is not read"
+                raise RefusedRequest(502, "cannot_be_scored", message)
         except RefusedRequest as error:
             self._readers = [_Reader(self._policy.no_verdict("answer", error), self._policy)]
             return

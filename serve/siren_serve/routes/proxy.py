@@ -43,7 +43,7 @@ async def _exchange(kind: Kind, request: AnyRequest, state: State) -> Exchange:
     settings = state.settings
     call = read_call(kind, await request.body(), read_all=settings.proxy.read_all)
     policy = Policy(state.guards.get(None), settings.proxy, state.metrics, settings.timeout_s)
-    for count, what in ((call.choices, "answers"), (len(call.prompts), "texts")):
+    for count, what in ((call.choices, "answers"), (call.asked, "texts")):
         if count > settings.max_texts:
             message = f"{count} {what} in one request, at most {settings.max_texts} are read"
             raise RefusedRequest(413, "too_many_texts", message)

@@ -77,7 +77,7 @@ class TritonPythonModel:
             request.get_response_sender(), _value(request, "CORRID"), _value(request, "END")
         )
         try:
-            feed.pieces = strings(request, "text") or []
+            feed.pieces = strings(request, "text") or ([""] if feed.is_last else [])
             feed.stream = self._stream(request, feed.key)
         except Exception as error:  # the caller's to see: without an answer it would wait
             self._fail(feed, error)
