@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pages import block
 from served import running
 from siren_runtime import Guard
 from siren_runtime.errors import BackendError
+from siren_runtime.scoring.call import Text
 from siren_runtime.serving.asynchronous import AsyncGuard
 from upstream import ModelServer, Script, chat_of
 
@@ -22,7 +23,7 @@ pytest.importorskip(
 import yaml
 from nemoguardrails import LLMRails, RailsConfig
 
-from siren_serve.integrations.guarding import SettingsError
+from siren_serve.integrations.guarding import Guarding, SettingsError
 
 PAGE = ("integrations.md", "NeMo Guardrails")
 REFUSED = "I'm sorry, I can't respond to that."
@@ -196,14 +197,36 @@ def test_tool_calls_are_read_and_not_given_out(
 ) -> None:
     safe, harmful = letters
     rails = make(("bundle=", "threshold=0.999, bundle="), passthrough=True)
-    escaped = f"\\u{ord(harmful):04x}" * 99
-    for text, content in ((safe, ""), (harmful * 99, REFUSED), (escaped, REFUSED)):
+    for text, content in ((safe, ""), (harmful * 99, REFUSED)):
         function = {"name": "f", "arguments": f'{{"what": "{text}"}}'}
         call = {"id": "1", "type": "function", "function": function}
         upstream.script = Script(whole=chat_of({"content": "", "tool_calls": [call]}))
         answer = ask(rails, safe)
         assert answer["content"] == content
         assert ("tool_calls" in answer) == (text == safe)
+
+
+def test_arguments_are_read_as_who_parses_them_reads_them(
+    make: Callable[..., LLMRails],
+    upstream: ModelServer,
+    letters: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In JSON a new line is a letter of the word behind it."""
+    safe, read, check = letters[0], list[Text](), Guarding.check
+
+    async def told(self: Guarding, texts: Sequence[Text]) -> None:
+        read.extend(texts)
+        await check(self, texts)
+
+    monkeypatch.setattr(Guarding, "check", told)
+    function = {"name": "f", "arguments": json.dumps({"what": f"{safe}\n{safe}"})}
+    call = {"id": "1", "type": "function", "function": function}
+    upstream.script = Script(whole=chat_of({"content": "", "tool_calls": [call]}))
+    answer = ask(make(("bundle=", "threshold=0.999, bundle="), passthrough=True), safe)
+    assert "tool_calls" in answer
+    responses = [text[1] or "" for text in read if not isinstance(text, str)]
+    assert any(f"{safe}\n{safe}" in response for response in responses)
 
 
 @pytest.mark.parametrize(
