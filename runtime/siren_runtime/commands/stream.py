@@ -127,8 +127,9 @@ def stream(
         sys.stdout.write("\n")
         sys.stdout.flush()
         verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
+        by_span = "" if result.risk == result.score else f", with spans {result.risk:.4f}"
         tier = "" if result.tier is None else f", tier {result.tier}"
-        report(f"{verdict}: score {result.score:.4f}{tier} after {result.tokens} tokens")
+        report(f"{verdict}: score {result.score:.4f}{by_span}{tier} after {result.tokens} tokens")
     if stopped is not None:
         report(f"stopped: score {stopped.score:.4f} at token {stopped.token}")
         raise typer.Exit(EXIT_STOPPED)
