@@ -7,7 +7,7 @@ import pytest
 
 from siren_runtime import BackendError, Guard, InputError
 from siren_runtime.backends.verdicts import HeadScore
-from siren_runtime.streaming.parts import in_parts, result_of_parts
+from siren_runtime.streaming.parts import halved, result_of_parts
 from siren_runtime.streaming.result import StreamResult
 from tiny_bundle import HARM, MAX_LENGTH, make_alarm
 
@@ -40,8 +40,8 @@ def test_harm_anywhere_in_a_long_piece_counts(alarm: Guard, place: int, prompt: 
         assert result.score >= THRESHOLD
         assert stream.result == result
         given = text if prompt is None else f"{prompt}\n{text}"
-        if result.span is not None:
-            assert HARM in given[slice(*result.span)]
+        assert result.span is not None
+        assert HARM in given[slice(*result.span)]
         assert result.slid
         assert result.tokens >= len(text)
         assert not stream.feed("a" * 3).is_harmful or place > 150  # what it holds now
@@ -97,7 +97,7 @@ def test_an_ensemble_reads_the_parts_that_each_member_can(alarm: Guard, tmp_path
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_parts_are_the_piece(most: int) -> None:
     piece = "ab cde\U0001f600 fghijkl"
-    parts = in_parts(piece, most, lambda part: len(part.encode()))
+    parts = halved(piece, most, lambda part: len(part.encode()))
     assert "".join(parts) == piece
     assert all(len(part.encode()) <= most or len(part) == 1 for part in parts)
 
@@ -181,6 +181,8 @@ def test_the_streams_that_end_are_among_those_that_are_fed(alarm: Guard) -> None
         assert len(streams.feed(pieces, last=(stream for stream in (other, one)))) == 2
         with pytest.raises(InputError, match="last names a stream"):
             streams.feed([(one, "a")], last=[other])
+        with pytest.raises(InputError, match="last must be"):
+            streams.feed([(one, "a")], last=one)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:.*re-encodes")

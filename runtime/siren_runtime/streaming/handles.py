@@ -229,7 +229,11 @@ class Streams:
             InputError: a stream is not of these, or is named twice, or `pieces` are not pairs.
             BackendError: closed.
         """
-        until, ended = Deadline(deadline, cancel), set(last)
+        until = Deadline(deadline, cancel)
+        try:
+            ended = set(last)
+        except TypeError as cause:
+            raise InputError("last must be the streams whose text ends") from cause
         try:
             fed = [(stream, piece, until, stream in ended) for stream, piece in pieces]
         except (TypeError, ValueError) as cause:

@@ -15,13 +15,13 @@ from .result import StreamResult
 _Piece = TypeVar("_Piece", str, list[int])
 
 
-def in_parts(piece: _Piece, most: int, tokens: Callable[[_Piece], int]) -> list[_Piece]:
+def halved(piece: _Piece, most: int, tokens: Callable[[_Piece], int]) -> list[_Piece]:
     """Halve a piece, and its halves, until none has more than `most` tokens."""
     if len(piece) < 2 or tokens(piece) <= most:
         return [piece]
     middle = len(piece) // 2
     halves = piece[:middle], piece[middle:]
-    return [part for half in halves for part in in_parts(half, most, tokens)]
+    return [part for half in halves for part in halved(half, most, tokens)]
 
 
 def result_of_parts(results: Sequence[StreamResult]) -> StreamResult:
@@ -30,8 +30,7 @@ def result_of_parts(results: Sequence[StreamResult]) -> StreamResult:
     """
     *_, last = results
     worst = max(results, key=_rank)
-    names = last.heads
-    heads = {name: max((result.heads[name] for result in results), key=_rank) for name in names}
+    heads = {n: max((result.heads[n] for result in results), key=_rank) for n in last.heads}
     categories, flagged = categories_of(heads.values())
     decisions = dict.fromkeys(decision for result in results for decision in result.decisions)
     return replace(

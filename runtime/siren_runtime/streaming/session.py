@@ -20,11 +20,12 @@ from siren_runtime.text.rules import check_surrogates
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .decision import Decision, Decisions, Rule
-from .parts import in_parts, result_of_parts
+from .parts import halved, result_of_parts
 from .result import StreamResult, TokenScore
 from .track import Track
 
 _MARGIN = 8  # tokens that two parts of a text may have more together than apart
+_TOKENS_A_CHARACTER = 4  # at most: a character has four bytes at most, and no token has less
 _CHARACTERS_A_TOKEN = 32  # that are held at most, beside a piece
 
 
@@ -117,11 +118,14 @@ class Session:
             if len(self.tracks) > 1:
                 raise InputError("token ids are those of one tokenizer; feed an ensemble text")
         self._slides = 0
-        room = min(track.member.reader.max_tokens for track in self.tracks)
-        if self._held() + self._most_tokens(piece) + _MARGIN <= room:
+        room = min(track.member.reader.max_tokens for track in self.tracks) - _MARGIN
+        held = self._held()
+        if held + _TOKENS_A_CHARACTER * len(piece) <= room:  # as nearly all pieces are
             return [piece]
-        most = room // 2 - _MARGIN - max(map(_special_tokens, self.tracks))
-        return in_parts(piece, max(most, 1), self._most_tokens)
+        if held + self._most_tokens(piece) <= room:
+            return [piece]
+        most = (room - _MARGIN) // 2 - max(map(_special_tokens, self.tracks))
+        return halved(piece, max(most, 1), self._most_tokens)
 
     def accept(self, piece: str | list[Any]) -> None:
         """Take in a part of a piece.
@@ -294,7 +298,7 @@ def _special_tokens(track: Track) -> int:
 
 
 def _has_more_tokens(tokenizer: Tokenizer, piece: str, limit: int, deadline: Deadline) -> bool:
-    if 4 * len(piece) <= limit:  # a character takes four bytes at most, and no token takes less
+    if _TOKENS_A_CHARACTER * len(piece) <= limit:
         return False
     return tokenizer.has_more_tokens(piece, limit, deadline) or (
         len(tokenizer.encode_plain([piece])[0]) > limit
