@@ -29,6 +29,7 @@ need_genai()
 SIZES, TOKENS = (4, 8), 24
 GREEDY = Sampling(temperature=0)
 PROMPT, RESPONSE = "bread and flour and water and salt", " and so on and on and on"
+PROMPTS = (PROMPT, "a", "one two three", "what is it", "yes or no", "tell me more of it")
 
 
 def _decided(folder: Path, **decision: object) -> None:
@@ -50,8 +51,9 @@ def test_spans_are_those_of_a_guards_stream_of_the_same_tokens(
     guard = Guard.load(tmp_path / "bundle", backend="cpu", threads=1, spans=SIZES)
     generator = GuardedGenerator.load(grafted, threads=1, spans=SIZES)
     prompt, response = generator.engine.encode(PROMPT), generator.engine.encode(RESPONSE)
-    with guard.stream() as stream:
-        of_prompt, of_both = stream.feed_tokens(prompt), stream.feed_tokens(response)
+    with guard.stream() as stream, guard.stream() as other:
+        of_prompt = stream.feed_tokens(prompt, last=True)
+        of_both = other.feed_tokens([*prompt, *response], last=True)
     found = generator.read(PROMPT, chat=False), generator.read(PROMPT, RESPONSE, chat=False)
     for ours, theirs in zip(found, (of_prompt, of_both), strict=True):
         assert _by_size(ours) == pytest.approx(_by_size(theirs), abs=1e-4)
@@ -62,18 +64,22 @@ def test_spans_are_those_of_a_guards_stream_of_the_same_tokens(
     assert not GuardedGenerator.load(grafted, threads=1).read(PROMPT, chat=False).spans
 
 
+def _highest(generator: GuardedGenerator, prompt: str) -> tuple[list[int], list[float]]:
+    """The tokens of a response, and the highest span of the prompt and with each of them."""
+    with generator.generate(prompt, max_tokens=TOKENS, sampling=GREEDY) as generation:
+        tokens, highest = [], [max(_by_size(generation.prompt).values())]
+        for piece in generation:
+            tokens.append(piece.token)
+            highest.append(max(_by_size(generation.result).values()))
+    return tokens[:-1], highest[:-1]  # the last has spans that the end cuts
+
+
 def _rising(generator: GuardedGenerator) -> tuple[str, list[int], list[float], int]:
     """A prompt, the tokens of its response, the highest span with each, and the token of the
     response with which it rises most above all before.
     """
-    for prompt in (PROMPT, "a", "one two three", "what is it", "yes or no", "tell me more of it"):
-        with generator.generate(prompt, max_tokens=TOKENS, sampling=GREEDY) as generation:
-            tokens = [piece.token for piece in generation]
-        highest = [max(_by_size(generation.prompt).values())]
-        for count in range(1, len(tokens)):
-            with generator.generate(prompt, max_tokens=count, sampling=GREEDY) as shorter:
-                assert [piece.token for piece in shorter] == tokens[:count]
-            highest.append(max(_by_size(shorter.result).values()))
+    for prompt in PROMPTS:
+        tokens, highest = _highest(generator, prompt)
         rises = [new - max(highest[:number]) for number, new in enumerate(highest) if number]
         if max(rises, default=0) > 1e-3:
             return prompt, tokens, highest, 1 + rises.index(max(rises))
@@ -101,7 +107,39 @@ def test_a_span_that_is_harmful_ends_the_generation_at_its_last_token(copied: Pa
     unwatched = GuardedGenerator.load(copied, threads=1, spans=False)
     for other, options in ((unwatched, {}), (generator, {"aggregation": "window"})):
         with other.generate(prompt, max_tokens=TOKENS, sampling=GREEDY, **options) as generation:
-            assert [piece.token for piece in generation] == tokens
+            assert [piece.token for piece in generation][: len(tokens)] == tokens
+
+
+def test_a_harmful_span_that_the_end_cuts_is_found_at_the_end(copied: Path) -> None:
+    _decided(copied, threshold=1.0)
+    generator = GuardedGenerator.load(copied, threads=1, spans=SIZES)
+    prompt, tokens, before, at_end = _harmful_at_its_end(generator)
+    between = (before + at_end) / 2
+    _decided(copied, spans=[{"tokens": size, "threshold": between} for size in SIZES])
+    generator = GuardedGenerator.load(copied, threads=1)
+    for every, holdback in ((1, 0), (4, 2)):
+        options = {"sampling": GREEDY, "every": every, "holdback": holdback}
+        with generator.generate(prompt, max_tokens=len(tokens), **options) as generation:
+            given = [piece.token for piece in generation]
+        assert (generation.finish, generation.decided_at) == ("harmful", len(tokens))
+        assert given == tokens[: len(tokens) - 1 - holdback]
+        assert generation.result.is_harmful
+        assert max(_by_size(generation.result).values()) == pytest.approx(at_end, abs=1e-6)
+
+
+def _harmful_at_its_end(generator: GuardedGenerator) -> tuple[str, list[int], float, float]:
+    """A prompt, the tokens of a response, the highest span until it ends and at its end, which is
+    higher.
+    """
+    for prompt in PROMPTS:
+        tokens, highest = _highest(generator, prompt)
+        for count in range(1, len(tokens)):
+            with generator.generate(prompt, max_tokens=count, sampling=GREEDY) as shorter:
+                assert [piece.token for piece in shorter] == tokens[:count]
+            before, at_end = max(highest[: count + 1]), max(_by_size(shorter.result).values())
+            if at_end > before + 1e-3:
+                return prompt, tokens[:count], before, at_end
+    raise AssertionError("no end of a response cuts a span that is the highest")
 
 
 def test_a_prompt_with_a_harmful_span_gets_no_response(copied: Path) -> None:

@@ -72,7 +72,7 @@ _MEMORY = _Memory()
 def read_tokens(
     run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, deadline: Deadline
 ) -> None:
-    """Let the engine read tokens, and judge all so far.
+    """Let the engine read a prompt or a response to its end, and judge all so far.
 
     Args:
         what: the tokens are of, for errors.
@@ -87,6 +87,7 @@ def read_tokens(
             run.append(part)
             watch.add(run.output(NEURONS_OUTPUT)[0], part)
         watch.read()
+        watch.end()
 
 
 class Generation:
@@ -222,17 +223,19 @@ class Generation:
             self.tokens += 1
             self._last = self._pieces.decode(token), token
         if self._unjudged and (ending or len(self._unjudged) >= settings.every):
-            self._judge()
+            self._judge(ended=ending is not None)
         if ending and self.finish is None:
             self._end(ending)
 
-    def _judge(self) -> None:
-        """Judge what the engine has read; what comes before the token that decides is held for
-        giving out.
+    def _judge(self, *, ended: bool) -> None:
+        """Judge what the engine has read, with which the response ends if `ended`; what comes
+        before the token that decides is held for giving out.
         """
         watch = self._watch
         watch.tell("".join(text for text, _ in self._unjudged))
         scores = watch.read()
+        if ended:
+            watch.end()
         deciding = self._deciding()
         if deciding is not None:
             watch.end_at(deciding)

@@ -51,8 +51,8 @@ class ConversationSpans:
             self._text += piece
             self._offsets.append((begin, len(self._text)))
 
-    def of(self, count: int) -> Highest:
-        """As `StreamSpans.of`, of the first `count` tokens.
+    def of(self, count: int, *, ended: bool = False) -> Highest:
+        """As `StreamSpans.of`, of the first `count` tokens, with which the text ends if `ended`.
 
         Raises:
             BackendError: the engine failed, or gave what is not finite.
@@ -62,7 +62,7 @@ class ConversationSpans:
         def encoded() -> Encoded:
             return Encoded(self._ids[:count], self._offsets[:count])
 
-        return self._spans.of(count, text, self.first, encoded, self._rows)
+        return self._spans.of(count, text, self.first, encoded, self._rows, ended=ended)
 
     def _means(self, spans: Sequence[tuple[int, int]]) -> FloatArray:
         """The mean over each span, and over the first token of all, as `StreamState.means`."""

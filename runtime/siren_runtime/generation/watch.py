@@ -57,6 +57,7 @@ class Watch:
         self._result: StreamResult | None = None
         self._spans = spans
         self._harmless: Highest | None = None  # spans of which none is
+        self._end: int | None = None  # tokens with which the prompt or the response ends
         self._forget()
 
     def _forget(self) -> None:
@@ -126,6 +127,10 @@ class Watch:
         self.decisions.extend(scores)
         return scores
 
+    def end(self) -> None:
+        """What was read is all of the prompt or of the response: spans that its end cuts count."""
+        self._end, self._result = len(self.scores), None
+
     def end_at(self, number: int) -> None:
         """Forget what was read behind that one of the tokens read last, which decides."""
         first, rows = self._read
@@ -190,7 +195,7 @@ class Watch:
 
     def _spans_at(self, count: int) -> Highest | None:
         """The highest spans of the first `count` tokens; None where spans are not looked at."""
-        return None if self._spans is None else self._spans.of(count)
+        return None if self._spans is None else self._spans.of(count, ended=count == self._end)
 
     def _verdicts(self, row: FloatArray, spans: Highest | None) -> dict[str, HeadScore]:
         """What the heads decide by a row of the readout, and by spans."""
