@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -32,6 +32,7 @@ _FOREIGN = re.compile("[^\0-\u024f]")
 _KINDS = "function", "custom"  # of tool calls
 _WORD = re.compile(r"[^\W_]+")
 _TURNS = 32  # of a conversation, that are read by themselves
+_MOST_OF = 0.9  # of a conversation, that a turn is which nothing hides
 _LEAST_WORDS = 8  # of such a turn; guards call some short harmless ones harmful
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
@@ -244,20 +245,23 @@ def texts_of(messages: list[Message], declared: Collection[str] = ()) -> list[st
     return with_names(texts, _names_of(messages), declared)
 
 
-def turns_of(messages: list[Message]) -> list[str]:
-    """What the user says in each turn of a conversation.
+def turns_of(messages: list[Message]) -> dict[int, str]:
+    """What the user says in each turn of a conversation, by the message's place.
 
     Raises:
         RefusedRequest: one holds what cannot be read.
     """
-    return [_text_of(one, place) for place, one in enumerate(messages) if one.role == "user"]
+    users = (place for place, one in enumerate(messages) if one.role == "user")
+    return {place: _text_of(messages[place], place) for place in users}
 
 
-def judged_alone(turns: Sequence[str]) -> list[str]:
+def judged_alone(turns: Mapping[int, str], conversation: str) -> dict[str, int]:
     """Those of the last turns that say enough to judge them by themselves too, so that a system
-    prompt and other turns do not hide them.
+    prompt and other turns do not hide them; each text once, with the place of its last message.
     """
-    return [text for text in dict.fromkeys(turns) if _says_enough(text)][-_TURNS:]
+    most = _MOST_OF * len(conversation)
+    said = {text: place for place, text in turns.items() if _says_enough(text)}
+    return {text: said[text] for text in [*said][-_TURNS:] if len(text) < most}
 
 
 def _says_enough(text: str) -> bool:

@@ -113,6 +113,31 @@ def test_a_system_prompt_does_not_hide_what_is_asked(
     assert _asked(server, [hiding, safe]).status_code == 200
     for messages in ([hiding, harmful], [hiding, harmful, safe], [harmful, hiding, safe]):
         assert _code(_asked(server, messages)) == (400, "content_filter")
+        found = server.client.post("/v1/score", json={"messages": messages}).json()
+        of_many = server.client.post("/v1/score", json={"inputs": [{"messages": messages}, "a"]})
+        place = messages.index(harmful)
+        assert (found["is_harmful"], found["message"]) == (True, place)
+        assert found == {"model": found["model"], **of_many.json()["results"][0]}
+        alone = server.client.post("/v1/score", json={"text": harmful["content"]}).json()
+        assert alone == {name: value for name, value in found.items() if name != "message"}
+    whole = server.client.post("/v1/score", json={"messages": [hiding, safe]}).json()
+    assert whole["is_harmful"] is False
+    answered = [hiding, harmful, {"role": "assistant", "content": letters[0]}]
+    pair = server.client.post("/v1/score", json={"messages": answered}).json()
+    assert "message" not in pair  # what is asked is of the answer
+
+
+def test_a_turn_that_cannot_be_read_is_named(server: Running) -> None:
+    words = " ".join(["br\u200bead"] * 9)
+    messages = [{"role": "system", "content": "a " * 900}, {"role": "user", "content": words}]
+    asked = {"messages": messages}
+    for body in ({**asked, "threshold": 1.0}, {"inputs": [asked], "threshold": 1.0}):
+        answer = server.client.post("/v1/score", json=body)
+        assert answer.status_code == (422 if "messages" in body else 200)
+        error = (
+            answer.json()["error"] if "messages" in body else answer.json()["results"][0]["error"]
+        )
+        assert "messages[1]" in error["message"]
 
 
 def test_a_conversation_is_one_text_whoever_speaks_last() -> None:

@@ -12,7 +12,6 @@ from siren_serve.messages import Message, conversation_of, judged_alone, turns_o
 
 from .beside import Kind, check_readable, declared_names, texts_beside
 
-_MOST_OF = 0.9  # of a conversation, that a turn is which nothing hides
 _READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
 
@@ -117,8 +116,7 @@ def _of_chat(body: dict[str, Any], read_all: bool) -> _Read:
         messages = msgspec.convert(body.get("messages"), list[Message])
         text = conversation_of(messages, () if read_all else declared_names(body))
         turns = turns_of(messages)
-        alone = [turn for turn in judged_alone(turns) if len(turn) < _MOST_OF * len(text)]
-        return [text], [*alone], turns[-1:] or [text], None
+        return [text], [*judged_alone(turns, text)], [*turns.values()][-1:] or [text], None
     except msgspec.ValidationError as error:
         return [], [], [""], RefusedRequest(422, "invalid", f"messages: {error}")
     except RefusedRequest as error:
