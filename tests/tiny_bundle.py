@@ -129,7 +129,7 @@ def edit_model(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
     seal(folder)
 
 
-def seal(folder: Path) -> None:
+def seal(folder: Path, *, vocab_size: int | None = None) -> None:
     """Write the guard.json that the files in the folder deserve."""
     head = HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)
     contract = graphs.score_graph({PRIMARY_HEAD: head})
@@ -141,7 +141,7 @@ def seal(folder: Path) -> None:
     manifest = m.Manifest(
         format_version=m.FORMAT_VERSION,
         task="content",
-        backbone=m.Backbone("example/bag-of-bytes", "0" * 40, "bag", 4, 2),
+        backbone=m.Backbone("example/bag-of-bytes", "0" * 40, "bag", 4, 2, vocab_size=vocab_size),
         heads={PRIMARY_HEAD: head},
         text=m.TextRules("llm-siren-0.2", "\n", MAX_LENGTH, "right"),
         threshold=0.5,

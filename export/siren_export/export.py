@@ -1,5 +1,6 @@
 """Artifact + checkpoint -> bundle: author the graphs, stream the weights, verify, publish."""
 
+import logging
 import tempfile
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -16,7 +17,7 @@ from siren_runtime.bundle.types import Precision, Target
 from siren_runtime.errors import ArtifactError, InputError
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .bundle_writer import staging, write_file, write_manifest
+from .bundle_writer import check_output, staging, write_file, write_manifest
 from .describe import backbone_entry, describe
 from .families.base import Backbone, StateSource
 from .families.imported import ImportedBackbone
@@ -41,6 +42,9 @@ from .sources.chat_template import ChatFormat, read_chat_format
 from .sources.checkpoint import Checkpoint
 from .verify.accept import accepted, check_remote_code
 from .verify.bundle import ReferenceSource
+from .verify.embedding import without_row
+
+_log = logging.getLogger(__name__)
 
 
 def export_bundle(
@@ -54,6 +58,7 @@ def export_bundle(
     calibration: Sequence[str] = (),
     keep_float: Set[str] = frozenset(),
     tuning: Tuning | None = None,
+    as_named: bool = False,
     reference: ReferenceSource | None = None,
     allow_drift: bool = False,
     overwrite: bool = False,
@@ -72,6 +77,8 @@ def export_bundle(
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
             float32.
         tuning: how the precision was chosen (`siren_export.tune.tune`), kept in the manifest.
+        as_named: the checkpoint is known to be what the head names, so the manifest calls it so;
+            else it names what was read.
         reference: gives the scores to verify against; None leaves the bundle unverified.
         allow_drift: keep a bundle whose verification misses its precision's bound.
         overwrite: replace a bundle that is at `output`.
@@ -85,13 +92,17 @@ def export_bundle(
             own and cannot be verified; nothing is left at `output`.
         InputError: the target or the ONNX file has no such precision, or no exits, or quantizes
             nothing that `keep_float` names.
-        BundleError: `output` cannot be written, or the scores drifted beyond the bound.
+        BundleError: `output` cannot be written, the head's max_length leaves no token for a text,
+            or the scores drifted beyond the bound.
     """
+    check_output(output, overwrite=overwrite)
     backbone = backbone_of(checkpoint)
     precision = precision or own_precision(checkpoint)
     row = row_of_checkpoint(checkpoint, target, precision)
     chat = _chat_format(artifact, backbone, checkpoint)
     _check_exits(artifact, checkpoint, target)
+    # As whoever opens the bundle.
+    Tokenizer(checkpoint.path / TOKENIZER_FILE, artifact.max_length, checkpoint.tokenizer_json)
     context = context_length(artifact, backbone) if stream and row.streams else None
     graphs = _author(artifact, backbone, checkpoint, row, context)
     length = artifact.max_length
@@ -119,7 +130,7 @@ def export_bundle(
             row,
             precision,
             target,
-            backbone=backbone_entry(artifact, backbone, context),
+            backbone=backbone_entry(artifact, checkpoint, backbone, context, as_named=as_named),
             chat=chat,
             graphs=graphs,
             files=files,
@@ -134,6 +145,7 @@ def export_bundle(
                 output, checkpoint, bundle, reference, progress, allow_drift=allow_drift
             )
             manifest = msgspec.structs.replace(manifest, verification=report)
+        manifest = _with_tokens_noted(output, manifest, checkpoint)
         check_remote_code(checkpoint, manifest.verification)
         write_manifest(folder, manifest)
     return manifest
@@ -159,6 +171,18 @@ def _write_texts(
     if chat is not None:
         found[TEMPLATE_FILE] = chat.template.encode()
     return {name: write_file(folder / name, content) for name, content in found.items()}
+
+
+def _with_tokens_noted(output: Path, manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """Say in the log and in the report which tokens the embedding has no row for."""
+    note = without_row(checkpoint.tokenizer_json, manifest.backbone.vocab_size)
+    if note is None:
+        return manifest
+    _log.warning("%s: %s", output, note)
+    report = manifest.verification
+    reason = note if report.reason is None else f"{report.reason}; {note}"
+    report = msgspec.structs.replace(report, reason=reason)
+    return msgspec.structs.replace(manifest, verification=report)
 
 
 def _chat_format(
@@ -222,8 +246,8 @@ def calibrate(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_graphs({"score": graph}, folder, silent)
-        write_file(folder / TOKENIZER_FILE, checkpoint.tokenizer_json)
-        tokenizer = Tokenizer(folder / TOKENIZER_FILE, max_length)
+        content, rows = checkpoint.tokenizer_json, checkpoint.vocab_size
+        tokenizer = Tokenizer(checkpoint.path / TOKENIZER_FILE, max_length, content, rows)
         moments = row.calibration == "moments"
         score, texts = folder / graph_file("score"), texts or EXAMPLE_TEXTS
         return measure_inputs(score, tokenizer, texts, moments=moments, progress=progress)

@@ -44,6 +44,10 @@ class InputError(SirenError, ValueError):
     """What the caller passed cannot be scored."""
 
 
+class UnreadableError(InputError):
+    """Too little of a text can be read to call it safe."""
+
+
 class InputTypeError(InputError, TypeError):
     """What the caller passed is of a type that is none of what can be scored."""
 

@@ -107,15 +107,51 @@ def test_reference_scores_are_recorded_on_request(siren, head, tmp_path):
         (["--record-reference", "r.json", "--no-verify"], "--no-verify"),
         (["--record-reference", "no/such/r.json"], "no such folder"),
         (["--record-reference", "."], "is a directory"),
+        (["--reference-backbone", "x", "--no-verify"], "is for what --no-verify omits"),
+        (["--calibration", "/dev/null"], "fp32 for onnxruntime is fitted to no texts"),
+        (["--calibration", "/dev/null", "--precision", "fp16"], "fp16 for onnxruntime is fitted"),
     ],
 )
-def test_reference_scores_that_cannot_be_recorded_are_refused_first(
+def test_options_that_would_do_nothing_are_refused_first(
     siren, head, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     status, _, err = siren("export", head, "-o", "bundle", *arguments)
     assert status == 2
     assert message in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_scores_that_were_not_to_be_had_fail_a_command_that_was_to_record_them(
+    siren, head, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "siren_guard", None)
+    recorded = tmp_path / "reference.json"
+    status, _, err = siren(
+        "export", head, "-o", tmp_path / "bundle", "--record-reference", recorded
+    )
+    assert status == 1
+    assert "reference.json: no scores were recorded: llm-siren is not installed" in err
+    assert not recorded.exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(siren, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    status, _, err = siren("export", tmp_path / "no-head", "-o", tmp_path / "link")
+    assert status == 1
+    assert "is a link, and not to a bundle" in err
+
+
+def test_a_head_that_leaves_no_token_for_a_text_is_refused_unverified_too(
+    siren, tmp_path, backbone_folder
+):
+    head = make_artifact(tmp_path / "head", backbone_folder("bert"))
+    config = json.loads((head / "siren_config.json").read_text())
+    config["inference"]["max_length"] = 2
+    (head / "siren_config.json").write_text(json.dumps(config))
+    status, _, err = siren("export", head, "-o", tmp_path / "bundle", "--no-verify")
+    assert status == 1
+    assert "adds 2 special tokens, so a max_length of 2 leaves none" in err
     assert not (tmp_path / "bundle").exists()
 
 

@@ -31,7 +31,7 @@ from siren_export.verify.reference import (
 from siren_export.verify.texts import TEXTS, added_tokens, digest, own_texts
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import MANIFEST_FILE
-from siren_runtime.errors import ArtifactError, BundleError, SirenError
+from siren_runtime.errors import ArtifactError, BundleError, InputError, SirenError
 
 
 @pytest.fixture
@@ -232,18 +232,6 @@ def test_a_killed_export_leaves_nothing_that_loads_and_the_next_one_cleans_up(
     assert Guard.load(output).score("Hello").score > 0
 
 
-def test_a_running_export_beside_is_left_alone(tmp_path, inputs):
-    running = subprocess.Popen(["sleep", "60"])
-    try:
-        theirs = tmp_path / f".bundle.partial-{running.pid}"
-        theirs.mkdir()
-        export_bundle(*inputs, tmp_path / "bundle")
-        assert theirs.exists()
-    finally:
-        running.kill()
-        running.wait()
-
-
 def test_what_is_at_the_output_is_not_lost(tmp_path, inputs):
     output = tmp_path / "bundle"
     output.mkdir()
@@ -271,19 +259,6 @@ def test_a_failing_replacement_keeps_the_old_bundle(tmp_path, inputs, monkeypatc
     with pytest.raises(BundleError, match=r"bundle: the bundle cannot be written: .*disk full"):
         export_bundle(*inputs, output, overwrite=True)
     assert Guard.load(output, verify="full").manifest == first
-
-
-def test_only_what_exports_left_is_removed_beside_the_output(tmp_path, inputs):
-    output = tmp_path / "out" / "b[1]**"
-    output.parent.mkdir()
-    theirs = {".b[1]**.notes-20261121", ".b[1]**.log-99999999", ".b[1]**.partial-20261121093000"}
-    for name in theirs:
-        (output.parent / name).mkdir()
-    (output.parent / ".b[1]**.partial-99999999").touch()
-    (output.parent / ".b[1]**.scratch-99999999").mkdir()
-    (output.parent / ".b[1]**.replaced-99999999").symlink_to("elsewhere")
-    export_bundle(*inputs, output)
-    assert {path.name for path in output.parent.iterdir()} == {*theirs, output.name}
 
 
 def test_a_link_to_a_bundle_is_replaced_and_the_bundle_kept(tmp_path, inputs):
@@ -335,6 +310,35 @@ def test_the_texts_hold_each_added_token_and_are_longer_than_the_limit(inputs):
     assert all(any(token in text for text in with_tokens) for token in [*tokens, "<new>"])
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode())
     assert len(tokenizer.encode(longest).ids) > artifact.max_length
+
+
+def test_tokens_beyond_the_embedding_are_told_and_refused(
+    tmp_path, inputs, backbone_folder, caplog
+):
+    artifact, checkpoint = inputs
+    backbone = shutil.copytree(backbone_folder("qwen3"), tmp_path / "backbone")
+    rows = json.loads((backbone / "config.json").read_text())["vocab_size"]
+    tokenizer = Tokenizer.from_file(str(backbone / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == rows
+    tokenizer.add_tokens([f"<new_{n}>" for n in range(9)])
+    tokenizer.save(str(backbone / "tokenizer.json"))
+    more = load_checkpoint(backbone)
+    told = f"without one: 9; a text that holds one is refused: '<new_0>' ({rows}), "
+    for reference in (None, reference_of(artifact, more)):
+        caplog.clear()
+        manifest = export_bundle(
+            artifact, more, tmp_path / "bundle", reference=reference, overwrite=True
+        )
+        assert manifest.backbone.vocab_size == rows
+        assert told in manifest.verification.reason
+        assert told in caplog.text
+    assert manifest.verification.status == "passed"
+    with pytest.raises(InputError, match=f"token {rows}, '<new_"):
+        Guard.load(tmp_path / "bundle").score(f"is <new_{rows - 384}> it")
+    with pytest.raises(InputError, match=f"token {rows}, '<new_"):
+        export_bundle(artifact, more, tmp_path / "x", precision="int8", calibration=["<new_0> it"])
+    plain = export_bundle(artifact, checkpoint, tmp_path / "plain")
+    assert plain.verification.reason == "not asked for"
 
 
 def test_of_long_runs_of_placeholders_a_few_are_scored_and_all_else_stays():

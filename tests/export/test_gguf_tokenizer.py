@@ -210,6 +210,92 @@ def test_the_tokenizer_of_another_model_is_refused(
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gemma2"])
+def test_a_headers_own_tokenizer_is_taken_beside_it(
+    name: str, backbone_folder: Folders, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "model.gguf", backbone_folder(name), pre="qwen2")
+    made = load_checkpoint(path).tokenizer_json
+    (tmp_path / "tokenizer.json").write_bytes(made)
+    beside = load_checkpoint(path)
+    assert (beside.tokenizer_json, beside.gguf_tokenizer) == (made, None)
+
+
+def _swapped(data: dict[str, Any]) -> None:
+    """Let two control tokens stand at each other's place."""
+    one, two = data["added_tokens"][:2]
+    one["id"], two["id"] = two["id"], one["id"]
+    data["added_tokens"].sort(key=lambda token: token["id"])
+    vocabulary = data["model"]["vocab"] | {t["content"]: t["id"] for t in (one, two)}
+    data["model"]["vocab"] = vocabulary
+    for token in data["post_processor"]["special_tokens"].values():
+        token["ids"] = [one["id"]]
+
+
+def _renamed(data: dict[str, Any]) -> None:
+    """Let a reserved token be called as a fine-tuned model's is."""
+    (token,) = [t for t in data["added_tokens"] if t["content"] == "<|reserved_token_0|>"]
+    data["model"]["vocab"]["<|im_start|>"] = data["model"]["vocab"].pop(token["content"])
+    token["content"] = "<|im_start|>"
+
+
+def _not_added(data: dict[str, Any]) -> None:
+    """Let merges alone make a control token, which they do not."""
+    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] != "<|eot_id|>"]
+
+
+def _begins_with_nothing(data: dict[str, Any]) -> None:
+    data["post_processor"] = None
+
+
+def _ends_with_eos(data: dict[str, Any]) -> None:
+    name, index = "<|end_of_text|>", data["model"]["vocab"]["<|end_of_text|>"]
+    ends = data["post_processor"]
+    ends["single"].append({"SpecialToken": {"id": name, "type_id": 0}})
+    ends["special_tokens"][name] = {"id": name, "ids": [index], "tokens": [name]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_swapped, "token 0 is '<|end_of_text|>', and '<|begin_of_text|>' in model.gguf"),
+        (_swapped, "here that one is token 1; it is the tokenizer of another model"),
+        (_renamed, "token 3 is '<|im_start|>', and '<|reserved_token_0|>' in model.gguf"),
+        (_renamed, "here that one is none"),
+        (_not_added, "here that one is token 2, but no added token"),
+        (_begins_with_nothing, "puts nothing before every text"),
+        (_begins_with_nothing, "model.gguf beside it '<|begin_of_text|>' (0)"),
+        (_ends_with_eos, "puts '<|end_of_text|>' (1) after every text"),
+    ],
+)
+def test_other_tokens_that_no_merge_makes_are_refused_beside_a_header(
+    change: Callable[[dict[str, Any]], None],
+    words: str,
+    backbone_folder: Folders,
+    tmp_path: Path,
+) -> None:
+    path = write_gguf(tmp_path / "model.gguf", backbone_folder("llama"))
+    shutil.copy(backbone_folder("llama") / "tokenizer.json", tmp_path)
+    load_checkpoint(path)
+    change_tokenizer(tmp_path, change)
+    with pytest.raises(CheckpointError) as refusal:
+        load_checkpoint(path)
+    assert words in str(refusal.value)
+
+
+def test_what_no_name_tells_of_a_header_is_not_compared(tmp_path: Path) -> None:
+    """Rows of no token, which older converters call user-defined ones; and where a text begins, in
+    a header that neither says it nor has a pre-tokenizer that is known.
+    """
+    folder = roomy("llama", tmp_path)
+    kinds = [3] * 4 + [1] * (NEW - 4) + [4] * 16
+    values = {"token_type": kinds, "pre": "of tomorrow", "add_bos_token": None}
+    values = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    path = write_gguf(tmp_path / "model.gguf", folder, values=values)
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    assert load_checkpoint(path).tokenizer_json == (folder / "tokenizer.json").read_bytes()
+
+
 TOKENS = "tokenizer.ggml.tokens"
 LIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "none": ("llama", {"tokenizer.ggml.model": None}, "no tokenizer.ggml.model"),

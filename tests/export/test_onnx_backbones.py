@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -294,3 +295,53 @@ def test_the_command_verifies_with_the_backbone_that_the_head_names(
         *arguments[:3], backbone("llama"), "--reference-backbone", "x", "-o", tmp_path / "y"
     )
     assert result.exit_code == 2
+
+
+def test_options_that_an_onnx_file_has_no_use_for_are_refused(
+    graph: Make, head: Callable[..., Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(head("llama"), tmp_path / "head"))
+    config = json.loads((copy / "siren_config.json").read_text())
+    config["base_model"]["model_id"] = "org/elsewhere"
+    (copy / "siren_config.json").write_text(json.dumps(config))
+    arguments = ["export", copy, "--backbone", graph("llama"), "-o", tmp_path / "bundle"]
+    result = siren(*arguments, "--record-reference", tmp_path / "reference.json")
+    assert result.exit_code == 2
+    assert "name them with --reference-backbone" in " ".join(result.stderr.split())
+    result = siren(*arguments, "--precision", "int8", "--calibration", "/dev/null")
+    assert result.exit_code == 2
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_trust_goes_to_the_weights_that_a_file_is_verified_by(
+    graph: Make, backbone: Make, head: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(backbone("llama"), tmp_path / "weights"))
+    config = json.loads((weights / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_own.Model"}
+    (weights / "config.json").write_text(json.dumps(config))
+    shown = load_checkpoint(weights, trust_remote_code=True).remote_code
+    assert shown is not None
+    words = ["export", head("llama"), "--backbone", graph("llama"), "-o", tmp_path / "bundle"]
+    words += ["--reference-backbone", weights]
+    result = siren(*words)
+    assert result.exit_code == 1
+    assert "give --trust-remote-code" in result.stderr
+    result = siren(*words, "--trust-remote-code")
+    assert "give --trust-remote-code" not in result.stderr
+    assert result.exit_code == 0, result.stderr
+
+
+def test_labels_of_a_file_are_compared_with_its_own_states_each(
+    graph: Make, backbone: Make, tmp_path: Path
+) -> None:
+    folder = make_labels(tmp_path / "labels", backbone("llama"), layers=[0, 1])
+    config = json.loads((folder / "siren_config.json").read_text())
+    names = config["mlp"]["class_names"]
+    config["inference"]["labels"] = {n: {"threshold": 0.5, "temperature": 2.0} for n in names}
+    (folder / "siren_config.json").write_text(json.dumps(config))
+    artifact, checkpoint = load_artifact(folder), load_checkpoint(graph("llama"))
+    reference = OwnStates(artifact, checkpoint).scores
+    manifest = export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
+    assert manifest.verification.status == "passed"
+    assert manifest.verification.verdict_agreement == 1

@@ -9,14 +9,14 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from backbones import BackboneSpec
+from backbones import VOCABULARY, BackboneSpec
 from models import make_artifact, make_backbone
 from onnx_backbones import export_onnx
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.own_states import OwnStates
-from siren_runtime.errors import ArtifactError, BackendError, CheckpointError
+from siren_runtime.errors import ArtifactError, BackendError, BundleError, CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,11 @@ def _scaled(model: ir.Model) -> None:
     graph.insert_after(producer, product)
 
 
-def _odd_input(model: ir.Model) -> None:
+def _odd_input(model: ir.Model, name: str = "bias_ids") -> None:
     """Let the graph read another input, beside the token ids."""
     graph = model.graph
     (ids,) = [value for value in graph.inputs if value.name == "input_ids"]
-    odd = ir.val("bias_ids", dtype=ids.dtype, shape=ids.shape)
+    odd = ir.val(name, dtype=ids.dtype, shape=ids.shape)
     graph.inputs.append(odd)
     total = ir.node("Add", [ids, odd])
     total.outputs[0].name = "total"
@@ -154,7 +154,8 @@ def _of_one_token(model: ir.Model) -> None:
     rows = gather.inputs[0]
     assert rows is not None
     assert rows.const_value is not None
-    one = ir.val("one", const_value=ir.tensor(rows.const_value.numpy()[:1].copy(), name="one"))
+    values = ir.tensor(rows.const_value.numpy()[:1].copy(), name="one")
+    one = ir.val("one", dtype=values.dtype, shape=values.shape, const_value=values)
     model.graph.initializers["one"] = one
     gather.replace_input_with(0, one)
 
@@ -167,3 +168,93 @@ def test_a_file_that_cannot_be_run_is_no_reference(
     own = OwnStates(load_artifact(head), checkpoint)
     with pytest.raises(BackendError, match=r"changed\.onnx: ONNX Runtime cannot run the file"):
         own.scores(lambda stage, done, total: None)
+
+
+def test_the_rows_of_the_embedding_are_those_that_token_ids_pick_from(
+    graph: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(graph, tmp_path / "lies"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "vocab_size": 7}))
+    assert load_checkpoint(copy).vocab_size == VOCABULARY
+    one = _changed(graph, tmp_path / "copy", _of_one_token)
+    assert load_checkpoint(one).vocab_size == 1
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a BERT as model.onnx, and of its head; do not change them."""
+    spec = BackboneSpec("bert", {"num_hidden_layers": 2})
+    backbone = make_backbone(tmp_path_factory.mktemp("encoder"), spec)
+    graph = export_onnx(backbone, tmp_path_factory.mktemp("graph") / "onnx")
+    return graph, make_artifact(tmp_path_factory.mktemp("head"), backbone)
+
+
+def _configured(folder: Path, **keys: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def _sees_padding(model: ir.Model) -> None:
+    """Let a mask of ones stand for the input, whose shape alone is read."""
+    graph = model.graph
+    (mask,) = [value for value in graph.inputs if value.name == "attention_mask"]
+    one = ir.val("one", const_value=ir.tensor([1], dtype=mask.dtype, name="one"))
+    graph.initializers["one"] = one
+    shape = ir.node("Shape", [mask])
+    ones = ir.node("Expand", [one, shape.outputs[0]])
+    shape.outputs[0].name, ones.outputs[0].name = "shape_of_mask", "ones"
+    mask.replace_all_uses_with(ones.outputs[0])
+    shape.replace_input_with(0, mask)
+    graph.insert_before(graph[0], (shape, ones))
+
+
+def _without_mask(model: ir.Model) -> None:
+    """Let the graph have token ids as its only input."""
+    _sees_padding(model)
+    ids, mask = model.graph.inputs
+    mask.replace_all_uses_with(ids)
+    model.graph.inputs.remove(mask)
+
+
+@pytest.mark.parametrize("change", [_sees_padding, _without_mask])
+def test_an_encoder_that_reads_padding_as_text_is_refused(
+    change: Callable[[ir.Model], None], encoder: tuple[Path, Path], tmp_path: Path
+) -> None:
+    graph, head = encoder
+    changed = _changed(graph, tmp_path / "copy", change)
+    with pytest.raises(CheckpointError, match=r"does not depend on an input 'attention_mask'"):
+        export_bundle(load_artifact(head), load_checkpoint(changed), tmp_path / "x")
+
+
+def test_scores_that_padding_changes_drift(encoder: tuple[Path, Path], tmp_path: Path) -> None:
+    """As in a graph whose config calls it causal, which it is not."""
+    graph, head = encoder
+    changed = _changed(graph, tmp_path / "copy", _sees_padding)
+    _configured(changed.parent, architectures=["BertForCausalLM"])
+    artifact, checkpoint = load_artifact(head), load_checkpoint(changed)
+    reference = OwnStates(artifact, checkpoint).scores
+    with pytest.raises(BundleError, match="texts in a batch, padded, are up to"):
+        export_bundle(artifact, checkpoint, tmp_path / "x", reference=reference)
+    report = export_bundle(
+        artifact, checkpoint, tmp_path / "x", reference=reference, allow_drift=True
+    ).verification
+    assert report.status == "drifted"
+    assert report.max_difference is not None
+    assert report.max_difference < 1e-4 < (report.batch_max_difference or 0)
+
+
+def test_position_ids_that_do_not_count_from_0_are_refused(
+    encoder: tuple[Path, Path], tmp_path: Path
+) -> None:
+    graph, head = encoder
+    changed = _changed(graph, tmp_path / "copy", lambda m: _odd_input(m, "position_ids"))
+    artifact = load_artifact(head)
+    export_bundle(artifact, load_checkpoint(changed), tmp_path / "bert")
+    _configured(changed.parent, model_type="roberta", pad_token_id=1)
+    with pytest.raises(CheckpointError, match="a roberta does not count positions from 0"):
+        export_bundle(artifact, load_checkpoint(changed), tmp_path / "roberta")
+    positions = artifact.max_length + 1
+    _configured(changed.parent, max_position_embeddings=positions)
+    with pytest.raises(CheckpointError, match=f"{positions} positions of the config less 2"):
+        export_bundle(artifact, load_checkpoint(changed), tmp_path / "short")

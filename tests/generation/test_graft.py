@@ -1,5 +1,7 @@
 """A graft finds every block by structure, gives its neurons, and changes nothing else."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from siren_export.graft.extractor import write_extractor
 from siren_export.graft.graft import find_blocks, graft
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.onnx_blocks import Block, TransformerGraph
+from siren_runtime.bundle.backbone import ModelName
 from siren_runtime.errors import ArtifactError, BundleError, CheckpointError
 from siren_runtime.generation.folder import read_folder
 from siren_runtime.generation.manifest import NEURONS_OUTPUT, TrainedOn, load_manifest
@@ -83,6 +86,49 @@ def test_another_graph_is_refused_by_what_was_looked_for(generator: Make) -> Non
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, head: Path) -> None:
     with pytest.raises(CheckpointError, match=r"genai_config\.json"):
         graft(tmp_path, load_artifact(head), tmp_path / "out", foreign=True)
+
+
+def test_a_graph_in_a_folder_of_its_own_is_refused_by_name(
+    generator: Make, head: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(generator("llama"), tmp_path / "copy"))
+    (folder / "onnx").mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / name).rename(folder / "onnx" / name)
+    config = json.loads((folder / "genai_config.json").read_text())
+    config["model"]["decoder"]["filename"] = "onnx/model.onnx"
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"decoder\.filename is 'onnx/model\.onnx'"):
+        graft(folder, load_artifact(head), tmp_path / "out", foreign=True, verify=False)
+
+
+def test_weights_in_a_folder_of_their_own_are_refused_by_name(
+    generator: Make, head: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(generator("llama"), tmp_path / "copy"))
+    model = ir.load(folder / "model.onnx")
+    (folder / "weights").mkdir()
+    ir.save(model, folder / "model.onnx", external_data="weights/model.onnx.data")
+    with pytest.raises(
+        CheckpointError, match=r"weights 'weights/model\.onnx\.data' are not beside"
+    ):
+        graft(folder, load_artifact(head), tmp_path / "out", foreign=True, verify=False)
+
+
+def test_a_graft_replaces_a_graft_and_no_guard(
+    generator: Make, head: Path, bundle: Path, tmp_path: Path
+) -> None:
+    artifact, guard = load_artifact(head), Path(shutil.copytree(bundle, tmp_path / "guard"))
+    before = sorted(guard.iterdir())
+    options = {"foreign": True, "verify": False, "overwrite": True}
+    with pytest.raises(BundleError, match="is no grafted generator"):
+        graft(generator("llama"), artifact, guard, **options)
+    assert sorted(guard.iterdir()) == before
+    for _ in range(2):
+        manifest = graft(generator("llama"), artifact, tmp_path / "out", **options)
+    assert load_manifest(tmp_path / "out") == manifest
+    assert manifest.backbone.id == generator("llama").name
+    assert manifest.backbone.named == ModelName(artifact.model_id, None)
 
 
 def test_a_folder_that_is_grafted_is_not_grafted_again(

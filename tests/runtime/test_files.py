@@ -50,17 +50,74 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(
     assert path.read_bytes() == b"old"
 
 
-def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path: Path) -> None:
+_WRITE = """
+import os, sys
+from pathlib import Path
+from siren_runtime.bundle.files import replacement
+from siren_runtime.errors import InputError
+
+os.getpid = lambda: int(sys.argv[2])  # as in another container, which counts processes for itself
+with replacement(Path(sys.argv[1]), InputError) as partial:
+    partial.write_text("theirs")
+    print(partial, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[int], tuple[subprocess.Popen[str], Path]]]:
+    """Start to write `labels.npy` in a process of that number; it waits with the file half done."""
+    running = []
+
+    def begin(pid: int) -> tuple[subprocess.Popen[str], Path]:
+        command = [sys.executable, "-c", _WRITE, str(tmp_path / "labels.npy"), str(pid)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_killed_process_of_another_container_left_is_removed_and_no_other(
+    tmp_path: Path, start: Callable[[int], tuple[subprocess.Popen[str], Path]]
+) -> None:
+    process, left = start(os.getpid())  # a number that is alive here
+    process.kill()
+    process.wait()
+    others = {".labels.npy.partial-abcd1234", ".labels.npy.7.7"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    assert left.exists()
+    write_whole(tmp_path / "labels.npy", b"whole", InputError)
+    assert {file.name for file in tmp_path.iterdir()} == {"labels.npy", *others}
+
+
+def test_who_writes_in_another_container_is_left_alone(
+    tmp_path: Path, start: Callable[[int], tuple[subprocess.Popen[str], Path]]
+) -> None:
     path = tmp_path / "labels.npy"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = tmp_path / f".labels.npy.{dead.pid}.7"
-    others = [tmp_path / f".labels.npy.{os.getpid()}.7", tmp_path / f".other.npy.{dead.pid}.7"]
-    for file in (left, *others):
-        file.write_bytes(b"part")
+    process, _ = start(99999999)  # a number that is of no process here
     write_whole(path, b"whole", InputError)
-    assert not left.exists()
-    assert all(file.exists() for file in others)
+    assert path.read_bytes() == b"whole"
+    process.communicate()
+    assert process.returncode == 0
+    assert path.read_bytes() == b"theirs"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_at_once_each_write_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacement(path, InputError) as partial:
+        partial.write_bytes(b"first")
+        write_whole(path, b"second", InputError)
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("write", [save_bytes, save_array, save_arrays])

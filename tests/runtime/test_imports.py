@@ -105,7 +105,7 @@ FLOORS = {
         ["guards"],
         ["opening"],
         ["values", "bodies", "openapi", "openai_form", "triton"],
-        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "warming"],
+        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "tls", "warming"],
     ],
 }
 

@@ -84,6 +84,9 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "stream_bounded",
         "mean_difference",
         "context_length",
+        "vocab_size",
+        "digest",
+        "named",
     }
     optional |= {
         "labels",
@@ -93,6 +96,7 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "smoothing",
         "responses",
         "saturation_free",
+        "weights_sha256",
         "tuning",
         "note",
         "carried_over",
@@ -110,6 +114,7 @@ def test_every_required_field_is_needed_and_no_other_allowed(manifest: dict[str,
         "trajectory",
     }
     optional |= {"exit_texts", "exit_bound", "exit_max_difference"}
+    optional |= {"batch_texts", "batch_max_difference", "batch_mean_difference"}
     free = [manifest[name] for name in ("files", "graphs", "versions", "heads")]
     for position, original in enumerate(_objects(manifest)):
         if original in free:
@@ -191,6 +196,11 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("threshold", to=1.5), "threshold"),
         (_set("threshold", to=None), "threshold"),
         (_set("task", to="trajectory"), "task"),
+        (
+            _set("weights_sha256", to={"other": "0" * 64}),
+            r"those of \['other'\], heads",
+        ),
+        (_set("weights_sha256", to={"harm": "0" * 63}), "weights_sha256"),
         (_set("text", "cleaner", to="none"), "cleaner"),
         (_set("text", "max_length", to=0), "max_length"),
         (_set("files", "weights.bin", "size", to=-1), "size"),

@@ -12,6 +12,7 @@ from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
 from siren_export.heads.exits import parse_depths, with_exits
 from siren_export.passes.calibration import read_calibration
+from siren_export.passes.table import row_of
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_export.sources.recipes import find_recipe
 from siren_export.tune.tune import DEFAULT_BUDGET, kept_candidate, tune
@@ -174,21 +175,8 @@ def export(
         if recipe is None:
             raise typer.BadParameter("--output is needed for a head that is not a shipped one")
         output = recipe.bundle
-    if precision == "auto" and target != "onnxruntime":
-        raise typer.BadParameter(
-            "--precision auto measures on ONNX Runtime's CPU provider, so it is for --target "
-            f"onnxruntime; give {target} a precision"
-        )
-    if budget is not None and precision != "auto":
-        raise typer.BadParameter("--budget is for --precision auto")
-    if record_reference is not None:
-        if not verify:
-            raise typer.BadParameter("--record-reference needs the scores that --no-verify omits")
-        if not os.access(record_reference.absolute().parent, os.W_OK):
-            raise typer.BadParameter(
-                f"--record-reference {record_reference}: there is no such folder, or it cannot be "
-                "written"
-            )
+    _check_measured(precision, budget, target, calibration)
+    _check_verified(verify, reference_backbone, record_reference)
     check_output(output, overwrite=overwrite)
 
     started = time.perf_counter()
@@ -204,9 +192,18 @@ def export(
         trust_remote_code=trust_remote_code,
     )
 
-    if checkpoint.onnx is not None and precision == "auto":
-        raise typer.BadParameter(f"{source}: --precision auto is for backbones authored here")
-    weights = _reference_checkpoint(checkpoint, artifact, reference_backbone)
+    if checkpoint.onnx is not None and (precision == "auto" or calibration is not None):
+        raise typer.BadParameter(
+            f"{source}: --precision auto and --calibration are for backbones authored here"
+        )
+    weights = _reference_checkpoint(
+        checkpoint, artifact, reference_backbone, trust_remote_code=trust_remote_code
+    )
+    if weights is None and record_reference is not None:
+        raise typer.BadParameter(
+            f"{source}: --record-reference writes llm-siren's scores, which takes the weights that "
+            "the ONNX file was made of; name them with --reference-backbone"
+        )
 
     def reference(progress: Progress) -> Reference:
         if weights is None:
@@ -247,6 +244,7 @@ def export(
             calibration=[] if tuning else examples,  # what was measured on them is not fitted
             keep_float=keep_float,
             tuning=tuning,
+            as_named=recipe is not None and backbone is None,
             reference=reference if verify else None,
             allow_drift=allow_drift,
             overwrite=overwrite,
@@ -259,6 +257,47 @@ def export(
                 "all"
             )
     show_summary(output, manifest, time.perf_counter() - started)
+    if record_reference is not None and manifest.verification.status == "unverified":
+        raise InputError(
+            f"{record_reference}: no scores were recorded: {manifest.verification.reason}; the "
+            "bundle is there, unverified"
+        )
+
+
+def _check_measured(
+    precision: Precision | Literal["auto"] | None,
+    budget: float | None,
+    target: Target,
+    calibration: Path | None,
+) -> None:
+    """Refuse options of a precision that is measured or fitted, where it is another."""
+    if precision == "auto" and target != "onnxruntime":
+        raise typer.BadParameter(
+            "--precision auto measures on ONNX Runtime's CPU provider, so it is for --target "
+            f"onnxruntime; give {target} a precision"
+        )
+    if budget is not None and precision != "auto":
+        raise typer.BadParameter("--budget is for --precision auto")
+    if calibration is not None and precision != "auto":
+        chosen = precision or "fp32"
+        if row_of(target, chosen).calibration == "none":
+            raise typer.BadParameter(f"--calibration: {chosen} for {target} is fitted to no texts")
+
+
+def _check_verified(
+    verify: bool, reference_backbone: str | None, record_reference: Path | None
+) -> None:
+    """Refuse options of a verification that is left out, and scores that cannot be recorded."""
+    if reference_backbone is not None and not verify:
+        raise typer.BadParameter("--reference-backbone is for what --no-verify omits")
+    if record_reference is not None:
+        if not verify:
+            raise typer.BadParameter("--record-reference needs the scores that --no-verify omits")
+        if not os.access(record_reference.absolute().parent, os.W_OK):
+            raise typer.BadParameter(
+                f"--record-reference {record_reference}: there is no such folder, or it cannot be "
+                "written"
+            )
 
 
 def _rounded_anew(checkpoint: Checkpoint, manifest: Manifest) -> int:
@@ -273,7 +312,7 @@ def _rounded_anew(checkpoint: Checkpoint, manifest: Manifest) -> int:
 
 
 def _reference_checkpoint(
-    checkpoint: Checkpoint, artifact: Artifact, named: str | None
+    checkpoint: Checkpoint, artifact: Artifact, named: str | None, *, trust_remote_code: bool
 ) -> Checkpoint | None:
     """What the bundle is verified by: the checkpoint, or the weights that an ONNX file is of.
 
@@ -285,7 +324,7 @@ def _reference_checkpoint(
         return checkpoint
     if named is None and Path(artifact.model_id).is_dir():
         named = artifact.model_id
-    return None if named is None else load_checkpoint(named)
+    return None if named is None else load_checkpoint(named, trust_remote_code=trust_remote_code)
 
 
 def _check_one_backbone(artifact: Artifact) -> None:

@@ -27,6 +27,10 @@ class StateSource(Protocol):
         """The channels of the residual stream."""
 
     @property
+    def vocab_size(self) -> int | None:
+        """The rows of the token embedding; None where that is not known."""
+
+    @property
     def blocks(self) -> int:
         """How many blocks the model has."""
 

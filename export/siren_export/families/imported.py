@@ -1,7 +1,8 @@
 """A backbone whose graph somebody else wrote, taken as it is up to the deepest block that is read.
 
 Its inputs beside token ids and their mask are what they are where a text stands alone and is padded
-to the right: positions from 0 up, one segment, and empty caches.
+to the right: positions from 0 up, one segment, and empty caches. A model that counts positions
+otherwise is refused where they are an input; and so is one that would read padding as text.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,20 @@ from siren_export.graph.builder import FLOAT, INT64, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights, Weight
-from siren_export.sources.onnx_blocks import TransformerGraph, values_read
+from siren_export.sources.onnx_blocks import SHAPES, TransformerGraph, values_read
 from siren_export.sources.onnx_file import OnnxFile, stored_bytes
 from siren_runtime.errors import CheckpointError
 
 _INSIDE = 1024  # bytes; what is smaller stays in the graph, where shapes are computed of it
+# Models that count positions from behind the padding token's id on, as RoBERTa does.
+_BEHIND_PADDING = frozenset(
+    {
+        "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
+        "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+        "xmod",
+    }
+)  # fmt: skip
+_FROM_TWO = frozenset({"mra", "nystromformer", "yoso"})  # with two more rows than positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +48,11 @@ class ImportedBackbone:
         return self.file.channels
 
     @property
+    def vocab_size(self) -> int | None:
+        """The rows of the token embedding; None where the graph does not show them."""
+        return self.file.vocab_size
+
+    @property
     def blocks(self) -> int:
         """How many blocks the model has."""
         return self.file.blocks
@@ -55,10 +70,14 @@ class ImportedBackbone:
 
     def check_max_length(self, max_length: int, origin: str) -> None:
         """As `StateSource.check_max_length`: the config must have a position for every token."""
-        if self.file.positions is not None and max_length > self.file.positions:
+        positions, padding = self.file.positions, self.file.config.get("pad_token_id", 1)
+        counted = self.model_type in _BEHIND_PADDING and isinstance(padding, int)
+        unused = padding + 1 if counted else 0
+        if positions is not None and max_length > positions - unused:
+            less = f" less {unused}, where positions start" if unused else ""
             raise CheckpointError(
-                f"{origin}: the head's max_length {max_length} exceeds the {self.file.positions} "
-                "positions of the config; lower inference.max_length in the artifact"
+                f"{origin}: the head's max_length {max_length} exceeds the {positions} positions "
+                f"of the config{less}; lower inference.max_length in the artifact"
             )
 
     def author(
@@ -80,6 +99,8 @@ class ImportedBackbone:
         states = {block: blocks[block].state(taps.state) for block in taps.channels}
         graph.outputs.clear()
         nodes = _needed(graph, states.values())
+        if not self.causal:
+            self._check_mask(graph, nodes, states.values())
         read = {value for node in nodes for value in values_read(node)}
         with g.scope("inputs"):
             for value in graph.inputs:
@@ -93,6 +114,26 @@ class ImportedBackbone:
             graph.remove(nodes)
             g.splice(nodes, model.opset_imports)
         return {block: g.cast(state, FLOAT) for block, state in states.items()}
+
+    def _check_mask(
+        self, graph: ir.Graph, nodes: Iterable[ir.Node], states: Iterable[ir.Value]
+    ) -> None:
+        """Refuse a graph in which each token sees all of a row, padding too.
+
+        Raises:
+            CheckpointError: a state does not depend on what the mask says; its shape says nothing.
+        """
+        told = {value for value in graph.inputs if value.name == self.file.mask}
+        for node in nodes:
+            if node.op_type not in SHAPES and not told.isdisjoint(values_read(node)):
+                told.update(node.outputs)
+        if not told.issuperset(states):
+            raise CheckpointError(
+                f"{self.file.path}: what the head reads does not depend on an input "
+                f"{self.file.mask!r}, so in a batch padding would count as text; export the graph "
+                "with that input, or, where a token sees none after it, with a config whose "
+                "architectures name a ...ForCausalLM"
+            )
 
     def _input(
         self, g: GraphBuilder, value: ir.Value, input_ids: ir.Value, mask: ir.Value
@@ -108,6 +149,7 @@ class ImportedBackbone:
         elif len(shape) == 2 and name == "token_type_ids":
             made = g.op("Expand", g.const(0), size)
         elif len(shape) == 2 and name == "position_ids":
+            self._check_positions()
             counted = g.op("CumSum", g.op("Expand", g.const(1), size), g.const(1))
             made = g.op("Sub", counted, g.const(1))
         elif name.startswith("past") and (sizes := self.file.sizes_of_cache(shape)) is not None:
@@ -121,6 +163,15 @@ class ImportedBackbone:
                 "of which it is not known what it should be"
             )
         return made if dtype == INT64 else g.cast(made, dtype)
+
+    def _check_positions(self) -> None:
+        """Refuse a model whose first position is not 0."""
+        if self.model_type in _BEHIND_PADDING | _FROM_TWO:
+            raise CheckpointError(
+                f"{self.file.path}: has an input 'position_ids', and a {self.model_type} does not "
+                "count positions from 0, so its own are not known here; export the graph without "
+                "that input, so that it counts them itself"
+            )
 
     def _weight(
         self, g: GraphBuilder, name: str, tensor: ir.TensorProtocol, weights: BackboneWeights

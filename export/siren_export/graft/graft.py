@@ -12,11 +12,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from siren_export.bundle_writer import check_output, scratch, staging, write_file
+from siren_export.describe import names
 from siren_export.guard.score import author_head_alone, author_projected_heads
 from siren_export.heads.base import Artifact
 from siren_export.heads.together import HeadSet, head_set
 from siren_export.sources.onnx_blocks import Block, TransformerGraph
-from siren_runtime.bundle.manifest import MANIFEST_FILE, Backbone, FileSpec
+from siren_runtime.bundle.backbone import Backbone
+from siren_runtime.bundle.manifest import MANIFEST_FILE, FileSpec
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import sha256
 from siren_runtime.errors import ArtifactError, CheckpointError
@@ -76,7 +78,7 @@ def graft(
             "scores the text that it writes; graft a head of texts"
         )
     source = read_folder(folder.absolute(), CheckpointError)
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, grafted=True)
     progress("read", 0, 1)
     model = ir.load(source.path / source.graph)
     blocks = find_blocks(model, source)
@@ -89,7 +91,8 @@ def graft(
     progress("read", 1, 1)
     heads = head_set(artifact)
     matrix = heads.projection
-    with staging(output, overwrite=overwrite) as place:
+    read, named = names(artifact, str(source.path), None)
+    with staging(output, overwrite=overwrite, grafted=True) as place:
         files, linked = _place_files(source, place, digests, copy=copy)
         tensor = None
         if matrix is not None:
@@ -103,12 +106,13 @@ def graft(
             format_version=FORMAT_VERSION,
             task="generation",
             backbone=Backbone(
-                id=artifact.model_id,
-                revision=artifact.model_revision,
+                id=read.id,
+                revision=read.revision,
                 model_type=source.model_type,
                 blocks=source.blocks,
                 blocks_kept=source.blocks,
                 context_length=source.context_length,
+                named=named,
             ),
             heads=heads.specs if matrix is None else heads.projected_specs,
             neurons=heads.neurons,

@@ -5,6 +5,8 @@ A kind of head is one file, and one more where its files are read and written. I
 """
 
 import json
+import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.taps import Taps
-from siren_runtime.bundle.files import write_whole
+from siren_runtime.bundle.files import replacement, write_durably, write_whole
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import TrainedOn
@@ -25,18 +27,44 @@ CONFIG_FILE = "siren_config.json"
 WEIGHTS_FILE = "siren.safetensors"
 DECISION_FILE = "decision.json"
 EXITS_FOLDER = "exits"
+# What lies beside a head and is of its weights alone; the reports are those of `siren train`.
+_OF_WEIGHTS = (
+    DECISION_FILE, EXITS_FOLDER, "training.json", "training.md", "layers.png", "held-out.md",
+    "ablation.md", "ablation.png",
+)  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 def write_artifact(folder: Path, weights: bytes, config: Mapping[str, Any]) -> None:
-    """Write a head's files. A decision that is there was of other weights, and goes.
+    """Write a head's files. Where others lie beside it that are of other weights, these go first.
+
+    Whenever it is stopped, the folder holds the head that was there, this one, or none: what was
+    of one never lies beside the other.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or not removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DECISION_FILE).unlink(missing_ok=True)
-    write_whole(folder / WEIGHTS_FILE, weights, InputError)
+    path = folder / WEIGHTS_FILE
+    if not path.exists() or path.read_bytes() != weights:
+        with replacement(path, InputError) as partial:
+            write_durably(partial, weights)
+            _remove_of_other_weights(folder)
     write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
+
+
+def _remove_of_other_weights(folder: Path) -> None:
+    found = [folder / name for name in _OF_WEIGHTS if (folder / name).exists()]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    if found:
+        names = ", ".join(path.name for path in found)
+        _log.warning("%s: removed what was of the weights before: %s", folder, names)
 
 
 class Head(Protocol):
@@ -144,7 +172,8 @@ class Artifact:
     pass (`siren_export.heads.together`). `exits` are heads, by how many blocks they read, that may
     decide in its stead (`siren_export.heads.exits`).
     `trained_on` is there where the head was trained on a generator's own features. `task` is what
-    the head scores: texts, or trajectories of agents.
+    the head scores: texts, or trajectories of agents. `weights_sha256` is of the file that its
+    weights were read from; None where there is no such file.
     """
 
     source: str
@@ -159,6 +188,7 @@ class Artifact:
     exits: Mapping[int, "Artifact"] = field(default_factory=dict)
     trained_on: TrainedOn | None = None
     task: Literal["content", "trajectory"] = "content"
+    weights_sha256: str | None = None
 
     @property
     def threshold(self) -> float:

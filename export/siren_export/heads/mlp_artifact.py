@@ -104,7 +104,7 @@ def write_mlp_artifact(
     half: bool = False,
     trained_on: TrainedOn | None = None,
 ) -> None:
-    """Write an artifact into `folder`; each of its two files is replaced whole or left.
+    """Write an artifact into `folder`; what lies there of other weights goes first.
 
     Args:
         model_id: the backbone's folder or hub id.

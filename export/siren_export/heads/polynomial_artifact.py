@@ -100,7 +100,7 @@ def write_polynomial_artifact(
     max_length: int,
     threshold: float,
 ) -> None:
-    """Write a polynomial artifact into `folder`; each of its two files is replaced whole or left.
+    """Write a polynomial artifact into `folder`; what lies there of other weights goes first.
 
     Raises:
         InputError: a file cannot be written.

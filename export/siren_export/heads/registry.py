@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from siren_export.sources.local_file import read_json
 from siren_export.sources.sizes import LARGEST_SIZE
+from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.heads import PRIMARY_HEAD, Decision, HeadSpec, LabelDecision, Temperature
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import NOTICE_FILE
@@ -97,17 +98,21 @@ def load_artifact(source: str | PathLike[str], *, revision: str | None = None) -
         head=head,
         trained_on=config.trained_on,
         task="trajectory" if task == TRAJECTORY else "content",
+        weights_sha256=sha256_of(folder / WEIGHTS_FILE),
     )
 
 
-def check_same_head(folder: Path, name: str, spec: HeadSpec) -> None:
-    """Refuse a folder whose head is not like a bundle's, so that none gets another's decision.
+def check_same_head(folder: Path, name: str, spec: HeadSpec, weights_sha256: str | None) -> None:
+    """Refuse a folder whose head is not a bundle's, so that none gets another's decision.
 
     Args:
         name, spec: of the bundle's.
+        weights_sha256: of the weights that the bundle was exported from; None where it does not
+            say, and any head that is like it passes.
 
     Raises:
-        ArtifactError: the folder holds no head, or one of another kind, pooling, layers or labels.
+        ArtifactError: the folder holds no head, one of another kind, pooling, layers or labels, or
+            other weights.
     """
     found = _READERS[_task(folder / CONFIG_FILE)](folder).spec
     for field in ("kind", "pooling", "layers", "features", "classes", "labels"):
@@ -117,6 +122,11 @@ def check_same_head(folder: Path, name: str, spec: HeadSpec) -> None:
                 f"{folder}: is another head than {name!r} of the bundle: {field} is {here!r} here "
                 f"and {there!r} there; give the folder that {name!r} was exported from"
             )
+    if weights_sha256 not in (None, sha256_of(folder / WEIGHTS_FILE)):
+        raise ArtifactError(
+            f"{folder}: {WEIGHTS_FILE} is not the one that {name!r} of the bundle was exported "
+            "from; give that head's folder, or export the head that is here, and calibrate it"
+        )
 
 
 def _decision(inference: _Inference, head: Head, path: Path) -> Decision:

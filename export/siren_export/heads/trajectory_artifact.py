@@ -10,7 +10,6 @@ is its default:
 siren.safetensors has `head.weight`, [hidden] or [1, hidden], and `head.bias`, [1] or a scalar.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,10 +20,9 @@ from safetensors.numpy import save
 
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
-from siren_runtime.bundle.files import write_whole
-from siren_runtime.errors import ArtifactError, InputError
+from siren_runtime.errors import ArtifactError
 
-from .base import CONFIG_FILE, WEIGHTS_FILE
+from .base import CONFIG_FILE, WEIGHTS_FILE, write_artifact
 from .neurons import INT32_MAX, read_float32, shown_names
 from .trajectory import TrajectoryHead
 
@@ -87,7 +85,7 @@ def write_trajectory_artifact(
     max_length: int,
     threshold: float,
 ) -> None:
-    """Write a trajectory artifact into `folder`; each of its two files is replaced whole or left.
+    """Write a trajectory artifact into `folder`; what lies there of other weights goes first.
 
     Args:
         head: of one layer.
@@ -111,9 +109,7 @@ def write_trajectory_artifact(
         "head.weight": np.ascontiguousarray(head.weight[None], np.float32),
         "head.bias": np.array([head.bias], np.float32),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(tensors), InputError)
-    write_whole(folder / CONFIG_FILE, (json.dumps(config) + "\n").encode(), InputError)
+    write_artifact(folder, save(tensors), config)
 
 
 def _one_of(

@@ -147,6 +147,7 @@ def _run(
     options.add_session_config_entry("session.disable_prepacking", "1")  # it copies the weights
     session = onnxruntime.InferenceSession(str(probed), options, providers=["CPUExecutionProvider"])
     for ids in tokenizer.encode_batch([clean(text) for text in texts]):
+        tokenizer.check_embedded(ids)
         tokens = np.array([ids], np.int64)
         feed = {INPUT_IDS: tokens, ATTENTION_MASK: np.ones_like(tokens)}
         yield session.run(outputs, feed)

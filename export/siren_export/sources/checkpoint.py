@@ -75,6 +75,14 @@ class Checkpoint:
         """Whether it is a GGUF file."""
         return _is_gguf(self.path)
 
+    @property
+    def vocab_size(self) -> int | None:
+        """The rows of the token embedding, as graph or config have it; None where neither does."""
+        if self.onnx is not None and self.onnx.vocab_size is not None:
+            return self.onnx.vocab_size
+        rows = (self.config.get("text_config") or self.config).get("vocab_size")
+        return rows if isinstance(rows, int) else None
+
     def digest(self) -> str:
         """Return the SHA-256 of what scores depend on: config, tokenizer and weights, by name."""
         digests = self.weights.digests()
@@ -134,7 +142,7 @@ def load_checkpoint(
     return Checkpoint(
         path=folder,
         source=str(source),
-        revision=None if Path(source).is_dir() else folder.name,
+        revision=None if path.is_dir() else folder.name,
         config=config,
         tokenizer_json=tokenizer_json,
         weights=open_safetensors(folder, str(source)),

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.errors import CheckpointError
 
+from .gguf_beside import check_beside
 from .gguf_config import read_config
 from .gguf_file import GgufFile
 from .gguf_header import Header
@@ -55,7 +54,7 @@ def open_gguf(path: Path, source: str) -> GgufCheckpoint:
     beside = path.with_name(TOKENIZER_FILE)
     if beside.exists():
         data, name = read_tokenizer(path.parent, config), None
-        _check_is_its(beside, data, header)
+        check_beside(beside, data, header)
     else:
         data = build_tokenizer(header, architecture)
         kind = header.text("tokenizer.ggml.model")
@@ -80,18 +79,3 @@ def read_gguf_chat(path: Path) -> tuple[str, dict[str, str]]:
     tokens = read_vocabulary(header).tokens
     ids = {n: header.token(f"tokenizer.ggml.{k}_token_id", len(tokens)) for n, k in _NAMED.items()}
     return header.text(_CHAT_KEY), {n: tokens[i] for n, i in ids.items() if i is not None}
-
-
-def _check_is_its(path: Path, data: bytes, header: Header) -> None:
-    """Refuse a tokenizer.json of another model than the header has the tokens of."""
-    if TOKENS_KEY not in header:
-        return
-    vocabulary = read_vocabulary(header)
-    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    for index, token in enumerate(vocabulary.tokens):
-        found = tokenizer.id_to_token(index)
-        if vocabulary.is_normal(index) and found != token:
-            raise CheckpointError(
-                f"{path}: token {index} is {found!r}, and {token!r} in {header.path.name} beside "
-                "it; it is the tokenizer of another model. Put the model's own there, or none"
-            )

@@ -36,6 +36,14 @@ class _Ends:
     last: str | None
 
 
+def begins_by_default(header: Header) -> bool | None:
+    """Whether a text begins with BOS where the header does not say; None where it is not known."""
+    if header.text(f"{_PREFIX}.model", "") == "llama":
+        return True
+    name = header.text(f"{_PREFIX}.pre", "")
+    return PRE_TOKENIZATIONS[name].begins if name in PRE_TOKENIZATIONS else None
+
+
 def build_tokenizer(header: Header, architecture: str) -> bytes:
     """Return the content of a tokenizer.json that does what the header says.
 

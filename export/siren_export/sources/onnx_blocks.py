@@ -26,7 +26,7 @@ _NORMS = (*_SKIP_NORMS, "LayerNormalization", "SimplifiedLayerNormalization", "R
 _MEANS = ("ReduceMean", *_NORMS)  # of what a norm consists, or norms whole
 _PRODUCTS = ("MatMul", "Gemm", "MoE")  # parts of the names of products, quantized ones included
 _INPUTS = dict(zip(_SKIP_NORMS, (4, 3), strict=True))  # of a skip norm without a bias
-_SHAPES = ("Shape", "Size")  # what they give does not depend on what the tokens are
+SHAPES = ("Shape", "Size")  # what they give does not depend on what the tokens are
 _PICKS = ("Cast", "Identity", "Slice", "Gather", "GatherND", "Reshape")
 
 
@@ -95,7 +95,7 @@ class TransformerGraph:
         self._depth: dict[ir.Node | None, int] = {None: 0}
         for node in graph:
             before = [value for value in values_read(node) if value in self._dependent]
-            if not before or node.op_type in _SHAPES:
+            if not before or node.op_type in SHAPES:
                 continue
             self._dependent.update(node.outputs)
             above = before[0].producer()

@@ -4,8 +4,9 @@ writes it: where it lies, what its config says of it, and its weights.
 Nothing of it is run here, and no file outside its folder is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ _CHANNELS = ("hidden_size", "n_embd", "d_model", "dim")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _OLDEST_OPSET = 13  # from which on sums and squeezes take their axes as an input
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_PICKS = ("Gather", "GatherBlockQuantized")  # rows of a table, its first input, by the second
+_FORMS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # of the same ids
 _CACHE = "present.{}.key"  # as Optimum names the outputs of keys
 # By which an attention of the genai builder keeps a window of keys alone, in a cache as long as the
 # window. How far it looks back is told by another attribute.
@@ -65,6 +68,12 @@ class OnnxFile:
     result: str
     caches: tuple[str, ...]
 
+    @cached_property
+    def vocab_size(self) -> int | None:
+        """The rows of the table that token ids pick from; None where none is found."""
+        ids = [value for value in self.load().graph.inputs if value.name == self.tokens]
+        return min((rows for value in ids for rows in _rows_picked(value)), default=None)
+
     def sizes_of_cache(self, shape: Sequence[object]) -> tuple[int, int] | None:
         """Heads and channels of a cache, given an input's shape [batch, heads, tokens, channels].
 
@@ -87,6 +96,17 @@ class OnnxFile:
         for node in model.graph.all_nodes():
             node.attributes.pop(_CACHE_OF_WINDOW, None)
         return model
+
+
+def _rows_picked(ids: ir.Value) -> Iterator[int]:
+    """The rows of each table that ids pick from, as they are or in another form."""
+    for node in ids.consumers():
+        if node.op_type in _PICKS and len(node.inputs) > 1 and node.inputs[1] is ids:
+            shape = node.inputs[0].shape if node.inputs[0] is not None else None
+            if shape is not None and isinstance(shape[0], int):
+                yield shape[0]
+        elif node.op_type in _FORMS and node.inputs[0] is ids:
+            yield from _rows_picked(node.outputs[0])
 
 
 def find_graph(source: Path) -> Path | None:

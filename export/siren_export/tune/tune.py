@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from operator import ne
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
 from siren_export.sources.checkpoint import Checkpoint
 from siren_export.verify.texts import TEXTS
-from siren_runtime import Guard
+from siren_runtime import Guard, ScoreResult
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
@@ -116,12 +117,13 @@ class _Workshop:
     candidates: list[Candidate] = field(default_factory=list)
     float_manifest: Manifest = field(init=False)
     expected: np.ndarray = field(init=False)  # float32's scores
+    verdicts: list[bool | None] = field(init=False)  # and verdicts
     _float_milliseconds: float = field(init=False)  # of its first turns, which come before all
 
     def run(self) -> None:
         self.float_manifest = self._export(self._float_bundle, "fp32")
         with Guard.load(self._float_bundle, backend="cpu", **AS_LLM_SIREN) as guard:
-            self.expected = self._scores(guard)
+            self.expected, self.verdicts = self._judged(guard)
         uniform: list[Precision] = [*_QUANTIZED]
         if platform.machine() in _HALF_MACHINES:
             uniform.insert(0, "fp16")
@@ -179,7 +181,7 @@ class _Workshop:
         bundle = self._float_bundle if is_float else self.folder / "candidate"
         manifest = self.float_manifest if is_float else self._export(bundle, precision, keep_float)
         with Guard.load(bundle, backend="cpu", **AS_LLM_SIREN) as guard:
-            scores = self._scores(guard)
+            scores, verdicts = self._judged(guard)
             if is_float:
                 milliseconds = reference = time_in_turns([guard], self._timed, self.progress)[0]
             else:
@@ -193,7 +195,6 @@ class _Workshop:
         if is_float:
             self._float_milliseconds = milliseconds
         differences = np.abs(scores - self.expected)
-        threshold = manifest.threshold
         candidate = Candidate(
             precision=precision,
             keep_float=sorted(keep_float),
@@ -203,7 +204,7 @@ class _Workshop:
             mean_difference=float(differences.mean()),
             p99_difference=float(np.quantile(differences, 0.99)),
             max_difference=float(differences.max()),
-            changed_verdicts=int(((scores >= threshold) != (self.expected >= threshold)).sum()),
+            changed_verdicts=sum(map(ne, verdicts, self.verdicts)),
             outcome="within budget",
         )
         if not self._within(candidate):
@@ -225,13 +226,13 @@ class _Workshop:
             progress=self.progress,
         )
 
-    def _scores(self, guard: Guard) -> np.ndarray:
-        found = []
+    def _judged(self, guard: Guard) -> tuple[np.ndarray, list[bool | None]]:
+        """The score of each text, float64 [texts], and its verdict."""
+        found: list[ScoreResult] = []
         for start in range(0, len(self.texts), _BATCH):
-            results = guard.score_batch(self.texts[start : start + _BATCH])
-            found += [result.score for result in results]
+            found += guard.score_batch(self.texts[start : start + _BATCH])
             self.progress("compare", len(found), len(self.texts))
-        return np.array(found)
+        return np.array([one.score for one in found]), [one.is_harmful for one in found]
 
     @property
     def _timed(self) -> list[str]:

@@ -82,7 +82,7 @@ def _check_tokens(
 
 
 def _check_drift(output: Path, report: Verification, precision: Precision) -> None:
-    """Refuse a bundle whose scores, or whose streams' scores, miss the bound."""
+    """Refuse a bundle whose scores, or those of batches or streams, miss the bound."""
     for name, head in report.further.items():
         if not head.passed:
             raise BundleError(
@@ -91,6 +91,14 @@ def _check_drift(output: Path, report: Verification, precision: Precision) -> No
                 f"{precision} bound of {report.bound:.0e} for the {report.bounded} (worst text "
                 f"{head.worst_text!r}); give --allow-drift to keep the bundle all the same"
             )
+    if report.batch_drifted:
+        raise BundleError(
+            f"{output}: scores of texts in a batch, padded, are up to "
+            f"{report.batch_max_difference:.2e} from those of each alone, "
+            f"{report.batch_mean_difference:.2e} in the mean, beyond the {precision} bound of "
+            f"{report.bound:.0e} for the {report.bounded}; is padding read as text? Give "
+            "--allow-drift to keep the bundle all the same"
+        )
     if report.status == "drifted":
         raise BundleError(
             f"{output}: scores drift from {report.reference} by up to "

@@ -1,4 +1,4 @@
-"""Verify a bundle before it is published: its scores by a reference, its streams by its scores."""
+"""Verify a bundle before it is published: scores by a reference, batches and streams by those."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
 from siren_runtime.text.tokenizer import Tokenizer
 
+from .batches import with_batch_verification
 from .exits import with_exit_verification
 from .opened import open_unpublished
 from .reference import Reference
@@ -29,7 +30,8 @@ _WIDENED_NOTE = "run in float32 with every result rounded to bfloat16; no engine
 
 
 def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -> Verification:
-    """Score the built-in texts with a bundle and compare: with a reference, and stream with whole.
+    """Score the built-in texts with a bundle and compare: with a reference, in a batch with alone,
+    and stream with whole.
 
     Args:
         source: gives the reference; where there is none, the report says why.
@@ -40,7 +42,11 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
     bundle = Bundle(bundle.path, _untempered(bundle.manifest))
     manifest = bundle.manifest
     bound = row_of(manifest.target, manifest.precision).bound
-    tokenizer = Tokenizer(bundle.file(TOKENIZER_FILE), manifest.text.max_length)
+    tokenizer = Tokenizer(
+        bundle.file(TOKENIZER_FILE),
+        manifest.text.max_length,
+        vocab_size=manifest.backbone.vocab_size,
+    )
     reference = None
     try:
         reference = source(progress)
@@ -52,6 +58,7 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
             open_unpublished(runnable, tokenizer) as guard,
         ):
             report = verify_scores(guard, reference, bound, progress)
+            report = with_batch_verification(guard, report)
         report = msgspec.structs.replace(report, reason=note)
     if manifest.streams:
         report = with_stream_verification(bundle, tokenizer, report, bound)

@@ -25,7 +25,7 @@ from siren_export.sources.onnx_blocks import TransformerGraph
 from siren_export.sources.onnx_file import OnnxFile
 from siren_runtime.backends.onnxruntime.failures import EngineFailures
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
-from siren_runtime.bundle.graphs import POOLED, SCORE, output_name
+from siren_runtime.bundle.graphs import LOGITS, POOLED, SCORE, output_name
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.text.rules import clean
@@ -86,7 +86,8 @@ class OwnStates:
         head = _open_head(self.artifact)
         mean = self.artifact.head.spec.pools_mean
         rows: dict[str, list[list[float]]] = {name: [] for name in heads.heads}
-        outputs = [output_name(heads.specs, name, SCORE) for name in rows]
+        named = {self.artifact.name: self.artifact, **self.artifact.further}
+        outputs = [output_name(heads.specs, name, o) for name in rows for o in (SCORE, LOGITS)]
         texts = [*TEXTS, *own]
         for done, text in enumerate(texts, start=1):
             (ids,) = tokenizer.encode_batch([clean(text)])
@@ -96,10 +97,11 @@ class OwnStates:
                 for state, channels in zip(states, heads.taps.channels.values(), strict=True)
             ]
             row = np.concatenate(pooled).astype(np.float32)[None]
-            for name, score in zip(rows, head.run(outputs, {POOLED: row}), strict=True):
-                rows[name].append([float(score[0])])
+            found = iter(head.run(outputs, {POOLED: row}))
+            for name, (score, logits) in zip(rows, zip(found, found, strict=True), strict=True):
+                rows[name].append(_row(named[name], score[0], logits[0]))
             progress("reference", done, len(texts))
-        scores = [score for (score,) in rows.pop(self.artifact.name)]
+        scores = [score for score, *_ in rows[self.artifact.name]]
         name = f"the file's own states (ONNX Runtime {metadata.version('onnxruntime')})"
         if (why := why_not_compared(self.checkpoint)) is not None:
             name += f", whose tokens were compared with none: {why}"
@@ -137,6 +139,19 @@ def _open_whole(file: OnnxFile, state: State, blocks: list[int]) -> Any:
 def _open_head(artifact: Artifact) -> Any:
     data = ir.to_proto(author_head_alone(artifact).whole()).SerializeToString()
     return import_onnxruntime().InferenceSession(data, providers=["CPUExecutionProvider"])
+
+
+def _row(artifact: Artifact, score: np.float32, logits: np.ndarray) -> list[float]:
+    """The score of a head, and behind it the probabilities of labels, as `rows.row` has them.
+
+    Args:
+        score, logits: of one text, float32 and [classes], as the graph gives them.
+    """
+    if not artifact.head.spec.has_labels:
+        return [float(score)]
+    temperatures = [label.temperature for label in artifact.decision.labels] or [1.0]
+    probabilities = (1 / (1 + np.exp(-logits / temperatures))).tolist()
+    return [max(probabilities), *probabilities]
 
 
 def _inputs(session: Any, file: OnnxFile, ids: list[int]) -> Mapping[str, np.ndarray]:

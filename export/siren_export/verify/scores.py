@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from siren_export.passes.table import Bound
 from siren_runtime import Guard, ScoreResult
+from siren_runtime.backends.readout import HeadText
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.report import HeadVerification, Verification
 
@@ -24,7 +26,7 @@ def verify_scores(
     """
     differences: dict[str, list[float]] = {name: [] for name in guard.heads}
     agreements = dict.fromkeys(guard.heads, 0)
-    primary = guard.heads[0]
+    primary, specs = guard.heads[0], guard.manifests[0].heads
     scored = reference.scored
     for done, (text, expected) in enumerate(scored):
         heads = _score(guard, text).heads
@@ -33,7 +35,7 @@ def verify_scores(
             row = [expected] if rows is None else rows[done]
             found = [head.score, *head.categories.values(), *head.orders][: len(row)]
             differences[name].append(_farthest(found, row))
-            agreements[name] += (head.score >= head.threshold) == (row[0] >= head.threshold)
+            agreements[name] += head.is_harmful == _verdict(guard, name, specs[name], row)
         progress("verify", done + 1, len(scored))
     reports = {
         name: _report(differences[name], agreements[name], scored, bound) for name in guard.heads
@@ -68,6 +70,13 @@ def head_report(
 
 def _score(guard: Guard, text: str | Example) -> ScoreResult:
     return guard.score(text) if isinstance(text, str) else guard.score_trajectory(text)
+
+
+def _verdict(guard: Guard, name: str, spec: HeadSpec, row: Sequence[float]) -> bool | None:
+    """What the guard would decide by one of its heads, if the scores were those of `row`."""
+    categories = dict(zip(spec.labels, row[1:], strict=True)) if spec.has_labels else {}
+    text = HeadText(row[0], None, categories)
+    return guard.judge.on_head(name, [text], None, unknown=0.0, has_response=False).is_harmful
 
 
 def _farthest(found: Sequence[float], expected: Sequence[float]) -> float:

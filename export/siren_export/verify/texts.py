@@ -103,16 +103,22 @@ TEXTS: tuple[str, ...] = (
 # Few, since each is read in many steps: plain, of several scripts, with markup, some 150 tokens.
 STREAM_TEXTS: tuple[str, ...] = (_SHORT[17], _SCRIPTS[3], _SCRIPTS[14], _MARKUP[1], _PANGRAM * 8)
 
+# Read in one batch, so of a token or two up to some 150: the shorter ones are padded.
+BATCH_TEXTS: tuple[str, ...] = (_SHORT[4], _SHORT[5], _SHORT[17], _SCRIPTS[7], _PANGRAM * 8)
+
 
 _TOKENS_PER_TEXT = 16
 _PLACEHOLDERS = 8  # of the first and of the last ones of a kind
 
 
 def added_tokens(checkpoint: Checkpoint) -> list[str]:
-    """The added tokens that a text can hold: cleaning keeps them, and the embedding has them."""
+    """The added tokens that a text can hold: cleaning keeps them, and the embedding has a row.
+
+    What has none is told by `siren_export.verify.embedding.without_row`.
+    """
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
     declared = sorted(tokenizer.get_added_tokens_decoder().items())
-    rows = checkpoint.config.get("vocab_size", sys.maxsize)
+    rows = checkpoint.vocab_size or sys.maxsize
     contents = [token.content for index, token in declared if index < rows]
     return [content for content in contents if content in clean(f"a {content} b")]
 

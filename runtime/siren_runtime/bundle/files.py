@@ -2,17 +2,23 @@
 
 import hashlib
 import os
-import re
-import threading
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from siren_runtime.errors import BundleError, SirenError
 
+if sys.platform != "win32":
+    import fcntl
+
+_LOCK_FILE = ".siren-lock"
 _CHUNK = 1 << 20
 _GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 GIT_LFS_ADVICE = (
@@ -81,46 +87,66 @@ def read_whole(path: Path) -> npt.NDArray[np.uint8]:
 
 
 @contextmanager
+def hidden_place(path: Path) -> Iterator[Path]:
+    """Yield a place on the disk of `path`, which no other call has, for a file or a folder.
+
+    It lies in a hidden folder beside `path`, which is removed when the block ends. What killed
+    calls for `path` left is removed before: a folder whose lock can be taken. Process ids would not
+    tell, since every container counts its own.
+
+    Raises:
+        OSError: the hidden folder cannot be made.
+    """
+    beside = f".{path.name}.partial-"
+    _remove_leftovers(path.parent, beside)
+    folder = Path(tempfile.mkdtemp(prefix=beside, dir=path.parent))
+    try:
+        with (folder / "lock").open("wb") as lock:
+            if _taken(lock):  # before it has the name by which others look for it
+                (folder / "lock").rename(folder / _LOCK_FILE)
+            yield folder / "new"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def replacement(path: Path, error: Callable[[str], SirenError]) -> Iterator[Path]:
-    """Yield a hidden place beside `path`; what the block writes there takes its place at the end.
+    """Yield a hidden place for a file; what the block writes there becomes `path` at the end.
 
     Raises:
         error: the file cannot be written. What the block raises otherwise comes out as it is, and
             nothing is left.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    _remove_leftovers(path)
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with hidden_place(path) as partial:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     except OSError as failure:
         raise error(f"{path}: cannot be written: {failure.strerror or failure}") from failure
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of that number is alive."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _taken(lock: IO[bytes]) -> bool:
+    """Take the lock on an open file, if it is free; not on Windows or a disk without locks."""
+    if sys.platform == "win32":
         return False
-    except PermissionError:
-        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
     return True
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left beside it."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]{{1,9}})\.[0-9]+")
+def _remove_leftovers(parent: Path, beginning: str) -> None:
+    """Remove the hidden folders whose names begin so and whose makers were killed."""
     with suppress(OSError):
-        for beside in path.parent.iterdir():
-            match = name.fullmatch(beside.name)
-            if match and not is_running(int(match[1])):
-                beside.unlink(missing_ok=True)
+        for folder in parent.iterdir():
+            if not folder.name.startswith(beginning):
+                continue
+            with suppress(OSError), (folder / _LOCK_FILE).open("r+b") as lock:
+                if _taken(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes | memoryview, error: type[SirenError]) -> None:

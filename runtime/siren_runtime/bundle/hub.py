@@ -11,6 +11,8 @@ from pathlib import Path
 
 from siren_runtime.errors import SirenError
 
+from .files import hidden_place
+
 _HUB = "hf://"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of a disk, or a folder of another user
@@ -198,6 +200,6 @@ def _link(blob: Path, target: Path) -> None:
     try:
         target.hardlink_to(blob)
     except OSError:  # a file system without hard links, or another process was first
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        shutil.copyfile(blob, partial)
-        partial.replace(target)
+        with hidden_place(target) as partial:
+            shutil.copyfile(blob, partial)
+            partial.replace(target)

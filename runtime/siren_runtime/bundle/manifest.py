@@ -12,6 +12,7 @@ import msgspec
 
 from siren_runtime.errors import BundleError
 
+from .backbone import Backbone
 from .cascade import Cascade, check_cascade, check_segments, check_stream_segments
 from .graphs import (
     CacheSpec,
@@ -50,20 +51,6 @@ CLEANER: Final = "llm-siren-0.2"
 HeadName = Annotated[str, msgspec.Meta(pattern=HEAD_NAME)]
 
 
-class Backbone(Strict, frozen=True):
-    """The frozen language model; `blocks_kept` of its `blocks` are in the graph.
-
-    `context_length` is the longest sequence in tokens that the streaming graph can hold.
-    """
-
-    id: str
-    revision: str | None
-    model_type: str
-    blocks: Positive
-    blocks_kept: Positive
-    context_length: Positive | None = None
-
-
 class TextRules(Strict, frozen=True):
     """How text becomes tokens. `max_length` counts special tokens.
 
@@ -98,7 +85,8 @@ class Manifest(Strict, frozen=True):
     the primary head would be enough, where that was calibrated.
     `tuning` is there where the precision was measured, `quantization` where it was fitted to texts.
     `saturation_free` says that no integer product of the graphs can saturate on any CPU; bundles
-    that do not say so are run with wider ones.
+    that do not say so are run with wider ones. `weights_sha256` are, by name, of the files that the
+    heads' weights were exported from; bundles of before do not say.
     """
 
     format_version: int
@@ -129,6 +117,7 @@ class Manifest(Strict, frozen=True):
     quantization: Quantization | None = None
     saturation_free: bool = False
     carried_over: Size = 0
+    weights_sha256: dict[HeadName, Sha256] = msgspec.field(default_factory=dict)
 
     @property
     def streams(self) -> bool:
@@ -341,6 +330,11 @@ def _check_heads(manifest: Manifest, origin: str) -> None:
         raise BundleError(
             f"{origin}: decisions are those of {sorted(manifest.decisions)}; expected one of each "
             f"further head: {sorted(further)}"
+        )
+    if manifest.weights_sha256 and {*manifest.weights_sha256} != {*manifest.heads}:
+        raise BundleError(
+            f"{origin}: weights_sha256 are those of {sorted(manifest.weights_sha256)}, heads "
+            f"{sorted(manifest.heads)}"
         )
     for name, head in manifest.heads.items():
         check_decision(name, head, manifest.decision(name), origin)

@@ -24,10 +24,11 @@ class Verification(Strict, frozen=True):
     """The bundle's scores against a reference's, over the built-in texts.
 
     `status` is "passed", "drifted" (kept by --allow-drift), or "unverified"; `reason` says why, or
-    in what other form than its own the graph was run.
+    in what other form than its own the graph was run, and which tokens the embedding lacks.
     `bound` is for the difference that `bounded` names, over the texts. What begins with
     `stream` is of the streaming graph, read in chunks, against the whole-sequence graph, of all
     heads. What begins with `exit` is of the segments, run one after the other, against the same.
+    What begins with `batch` is of texts read together, padded, against each alone, by `bound` too.
     `further` are those of the other heads and of exits by name; the rest are the primary head's.
     """
 
@@ -46,10 +47,19 @@ class Verification(Strict, frozen=True):
     stream_max_difference: float | None = None
     stream_mean_difference: float | None = None
     stream_bounded: Literal["max", "mean"] = "max"
+    batch_texts: Size = 0
+    batch_max_difference: float | None = None
+    batch_mean_difference: float | None = None
     exit_texts: Size = 0
     exit_bound: float | None = None
     exit_max_difference: float | None = None
     further: dict[str, HeadVerification] = msgspec.field(default_factory=dict)
+
+    @property
+    def batch_drifted(self) -> bool:
+        """Whether what stands beside a text in a batch changes its score beyond the bound."""
+        found = self.batch_mean_difference if self.bounded == "mean" else self.batch_max_difference
+        return self.bound is not None and found is not None and not found <= self.bound
 
     @property
     def stream_difference(self) -> float | None:
@@ -102,8 +112,8 @@ class Candidate(Strict, frozen=True):
     times float32's, timed in turns with it, one text at a time: the mean over texts of each
     text's median. `milliseconds` is float32's mean at its first turns over `speed`, so that
     settings compare though the machine is not always as fast. Score differences are to
-    float32's; `changed_verdicts` of the texts fall on the other side of the threshold. `outcome`
-    says why it was not kept.
+    float32's; `changed_verdicts` of the texts get another verdict. `outcome` says why it was not
+    kept.
     """
 
     precision: Precision

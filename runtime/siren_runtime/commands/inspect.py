@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from siren_runtime.backends.tensorrt.plan import Plan, PlanRecord, is_stale, recorded_plans
+from siren_runtime.backends.tensorrt.plan import recorded_plans
+from siren_runtime.bundle.backbone import Backbone, ModelName
 from siren_runtime.bundle.ensemble import (
     EnsembleManifest,
     check_heads,
@@ -26,10 +27,10 @@ from siren_runtime.bundle.reader import Bundle, Verify, load_bundle
 from siren_runtime.bundle.report import Tuning, Verification
 from siren_runtime.bundle.shipped import find_bundle
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
-from siren_runtime.errors import BackendError
 from siren_runtime.guard import Guard
 
 from .console import one_line
+from .plans_shown import plan_table
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 
@@ -86,7 +87,7 @@ def _show_bundle(folder: Path, bundle: Bundle, checked: str, *, check: bool, jso
     Console().print(_overview(str(folder), bundle.manifest, checked))
     plans = recorded_plans(bundle)
     if plans:
-        Console().print(Text(), _plan_table(bundle, plans, check=check))
+        Console().print(Text(), plan_table(bundle, plans, check=check))
 
 
 def _show_ensemble(
@@ -130,11 +131,12 @@ def _show_ensemble(
 
 def _overview(folder: str, manifest: Manifest, checked: str) -> Group:
     backbone, head = manifest.backbone, manifest.head
-    revision = f" at {backbone.revision}" if backbone.revision else ""
     facts = {
         "bundle": f"{folder} (format {manifest.format_version}, made {manifest.created})",
         "checked": checked,
-        "backbone": f"{backbone.id}{revision}, {backbone.model_type}",
+        "backbone": f"{_model(backbone)}, {backbone.model_type}",
+        **({"its digest": backbone.digest} if backbone.digest else {}),
+        **({"the head names": _model(backbone.named)} if backbone.named else {}),
         "blocks": f"{backbone.blocks_kept} kept of {backbone.blocks}",
         "head": _head(head),
         "layers": ", ".join(map(str, head.layers)),
@@ -173,6 +175,10 @@ def _head(head: HeadSpec) -> str:
         f"{head.kind} over {head.features} features ({head.pooling}) of {len(head.layers)} layers, "
         f"{head.classes} {what}"
     )
+
+
+def _model(model: Backbone | ModelName) -> str:
+    return f"{model.id} at {model.revision}" if model.revision else model.id
 
 
 def _text(manifest: Manifest) -> str:
@@ -249,42 +255,6 @@ def _facts(facts: Mapping[str, str]) -> Table:
     for name, fact in facts.items():
         about.add_row(Text(name, "bold"), Text(one_line(fact)))
     return about
-
-
-def _plan_table(
-    bundle: Bundle, plans: Mapping[Path, PlanRecord | BackendError], *, check: bool
-) -> Table:
-    table = Table("plan", "library", "for", "profiles", "size", "state", box=None)
-    table.padding = (0, 2, 0, 0)
-    for path, record in plans.items():
-        if isinstance(record, BackendError):
-            table.add_row(Text(one_line(path.name)), "", "", "", "", Text(one_line(str(record))))
-            continue
-        gpus = ", ".join(record.compute_capabilities)
-        table.add_row(
-            Text(one_line(path.name)),
-            Text(one_line(f"{record.flavor} {record.library_version}")),
-            Text(one_line(f"compute capability {gpus}" if gpus else "its default range of GPUs")),
-            "\n".join(map(str, record.profiles)),
-            decimal(record.size),
-            Text(one_line(_plan_state(bundle, Plan(path, record), check=check))),
-        )
-    return table
-
-
-def _plan_state(bundle: Bundle, plan: Plan, *, check: bool) -> str:
-    if is_stale(plan.record, bundle):
-        return f"stale: compiled from another {', '.join(plan.record.sources)}; siren build again"
-    try:
-        if check:
-            plan.read()
-            return "matches the bundle; the plan has its SHA-256"
-        size = plan.path.stat().st_size
-    except (BackendError, OSError) as error:
-        return str(error)
-    if size != plan.record.size:
-        return f"{size} bytes, its record says {plan.record.size}; siren build again"
-    return "matches the bundle"
 
 
 def _calibration(manifest: Manifest) -> str:

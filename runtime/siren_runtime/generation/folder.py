@@ -145,6 +145,11 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
     _check_search(config.search, config_path, error)
     model, decoder = config.model, config.model.decoder
     check_relative(decoder.filename, str(config_path))
+    if "/" in decoder.filename:
+        raise error(
+            f"{config_path}: decoder.filename is {decoder.filename!r}; expected a file beside it: "
+            "put the graph and its weights there, and name the graph so"
+        )
     caches = decoder.outputs.present_key_names
     if not 1 <= decoder.num_hidden_layers <= 10_000 or "%d" not in caches:
         raise error(f"{config_path}: decoder has no blocks, or names no cache with a %d")
@@ -191,6 +196,6 @@ def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:
         raise error(f"{graph}: {failure}") from None
     for location in locations:
         check_relative(location, str(graph))
-        if not (graph.parent / location).is_file():
+        if "/" in location or not (graph.parent / location).is_file():
             raise error(f"{graph}: its weights {location!r} are not beside it")
     return tuple(locations)

@@ -5,10 +5,10 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from siren_runtime.bundle.backbone import Backbone
 from siren_runtime.bundle.heads import Decision, HeadSpec, check_decision, check_pass
 from siren_runtime.bundle.manifest import (
     MANIFEST_FILE,
-    Backbone,
     FileSpec,
     HeadName,
     check_relative,

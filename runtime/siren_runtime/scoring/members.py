@@ -110,8 +110,9 @@ class Members:
 
     @property
     def base_model_id(self) -> str:
-        """The hub id of the backbone; those of an ensemble's members joined by " + "."""
-        return " + ".join(manifest.backbone.id for manifest in self.manifests)
+        """What the head names as its backbone; of an ensemble's members joined by " + "."""
+        backbones = (manifest.backbone for manifest in self.manifests)
+        return " + ".join((backbone.named or backbone).id for backbone in backbones)
 
     @property
     def backend(self) -> str:

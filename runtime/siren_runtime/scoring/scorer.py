@@ -63,6 +63,7 @@ class Scorer:
             bundle.file(TOKENIZER_FILE),
             bundle.manifest.text.max_length,
             bundle.read(TOKENIZER_FILE),
+            bundle.manifest.backbone.vocab_size,
         )
         self.trajectories = open_trajectory_reader(bundle, self.tokenizer)
         self._open_stream = engines.open_stream

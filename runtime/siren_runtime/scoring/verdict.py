@@ -11,7 +11,7 @@ from siren_runtime.backends.readout import HeadText
 from siren_runtime.backends.verdicts import HeadScore, SpanScore, categories_of
 from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier, tier_of
-from siren_runtime.errors import InputError, SirenError
+from siren_runtime.errors import SirenError, UnreadableError
 from siren_runtime.text.passage import Span
 from siren_runtime.text.reading import Limits
 
@@ -249,7 +249,7 @@ class Judge:
         )
         primary = next(iter(heads.values()))
         if primary.is_harmful is None and self.limits.unreadable == "refuse":
-            return InputError(
+            return UnreadableError(
                 f"{unknown:.0%} of the text is unknown to the tokenizer or cut by invisible "
                 f"characters, more than {self.limits.max_unknown:.0%}, so its low score says "
                 "nothing; to get such texts back undecided, ask for them (unreadable='review', "

@@ -69,7 +69,7 @@ class StreamText:
 
         Raises:
             InputError: `piece` is not a string or holds a lone surrogate, or the tokenizer makes
-                no token of the text.
+                no token of the text, or one that the backbone's embedding has no row for.
         """
         if not isinstance(piece, str):
             raise InputError(f"a piece of a stream must be a str, found {type(piece).__name__}")
@@ -83,6 +83,7 @@ class StreamText:
         encoded = self._tokenizer.encode(cleaned)
         if not encoded.ids:
             raise InputError("the tokenizer makes no token of the text, so there is no score yet")
+        self._tokenizer.check_embedded(encoded.ids)
         offsets = [(start + self._dropped, end + self._dropped) for start, end in encoded.offsets]
         context = self._context(cleaned, encoded.offsets)
         places = self._dropped, given, self._given_dropped
@@ -119,6 +120,7 @@ class StreamTokens:
         Raises:
             InputError: the tokenizer puts special tokens behind it, which would stand in between.
         """
+        self._tokenizer = tokenizer
         self._ids: list[int] = []
         if prompt and tokenizer.special_after:
             raise InputError(
@@ -133,11 +135,13 @@ class StreamTokens:
         """Add `ids` and return the tokens of the whole.
 
         Raises:
-            InputError: an id is not a whole number from 0, or there is no token yet.
+            InputError: an id is not a whole number from 0 or of no row of the embedding, or there
+                is no token yet.
         """
         self._ids += map(_token_id, ids)
         if not self._ids:
             raise InputError("no token was fed, so there is no score yet")
+        self._tokenizer.check_embedded(self._ids)
         return self.tokens()
 
     def tokens(self) -> Tokens:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, Literal, get_args
 
 from siren_runtime.bundle.arguments import check_choice, whole_number
@@ -139,7 +140,9 @@ def read_passages(
     for index, passage in enumerate(passages):
         deadline.check("while the texts were tokenized")
         try:
-            results.append(_read(tokenizer, passage, encoded.get(index), limits, deadline))
+            reading = _read(tokenizer, passage, encoded.get(index), limits, deadline)
+            tokenizer.check_embedded(chain.from_iterable(w.ids for w in reading.windows))
+            results.append(reading)
         except InterruptedCall:
             raise
         except SirenError as error:

@@ -1,13 +1,13 @@
 """The backbone's tokenizer, as a bundle holds it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
-from siren_runtime.errors import BundleError, raised_in
+from siren_runtime.errors import BundleError, InputError, raised_in
 
 from .deadline import NO_DEADLINE, Deadline
 from .invisible import INVISIBLE, cut_share, has_invisible
@@ -45,11 +45,21 @@ class Tokenizer:
             its special tokens.
     """
 
-    def __init__(self, path: Path, max_length: int, content: bytes | None = None) -> None:
-        """Read tokenizer.json, or take its `content` where it was read before."""
+    def __init__(
+        self,
+        path: Path,
+        max_length: int,
+        content: bytes | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        """Read tokenizer.json, or take its `content` where it was read before.
+
+        Args:
+            vocab_size: the rows of the backbone's token embedding; None where that is not known.
+        """
         import tokenizers  # slow to import, so not when siren_runtime is
 
-        self._path = path
+        self._path, self._vocab_size = path, vocab_size
         with self._failures():
             content = path.read_bytes() if content is None else content
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
@@ -126,6 +136,20 @@ class Tokenizer:
             length *= 2
         deadline.check(_TOKENIZING, pace * len(text))
         return False
+
+    def check_embedded(self, ids: Iterable[int]) -> None:
+        """Refuse a token that the backbone's embedding has no row for.
+
+        Raises:
+            InputError: there is one; it is named.
+        """
+        if self._vocab_size is None or (token := max(ids, default=0)) < self._vocab_size:
+            return
+        name = self._tokenizer.id_to_token(token)
+        raise InputError(
+            f"the text holds token {token}{'' if name is None else f', {name!r}'}, for which the "
+            f"backbone's embedding, of {self._vocab_size:,} rows, has none; leave that token out"
+        )
 
     def with_special(self, ids: list[int]) -> list[int]:
         """Return the ids of a text with the special tokens around them."""

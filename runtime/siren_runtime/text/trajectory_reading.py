@@ -55,7 +55,8 @@ class TrajectoryReader:
         """The tokens of a trajectory: where it is too long, its beginning and its end.
 
         Raises:
-            InputError: as `render`; or it has more tokens than are read, or none.
+            InputError: as `render`; or it has more tokens than are read, or none, or one that the
+                backbone's embedding has no row for.
             BundleError: tokenizer.json makes the tokenizer fail on the text.
             InterruptedCall: the deadline passed or would do so, or the call was cancelled.
         """
@@ -75,6 +76,7 @@ class TrajectoryReader:
             start = max((end for _, end in encoded.offsets[:head]), default=0)
             omitted = start, max(start, encoded.offsets[tail][0])
             ids = [*ids[:head], *ids[tail:]]
+        self.tokenizer.check_embedded(ids)
         return Reading([Window(ids)], count, omitted is not None, unknown, omitted)
 
     def read_each(
