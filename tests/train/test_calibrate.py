@@ -24,7 +24,7 @@ from siren_train.measure.calibrate import (
     read_tiers,
 )
 from siren_train.measure.calibrate_responses import choose_thresholds, choose_tiers
-from siren_train.measure.evaluate import Scores, measure
+from siren_train.measure.evaluate import Scores
 from siren_train.measure.metrics import binary_metrics, calibration_error, precision_recall
 from tiny_bundle import make_bundle
 
@@ -269,12 +269,3 @@ def test_what_was_found_is_shown_where_all_rows_are_responses_or_none(
 
 def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:
     assert choose_thresholds(with_responses(300), "best") is None
-
-
-def test_an_evaluation_flags_responses_by_their_own_threshold() -> None:
-    scores = make_scores([0.6, 0.6, 0.6, 0.6], [True, False, True, False])
-    scores = replace(scores, has_response=np.array([False, False, True, True]))
-    about = {"bundles": ["b"], "sources": ["s"], "split": "test", "threshold": 0.5}
-    assert measure(scores, **about).by_dataset["data"].recall == 1.0
-    found = measure(scores, **about, response_threshold=0.7)
-    assert (found.by_dataset["data"].recall, found.response_threshold) == (0.5, 0.7)

@@ -272,6 +272,8 @@ def test_an_evaluation_measures_and_draws_each_label(made, tmp_path):
     (head,) = evaluation.heads
     assert (head.head, [*head.by_category], head.exclusive) == ("kinds", [*LABELS], False)
     assert head.rows < len(scores.scores)
+    part = scores.of(scores.harmful)
+    assert (len(part.scores), part.harmful.all(), part.heads) == (scores.harmful.sum(), True, ())
     assert head.macro_f1 == pytest.approx(np.mean([m.f1 for m in head.by_category.values()]))
     markdown = evaluation_markdown(evaluation)
     for label in decided_labels(bundle):

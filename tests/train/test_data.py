@@ -13,7 +13,7 @@ import pytest
 from labelled import make_rows, write_jsonl
 from siren_runtime.errors import InputError
 from siren_train.data.reading import sampled
-from siren_train.data.rows import Columns, Row, read_all
+from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source, parse_source
 
 ROWS = make_rows(30)
@@ -143,6 +143,10 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "split that leaves the folder": ({**GOOD, "split": "../../x"}, "column 'split' is '../../x'"),
     "split that is no string": ({**GOOD, "split": 3}, "column 'split' is 3; expected a string"),
     "duplicate id": (GOOD, "id 'g' is already that of"),
+    "category that is an object": ({**GOOD, "category": {"hate": True}}, "'category' is {'hate'"),
+    "category that is a number": ({**GOOD, "category": 3}, "'category' is 3; expected a string"),
+    "categories that are numbers": ({**GOOD, "category": ["a", 3]}, "'category' is ['a', 3]"),
+    "source that is a list": ({**GOOD, "source": ["a"]}, "column 'source' is ['a']; expected a st"),
     "text is a number": ({**GOOD, "id": "n", "text": 5}, "text must be a str"),
     "lone surrogate": ({**GOOD, "id": "n", "text": "\ud800"}, "lone surrogate"),
     "not an object": ([1], "expected a JSON object"),
@@ -224,6 +228,26 @@ def test_a_named_text_column_holds_text(tmp_path: Path) -> None:
 def test_text_goes_before_prompt_and_response(tmp_path: Path) -> None:
     rows = [{**GOOD, "prompt": "p"}, {**GOOD, "id": "b", "label": 1, "text": "", "prompt": "p"}]
     assert [r.text for r in read(str(write_jsonl(tmp_path / "data.jsonl", rows)))] == ["x", "p"]
+
+
+def test_a_list_of_categories_is_each_of_them_and_what_is_empty_is_none(tmp_path: Path) -> None:
+    values = [["hate", "violence"], ["a  b"], [], None, "hate+violence"]
+    rows = [{**GOOD, "id": None, "category": value} for value in values]
+    jsonl = parse_source(str(write_jsonl(tmp_path / "data.jsonl", rows)))
+    lists = pyarrow.Table.from_pylist(rows[:4])
+    pyarrow.parquet.write_table(lists, tmp_path / "lists.parquet")
+    holes = {"text": ["x"], "label": [0], "split": ["test"]}
+    holes |= {"category": [np.nan], "source": [np.nan]}
+    pyarrow.parquet.write_table(pyarrow.table(holes), tmp_path / "holes.parquet")
+    expected = ["hate+violence", "a b", "", "", "hate+violence"]
+    assert [row.category for row in read_rows(jsonl, Columns())] == expected
+    assert [row.labels for row in read_rows(jsonl, Columns())][::4] == [("hate", "violence")] * 2
+    lists_source, holes_source = (
+        parse_source(str(tmp_path / f"{name}.parquet")) for name in ("lists", "holes")
+    )
+    assert [row.category for row in read_rows(lists_source, Columns())] == expected[:4]
+    (row,) = read_rows(holes_source, Columns())
+    assert (row.category, row.source, row.labels) == ("", "", ())
 
 
 def test_rows_without_an_id_are_not_duplicates(tmp_path: Path) -> None:

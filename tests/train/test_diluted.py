@@ -18,7 +18,7 @@ from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import InputError
 from siren_train.commands import calibrate, evaluate
-from siren_train.data.dilution import Dilution, checked_lengths
+from siren_train.data.dilution import PLACES, Dilution, checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all
 from siren_train.data.sources import parse_source
@@ -109,7 +109,7 @@ def test_each_way_of_reading_is_measured(bundle: Path, data: Path) -> None:
         for way in ("beginning", "windows", "spans")
     ]  # fmt: skip
     behind = Dilution(guard.scorers[0].tokenizer, 60, "behind").of(rows)
-    texts = [row.text for row in behind]
+    texts = [row.given for row in behind]
     harmful = np.array([row.label == 1 for row in behind])
     for way, scores in (
         ("beginning", [r.score for r in guard.score_batch(texts, long_text="truncate")]),
@@ -123,9 +123,22 @@ def test_each_way_of_reading_is_measured(bundle: Path, data: Path) -> None:
 
 
 def test_rows_with_a_response_go_by_its_threshold(bundle: Path, data: Path) -> None:
+    write_calibration(bundle, threshold=0.0, responses=ResponseThresholds(1.0))
     guard, rows = Guard.load(bundle), [replace(row, has_response=True) for row in _rows(data)]
-    results = measure_diluted(guard, rows, [60], 0.0, response_threshold=1.0)
+    results = measure_diluted(guard, rows, [60])
     assert {(r.recall, r.false_alarms) for r in results} == {(0.0, 0.0)}
+
+
+def test_plain_text_stands_in_the_prompt_and_behind_the_response(bundle: Path, data: Path) -> None:
+    """So that of a long one the guard knows the response."""
+    (row, *_) = [row for row in _rows(data) if row.turns]
+    tokenizer = Guard.load(bundle).scorers[0].tokenizer
+    for place in PLACES:
+        (found,) = Dilution(tokenizer, 400, place).of([row], _rows(data))
+        prompt, response = found.given
+        assert f"{prompt}\n{response}" == found.text
+        assert prompt.endswith(row.turns[0])
+        assert response.startswith(row.turns[1])
 
 
 def test_a_sample_has_half_of_each_class(data: Path) -> None:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from calibrated import write_calibration
 from guards import load_guard
-from labelled import make_rows, write_jsonl
+from labelled import Rows, make_rows, write_jsonl
 from siren_command import siren
 from siren_export.heads.registry import load_artifact
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.thresholds import ResponseThresholds
 from siren_runtime.errors import InputError
-from siren_runtime.text.rules import join
+from siren_runtime.scoring.call import Text
 from siren_train.commands import calibrate, evaluate
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
@@ -41,12 +43,16 @@ def data(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "data.jsonl", ROWS)
 
 
+def as_given(rows: Rows) -> list[Text]:
+    """What a caller gives a guard of rows."""
+    return [(row["prompt"], row["response"]) for row in rows]
+
+
 def test_the_rows_of_the_split_are_scored(bundle: Path, data: Path) -> None:
     guard = Guard.load(bundle)
     scores = score_rows(guard, [parse_source(str(data))], Columns(), "test")
     rows = [row for row in ROWS if row["split"] == "test"]
-    texts = [join(row["prompt"], row["response"]) for row in rows]
-    expected = [result.score for result in guard.score_batch(texts)]
+    expected = [result.score for result in guard.score_batch(as_given(rows))]
     np.testing.assert_allclose(scores.scores, expected, atol=1e-6)
     assert scores.harmful.tolist() == [row["label"] == 1 for row in rows]
 
@@ -62,6 +68,23 @@ def test_an_ensemble_scores_by_the_mean(bundle: Path, data: Path, tmp_path: Path
     found = json.loads((output / "evaluation.json").read_text())
     assert found["bundles"] == [str(bundle), str(other)]
     assert found["by_dataset"]["data"]["auroc"] == pytest.approx(expected.auroc)
+
+
+def test_rows_with_a_response_are_flagged_by_their_own_threshold(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    write_calibration(bundle, threshold=0.0, responses=ResponseThresholds(1.0))
+    done = siren("evaluate", bundle, data, "-o", tmp_path / "report")
+    assert "threshold 0, with a response 1;" in done.stdout
+    found = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert (found["threshold"], found["response_threshold"]) == (0.0, 1.0)
+    rows = [row for row in ROWS if row["split"] == "test"]
+    flagged = [result.is_harmful for result in load_guard(bundle).score_batch(as_given(rows))]
+    assert flagged == [not row["response"] for row in rows]
+    expected = np.mean(
+        [row["label"] == verdict for row, verdict in zip(rows, flagged, strict=True)]
+    )
+    assert found["by_dataset"]["data"]["accuracy"] == pytest.approx(expected)
 
 
 def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:

@@ -1,21 +1,31 @@
 """Exits from labelled text to a guard that leaves early, as a person would make them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner, Result
 
+from calibrated import write_calibration
+from exits import export_with_exits
+from guards import load_guard
 from labelled import make_rows, write_jsonl
 from siren_bench.cli import app as bench
 from siren_export.commands import export
 from siren_export.heads.registry import load_artifact
 from siren_runtime import Guard
 from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import calibrate, evaluate, extract, train
+from siren_train.measure.metrics import calibration_error
 from tiny_bundle import make_bundle
+from upstream import Script, chat_of, model_server
 
 
 def run(app: object, *arguments: object) -> Result:
@@ -90,6 +100,77 @@ def test_exits_are_calibrated_by_themselves(tmp_path: Path, arguments: tuple[str
     result = run(calibrate.app, tmp_path, *given)
     assert result.exit_code == 2
     assert "--cascade takes labelled text" in result.output
+
+
+@pytest.fixture(scope="module")
+def leaving(
+    tmp_path_factory: pytest.TempPathFactory, backbone_folder: Callable[[str], Path]
+) -> Path:
+    """A guard whose exits decide on some texts, by scores that are not the whole guard's."""
+    return export_with_exits(tmp_path_factory.mktemp("exits"), backbone_folder("bert"))
+
+
+def test_rows_are_ranked_by_the_whole_guard(leaving: Path, tmp_path: Path) -> None:
+    rows = [{**row, "response": None} for row in make_rows(120) if row["split"] == "test"]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    texts, harmful = [row["prompt"] for row in rows], [row["label"] == 1 for row in rows]
+    early, whole = load_guard(leaving), load_guard(leaving, exits=False)
+    scores = [result.score for result in whole.score_batch(texts)]
+    expected = roc_auc_score(harmful, scores)
+    assert roc_auc_score(harmful, [one.score for one in early.score_batch(texts)]) != expected
+
+    def evaluated(report: str, *options: object) -> tuple[str, Any]:
+        done = run(siren, "evaluate", leaving, data, "-o", tmp_path / "report", *options)
+        assert done.exit_code == 0, done.output
+        return done.stdout, json.loads((tmp_path / "report" / f"{report}.json").read_text())
+
+    told, found = evaluated("evaluation")
+    metrics = found["by_dataset"]["data"]
+    assert metrics["auroc"] == pytest.approx(expected)
+    error = calibration_error(np.array(harmful), np.array(scores))
+    assert metrics["expected_calibration_error"] == pytest.approx(error)
+    flagged = [one.is_harmful for one in early.score_batch(texts)]
+    assert metrics["accuracy"] == pytest.approx(np.mean(np.array(flagged) == harmful))
+    assert "average precision and calibration error are the whole guard's" in told
+    _, found = evaluated("disguised", "--disguised")
+    assert found["results"]["data"]["as written"]["auroc"] == pytest.approx(expected)
+    _, found = evaluated("diluted", "--diluted", "8")
+    alone = {one["way"]: one["auroc"] for one in found["results"] if one["place"] == "alone"}
+    assert alone["beginning"] == pytest.approx(expected)
+
+
+def test_a_judge_of_rollouts_scores_as_the_whole_guard(leaving: Path, tmp_path: Path) -> None:
+    rows = [{**row, "response": "yes"} for row in make_rows(30)]
+    data, output = write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "targets.jsonl"
+    with model_server() as server:
+        server.script = Script(whole=chat_of({"content": " and so on"}))
+        asked = ["--generator", server.url, "--model", "small", "--judge", leaving]
+        done = run(siren, "rollouts", data, "-o", output, *asked, "--rollouts", 1)
+    assert done.exit_code == 0, done.output
+    targets = [json.loads(line) for line in output.read_text().splitlines()]
+    texts = [(one["prompt"], one["prefix"] + " and so on") for one in targets]
+    early, whole = (Guard.load(leaving, exits=exits, max_unknown=1.0) for exits in (True, False))
+    scores = [one.score for one in whole.score_batch(texts)]
+    assert any(one.exit for one in early.score_batch(texts))
+    assert [one["target"] for one in targets] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_guard_with_spans_says_on_which_texts_its_exits_decide(
+    leaving: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(leaving, tmp_path / "bundle")
+    write_calibration(bundle, spans=[SpanThreshold(16, 0.9), SpanThreshold(32, 0.9)])
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(200))
+    done = run(siren, "calibrate", bundle, data, "--cascade", "--loss", 40, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert "so exits decide on texts of at most 16 tokens" in done.stderr
+    guard = Guard.load(bundle)
+    texts = [row["prompt"] for row in make_rows(200)]
+    found = guard.score_batch(texts)
+    left = [one.tokens for one in found if one.exit]
+    special = guard.manifest.text.max_length - guard.scorers[0].tokenizer.room
+    assert left
+    assert max(left) - special <= 16 < max(one.tokens for one in found) - special
 
 
 def test_a_bundle_without_exits_says_how_to_get_some(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from labelled import make_rows, write_jsonl
+from siren_command import siren
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
@@ -127,6 +128,15 @@ def test_the_probes_of_another_run_are_not_taken_over(prefixes, trained, tmp_pat
     (tmp_path / "probe.0.npz").touch()
     with pytest.raises(InputError, match=r"has probes, and no settings\.json"):
         forecast_pipeline.train([prefixes], tmp_path / "x", tmp_path, SETTINGS, **options)
+
+
+@pytest.mark.parametrize("head", ["harm", "polynomial", "categories"])
+def test_prefixes_train_no_other_head(prefixes, tmp_path, head):
+    """Those of one response would stand in several folds, and be measured by what they taught."""
+    result = siren("train", prefixes.folder, "-o", tmp_path / "head", "--head", head)
+    assert result.exit_code == 1
+    assert "its rows are prefixes, of which --head forecast alone is trained" in result.stderr
+    assert not (tmp_path / "head").exists()
 
 
 def test_a_store_without_targets_is_refused(store, tmp_path):

@@ -21,6 +21,8 @@ def test_a_table_says_which_categories_are_of_which_label(tmp_path):
     assert columns.labels_of("H + V") == ("hate", "violence")
     assert columns.labels_of("forum: slurs") == ("hate", "violence")
     assert columns.labels_of("hate") == ()
+    every = Columns(labels=("any",), label_table={"any": ("*",)})
+    assert [every.labels_of(category) for category in ("H", "")] == [("any",), ()]
     path.write_text('{"hate": "H"}')
     with pytest.raises(InputError, match="lists of categories"):
         read_label_table(path)

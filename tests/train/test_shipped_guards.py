@@ -136,7 +136,8 @@ def test_the_reported_macro_f1_is_what_the_head_gives(guard: Guard, recipe: Reci
     rows = sum(row.split == "test" for row in read_rows(source, Columns()))
     part = record["contrast"]["rows"]
     max_rows = part if part < rows else None
-    scores = score_rows(guard, [source], Columns(), "test", max_rows=max_rows)
+    of_rows = [source], Columns(), "test"
+    scores = score_rows(guard, *of_rows, threshold=threshold, max_rows=max_rows)
     found = measure(scores, bundles=[], sources=[], split="test", threshold=threshold)
     expected = record["contrast"]["macro_f1"]  # in int8
     assert found.by_dataset["contrast"].macro_f1 == pytest.approx(expected, abs=1e-2)

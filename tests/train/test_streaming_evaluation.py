@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from labelled import write_jsonl
+from siren_command import siren
 from siren_runtime import Guard
 from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
@@ -106,6 +107,17 @@ def test_the_command_writes_table_and_plot(tmp_path):
     assert (output / "onset.png").read_bytes().startswith(b"\x89PNG")
     wrong = CliRunner().invoke(evaluate.app, [*arguments, "--by", "category"])
     assert wrong.exit_code == 2
+
+
+def test_an_ensemble_is_not_streamed(tmp_path):
+    data = write_jsonl(tmp_path / "streams.jsonl", ROWS)
+    for name in ("one", "two"):
+        make_bundle(tmp_path / "pair" / name)
+    members = {"format_version": 1, "members": ["one", "two"]}
+    (tmp_path / "pair" / "ensemble.json").write_text(json.dumps(members))
+    done = siren("evaluate", tmp_path / "pair", data, "--streaming")
+    assert done.exit_code == 1
+    assert "pair: is an ensemble, and --streaming takes one bundle" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_a_table_is_markdown() -> None:
 
 
 def _evaluation() -> Evaluation:
-    scores = Scores(SCORES, HARMFUL, np.array([NAME, NAME]), np.array([NAME, ""]))
+    names = np.array([NAME, NAME]), np.array([NAME, ""])
+    scores = Scores(SCORES, HARMFUL, *names, risks=SCORES, flagged=SCORES >= 0.5)
     about = {"bundles": ["guard"], "sources": [NAME], "split": "test", "threshold": 0.5}
     labels = CategoryScores(
         "kinds",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from safetensors.numpy import load_file
@@ -10,9 +11,12 @@ from typer.testing import CliRunner, Result
 
 from labelled import make_rows, write_jsonl
 from siren_export.heads.base import WEIGHTS_FILE
+from siren_export.heads.decision_file import write_decision
 from siren_export.heads.registry import load_artifact
+from siren_runtime.bundle.heads import Decision
 from siren_runtime.commands.siren import app as siren
 from siren_train.commands import extract, train
+from siren_train.fit import plots
 from siren_train.store.store import FeatureStore
 from tiny_bundle import make_bundle
 
@@ -31,7 +35,7 @@ def test_the_siren_command_finds_it_and_its_help_has_an_example(name: str) -> No
 
 
 def test_labelled_text_becomes_a_head(
-    tmp_path: Path, backbone_folder: Callable[[str], Path]
+    tmp_path: Path, backbone_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", make_rows(120))
     backbone, store, head = backbone_folder("bert"), tmp_path / "store", tmp_path / "head"
@@ -46,10 +50,19 @@ def test_labelled_text_becomes_a_head(
     assert written >= {"training.json", "training.md", "layers.png", "ablation.md", "ablation.png"}
 
     (head / "held-out.md").write_text("of this head")
-    others = [head / name for name in ("ablation.md", "ablation.png", "held-out.md")]
-    assert run(train.app, *arguments[:-1]).exit_code == 0
+    write_decision(head, Decision(threshold=0.4))
+    result = run(train.app, *arguments[:-1], "--exits", 1)
+    assert result.exit_code == 0, result.output
+    assert "decision.json: is of these weights, so exports still decide by it" in result.stderr
+    found = ("ablation.md", "ablation.png", "held-out.md", "decision.json", "exits")
+    others = [head / name for name in found]
     assert all(path.exists() for path in others)  # the weights are the same
+
     options = ("--trials", 1, "--members", 1, "--share", 0.9)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(plots, "plot_layers", Mock(side_effect=KeyboardInterrupt))
+        assert run(train.app, store, "-o", head, *options).exit_code != 0
+    assert not any(path.exists() for path in others)
     assert run(train.app, store, "-o", head, *options).exit_code == 0
     assert not any(path.exists() for path in others)
 
@@ -117,6 +130,23 @@ def test_a_share_beyond_one_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["polynomial", "--share", 0.9, "--share", 0.2], "--share of a polynomial is one"),
+        (["polynomial", "--orders", 1, "--rank", 8], "--rank goes with --orders above 1"),
+        (["forecast", "--members", 2], "--members goes with --hidden"),
+        (["forecast", "--hidden", 0, "--members", 2], "--members goes with --hidden"),
+    ],
+)
+def test_a_value_that_a_head_would_leave_unread_is_refused(
+    tmp_path: Path, options: list[object], message: str
+) -> None:
+    result = run(train.app, tmp_path, "-o", tmp_path / "out", "--head", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
     ("head", "options"),
     [
         ("harm", ["--layer", 2]),
@@ -173,6 +203,19 @@ def test_a_store_says_how_many_rows_were_taken_of_each_data_set(
         (["calibrate", "--spans", "0.5", "--diluted", "9"], "--diluted goes with --spans"),
         (["evaluate", "data.jsonl", "--words", "3"], "--words goes with --streaming"),
         (["evaluate", "data.jsonl", "--pool", "response"], "--pool goes with --streaming"),
+        (
+            ["evaluate", "data.jsonl", "--streaming", "--labels", "hate"],
+            "--streaming has no --labels",
+        ),
+        (
+            ["evaluate", "data.jsonl", "--streaming", "--long-text", "truncate"],
+            "--streaming has no --labels and --long-text",
+        ),
+        (["evaluate", "data.jsonl", "--disguised", "--labels", "hate"], "have no --labels"),
+        (
+            ["evaluate", "data.jsonl", "--diluted", "9", "--long-text", "windows"],
+            "without --long-text",
+        ),
     ],
 )
 def test_options_that_would_be_left_unread_are_refused(command: list[str], message: str) -> None:

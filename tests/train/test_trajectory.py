@@ -107,9 +107,10 @@ def test_a_guard_of_trajectories_is_measured_on_labelled_ones(trained, tmp_path)
     run = siren(*calibrate, "--threshold", "best", "--text", ",")
     assert run.exit_code == 1
     assert "--text ',': a column without a name" in run.stderr
-    run = siren("evaluate", tmp_path / "bundle", data, "--diluted", "100")
-    assert run.exit_code == 1
-    assert "scores trajectories of agents" in run.stderr
+    for options in (("--diluted", "100"), ("--long-text", "windows")):
+        run = siren("evaluate", tmp_path / "bundle", data, *options)
+        assert run.exit_code == 1
+        assert "scores trajectories of agents" in run.stderr
 
 
 def test_the_store_holds_the_last_tokens_state_behind_every_block(trained):

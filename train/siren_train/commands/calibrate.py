@@ -9,7 +9,7 @@ import typer
 
 from siren_runtime.bundle.ensemble import is_ensemble
 from siren_runtime.bundle.reader import load_bundle
-from siren_runtime.commands.console import refuse_options
+from siren_runtime.commands.console import refuse_options, report
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import Pooled, is_grafted
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
@@ -132,8 +132,8 @@ def calibrate(
         Path | None,
         typer.Option(
             metavar="HEAD",
-            help="The folder of the head itself: also keep there how it decides, so that every "
-            "later export of it does so.",
+            help="The folder of the head itself, with the weights that were exported: also keep "
+            "there how it decides, so that every later export of it does so.",
         ),
     ] = None,
     cascade: Annotated[
@@ -327,13 +327,20 @@ def _calibrate_head(
     name = manifest.primary if head is None else head
     old = manifest.decision(name)
     if record is not None:
-        check_same_head(record, name, manifest.heads[name])
+        weights = manifest.weights_sha256.get(name)
+        check_same_head(record, name, manifest.heads[name], weights)
+        if weights is None:
+            report(
+                f"{folder}: was exported before bundles said of which weights they are; the head "
+                f"of {record} is like {name!r}, and taken for it"
+            )
     has_labels = manifest.heads[name].has_labels
     if labels and (not has_labels or loss is not None or false_alarms is not None):
         raise typer.BadParameter("--labels goes with a head of labels")
     is_trajectory = manifest.is_trajectory
     own = options.labels(manifest)
     columns = rules.columns_of(bundle_classes=own, labels=labels, trajectories=is_trajectory)
+    options.check_labels(columns.labels, [manifest.heads[name]])
     of_rows = rules.sources, columns, rules.split, rules.max_rows, rules.threads
     if false_alarms is not None:
         finish(record, old, calibrate_alarms(bundle, name, false_alarms, *of_rows, pool))

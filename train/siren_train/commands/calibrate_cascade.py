@@ -55,9 +55,11 @@ def calibrate_exits(
             "or the exits too weak: calibrate on more rows, or allow more (--loss)"
         )
     if bundle.manifest.spans:
+        smallest = min(span.tokens for span in bundle.manifest.spans)
         report(
-            f"{bundle.path}: has thresholds for spans, with which the whole guard scores every "
-            "text; exits decide where spans are turned off (spans=False, --no-spans)"
+            f"{bundle.path}: has thresholds for spans, so exits decide on texts of at most "
+            f"{smallest} tokens, of which there are none; the whole guard scores longer ones, but "
+            "where spans are turned off (spans=False, --no-spans)"
         )
 
 

@@ -15,6 +15,7 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
 from .calibration_shown import say_windows
+from .labels_shown import say_unnamed
 
 
 def calibrate_labels(
@@ -71,6 +72,7 @@ def calibrate_labels(
                 scores = score_rows(guard, sources, columns, split, progress)
                 thresholds = find_label_thresholds(scores, head, rule)
         say_windows(scores, bundle.manifest)
+        say_unnamed(scores, {head: [label.name for label in old]})
     new = recalibrated(old, thresholds, temperatures)
     decision = replace(bundle.manifest.decision(head), labels=new)
     written = write_decided(bundle.path, bundle.manifest, head, decision)

@@ -18,8 +18,9 @@ from siren_train.measure.diluted import (
     measure_diluted,
 )
 from siren_train.measure.diluted_plot import plot_diluted
-from siren_train.measure.evaluate import rows_of_split, stated_thresholds
+from siren_train.measure.evaluate import rows_of_split
 from siren_train.measure.reports import write_report
+from siren_train.measure.stated import stated_thresholds
 
 
 def evaluate_diluted(
@@ -47,25 +48,15 @@ def evaluate_diluted(
     """
     tokens, of_split = checked_lengths(lengths), rows_of_split(sources, columns, split)
     rows = sampled(of_split, max_rows)
-    threshold, response_threshold = stated_thresholds(guard, threshold)
     with Bars() as bars:
-        results = measure_diluted(
-            guard,
-            rows,
-            tokens,
-            threshold,
-            bars.update,
-            among=of_split,
-            response_threshold=response_threshold,
-        )
+        results = measure_diluted(guard, rows, tokens, threshold, bars.update, among=of_split)
     evaluation = DilutedEvaluation(
         bundles=list(bundles),
         sources=[source.name for source in sources],
         split=split,
-        threshold=threshold,
         span_thresholds=dict(guard.judge.spans),
         results=results,
-        response_threshold=response_threshold,
+        **vars(stated_thresholds(guard, threshold)),
     )
     markdown = diluted_markdown(evaluation)
     typer.echo(markdown, nl=False)

@@ -19,6 +19,7 @@ from siren_train.measure.disguised import (
 )
 from siren_train.measure.evaluate import rows_of_split
 from siren_train.measure.reports import write_report
+from siren_train.measure.stated import stated_thresholds
 
 
 def evaluate_disguised(
@@ -49,17 +50,17 @@ def evaluate_disguised(
             f"{', '.join(source.name for source in sources)}: prompts are disguised, and all rows "
             f"of the {split} split have a response"
         )
-    if threshold is None:
-        threshold = guard.default_threshold
+    stated = stated_thresholds(guard, threshold)
     with Bars() as bars:
         results = measure_disguised(guard, rows, threshold, bars.update)
     evaluation = DisguisedEvaluation(
         bundles=list(bundles),
         sources=[source.name for source in sources],
         split=split,
-        threshold=threshold,
+        threshold=stated.threshold,
         results=results,
         max_rows=max_rows,
+        each_label=stated.each_label,
     )
     markdown = disguised_markdown(evaluation)
     typer.echo(markdown, nl=False)

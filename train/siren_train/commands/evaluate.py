@@ -118,12 +118,13 @@ def evaluate(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     long_text: Annotated[
-        LongText,
+        LongText | None,
         typer.Option(
-            help="How a text over the guard's max_length is read: its beginning, as the SIREN "
-            "paper measures and heads are trained, or windows, as guards read by default."
+            help="How a text over the guard's max_length is read: truncate (default), its "
+            "beginning, as the SIREN paper measures and heads are trained, or windows, as guards "
+            "read by default."
         ),
-    ] = "truncate",
+    ] = None,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,8 +163,9 @@ def evaluate(
 
     A guard of trajectories reads rows with messages, tools and a label, as siren extract does.
 
-    Where a head has labels, they are those that the category column names, joined by +, and each
-    is measured; so is each of more than two classes.
+    Where a head has labels, they are those that the category column names, joined by + or in a
+    list, and each is measured; so is each of more than two classes. Where the first head has some,
+    rows are flagged by each label's threshold.
     """
     benchmarks = _benchmarks(data, benchmark, downloads)
     streaming = streaming or any(one.streams for one in benchmarks)
@@ -177,6 +179,8 @@ def evaluate(
         streaming=streaming,
         threshold=threshold,
         false_alarms=false_alarms,
+        labels=labels,
+        long_text=long_text,
     )
     sources = [
         *(parse_source(argument) for argument in data or []),
@@ -205,6 +209,8 @@ def evaluate(
 
         folder = options.bundle_folder(bundle)  # scores are ranked, so they are of one depth
         guard = Guard.load(folder, threads=threads, streaming=True, exits=False, **AS_LLM_SIREN)
+        if len(guard.manifests) > 1:
+            raise InputError(f"{bundle}: is an ensemble, and --streaming takes one bundle")
         if guard.manifests[0].is_trajectory:
             raise _scores_trajectories(bundle)
         columns = columns_of(bundle_classes=options.labels(guard.manifest))
@@ -221,14 +227,16 @@ def evaluate(
         return
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
-    read = {**AS_LLM_SIREN, "long_text": long_text}  # every row counts, whatever it holds
+    # Every row counts, whatever it holds.
+    read = {**AS_LLM_SIREN, "long_text": long_text or "truncate"}
     load = partial(Guard.load, folders if ensemble else folders[0], threads=threads, **read)
-    guard = load()
+    guard = load(exits=not rewritten)  # where scores are ranked they are of one depth
     trajectories = guard.manifests[0].is_trajectory
-    if trajectories and (benchmarks or rewritten or text or labels):
+    if trajectories and (benchmarks or rewritten or text or labels or long_text):
         raise _scores_trajectories(bundle)
     own = options.labels(guard.manifests[0])
     columns = columns_of(bundle_classes=own, labels=labels, trajectories=trajectories)
+    options.check_labels(columns.labels, guard.manifests[0].heads.values())
     if diluted:
         from .diluted import evaluate_diluted
 
@@ -268,6 +276,8 @@ def _check_options(
     streaming: bool,
     threshold: float | None,
     false_alarms: float | None,
+    labels: str,
+    long_text: LongText | None,
 ) -> None:
     """Refuse options that would be left unread, and an output that is no folder.
 
@@ -282,6 +292,13 @@ def _check_options(
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     if rewritten and (streaming or by_category):
         raise typer.BadParameter(f"{rewritten[0]} reports by data set, of whole texts")
+    if streaming and (labels or long_text):
+        raise typer.BadParameter("--streaming has no --labels and --long-text")
+    if rewritten and (labels or (long_text and "--diluted" in rewritten)):
+        raise typer.BadParameter(
+            "--diluted and --disguised have no --labels, and --diluted reads long texts in each "
+            "way, without --long-text"
+        )
     if len(rewritten) > 1:
         raise typer.BadParameter("--diluted and --disguised are measured one by one")
     if false_alarms is not None and (threshold is not None or not streaming):
@@ -291,5 +308,6 @@ def _check_options(
 def _scores_trajectories(bundle: str) -> InputError:
     return InputError(
         f"{bundle}: scores trajectories of agents: rows have messages, tools and a label, and "
-        "there is no --streaming, --benchmark, --diluted, --disguised, --text and --labels"
+        "there is no --streaming, --benchmark, --diluted, --disguised, --text, --labels and "
+        "--long-text"
     )

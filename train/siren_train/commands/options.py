@@ -1,11 +1,12 @@
 """Options that the commands that read labelled text share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
@@ -59,9 +60,9 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="NAME,...|TABLE",
-        help="Labels that the category column names, several joined by +, for siren train --head "
-        "categories. A harmful row that names none of them is left out there. Or a JSON file that "
-        'says which categories are of which label: {"hate": ["slurs", "Hate: *"]}.',
+        help="Labels that the category column names, several joined by + or in a list, for siren "
+        "train --head categories. A harmful row that names none of them is left out there. Or a "
+        'JSON file that says which categories are of which label: {"hate": ["slurs", "Hate: *"]}.',
     ),
 ]
 MaxBytes = Annotated[
@@ -167,6 +168,20 @@ def _check_named(option: str, *columns: str) -> None:
         raise InputError(
             f"{option} {','.join(columns)!r}: a column without a name; name each column, or leave "
             f"{option} out"
+        )
+
+
+def check_labels(asked: Sequence[str], heads: Iterable[HeadSpec]) -> None:
+    """Refuse what `Labels` names and no head has.
+
+    Raises:
+        typer.BadParameter: there is such a name.
+    """
+    known = dict.fromkeys(label for head in heads if head.has_labels for label in head.labels)
+    if unknown := [name for name in asked if name not in known]:
+        raise typer.BadParameter(
+            f"--labels names {', '.join(unknown)}; the guard has "
+            + (f"the labels {', '.join(known)}" if known else "no head of labels")
         )
 
 

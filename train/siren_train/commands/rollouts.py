@@ -185,8 +185,9 @@ def _rolled_out(
     from siren_train.rollouts.targets import RunSettings, digest, rollout_targets
 
     opened = _opened(generator, sampling, timeout_s, threads)
-    # A long continuation is judged as a whole, not by its beginning.
-    read = {**AS_LLM_SIREN, "long_text": "windows"}
+    # A long continuation is judged as a whole, not by its beginning; and all of them by scores of
+    # one depth, since targets are means of them.
+    read = {**AS_LLM_SIREN, "long_text": "windows", "exits": False}
     folder = options.bundle_folder(judge)
     with opened as goes_on, Guard.load(folder, threads=threads, **read) as guard, Bars() as bars:
         settings = RunSettings(

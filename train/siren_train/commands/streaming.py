@@ -15,6 +15,7 @@ from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
 from siren_train.measure.reports import write_report
+from siren_train.measure.stated import Stated
 from siren_train.measure.streaming_evaluation import (
     HeadAlarms,
     StreamingEvaluation,
@@ -60,8 +61,13 @@ def evaluate_streaming(
     incremental = guard.manifest.streams
     words = words or (1 if incremental else _REENCODED_WORDS)
     response_only = incremental and pool == "response"
-    if threshold is None:
-        threshold = guard.judge.primary.of_text(True).threshold
+    primary, *further = guard.heads
+    decides = {
+        name: Stated(head.of_text(True).threshold, each_label=bool(head.labels))
+        for name, head in guard.judge.heads.items()
+    }
+    if threshold is not None:
+        decides[primary] = Stated(threshold)
     with warnings_reported(), Bars() as bars:
         traces = trace_streams(
             guard,
@@ -70,12 +76,12 @@ def evaluate_streaming(
             response_only=response_only,
             progress=bars.update,
         )
-    primary, *further = guard.heads
-    heads = {}
-    if further or false_alarms is not None:
-        own = {name: head.of_text(True).threshold for name, head in guard.judge.heads.items()}
-        heads = _by_head(guard, traces, {**own, primary: threshold}, false_alarms)
-        threshold = heads[primary].threshold
+    if false_alarms is not None:
+        decides = {
+            name: Stated(alarm_threshold([trace.by(name) for trace in traces], false_alarms))
+            for name in guard.heads
+        }
+    threshold = decides[primary].threshold
     evaluation = StreamingEvaluation(
         bundle=bundle,
         sources=[source.location for source in sources],
@@ -85,8 +91,9 @@ def evaluate_streaming(
         words=words,
         by_dataset=_by_dataset(traces, threshold),
         false_alarms=false_alarms,
-        heads=heads,
+        heads=_by_head(guard, traces, decides) if further or false_alarms is not None else {},
         max_rows=max_rows,
+        each_label=decides[primary].each_label,
     )
     markdown = streaming_markdown(evaluation)
     typer.echo(markdown, nl=False)
@@ -97,19 +104,13 @@ def evaluate_streaming(
 
 
 def _by_head(
-    guard: Guard,
-    traces: Sequence[Trace],
-    thresholds: Mapping[str, float],
-    false_alarms: float | None,
+    guard: Guard, traces: Sequence[Trace], decides: Mapping[str, Stated]
 ) -> dict[str, HeadAlarms]:
     found = {}
-    for name in guard.heads:
-        own = [trace.by(name) for trace in traces]
-        threshold = thresholds[name]
-        if false_alarms is not None:
-            threshold = alarm_threshold(own, false_alarms)
+    for name, stated in decides.items():
+        by_dataset = _by_dataset([trace.by(name) for trace in traces], stated.threshold)
         smoothing = guard.manifest.decision(name).smoothing
-        found[name] = HeadAlarms(threshold, smoothing, _by_dataset(own, threshold))
+        found[name] = HeadAlarms(stated.threshold, smoothing, by_dataset, stated.each_label)
     return found
 
 

@@ -1,6 +1,7 @@
 """What `siren evaluate` does with texts, or trajectories, as they are."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ from siren_runtime.commands.console import report
 from siren_train.data.benchmarks import Benchmark, paper_figures
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
-from siren_train.measure.evaluate import (
-    evaluation_markdown,
-    measure,
-    score_rows,
-    stated_thresholds,
-)
+from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.measure.exit_evaluation import measure_exits
 from siren_train.measure.plots import plot_evaluation
 from siren_train.measure.reports import write_report
+from siren_train.measure.stated import label_thresholds, stated_thresholds
+
+from .labels_shown import labels_of_heads, say_unnamed
 
 
 def evaluate_texts(
@@ -40,7 +39,7 @@ def evaluate_texts(
 ) -> None:
     """Score the rows of a split, print the tables, and write the report.
 
-    Where exits decide on some, the rows are scored without them too.
+    Where exits decide on some, the rows are scored without them too, and ranked by that.
 
     Args:
         load: opens the guard anew, with options of `Guard.load`.
@@ -52,27 +51,33 @@ def evaluate_texts(
     Raises:
         InputError: the data is unusable, or a file cannot be written.
     """
-    threshold, response_threshold = stated_thresholds(guard, threshold)
     about: dict[str, Any] = {
         "bundles": bundles,
         "sources": [source.name for source in sources],
         "split": split,
-        "threshold": threshold,
-        "response_threshold": response_threshold,
+        **vars(stated_thresholds(guard, threshold)),
     }
+    score = partial(
+        score_rows,
+        sources=sources,
+        columns=columns,
+        split=split,
+        threshold=threshold,
+        max_rows=max_rows,
+    )
     exits = None
     with Bars() as bars:
-        scores = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
+        scores = score(guard, progress=bars.update)
         if scores.exits.any():
             guard.close()
             guard = load(exits=False)
-            whole = score_rows(guard, sources, columns, split, bars.update, max_rows=max_rows)
-            blocks = guard.manifest.backbone.blocks_kept
-            decides = threshold, response_threshold
-            changed = scores.flagged(*decides) != whole.flagged(*decides)
+            whole = score(guard, progress=bars.update)
+            blocks, changed = guard.manifest.backbone.blocks_kept, scores.flagged != whole.flagged
             by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
             exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
-    labels = {name: dict(head.labels) for name, head in guard.judge.heads.items()}
+            scores = scores.ranked_as(whole)
+    say_unnamed(scores, labels_of_heads(guard))
+    labels = label_thresholds(guard, threshold)
     found = measure(scores, **about, by_category=by_category, thresholds=labels)
     measured = [one for one in benchmarks if one.name in found.by_dataset]
     evaluation = replace(

@@ -1,7 +1,6 @@
 """`siren train`: a head from a feature store."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from siren_export.heads.base import EXITS_FOLDER, WEIGHTS_FILE
+from siren_export.heads.base import DECISION_FILE
 from siren_export.heads.exits import parse_depths
 from siren_export.heads.selected import MeanPooling
-from siren_runtime.bundle.files import sha256_of, write_whole
+from siren_runtime.bundle.files import write_whole
 from siren_runtime.commands.bars import Bars
 from siren_runtime.commands.console import refuse_options
 from siren_runtime.commands.console import report as say
@@ -99,7 +98,7 @@ def train(
         ),
     ] = "harm",
     orders: Annotated[int, typer.Option(min=1, max=16, help="Of a polynomial.")] = 3,
-    rank: Annotated[int, typer.Option(min=1, help="Directions of each of its orders.")] = 32,
+    rank: Annotated[int, typer.Option(min=1, help="Directions of its orders beyond 1.")] = 32,
     neurons: Annotated[int, typer.Option(min=1, help="That a forecast head reads, at most.")] = 384,
     hidden: Annotated[
         list[int] | None,
@@ -144,7 +143,7 @@ def train(
         list[float] | None,
         typer.Option(
             help="Share of a probe's |weight| to select; repeat it to let the search choose; "
-            "default: 0.6, 0.8, 0.9, 1."
+            "default: 0.6, 0.8, 0.9, 1. A polynomial has one: 0.6, the default there."
         ),
     ] = None,
     layer_weights: Annotated[
@@ -162,7 +161,9 @@ def train(
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Of the head's search.")] = 16,
-    members: Annotated[int, typer.Option(min=1, help="MLPs that the head averages.")] = 4,
+    members: Annotated[
+        int, typer.Option(min=1, help="MLPs that the head averages; a linear forecast is one map.")
+    ] = 4,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The head's default.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, search and head.")] = 0,
     hold_out_validation: Annotated[
@@ -199,13 +200,15 @@ def train(
     A run that was stopped goes on where it was when the same command is given again. The test
     rows are not read; score them with siren evaluate.
     """
-    _check_options(context, head)
+    _check_options(context, head, hidden or (), orders)
     if share and not all(0 < value <= 1 for value in share):
         raise typer.BadParameter("--share must lie above 0, and at most 1")
     if probes is not None and (ablate or held_out):
         raise typer.BadParameter("--probes is for one head, without --ablate and --held-out")
     if head == "forecast" and len(hidden or ()) > 1:
         raise typer.BadParameter("--hidden of a forecast head is one")
+    if head == "polynomial" and len(share or ()) > 1:
+        raise typer.BadParameter("--share of a polynomial is one")
     if head in _SEARCHED and 0 in (hidden or ()):
         raise typer.BadParameter("--hidden must be 1 or more: these heads are MLPs")
     depths = () if exits is None else parse_depths(exits)
@@ -237,6 +240,8 @@ def train(
     else:
         beside = None if noise is None else FeatureStore.open(noise)
         _train_searched(run, openai, probes, beside, depths, held_out=held_out, ablate=ablate)
+    if (output / DECISION_FILE).exists():
+        say(f"{output / DECISION_FILE}: is of these weights, so exports still decide by it")
 
 
 @dataclass(frozen=True)
@@ -315,7 +320,6 @@ def _train_searched(
     stores, output, work, settings = run.stores, run.output, run.work, run.settings
     if held_out:
         check_held_out(stores[0], settings)
-    before = _digest_of_head(output)
     with Bars() as bars:
         shared: dict[str, Any] = {
             "noise": noise,
@@ -333,8 +337,6 @@ def _train_searched(
         )
         write_report(report, output)
         plot_layers(report, output / "layers.png")
-        if before not in (None, _digest_of_head(output)):
-            _remove_what_was_of_another(output)
         if ablate:
             results = pipeline.ablate(stores, work, settings, **shared)
             write_whole(output / "ablation.md", ablation_markdown(results).encode(), InputError)
@@ -348,23 +350,17 @@ def _train_searched(
         say(f"exit behind {depth} blocks: cross-validated macro-F1 {score:.4f}")
 
 
-def _digest_of_head(output: Path) -> str | None:
-    weights = output / WEIGHTS_FILE
-    return sha256_of(weights) if weights.exists() else None
-
-
-def _remove_what_was_of_another(output: Path) -> None:
-    """Remove what is only made where it is asked for, and was of the head that was here before."""
-    for name in ("ablation.md", "ablation.png", "held-out.md"):
-        (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / EXITS_FOLDER, ignore_errors=True)
-
-
-def _check_options(context: typer.Context, head: Target) -> None:
+def _check_options(
+    context: typer.Context, head: Target, hidden: Sequence[int], orders: int
+) -> None:
     """Refuse options that a head of this kind would leave unread."""
     for name, heads in _HEADS_OF.items():
         if head not in heads:
             refuse_options(context, [name], f"--head {' or '.join(heads)}")
+    if head == "forecast" and not any(hidden):
+        refuse_options(context, ["members"], "--hidden, where --head is forecast")
+    if head == "polynomial" and orders == 1:
+        refuse_options(context, ["rank"], "--orders above 1")
 
 
 def _openai(path: Path | None, store: FeatureStore) -> dict[str, list[str]]:

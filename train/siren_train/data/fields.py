@@ -1,4 +1,4 @@
-"""The columns of one row: what must be there."""
+"""The columns of one row: what must be there, and what may be."""
 
 from collections.abc import Mapping
 from reprlib import repr as shorten
@@ -35,6 +35,39 @@ def required_string(fields: Fields, name: str, origin: str = "") -> str:
     if not isinstance(value, str):
         raise InputError(f"{_at(origin)}column {name!r} is {shorten(value)}; expected a string")
     return value
+
+
+def name_in(fields: Fields, name: str, origin: str, expected: str = "a string") -> str:
+    """Return the string that a row has in a column that it may lack, in one line that is UTF-8.
+
+    It is empty where the column is not there or empty, for which parquet may have NaN.
+
+    Raises:
+        InputError: the row has another value in it; the message says what is `expected`.
+    """
+    value = fields.get(name)
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{origin}: column {name!r} is {shorten(value)}; expected {expected}")
+    return _in_one_line(value)
+
+
+def names_in(fields: Fields, name: str, origin: str) -> list[str]:
+    """Return the strings of a column that may hold one or a list of them, as `name_in` does.
+
+    Raises:
+        InputError: the row has another value in it.
+    """
+    value = fields.get(name)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return [_in_one_line(one) for one in value if one.strip()]
+    return [name_in(fields, name, origin, "a string, or a list of strings")]
+
+
+def _in_one_line(text: str) -> str:
+    """Make a name fit for tables and files: one line, without lone surrogates."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def _at(origin: str) -> str:

@@ -21,7 +21,7 @@ from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
-from .fields import Fields, required, required_string
+from .fields import Fields, name_in, names_in, required, required_string
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
@@ -37,11 +37,12 @@ class Columns:
 
     Attributes:
         text: the column of the text, or several whose texts are joined by newlines, such as a
-            prompt's and its response's. Where it is empty, the text of a row is its `text` column
-            if it has one, else its `prompt` and `response`.
+            prompt's and its response's. Where it is empty, the text of a row is its `text` column;
+            where that is not there or blank, its `prompt` and `response`, if it has either.
         label: the column of the label, which every row needs.
         split: the column of the split, which a row needs where its source names none.
-        id, category, source: columns that a row may lack or leave empty.
+        id, category, source: columns that a row may lack or leave empty. A category may be a list
+            of names.
         classes: the names of the classes, by index. A label is one of them, or its index.
         trajectories: rows have `messages` and `tools`, what an agent did, in place of text.
         prefixes: rows have `prompt`, `prefix` and `target`, as siren rollouts writes them, in place
@@ -69,7 +70,7 @@ class Columns:
 
     def labels_of(self, category: str) -> tuple[str, ...]:
         """The labels that a category is of."""
-        parts = [part.strip() for part in category.split(SEPARATOR)]
+        parts = [part for name in category.split(SEPARATOR) if (part := name.strip())]
         if not self.label_table:
             return (*parts,)
         return tuple(
@@ -95,7 +96,8 @@ class Row:
         source: where the data set has the row from; empty if it does not say.
         has_response: whether its text has a response, with its prompt or alone.
         labels: what its category says of labels.
-        turns: prompt and response by themselves, cleaned; empty where the row is one text.
+        turns: prompt and response by themselves, cleaned, of which `text` is made; empty where it
+            is one text.
         trajectory: where rows are those.
         target: the expected harm of what follows, where rows are prefixes.
         is_copy: whether it is a changed copy of an earlier row, which is then the last row before
@@ -122,8 +124,15 @@ class Row:
 
     @property
     def given(self) -> Text:
-        """What a guard is given to score `text` as what it is."""
-        return (None, self.text) if self.has_response else self.text
+        """What a guard is given to score `text` as what it is: prompt and response apart, since of
+        long ones the prompt is scored by itself, and its end with each window of the response.
+        """
+        if not self.has_response:
+            return self.text
+        if not self.turns:
+            return None, self.text
+        between = self.text.index(JOINER, len(self.turns[0]))  # blanks may stand around it
+        return self.text[:between], self.text[between + len(JOINER) :]
 
     def length(self, most_tokens: int | None = None) -> int:
         """About how much is read of `text`, by which it takes its time: bytes of UTF-8.
@@ -140,7 +149,8 @@ def read_rows(source: Source, columns: Columns) -> Iterator[Row]:
 
     Raises:
         InputError: a row is not UTF-8 or not well-formed, lacks a column, has no text that can be
-            scored or one that is too large, or a label that is not a class.
+            scored or one that is too large, a label that is not a class, or a category or source
+            that is no name.
     """
     for origin, split, fields in read_fields(source):
         yield _parse(origin, source, split, fields, columns)
@@ -231,8 +241,7 @@ def _parse(origin: str, source: Source, split: str | None, fields: Fields, colum
     trajectory = _trajectory(fields, origin) if columns.trajectories else None
     target = _target(fields, origin) if columns.prefixes else None
     identity = fields.get(columns.id)
-    given, collection = fields.get(columns.category), fields.get(columns.source)
-    category = "" if given is None else _in_one_line(str(given))
+    category = SEPARATOR.join(names_in(fields, columns.category, origin))
     return Row(
         origin=origin,
         dataset=source.dataset,
@@ -243,7 +252,7 @@ def _parse(origin: str, source: Source, split: str | None, fields: Fields, colum
         label=label_of(fields, columns, origin) if target is None else int(target >= 0.5),
         category=category,
         id=None if identity in (None, "") or identity != identity else str(identity),
-        source="" if collection is None else _in_one_line(str(collection)),
+        source=name_in(fields, columns.source, origin),
         has_response=trajectory is None and _has_response(fields, columns),
         labels=columns.labels_of(category),
         turns=_turns(fields, columns) if trajectory is None else (),
@@ -281,19 +290,29 @@ def _trajectory(fields: Fields, origin: str) -> Trajectory:
 def _turns(fields: Fields, columns: Columns) -> tuple[str, ...]:
     """Prompt and response of a row, whose text was checked, where those are what it is made of.
 
-    A prefix of a response counts as one.
+    A prefix of a response counts as one. The prompt is all that stands before.
     """
-    if columns.text not in ((), _TURNS) or (not columns.text and fields.get("text")):
+    *before, last = columns.text or (_PREFIX_TURNS if columns.prefixes else _TURNS)
+    ends_so = columns.prefixes or last == "response"
+    if not ends_so or (not columns.text and _is_one_text(fields)):
         return ()
-    names = _PREFIX_TURNS if columns.prefixes else _TURNS
-    turns = tuple(clean(str(fields.get(name) or "")) for name in names)
+    prompt = JOINER.join(part for name in before if (part := fields.get(name)))
+    turns = clean(prompt), clean(fields.get(last) or "")
     return turns if all(turn.strip() for turn in turns) else ()  # of nothing, clean makes a space
 
 
 def _has_response(fields: Fields, columns: Columns) -> bool:
     """Whether the response is part of a row's text."""
-    is_read = "response" in columns.text if columns.text else not fields.get("text")
+    is_read = "response" in columns.text if columns.text else not _is_one_text(fields)
     return is_read and bool(fields.get("response"))
+
+
+def _is_one_text(fields: Fields) -> bool:
+    """Whether a row's `text` is its text: it says something, or there is no prompt or response."""
+    text = fields.get("text")
+    if isinstance(text, str) and not text.strip():
+        return text != "" and not (fields.get("prompt") or fields.get("response"))
+    return bool(text)
 
 
 def _text(fields: Fields, columns: Columns, origin: str) -> str:
@@ -302,7 +321,7 @@ def _text(fields: Fields, columns: Columns, origin: str) -> str:
     with _naming_columns(fields, origin):
         if names:
             text = JOINER.join(one_text(part, None, None) for part in parts if part)
-        elif fields.get("text"):
+        elif _is_one_text(fields):
             text = one_text(fields["text"], None, None)
         else:
             text = one_text(None, fields.get("prompt") or None, fields.get("response") or None)
@@ -352,8 +371,3 @@ def label_of(fields: Fields, columns: Columns, origin: str) -> int:
         f"{origin}: column {columns.label!r} is {shorten(value)}; expected one of "
         f"{', '.join(columns.classes)}, or an index from 0 to {len(columns.classes) - 1}"
     )
-
-
-def _in_one_line(text: str) -> str:
-    """Make a category or source fit for tables and files: one line, without lone surrogates."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())

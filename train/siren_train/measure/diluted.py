@@ -9,29 +9,35 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.scoring.verdict import HeadJudge
 from siren_train.data.dilution import PLACES, Dilution
 from siren_train.data.rows import Row
 
 from .evaluate import chunks
 from .metrics import auroc
+from .stated import told
 from .table import markdown_table
 
 FALSE_ALARMS = 0.05  # at which recalls of different ways are compared
+WAYS = ("beginning", "windows", "spans")
 
 
 @dataclass(frozen=True, eq=False)
-class WaysScores:
-    """Scores of the same rows, float64 [rows], by each way of reading.
+class WaysRisks:
+    """Risks of the same rows by each way of reading, float64 [rows], as `ScoreResult` has them.
 
     Attributes:
         beginning: of what fits in the guard's max_length, as llm-siren reads.
         windows: of the highest window.
-        spans: the risk, as `ScoreResult` has it: of the highest window or span.
+        spans: of the highest window or span.
+        thresholds: from which of these risks on each row is harmful.
     """
 
     beginning: NDArray[np.float64]
     windows: NDArray[np.float64]
     spans: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
 
 
 class DilutedMetrics(msgspec.Struct, frozen=True):
@@ -40,7 +46,7 @@ class DilutedMetrics(msgspec.Struct, frozen=True):
     Attributes:
         place: where the rows stand: "alone", "behind" the plain text or in its "middle".
         tokens: of plain text.
-        way: "beginning", "windows" or "spans", as `WaysScores` has them.
+        way: one of `WAYS`, as `WaysRisks` has them.
         recall, false_alarms: shares of harmful and of safe rows that are flagged at the threshold.
         recall_at_false_alarms: of harmful rows, at the threshold that flags `FALSE_ALARMS` of these
             safe rows.
@@ -59,7 +65,11 @@ class DilutedMetrics(msgspec.Struct, frozen=True):
 
 
 class DilutedEvaluation(msgspec.Struct, frozen=True):
-    """What was found for every data set, place, length and way."""
+    """What was found for every data set, place, length and way.
+
+    Attributes:
+        threshold, response_threshold, each_label: as `Stated` has them.
+    """
 
     bundles: list[str]
     sources: list[str]
@@ -67,24 +77,25 @@ class DilutedEvaluation(msgspec.Struct, frozen=True):
     threshold: float
     span_thresholds: dict[int, float]
     results: list[DilutedMetrics]
-    response_threshold: float | None = None  # of rows with a response, where it is another
+    response_threshold: float | None = None
+    each_label: bool = False
 
 
 def measure_diluted(
     guard: Guard,
     rows: Sequence[Row],
     lengths: Sequence[int],
-    threshold: float,
+    threshold: float | None = None,
     progress: Progress = silent,
     *,
     among: Sequence[Row] | None = None,
-    response_threshold: float | None = None,
 ) -> list[DilutedMetrics]:
     """Score rows alone, and behind and in the middle of `lengths` tokens of plain text.
 
     Args:
+        guard: whose exits decide on none, so that scores rank.
+        threshold: of its primary head; None is its own.
         among: the rows whose safe ones the plain text is taken of; None is `rows`.
-        response_threshold: of rows with a response; None is `threshold`.
 
     Raises:
         InputError: a data set has too few safe rows to take plain text from.
@@ -92,53 +103,66 @@ def measure_diluted(
     """
     tokenizer = guard.scorers[0].tokenizer
     ways = [Dilution(tokenizer, length, place) for length in lengths for place in PLACES]
-    has_response = np.array([row.has_response for row in rows])
-    of_responses = threshold if response_threshold is None else response_threshold
-    thresholds = np.where(has_response, of_responses, threshold)
-    scores = _scored(guard, rows, "rows alone", progress)
-    results = _metrics(rows, scores, "alone", 0, thresholds)
+    risks = _scored(guard, rows, threshold, "rows alone", progress)
+    results = _metrics(rows, risks, "alone", 0)
     for way in ways:
         placed = way.of(rows, among)
-        scores = _scored(guard, placed, f"{way.place} {way.tokens} tokens", progress)
-        results += _metrics(placed, scores, way.place, way.tokens, thresholds)
+        risks = _scored(guard, placed, threshold, f"{way.place} {way.tokens} tokens", progress)
+        results += _metrics(placed, risks, way.place, way.tokens)
     return results
 
 
-def _scored(guard: Guard, rows: Sequence[Row], stage: str, progress: Progress) -> WaysScores:
-    found: list[tuple[float, float, float]] = []
+def _scored(
+    guard: Guard, rows: Sequence[Row], threshold: float | None, stage: str, progress: Progress
+) -> WaysRisks:
+    found: list[tuple[float, float, float, float]] = []
     tell = by_length(progress, stage, [row.length() for row in rows])
     tell(0)
     for chunk in chunks(rows, 64):
         texts = [row.given for row in chunk]
-        results = guard.score_batch(texts, long_text="windows", spans=True)
+        results = guard.score_batch(texts, threshold, long_text="windows", spans=True)
         long = [i for i, result in enumerate(results) if result.span is not None]
-        cut = guard.score_batch([texts[i] for i in long], long_text="truncate", spans=False)
-        beginnings = {i: result.score for i, result in zip(long, cut, strict=True)}
-        found += [
-            (beginnings.get(i, result.score), result.score, result.risk)
-            for i, result in enumerate(results)
-        ]
+        beginnings = guard.score_batch(
+            [texts[i] for i in long], threshold, long_text="truncate", spans=False
+        )
+        cut = dict(zip(long, map(_risk, beginnings), strict=True))
+        for i, (row, result) in enumerate(zip(chunk, results, strict=True)):
+            whole = _risk_of_windows(guard.judge.primary.of_text(row.has_response), result)
+            found.append((cut.get(i, whole), whole, _risk(result), result.threshold))
         tell(len(found))
-    return WaysScores(*np.array(found, np.float64).T)
+    return WaysRisks(*np.array(found, np.float64).T)
+
+
+def _risk(result: ScoreResult) -> float:
+    """The risk of a text, which reaches the threshold where it is harmful."""
+    return max(result.risk, result.threshold) if result.is_harmful else result.risk
+
+
+def _risk_of_windows(head: HeadJudge, result: ScoreResult) -> float:
+    """As `_risk`, were there no spans.
+
+    Args:
+        head: the primary one, by which the text was decided on.
+    """
+    labels = result.heads[next(iter(result.heads))].categories
+    scores = [(labels[name], own) for name, own in head.labels.items()]
+    scores = scores or [(result.score, head.threshold)]
+    return max(head.risk_of(score, own, result.threshold) for score, own in scores)
 
 
 def _metrics(
-    rows: Sequence[Row],
-    scores: WaysScores,
-    place: str,
-    tokens: int,
-    thresholds: NDArray[np.float64],
+    rows: Sequence[Row], risks: WaysRisks, place: str, tokens: int
 ) -> list[DilutedMetrics]:
-    """What each way finds, with thresholds float64 [rows]."""
+    """What each way finds."""
     harmful = np.array([row.label == 1 for row in rows])
     datasets = np.array([row.dataset for row in rows])
     results = []
     for dataset in dict.fromkeys(datasets.tolist()):
         of_set = datasets == dataset
         labels = harmful[of_set]
-        for way, of_way in vars(scores).items():
-            values = of_way[of_set]
-            flagged = values >= thresholds[of_set]
+        for way in WAYS:
+            values = getattr(risks, way)[of_set]
+            flagged = values >= risks.thresholds[of_set]
             results.append(
                 DilutedMetrics(
                     dataset=dataset,
@@ -170,9 +194,7 @@ def _share(flagged: NDArray[np.bool_]) -> float | None:
 def diluted_markdown(evaluation: DilutedEvaluation) -> str:
     """Return the table, as Markdown."""
     spans = ", ".join(f"{size}: {value:.4g}" for size, value in evaluation.span_thresholds.items())
-    other = ""
-    if evaluation.response_threshold is not None:
-        other = f", of rows with a response {evaluation.response_threshold:g}"
+    of_responses, each_label = evaluation.response_threshold, evaluation.each_label
     head = (
         "data set", "place", "plain tokens", "read by", "rows", "AUROC", "recall", "false alarms",
         f"recall at {FALSE_ALARMS:.0%} false alarms",
@@ -185,7 +207,8 @@ def diluted_markdown(evaluation: DilutedEvaluation) -> str:
     lines = [
         f"# Rows of the {evaluation.split} split among plain text",
         "",
-        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{other}; "
+        f"Guard: {' + '.join(evaluation.bundles)}; "
+        f"{told(evaluation.threshold, of_responses, each_label=each_label)}; "
         f"thresholds of spans by their tokens: {spans or 'none, so the same'}.",
         "",
         *markdown_table(head, rows),

@@ -9,12 +9,14 @@ import numpy as np
 
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.rules import clean
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Row
 
-from .evaluate import chunks, most_tokens
+from .evaluate import chunks, judged, most_tokens
 from .metrics import BinaryMetrics, binary_metrics
+from .stated import told
 from .table import markdown_table
 
 AS_WRITTEN = "as written"
@@ -24,6 +26,7 @@ class DisguisedEvaluation(msgspec.Struct, frozen=True):
     """What was found for every data set and disguise.
 
     Attributes:
+        threshold, each_label: as `Stated` has them.
         results: metrics by data set, and then by disguise, the texts as they were written first.
     """
 
@@ -33,6 +36,7 @@ class DisguisedEvaluation(msgspec.Struct, frozen=True):
     threshold: float
     results: dict[str, dict[str, BinaryMetrics]]
     max_rows: int | None = None
+    each_label: bool = False
 
 
 def disguised_row(row: Row, kind: str) -> Row:
@@ -44,10 +48,14 @@ def disguised_row(row: Row, kind: str) -> Row:
 def measure_disguised(
     guard: Guard,
     rows: Sequence[Row],
-    threshold: float,
+    threshold: float | None = None,
     progress: Progress = silent,
 ) -> dict[str, dict[str, BinaryMetrics]]:
     """Score rows as they are and in each disguise; none has a response.
+
+    Args:
+        guard: whose exits decide on none, so that scores rank.
+        threshold: of its primary head; None is its own.
 
     Raises:
         SirenError: as `Guard.score_batch`.
@@ -58,15 +66,18 @@ def measure_disguised(
     most = most_tokens(guard)
     for kind in (AS_WRITTEN, *KINDS):
         given = [row if kind == AS_WRITTEN else disguised_row(row, kind) for row in rows]
-        scores: list[float] = []
+        results: list[ScoreResult] = []
         tell = by_length(progress, kind, [row.length(most) for row in given])
         tell(0)
         for chunk in chunks(given, 64):
-            scores += [result.score for result in guard.score_batch([row.text for row in chunk])]
-            tell(len(scores))
+            results += guard.score_batch([row.text for row in chunk], threshold)
+            tell(len(results))
+        scores, risks, flagged = judged(results)
         for dataset, by_kind in found.items():
             of_set = datasets == dataset
-            by_kind[kind] = binary_metrics(harmful[of_set], np.array(scores)[of_set], threshold)
+            by_kind[kind] = binary_metrics(
+                harmful[of_set], scores[of_set], verdicts=flagged[of_set], risks=risks[of_set]
+            )
     return found
 
 
@@ -94,7 +105,8 @@ def disguised_markdown(evaluation: DisguisedEvaluation) -> str:
     lines = [
         f"# Rows of the {evaluation.split} split in disguise",
         "",
-        f"Guard: {' + '.join(evaluation.bundles)}; threshold {evaluation.threshold:g}{sampled}. "
+        f"Guard: {' + '.join(evaluation.bundles)}; "
+        f"{told(evaluation.threshold, each_label=evaluation.each_label)}{sampled}. "
         "Macro-F1 of each data set, and means over those with rows of both labels.",
         "",
         *markdown_table(("data set", "rows", *kinds), rows),

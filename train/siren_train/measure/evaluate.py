@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.backends.verdicts import SpanScore
+from siren_runtime.backends.verdicts import HeadScore, SpanScore
 from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
@@ -29,6 +29,7 @@ from .categories import (
 )
 from .exit_evaluation import ExitEvaluation, exits_markdown
 from .metrics import BinaryMetrics, binary_metrics
+from .stated import told
 from .table import markdown_table
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class Scores:
         has_response: bool [rows], which texts have one.
         spans: float64 [rows, sizes], the highest span of each size that was asked for; 0 where a
             row has none. Without columns where none was.
+        risks: float64 [rows], by which a guard ranks rows, as `ScoreResult.risk`.
+        flagged: bool [rows], which a guard calls harmful.
     """
 
     scores: NDArray[np.float64]
@@ -70,25 +73,19 @@ class Scores:
     exits: NDArray[np.int64] = field(default_factory=_none)
     has_response: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     spans: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
-
-    def flagged(self, threshold: float, response_threshold: float | None) -> NDArray[np.bool_]:
-        """Bool [rows]: which reach the threshold, or with a response another, unless it is None."""
-        own: float | NDArray[np.float64] = threshold
-        if response_threshold is not None:
-            own = np.where(self.has_response, response_threshold, threshold)
-        reached: NDArray[np.bool_] = self.scores >= own
-        return reached
+    risks: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """The rows of a mask, without what heads of categories got."""
-        return Scores(
-            self.scores[rows],
-            self.harmful[rows],
-            self.datasets[rows],
-            self.categories[rows],
-            has_response=self.has_response[rows],
-            spans=self.spans[rows] if self.spans.size else self.spans,
-        )
+        known = {name: v for name, v in vars(self).items() if name != "heads" and len(v)}
+        return replace(self, heads=(), **{name: values[rows] for name, values in known.items()})
+
+    def ranked_as(self, whole: "Scores") -> "Scores":
+        """The same verdicts, with the scores and risks of a guard whose exits do not decide: those
+        of several depths do not rank.
+        """
+        return replace(self, scores=whole.scores, risks=whole.risks)
 
 
 NO_ROWS = Scores(np.zeros(0), np.zeros(0, np.bool_), np.zeros(0, np.str_), np.zeros(0, np.str_))
@@ -108,7 +105,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
             then by data set.
         notes: by data set, what a reader of its figures must know.
-        response_threshold: of texts with a response, where it is another than `threshold`.
+        threshold, response_threshold, each_label: as `Stated` has them.
     """
 
     bundles: list[str]
@@ -124,6 +121,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     paper: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
     notes: dict[str, str] = msgspec.field(default_factory=dict)
     response_threshold: float | None = None
+    each_label: bool = False
 
 
 def score_rows(
@@ -134,6 +132,7 @@ def score_rows(
     progress: Progress = silent,
     *,
     head: str | None = None,
+    threshold: float | None = None,
     max_rows: int | None = None,
     spans: Sequence[int] = (),
 ) -> Scores:
@@ -141,6 +140,7 @@ def score_rows(
 
     Args:
         head: whose scores are taken; None is the primary one.
+        threshold: of the primary head; None is the guard's own.
         max_rows: of each data set, score at most so many, of each class alike; None scores all.
         spans: sizes of spans that are scored too.
 
@@ -164,12 +164,13 @@ def score_rows(
     tell = by_length(progress, "scoring", lengths[split])
     tell(0)
     for chunk in chunks(selected, 512):
-        results += _scored(guard, chunk, spans)
-        rows += [replace(row, text="", trajectory=None) for row in chunk]
+        results += _scored(guard, chunk, threshold, spans)
+        rows += [replace(row, text="", turns=(), trajectory=None) for row in chunk]
         tell(len(rows))
     name = head or guard.heads[0]
+    scores, risks, flagged = judged([result.heads[name] for result in results])
     return Scores(
-        np.array([result.heads[name].score for result in results], np.float64),
+        scores,
         np.array([row.label == 1 for row in rows]),
         np.array([row.dataset for row in rows]),
         np.array([row.category for row in rows]),
@@ -182,6 +183,19 @@ def score_rows(
         np.array([result.exit or 0 for result in results]),
         np.array([row.has_response for row in rows]),
         highest_spans([result.heads[name].spans for result in results], spans),
+        risks,
+        flagged,
+    )
+
+
+def judged(
+    found: Sequence[ScoreResult] | Sequence[HeadScore],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """The score, the risk and the verdict of each: float64, float64 and bool [rows]."""
+    return (
+        np.array([one.score for one in found], np.float64),
+        np.array([one.risk for one in found], np.float64),
+        np.array([bool(one.is_harmful) for one in found]),
     )
 
 
@@ -203,11 +217,13 @@ def highest_spans(
     return scores
 
 
-def _scored(guard: Guard, rows: Sequence[Row], spans: Sequence[int]) -> list[ScoreResult]:
+def _scored(
+    guard: Guard, rows: Sequence[Row], threshold: float | None, spans: Sequence[int]
+) -> list[ScoreResult]:
     """What the guard makes of rows, which are of what it scores: texts, or trajectories."""
     if guard.manifests[0].is_trajectory:
-        return guard.score_trajectories([row.trajectory for row in rows])
-    return guard.score_batch([row.given for row in rows], spans=spans or False)
+        return guard.score_trajectories([row.trajectory for row in rows], threshold)
+    return guard.score_batch([row.given for row in rows], threshold, spans=spans or False)
 
 
 def rows_of_split(
@@ -236,18 +252,6 @@ def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> Inpu
     )
 
 
-def stated_thresholds(guard: Guard, threshold: float | None) -> tuple[float, float | None]:
-    """The threshold of all texts; where none is stated the guard's, and of responses their own.
-
-    Returns:
-        The threshold, and that of rows with a response; None where it is not another.
-    """
-    if threshold is not None:
-        return threshold, None
-    of_responses = guard.judge.primary.responses
-    return guard.default_threshold, of_responses.threshold if of_responses else None
-
-
 def measure(
     scores: Scores,
     *,
@@ -256,23 +260,25 @@ def measure(
     split: str,
     threshold: float,
     response_threshold: float | None = None,
+    each_label: bool = False,
     by_category: bool = False,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Evaluation:
     """Measure each data set and, if `by_category`, each of its categories; and each head's own.
 
     Args:
+        scores: with risks and verdicts.
         bundles, sources, split: for the report; `scores` are of these.
-        threshold: a row is flagged from this score on.
-        response_threshold: of rows with a response, where it is another.
+        threshold, response_threshold, each_label: likewise, by which rows were flagged.
         thresholds: of labels, by the name of a head.
     """
     by_dataset, categories = {}, {}
-    flagged = scores.flagged(threshold, response_threshold)
 
     def measured(rows: NDArray[np.bool_]) -> BinaryMetrics:
-        rest = threshold, flagged[rows]
-        return binary_metrics(scores.harmful[rows], scores.scores[rows], *rest)
+        verdicts, risks = scores.flagged[rows], scores.risks[rows]
+        return binary_metrics(
+            scores.harmful[rows], scores.scores[rows], verdicts=verdicts, risks=risks
+        )
 
     for name in dict.fromkeys(scores.datasets.tolist()):
         rows = scores.datasets == name
@@ -288,6 +294,7 @@ def measure(
         split=split,
         threshold=threshold,
         response_threshold=response_threshold,
+        each_label=each_label,
         mean_macro_f1=float(np.mean([m.macro_f1 for m in by_dataset.values()])),
         by_dataset=by_dataset,
         by_category=categories,
@@ -302,7 +309,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     lines = [
         f"# Evaluation on the {evaluation.split} split",
         "",
-        f"Guard: {' + '.join(evaluation.bundles)}; {_thresholds(evaluation)}; "
+        f"Guard: {' + '.join(evaluation.bundles)}; {thresholds_of(evaluation)}; "
         f"**mean macro-F1 {evaluation.mean_macro_f1:.4f}**.",
         *_sampled(evaluation.max_rows),
         "",
@@ -321,10 +328,10 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _thresholds(evaluation: Evaluation) -> str:
+def thresholds_of(evaluation: Evaluation) -> str:
+    """The words for its thresholds."""
     of_responses = evaluation.response_threshold
-    behind = "" if of_responses is None else f", with a response {of_responses:g}"
-    return f"threshold {evaluation.threshold:g}{behind}"
+    return told(evaluation.threshold, of_responses, each_label=evaluation.each_label)
 
 
 def _sampled(max_rows: int | None) -> list[str]:

@@ -84,7 +84,7 @@ class BinaryMetrics:
         precision: None where nothing is flagged.
         recall: None where nothing is harmful.
         f1: of harm alone; 0 where nothing is flagged, or nothing that is harmful.
-        auroc, average_precision: of the scores alone, whatever the threshold; None where all rows
+        auroc, average_precision: of the risks alone, whatever the threshold; None where all rows
             have one label.
         expected_calibration_error: the mean distance between score and share of harm over ten bins
             of equal width, weighted by their rows.
@@ -117,15 +117,19 @@ CALIBRATION_BINS = 10
 def binary_metrics(
     harmful: NDArray[np.bool_],
     scores: NDArray[np.float64],
-    threshold: float,
+    threshold: float = 0.5,
     verdicts: NDArray[np.bool_] | None = None,
+    risks: NDArray[np.float64] | None = None,
 ) -> BinaryMetrics:
     """Measure [rows] `scores` of harm against whether each row is `harmful`.
 
     Args:
+        threshold: from which score on a row is flagged, where there are no verdicts.
         verdicts: bool [rows], where the threshold alone does not make them.
+        risks: float64 [rows], by which rows are ranked; None are the scores.
     """
     verdicts = scores >= threshold if verdicts is None else verdicts
+    risks = scores if risks is None else risks
     hits = int((verdicts & harmful).sum())
     flagged, positives = int(verdicts.sum()), int(harmful.sum())
     mixed = 0 < positives < len(harmful)
@@ -137,8 +141,8 @@ def binary_metrics(
         recall=hits / positives if positives else None,
         macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
         f1=2 * hits / (flagged + positives) if hits else 0.0,
-        auroc=auroc(harmful, scores),
-        average_precision=float(average_precision_score(harmful, scores)) if mixed else None,
+        auroc=auroc(harmful, risks),
+        average_precision=float(average_precision_score(harmful, risks)) if mixed else None,
         expected_calibration_error=calibration_error(harmful, scores),
     )
 

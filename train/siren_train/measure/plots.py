@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from .categories import CategoryEvaluation, CategoryScores
-from .evaluate import Evaluation, Scores
+from .evaluate import Evaluation, Scores, thresholds_of
 from .figure import save_figure
 from .metrics import calibration_bins, precision_recall
 
@@ -37,13 +37,13 @@ def _plot_precision_recall(scores: Scores, evaluation: Evaluation, path: Path) -
         rows = scores.datasets == name
         if metrics.average_precision is None:
             continue
-        precision, recall, _ = precision_recall(scores.harmful[rows], scores.scores[rows])
+        precision, recall, _ = precision_recall(scores.harmful[rows], scores.risks[rows])
         (line,) = axes.plot(recall, precision, label=f"{name} ({metrics.average_precision:.3f})")
         if metrics.precision is not None and metrics.recall is not None:
             axes.plot([metrics.recall], [metrics.precision], "o", color=line.get_color())
     axes.set(
         xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01),
-        title=f"Precision and recall; dots at threshold {evaluation.threshold:g}",
+        title=f"Precision and recall; dots: {thresholds_of(evaluation)}",
     )  # fmt: skip
     axes.legend(title="average precision", fontsize=8)
     save_figure(figure, path)
@@ -58,11 +58,11 @@ def _plot_histograms(scores: Scores, evaluation: Evaluation, path: Path) -> None
         rows = scores.datasets == name
         for harmful, color in ((False, "tab:blue"), (True, "tab:red")):
             axes.hist(
-                scores.scores[rows & (scores.harmful == harmful)], bins=20, range=(0, 1),
+                scores.risks[rows & (scores.harmful == harmful)], bins=20, range=(0, 1),
                 alpha=0.6, color=color, label="harmful" if harmful else "safe",
             )  # fmt: skip
         axes.axvline(evaluation.threshold, color="black", linestyle="--", linewidth=1)
-        axes.set(title=name, xlabel="score", ylabel="rows")
+        axes.set(title=name, xlabel="score; of labels, risk", ylabel="rows")
         axes.legend(fontsize=8)
     save_figure(figure, path)
 
@@ -88,12 +88,11 @@ def _plot_verdicts(scores: Scores, evaluation: Evaluation, path: Path) -> None:
     ]
     names, group = np.unique(keys, return_inverse=True)
     order = np.argsort(-np.bincount(group))[:_MOST_CATEGORIES][::-1]
-    verdicts = scores.flagged(evaluation.threshold, evaluation.response_threshold)
     outcomes = {
-        "safe, passed": ~scores.harmful & ~verdicts,
-        "harmful, flagged": scores.harmful & verdicts,
-        "safe, flagged": ~scores.harmful & verdicts,
-        "harmful, passed": scores.harmful & ~verdicts,
+        "safe, passed": ~scores.harmful & ~scores.flagged,
+        "harmful, flagged": scores.harmful & scores.flagged,
+        "safe, flagged": ~scores.harmful & scores.flagged,
+        "harmful, passed": scores.harmful & ~scores.flagged,
     }
     colors = ("tab:blue", "tab:green", "tab:orange", "tab:red")
     figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.3 * len(order)), layout="constrained")

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from .metrics import auroc
+from .stated import told
 from .table import markdown_table
 from .traces import Trace
 
@@ -63,18 +64,21 @@ class HeadAlarms(msgspec.Struct, frozen=True):
     """When one head raises the alarm.
 
     Attributes:
+        threshold, each_label: as `Stated` has them.
         smoothing: tokens of the moving average of its scores; 1 is none.
     """
 
     threshold: float
     smoothing: int
     by_dataset: dict[str, StreamingMetrics]
+    each_label: bool = False
 
 
 class StreamingEvaluation(msgspec.Struct, frozen=True):
     """What a streaming evaluation found.
 
     Attributes:
+        threshold, each_label: as `Stated` has them.
         reads: what the scores are of, in words.
         words: how many words there are between two scores.
         false_alarms: the share of safe streams that may raise an alarm, where thresholds were
@@ -93,6 +97,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     false_alarms: float | None = None
     heads: dict[str, HeadAlarms] = msgspec.field(default_factory=dict)
     max_rows: int | None = None
+    each_label: bool = False
 
 
 def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMetrics:
@@ -177,7 +182,8 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
     lines = [
         f"# Streaming evaluation on the {evaluation.split} split",
         "",
-        f"Guard: {evaluation.bundle}; threshold {evaluation.threshold:g}; scores of "
+        f"Guard: {evaluation.bundle}; "
+        f"{told(evaluation.threshold, each_label=evaluation.each_label)}; scores of "
         f"{evaluation.reads}, every {evaluation.words} word(s)."
         + (f" At most {evaluation.max_rows} of each data set." if evaluation.max_rows else ""),
         "",
@@ -203,7 +209,8 @@ def _heads_markdown(evaluation: StreamingEvaluation) -> list[str]:
     for name, head in evaluation.heads.items():
         for dataset, m in head.by_dataset.items():
             shares = (m.false_alarms, m.early, m.on_time, m.late, m.missed, m.within[64])
-            cells = [f"{head.threshold:.4f}", str(head.smoothing), *map(_share, shares)]
+            threshold = "each label's" if head.each_label else f"{head.threshold:.4f}"
+            cells = [threshold, str(head.smoothing), *map(_share, shares)]
             rows.append([name, dataset, *cells, _saved(m), _area(m.auroc)])
     return [
         "",

@@ -47,8 +47,8 @@ def plot_onset(traces: Sequence[Trace], threshold: float, path: Path) -> None:
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
     left.set(ylabel="score", title="Mean score and quartiles")
-    right.set(ylabel="share of streams", title=f"Alarm raised, threshold {threshold:g}")
-    left.legend(fontsize=8, loc="upper right")
+    right.set(ylabel="share of streams", title="Alarm raised by then")
+    right.legend(fontsize=8, loc="upper left")
     figure.suptitle("Shaded: the median harmful span", fontsize=9)
     save_figure(figure, path)
 
@@ -64,10 +64,11 @@ def _draw(
     """Draw traces from their onsets on: scores to the left, alarms to the right."""
     scores = np.array([_scores(trace, onset + _GRID) for trace, onset in group])
     drawn = np.isfinite(scores).mean(axis=0) >= _LEAST_SHARE
-    tokens, seen = _GRID[drawn], scores[:, drawn]
-    left.plot(tokens, np.nanmean(seen, axis=0), color=color, label=label)
-    low, high = np.nanquantile(seen, [0.25, 0.75], axis=0)
-    left.fill_between(tokens, low, high, color=color, alpha=0.15, linewidth=0)
+    if drawn.any():  # a stream of one piece has one score
+        tokens, seen = _GRID[drawn], scores[:, drawn]
+        left.plot(tokens, np.nanmean(seen, axis=0), color=color, label=label)
+        low, high = np.nanquantile(seen, [0.25, 0.75], axis=0)
+        left.fill_between(tokens, low, high, color=color, alpha=0.15, linewidth=0)
     alarms = np.array([_alarm(trace, onset, threshold) for trace, onset in group])
     right.plot(_GRID, [np.mean(alarms <= token) for token in _GRID], color=color, label=label)
 

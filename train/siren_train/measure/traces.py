@@ -20,7 +20,8 @@ DoubleArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A stream's scores by one head, one a piece.
+    """A stream's scores by one head, one a piece; of a head of labels their risks, by which it
+    decides.
 
     Attributes:
         row: what was streamed.
@@ -122,7 +123,7 @@ class _Feeding:
         fed = self._points[-1][0] if self._points else 0
         self._points.append((fed + len(self.piece or ""), result.tokens))
         self._heads = list(result.heads)
-        self._scores.append([head.score for head in result.heads.values()])
+        self._scores.append([head.risk for head in result.heads.values()])
         self.piece = next(self._pieces, None)
 
     def trace(self) -> Trace:

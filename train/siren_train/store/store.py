@@ -256,8 +256,8 @@ class FeatureStore:
         known, of the data sets that name any.
 
         Raises:
-            InputError: the store has no such split or pooling, or no labels or targets, or a file
-                is damaged.
+            InputError: the store has no such split or pooling, no labels or targets, or prefixes
+                where the target is not what follows them, or a file is damaged.
         """
         manifest = self.manifest
         if split not in manifest.splits or pooling not in manifest.poolings:
@@ -282,6 +282,11 @@ class FeatureStore:
                     "and extract these with --prefixes"
                 )
             return replace(rows, expected_harm=self._column(split, "targets"))
+        if manifest.prefixes:
+            raise InputError(
+                f"{self.folder}: its rows are prefixes, of which --head forecast alone is trained; "
+                "for another head extract whole texts, without --prefixes"
+            )
         if target != "categories":
             return rows
         if not manifest.labels:
