@@ -233,6 +233,9 @@ def _details(error: ValidationException) -> list[dict[str, Any]]:
 
 
 def from_environment() -> Gate:
-    """Make the application of a worker, whose parent left the settings in the environment."""
-    logs.configure(os.environ.get("SIREN_SERVE_LOG_LEVEL", "info"))
+    """Make the application of a worker, whose parent left the settings in the environment.
+
+    Raises:
+        InputError: as `make_app`.
+    """
     return make_app(Settings.decode(os.environ[ENVIRONMENT]))

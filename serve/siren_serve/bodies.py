@@ -1,10 +1,12 @@
 """Bodies of JSON in which each key of an object stands once.
 
 Of a key that stands twice some decoders take the first value and others the last, so that who
-stands behind a guard might act on a text that it did not read.
+stands behind a guard might act on a text that it did not read. KServe's clients send tensors behind
+the JSON, whose length a header says; what comes before is looked at as any other body is.
 """
 
 import json
+import re
 from typing import Any
 
 from litestar import Request
@@ -14,7 +16,8 @@ from siren_runtime.text.keys import repeated
 from .errors import RefusedRequest
 
 _KSERVE = "/v2/"
-_BINARY = b"inference-header-content-length"  # of KServe: text, as it is, behind the JSON
+_LENGTH = b"inference-header-content-length"
+_WHOLE = re.compile(rb"\d{1,18}")
 _LONGEST = 100  # characters of a key that an error repeats
 
 
@@ -27,7 +30,7 @@ class CheckedRequest(Request[Any, Any, Any]):
         """The body.
 
         Raises:
-            RefusedRequest: it is compressed, or as `check_keys`.
+            RefusedRequest: it is compressed, or as `parted` and `check_keys`.
         """
         body = await super().body()
         if not self._is_checked:
@@ -35,8 +38,8 @@ class CheckedRequest(Request[Any, Any, Any]):
             if coding.lower() != "identity":
                 message = f"a body in the content-encoding {coding!r} is not read; send it as it is"
                 raise RefusedRequest(415, "content_encoding", message)
-            if body and not has_binary(self.scope):
-                check_keys(body)
+            if body:
+                check_keys(parted(self.scope, body)[0])
             self._is_checked = True
         return body
 
@@ -61,6 +64,31 @@ def _checked(pairs: list[tuple[str, Any]]) -> None:
         raise RefusedRequest(400, "repeated_key", f"an object names the key {said!r} twice")
 
 
-def has_binary(scope: Any) -> bool:
-    """Whether text may follow the JSON of a request, which its route then looks at by itself."""
-    return scope["path"].startswith(_KSERVE) and any(n == _BINARY for n, _ in scope["headers"])
+def json_length(scope: Any) -> int | None:
+    """The bytes of a body's JSON, by its header; None where all of it is JSON.
+
+    Raises:
+        RefusedRequest: the header is no whole number, or stands twice.
+    """
+    given = [value for name, value in scope["headers"] if name == _LENGTH]
+    if not given or not scope["path"].startswith(_KSERVE):
+        return None
+    if len(given) > 1 or not _WHOLE.fullmatch(given[0]):
+        message = "expected Inference-Header-Content-Length once, the bytes of the JSON in digits"
+        raise RefusedRequest(422, "invalid", message)
+    return int(given[0])
+
+
+def parted(scope: Any, body: bytes) -> tuple[bytes, bytes]:
+    """A body's JSON, and the tensors behind it.
+
+    Raises:
+        RefusedRequest: as `json_length`, or the body is shorter.
+    """
+    length = json_length(scope)
+    if length is None:
+        return body, b""
+    if length > len(body):
+        message = f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes"
+        raise RefusedRequest(422, "invalid", message)
+    return body[:length], body[length:]

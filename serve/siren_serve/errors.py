@@ -92,8 +92,3 @@ def raw_response(error: RefusedRequest, path: str) -> tuple[list[tuple[bytes, by
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     headers |= {name.lower(): value for name, value in error.headers.items()}
     return [(name.encode(), value.encode()) for name, value in headers.items()], body
-
-
-def text_error(error: SirenError) -> dict[str, Any]:
-    """One text's error, where it stands in the place of its result."""
-    return {"error": msgspec.to_builtins(body_of(refused(error)).error)}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from . import logs
-from .bodies import has_binary
+from .bodies import json_length
 from .errors import RefusedRequest, raw_response, refused
 from .guards import Guards
 from .keys import Keys
@@ -50,12 +50,27 @@ class Gate:
             )
             await self._refuse(error, scope, send)
         elif scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            await self._pass_socket(scope, receive, send)
         else:
             if scope["method"] == "HEAD" and scope["path"] in _OPEN:
                 scope = {**scope, "method": "GET"}  # of which uvicorn sends no body
             app = self._app if scope["path"] not in _SCORES else self._if_there_is_room
             await _Exchange(self.guards, self.metrics).run(app, scope, receive, send)
+
+    async def _pass_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a WebSocket on, and log it when it has ended."""
+        started, status = time.monotonic(), 403
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            _log(scope, status, time.monotonic() - started)
 
     async def _if_there_is_room(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request for scores on, or refuse it without reading its body."""
@@ -92,13 +107,12 @@ class _Exchange:
         self._guards, self._metrics = guards, metrics
         self._status = 0
         self._answered = False
+        self._values: Values | None = None  # of the body, once it comes
         self._gone: asyncio.Task[Message] | None = None
 
     async def run(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; a client that goes ends it."""
         started, task = time.monotonic(), asyncio.current_task()
-        is_json = not has_binary(scope)
-        values = Values()
 
         async def watched() -> Message:
             message = await receive()
@@ -114,8 +128,9 @@ class _Exchange:
             if message["type"] == "http.disconnect" and not self._answered:
                 self._status = _GONE  # in the midst of its body
                 raise asyncio.CancelledError
-            if is_json and message["type"] == "http.request":
-                values.add(message.get("body", b""))
+            if message["type"] == "http.request":
+                self._values = self._values or Values(json_length(scope))
+                self._values.add(message.get("body", b""))
             if message["type"] == "http.request" and not message.get("more_body"):
                 self._gone = asyncio.get_running_loop().create_task(watched())
             return message
@@ -140,19 +155,25 @@ class _Exchange:
             self._count(scope, time.monotonic() - started)
 
     def _count(self, scope: Scope, seconds: float) -> None:
-        route = scope.get("path_template") or "unmatched"
+        route = _route(scope)
         self._metrics.requests.labels(route, str(self._status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        client = scope.get("client")
-        logs.access.info(
-            "request",
-            extra={
-                "fields": {
-                    "method": scope["method"],
-                    "route": route,
-                    "status": self._status,
-                    "ms": round(1000 * seconds, 2),
-                    "client": client[0] if client else None,
-                }
-            },
-        )
+        _log(scope, self._status, seconds)
+
+
+def _route(scope: Scope) -> str:
+    """The template of a path, which is no text of a caller's."""
+    return scope.get("path_template") or "unmatched"
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """Write a line of the access log."""
+    client = scope.get("client")
+    fields = {
+        "method": scope.get("method", "WEBSOCKET"),
+        "route": _route(scope),
+        "status": status,
+        "ms": round(1000 * seconds, 2),
+        "client": client[0] if client else None,
+    }
+    logs.access.info("request", extra={"fields": fields})

@@ -137,6 +137,7 @@ class Generator:
             "every": self.settings.every,
             "holdback": self.settings.holdback,
             "base_model": manifest.backbone.id,
+            "head_base_model": msgspec.to_builtins(manifest.backbone.named),
             "created": manifest.created,
             "versions": dict(manifest.versions),
         }

@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
-from siren_runtime.errors import BusyError, SirenError
+import msgspec
+
+from siren_runtime.errors import BusyError, SirenError, UnreadableError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.scoring.verdict import HeadJudge, Judge
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
 
 from . import logs
-from .errors import RefusedRequest
+from .errors import RefusedRequest, body_of, refused
 from .metrics import Metrics
 from .opening import open_guard, sharing_of
 from .settings import Settings
@@ -57,7 +59,15 @@ class Served:
         for result in results:
             if isinstance(result, ScoreResult):
                 self._metrics.count_verdict(self.name, result)
+            elif isinstance(result, UnreadableError):
+                self._metrics.count_unreadable(self.name)
         return results
+
+    def told_error(self, error: SirenError) -> dict[str, Any]:
+        """A text's error, in the place of its result; it is counted as a request's is."""
+        refusal = refused(error)
+        self._metrics.refusals.labels(refusal.code).inc()
+        return {"error": msgspec.to_builtins(body_of(refusal).error)}
 
     async def score_all(self, texts: list[Text], **settings: Any) -> list[ScoreResult]:
         """Score texts of an interface that has no place for an error of one.
@@ -104,6 +114,8 @@ class Served:
                 {
                     "base_model": manifest.backbone.id,
                     "revision": manifest.backbone.revision,
+                    "backbone_digest": manifest.backbone.digest,
+                    "head_base_model": msgspec.to_builtins(manifest.backbone.named),
                     "precision": manifest.precision,
                     "max_length": manifest.text.max_length,
                     "streams": manifest.streams,

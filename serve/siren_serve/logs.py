@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+_OWN = "siren_serve", "siren_runtime"
 access = logging.getLogger("siren_serve.access")
 _log = logging.getLogger("siren_serve")
 
@@ -37,14 +38,30 @@ def _places(traceback: Any) -> list[str]:
 
 
 def configure(level: str) -> None:
-    """Let every logger of this process write JSON from `level` on."""
+    """Let every logger of this process write JSON, the project's own from `level` on.
+
+    Others write texts, keys and paths of requests: websockets at debug, httpx at info, uvicorn in
+    its access log. So uvicorn begins at info without that log, and all others at warning.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    handler.addFilter(_has_no_path)
+    from_level: int = getattr(logging, level.upper())
+    root = max(from_level, logging.WARNING)
+    logging.basicConfig(level=root, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    for name in _OWN:
+        logging.getLogger(name).setLevel(from_level)
+    logging.getLogger("uvicorn").setLevel(max(from_level, logging.INFO))
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], True
+        logger.handlers, logger.propagate = [], name != "uvicorn.access"
+
+
+def _has_no_path(record: logging.LogRecord) -> bool:
+    """Whether a record is none of uvicorn's of a WebSocket, which have its path and query."""
+    is_of_socket = record.name == "uvicorn.error" and "WebSocket" in str(record.msg)
+    return record.levelno > logging.INFO or not is_of_socket
 
 
 def event(message: str, **fields: Any) -> None:

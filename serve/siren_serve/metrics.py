@@ -5,7 +5,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.scoring.result import UNREADABLE, ScoreResult
 from siren_runtime.serving.sharing import Run
 from siren_runtime.streaming.result import StreamResult
 
@@ -27,8 +27,9 @@ class Metrics:
             ["route"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.refusals = Counter(
-            "siren_refusals_total", "Requests that got an error", ["code"], registry=registry
-        )
+            "siren_refusals_total", "Requests, and texts of a list, that got an error", ["code"],
+            registry=registry,
+        )  # fmt: skip
         self.verdicts = Counter(
             "siren_verdicts_total", "Texts by verdict and tier", ["guard", "verdict", "tier"],
             registry=registry,
@@ -94,10 +95,14 @@ class Metrics:
 
     def count_verdict(self, guard: str, result: ScoreResult | StreamResult) -> None:
         """Count one verdict by its tier, and by its exit where one decided."""
-        verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
+        verdict = {True: "harmful", False: "safe", None: UNREADABLE}[result.is_harmful]
         self.verdicts.labels(guard, verdict, result.tier or "").inc()
         if result.exit is not None:
             self.exits.labels(guard, str(result.exit)).inc()
+
+    def count_unreadable(self, guard: str) -> None:
+        """Count a text that was refused since too little of it can be read."""
+        self.verdicts.labels(guard, UNREADABLE, UNREADABLE).inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

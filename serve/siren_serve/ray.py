@@ -7,17 +7,26 @@ What names a bundle must be found on every node: a folder that all share, or a h
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from ray import serve
 
 from siren_runtime import Guard, SirenError
+from siren_runtime.bundle.arguments import check_choice
+from siren_runtime.errors import InputError
+from siren_runtime.text.rules import one_text
 
 from .app import make_app
 from .gate import Gate
+from .messages import checked_count
 from .settings import Settings
+
+Errors = Literal["raise", "column"]
+# Of a server that listens by itself, which a replica does not.
+_OF_LISTENERS = "workers", "max_connections", "body_timeout_s", "send_timeout_s", "drain_s"
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -34,13 +43,15 @@ def guard_deployment(guards: str | Mapping[str, str], **settings: Any) -> serve.
 
     Args:
         guards: what `Guard.load` takes; or several by name, the first one the default.
-        settings: as `Settings` has them: threads, runs, max_calls, keys_file and so on.
+        settings: as `Settings` has them: threads, runs, max_calls, keys_file and so on, but for
+            what Ray says: workers, max_connections, body_timeout_s, send_timeout_s, drain_s.
 
     Raises:
         TypeError: there is no such setting.
+        InputError: one is of another type, or Ray's to say.
     """
     named = {"guard": guards} if isinstance(guards, str) else dict(guards)
-    made = Settings(guards=named, **settings)
+    made = _checked(Settings(guards=named, **settings), settings)
 
     def build() -> Gate:
         return make_app(made)
@@ -58,16 +69,29 @@ def guard_deployment(guards: str | Mapping[str, str], **settings: Any) -> serve.
             response: str | None = None,
             model: str | None = None,
         ) -> dict[str, Any]:
+            one_text(text, prompt, response)
             given = text if text is not None else (prompt, response)
             (result,) = await self.app.guards.get(model).score_all([given], deadline=made.timeout_s)
             return result.to_dict()
 
         async def score_batch(self, texts: list[Any], *, model: str | None = None) -> list[Any]:
             served = self.app.guards.get(model)
+            texts = checked_count(texts, made.max_texts)
             results = await served.score_all(texts, deadline=made.timeout_s)
             return [result.to_dict() for result in results]
 
     return SirenServe
+
+
+def _checked(made: Settings, given: Mapping[str, Any]) -> Settings:
+    """Settings of the right types, and of a replica; else as `guard_deployment` raises."""
+    for name in _OF_LISTENERS:
+        if name in given:
+            raise InputError(f"{name}: a replica does not listen, Ray does (serve.start, .options)")
+    try:
+        return Settings.decode(made.encode())
+    except msgspec.ValidationError as error:
+        raise InputError(f"the settings of a replica: {error}") from None
 
 
 class BatchScorer:
@@ -83,7 +107,7 @@ class BatchScorer:
         column: str = "text",
         *,
         threads: int = 1,
-        errors: Literal["raise", "column"] = "raise",
+        errors: Errors = "raise",
         **options: Any,
     ) -> None:
         """Load the guard, once a worker.
@@ -95,7 +119,11 @@ class BatchScorer:
             errors: what becomes of a text that cannot be scored: the job ends with its error, or
                 the column `error` has it, beside a score of NaN and no verdict.
             options: as `Guard.load`.
+
+        Raises:
+            SirenError: as `Guard.load`, or `errors` is none of the two.
         """
+        check_choice("errors", errors, get_args(Errors))
         self._guard = Guard.load(guard, threads=threads, **options)
         self._column, self._errors = column, errors
 

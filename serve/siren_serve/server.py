@@ -6,20 +6,23 @@ import socket
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, SirenError
 
 from . import logs
 from .app import ENVIRONMENT, make_app
 from .limits import allow_open_files
 from .protocol import BoundedProtocol
 from .settings import Settings
+from .tls import check_tls
 
+_LOG_LEVEL = "SIREN_SERVE_LOG_LEVEL"
 _END_S = 30  # beyond the timeout of requests, for those under way when the server ends
 _OTHER_FILES = 256  # that a process has open beside connections
 _LOAD_S = 600  # that a new worker may take to load before the parent gives it up
@@ -41,7 +44,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str, tls: dict
     application = make_app(settings)  # also where workers make their own: they would die of it
     _allow_connections(settings)
     options = {**uvicorn_options(settings), "host": host, "port": port, **tls}
-    os.environ["SIREN_SERVE_LOG_LEVEL"] = log_level
+    os.environ[_LOG_LEVEL] = log_level
     os.environ[ENVIRONMENT] = settings.encode()
     if settings.workers > 1:
         _serve_by_workers(settings, options)
@@ -85,6 +88,21 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "timeout_graceful_shutdown": int(longest + _END_S),
         "timeout_worker_healthcheck": _LOAD_S,
     }
+
+
+class _WorkerConfig(uvicorn.Config):
+    """uvicorn's settings in a worker, whose log is as its parent's."""
+
+    def load(self) -> None:
+        """Make the application; where a file cannot be used, say so in a line, and end."""
+        logs.configure(os.environ[_LOG_LEVEL])
+        try:
+            files = self.ssl_keyfile, self.ssl_certfile, self.ssl_ca_certs
+            check_tls(*(None if file is None else Path(file) for file in files))
+            super().load()
+        except SirenError as error:
+            logs.failure(f"the worker does not start: {error}")
+            sys.exit(1)
 
 
 class _Parent(Multiprocess):
@@ -160,7 +178,7 @@ class _Parent(Multiprocess):
 def _serve_by_workers(settings: Settings, options: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="siren-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
-        config = uvicorn.Config(
+        config = _WorkerConfig(
             "siren_serve.app:from_environment",
             factory=True,
             workers=settings.workers,

@@ -102,12 +102,12 @@ async def fed(stream: AsyncStream, text: str, timeout: float, *, last: bool) -> 
 class Session:
     """A stream that is fed by one request and read by others."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, stream: AsyncStream, owner: AsyncExitStack) -> None:
+        """Begin with a stream that is open, which `owner` closes."""
         self.id = token_urlsafe(16)
         self.served = served
         self.begun = self.used = time.monotonic()
-        self.stack = AsyncExitStack()
-        self.stream: AsyncStream
+        self._stream, self._owner = stream, owner
         self._results: list[dict[str, Any]] = []
         self._count = 0
         self._ended: str | None = None
@@ -116,7 +116,7 @@ class Session:
     async def feed(self, text: str, timeout: float, *, last: bool) -> dict[str, Any]:
         """Feed a piece, the last one or not, and tell those who read events."""
         self.used = time.monotonic()
-        result = await fed(self.stream, text, timeout, last=last)
+        result = await fed(self._stream, text, timeout, last=last)
         self.used = time.monotonic()
         async with self._changed:
             self._results = [*self._results, result.to_dict()][-_KEPT:]
@@ -148,7 +148,7 @@ class Session:
         """Free the stream, and tell those who read events."""
         if self._ended is None:
             self._ended = why
-            await self.stack.aclose()  # waits for nobody, so that who leaves now leaves none open
+            await self._owner.aclose()  # waits for nobody, so that who leaves now leaves none open
         async with self._changed:
             self._changed.notify_all()
 
@@ -159,6 +159,7 @@ class Sessions:
     def __init__(self, settings: Settings, guards: Guards) -> None:
         self._settings, self._guards = settings, guards
         self._open: dict[str, Session] = {}
+        self._opening = 0  # whose time has not begun
 
     async def open(self, request: OpenRequest) -> Session:
         """Open one.
@@ -175,19 +176,19 @@ class Sessions:
                 "with several workers a session must stay in one connection: use the WebSocket "
                 "/v1/stream, or serve with --workers 1",
             )
-        if len(self._open) >= self._settings.max_streams:
-            raise BusyError(f"{len(self._open)} streams are open, as many as may be", 1.0)
+        count = len(self._open) + self._opening
+        if count >= self._settings.max_streams:
+            raise BusyError(f"{count} streams are open, as many as may be", 1.0)
         served = self._guards.get(request.model)
-        session = Session(served)
-        self._open[session.id] = session
+        opened = served.stream(request.prompt, **request.options(served))
+        self._opening += 1
         try:
-            options = request.options(served)
-            session.stream = await session.stack.enter_async_context(
-                served.stream(request.prompt, **options)
-            )
-        except BaseException:
-            del self._open[session.id]
-            raise
+            async with AsyncExitStack() as stack:
+                stream = await stack.enter_async_context(opened)
+                session = Session(served, stream, stack.pop_all())
+        finally:
+            self._opening -= 1
+        self._open[session.id] = session
         return session
 
     def get(self, name: str) -> Session:

@@ -17,7 +17,13 @@ class Values:
         marks: commas and opening brackets outside strings, about one for each value.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, length: int | None = None) -> None:
+        """Count none yet.
+
+        Args:
+            length: bytes of the body that are JSON; None are all.
+        """
+        self._left = length
         self.strings = self.marks = 0
         self._is_outside = True
         self._rest = b""  # a backslash that ends a part, and belongs to what comes next
@@ -28,6 +34,9 @@ class Values:
         Raises:
             RefusedRequest: there are too many by now.
         """
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
         data, self._rest = self._rest + data, b""
         if (len(data) - len(data.rstrip(b"\\"))) % 2:
             data, self._rest = data[:-1], b"\\"

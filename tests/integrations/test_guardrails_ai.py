@@ -11,7 +11,9 @@ import pytest
 
 from pages import block
 from siren_runtime import Guard as SirenGuard
-from siren_runtime.errors import BackendError, InputError
+from siren_runtime.errors import BackendError, InputError, InterruptedCall
+from siren_runtime.streaming.handles import Stream
+from siren_runtime.streaming.result import StreamResult
 
 os.environ["OTEL_SDK_DISABLED"] = "true"  # else the package's makers are told of each use
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # and not one of the internet
@@ -219,6 +221,9 @@ def test_an_async_guard_reads_streams_too(
         ({"timeout_s": 0}, "timeout_s"),
         ({"bundle": "/no/such/folder"}, "/no/such/folder"),
         ({"bundle": None}, "bundle"),
+        ({"stride": 40}, "stride: not a setting here"),
+        ({"max_streams": 9}, "max_streams: not a setting here"),
+        ({"runs": 2}, "runs: not a setting here"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(
@@ -226,6 +231,34 @@ def test_settings_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         SirenHarm(**{"bundle": str(bundle), **settings})
+
+
+def test_a_chunk_of_a_stream_has_its_verdict_in_time(
+    bundle: Path, letters: tuple[str, str]
+) -> None:
+    plugged = Guard().use(SirenHarm(bundle=str(bundle), timeout_s=1e-6))
+    with pytest.raises(InterruptedCall, match="deadline"):
+        plugged.validate(letters[0])
+    with pytest.raises(InterruptedCall, match="deadline"):
+        list(streamed(plugged, [letters[0]]))
+
+
+def test_a_stream_holds_no_more_tokens_than_it_may(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, letters: tuple[str, str]
+) -> None:
+    found = list[StreamResult]()
+    feed = Stream.feed
+
+    def recorded(self: Stream, *given: Any, **options: Any) -> StreamResult:
+        found.append(feed(self, *given, **options))
+        return found[-1]
+
+    monkeypatch.setattr(Stream, "feed", recorded)
+    pieces = [letters[0] * 5] * 4  # 20 tokens, of which the bundle reads 32 at once
+    list(streamed(Guard().use(SirenHarm(bundle=str(bundle))), pieces))
+    assert not any(result.slid for result in found)
+    list(streamed(Guard().use(SirenHarm(bundle=str(bundle), max_stream_tokens=8)), pieces))
+    assert found[-1].slid
 
 
 def test_validators_of_one_bundle_share_the_guard(bundle: Path) -> None:

@@ -234,6 +234,9 @@ def test_arguments_are_read_as_who_parses_them_reads_them(
     [
         ({"code": ("bundle=", "treshold=0.5, bundle=")}, "treshold"),
         ({"code": ("bundle=", "threshold=2.0, bundle=")}, "threshold"),
+        ({"code": ("bundle=", "stride=9, bundle=")}, "stride"),
+        ({"code": ("bundle=", "max_streams=9, bundle=")}, "max_streams"),
+        ({"code": ("bundle=", 'aggregation="mean", bundle=')}, "aggregation"),
         ({"streaming": {"enabled": True}}, "stream_first"),
         ({"parallel": True}, "parallel"),
     ],

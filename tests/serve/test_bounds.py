@@ -80,14 +80,27 @@ def test_many_short_messages_are_refused_and_many_quotes_in_a_text_are_not(
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [["a"] * 40_000]}
     body = json.dumps({"inputs": [tensor]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(body))}
-    answer = server.client.post("/v2/models/tiny/infer", content=body, headers=headers)
-    assert answer.status_code == 413
+    for said in (headers, {}):
+        answer = server.client.post("/v2/models/tiny/infer", content=body, headers=said)
+        assert answer.status_code == 413
     answer = server.client.post("/v1/score", json=many, headers=headers)  # no route of tensors
     assert _error(answer) == (413, "too_many_values")
     for text in ('"' * 100_000, ",[{" * 40_000):
         marks = server.client.post("/v1/score", json={"text": text})
         assert _error(marks) == (422, "cannot_be_scored")  # for its tokens
         assert "tokens" in marks.text
+        marks = _inferred(server, text)
+        assert (marks.status_code, "tokens" in marks.text) == (422, True)
+
+
+def _inferred(server: Running, text: str) -> httpx.Response:
+    """The answer to a text that stands behind the JSON."""
+    data = len(text).to_bytes(4, "little") + text.encode()
+    parameters = {"binary_data_size": len(data)}
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": parameters}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    return server.client.post("/v2/models/tiny/infer", content=body + data, headers=headers)
 
 
 @pytest.mark.parametrize("value", ["1", "[]", "{}", "[[1]]"])
@@ -113,11 +126,18 @@ def _counted(value: Any) -> tuple[int, int]:
     return keys + sum(s for s, _ in inner), marks + sum(m for _, m in inner)
 
 
-@given(value=JSON, cuts=st.lists(st.integers(1, 5), min_size=1), is_ascii=st.booleans())
+@given(
+    value=JSON,
+    cuts=st.lists(st.integers(1, 5), min_size=1),
+    is_ascii=st.booleans(),
+    behind=st.none() | st.text(alphabet='a,[{"\\', max_size=8),
+)
 def test_values_are_counted_however_a_body_is_cut(
-    value: Any, cuts: list[int], is_ascii: bool
+    value: Any, cuts: list[int], is_ascii: bool, behind: str | None
 ) -> None:
-    data, counted = json.dumps(value, ensure_ascii=is_ascii).encode(), Values()
+    data = json.dumps(value, ensure_ascii=is_ascii).encode()
+    counted = Values(None if behind is None else len(data))
+    data += (behind or "").encode()
     for length in itertools.cycle(cuts):
         counted.add(data[:length])
         data = data[length:]

@@ -11,7 +11,7 @@ import pytest
 from browser import CHROMIUM, Tab, browser_tab, open_page
 from served import Running, running
 from siren_runtime import Guard
-from tiny_bundle import edit_manifest, make_bundle
+from tiny_bundle import edit_manifest, make_alarm, make_bundle
 
 _LAST = "document.getElementById('verdict').textContent"
 _DONE = f"!/far|no/.test({_LAST})"  # the whole text was scored
@@ -64,11 +64,48 @@ def test_a_moved_threshold_moves_the_verdict(
     open_page(tab, server.url)
     tab.type("text", letters[0])
     tab.wait_for(f"{_LAST} === 'safe'")
-    slider = "document.getElementById('threshold')"
-    tab.evaluate(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('input'))")
-    assert tab.evaluate(_LAST) == "harmful"
+    move_threshold(tab, 0)
+    tab.wait_for(f"{_LAST} === 'harmful'")
     tab.evaluate("document.querySelector('#tiers button').click()")
-    assert tab.evaluate(_LAST) == "safe"
+    tab.wait_for(f"{_LAST} === 'safe'")
+
+
+def move_threshold(tab: Tab, at: float) -> None:
+    slider = "document.getElementById('threshold')"
+    tab.evaluate(f"{slider}.value = {at}; {slider}.dispatchEvent(new Event('input'))")
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes its text")
+def test_by_a_moved_threshold_the_verdict_is_the_guards_and_a_stream_has_its_own(
+    tab: Tab, tmp_path: Path
+) -> None:
+    bundle = make_alarm(tmp_path / "bundle", 8)
+    own = {"threshold": 0.98, "spans": [{"tokens": 8, "threshold": 0.99}]}
+    edit_manifest(bundle, lambda manifest: manifest.update(own))
+    text, at = "aaaa aaa. zzzzzz. aaaa aaa.", 0.96
+    with Guard.load(bundle, threads=1) as guard:
+        whole = guard.score(text, threshold=at, spans=True)
+        assert whole.is_harmful
+        assert whole.score < at  # so by a span
+        assert guard.score(text, threshold=0.995, spans=True).is_harmful is False
+    with running({"tiny": str(bundle)}) as server:
+        open_page(tab, server.url)
+        tab.type("text", text)
+        tab.wait_for(_DONE)
+        for threshold, verdict in ((at, "harmful, by a part of it"), (0.995, "safe")):
+            move_threshold(tab, threshold)
+            tab.wait_for(f"whole.threshold === {threshold} && {_LAST} === '{verdict}'")
+        tab.type("text", f"{text} aaa")  # a stream that is opened anew has the threshold too
+        tab.wait_for("!!whole && pieces.length === 6")
+        assert tab.evaluate("pieces.every((piece) => piece.threshold === 0.995)")
+        move_threshold(tab, at)
+        tab.evaluate("document.getElementById('play').click()")
+        tab.wait_for("!whole && pieces.length === 3")
+        tab.press("Escape")
+        tab.wait_for("document.getElementById('stop').disabled")
+        move_threshold(tab, 0.995)
+        assert tab.evaluate(_LAST) == "harmful so far, by a part of it, by the threshold 0.960"
+        assert tab.errors() == []
 
 
 def test_an_answer_is_shown_by_the_thresholds_of_responses(tab: Tab, tmp_path: Path) -> None:

@@ -150,11 +150,14 @@ def test_keys_alone_reach_and_work_everything_and_no_other_host_is_asked(
         "[$('at').textContent, $('verdict').textContent, document.querySelectorAll('.over').length]"
     )
     tab.press("Home")
+    tab.wait_for("whole.threshold === 0")  # the guard was asked again
     assert tab.evaluate(shown) == ["0.000", "harmful", 9]
     tab.press("End")
+    tab.wait_for("whole.threshold === 1")
     assert tab.evaluate(shown) == ["1.000", "safe", 0]
     _go_to(tab, "the bundle")
     tab.press("Enter")
+    tab.wait_for("whole.threshold === 0.5")
     assert tab.evaluate(shown) == ["0.500", "safe", 0]
     _go_to(tab, "words")
     tab.press("ArrowRight")

@@ -15,7 +15,9 @@ from ray import serve
 from websockets.sync.client import connect
 
 from siren_runtime import Guard
+from siren_runtime.errors import InputError
 from siren_serve.ray import BatchScorer, guard_deployment
+from siren_serve.settings import ProxySettings
 from tiny_bundle import make_bundle
 
 PORT = 18800 + os.getpid() % 900
@@ -96,11 +98,38 @@ def test_what_cannot_be_scored_raises_over_a_handle(handle):
         handle.score.remote("a" * 17_000).result()
     with pytest.raises(Exception, match="no guard 'other'"):
         handle.score.remote("a", model="other").result()
+    for beside in ({"prompt": "b"}, {"response": "b"}):
+        with pytest.raises(Exception, match="not both"):
+            handle.score.remote("a", **beside).result()
+    with pytest.raises(Exception, match="5 texts in one request, at most 4"):
+        handle.score_batch.remote(["a"] * 5).result()
 
 
 def test_a_setting_that_is_not_known_is_refused(bundle):
     with pytest.raises(TypeError, match="thread"):
         guard_deployment(str(bundle), thread=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timeout_s": "ten"}, "timeout_s"),
+        ({"spans": "no"}, "spans"),
+        ({"unreadable": "revew"}, "revew"),
+        ({"workers": 2}, "workers: a replica does not listen"),
+        ({"send_timeout_s": 9.0}, "send_timeout_s: a replica does not listen"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(bundle, settings, message):
+    with pytest.raises(InputError, match=message):
+        guard_deployment(str(bundle), **settings)
+
+
+def test_settings_of_every_type_are_taken(bundle, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-that-is-long-enough\n")
+    proxy = ProxySettings(upstream="http://localhost:1/v1", key_file=keys)
+    guard_deployment({"tiny": bundle}, timeout_s=5, keys_file=keys, proxy=proxy, spans=None)
 
 
 def test_a_data_set_gets_the_guards_scores(cluster, bundle, guard):
@@ -118,6 +147,8 @@ def test_a_data_set_gets_the_guards_scores(cluster, bundle, guard):
 
 def test_a_text_without_a_verdict_ends_the_job_unless_asked_otherwise(bundle):
     batch = {"said": np.array(["a text", "a" * 17_000], np.object_)}
+    with pytest.raises(InputError, match="errors must be one of raise, column"):
+        BatchScorer(str(bundle), "said", errors="columns")
     with pytest.raises(ValueError, match="tokens"):
         BatchScorer(str(bundle), "said")(batch)
     found = BatchScorer(str(bundle), "said", errors="column")(batch)

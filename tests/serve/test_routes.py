@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
-from tritonclient import http as triton
 
 from served import Running, eventually, running
 from siren_runtime import Guard, ScoreResult
@@ -133,6 +131,27 @@ def test_spans_are_asked_for_and_told(server: Running, guard: Guard) -> None:
     assert answer["spans"][0]["score"] == _close(expected["spans"][0]["score"])
 
 
+UNREADABLE = " ".join("\u200b".join(word) for word in ["unseen"] * 9)
+
+
+def test_errors_of_a_list_are_counted_as_those_of_single_texts(server: Running) -> None:
+    lines = [
+        'siren_refusals_total{code="cannot_be_scored"}',
+        'siren_verdicts_total{guard="tiny",tier="unreadable",verdict="unreadable"}',
+    ]
+
+    def counted(**asked: Any) -> list[float]:
+        before = [server.metric(line) for line in lines]
+        server.client.post("/v1/score", json={"threshold": 1, **asked})
+        return [server.metric(line) - was for line, was in zip(lines, before, strict=True)]
+
+    assert counted(text=UNREADABLE) == [1, 1]
+    assert counted(inputs=["good", UNREADABLE, UNREADABLE, "x" * 300_000]) == [3, 2]
+    turns = [{"role": "user", "content": f"{UNREADABLE} {number}"} for number in range(2)]
+    assert counted(messages=turns) == [1, 3]  # each turn, and all of them
+    assert counted(inputs=[{"messages": turns}]) == [1, 3]
+
+
 def test_a_list_has_a_result_or_an_error_for_each_text(server: Running, guard: Guard) -> None:
     inputs = ["good", "x" * 300_000, {"prompt": "a", "response": "b"}, {"messages": CONVERSATION}]
     answer = server.client.post("/v1/score", json={"inputs": inputs, "long_text": "truncate"})
@@ -224,40 +243,6 @@ def test_classifiers_decide_by_the_guards_threshold(
         (found,) = server.client.post("/classify", json={"input": "hello"}).json()["data"]
     assert (first["label"], found["label"]) == (label, label)
     assert (found["probs"][1] >= 0.5) == (label == "harmful")
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_tritons_client_infers(server: Running, guard: Guard, binary: bool) -> None:
-    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("tiny")
-        assert client.get_model_metadata("tiny")["inputs"][0]["datatype"] == "BYTES"
-        given = triton.InferInput("text", [len(TEXTS), 1], "BYTES")
-        data = np.array([[text.encode()] for text in TEXTS], dtype=object)
-        given.set_data_from_numpy(data, binary_data=binary)
-        answer = client.infer("tiny", [given], request_id="7")
-        assert answer.get_response()["id"] == "7"
-        expected = [guard.score(text) for text in TEXTS]
-        scores, harmful = answer.as_numpy("score"), answer.as_numpy("is_harmful")
-        assert scores.shape == (len(TEXTS), 1)
-        assert scores[:, 0] == pytest.approx([r.score for r in expected], abs=ROUNDING)
-        assert harmful[:, 0].tolist() == [r.is_harmful for r in expected]
-        with pytest.raises(Exception, match="only tiny, other"):
-            client.infer("third", [given])
-
-
-def test_predict_of_the_first_version_answers(server: Running, guard: Guard) -> None:
-    answer = server.client.post("/v1/models/tiny:predict", json={"instances": TEXTS[:2]})
-    expected = [guard.score(text) for text in TEXTS[:2]]
-    assert answer.json()["predictions"] == [  # numbers alone, as NeMo Guardrails reads them
-        {
-            "score": _close(result.score),
-            "is_harmful": float(bool(result.is_harmful)),
-            "threshold": result.threshold,
-        }
-        for result in expected
-    ]
 
 
 def test_litellm_is_told_to_block_what_is_harmful_or_cannot_be_read(
@@ -352,6 +337,16 @@ def test_an_answer_is_decided_on_by_the_thresholds_of_responses(tmp_path: Path) 
         info = server.client.get("/info").json()
         told = {"threshold": 0.999, "tiers": {}, "spans": {}}
         assert info["guards"]["tiny"]["responses"] == told
+
+
+def test_info_tells_which_backbone_was_read_and_which_the_head_names(tmp_path: Path) -> None:
+    bundle, named = make_bundle(tmp_path / "bundle"), {"id": "org/model", "revision": "v1"}
+    read = {"id": "model", "revision": None, "digest": "0" * 64, "named": named}
+    edit_manifest(bundle, lambda manifest: manifest["backbone"].update(read))
+    with running({"tiny": str(bundle)}) as server:
+        (member,) = server.client.get("/info").json()["guards"]["tiny"]["members"]
+    assert (member["base_model"], member["revision"]) == ("model", None)
+    assert (member["backbone_digest"], member["head_base_model"]) == ("0" * 64, named)
 
 
 def test_info_tells_from_which_score_spans_count(tmp_path: Path) -> None:

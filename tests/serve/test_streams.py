@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from socket import create_connection
 from typing import Any
@@ -16,7 +18,7 @@ from siren_runtime import AsyncGuard, Guard, Patience, StreamResult
 from siren_serve.guards import Served
 from siren_serve.metrics import Metrics
 from siren_serve.streams import Session
-from waiting import left
+from waiting import WAIT_S, left
 
 ROUNDING = 1e-6
 TEXT = "How do I pick a lock, now?"
@@ -68,6 +70,23 @@ def test_a_websocket_gives_what_a_stream_of_the_guard_gives(
             socket.recv()
         assert socket.close_code == 1000
     eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+
+
+@pytest.mark.parametrize("opening", [{}, {"prompt": "ask"}])
+def test_an_end_is_answered_though_nothing_was_fed(
+    server: Running, guard: Guard, opening: dict[str, str]
+) -> None:
+    with guard.stream(**opening) as stream:
+        expected = stream.feed("", last=True)
+    with _connect(server) as socket:
+        socket.send(json.dumps(opening))
+        socket.recv()
+        socket.send(json.dumps({"end": True}))
+        found = json.loads(socket.recv())
+        with pytest.raises(ConnectionClosed):
+            socket.recv()
+    assert (found["type"], found["tokens"]) == ("result", expected.tokens)
+    assert found["score"] == pytest.approx(expected.score, abs=ROUNDING)
 
 
 def test_a_session_over_a_connection_that_had_a_request_before_is_kept(bundle: Path) -> None:
@@ -225,6 +244,19 @@ def test_sessions_are_bounded_and_end_when_nothing_comes(bundle: Path) -> None:
         assert time.monotonic() - start >= 0.5
 
 
+def test_a_session_that_is_long_in_opening_begins_when_it_is_open(bundle: Path) -> None:
+    with running({"tiny": str(bundle)}, max_streams=1, stream_idle_s=0.5) as server:
+        with ThreadPoolExecutor() as pool, server.held():
+            asked = [pool.submit(server.client.post, "/v1/streams", json={}) for _ in range(2)]
+            time.sleep(1.5)  # longer than a session is kept that nobody feeds
+        opened, refused = sorted((a.result(WAIT_S) for a in asked), key=lambda a: a.status_code)
+        assert (opened.status_code, refused.status_code) == (201, 429)
+        path = f"/v1/streams/{opened.json()['id']}"
+        assert server.client.post(path, json={"text": "a"}).status_code == 200
+        eventually(lambda: server.metric('siren_streams{guard="tiny"}') == 0)
+        assert server.client.post(path, json={"text": "a"}).status_code == 404
+
+
 def test_a_session_whose_feed_fails_has_no_verdict(server: Running) -> None:
     name = server.client.post("/v1/streams", json={}).json()["id"]
     assert server.client.post(f"/v1/streams/{name}", json={"text": ""}).status_code in (200, 422)
@@ -251,8 +283,9 @@ def test_who_leaves_while_a_session_ends_leaves_no_stream_open(bundle: Path) -> 
     async def leave() -> int:
         async with AsyncGuard(Guard.load(bundle, backend="cpu")) as guard:
             served = Served("tiny", str(bundle), guard, Metrics())
-            session = Session(served)
-            session.stream = await session.stack.enter_async_context(served.stream(None))
+            owner = AsyncExitStack()
+            stream = await owner.enter_async_context(served.stream(None))
+            session = Session(served, stream, owner)
             assert served.open_streams == 1
             async with session._changed:  # as somebody does who reads its events
                 ending = asyncio.ensure_future(session.end("it was deleted"))

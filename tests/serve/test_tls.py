@@ -1,15 +1,15 @@
 """TLS by the command's options: who has no certificate of the server's CA does not get in."""
 
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
+from certificates import certify
 from served import command
-from siren_runtime import Guard
+from siren_runtime import Guard, InputError
+from siren_serve.tls import tls_options
 
 TEXT = "a text"
 
@@ -17,25 +17,15 @@ TEXT = "a text"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Certificates of one CA, for a server on the loopback and for a client; and a stranger's."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl, which makes certificates, is not installed")
     for name in ("ca", "stranger"):
-        _certify(tmp_path, name)
+        certify(tmp_path, name)
     for name in ("server", "client"):
-        _certify(
+        certify(
             tmp_path, name, "-CA", "ca.pem", "-CAkey", "ca.key",
             "-addext", "subjectAltName=IP:127.0.0.1",
             "-addext", "basicConstraints=critical,CA:FALSE",
         )  # fmt: skip
     return tmp_path
-
-
-def _certify(folder: Path, name: str, *options: str) -> None:
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
-        f"-keyout {name}.key -out {name}.pem -subj /CN={name}"
-    )
-    subprocess.run([*command.split(), *options], cwd=folder, check=True, capture_output=True)
 
 
 def trusting(folder: Path, client: str | None = None) -> ssl.SSLContext:
@@ -44,6 +34,15 @@ def trusting(folder: Path, client: str | None = None) -> ssl.SSLContext:
     if client is not None:
         context.load_cert_chain(folder / f"{client}.pem", folder / f"{client}.key")
     return context
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_file_of_tls_alone_is_refused_and_not_left_unread(tmp_path: Path, place: int) -> None:
+    (tmp_path / "file").touch()
+    files: list[Path | None] = [None, None, None]
+    files[place] = tmp_path / "file"
+    with pytest.raises(InputError, match="--tls-key and --tls-cert"):
+        tls_options(*files)
 
 
 def test_scores_are_served_to_clients_of_the_ca_alone(

@@ -46,12 +46,15 @@ def test_one_trajectory_and_several_are_scored(server: Running, bundle: Path) ->
     )
     assert answer["omitted"] == [*expected.omitted]
     inputs = [{"messages": MESSAGES[:3]}, {"messages": [{"role": "critic"}]}]
+    refusals = 'siren_refusals_total{code="cannot_be_scored"}'
+    before = server.metric(refusals)
     first, bad = server.client.post(ROUTE, json={"inputs": inputs, "threshold": 0}).json()[
         "results"
     ]
     assert first["score"] == pytest.approx(guard.score_trajectory(MESSAGES[:3]).score, abs=ROUNDING)
     assert first["is_harmful"]
     assert "'critic'" in bad["error"]["message"]
+    assert server.metric(refusals) == before + 1
 
 
 @pytest.mark.parametrize(

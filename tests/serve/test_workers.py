@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from certificates import certify
 from load import SECRET, Load, point
 from served import Command, command, eventually
 from siren_runtime import Guard
@@ -134,6 +136,28 @@ def test_workers_take_the_new_bundle_under_load_and_keep_the_old_one_if_it_is_un
         load.stop()
     assert not load.wrong
     assert load.answers > 0
+
+
+@pytest.mark.parametrize("option", ["--api-key-file", "--tls-key"])
+def test_a_file_that_a_new_worker_cannot_use_is_a_line_of_the_log(
+    bundle: Path, tmp_path: Path, option: str
+) -> None:
+    file, tls, more = tmp_path / "file", None, list[object]()
+    if option == "--api-key-file":
+        file.write_text(KEY)
+    else:
+        certify(tmp_path, "server", "-addext", "subjectAltName=IP:127.0.0.1")
+        (tmp_path / "server.key").rename(file)
+        tls = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
+        more = ["--tls-cert", tmp_path / "server.pem"]
+    with command(tmp_path, bundle, "--workers", 2, option, file, *more, tls=tls) as server:
+        file.write_text("short")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "aborting the restart" in server.log.read_text(encoding="utf-8"))
+        assert server.is_ready()
+    told = [line for line in server.lines() if "does not start" in line["message"]]
+    assert {(line["level"], str(file) in line["message"]) for line in told} == {("error", True)}
+    assert len(server.lines()) == len(server.log.read_text(encoding="utf-8").splitlines())
 
 
 def test_workers_reload_over_http(bundle: Path, other: Path, tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 import ipaddress
 import socket
-import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +14,7 @@ from siren_runtime.scoring.engines import BackendName
 from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.text.reading import LongText, Unreadable
 from siren_serve.settings import PromptOrder, ProxyMode
+from siren_serve.tls import tls_options
 
 need_engine()
 need("litestar", "prometheus_client", "uvicorn", "httptools", "httpx", "websockets")
@@ -235,7 +235,7 @@ def serve(
     _check_host(host, port)
     if api_key_file is None and not _is_loopback(host):
         report(f"warning: {host} may be reached from elsewhere, and no --api-key-file is given")
-    tls = _tls(tls_key, tls_cert, tls_ca)
+    tls = tls_options(tls_key, tls_cert, tls_ca)
     run(settings, host=host, port=port, log_level=log_level, tls=tls)
 
 
@@ -265,32 +265,6 @@ def _check_host(host: str, port: int) -> None:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise InputError(f"--host {host}: no address to listen at: {error}") from None
-
-
-def _tls(key: Path | None, certificate: Path | None, authorities: Path | None) -> dict[str, Any]:
-    """uvicorn's options; clients need a certificate where authorities for theirs are given."""
-    for path in filter(None, (key, certificate, authorities)):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-    if (key is None) != (certificate is None):
-        raise InputError("TLS needs both --tls-key and --tls-cert")
-    if key is not None and certificate is not None:
-        _check_tls(key, certificate, authorities)
-    tls = {"ssl_keyfile": key, "ssl_certfile": certificate, "ssl_ca_certs": authorities}
-    return tls if authorities is None else {**tls, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-
-
-def _check_tls(key: Path, certificate: Path, authorities: Path | None) -> None:
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        if authorities is not None:
-            context.load_verify_locations(authorities)
-    except (OSError, ValueError) as error:  # which ssl.SSLError is
-        files = ", ".join(str(path) for path in (certificate, key, authorities) if path is not None)
-        raise InputError(
-            f"{files}: expected a certificate and its own key, and CAs, in PEM: {error}"
-        ) from None
 
 
 def _named(bundles: list[str]) -> dict[str, str]:

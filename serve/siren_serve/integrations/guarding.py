@@ -14,6 +14,7 @@ from siren_runtime.scoring.engines import BackendName
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.serving.asynchronous import AsyncGuard, AsyncStream
 from siren_runtime.streaming.aggregation import AggregationName
+from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.reading import LongText
 from siren_serve.opening import gathered_by, open_guard, sharing_of
@@ -21,6 +22,7 @@ from siren_serve.settings import Settings
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 10.0
+_NONE: Mapping[str, str] = {}
 
 
 class SettingsError(SirenError):
@@ -43,7 +45,7 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         stride: characters of a stream that are gathered before it is read again; None is 0 for
             guards that read only what is new, and 40 for those that read all anew.
         response_only, aggregation, span: as `Guard.stream`, of answers that are streamed.
-        timeout_s: seconds in which a text has its verdict.
+        timeout_s: seconds in which a text, or a piece of a stream, has its verdict.
         backend, threads, runs, long_text, spans, max_text_bytes, max_text_tokens, max_streams,
         max_stream_tokens: as `Settings`.
     """
@@ -73,33 +75,31 @@ _OF_GUARD = (set(Settings.__struct_fields__) & set(GuardSettings.__struct_fields
 class Guarding:
     """A guard, and what was said of it."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], unused: Mapping[str, str] = _NONE) -> None:
         """Open the guard, or take the one that is open.
 
         Args:
             given: the fields of `GuardSettings`.
+            unused: those that say nothing where the guard is plugged in, and why.
 
         Raises:
             SettingsError: one is not known or cannot be used, or the guard cannot be opened.
         """
+        for name, why in unused.items():
+            if name in given:
+                raise SettingsError(f"{name}: not a setting here, since {why}")
         try:
             self.settings = msgspec.convert(dict(given), GuardSettings)
             kept = {name: getattr(self.settings, name) for name in _OF_GUARD}
             self._asked = _opened(GuardSettings(bundle=self.settings.bundle, **kept))
             self.guard.score("A text.", threshold=self.settings.threshold)  # and no trajectory
             if self.settings.response_only or self.settings.aggregation != "mean":
-                self.guard.stream("", **self.of_stream).close()  # which not every guard can do
+                self.stream("").close()  # which not every guard can do
         except msgspec.ValidationError as error:
             raise SettingsError(f"the guard's settings: {error}") from None
         except SirenError as error:
             raise SettingsError(f"the guard {given['bundle']!r}: {error}") from error
         self._stride = gathered_by(self.guard, self.settings.stride)
-
-    @property
-    def of_stream(self) -> dict[str, Any]:
-        """Arguments of `Guard.stream` but for the prompt."""
-        names = ("threshold", "response_only", "aggregation", "span")
-        return {name: getattr(self.settings, name) for name in names}
 
     @property
     def guard(self) -> Guard:
@@ -123,8 +123,20 @@ class Guarding:
 
     def reading(self, prompt: str) -> "Reading":
         """Read an answer that grows, behind its prompt, which may be empty; a context."""
-        stream = self._asked.stream(prompt, **self.of_stream)
+        stream = self._asked.stream(prompt, **self._of_stream)
         return Reading(self, stream, self._stride)
+
+    def stream(self, prompt: str) -> Stream:
+        """A stream that shares no engine runs with others, for who cannot await; errors as
+        `Guard.stream`.
+        """
+        most = min(self.settings.max_stream_tokens, self.guard.streams().max_tokens)
+        return self.guard.stream(prompt, max_tokens=most, **self._of_stream)
+
+    @property
+    def _of_stream(self) -> dict[str, Any]:
+        names = ("threshold", "response_only", "aggregation", "span")
+        return {name: getattr(self.settings, name) for name in names}
 
     async def in_time(self, asking: Awaitable[_T]) -> _T:
         """Await the guard.

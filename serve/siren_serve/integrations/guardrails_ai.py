@@ -15,6 +15,12 @@ from siren_runtime.streaming.result import StreamResult
 
 from .guarding import Blocked, Guarding, pass_or_raise
 
+_UNUSED = {
+    "stride": "a chunk goes on at once",
+    "max_streams": "nobody says that a stream was left",
+    "runs": "each call is scored in its caller's thread",
+}
+
 
 @register_validator(name="siren/harm", data_type="string")
 class SirenHarm(Validator):
@@ -33,13 +39,13 @@ class SirenHarm(Validator):
 
         Args:
             on_fail: what Guardrails does with a harmful text; None raises its `ValidationError`.
-            settings: the fields of `GuardSettings`.
+            settings: the fields of `GuardSettings`, but for stride, max_streams and runs.
 
         Raises:
             SettingsError: one is not known, or cannot be used.
         """
         super().__init__(on_fail=on_fail, **settings)
-        self._guarding = Guarding(settings)
+        self._guarding = Guarding(settings, _UNUSED)
         self._key = f"siren stream {id(self)}"
         self._of_run: ContextVar[_Growing | None] = ContextVar(self._key, default=None)
 
@@ -72,9 +78,9 @@ class SirenHarm(Validator):
         growing = metadata.get(self._key) if context is None else context.run(self._of_run.get)
         if growing is None:
             prompt = metadata.get("prompt") or ""  # an answer, even to a prompt that is not known
-            stream = self._guarding.guard.stream(prompt, **self._guarding.of_stream)
-            growing = _Growing(None, stream)
-        result = _validated(chunk, growing.read(chunk, last=bool(remainder)))
+            growing = _Growing(None, self._guarding.stream(prompt))
+        timeout = self._guarding.settings.timeout_s
+        result = _validated(chunk, growing.read(chunk, timeout, last=bool(remainder)))
         if context is None:
             result.metadata = {**metadata, self._key: growing}
         else:
@@ -95,10 +101,12 @@ class _Growing:
     def __post_init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def read(self, chunk: str, *, last: bool) -> str | None:
-        """Why the text up to the chunk's end may not pass, if it may not."""
+    def read(self, chunk: str, timeout: float, *, last: bool) -> str | None:
+        """Why the text up to the chunk's end may not pass, if it may not; found in so many
+        seconds, or errors as `Stream.feed`.
+        """
         if self.reason is None:
-            self.reason = _reason(self._stream.feed(chunk, last=last))
+            self.reason = _reason(self._stream.feed(chunk, last=last, deadline=timeout))
         return self.reason
 
 

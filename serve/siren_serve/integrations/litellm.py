@@ -14,7 +14,8 @@ from siren_runtime.errors import SirenError
 from siren_serve.errors import RefusedRequest, refused
 from siren_serve.proxy.beside import ALWAYS_READ, PROMPTS_ELSEWHERE, Kind
 from siren_serve.proxy.calls import Call, read_call
-from siren_serve.proxy.texts import Joined, said_by
+from siren_serve.proxy.extras import Extras
+from siren_serve.proxy.texts import Joined, check_alternatives, said_by
 
 from .guarding import Blocked, Guarding, Reading, SettingsError
 
@@ -24,7 +25,12 @@ _KINDS: dict[str, Kind] = {
     "text_completion": "completions",
     "atext_completion": "completions",
 }
-_READ = {"n", "tools", "functions", *ALWAYS_READ, *PROMPTS_ELSEWHERE}  # of a request, or refused
+# Of a request; some of it is refused.
+_READ = {
+    *("n", "tools", "functions", "logprobs", "top_logprobs"),
+    *ALWAYS_READ,
+    *PROMPTS_ELSEWHERE,
+}
 _HOOKS = [
     GuardrailEventHooks.pre_call,
     GuardrailEventHooks.during_call,
@@ -89,8 +95,9 @@ class SirenGuardrail(CustomGuardrail):
         """Score an answer that came at once."""
         with self._refusals():
             call = _call_of(data, _kind_of(response))
-            choices = _choices_of(response)
-            said = [(_context(call, choice["index"]), said_by(choice)) for choice in choices]
+            answer = _dumped(response)
+            said = [(_context(call, one["index"]), said_by(one)) for one in answer["choices"]]
+            said.append((_context(call, None), [*Extras().add(answer).values()]))
             await self._guarding.check([(prompt, text) for prompt, texts in said for text in texts])
 
     async def async_post_call_streaming_iterator_hook(
@@ -149,8 +156,10 @@ class _Answer:
     ) -> None:
         self._guarding, self._request, self._stack = guarding, request, stack
         self._call: Call | None = None
-        self._readings: dict[tuple[int, int], Reading] = {}  # of a choice, and of its stream
+        # Of a choice, or None of what stands beside them, and of its stream.
+        self._readings: dict[tuple[int | None, int], Reading] = {}
         self._joined: dict[int, Joined] = {}
+        self._extras = Extras()
 
     @property
     def is_read(self) -> bool:
@@ -161,11 +170,12 @@ class _Answer:
         """Take a chunk; errors as `Reading.add`, or RefusedRequest where it cannot be read."""
         kind = _kind_of(chunk)
         self._call = self._call or _call_of(self._request, kind)
-        for choice in _choices_of(chunk):
+        answer = _dumped(chunk)
+        await self._add(self._call, None, self._extras.add(answer))
+        for choice in answer["choices"]:
             index = choice["index"]
             joined = self._joined.setdefault(index, Joined())
-            for stream, text in joined.add(choice).items():
-                await self._add(self._call, index, stream, text)
+            await self._add(self._call, index, joined.add(choice))
             if choice.get("finish_reason") is not None:
                 await self.read(index)
 
@@ -175,11 +185,12 @@ class _Answer:
             if index in (None, choice):
                 await reading.read(last=True)
 
-    async def _add(self, call: Call, index: int, stream: int, text: str) -> None:
-        if (index, stream) not in self._readings:
-            reading = self._guarding.reading(_context(call, index))
-            self._readings[index, stream] = await self._stack.enter_async_context(reading)
-        await self._readings[index, stream].add(text)
+    async def _add(self, call: Call, index: int | None, added: Mapping[int, str]) -> None:
+        for stream, text in added.items():
+            if (index, stream) not in self._readings:
+                reading = self._guarding.reading(_context(call, index))
+                self._readings[index, stream] = await self._stack.enter_async_context(reading)
+            await self._readings[index, stream].add(text)
 
 
 def _ours(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,15 +215,23 @@ def _call_of(data: Mapping[str, Any], kind: Kind) -> Call:
     call = read_call(kind, msgspec.json.encode(asked))
     if call.unread is not None:
         raise call.unread
+    call.check_alternatives()
     return call
 
 
-def _choices_of(answer: Any) -> list[dict[str, Any]]:
-    choices: list[dict[str, Any]] = answer.model_dump()["choices"]
-    return [{**choice, "index": choice.get("index") or 0} for choice in choices]
+def _dumped(given: Any) -> dict[str, Any]:
+    """An answer, or a chunk of one, as it goes out; each choice has its index."""
+    answer: dict[str, Any] = given.model_dump(mode="json")
+    choices = [{**choice, "index": choice.get("index") or 0} for choice in answer["choices"]]
+    for said in (answer, *choices):
+        check_alternatives(said)
+    return {**answer, "choices": choices}
 
 
-def _context(call: Call, index: int) -> str:
+def _context(call: Call, index: int | None) -> str:
+    """The text before a choice, or before what stands beside all of them."""
+    if index is None:
+        return "\n".join(call.contexts)
     if not 0 <= index < call.choices:
         raise RefusedRequest(502, "upstream_not_understood", "a choice that was not asked for")
     return call.context(index)

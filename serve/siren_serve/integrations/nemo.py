@@ -11,6 +11,9 @@ from siren_serve.proxy.texts import said_by
 
 from .guarding import Blocked, Guarding, SettingsError
 
+_OF_STREAMS = "stride", "response_only", "aggregation", "span", "max_streams", "max_stream_tokens"
+_UNUSED = dict.fromkeys(_OF_STREAMS, "NeMo asks of each chunk of a stream as of a text")
+
 Context = Mapping[str, Any]
 Events = Sequence[dict[str, Any]]
 
@@ -22,7 +25,7 @@ def plug_in(rails: LLMRails, **settings: Any) -> None:
     Where there is no verdict they fail, and NeMo answers that an internal error has occurred.
 
     Args:
-        settings: the fields of `GuardSettings`.
+        settings: the fields of `GuardSettings`, but for those of streams.
 
     Raises:
         SettingsError: one is not known or cannot be used, or text would go out unread: with
@@ -33,7 +36,7 @@ def plug_in(rails: LLMRails, **settings: Any) -> None:
         raise SettingsError("rails: the guard needs parallel: false, for input and output")
     if config.output.streaming.enabled and config.output.streaming.stream_first:
         raise SettingsError("rails.output.streaming: the guard needs stream_first: false")
-    guarding = Guarding(settings)
+    guarding = Guarding(settings, _UNUSED)
 
     async def check_input(context: Context, **_: Any) -> RailOutcome:
         return await _outcome(guarding, context["user_message"])

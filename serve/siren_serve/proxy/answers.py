@@ -18,20 +18,13 @@ from siren_serve.openai_form import FILTERED
 from .calls import Call
 from .choice import Choice, Chunk
 from .events import EventDecoder
+from .extras import NUMBERS, without_texts
 from .policy import Policy, Unscored, Verdict, worst_of
 from .texts import said_by, without_alternatives
 from .upstream import whole_of
 
 _PAUSE_S = 0.25  # of the upstream, after which what was gathered is read
 _DONE = b"[DONE]"
-# Beside choices; what others have there may be text. Labels have a few words, the others numbers.
-_LABELS = {
-    *("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"),
-    "obfuscation",
-}
-_NUMBERS = {"usage", "timings", "prompt_filter_results"}
-_LONGEST_LABEL = 128  # characters
-_MOST_WORDS = 4
 
 
 class Done:
@@ -57,29 +50,7 @@ async def whole_answer(response: httpx.Response, call: Call, policy: Policy) -> 
     scored = iter(await policy.score("answer", pairs))
     verdicts = [worst_of([unread, *islice(scored, len(texts))]) for texts, unread in said]
     read = [_judged(*pair, policy) for pair in zip(choices, verdicts, strict=True)]
-    return {**_passed(answer), "choices": read}
-
-
-def _passed(answer: Chunk) -> Chunk:
-    """What goes out of an answer beside its choices: nothing that might be text."""
-    labels = {k: v for k, v in answer.items() if k in _LABELS and _is_label(v)}
-    return labels | {k: _numbers(v) for k, v in answer.items() if k in _NUMBERS}
-
-
-def _is_label(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _LONGEST_LABEL and len(value.split()) <= _MOST_WORDS
-    return not isinstance(value, list | dict)
-
-
-def _numbers(value: Any) -> Any:
-    """A value without its texts."""
-    if isinstance(value, list):
-        return [_numbers(item) for item in value if not isinstance(item, str)]
-    if not isinstance(value, dict):
-        return None if isinstance(value, str) else value
-    kept = {k: v for k, v in value.items() if not isinstance(v, str) and _is_label(k)}
-    return {key: _numbers(item) for key, item in kept.items()}
+    return {**without_texts(answer), "choices": read}
 
 
 def _said_by(choice: Chunk, policy: Policy) -> tuple[list[str], Unscored | None]:
@@ -186,7 +157,7 @@ class StreamedAnswer:
     async def _read(self, chunk: Chunk) -> list[Chunk]:
         """Let each choice of a chunk have its own; one without any passes."""
         _check_worked(chunk)
-        choices, chunk = _choices_of(chunk, self._call, self._policy), _passed(chunk)
+        choices, chunk = _choices_of(chunk, self._call, self._policy), without_texts(chunk)
         if not choices:
             return [{**chunk, "choices": []}]
         going = []
@@ -239,7 +210,7 @@ def _decoded(data: bytes) -> Chunk:
 
 def _check_worked(answer: Chunk) -> None:
     """Refuse what tells of an error, in a form that is known or in one that says nothing else."""
-    says = answer.keys() & {"choices", *_NUMBERS}
+    says = answer.keys() & {"choices", *NUMBERS}
     if answer.get("error") or answer.get("object") == "error" or not says:
         raise _failed()
 

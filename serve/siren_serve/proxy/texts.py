@@ -100,6 +100,37 @@ def _of_its_tokens(logprobs: Any) -> Any:
     return {**own, "top_logprobs": []} if "top_logprobs" in logprobs else own
 
 
+def check_alternatives(said: dict[str, Any]) -> None:
+    """Refuse what `without_alternatives` leaves out, for who lets an answer out as it came.
+
+    Args:
+        said: a choice, or what stands beside the choices of an answer.
+
+    Raises:
+        RefusedRequest: it has log probabilities of other tokens than the answer's own.
+    """
+    if any((said.get("prompt_logprobs"), *_of_other_tokens(said.get("logprobs")))):
+        raise RefusedRequest(
+            502,
+            "cannot_be_scored",
+            "the upstream's answer has log probabilities of other tokens than its own, which "
+            "are not scored; ask for none",
+        )
+
+
+def _of_other_tokens(logprobs: Any) -> Iterator[Any]:
+    if isinstance(logprobs, list):
+        for item in logprobs:
+            yield from _of_other_tokens(item)
+    elif isinstance(logprobs, dict):
+        for key, value in logprobs.items():
+            if key in _OF_ITS_TOKENS:
+                yield from _of_other_tokens(value)
+            else:
+                found = value if isinstance(value, list) else [value]
+                yield from (one for one in found if isinstance(one, str | list | dict))
+
+
 def said_by(choice: dict[str, Any]) -> list[str]:
     """What is to be read of a choice that came at once, each by itself; errors as `texts_of`."""
     return [*Joined().add(choice).values()]

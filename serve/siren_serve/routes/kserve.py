@@ -7,23 +7,44 @@ A guard is a model with one input, `text` (BYTES, any shape), and three outputs 
 
 import struct
 from math import prod
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from litestar import Request, get, post
 from litestar.datastructures import State
-from litestar.params import Parameter
 
 from siren_runtime import __version__
 from siren_runtime.scoring.result import ScoreResult
-from siren_serve.bodies import check_keys
+from siren_serve.bodies import parted
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
-from siren_serve.values import Values
 
 _MOST_AXES = 8
 _INPUT = {"name": "text", "datatype": "BYTES", "shape": [-1]}
 _OUTPUTS = {"score": "FP64", "is_harmful": "BOOL", "tier": "BYTES"}
+
+
+class InputParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an input may say beside its data; it is looked at where these stand behind the JSON."""
+
+    binary_data_size: int | None = None
+
+
+class OutputParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an output is asked for; it is answered as JSON, which clients read too."""
+
+    binary_data: bool = False
+
+
+class RequestParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a request may say beside its tensors. None of it changes a verdict, so it is not read.
+
+    Others of Triton's would: `sequence_id` and its kin make texts pieces of one.
+    """
+
+    binary_data_output: bool = False
+    priority: int = 0
+    timeout: int | None = None
 
 
 class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,14 +54,14 @@ class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     datatype: str
     shape: list[int]
     data: list[Any] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: InputParameters = InputParameters()
 
 
 class OutputWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An output that is asked for; it is answered as JSON, whatever its parameters say."""
+    """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +70,7 @@ class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[InputTensor]
     id: str | None = None
     outputs: list[OutputWanted] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: RequestParameters = RequestParameters()
 
 
 class PredictV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,8 +111,7 @@ def _texts(request: InferRequest, behind: bytes) -> list[str]:
     if tensor.datatype != "BYTES":
         raise _bad(f"input 'text' is of BYTES, found {tensor.datatype}")
     if tensor.data is None:
-        size = tensor.parameters.get("binary_data_size")
-        if size != len(behind):
+        if tensor.parameters.binary_data_size != len(behind):
             raise _bad(f"{len(behind)} bytes follow, which is not what binary_data_size says")
         texts: list[Any] = _unpacked(behind)
     else:
@@ -116,26 +136,18 @@ def _tensor(name: str, shape: list[int], results: list[ScoreResult]) -> dict[str
 
 
 @post("/v2/models/{name:str}/infer", status_code=200, tags=["KServe"])
-async def infer(
-    name: str,
-    request: Request[Any, Any, Any],
-    state: State,
-    json_length: Annotated[int | None, Parameter(header="Inference-Header-Content-Length")] = None,
-) -> dict[str, Any]:
-    """Score texts as an inference of version 2; the body is an `InferRequest`."""
-    body = await request.body()
+async def infer(name: str, request: Request[Any, Any, Any], state: State) -> dict[str, Any]:
+    """Score texts as an inference of version 2; the body is an `InferRequest`.
+
+    Behind it may stand the text, if `Inference-Header-Content-Length` says where the JSON ends.
+    """
+    head, behind = parted(request.scope, await request.body())
     served = state.guards.get(name)  # after what is waited for, when another may have its name
-    length = len(body) if json_length is None else json_length
-    if not 0 <= length <= len(body):
-        raise _bad(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
-    if json_length is not None:
-        Values().add(body[:length])
-        check_keys(body[:length])
-    asked = msgspec.json.decode(body[:length], type=InferRequest)
+    asked = msgspec.json.decode(head, type=InferRequest)
     wanted = [output.name for output in asked.outputs or ()] or [*_OUTPUTS]
     if unknown := [output for output in wanted if output not in _OUTPUTS]:
         raise _bad(f"a guard has the outputs {', '.join(_OUTPUTS)}; found {unknown}")
-    texts = checked_count([*_texts(asked, body[length:])], state.settings.max_texts)
+    texts = checked_count([*_texts(asked, behind)], state.settings.max_texts)
     results = await served.score_all(texts, deadline=state.settings.timeout_s)
     shape = asked.inputs[0].shape
     answer: dict[str, Any] = {"model_name": name, "model_version": "1"}

@@ -13,7 +13,8 @@ from siren_runtime.errors import SirenError
 from siren_runtime.scoring.call import Text
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.reading import LongText
-from siren_serve.errors import RefusedRequest, text_error
+from siren_serve.errors import RefusedRequest
+from siren_serve.guards import Served
 from siren_serve.messages import Message, checked_count, judged_alone, pair_of, turns_of
 
 # Each size costs an encoder a reading of the text or several, and small ones many short texts.
@@ -127,11 +128,13 @@ async def score(data: ScoreRequest, state: State) -> dict[str, Any]:
     if data.inputs is None:
         ((one, results),) = of_each
         return {"model": served.name, **one.told(results)}
-    return {"model": served.name, "results": [_told(one, results) for one, results in of_each]}
+    return {"model": served.name, "results": [_told(served, *one) for one in of_each]}
 
 
-def _told(asked: _Asked, results: Sequence[ScoreResult | SirenError]) -> dict[str, Any]:
+def _told(
+    served: Served, asked: _Asked, results: Sequence[ScoreResult | SirenError]
+) -> dict[str, Any]:
     try:
         return asked.told(results)
     except SirenError as error:
-        return text_error(error)
+        return served.told_error(error)

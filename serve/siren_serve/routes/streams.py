@@ -82,7 +82,7 @@ async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
         await _send(socket, {"type": "opened", "model": served.name})
         while True:
             piece = _decoded(await receive(), Piece)
-            if piece.text is not None or (piece.end and opened.verdict is not None):
+            if piece.text is not None or piece.end:
                 text, seconds = piece.text or "", settings.timeout_s
                 result = await fed(opened, text, seconds, last=piece.end)
                 await _send(socket, {"type": "result", **result.to_dict()})

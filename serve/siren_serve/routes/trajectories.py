@@ -7,7 +7,7 @@ from litestar import post
 from litestar.datastructures import State
 
 from siren_runtime.errors import SirenError
-from siren_serve.errors import RefusedRequest, text_error
+from siren_serve.errors import RefusedRequest
 from siren_serve.messages import checked_count
 
 
@@ -63,7 +63,7 @@ async def trajectories(data: TrajectoryRequest, state: State) -> dict[str, Any]:
     return {
         "model": served.name,
         "results": [
-            text_error(result) if isinstance(result, SirenError) else result.to_dict()
-            for result in results
+            served.told_error(one) if isinstance(one, SirenError) else one.to_dict()
+            for one in results
         ],
     }
