@@ -35,9 +35,9 @@ _READ = {"role", "content", "cache_control"}  # of a message
 # What changes no answer here; without tools nothing that is said of them does.
 _BESIDE = {
     *("model", "user", "metadata", "store", "service_tier", "safety_identifier", "request_id"),
-    *("prompt_cache_key", "prompt_cache_retention", "add_generation_prompt"),
-    *("tool_choice", "parallel_tool_calls"),
+    *("prompt_cache_key", "prompt_cache_retention", "tool_choice", "parallel_tool_calls"),
 }
+_ON = {"skip_special_tokens", "enable_thinking"}  # unless a request says false; vLLM's and Qwen's
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -74,7 +74,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     n: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    continue_final_message: bool | None = None  # vLLM's
+    continue_final_message: bool | None = None  # vLLM's, as is the next
+    add_generation_prompt: bool | None = None
     moderation: _Moderation | None = None
 
 
@@ -89,8 +90,11 @@ def read_request(body: bytes) -> ChatRequest:
     request = msgspec.convert(fields, ChatRequest)
     heard = {*_BESIDE, *ChatRequest.__struct_fields__}
     asked = [name for name, value in fields.items() if value and name not in heard]
+    asked += [name for name in sorted(_ON) if fields.get(name) is False]
     if request.n not in (None, 1):
         asked.append("n")
+    if request.add_generation_prompt is bool(request.continue_final_message):
+        asked.append("add_generation_prompt")  # an answer begins anew, or goes on with a message
     if asked:
         raise RefusedRequest(422, "not_supported", f"{', '.join(asked)}: not supported here")
     policy = request.moderation and request.moderation.policy
@@ -101,7 +105,9 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 class Generator:
-    """The generator of a server. So many generations run at once as engine runs of guards do."""
+    """The generator of a server. As many generations are under way as guards have engine runs; of
+    these they take turns.
+    """
 
     def __init__(self, settings: Settings, generate: GenerateSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = generate, metrics

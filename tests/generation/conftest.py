@@ -105,6 +105,21 @@ def copied(grafted: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def rewritten(copied: Path) -> Callable[[str, str], Path]:
+    """Write a text file of `copied`, whose guard.json then has it so."""
+
+    def rewrite(name: str, text: str) -> Path:
+        (copied / name).write_text(text)
+        manifest = json.loads((copied / "guard.json").read_text())
+        size, digest = (copied / name).stat().st_size, sha256(copied / name)
+        manifest["files"][name] = {"size": size, "sha256": digest}
+        (copied / "guard.json").write_text(json.dumps(manifest))
+        return copied
+
+    return rewrite
+
+
+@pytest.fixture
 def poisoned(copied: Path) -> Callable[..., Path]:
     """Put NaN in a row of a weight of `copied`, whose guard.json then has it so."""
 

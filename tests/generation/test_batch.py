@@ -50,6 +50,43 @@ def test_a_row_has_the_tokens_and_the_states_that_it_has_alone(
             np.testing.assert_allclose(row.output("logits"), run.output("logits"), atol=2e-3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_ends_in_the_padding_runs_by_itself(
+    family: str, generator: Callable[..., Path]
+) -> None:
+    engine = Engine(generator(family), threads=1)
+    first, padded, last = [engine.encode(prompt) for prompt in PROMPTS]
+    padded = [*padded, engine.model.padding]
+    runs = engine.run_rows([first, padded, last], TOKENS, GREEDY.search(), ["logits"])
+    assert isinstance(runs[1], Run)
+    alone = engine.run(len(padded) + TOKENS, GREEDY.search())
+    for run in (runs[1], alone):
+        run.append(padded)
+    np.testing.assert_allclose(runs[1].output("logits"), alone.output("logits"), atol=1e-4)
+    if not engine.model.window:
+        assert [type(run) for run in runs] == [RowRun, Run, RowRun]
+
+
+def test_padding_at_a_prompts_end_counts_alone_and_among_others(guarded: GuardedGenerator) -> None:
+    """The engine would choose what follows by the last token that is no padding."""
+    engine, padded = guarded.engine, "The history of bread<|eot_id|>"
+    tokens = engine.encode(padded)
+    assert tokens[-1] == engine.model.padding
+    one_by_one = engine.run(len(tokens) + TOKENS, GREEDY.search())
+    for token in tokens:
+        one_by_one.append([token])
+    expected = []
+    while len(expected) < TOKENS and (token := one_by_one.step()) not in engine.ends:
+        expected.append(token)
+    options = {"chat": False, "max_tokens": TOKENS, "sampling": GREEDY, "threshold": 1.0}
+    (alone,) = guarded.generate_batch([padded], **options)  # type: ignore[arg-type]
+    _, among, _ = guarded.generate_batch(["No", padded, "Bread"], **options)  # type: ignore[arg-type]
+    for found in (alone, among):
+        assert found.prompt.tokens == len(tokens)
+        assert found.prompt.score == pytest.approx(alone.prompt.score, abs=1e-6)
+        assert [piece.token for piece in found] == expected
+
+
 @pytest.mark.parametrize("order", ["in turns", "one after the other", "backwards"])
 def test_generations_of_a_batch_are_those_of_their_prompts(
     guarded: GuardedGenerator, order: str

@@ -15,7 +15,6 @@ from labelled import write_jsonl
 from siren_command import siren
 from siren_runtime import BackendError, Generation, GuardedGenerator, InterruptedCall, Sampling
 from siren_runtime.backends.outputs import FloatArray
-from siren_runtime.bundle.reader import sha256
 from siren_runtime.generation.engine import Engine, Run
 from siren_runtime.generation.generation import Piece
 from siren_runtime.generation.head import HeadReader
@@ -222,17 +221,13 @@ def test_memory_that_ends_amid_a_prompt_is_one_clear_error(
             judge(guarded)
 
 
-def test_a_cache_that_does_not_fit_in_memory_is_one_clear_error(copied: Path) -> None:
+def test_a_cache_that_does_not_fit_in_memory_is_one_clear_error(
+    copied: Path, rewritten: Callable[[str, str], Path]
+) -> None:
     resource = pytest.importorskip("resource")
     config = json.loads((copied / "genai_config.json").read_text())
     config["model"]["context_length"] = 1 << 30
-    (copied / "genai_config.json").write_text(json.dumps(config))
-    manifest = json.loads((copied / "guard.json").read_text())
-    data = (copied / "genai_config.json").read_bytes()
-    of_config = {"size": len(data), "sha256": sha256(copied / "genai_config.json")}
-    manifest["files"]["genai_config.json"] = of_config
-    (copied / "guard.json").write_text(json.dumps(manifest))
-    guarded = GuardedGenerator.load(copied, threads=1)
+    guarded = GuardedGenerator.load(rewritten("genai_config.json", json.dumps(config)), threads=1)
     assert list(_generate(guarded))
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 36, hard))

@@ -133,6 +133,22 @@ def test_targets_are_the_judges_scores_of_what_the_folder_draws(
     }
 
 
+def test_prefixes_that_the_model_has_no_room_for_are_left_out(
+    plain: Path, bundle: Path, tmp_path: Path
+) -> None:
+    prompts = "no " * 500, PROMPT, "a\0b"
+    rows = [
+        {"prompt": prompt, "response": PREFIX, "label": 0, "split": "train"} for prompt in prompts
+    ]
+    rows.append({"text": "answers no prompt", "label": 1, "split": "train"})
+    data, output = write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "targets.jsonl"
+    result = siren(*_arguments(data, output, plain, bundle))
+    assert result.exit_code == 0, result.output
+    assert "5 prefixes were left out, the first since 'no no" in result.stderr
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["prompt"], row["prefix"]) for row in written] == [(PROMPT, ""), (PROMPT, PREFIX)]
+
+
 def test_a_run_goes_on_where_it_was_with_the_same_model_alone(
     data: Path, plain: Path, grafted: Path, bundle: Path, tmp_path: Path
 ) -> None:

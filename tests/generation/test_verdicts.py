@@ -10,7 +10,15 @@ import pytest
 
 from generators import need_genai
 from siren_command import siren
-from siren_runtime import BundleError, GuardedGenerator, InputError, Patience, Sampling
+from siren_runtime import (
+    BackendError,
+    BundleError,
+    Generation,
+    GuardedGenerator,
+    InputError,
+    Patience,
+    Sampling,
+)
 
 need_genai()
 PROMPT = "The history of bread begins"
@@ -47,6 +55,59 @@ def test_a_prompt_whose_words_are_cut_has_no_verdict_and_no_response(
 
 def test_a_prompt_that_is_harmful_is_so_however_it_is_cut(guarded: GuardedGenerator) -> None:
     assert guarded.generate(HIDDEN, max_tokens=3, threshold=0.0).finish == "harmful"
+
+
+class _Texts:
+    """Says of the tokens of a response what it was told, and nothing more."""
+
+    def __init__(self, *texts: str) -> None:
+        self._texts = iter(texts)
+
+    def decode(self, token: int) -> str:
+        return next(self._texts, " bread")
+
+
+def _generate_saying(guarded: GuardedGenerator, texts: list[str], **options: Any) -> Generation:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(guarded.engine), "pieces", lambda _: _Texts(*texts))
+        options = {"max_tokens": 8, "sampling": Sampling(temperature=0), "threshold": 1.0} | options
+        return guarded.generate("a", **options)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 8])
+def test_a_response_ends_at_its_first_token_that_cannot_be_read(
+    guarded: GuardedGenerator, every: int
+) -> None:
+    """Readable text behind it in the same reading does not make up for it."""
+    cut = "w\u200bo\u200br\u200bd\u200bs\u200ba\u200bn\u200bd"
+    texts = ["Take", f" {cut}", " of flour and of water, as much as there is", " and bake them"]
+    generation = _generate_saying(guarded, texts, every=every)
+    given = list[str]()
+    with pytest.raises(BackendError, match="the response has no verdict: invisible characters cut"):
+        given.extend(piece.text for piece in generation)
+    assert given == (["Take"] if every == 1 else [])
+    assert (generation.finish, generation.decided_at) == (None, None)
+    assert generation.result.tokens == generation.prompt_tokens + 2
+    assert generation.result.unknown > 0.5
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 8])
+@pytest.mark.parametrize("behind", [-1, 0, 1])
+def test_a_token_that_decides_does_not_hide_one_before_it_that_cannot_be_read(
+    guarded: GuardedGenerator, every: int, behind: int
+) -> None:
+    scores = [piece.score for piece in _generate_saying(guarded, [])]
+    deciding = max(range(1, len(scores)), key=lambda n: scores[n])
+    texts = ["no"] * (len(scores) + 1)
+    texts[deciding + behind] = "w\u200bo\u200br\u200bd\u200bs" * 20
+    generation = _generate_saying(guarded, texts, every=every, threshold=scores[deciding])
+    if behind < 0:
+        with pytest.raises(BackendError, match="the response has no verdict"):
+            list(generation)
+        return
+    assert [piece.text for piece in generation] == texts[:deciding]
+    assert (generation.finish, generation.decided_at) == ("harmful", deciding + 1)
+    assert (generation.result.unknown > 0.5) == (behind == 0)
 
 
 def test_a_response_that_is_no_text_is_refused(guarded: GuardedGenerator) -> None:

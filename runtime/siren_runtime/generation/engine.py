@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -16,15 +17,13 @@ from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.outputs import FloatArray
 from siren_runtime.backends.process import OpeningProcess, keep_in_children
-from siren_runtime.errors import BackendError, InputError, raised_in
+from siren_runtime.errors import BackendError, install_hint
 
+from .chat import Message, chat_text, check_no_nul, control_tokens
+from .failures import GenaiFailures
 from .folder import read_folder
 
 Device = Literal["auto", "cpu"]
-Message = Mapping[str, str]
-
-# What its bindings raise: C++'s exceptions, and arguments of a wrong kind.
-_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 
 
 def import_genai() -> ModuleType:
@@ -38,7 +37,7 @@ def import_genai() -> ModuleType:
         import onnxruntime_genai
     except ImportError as error:
         raise BackendError(
-            f"onnxruntime-genai cannot be imported ({error}); pip install 'siren-edge[generate]'"
+            f"onnxruntime-genai cannot be imported ({error}); {install_hint('generate')}"
         ) from error
     module: ModuleType = onnxruntime_genai
     if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" and hasattr(
@@ -48,26 +47,11 @@ def import_genai() -> ModuleType:
     return module
 
 
-class _Failures:
-    """Raise what onnxruntime-genai raises in the block as a BackendError of `what`."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _OF_BINDINGS) and raised_in(error, __file__):
-            said = str(error) or type(error).__name__  # a MemoryError may say nothing
-            raise BackendError(f"{self._what}: {said}") from error
-
-
 # As ONNX Runtime counts them. onnxruntime-genai's own default is half of the processors: one thread
 # of two, which takes 1.7 times as long to read 256 tokens with SmolLM2 in int4.
 _ALL_CORES = 0
 
-_AT_A_TOKEN = _Failures("onnxruntime-genai failed at a token")
+_AT_A_TOKEN = GenaiFailures("onnxruntime-genai failed at a token")
 
 
 class Engine:
@@ -95,7 +79,7 @@ class Engine:
             overlay["intra_op_num_threads"] = usable_threads(threads)
         elif self.model.threads is None:
             overlay["intra_op_num_threads"] = _ALL_CORES
-        with _Failures(f"{folder}: onnxruntime-genai cannot load the model"):
+        with GenaiFailures(f"{folder}: onnxruntime-genai cannot load the model"):
             config = self._genai.Config(str(folder))
             if device == "cpu":
                 config.clear_providers()
@@ -111,16 +95,19 @@ class Engine:
         """The text of messages by the model's chat template, up to where the response begins.
 
         Raises:
-            BackendError: the folder has no chat template, or it cannot take these.
-            InputError: one holds a NUL.
+            BackendError: the model has no chat template, or none that onnxruntime-genai can read.
+            InputError: it refuses the messages, or one holds a NUL.
         """
-        for message in messages:
-            _check_no_nul(message["content"])
-        with _Failures(f"{self.folder}: the chat template cannot take the messages"):
-            text: str = self._tokenizer.apply_chat_template(
-                msgspec.json.encode(list(messages)).decode(), add_generation_prompt=True
-            )
-        return text
+        return chat_text(self._tokenizer, messages)
+
+    @cached_property
+    def control(self) -> tuple[str, ...]:
+        """The texts that would begin or end turns of a chat, where a message held them.
+
+        Raises:
+            BundleError: a file of the tokenizer cannot be read.
+        """
+        return control_tokens(self.folder, self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, as the model's tokenizer makes them.
@@ -129,8 +116,8 @@ class Engine:
             BackendError: it cannot.
             InputError: the text holds a NUL.
         """
-        _check_no_nul(text)
-        with _Failures(f"{self.folder}: the tokenizer cannot take the text"):
+        check_no_nul(text)
+        with GenaiFailures("the tokenizer cannot take the text"):
             return [int(token) for token in self._tokenizer.encode(text)]
 
     def pieces(self) -> Any:
@@ -152,7 +139,7 @@ class Engine:
         """
         self._process.check()
         max_length = max(max_length, self.model.window + 1)  # a cache must hold a whole window
-        with _Failures(f"{self.folder}: onnxruntime-genai cannot begin"):
+        with GenaiFailures("onnxruntime-genai cannot begin"):
             params = self._genai.GeneratorParams(self._model)
             params.set_search_options(**{**search, "max_length": max_length})
             return Run(self._genai.Generator(self._model, params))
@@ -164,8 +151,10 @@ class Engine:
         search: Mapping[str, Any],
         outputs: Sequence[str],
     ) -> "Sequence[Run | RowRun]":
-        """Begin a run of each prompt. Several are one batch, whose prompts are read here.
+        """Begin a run of each prompt. Several are one batch, whose prompts are read here at once:
+        onnxruntime-genai takes those of a batch in no parts.
 
+        A prompt that ends in the padding runs by itself, since in a batch its end would not count.
         Where blocks have windows, the engine takes prompts of one length only; others run one by
         one.
 
@@ -177,9 +166,28 @@ class Engine:
         Raises:
             BackendError: as `run`, or the engine failed in the prompts.
         """
+        together = [row for row, tokens in enumerate(prompts) if tokens[-1] != self.model.padding]
+        lengths = {len(prompts[row]) for row in together}
+        if len(together) == 1 or (self.model.window and len(lengths) > 1):
+            together = []
+        rows = self._batch([prompts[row] for row in together], new_tokens, search, outputs)
+        runs: dict[int, Run | RowRun] = dict(zip(together, rows, strict=True))
+        return [
+            runs.get(row) or self.run(len(tokens) + new_tokens, search)
+            for row, tokens in enumerate(prompts)
+        ]
+
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        search: Mapping[str, Any],
+        outputs: Sequence[str],
+    ) -> "list[RowRun]":
+        """A run of each prompt, as rows of one batch; of no prompts none."""
+        if not prompts:
+            return []
         longest = max(map(len, prompts))
-        if len(prompts) == 1 or (self.model.window and len({*map(len, prompts)}) > 1):
-            return [self.run(len(tokens) + new_tokens, search) for tokens in prompts]
         run = self.run(longest + new_tokens, {**search, "batch_size": len(prompts)})
         # The engine takes what is behind a prompt for padding, and counts its positions without.
         padded = np.full((len(prompts), longest), self.model.padding, np.int32)
@@ -187,15 +195,6 @@ class Engine:
             row[: len(tokens)] = tokens
         batch = Batch(run, padded, outputs)
         return [RowRun(batch, row, len(tokens)) for row, tokens in enumerate(prompts)]
-
-
-def _check_no_nul(text: str) -> None:
-    """Refuse a text of which onnxruntime-genai reads a part: it ends strings at a NUL."""
-    if "\0" in text:
-        raise InputError(
-            f"character {text.index(chr(0))} of the text is U+0000, behind which onnxruntime-genai "
-            "reads nothing; remove it"
-        )
 
 
 class Run:
@@ -213,7 +212,7 @@ class Run:
             BackendError: the engine failed.
         """
         ids = np.asarray(tokens, np.int32)
-        with _Failures("onnxruntime-genai failed in the prompt"):
+        with GenaiFailures("onnxruntime-genai failed in the prompt"):
             self._generator.append_tokens(ids)
         self._read, self._has_unread = np.atleast_2d(ids).shape, False
 
@@ -270,7 +269,7 @@ class Run:
         Raises:
             BackendError: the graph has none of that name.
         """
-        with _Failures(f"the graph gives no output {name!r}"):
+        with GenaiFailures(f"the graph gives no output {name!r}"):
             values: FloatArray = self._generator.get_output(name)
         return values
 

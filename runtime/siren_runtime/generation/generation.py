@@ -1,8 +1,9 @@
 """One guarded generation: pieces of text as they come, each with its score."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from siren_runtime.errors import BackendError, InputError
@@ -15,7 +16,9 @@ from .watch import Watch
 
 Finish = Literal["stop", "length", "harmful"]
 
-_TOKENS_AT_ONCE = 2048  # that are read, so that a long prompt's neurons are not all kept
+# Tokens that are read in one engine run, in which onnxruntime-genai 0.18 lets no other thread of
+# Python go on, and nobody looks at the deadline. More at once are hardly faster.
+_TOKENS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,41 @@ _MEMORY = _Memory()
 
 
 def read_tokens(
-    run: Run | RowRun, watch: Watch, tokens: Sequence[int], what: str, deadline: Deadline
+    run: Run | RowRun,
+    watch: Watch,
+    tokens: Sequence[int],
+    what: str,
+    deadline: Deadline,
+    padding: int,
 ) -> None:
     """Let the engine read a prompt or a response to its end, and judge all so far.
 
     Args:
         what: the tokens are of, for errors.
+        padding: the token with which the engine pads.
 
     Raises:
         BackendError, InterruptedCall: as `Generation`.
     """
     with _MEMORY:
-        for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+        for start, stop in _parts(tokens, padding):
             deadline.check(f"after {start} of {len(tokens)} tokens of the {what}")
-            part = tokens[start : start + _TOKENS_AT_ONCE]
-            run.append(part)
-            watch.add(run.output(NEURONS_OUTPUT)[0], part)
+            run.append(tokens[start:stop])
+            watch.add(run.output(NEURONS_OUTPUT)[0], tokens[start:stop])
         watch.read()
         watch.end()
+
+
+def _parts(tokens: Sequence[int], padding: int) -> Iterator[tuple[int, int]]:
+    """Where the parts begin and end in which tokens are read.
+
+    Padding that ends them is read by itself: behind several tokens the engine chooses the next by
+    the last that is no padding.
+    """
+    cuts = {0, *range(_TOKENS_AT_ONCE, len(tokens), _TOKENS_AT_ONCE), len(tokens)}
+    if tokens[-1] == padding:
+        cuts.add(len(tokens) - 1)
+    return pairwise(sorted(cuts))
 
 
 class Generation:
@@ -132,7 +152,7 @@ class Generation:
         self.decided_at: int | None = None
         self._judged = 0  # tokens of the response
         watch.tell(text)
-        read_tokens(run, watch, tokens, "prompt", settings.deadline)
+        read_tokens(run, watch, tokens, "prompt", settings.deadline, engine.model.padding)
         self.prompt = watch.result
         decided = self.prompt.decisions if settings.by_rules else self.prompt.is_harmful
         if not decided and watch.is_unreadable:
@@ -231,17 +251,14 @@ class Generation:
         """Judge what the engine has read, with which the response ends if `ended`; what comes
         before the token that decides is held for giving out.
         """
-        watch = self._watch
-        watch.tell("".join(text for text, _ in self._unjudged))
-        scores = watch.read()
+        scores = self._watch.read()
         if ended:
-            watch.end()
+            self._watch.end()
         deciding = self._deciding()
+        self._tell(deciding)
         if deciding is not None:
-            watch.end_at(deciding)
+            self._watch.end_at(deciding)
             self.decided_at = self._judged + deciding + 1
-        elif watch.is_unreadable:
-            raise BackendError(f"the response has no verdict: {_cut(watch.unknown)}")
         self._judged += len(self._unjudged)
         for (text, token), score in zip(self._unjudged[:deciding], scores[:deciding], strict=True):
             self._held.append(Piece(text, token, score))
@@ -250,6 +267,21 @@ class Generation:
             for _ in range(min(self._settings.holdback, len(self._held))):
                 self._held.pop()
             self._end("harmful")
+
+    def _tell(self, deciding: int | None) -> None:
+        """Take in what the tokens just read say, up to the one that decides.
+
+        Raises:
+            BackendError: invisible characters cut too many words before that one.
+        """
+        watch = self._watch
+        for number, (text, _) in enumerate(self._unjudged):
+            watch.tell(text)
+            if number == deciding:
+                break
+            if watch.is_unreadable:
+                watch.end_at(number)
+                raise BackendError(f"the response has no verdict: {_cut(watch.unknown)}")
 
     def _deciding(self) -> int | None:
         """Which of the tokens just read decides; None where none does."""

@@ -32,7 +32,8 @@ from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
 from siren_runtime.text.spans import checked_sizes
 
-from .engine import Device, Engine, Message
+from .chat import Message, check_control
+from .engine import Device, Engine
 from .files import check_files, weights_checked
 from .generation import Generation, Settings, read_tokens
 from .head import HeadEngine
@@ -162,12 +163,14 @@ class GuardedGenerator:
                 text wait for the last of them.
             holdback: tokens that must pass after a piece before it is given out; what precedes
                 a verdict of harm by no more is not shown.
-            deadline: seconds that the generation may take; looked at between engine runs.
+            deadline: seconds that the generation may take; looked at between engine runs, of which
+                each 64 tokens of a prompt are one.
             cancel: ends the generation between two engine runs once it is set.
 
         Raises:
             InputError: an argument is out of range, the prompt has no text or no room, invisible
-                characters cut its words, or it stands otherwise than what the head was trained on.
+                characters cut its words, a message holds a control token, the chat template refuses
+                it, or it stands otherwise than what the head was trained on.
             BackendError: the engine failed, or a value is not finite.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
@@ -209,7 +212,7 @@ class GuardedGenerator:
 
         Each generation stops by itself. One that is iterated takes the others along, whose tokens
         wait for them; so iterate them in turns, on one thread. The arguments are those of
-        `generate`, and so are the errors.
+        `generate`, and so are the errors. The prompts are read in one engine run.
 
         Returns:
             A generation a prompt, in their order.
@@ -260,18 +263,20 @@ class GuardedGenerator:
         """
         threshold = None if threshold is None else checked_threshold(threshold)
         check_encodable("the response", response)
+        if chat:
+            check_control("the response", response, self.engine.control)
         answer = self.engine.encode(response) if response else []
         tokens = self.prompt_tokens(prompt, chat, max(len(answer), 1))
         settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
         run = self.engine.run(len(tokens) + len(answer) + 1, {})
-        watch = self._watch(None, (), threshold)
+        watch, padding = self._watch(None, (), threshold), self.engine.model.padding
         watch.tell(text_of(prompt))
         try:
-            read_tokens(run, watch, tokens, "prompt", settings.deadline)
+            read_tokens(run, watch, tokens, "prompt", settings.deadline, padding)
             if answer:
                 watch.begin_response(alone=settings.response_only)
                 watch.tell(response)
-                read_tokens(run, watch, answer, "response", settings.deadline)
+                read_tokens(run, watch, answer, "response", settings.deadline, padding)
         finally:
             run.close()
         return watch.result
@@ -358,6 +363,8 @@ class GuardedGenerator:
                 return prompt
             raise InputError("without the chat template a prompt is a str, found messages")
         messages = checked_messages(prompt)
+        for number, message in enumerate(messages):
+            check_control(f"messages[{number}]", message, self.engine.control)
         if not continue_last:
             return self.engine.chat(messages)
         *before, last = messages

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from siren_runtime.bundle.arguments import check_choice
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import lone_surrogate
 
-from .engine import Message
+from .chat import Message
 
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -16,21 +18,26 @@ def checked_messages(prompt: str | Sequence[Message]) -> list[Message]:
     """A prompt as messages; a text is the one message of a user.
 
     Raises:
-        InputError: a message lacks its role or content, or there is none.
+        InputError: a message lacks its role or content, or is no JSON; or there is none.
     """
     if isinstance(prompt, str):
         check_encodable("the prompt", prompt)
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list | tuple) or not prompt:
         raise InputError("a prompt is a str or a list of messages, and not empty")
-    messages: list[Any] = list(prompt)
-    for number, message in enumerate(messages):
+    messages = list[Message]()
+    for number, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(name), str) for name in ("role", "content")
         ):
             raise InputError(f"messages[{number}] must have a role and a content, each a str")
         check_choice(f"messages[{number}]: role", message["role"], _ROLES)
         check_encodable(f"messages[{number}]", message["content"])
+        try:
+            msgspec.json.encode(dict(message))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"messages[{number}] cannot be written as JSON: {error}") from None
+        messages.append(dict(message))
     return messages
 
 

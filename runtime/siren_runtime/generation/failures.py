@@ -1,0 +1,28 @@
+"""What onnxruntime-genai raises, as an error of ours."""
+
+import os
+from pathlib import Path
+
+from siren_runtime.errors import BackendError, raised_in
+
+# What its bindings raise: C++'s exceptions, and arguments of a wrong kind.
+_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
+_HERE = f"{Path(__file__).parent}{os.sep}"
+
+
+class GenaiFailures:
+    """Raise what onnxruntime-genai raises in the block as a BackendError of `what`.
+
+    The block is code of this folder.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _OF_BINDINGS) and raised_in(error, _HERE):
+            said = str(error) or type(error).__name__  # a MemoryError may say nothing
+            raise BackendError(f"{self._what}: {said}") from error
