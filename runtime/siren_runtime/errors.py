@@ -3,6 +3,16 @@
 A message names the file, key or tensor, what was found, what was expected and what to do.
 """
 
+from typing import Any
+
+
+def install_hint(extras: str) -> str:
+    """The words of an error for how an extra, or several by commas, is installed.
+
+    siren-edge is on no package index, so its name alone would be looked for among others' packages.
+    """
+    return f"pip install '.[{extras}]' in a checkout of siren-edge, or its 'FILE.whl[{extras}]'"
+
 
 class SirenError(Exception):
     """Base of every error that siren-edge raises on purpose."""
@@ -38,6 +48,10 @@ class BusyError(SirenError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled with all that it is made of."""
+        return type(self), (str(self), self.retry_after), self.__dict__
 
 
 class InputError(SirenError, ValueError):

@@ -87,7 +87,7 @@ class Guard(Members):
                 "tensorrt" and "tensorrt-rtx" it does nothing.
             long_text: how a text over the bundle's max_length is read: in overlapping "windows", of
                 which the highest score counts; "truncate" reads its beginning, as llm-siren does;
-                "refuse" raises. A call may say otherwise.
+                "refuse" raises, of a trajectory too. A call may say otherwise.
             spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes
                 in tokens. A span that reaches its threshold, which siren calibrate --spans writes
                 into the bundle, makes a text harmful; where there is none, the text's counts. None

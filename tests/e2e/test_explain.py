@@ -1,6 +1,7 @@
 """Why a text scores as it does: shares that add up, and that are the gradients' own."""
 
 import json
+import os
 import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from models import LABELS, make_artifact, make_labels
+from siren_command import TIMEOUT_S, siren, start
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
@@ -161,6 +163,73 @@ def test_a_long_text_is_explained_by_the_window_that_its_score_is_of(made, name)
                 assert prompt.endswith(found.text.removesuffix(f"\n{part}").strip())
 
 
+def deciding(bundle, head, spans, count=16):
+    """What a guard says of texts by a head, and what is explained of each."""
+    guard = Guard.load(bundle, threads=1, spans=spans)
+    explainer = Explainer(bundle, head=head, threads=1, spans=spans)
+    words = f"{TEXT} I never said so. Of course, it was the baker!".split()
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        chosen = random.choice(words, random.integers(6, 90) if seed % 4 else 2).tolist()
+        text, before = " ".join(chosen), max(len(chosen) // 3, 1)
+        pair = {"prompt": " ".join(chosen[:before]), "response": " ".join(chosen[before:])}
+        for given in ({"text": text}, pair):
+            yield (
+                "\n".join(given.values()),
+                guard.score(**given).heads[head],
+                explainer.explain(**given),
+            )
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+@pytest.mark.parametrize("head", ["harm", "linear", "kinds"])
+def test_the_span_that_decides_is_what_is_explained(made, name, head):
+    _, bundle = made(name)
+    decided = []
+    for text, result, found in deciding(bundle, head, [8, 16]):
+        by_span = result.risk > result.score
+        score, size, span = result.score, None, result.span
+        if by_span:
+            top = result.spans[0]
+            score, size, span = top.score, top.tokens, top.span
+            assert found.text == text[slice(*span)]
+            assert f"decided by a span of {size} tokens at" in "".join(drawn_text(found))
+        assert (found.score, found.size, found.span) == (pytest.approx(score, abs=1e-5), size, span)
+        assert all(found.text[slice(*part.span)] == part.text for part in found.parts)
+        shares = sum(layer.share for layer in found.layers)
+        assert shares + found.residual == pytest.approx(found.log_odds - found.baseline)
+        if name == "qwen3":
+            assert sum(part.share for part in found.parts) == pytest.approx(shares, abs=1e-3)
+        decided.append(by_span)
+    assert {*decided} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_spans_are_explained_where_the_bundle_has_thresholds_for_them(made, name, tmp_path):
+    folder = shutil.copytree(made(name)[1], tmp_path / "bundle")
+    spans = [{"tokens": 8, "threshold": 0.3}]
+    edit_manifest(folder, lambda m: m.update(spans=spans))
+    assert {found.size for _, _, found in deciding(folder, "harm", None, 6)} == {None, 8}
+    assert {found.size for _, _, found in deciding(folder, "linear", None, 6)} == {None}
+    assert {found.size for _, _, found in deciding(folder, "harm", False, 6)} == {None}
+
+
+def test_a_text_that_guards_refuse_as_unreadable_is_explained_as_such(made):
+    _, bundle = made("qwen3")
+    text = " ".join("\u200b".join(word) for word in ("these", "are", "words", "of", "text"))
+    found = Explainer(bundle, threads=1).explain(text)
+    result = Guard.load(bundle, threads=1, unreadable="review").score(text)
+    assert result.is_harmful is None
+    assert (found.is_harmful, found.unknown) == (None, result.unknown)
+    said = f"unreadable: {result.unknown:.0%} of the text is unknown"
+    assert said in "".join(drawn_text(found))
+    table = CliRunner().invoke(app, [str(bundle), text])
+    assert said in " ".join(table.stdout.split())
+    read = Explainer(bundle, threads=1).explain(TEXT)
+    assert read.is_harmful is not None
+    assert "unreadable" not in "".join(drawn_text(read))
+
+
 @pytest.mark.parametrize("name", ["qwen3", "bert"])
 def test_a_category_is_explained_where_it_is_the_likeliest(made, name):
     _, bundle = made(name)
@@ -201,6 +270,23 @@ def test_the_command_gives_a_table_json_and_a_picture(made, tmp_path):
     table = CliRunner().invoke(app, arguments)
     assert table.exit_code == 0
     assert "strongest part" in table.stdout
+
+
+def test_hostile_names_steer_no_terminal_and_break_no_picture(made, tmp_path):
+    folder, label = shutil.copytree(made("bert")[1], tmp_path / "bundle"), "\x1b[31m\u20ac"
+    edit_manifest(folder, lambda m: m["heads"]["kinds"].update(labels=[label, *LABELS[1:]]))
+    edit_manifest(folder, lambda m: m["heads"]["kinds"].pop("openai", None))
+    image, words = tmp_path / "why.svg", ["--head", "kinds", "--category", label]
+    table = siren("explain", folder, TEXT, *words, "--picture", image)
+    assert table.exit_code == 0, table.output
+    assert "\\x1b[31m\u20ac by kinds" in table.stdout
+    assert "\x1b" not in table.stdout
+    drawn = ElementTree.fromstring(image.read_text(encoding="utf-8")).itertext()
+    assert " [31m\u20ac by kinds" in "".join(drawn)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = start("explain", folder, TEXT, *words, "--format", "json", env=environment)
+    found = json.loads(process.communicate(timeout=TIMEOUT_S)[0])
+    assert found["category"] == label
 
 
 def test_what_cannot_be_explained_is_refused(made, tmp_path):

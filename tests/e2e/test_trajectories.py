@@ -38,6 +38,7 @@ from trajectories import (
     TEMPLATES,
     TOOLS,
     TRAJECTORIES,
+    UNREAD,
     make_trajectory_head,
 )
 
@@ -114,6 +115,19 @@ def test_only_the_blocks_below_the_state_are_in_the_graph(pair, trajectory_bundl
         assert whole.score_trajectory(**WHOLE).score == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_long_trajectory_is_refused_where_long_texts_are(pair, trajectory_bundle):
+    """A stream over it too; its middle is left out otherwise."""
+    guard, _ = pair()
+    strict = Guard.load(trajectory_bundle()[1], threads=1, long_text="refuse")
+    assert guard.score_trajectory(**WHOLE).truncated
+    with pytest.raises(InputError, match="the guard reads 48 at once"):
+        strict.score_trajectory(**WHOLE)
+    with strict.stream_trajectory() as stream:
+        assert stream.feed(*MESSAGES[2:3]).tokens < 48
+        with pytest.raises(InputError, match="the guard reads 48 at once"):
+            stream.score(MESSAGES)
+
+
 def test_a_truncated_trajectory_says_what_was_not_read(pair):
     guard, theirs = pair()
     result, text = guard.score_trajectory(**WHOLE), guard.render_trajectory(WHOLE)
@@ -127,6 +141,8 @@ def test_a_truncated_trajectory_says_what_was_not_read(pair):
     whole = guard.score_trajectory(messages=MESSAGES[2:3])
     assert (whole.truncated, whole.omitted) == (False, None)
     assert "omitted" not in whole.to_dict()
+    assert result.to_dict()["unread"] == [*result.unread] == UNREAD
+    assert (whole.unread, "unread" in whole.to_dict()) == ((), False)
     assert text == theirs._tokenizer.apply_chat_template(
         [{"role": "user", "content": "x"}], tokenize=False
     ).replace("<|im_start|>user\nx<|im_end|>\n", text)

@@ -51,7 +51,7 @@ def test_what_truncation_moves_is_rolled_back(trajectory_bundle):
         assert (result.computed, result.rolled_back, result.truncated) == (24, 24, True)
         whole = guard.score_trajectory(messages=MESSAGES[:5], tools=TOOLS)
         assert result.score == pytest.approx(whole.score, abs=1e-5)
-        assert result.omitted == whole.omitted
+        assert (result.omitted, result.unread) == (whole.omitted, whole.unread)
 
 
 def test_a_message_that_is_refused_leaves_a_stream_as_it_was(trajectory_bundle):

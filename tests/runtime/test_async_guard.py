@@ -374,13 +374,13 @@ def test_a_feed_that_was_cancelled_is_not_read_to_its_end(plain: Guard) -> None:
 
 
 def test_a_piece_that_is_no_text_is_refused_before_it_waits(plain: Guard) -> None:
-    wrong: list[Any] = [None, b"text", [3, 4]]
+    wrong: list[Any] = [(None, False), (b"text", False), ([3, 4], False), ("text", "no")]
 
     async def test() -> None:
         async with AsyncGuard(plain) as guard, guard.stream() as stream:
-            for piece in wrong:
-                with pytest.raises(InputError, match="must be a str"):
-                    await stream.feed(piece)
+            for piece, last in wrong:
+                with pytest.raises(InputError, match=r"must be (a str|True or False), found"):
+                    await stream.feed(piece, last=last)
             result = await stream.feed("text")
             assert result.score == pytest.approx(plain.score("text").score, abs=ROUNDING)
 

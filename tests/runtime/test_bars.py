@@ -135,6 +135,16 @@ def test_a_bar_of_a_stage_that_begins_anew_does_too(
     assert "0:02:00" in last_shown(terminal)
 
 
+def test_hostile_names_steer_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_for(monkeypatch)
+    with Bars() as shown:
+        shown.update("\x1b]0;stage\x07", 3, 4)
+        shown.say("\x1b]0;line\x07")
+    for what in ("stage", "line"):
+        assert f"\\x1b]0;{what}\\x07" in terminal.getvalue()
+    assert "\x1b]" not in terminal.getvalue()
+
+
 def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_for(monkeypatch)
     with Bars({"write": "writing [weights]"}, in_bytes=("write",)) as shown:

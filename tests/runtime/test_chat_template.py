@@ -116,7 +116,7 @@ def test_the_messages_of_a_caller_are_left_as_they_are():
 
 def test_without_jinja_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(BackendError, match=re.escape("pip install 'siren-edge[trajectory]'")):
+    with pytest.raises(BackendError, match=re.escape("pip install '.[trajectory]'")):
         ChatTemplate("a", {}, "a template")
 
 

@@ -160,28 +160,124 @@ def test_the_elements_of_an_array_are_rows() -> None:
     assert _read(b"[]") == []
 
 
+NO_ARRAYS = [
+    *('["a note"]: see below', '["a note"', '["a", "b"] and more', '["a" "b"]', '[{"text": "a"}}'),
+    *("[INST] a", "[1] a footnote", "[a]", "[] a list", "[", "[]", "[\f", "\f[", '["\\x"]'),
+    *("[" * 100_000, '[{"text":' * 100_000),
+]
+
+
+@pytest.mark.parametrize("first", NO_ARRAYS)
+def test_a_first_line_that_only_looks_like_an_array_stops_no_monitor(first: str) -> None:
+    pipe = _pipe(first.encode() + b"\n", b"hello\n", b'"world"\n')
+    groups = [[(line.number, line.text) for line in group] for group in read_texts(pipe, "auto")]
+    said = [(2, "hello"), (3, '"world"')]
+    assert [line for group in groups for line in group] == [(1, first), *said]
+    assert groups[-2:] == [said[1:], []]  # what came before is given before more is read
+    bad, good = _read(f'{first}\n{{"text": "a"}}'.encode(), "jsonl")
+    assert (bad.number, bad.text, good) == (1, None, Line(2, "a"))
+
+
 @pytest.mark.parametrize("data", [b"[INST] a", b"[1] a footnote", b"[a]", b"[] a list", b'["a"'])
-def test_only_what_begins_an_array_of_rows_is_one(data: bytes) -> None:
-    (line,) = _read(data)
-    if data[1:2] in b'"]':
-        assert "begins a JSON array, but is not JSON" in str(line.error)
+def test_only_what_is_an_array_of_rows_to_its_end_is_one(data: bytes) -> None:
+    assert _read(data) == _read(data, "lines") == [Line(1, data.decode())]
+
+
+def test_elements_are_given_as_soon_as_each_is_complete() -> None:
+    groups = read_texts(_pipe(b"[\n", b'"a",\n{"text":\n', b' "b"},\n', b'"c"]\n'), "auto")
+    texts = [[(line.number, line.text) for line in group] for group in groups if group]
+    assert texts == [[(1, "a")], [(2, "b")], [(3, "c")]]
+
+
+@pytest.mark.parametrize(
+    ("rest", "why", "lines"),
+    [
+        ("", "its end is missing", []),
+        ("\nhello", "not JSON: Expecting value", [(4, "hello")]),
+        ('\n"c" hello', "not JSON: Expecting ',' delimiter", [(4, '"c" hello')]),
+        ('\n"c"\n"d"]', "not JSON: Expecting ',' delimiter", [(4, '"c"'), (5, '"d"]')]),
+        ('\n"c', "not JSON: Invalid control character at", [(4, '"c')]),
+        ("\n]", "not JSON: Expecting value", [(4, "]")]),
+        ("\n" + "9" * 5000, "not JSON: Exceeds", [(4, "9" * 5000)]),
+        (' {"text":\n\nhello', "not JSON: Expecting value", [(3, ' {"text":'), (5, "hello")]),
+    ],
+)
+def test_where_an_array_breaks_off_the_rest_is_read_by_lines(
+    rest: str, why: str, lines: list[tuple[int, str]]
+) -> None:
+    first, second, broken, *after = _read(f'[\n"a",\n"b",{rest}'.encode())
+    assert [(line.number, line.text) for line in (first, second)] == [(1, "a"), (2, "b")]
+    assert broken.number == 3
+    assert f"breaks off ({why}" in str(broken.error)
+    found = [(line.number, line.text or line.error) for line in after]
+    if lines and lines[0][1].lstrip().startswith("{"):  # then the lines are JSON
+        assert [number for number, _ in found] == [number for number, _ in lines]
+        assert all("not JSON" in str(why) for _, why in found)
     else:
-        assert line == Line(1, data.decode())
-    assert _read(data, "lines") == [Line(1, data.decode())]
+        assert found == lines
 
 
-def test_an_array_without_end_is_refused_in_bounded_memory() -> None:
+def test_what_stands_behind_the_end_of_an_array_is_read_by_lines() -> None:
+    element, broken, line = _read(b'["a note"]\nsee below\n')
+    assert (element.text, line) == ("a note", Line(2, "see below"))
+    assert "breaks off (more stands behind its end)" in str(broken.error)
+
+
+PARTS = st.sampled_from(["[", "]", ",", '"{}",', '"{}"', "{}", '{{"text": "{}"}}', " ", "\r", "\n"])
+
+
+@given(st.lists(PARTS, max_size=20), st.sampled_from(["auto", "jsonl"]), st.data())
+def test_no_text_of_what_may_be_an_array_is_lost_however_it_arrives(
+    parts: list[str], format: InputFormat, data: st.DataObject
+) -> None:
+    words = [f"w{number}w" for number in range(len(parts))]
+    content = "[" + "".join(p.format(word) for p, word in zip(parts, words, strict=True))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
+    chunks = [content[i:j].encode() for i, j in zip([0, *cuts], [*cuts, None], strict=True)]
+    read = [line for group in read_texts(_pipe(*chunks), format) for line in group]
+    assert read == _read(content.encode(), format)
+    lines = content.split("\n")
+    read = [line for line in read if "breaks off" not in str(line.error)]
+    found = [lines[line.number - 1] if line.text is None else line.text for line in read]
+    assert all(any(word in text for text in found) for word in words if word in content)
+
+
+def test_an_array_of_any_length_is_read_in_bounded_memory() -> None:
     block = b'"' + b"x" * ((1 << 20) - 8) + b'",\n'
     tracemalloc.start()
-    (line,) = [x for group in read_texts(_pipe(b"[\n", *[block] * 100), "auto") for x in group]
+    groups = read_texts(_pipe(b"[\n", *[block] * 100, b'"last"]'), "auto")
+    count = sum(len(group) for group in groups)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert f"a JSON array longer than {MAX_LINE_BYTES} bytes" in str(line.error)
-    assert peak < 5 * MAX_LINE_BYTES
+    assert count == 101
+    assert peak < MAX_LINE_BYTES
+
+
+def test_an_element_without_end_is_read_by_lines_in_bounded_memory() -> None:
+    block = b'"' + b"x" * ((1 << 20) - 8) + b'",\n'
+    tracemalloc.start()
+    groups = read_texts(_pipe(b'["a", {"text": [\n', *[block] * 100, b"last"), "auto")
+    numbers = [(line.number, line.error) for group in groups for line in group]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [number for number, _ in numbers] == [1, 2, *range(1, 103)]
+    assert f"an element is longer than {MAX_LINE_BYTES} characters" in str(numbers[1][1])
+    assert peak < 8 * MAX_LINE_BYTES
+
+
+def test_an_array_in_one_line_that_is_too_long_names_the_way_out() -> None:
+    (line,) = _read(b'["' + b"x" * MAX_LINE_BYTES + b'"]')
+    assert f"longer than {MAX_LINE_BYTES} bytes; write an element a line" in str(line.error)
+    text, broken, long, last = _read(b'["a",\n"' + b"x" * MAX_LINE_BYTES + b'",\nlast')
+    assert (text.text, long.number, last.number) == ("a", 2, 3)
+    assert "its end is missing" in str(broken.error)
 
 
 def test_a_line_that_is_not_utf8_is_reported() -> None:
     assert _read(b"a\nb\xff\nc")[1] == Line(2, error="not UTF-8: byte 1 is 0xff")
+    bad, good = _read(b'["b\xff",\n"c"]')
+    assert "holds a lone surrogate U+DCFF at position 1" in str(bad.error)
+    assert good == Line(2, "c")
 
 
 def test_blank_lines_hold_no_text_but_count() -> None:

@@ -260,6 +260,17 @@ def test_inspect_shows_it_with_its_members(folder: Path) -> None:
     assert "0.7, the mean of its members'" in inspect_(folder).stdout
 
 
+def test_inspect_shows_hostile_members_as_they_are(folder: Path) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["heads"]["harm"]["kind"] = "\x1b[31m[/b]"
+
+    edit_manifest(folder / "one", edit)
+    result = inspect_(folder)
+    assert result.exit_code == 0, result.exception
+    assert "\\x1b[31m[/b], 6 features" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
 def test_inspect_gives_its_manifest_and_its_members_as_json(folder: Path) -> None:
     found = json.loads(inspect_(folder, "--json").stdout)
     written = json.loads((folder / "ensemble.json").read_text())

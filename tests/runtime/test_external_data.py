@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import onnx
 import pytest
@@ -12,7 +13,8 @@ from onnx import TensorProto, helper
 
 from siren_runtime import BundleError
 from siren_runtime.bundle.external_data import external_data_locations
-from tiny_bundle import make_model
+from siren_runtime.bundle.reader import load_bundle
+from tiny_bundle import make_bundle, make_model, seal
 
 
 def _tensor(location: str) -> onnx.TensorProto:
@@ -130,17 +132,64 @@ def test_a_damaged_model_gives_locations_or_a_bundle_error(data: st.DataObject) 
         external_data_locations(bytes(model[: data.draw(st.integers(0, len(model)))]))
 
 
-def _nest(depth: int) -> bytes:
-    def field(number: int, payload: bytes) -> bytes:
-        length, size = b"", len(payload)
-        while size >= 0x80:
-            length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
-        return bytes([number << 3 | 2]) + length + bytes([size]) + payload
+def _number(value: int, *, longer: int = 0) -> bytes:
+    """A number in seven bits a byte, and so many empty bytes longer than it has to be."""
+    digits = [value & 0x7F]
+    while value := value >> 7:
+        digits.append(value & 0x7F)
+    digits += [0] * longer
+    return bytes([*(digit | 0x80 for digit in digits[:-1]), digits[-1]])
 
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _number(number << 3 | 2) + _number(len(payload)) + payload
+
+
+def _nest(depth: int) -> bytes:
     graph = _graph(tensors=("deep.bin",)).SerializeToString()
     for _ in range(depth):  # graph.node.attribute.g
-        graph = field(1, field(5, field(6, graph)))
-    return field(7, graph)
+        graph = _field(1, _field(5, _field(6, graph)))
+    return _field(7, graph)
+
+
+def _hidden(level: int, tag_of: Callable[[int], bytes], longer: int = 0) -> bytes:
+    """A model with external data, one tag or length on the way to which is written otherwise.
+
+    `level` counts from the entries: value, external_data, initializer, graph.
+    """
+    path, payload = (2, 13, 5, 7), b"hidden.bin"
+    for place, number in enumerate(path):
+        size = _number(len(payload), longer=longer if place == level else 0)
+        tag = tag_of(number << 3 | 2) if place == level else _number(number << 3 | 2)
+        payload = tag + size + payload
+        if number == 2:
+            payload = _field(1, b"location") + payload
+    return payload
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_no_tag_hides_a_field_that_an_engine_reads(level: int) -> None:
+    """Protobuf's C++ takes a tag modulo 2^32, and at most five bytes of it and of a length."""
+    assert external_data_locations(_hidden(level, _number)) == {"hidden.bin"}
+    longer = _hidden(level, lambda tag: _number(tag, longer=1))
+    assert external_data_locations(longer) == {"hidden.bin"}
+    for high in (1, 2, 7):
+        hidden = _hidden(level, lambda tag, high=high: _number(tag | high << 32))
+        with pytest.raises(BundleError, match="32 bits"):
+            external_data_locations(hidden)
+    with pytest.raises(BundleError, match="no number ends"):
+        external_data_locations(_hidden(level, lambda tag: _number(tag, longer=5)))
+    with pytest.raises(BundleError, match="no number ends"):
+        external_data_locations(_hidden(level, _number, longer=5))
+
+
+def test_a_bundle_whose_graph_hides_external_data_is_refused(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    graph = folder / "score.onnx"
+    graph.write_bytes(graph.read_bytes() + _hidden(3, lambda tag: _number(tag | 1 << 32)))
+    seal(folder)
+    with pytest.raises(BundleError, match=r"score\.onnx.*32 bits"):
+        load_bundle(folder, verify="full")
 
 
 def test_deep_nesting_costs_neither_recursion_nor_much_time() -> None:

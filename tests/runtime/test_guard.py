@@ -150,6 +150,29 @@ def test_what_is_no_whole_number_is_refused_by_its_name(
 
 
 @pytest.mark.filterwarnings("ignore:.*re-encodes")
+@pytest.mark.parametrize("wrong", ["no", "", 0, 1, None, [True]])
+@pytest.mark.parametrize("name", ["streaming", "exits", "features", "response_only", "last"])
+def test_what_is_no_truth_value_is_refused_by_its_name(
+    bundle: Path, guard: Guard, name: str, wrong: Any
+) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "streaming": lambda: Guard.load(bundle, streaming=wrong),
+        "exits": lambda: Guard.load(bundle, exits=wrong),
+        "features": lambda: guard.score("a", features=wrong),
+        "response_only": lambda: guard.stream("a", response_only=wrong),
+        "last": lambda: guard.stream().feed("a", last=wrong),
+    }
+    with pytest.raises(InputError, match=f"{name} must be True or False, found"):
+        calls[name]()
+
+
+def test_truth_values_and_lengths_of_numpy_are_taken(bundle: Path) -> None:
+    no: Any = np.False_
+    guard = Guard.load(bundle, streaming=no, exits=no, buckets=np.array([8, 16]))  # type: ignore[arg-type]
+    assert guard.score("hello", features=no).features is None
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
 @pytest.mark.parametrize("rules", ["x", b"x", 3, Patience(1, 2, 0.5), ["x"], [0.5], [Patience]])
 def test_rules_that_are_none_are_refused(guard: Guard, rules: Any) -> None:
     with pytest.raises(InputError, match="rules"):

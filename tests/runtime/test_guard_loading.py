@@ -59,6 +59,11 @@ def test_providers_are_the_callers(bundle: Path) -> None:
         {"providers": []},
         {"providers": "CPUExecutionProvider"},
         {"providers": [3]},
+        {"buckets": [5, 3, -1]},
+        {"buckets": [16, 8]},
+        {"buckets": [1.5]},
+        {"buckets": "x"},
+        {"buckets": 8},
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(bundle: Path, arguments: dict[str, Any]) -> None:
@@ -122,7 +127,7 @@ def test_what_a_handler_of_a_signal_raises_comes_out_as_it_is(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has a GPU provider"
 )
 def test_a_missing_provider_names_the_extra(bundle: Path, backend: Any) -> None:
-    with pytest.raises(BackendError, match=rf"pip install 'siren-edge\[{backend}\]'"):
+    with pytest.raises(BackendError, match=rf"pip install '\.\[{backend}\]'"):
         Guard.load(bundle, backend=backend)
 
 

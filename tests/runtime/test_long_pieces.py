@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from siren_runtime import BackendError, Guard, InputError
+from siren_runtime import BackendError, Guard, InputError, Schedule
 from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.streaming.parts import halved, result_of_parts
 from siren_runtime.streaming.result import StreamResult
@@ -60,6 +60,20 @@ def test_a_piece_that_fits_is_read_at_once(alarm: Guard) -> None:
         result = stream.feed(text)
     assert result.score == alarm.score(text).score
     assert (result.is_harmful, result.slid, result.computed) == (False, False, len(text) + 1)
+
+
+@pytest.mark.parametrize("tokens", range(23, MAX_LENGTH + 3))
+def test_a_rule_that_was_in_force_in_any_part_of_a_piece_is_told(alarm: Guard, tokens: int) -> None:
+    """Whether or not text slid out between the parts; the verdict on what fits is the text's."""
+    text = HARM * 6 + "a" * (tokens - 7)  # and the start token
+    with alarm.stream(rules=[Schedule(((0, THRESHOLD),))], threshold=THRESHOLD) as stream:
+        result = stream.feed(text)
+    assert (result.tokens, result.slid) == (tokens, tokens > MAX_LENGTH)
+    assert bool(result.decisions) == (tokens > MAX_LENGTH - 7)  # fewer are read at once
+    if not result.slid:
+        assert result.score == pytest.approx(alarm.score(text).score)
+        assert not result.is_harmful
+        assert result.computed >= tokens
 
 
 def test_what_slides_out_was_judged_before(alarm: Guard) -> None:
@@ -117,12 +131,13 @@ def test_the_worst_verdict_of_each_head_counts() -> None:
         result(False, 0.4, 30, True),
     )
     for order in ([harmful, unread, safe], [safe, unread, harmful]):
-        found = result_of_parts(order)
+        found = result_of_parts(order, slid=True)
         assert (found.is_harmful, found.risk) == (True, 0.6)
         assert (found.tokens, found.computed, found.rolled_back) == (order[-1].tokens, 6, 3)
         assert [head.is_harmful for head in found.heads.values()] == [True, True]
         assert (found.categories, found.flagged) == ({"a": 1.0}, ("a",))
-    assert result_of_parts([unread, safe]).is_harmful is None
+    assert result_of_parts([unread, safe], slid=True).is_harmful is None
+    assert result_of_parts([harmful, unread, safe], slid=False).heads == safe.heads
 
 
 def test_the_end_of_a_text_keeps_the_verdict_on_what_slid_out_before_it(alarm: Guard) -> None:

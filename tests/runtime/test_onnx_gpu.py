@@ -10,8 +10,8 @@ import pytest
 
 from guards import load_guard
 from siren_runtime import Guard
-from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend
-from siren_runtime.backends.onnxruntime.providers import with_caches
+from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend, open_cuda
+from siren_runtime.backends.onnxruntime.providers import with_options
 from siren_runtime.backends.onnxruntime.session import open_session
 from siren_runtime.bundle.graphs import score_graph
 from siren_runtime.bundle.heads import HeadSpec
@@ -21,7 +21,7 @@ from siren_runtime.scoring.engines import Engines, Request, open_backend
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from texts import TEXTS
-from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, make_bundle
+from tiny_bundle import CLASSES, MAX_LENGTH, WIDTH, edit_manifest, make_bundle
 
 OUTPUTS = score_graph({"harm": HeadSpec("mlp", "residual_mean", [0, 1], WIDTH, CLASSES)}).outputs
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -109,7 +109,7 @@ def test_a_failure_names_the_batch(session):
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_an_onnx_runtime_for_cpus_says_what_to_install_for_cuda(bundle):
-    with pytest.raises(BackendError, match=r"pip uninstall onnxruntime.*siren-edge\[cuda\]"):
+    with pytest.raises(BackendError, match=r"pip uninstall onnxruntime.*\.\[cuda\]"):
         load_guard(bundle.path, backend="cuda")
 
 
@@ -123,25 +123,59 @@ def test_cuda_scores_as_the_cpu_does(bundle):
             np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
 
 
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 TENSORRT = ["TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"]
 
 
+def test_cuda_multiplies_float32_as_float32(bundle, monkeypatch):
+    asked = []
+    session = onnxruntime.InferenceSession
+
+    def without_cuda(model, options, providers, **rest):
+        asked.append(providers[0])
+        if len(asked) == 1:
+            raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("it captures no graph")
+        return session(model, options, providers=[CPU], **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    open_cuda(bundle, strict=False)
+    exact = {"use_tf32": "0"}
+    assert asked == [(CUDA, {**exact, "enable_cuda_graph": "1"}), (CUDA, exact), CPU]
+    own = [(CUDA, {"device_id": 1}), CPU]
+    for providers, first in ([CUDA, CPU], (CUDA, exact)), (own, own[0]):
+        open_session(bundle, "score", providers, strict=False)
+        assert asked[-1] == first
+
+
+def caches(bundle, graph="score"):
+    """The one folder where TensorRT's providers keep what they compile of a graph."""
+    options = dict(with_options(bundle, graph, TENSORRT)).values()
+    found = [{of[key] for key in of if key.endswith("cache_path")} for of in options]
+    (folder,) = set.union(*found)
+    assert all(found)
+    return folder
+
+
 def test_tensorrts_providers_keep_their_caches_in_the_bundle(bundle):
-    cuda = "CUDAExecutionProvider"
-    *compiling, plain = with_caches(bundle, [*TENSORRT, cuda])
-    folder = bundle.path / "plans" / "onnxruntime"
+    assert [name for name, _ in with_options(bundle, "score", TENSORRT)] == TENSORRT
+    (folder,) = (bundle.path / "plans" / "onnxruntime").iterdir()
     assert folder.is_dir()
-    assert plain == cuda
-    assert [name for name, _ in compiling] == TENSORRT
-    for _, options in compiling:
-        paths = [value for key, value in options.items() if key.endswith("cache_path")]
-        assert paths
-        assert set(paths) == {str(folder)}
+    assert caches(bundle) == str(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "score.onnx"])
+def test_what_was_compiled_of_other_weights_or_another_graph_is_not_found(bundle, name):
+    before = caches(bundle)
+    edit_manifest(bundle.path, lambda m: m["files"][name].update(sha256="0" * 64))
+    after = caches(load_bundle(bundle.path))
+    assert after != before
+    edit_manifest(bundle.path, lambda m: m["files"]["tokenizer.json"].update(sha256="0" * 64))
+    assert caches(load_bundle(bundle.path)) == after
 
 
 def test_options_of_ones_own_stay_and_what_keeps_no_cache_makes_no_folder(bundle):
-    own = [(TENSORRT[0], {"device_id": 1}), "CPUExecutionProvider"]
-    assert with_caches(bundle, own) == tuple(own)
+    own = [(TENSORRT[0], {"device_id": 1}), CPU]
+    assert with_options(bundle, "score", own) == own
     assert not (bundle.path / "plans").exists()
 
 
@@ -151,7 +185,7 @@ def test_without_a_folder_of_its_own_nothing_is_cached_and_a_warning_says_so(
     (tmp_path / "elsewhere").mkdir()
     (bundle.path / "plans").symlink_to(tmp_path / "elsewhere")
     with caplog.at_level(logging.WARNING):
-        assert with_caches(bundle, TENSORRT) == tuple(TENSORRT)
+        assert with_options(bundle, "score", TENSORRT) == TENSORRT
     assert "compiles anew at each start" in caplog.text
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -160,6 +194,6 @@ def test_without_a_folder_of_its_own_nothing_is_cached_and_a_warning_says_so(
     TENSORRT[0] in onnxruntime.get_available_providers(), reason="has the TensorRT provider"
 )
 def test_a_provider_that_is_missing_is_refused_before_a_folder_is_made(bundle):
-    with pytest.raises(BackendError, match=r"no TensorrtExecutionProvider.*siren-edge\[cuda\]"):
+    with pytest.raises(BackendError, match=r"no TensorrtExecutionProvider.*\.\[cuda\]"):
         load_guard(bundle.path, providers=[TENSORRT[0]])
     assert not (bundle.path / "plans").exists()

@@ -101,6 +101,19 @@ def test_an_array_on_standard_input_is_rows(bundle: Path) -> None:
     assert "line 3: expected an object or a string" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["texts.csv", "TEXTS.CSV", "texts.tsv", "texts.parquet"])
+def test_a_table_is_refused_by_its_name_unless_its_lines_are_the_texts(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text('text,label\n"hello\nworld",1\n', encoding="utf-8")
+    result = siren("score", bundle, "--input", path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{name} is a table" in result.stderr
+    assert "--input-format lines" in result.stderr.replace("│", "").replace("\n", "")
+    assert len(rows(siren("score", bundle, "--input", path, "--input-format", "lines"))) == 3
+
+
 @pytest.mark.parametrize("format", ["jsonl", "table"])
 def test_a_row_whose_score_is_not_finite_is_an_error_and_the_others_are_scored(
     tmp_path: Path, format: str
@@ -220,6 +233,15 @@ def test_a_table_shows_the_verdicts_and_survives_markup_and_control_characters(
     assert "[bold]not markup[/bold]" in lines[1]
     assert "\x1b" not in result.stdout
     assert "\x07" not in result.stdout
+
+
+def test_the_names_of_rows_steer_no_terminal(bundle: Path) -> None:
+    row = json.dumps({"id": "\x1b[31m\n[b]", "text": "hello"})
+    result = siren("score", bundle, "--format", "table", input=row)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+    assert "\\x1b[31" in result.stdout
+    assert "\x1b" not in result.stdout
 
 
 def test_a_table_of_several_windows_has_one_header(bundle: Path) -> None:

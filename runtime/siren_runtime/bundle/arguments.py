@@ -1,4 +1,4 @@
-"""What callers pass: numbers and choices, checked in one place."""
+"""What callers pass: numbers, truth values and choices, checked in one place."""
 
 import operator
 from collections.abc import Sequence
@@ -32,6 +32,17 @@ def whole_number(
         reason = f", {why};" if why else ","
         raise InputError(f"{name} must be a whole number from {low}{most}{reason} found {value!r}")
     return number
+
+
+def truth_value(name: str, value: bool) -> bool:
+    """Return a truth value as a bool. Numpy's are such; numbers and strings are not.
+
+    Raises:
+        InputError: it is none; `name` is what the error calls it.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, found {value!r}")
+    return bool(value)
 
 
 def real_number(name: str, value: SupportsFloat) -> float:

@@ -25,6 +25,8 @@ _CHILDREN = {
 }  # fmt: skip
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto, which external_data repeats
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+# Bytes of a number at most, and of one that says what comes: a tag or a length.
+_LONGEST, _LONGEST_HEAD = 10, 5
 
 
 def external_data_locations(model: bytes) -> set[str]:
@@ -63,17 +65,19 @@ def _location(model: bytes, start: int, end: int) -> set[str]:
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield (field number, start, end) of each length-delimited field of one message."""
     while start < end:
-        tag, start = _varint(data, start, end)
+        tag, start = _varint(data, start, end, _LONGEST_HEAD)
+        if tag >= 1 << 32:  # of which engines read the lower 32 bits, and so another field
+            raise BundleError(f"not an ONNX model: a tag before byte {start} has over 32 bits")
         number, wire_type = tag >> 3, tag & 7
         first = start
         if wire_type == _VARINT:
-            _, start = _varint(data, start, end)
+            _, start = _varint(data, start, end, _LONGEST)
         elif wire_type == _FIXED64:
             start += 8
         elif wire_type == _FIXED32:
             start += 4
         elif wire_type == _LENGTH_DELIMITED:
-            length, first = _varint(data, start, end)
+            length, first = _varint(data, start, end, _LONGEST_HEAD)
             start = first + length
         else:
             raise BundleError(f"not an ONNX model: wire type {wire_type} at byte {start}")
@@ -83,9 +87,9 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
             yield number, first, start
 
 
-def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes, start: int, end: int, longest: int) -> tuple[int, int]:
     value = 0
-    for index in range(start, min(start + 10, end)):
+    for index in range(start, min(start + longest, end)):
         value |= (data[index] & 0x7F) << 7 * (index - start)
         if data[index] < 0x80:
             return value, index + 1

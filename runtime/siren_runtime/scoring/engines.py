@@ -12,15 +12,15 @@ from siren_runtime.backends.onnxruntime.providers import (
     available_providers,
     check_available,
     provider_name,
-    with_caches,
 )
 from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
 from siren_runtime.backends.onnxruntime.session import usable_threads
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
+from siren_runtime.backends.padding import checked_buckets
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
-from siren_runtime.bundle.arguments import check_choice
+from siren_runtime.bundle.arguments import check_choice, truth_value
 from siren_runtime.bundle.graphs import STREAM_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
@@ -65,6 +65,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.threads is not None:
             object.__setattr__(self, "threads", usable_threads(self.threads))
+        if self.buckets is not None:
+            object.__setattr__(self, "buckets", checked_buckets(self.buckets))
+        for name in ("streaming", "exits"):
+            object.__setattr__(self, name, truth_value(name, getattr(self, name)))
 
     @property
     def takes_any(self) -> bool:
@@ -146,7 +150,7 @@ def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
         plan = _first_that_runs(bundle, lambda flavor: _open_plan(bundle, flavor, request.buckets))
         if plan is not None:
             return plan
-    chosen, strict = _providers(bundle, request)
+    chosen, strict = _providers(request)
     threads, session_options = request.threads, request.session_options
     if chosen is _PROVIDERS["cuda"]:
         from siren_runtime.backends.onnxruntime.cuda import open_cuda
@@ -174,7 +178,7 @@ def open_stream_backend(
     """
     if request.backend in _FLAVORS:
         return _open_stream_plan(bundle, request.backend)
-    chosen, strict = _providers(bundle, request)
+    chosen, strict = _providers(request)
     segments = _streams_leave(bundle, request)
     return (CascadeStreamBackend if segments else OnnxRuntimeStreamBackend)(
         bundle,
@@ -187,7 +191,7 @@ def open_stream_backend(
 
 def _streams_leave(bundle: Bundle, request: Request) -> bool:
     """Whether the segments of the streaming graph are to stand for it."""
-    chosen, _ = _providers(bundle, request)
+    chosen, _ = _providers(request)
     exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
     return exits and STREAM_HEAD in bundle.manifest.graphs
 
@@ -219,7 +223,7 @@ def _open_plans(
     )
 
 
-def _providers(bundle: Bundle, request: Request) -> tuple[tuple[Provider, ...], bool]:
+def _providers(request: Request) -> tuple[tuple[Provider, ...], bool]:
     """Return ONNX Runtime's providers to ask for, and whether the first must start."""
     backend, providers = request.backend, request.providers
     check_choice("backend", backend, get_args(BackendName))
@@ -230,7 +234,7 @@ def _providers(bundle: Bundle, request: Request) -> tuple[tuple[Provider, ...], 
             if not isinstance(provider, str | tuple):
                 raise InputError(f"providers are names, or names with options; found {provider!r}")
         check_available(providers[0])
-        return with_caches(bundle, providers), True
+        return tuple(providers), True
     if backend == "auto":
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False

@@ -6,6 +6,7 @@ The neutral text has as many tokens, so that what decoders put on the first toke
 
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,21 +16,25 @@ from siren_runtime.backends.base import StreamBackend
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.onnxruntime.explain import HeadGradients
-from siren_runtime.backends.outputs import DoubleArray, FloatArray, neurons_of_chunk
+from siren_runtime.backends.outputs import (
+    DoubleArray,
+    FloatArray,
+    neurons_of_chunk,
+    span_means,
+)
 from siren_runtime.bundle.heads import HARMFUL
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.bundle.shipped import find_bundle
-from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_runtime.errors import InputError
 from siren_runtime.text.deadline import Deadline
-from siren_runtime.text.passage import Passage, Span, make_passage
-from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS, Limits, Window
-from siren_runtime.text.rules import JOINER
-from siren_runtime.text.spans import span_of
-from siren_runtime.text.tokenizer import Tokenizer
+from siren_runtime.text.passage import make_passage
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS, Limits
+from siren_runtime.text.spans import Cut
 
 from .attribution import Attribution, attribute
 from .engines import Engines, Request, open_backend, open_stream_backend
+from .explained import Shown, column_of, explained, judge_for, shown
 from .explanation import (
     Explanation,
     LayerShare,
@@ -39,7 +44,7 @@ from .explanation import (
     strongest_run,
 )
 from .pairs import SecondOrder, strongest_pairs
-from .scorer import Scorer, windows_of
+from .scorer import Scorer
 
 NEUTRAL = "This is a sentence about nothing in particular."
 _MOST_PARTS = 24  # of a text that are left out one by one
@@ -49,7 +54,8 @@ _MOST_PARTS = 24  # of a text that are left out one by one
 class _Read:
     """What an engine makes of token ids: a head's features, its logits, and each token's share.
 
-    `tokens` are float32 [tokens, n_features], whose mean the features are; None of an encoder.
+    `tokens` are float32 [tokens, n_features], whose mean the features are; of a span the text's
+    first token stands before them. None of an encoder.
     `row` is what `siren_runtime.backends.readout` reads of all heads.
     """
 
@@ -69,6 +75,7 @@ class Explainer:
         head: str | None = None,
         threads: int | None = None,
         neutral: str = NEUTRAL,
+        spans: bool | Iterable[int] | None = None,
         max_tokens_per_text: int = DEFAULT_MAX_TOKENS,
         max_bytes_per_text: int = DEFAULT_MAX_BYTES,
     ) -> None:
@@ -78,22 +85,22 @@ class Explainer:
             head: its name; None is the primary one.
             threads: of the CPU; None leaves it to ONNX Runtime.
             neutral: the text that others are compared with, repeated and cut to their length.
+            spans: as `Guard.load`; where one decides, it is what is explained.
             max_tokens_per_text, max_bytes_per_text: as `Guard.load`.
 
         Raises:
-            InputError: a bound is no whole number above 0.
+            InputError: a bound is no whole number above 0, or `spans` are no sizes.
             BundleError: the bundle is damaged, has no such head, or no graph to explain it by.
             BackendError: ONNX Runtime cannot run it.
         """
-        self._limits = Limits(
-            max_tokens=max_tokens_per_text, max_bytes=max_bytes_per_text, spans=()
-        )
+        limits = Limits(max_tokens=max_tokens_per_text, max_bytes=max_bytes_per_text)
         bundle = load_bundle(find_bundle(source))
         self.manifest: Manifest = bundle.manifest
         self.head = self.manifest.primary if head is None else head
         self._decision = self.manifest.decision(self.head)
         self._spec = self.manifest.heads[self.head]
         self._place = list(self.manifest.heads).index(self.head)
+        self._judge = judge_for(self.manifest, limits, spans)
         self._gradients = HeadGradients(bundle, self.head, threads)
         request = Request("cpu", threads)
         self._stream: StreamBackend | None = None
@@ -115,7 +122,8 @@ class Explainer:
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> Explanation:
-        """Explain a text, or a prompt and its response; of a long one the window that counts.
+        """Explain a text, or a prompt and its response: of a long one the window that its score is
+        of; where a span decides, that span.
 
         Args:
             category: of the head; None is harm, or of a head of labels the likeliest.
@@ -127,76 +135,60 @@ class Explainer:
             InterruptedCall: the deadline passed, or the call was cancelled.
             BackendError: the engine failed, or what the features or pairs get does not add up.
         """
-        limits, until = self._limits, Deadline(deadline, cancel)
-        passage = make_passage(text, prompt, response, max_bytes=limits.max_bytes)
-        window = self._window(passage, limits, until, self._column(category))
-        tokenizer = self._scorer.tokenizer
-        shown = _shown(tokenizer, passage, window)
-        if not shown.ids:
+        judge, until = self._judge, Deadline(deadline, cancel)
+        passage = make_passage(text, prompt, response, max_bytes=judge.limits.max_bytes)
+        found = explained(self._scorer, judge, self.head, passage, category, until)
+        tokenizer, cut = self._scorer.tokenizer, found.cut
+        before = tokenizer.special_before
+        whole = part = shown(tokenizer, passage, found.window)
+        if not whole.ids:
             raise InputError("the text has no token, so there is nothing to explain")
+        if cut is not None:
+            part = whole.part(cut.start - before, cut.stop - before)
+        # Of a decoder a span is read with its window, elsewhere by itself, as guards read it.
+        ids, of_it = (part.ids, None) if self._stream is None else (whole.ids, cut)
         until.check("before the text was read for its features")
-        read = self._read(tokenizer.with_special(shown.ids))
+        read = self._read(tokenizer.with_special(ids), of_it)
         until.check("before the neutral text was read")
-        neutral = self._read(tokenizer.with_special(self._neutral_ids(len(shown.ids))))
-        name, direction, temperature = self._direction(read.logits, category)
+        neutral = self._read(tokenizer.with_special(self._neutral_ids(len(ids))), of_it)
+        name, direction, temperature = self._direction(read.logits, found.category)
 
         def gradients(features: FloatArray) -> tuple[np.ndarray, np.ndarray]:
             until.check("before the gradients of the head were there")
             values, found = self._gradients(features, direction)
             return values / temperature, found / temperature
 
-        found = attribute(gradients, read.features, neutral.features)
+        moved = attribute(gradients, read.features, neutral.features)
         terms = self._terms(read, neutral)
         pairs = self._pairs(read, neutral, terms, neurons, until)
         if read.tokens is not None and neutral.tokens is not None:
-            parts = _tokens(tokenizer, shown, read.tokens, neutral.tokens, found)
+            first = before if cut is None else int(cut.start > 0)
+            parts = _tokens(first, part, read.tokens, neutral.tokens, moved)
         else:
             until.check("before parts of the text were left out")
-            parts = self._omissions(shown, direction / temperature)
+            parts = self._omissions(part, direction / temperature)
+        span = found.window.span if cut is None else cut.span
         return Explanation(
             head=self.head,
             category=name,
-            score=float(read.row[self._column(name or None)]),
-            log_odds=found.output,
-            baseline=found.baseline,
-            residual=found.residual,
-            steps=found.steps,
-            text=shown.text,
-            span=None if window.span is None else passage.span_in_given(window.span),
+            score=float(read.row[column_of(self._scorer, self.head, name or None)]),
+            is_harmful=found.verdict.is_harmful,
+            unknown=found.unknown,
+            log_odds=moved.output,
+            baseline=moved.baseline,
+            residual=moved.residual,
+            steps=moved.steps,
+            text=part.text,
+            span=None if span is None else passage.span_in_given(span),
+            size=None if cut is None else cut.size,
             parts_by="omission" if read.tokens is None else "attribution",
             parts=parts,
-            strongest=strongest_run(parts, shown.text),
-            layers=self._layers(found),
-            neurons=self._strongest(found, read, neutral, neurons),
+            strongest=strongest_run(parts, part.text),
+            layers=self._layers(moved),
+            neurons=self._strongest(moved, read, neutral, neurons),
             terms=terms,
             pairs=pairs,
         )
-
-    def _column(self, category: str | None) -> int:
-        """Where a row of the readout has the probability that is explained."""
-        column, names = self._scorer.readout.columns[self.head], self._spec.categories
-        if category is None:
-            return column.score
-        if category not in names:
-            raise InputError(
-                f"the head {self.head!r} has no category {category!r}; it has "
-                f"{', '.join(names) or 'none beside harm'}"
-            )
-        return int(column.rest.start) + names.index(category)
-
-    def _window(self, passage: Passage, limits: Limits, deadline: Deadline, column: int) -> Window:
-        """What is read of a text; of a long one, the window where a column is the highest."""
-        (reading,) = self._scorer.encode([passage], limits, deadline)
-        if isinstance(reading, SirenError):
-            raise reading
-        if len(reading.windows) == 1:
-            return reading.windows[0]
-        scores = []
-        for one in self._scorer.run(windows_of([reading]), check=deadline.check).values():
-            if isinstance(one, BackendError):
-                raise one
-            scores.append(one.row[column])
-        return reading.windows[int(np.argmax(scores))]
 
     def _neutral_ids(self, count: int) -> list[int]:
         (ids,) = self._scorer.tokenizer.encode_plain([f"{self._neutral} " * (count + 1)])
@@ -204,17 +196,26 @@ class Explainer:
             raise InputError(f"the tokenizer makes too few tokens of the neutral {self._neutral!r}")
         return ids[:count]
 
-    def _read(self, ids: list[int]) -> _Read:
+    def _read(self, ids: list[int], cut: Cut | None) -> _Read:
+        """Read token ids; of a decoder all of them, or a span among them."""
         if self._stream is None:
             outputs = self._scorer.backend.run(*right_pad([ids]))
             head, row = outputs.heads[self._place], self._scorer.readout.precise(outputs)[0]
             assert head.features is not None
             return _Read(head.features[0], head.logits[0], row, None)
+        start, stop = (0, len(ids)) if cut is None else (cut.start, cut.stop)
         sums = ScoreByStream(self._stream).sums(np.array([ids], np.int64))[0]
-        known = self._gradients.neurons
-        tokens = neurons_of_chunk(sums, self._spec)[:, known.places] * known.weights
-        outputs = self._stream.head((sums[-1:] / len(ids)).astype(np.float32))
-        features = (sums[-1] / len(ids))[known.places] * known.weights
+        pooled = span_means(
+            np.array([start]),
+            np.array([stop]),
+            before=sums[start - 1 : start] if start else np.zeros_like(sums[:1]),
+            last=sums[stop - 1 : stop],
+            first=sums[0],
+        )
+        known, counted = self._gradients.neurons, [*range(min(start, 1)), *range(start, stop)]
+        tokens = neurons_of_chunk(sums, self._spec)[counted][:, known.places] * known.weights
+        outputs = self._stream.head(pooled)
+        features = pooled[0][known.places] * known.weights
         logits, row = outputs.heads[self._place].logits[0], self._scorer.readout.precise(outputs)[0]
         return _Read(features.astype(np.float32), logits, row, tokens)
 
@@ -239,9 +240,9 @@ class Explainer:
         direction = self._gradients.one_hot(place) - self._gradients.one_hot(int(others.argmax()))
         return category or "", direction, self._decision.temperature
 
-    def _omissions(self, shown: "_Shown", direction: FloatArray) -> tuple[PartShare, ...]:
+    def _omissions(self, part: Shown, direction: FloatArray) -> tuple[PartShare, ...]:
         """Parts of a text, each with what its omission takes from the output."""
-        ids = shown.ids
+        ids = part.ids
         bounds = np.linspace(0, len(ids), min(_MOST_PARTS, len(ids)) + 1).astype(int).tolist()
         without = [ids[:start] + ids[stop:] for start, stop in pairwise(bounds)]
         rows = [self._scorer.tokenizer.with_special(row) for row in [ids, *without] if row]
@@ -249,8 +250,8 @@ class Explainer:
         shares = (outputs[0] - outputs[1:]).tolist() or [0.0]
         parts = []
         for (start, stop), share in zip(pairwise(bounds), shares, strict=True):
-            span = shown.places[start][0], shown.places[stop - 1][1]
-            parts.append(PartShare(shown.text[slice(*span)], span, share))
+            span = part.places[start][0], part.places[stop - 1][1]
+            parts.append(PartShare(part.text[slice(*span)], span, share))
         return tuple(parts)
 
     def _layers(self, found: Attribution) -> tuple[LayerShare, ...]:
@@ -312,47 +313,22 @@ class Explainer:
         )
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """The text that is explained, its token ids without special ones, and where each stands."""
-
-    text: str
-    ids: list[int]
-    places: list[Span]
-
-
-def _shown(tokenizer: Tokenizer, passage: Passage, window: Window) -> _Shown:
-    """What a window holds of a text: all of it, or a part, which may stand behind the prompt's end,
-    on a line of its own.
-    """
-    encoded = tokenizer.encode(passage.cleaned, special=False)
-    if window.span is None:
-        return _Shown(passage.cleaned, encoded.ids, encoded.offsets)
-    texts: list[str] = []
-    ids: list[int] = []
-    places: list[Span] = []
-    begins = 0
-    for start, stop in window.taken:
-        first, last = span_of(encoded, start, stop)
-        ids += encoded.ids[start:stop]
-        places += [(a - first + begins, b - first + begins) for a, b in encoded.offsets[start:stop]]
-        texts.append(passage.cleaned[first:last])
-        begins += last - first + len(JOINER)
-    return _Shown(JOINER.join(texts), ids, places)
-
-
 def _tokens(
-    tokenizer: Tokenizer,
-    shown: _Shown,
+    before: int,
+    part: Shown,
     tokens: FloatArray,
     neutral: FloatArray,
     found: Attribution,
 ) -> tuple[PartShare, ...]:
-    """Each token's part of the features' shares: the features are the mean of the tokens'."""
+    """Each token's part of the features' shares: the features are the mean of the tokens'.
+
+    Args:
+        before: how many tokens stand before those of the part.
+    """
     shares = ((tokens - neutral).astype(np.float64) @ found.gradient / len(tokens)).tolist()
-    places = [(0, 0)] * tokenizer.special_before + shown.places
+    places = [(0, 0)] * before + part.places
     places += [(0, 0)] * (len(shares) - len(places))
     return tuple(
-        PartShare(shown.text[slice(*span)], span, share)
+        PartShare(part.text[slice(*span)], span, share)
         for span, share in zip(places, shares, strict=True)
     )

@@ -81,14 +81,21 @@ class Explanation:
 
     Attributes:
         head, category: whose output it is; a category of "" is the score.
-        score: the probability of what is explained, as a result has it.
+        score: the probability of what is explained, as a result has it. Of a decoder it is the
+            streaming graph's, as of a guard that streams or scores spans; in int8 and int4 that may
+            differ from the score graph's by some thousandths.
+        is_harmful: the head's verdict on the text, as a result has it. None where too much of it is
+            unknown for one of safe, and guards refuse it.
+        unknown: how much of it the tokenizer does not know, as a result has it.
         log_odds, baseline: the outputs of the text and of the neutral one. Shares of layers add up
             to their difference, but for `residual`, and so do those of parts by attribution.
         residual: what is missing.
         steps: gradients that were taken on the way; 1 where the head is linear.
-        text: the cleaned text that was explained; of a long one the window that the score is of,
-            a later part of a response behind the end of its prompt, which has a line of its own.
+        text: the cleaned text that was explained: of a long one the window that the score is of,
+            a later part of a response behind the end of its prompt, which has a line of its own;
+            or the span that decides.
         span: its part of the text as given, in characters; None for the whole.
+        size: tokens of the span, as `SpanScore` has it; None where the text or its window decides.
         parts_by: "attribution", exact of tokens of a decoder; or "omission", the output with the
             text less that without the part, which need not add up.
         parts: in the order of the text.
@@ -104,12 +111,15 @@ class Explanation:
     head: str
     category: str
     score: float
+    is_harmful: bool | None
+    unknown: float
     log_odds: float
     baseline: float
     residual: float
     steps: int
     text: str
     span: Span | None
+    size: int | None
     parts_by: Literal["attribution", "omission"]
     parts: tuple[PartShare, ...]
     strongest: PartShare
@@ -117,6 +127,20 @@ class Explanation:
     neurons: tuple[NeuronShare, ...]
     terms: tuple[float, ...] = ()
     pairs: tuple[PairShare, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was explained, where that is not all of a text, and what its score is worth."""
+        told = []
+        if self.span is not None:
+            what = "the window" if self.size is None else f"a span of {self.size} tokens"
+            told.append("decided by {} at {}-{}".format(what, *self.span))
+        if self.is_harmful is None:
+            told.append(
+                f"unreadable: {self.unknown:.0%} of the text is unknown to the tokenizer or cut by "
+                "invisible characters; its low score says nothing"
+            )
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from siren_runtime.bundle.arguments import whole_number
+from siren_runtime.bundle.arguments import truth_value, whole_number
 from siren_runtime.bundle.ensemble import check_heads, mean_decisions
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import (
@@ -136,7 +136,7 @@ class Members:
         Raises:
             InputError: one is out of range.
         """
-        judge, limits = self.judge, self.judge.limits
+        judge, limits, features = self.judge, self.judge.limits, truth_value("features", features)
         if long_text is not None:
             limits = replace(limits, long_text=long_text)
         if spans is not None:

@@ -51,6 +51,8 @@ class ScoreResult:
         orders: of a polynomial head, the probability of harm by each order, ascending.
         omitted: start and end, in characters of the text that `Guard.render_trajectory` gives, of
             what was not read of a trajectory; None where all was, and for texts.
+        unread: where a trajectory has pictures, sound or schemas of parameters that are not in that
+            text, such as "tools[0].parameters.unit.enum".
         exit: how many blocks were run, where an exit decided, whose `score` is then not the whole
             guard's, but on the same side of every threshold as the exit expects that to be; None
             where the whole guard decided. Of a long text, for the window that `span` names.
@@ -72,12 +74,13 @@ class ScoreResult:
     heads: Mapping[str, HeadScore] = field(default_factory=dict)
     orders: tuple[float, ...] = ()
     omitted: Span | None = None
+    unread: tuple[str, ...] = ()
     exit: int | None = None
     as_response: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be written as JSON: all but the features; no tier, spans, categories
-        or exit where there are none, and no heads where there is one.
+        """Return what can be written as JSON: all but the features; no tier, spans, categories,
+        unread or exit where there are none, and no heads where there is one.
         """
         verdict: dict[str, Any] = {
             "score": self.score,
@@ -93,6 +96,8 @@ class ScoreResult:
         verdict |= response_to_dict(self.as_response)
         if self.omitted is not None:
             verdict["omitted"] = self.omitted
+        if self.unread:
+            verdict["unread"] = list(self.unread)
         if self.exit is not None:
             verdict["exit"] = self.exit
         verdict |= spans_to_dict(self.risk, self.spans)

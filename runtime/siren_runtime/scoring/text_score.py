@@ -23,7 +23,8 @@ class TextScore:
         heads: by name, the primary one first.
         features: of the window that the primary head scores the highest.
         exit: the blocks that were run of that window, where an exit decided.
-        tokens, truncated, unknown, omitted: as `siren_runtime.text.reading.Reading` has them.
+        tokens, truncated, unknown, omitted, unread: as `siren_runtime.text.reading.Reading` has
+            them.
         has_response: as `siren_runtime.text.passage.Passage` has it; trajectories have none.
     """
 
@@ -34,6 +35,7 @@ class TextScore:
     unknown: float
     exit: int | None = None
     omitted: Span | None = None
+    unread: tuple[str, ...] = ()
     has_response: bool = False
 
 
@@ -59,6 +61,7 @@ def text_score(
         unknown=reading.unknown,
         exit=good[highest[0]].exit,
         omitted=reading.omitted,
+        unread=reading.unread,
         has_response=isinstance(given, Passage) and given.has_response,
     )
 

@@ -221,4 +221,5 @@ class _Track:
             truncated=reading.truncated,
             unknown=reading.unknown,
             omitted=reading.omitted,
+            unread=reading.unread,
         )

@@ -89,6 +89,14 @@ class HeadJudge:
             of_responses = msgspec.structs.replace(responses, spans=responses.spans or kept)
         return replace(judge, responses=of_responses)
 
+    def of_label(self, label: str) -> float:
+        """From which probability a label is harmful; of no label, from which score a text is."""
+        return self.labels.get(label, self.threshold)
+
+    def of_span(self, size: int, label: str) -> float:
+        """From which score a span of a size is harmful, by a label or by none."""
+        return self.spans.get(size, self.of_label(label))
+
     def shift(self, own: float) -> float:
         """How far scores of the threshold `own` are moved in log-odds, to be ranked with texts'."""
         return log_odds(self.threshold) - log_odds(own)
@@ -275,6 +283,7 @@ class Judge:
             exit=good[0].exit,
             as_response=primary.as_response,
             omitted=next((one.omitted for one in good if one.omitted is not None), None),
+            unread=good[0].unread,
         )
 
     def on_heads(
@@ -350,7 +359,7 @@ def _spans(
     for size, category in sorted(set.intersection(*(set(spans) for spans in by_size))):
         of_size = [spans[size, category] for spans in by_size]
         score = float(np.mean([span.score for span in of_size]))
-        own = head.spans.get(size, head.labels.get(category, head.threshold))
+        own = head.of_span(size, category)
         harmful_from, risk = head.harmful_from(own, threshold), head.risk_of(score, own, threshold)
         if score >= harmful_from:
             flagged |= {category} & set(head.labels)

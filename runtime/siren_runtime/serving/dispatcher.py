@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from siren_runtime.bundle.arguments import truth_value
 from siren_runtime.errors import BackendError, BusyError, InputError, InterruptedCall
 from siren_runtime.guard import Guard
 from siren_runtime.streaming.handles import Stream, Streams
@@ -127,11 +128,12 @@ class Dispatcher:
         """Let a piece, the last one or not, wait for its stream to be read, until a deadline.
 
         Raises:
-            InputError: the piece is no text.
+            InputError: the piece is no text, or `last` no truth value.
             BackendError: closed.
         """
         if not isinstance(piece, str):
             raise InputError(f"a piece of a stream must be a str, found {type(piece).__name__}")
+        last = truth_value("last", last)
         future: Future[StreamResult] = Future()
         with self._changed:
             self._check_open()

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, cast
 
+from siren_runtime.bundle.arguments import truth_value
 from siren_runtime.bundle.thresholds import checked_threshold
 from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_runtime.text.deadline import Deadline
@@ -158,7 +159,7 @@ class Stream:
         self.session.check_usable()
 
     def _fed(self, piece: Piece, deadline: Deadline, last: bool) -> StreamResult:
-        (result,) = self._streams.read([(self, piece, deadline, last)])
+        (result,) = self._streams.read([(self, piece, deadline, truth_value("last", last))])
         if isinstance(result, SirenError):
             raise result
         return result
@@ -199,6 +200,7 @@ class Streams:
         """
         if prompt is not None and not isinstance(prompt, str):
             raise InputError(f"prompt must be a str, found {type(prompt).__name__}")
+        response_only = truth_value("response_only", response_only)
         aggregate, rules = aggregation_of(aggregation, span), checked_rules(rules)
         threshold = None if threshold is None else checked_threshold(threshold)
         with self.lock:

@@ -1,7 +1,8 @@
 """A piece that is more than a stream holds is read in parts, each with a verdict.
 
 What slides out of a stream was judged before, then. Otherwise harm in the front of a long piece
-would be gone by the time of its one verdict.
+would be gone by the time of its one verdict. A piece may turn out to fit after all, since parts of
+a text may have more tokens apart than together.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,27 +25,33 @@ def halved(piece: _Piece, most: int, tokens: Callable[[_Piece], int]) -> list[_P
     return [part for half in halves for part in halved(half, most, tokens)]
 
 
-def result_of_parts(results: Sequence[StreamResult]) -> StreamResult:
-    """What a feed gives back that was read in parts between which text slid out: of each head the
-    worst verdict, and the rest of the part whose verdict is the primary head's.
+def result_of_parts(results: Sequence[StreamResult], *, slid: bool) -> StreamResult:
+    """What a feed gives back that was read in parts: the decisions made in any of them, and the
+    verdict on the last, which is of all the text.
+
+    Args:
+        slid: whether text slid out between them. Of each head the worst verdict counts then, and
+            the rest is that of the part whose verdict is the primary head's.
     """
     *_, last = results
-    worst = max(results, key=_rank)
-    heads = {n: max((result.heads[n] for result in results), key=_rank) for n in last.heads}
-    categories, flagged = categories_of(heads.values())
     decisions = dict.fromkeys(decision for result in results for decision in result.decisions)
     return replace(
-        worst,
+        _worst(results) if slid else last,
         tokens=last.tokens,
         computed=sum(result.computed for result in results),
         rolled_back=sum(result.rolled_back for result in results),
         slid=last.slid,
         truncated=last.truncated,
         decisions=(*decisions,),
-        heads=heads,
-        categories=categories,
-        flagged=flagged,
     )
+
+
+def _worst(results: Sequence[StreamResult]) -> StreamResult:
+    names = results[-1].heads
+    heads = {name: max((result.heads[name] for result in results), key=_rank) for name in names}
+    categories, flagged = categories_of(heads.values())
+    worst = max(results, key=_rank)
+    return replace(worst, heads=heads, categories=categories, flagged=flagged)
 
 
 def _rank(verdict: StreamResult | HeadScore) -> tuple[int, float]:

@@ -235,21 +235,19 @@ class Session:
         return self.result
 
     def conclude_parts(self, results: Sequence[StreamResult], *, is_empty: bool) -> StreamResult:
-        """The verdict on a piece, of those on its parts: the last one, or the worst where text slid
-        out in the meantime.
+        """The verdict on a piece, of those on its parts.
 
         Args:
             is_empty: nothing was added; what slid out with the piece before counts still.
         """
-        *_, self.result = results
         self.error = None
+        slid = self._slides > 0
         if is_empty and self._slid is not None:
             before = replace(self._slid, computed=0, rolled_back=0, decisions=())
-            self.result = result_of_parts([before, *results])
-        elif self._slides:
-            self.result = result_of_parts(results)
+            results, slid = [before, *results], True
+        self.result = result_of_parts(results, slid=slid)
         if not is_empty:
-            self._slid = self.result if self._slides else None
+            self._slid = self.result if slid else None
         return self.result
 
     def _read_span(self) -> tuple[int, int]:

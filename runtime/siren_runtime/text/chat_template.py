@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from siren_runtime.errors import BackendError, BundleError, InputError
+from siren_runtime.errors import BackendError, BundleError, InputError, install_hint
 
 _LEAST_JINJA: Final = (3, 1, 6)  # those before let templates out of the sandbox
 
@@ -36,8 +36,7 @@ class ChatTemplate:
             from jinja2 import TemplateError, __version__
         except ImportError as error:
             raise BackendError(
-                f"chat templates are rendered by Jinja ({error}); "
-                "pip install 'siren-edge[trajectory]'"
+                f"chat templates are rendered by Jinja ({error}); {install_hint('trajectory')}"
             ) from None
         if tuple(map(int, re.findall(r"\d+", __version__)[:3])) < _LEAST_JINJA:
             least = ".".join(map(str, _LEAST_JINJA))

@@ -4,12 +4,14 @@ arrive."""
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, takewhile
 from typing import Any, BinaryIO, Literal
 
 from siren_runtime.errors import InputError
 
+from .array import GrowingArray
 from .keys import repeated
 from .rules import lone_surrogate, one_text
 from .trajectory import Trajectory, trajectory_of
@@ -20,11 +22,9 @@ MAX_LINE_BYTES = 16 << 20
 ROW_KEYS = ("text", "prompt", "response", "id")
 TRAJECTORY_KEYS = ("messages", "tools", "id")
 _CHUNK = 1 << 20
+_MARK = b"\xef\xbb\xbf"  # of byte order
 # What begins a JSON array of rows. "[INST] hello" and "[1] a footnote" are plain texts.
 _ARRAY = re.compile(rb'\s*\[\s*(?:[{"\]]|$)')
-_ARRAY_TOO_LONG = (
-    f"a JSON array longer than {MAX_LINE_BYTES} bytes; write an object a line, as jq -c '.[]' does"
-)
 _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
 
 
@@ -57,6 +57,7 @@ class _Row(dict[str, Any]):
 
 
 _OfRow = Callable[[_Row], dict[str, Any]]  # what a row's own keys make of its `Line`
+_Chunk = list[tuple[int, bytes]]  # lines that a read brought, each with its number
 
 
 def read_texts(
@@ -70,37 +71,36 @@ def read_texts(
 
     A pipe's read returns what has been written so far, so nothing waits for more input, and
     what arrives during scoring makes the next, larger group. "auto" takes the stream for jsonl
-    if its first text starts with "{". Where it begins a JSON array of objects or strings, its
-    elements are the rows; an array is read whole. Memory is bounded: a line of over
-    `MAX_LINE_BYTES` is dropped and reported, and so is such an array.
+    if its first text starts with "{". Where that begins a JSON array of objects or strings, the
+    elements are the rows, each as soon as it is complete; where the array breaks off, the rest
+    is read by lines. Memory is bounded: a line of over `MAX_LINE_BYTES` is dropped and reported.
 
     Args:
         keep: keys of rows that `Line.kept` holds; any other than these and `ROW_KEYS` is an error.
         trajectories: rows are trajectories, of `TRAJECTORY_KEYS`; for "jsonl".
     """
     of_row = _trajectory_row if trajectories else _text_row
-    number, first = 0, True
-    chunks = _split(stream)
+    chunks: Iterable[_Chunk] = _numbered(stream)
+    if format != "lines":
+        chunks = yield from _elements(iter(chunks), keep, of_row)
     for chunk in chunks:
         group = []
-        for place, data in enumerate(chunk):
-            number += 1
-            data = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
-            if data.isspace() or not data:
-                continue
-            if first and format != "lines" and _ARRAY.match(data):
-                whole = _joined([data, *chunk[place + 1 :]], chunks)
-                yield (
-                    [Line(number, error=_ARRAY_TOO_LONG)]
-                    if whole is None
-                    else _array(whole, keep, of_row)
-                )
-                return
-            first = False
+        for number, data in chunk:
             if format == "auto":
                 format = "jsonl" if data.lstrip().startswith(b"{") else "lines"
             group.append(_line(number, data, format, keep, of_row))
         yield group
+
+
+def _numbered(stream: BinaryIO) -> Iterator[_Chunk]:
+    """The lines that are not blank, as reads bring them."""
+    count = 0
+    for lines in _split(stream):
+        if lines and not count:
+            lines[0] = lines[0].removeprefix(_MARK)
+        numbered = enumerate(lines, count + 1)
+        yield [(number, data) for number, data in numbered if data and not data.isspace()]
+        count += len(lines)
 
 
 def _split(stream: BinaryIO) -> Iterator[list[bytes]]:
@@ -112,23 +112,61 @@ def _split(stream: BinaryIO) -> Iterator[list[bytes]]:
     yield [rest]
 
 
-def _joined(lines: list[bytes], chunks: Iterator[list[bytes]]) -> bytes | None:
-    """All that is left of the input; None if that is too long."""
-    size = sum(map(len, lines))
-    while size <= MAX_LINE_BYTES:
-        chunk = next(chunks, None)
-        if chunk is None:
-            return b"\n".join(lines)
-        lines += chunk
-        size += sum(len(line) + 1 for line in chunk)
-    return None
+def _elements(
+    chunks: Iterator[_Chunk], keep: Collection[str], of_row: _OfRow
+) -> Generator[list[Line], None, Iterable[_Chunk]]:
+    """Yield the elements of a JSON array, if the first line begins one; return what is left."""
+    first = next(filter(None, chunks), [])
+    chunks = chain([first], chunks)
+    if not first or not _begins_array(first[0][1]):
+        return chunks
+    array, numbers = GrowingArray(_DECODER, MAX_LINE_BYTES), list[int]()
+    for chunk in chunks:
+        lines = [*takewhile(lambda line: len(line[1]) <= MAX_LINE_BYTES, chunk)]
+        elements = array.add("".join(f"{_decoded(data)}\n" for _, data in lines))
+        places = range(array.given - len(elements) + 1, array.given + 1)
+        yield [_element(*element, keep, of_row) for element in zip(places, elements, strict=True)]
+        numbers += [number for number, _ in lines]
+        del numbers[: len(numbers) - array.rest.count("\n")]
+        if array.problem is not None or len(lines) < len(chunk):
+            break
+    array.end()
+    left = chunk[len(lines) :]
+    if array.problem is not None:
+        held = zip(numbers, array.rest.split("\n"), strict=False)
+        left[:0] = [(number, _encoded(line)) for number, line in held if line.strip()]
+        if array.given:
+            error = f"the JSON array breaks off ({array.problem}); the rest is read by lines"
+            yield [Line(array.given + 1, error=error)]
+    return chain([left], chunks)
+
+
+def _begins_array(data: bytes) -> bool:
+    """Whether a line may be the first of a JSON array: '["a note"]: see below' may not."""
+    if len(data) > MAX_LINE_BYTES or _ARRAY.match(data) is None:
+        return False
+    array = GrowingArray(_DECODER, MAX_LINE_BYTES)
+    array.add(f"{_decoded(data)}\n")
+    return array.problem is None
+
+
+def _decoded(data: bytes) -> str:
+    """A line as text; bytes that are not UTF-8 become lone surrogates, which no row may hold."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _encoded(line: str) -> bytes:
+    return line.encode("utf-8", "surrogateescape")
 
 
 def _line(
     number: int, data: bytes, format: InputFormat, keep: Collection[str], of_row: _OfRow
 ) -> Line:
     if len(data) > MAX_LINE_BYTES:
-        return Line(number, error=f"longer than {MAX_LINE_BYTES} bytes")
+        hint = (
+            "" if _ARRAY.match(data) is None else "; write an element a line, as jq -c '.[]' does"
+        )
+        return Line(number, error=f"longer than {MAX_LINE_BYTES} bytes{hint}")
     try:
         text = data.decode("utf-8")
         if format == "lines":
@@ -143,24 +181,13 @@ def _line(
     return _row(number, value, keep, of_row)
 
 
-def _array(data: bytes, keep: Collection[str], of_row: _OfRow) -> list[Line]:
-    """The elements of a JSON array: objects, or texts as strings."""
-    try:
-        values = _decode(data.decode("utf-8"))
-    except InputError as error:
-        return [Line(1, error=f"begins a JSON array, but is {error}")]
-    except UnicodeDecodeError as error:
-        return [Line(1, error=_not_utf8(error))]
-    lines = []
-    for number, value in enumerate(values, start=1):
-        if isinstance(value, str):
-            value = _Row(text=value)
-        if isinstance(value, _Row):
-            lines.append(_row(number, value, keep, of_row))
-        else:
-            found = _kind(value)
-            lines.append(Line(number, error=f"expected an object or a string, found {found}"))
-    return lines
+def _element(number: int, value: Any, keep: Collection[str], of_row: _OfRow) -> Line:
+    """An element of a JSON array: an object, or a text as a string."""
+    if isinstance(value, str):
+        value = _Row(text=value)
+    if isinstance(value, _Row):
+        return _row(number, value, keep, of_row)
+    return Line(number, error=f"expected an object or a string, found {_kind(value)}")
 
 
 def _text_row(row: _Row) -> dict[str, Any]:
@@ -232,7 +259,7 @@ def _unusable(value: Any) -> str | None:
 
 def _decode(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_row_of)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}") from None
 
@@ -241,6 +268,9 @@ def _row_of(pairs: list[tuple[str, Any]]) -> _Row:
     row = _Row(pairs)
     row.repeated = repeated(pairs)
     return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_row_of)
 
 
 def _kind(value: Any) -> str:

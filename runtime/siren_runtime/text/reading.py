@@ -101,6 +101,7 @@ class Reading:
         unknown: how much of it its tokens do not say, as `Tokenizer.unknown_share` has it.
         omitted: of a trajectory, the characters of its rendered text that are not read; None where
             all are.
+        unread: of a trajectory, where it has what is not in its rendered text.
     """
 
     windows: list[Window]
@@ -108,6 +109,7 @@ class Reading:
     truncated: bool
     unknown: float
     omitted: Span | None = None
+    unread: tuple[str, ...] = ()
 
 
 def read_passages(

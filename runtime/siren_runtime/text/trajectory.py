@@ -7,11 +7,15 @@ on. Nothing is cleaned: the boundaries of turns and the schemas of tools are wha
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Literal, get_args
 
 from siren_runtime.errors import InputError, InputTypeError
 
+from .fields import kind_of, object_of, only, string, texts_in
 from .keys import once
+from .trajectory_tools import tools_block, unwrapped
 
 Role = Literal["user", "agent", "environment"]
 Message = dict[str, str]  # "role" and "content"
@@ -25,9 +29,12 @@ _TURNS_OF: Final[dict[str, Role]] = {
     "environment": "environment",
 }
 _PROFILE_ROLES: Final = ("system", "developer")
-# Keys whose values are no text that an agent reads or writes.
-_BESIDE: Final = ("id", "type", "index", "status", "cache_control")
-_MESSAGE_KEYS: Final = ("role", "content", "tool_calls", "name", "tool_call_id", *_BESIDE)
+_MESSAGE_KEYS: Final = ("role", "content", "tool_calls")
+# Parts of a message that are pictures or sound, and keys under which such a part holds text.
+_MEDIA: Final = (
+    *("image_url", "image", "input_image", "input_audio", "audio"),
+    *("video_url", "video", "input_video"),
+)
 _TEXT_KEYS: Final = ("text", "refusal", "content", "input", "output")
 
 
@@ -57,11 +64,13 @@ class Trajectory:
         turns: in order.
         profile: who the agent is to be: its system prompt.
         tools: schemas of the tools that it has; harm hides in their descriptions too.
+        unread: where it has pictures or sound, such as "messages[2].content[0]".
     """
 
     turns: Sequence[Turn] = ()
     profile: str = ""
     tools: Sequence[Mapping[str, Any]] = ()
+    unread: Sequence[str] = ()
 
 
 def trajectory_of(
@@ -109,54 +118,56 @@ def from_openai(messages: Any, tools: Any = None) -> Trajectory:
         tools: schemas, within "function" or not.
 
     Raises:
-        InputError: they are not of that form, or hold what would not be read; says which message.
+        InputError: they are not of that form, or hold text that would not be read; says which
+            message.
     """
     if not isinstance(messages, list | tuple):
-        raise InputError(f"messages must be a list of objects, found {_kind(messages)}")
-    profile, turns = list[str](), list[Turn]()
+        raise InputError(f"messages must be a list of objects, found {kind_of(messages)}")
+    if not isinstance(tools, list | tuple | None):
+        raise InputError(f"tools must be a list of objects, found {kind_of(tools)}")
+    schemas = [
+        unwrapped(object_of(tool, f"tools[{i}]"), f"tools[{i}]")
+        for i, tool in enumerate(tools or ())
+    ]
+    names = {name for schema in schemas if isinstance(name := schema.get("name"), str)}
+    profile, turns, unread = list[str](), list[Turn](), list[str]()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        _only(_object(message, where), _MESSAGE_KEYS, where)
-        role, content = message.get("role"), _content(message, where)
+        only(object_of(message, where), _MESSAGE_KEYS, where, names)
+        role, content = message.get("role"), _content(message, where, unread)
         if role in _PROFILE_ROLES:
             profile += [content.strip()] if content.strip() else []
         elif role == "assistant" and message.get("tool_calls"):
-            turns += _calls(message["tool_calls"], content, f"{where}.tool_calls")
+            calls = _calls(message["tool_calls"], content, f"{where}.tool_calls")
+            names |= {call.tool_name for call in calls if call.tool_name}
+            turns += calls
         elif message.get("tool_calls"):
             raise InputError(
                 f"{where} has tool_calls, and its role is {role!r}; an assistant calls"
             )
-        elif role in _TURNS_OF:
+        elif isinstance(role, str) and role in _TURNS_OF:
             turns.append(Turn(_TURNS_OF[role], content))
         else:
             known = ", ".join((*_PROFILE_ROLES, *_TURNS_OF))
             raise InputError(f"{where}.role is {role!r}; expected one of {known}")
-    if not isinstance(tools, list | tuple | None):
-        raise InputError(f"tools must be a list of objects, found {_kind(tools)}")
-    return Trajectory(
-        turns,
-        "\n\n".join(profile),
-        [_unwrapped(_object(tool, f"tools[{i}]")) for i, tool in enumerate(tools or ())],
-    )
+    return Trajectory(turns, "\n\n".join(profile), schemas, unread)
 
 
 def chat_messages(trajectory: Trajectory) -> list[Message]:
     """The messages of a trajectory, for a chat template.
 
     Raises:
-        InputError: a turn or a tool is not of the form that `Trajectory` says.
+        InputError: a turn or a tool is not of the form that `Trajectory` says, or holds text that
+            would not be read.
     """
-    profile = _string(trajectory.profile, "profile").strip()
+    profile = string(trajectory.profile, "profile").strip()
     system = [profile] if profile else []
     if trajectory.tools:
-        system.append(_tools_block(trajectory.tools))
+        system.append(tools_block(trajectory.tools))
     messages = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-    for number, turn in enumerate(trajectory.turns):
-        role, content = _of_turn(turn, f"turns[{number}]")
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] = f"{messages[-1]['content']}\n{content}".strip()
-        else:
-            messages.append({"role": role, "content": content})
+    turns = (_of_turn(turn, f"turns[{n}]") for n, turn in enumerate(trajectory.turns))
+    for role, texts in groupby(turns, key=itemgetter(0)):
+        messages.append({"role": role, "content": _joined([text for _, text in texts])})
     return messages
 
 
@@ -172,15 +183,27 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": system}, *rest]
 
 
+def _joined(texts: Sequence[str]) -> str:
+    """Texts of one role as one, a line each; llm-siren strips what there is behind each seam."""
+    if len(texts) == 1:
+        return texts[0]
+    begun = f"{texts[0]}\n{texts[1]}".strip()
+    more = [text.rstrip() for text in texts[2:] if text.strip()]
+    return "\n".join([begun, *more]).lstrip()
+
+
 def _of_turn(turn: Turn, where: str) -> tuple[str, str]:
     if turn.role not in get_args(Role):
         raise InputError(f"{where}.role is {turn.role!r}; expected one of {get_args(Role)}")
-    content = _string(turn.content, f"{where}.content")
-    if turn.role == "user":
-        return "user", content
-    if turn.role == "environment":
-        return "user", _OBSERVATION + content
-    thought, action = (_string(getattr(turn, k), f"{where}.{k}") for k in ("thought", "action"))
+    content, thought, action = (
+        string(getattr(turn, key), f"{where}.{key}") for key in ("content", "thought", "action")
+    )
+    is_agent = turn.role == "agent"
+    if (thought or action) and (content or not is_agent):
+        both = "content beside a thought or an action" if is_agent else "a thought or an action"
+        raise InputError(f"{where}, of the {turn.role}, has {both}, which is not read")
+    if not is_agent:
+        return "user", content if turn.role == "user" else _OBSERVATION + content
     lines = [f"Thought: {thought.strip()}"] if thought else []
     lines += [f"Action: {action.strip()}"] if action else []
     return "assistant", "\n".join(lines) or content
@@ -188,14 +211,14 @@ def _of_turn(turn: Turn, where: str) -> tuple[str, str]:
 
 def _calls(calls: Any, content: str, where: str) -> list[Turn]:
     if not isinstance(calls, list | tuple):
-        raise InputError(f"{where} must be a list of calls, found {_kind(calls)}")
+        raise InputError(f"{where} must be a list of calls, found {kind_of(calls)}")
     turns = []
     for number, call in enumerate(calls):
         what = f"{where}[{number}]"
-        function = _object(_object(call, what).get("function", call), f"{what}.function")
+        function = object_of(object_of(call, what).get("function", call), f"{what}.function")
         if function is not call:
-            _only(call, ("function", *_BESIDE), what)
-        _only(function, ("name", "arguments", *_BESIDE), f"{what}.function")
+            only(call, ("function",), what)
+        only(function, ("name", "arguments"), f"{what}.function")
         name, arguments = function.get("name"), function.get("arguments")
         if not isinstance(name, str):
             raise InputError(f"{what} names no function, so what it does is not known")
@@ -222,82 +245,27 @@ def _parsed(arguments: str) -> Any:
         raise InputError(f"the arguments of a tool call nest too deeply: {error}") from None
 
 
-def _content(message: Mapping[str, Any], where: str) -> str:
+def _content(message: Mapping[str, Any], where: str, unread: list[str]) -> str:
     content = message.get("content")
     if isinstance(content, list | tuple):
-        parts = [_part(part, f"{where}.content[{n}]") for n, part in enumerate(content)]
+        parts = [_part(part, f"{where}.content[{n}]", unread) for n, part in enumerate(content)]
         return "\n".join(text for text in parts if text is not None)
-    return _string(content, f"{where}.content")
+    return string(content, f"{where}.content")
 
 
-def _part(part: Any, where: str) -> str | None:
-    """The text of a part of a message; None of a picture or sound, which is not read."""
-    kind = _object(part, where).get("type")
+def _part(part: Any, where: str, unread: list[str]) -> str | None:
+    """The text of a part of a message; None of a picture or sound, whose place goes to `unread`."""
+    kind = object_of(part, where).get("type")
     if kind == "text":
-        return _string(part.get("text"), f"{where}.text")
-    if held := [key for key in _TEXT_KEYS if part.get(key)]:
-        raise InputError(f"{where} is of type {kind!r} and has {held[0]!r}; text is of type 'text'")
+        only(part, ("text",), where)
+        return string(part.get("text"), f"{where}.text")
+    if kind in _MEDIA and not any(part.get(key) for key in _TEXT_KEYS):
+        unread.append(where)
+        return None
+    held = next((key for key in part if key != "type" and any(texts_in(part[key]))), None)
+    if held is not None:
+        raise InputError(
+            f"{where} is of type {kind!r} and has {held!r}, which is not read; text is of type "
+            "'text'"
+        )
     return None
-
-
-def _only(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    """Refuse what would be left unread; keys without a value say nothing."""
-    for key, held in value.items():
-        if key not in known and held not in (None, "", [], {}, ()):
-            raise InputError(
-                f"{where} has {key!r}, which is not read; known are {', '.join(known)}"
-            )
-
-
-def _unwrapped(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    function = tool.get("function")
-    return function if isinstance(function, Mapping) else tool
-
-
-def _tools_block(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The schemas as text, with each parameter's type, default and description."""
-    lines = ["# Available tools"]
-    for number, tool in enumerate(tools):
-        where = f"tools[{number}]"
-        description = _string(_object(tool, where).get("description"), f"{where}.description")
-        lines.append(f"- {tool.get('name', '?')}: {description.strip()}")
-        if tool.get("prototype"):
-            lines.append(f"  signature: {tool['prototype']}")
-        parameters = _parameters(tool.get("parameters"), f"{where}.parameters")
-        lines += ["  parameters:", *parameters] if parameters else []
-    return "\n".join(lines)
-
-
-def _parameters(parameters: Any, where: str) -> list[str]:
-    if not isinstance(parameters, Mapping):
-        return []
-    properties = parameters.get("properties")
-    lines = []
-    for name, spec in (properties if isinstance(properties, Mapping) else parameters).items():
-        if not isinstance(spec, Mapping):
-            continue
-        kind = _string(spec.get("type"), f"{where}.{name}.type")
-        notes = [kind] if kind else []
-        if spec.get("default") is not None:
-            notes.append(f"default {spec['default']!r}")
-        text = _string(spec.get("description"), f"{where}.{name}.description").strip()
-        noted = f" ({', '.join(notes)})" if notes else ""
-        lines.append(f"  - {name}{noted}" + (f": {text}" if text else ""))
-    return lines
-
-
-def _string(value: Any, where: str) -> str:
-    """A string; an empty one for what is absent."""
-    if not isinstance(value, str | None):
-        raise InputError(f"{where} must be a string, found {_kind(value)}")
-    return value or ""
-
-
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where} must be an object, found {_kind(value)}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__

@@ -12,6 +12,7 @@ from .reading import Limits, Reading, Window
 from .rules import lone_surrogate
 from .tokenizer import Tokenizer
 from .trajectory import Trajectory, chat_messages, without_system
+from .trajectory_tools import unread_in
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class TrajectoryReader:
     def read(
         self, trajectory: Trajectory, limits: Limits, deadline: Deadline = NO_DEADLINE
     ) -> Reading:
-        """The tokens of a trajectory: where it is too long, its beginning and its end.
+        """The tokens of a trajectory: where it is too long, its beginning and its end, unless
+        `long_text` refuses it.
 
         Raises:
             InputError: as `render`; or it has more tokens than are read, or none, or one that the
@@ -71,13 +73,19 @@ class TrajectoryReader:
             raise _too_many(limits, f"{count:,}")
         omitted, unknown = None, self.tokenizer.unknown_share(text, encoded)
         if count > self.max_length:
+            if limits.long_text == "refuse":
+                raise InputError(
+                    f"the trajectory has {count} tokens, the guard reads {self.max_length} at "
+                    "once; shorten it, or have it read without its middle (long_text, --long-text)"
+                )
             head = self.max_length // 2
             tail = count - (self.max_length - head)
             start = max((end for _, end in encoded.offsets[:head]), default=0)
             omitted = start, max(start, encoded.offsets[tail][0])
             ids = [*ids[:head], *ids[tail:]]
         self.tokenizer.check_embedded(ids)
-        return Reading([Window(ids)], count, omitted is not None, unknown, omitted)
+        unread = (*trajectory.unread, *unread_in(trajectory.tools))
+        return Reading([Window(ids)], count, omitted is not None, unknown, omitted, unread)
 
     def read_each(
         self,
