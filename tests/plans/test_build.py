@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -71,6 +73,20 @@ def test_the_librarys_messages_are_told_from_the_level_on_that_was_asked_for(tin
     build_plan(tiny, rtx, log=quiet.append)
     assert len(told) > 10
     assert quiet == []
+
+
+def test_float32_is_multiplied_as_float32(tiny, rtx):
+    configs = []
+
+    class Builder(rtx.trt.Builder):
+        def create_builder_config(self):
+            configs.append(super().create_builder_config())
+            assert configs[-1].get_flag(rtx.trt.BuilderFlag.TF32)
+            return configs[-1]
+
+    module = SimpleNamespace(**{**vars(rtx.trt), "Builder": Builder})
+    assert build_plan(tiny, replace(rtx, trt=module)).read()
+    assert [config.get_flag(rtx.trt.BuilderFlag.TF32) for config in configs] == [False]
 
 
 def test_an_unknown_compute_capability_is_refused_with_the_known_ones(tiny, rtx):

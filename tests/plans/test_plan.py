@@ -111,6 +111,15 @@ def test_a_damaged_record_is_an_error_that_names_it(tiny, data):
         find_plan(tiny, "score", LIBRARY, "8.7")
 
 
+def test_a_folder_among_the_plans_that_leaves_the_bundle_is_refused(tiny, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (plans_folder(tiny) / "kept").symlink_to(tmp_path / "elsewhere")
+    for inside in (["kept"], ["kept", "more"]):
+        with pytest.raises(BackendError, match="leaves the bundle"):
+            plans_folder(tiny, *inside)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_plans_folder_that_leaves_the_bundle_is_refused(tiny, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tiny.path / "plans").symlink_to(tmp_path / "elsewhere")
@@ -124,7 +133,7 @@ def test_a_plans_folder_that_leaves_the_bundle_is_refused(tiny, tmp_path):
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="tensorrt is installed here")
 def test_a_missing_library_names_the_extra():
-    with pytest.raises(BackendError, match=r"siren-edge\[tensorrt\]"):
+    with pytest.raises(BackendError, match=r"\.\[tensorrt\]"):
         load_library("tensorrt")
 
 

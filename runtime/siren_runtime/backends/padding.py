@@ -1,7 +1,7 @@
 """Run batches padded to few shapes, so that a GPU can keep each shape as a CUDA graph."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -67,7 +67,7 @@ class PaddedBackend:
             _TOKEN_BUDGET, max(profile.max.batch * profile.max.length for profile in profiles)
         )
         longest = max(profile.max.length for profile in profiles)
-        self._buckets = default_buckets(longest) if buckets is None else _checked_buckets(buckets)
+        self._buckets = default_buckets(longest) if buckets is None else checked_buckets(buckets)
         self._profiles = list(profiles)
         self._runners = OfThread(open_runner)
 
@@ -98,7 +98,14 @@ class PaddedBackend:
         return Outputs.of([values[:batch] for values in outputs.values])
 
 
-def _checked_buckets(buckets: Sequence[int]) -> list[int]:
+def checked_buckets(buckets: Sequence[int]) -> list[int]:
+    """Return the lengths that texts are padded to.
+
+    Raises:
+        InputError: they are no list of whole numbers that ascend from 1.
+    """
+    if isinstance(buckets, str | bytes) or not isinstance(buckets, Iterable):
+        raise InputError(f"buckets must be a list of lengths, found {buckets!r}")
     lengths = [whole_number("a length of buckets", length, 1) for length in buckets]
     if sorted(set(lengths)) != lengths:
         raise InputError(f"buckets must be lengths that ascend from 1, found {lengths}")

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from .console import report
+from .console import one_line, report
 
 _LINE_S = 30.0  # between two lines of a stage
 _RATE_S = 600.0  # that a bar's rate is of; between two updates there may be minutes
@@ -47,9 +47,7 @@ class Bars:
             one: all stages share one bar, which is called what the last one is.
         """
         self._names, self._in_bytes, self._one = names, in_bytes, one
-        self._console = Console(
-            stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Bars":
         self._progress = Progress(
@@ -76,7 +74,7 @@ class Bars:
 
         The bar, the rate and the time left go by the share of the work, where there is one.
         """
-        key, name = "" if self._one else stage, self._names.get(stage, stage)
+        key, name = "" if self._one else stage, one_line(self._names.get(stage, stage))
         in_bytes = stage in self._in_bytes
         worked = done if share is None else share * total  # done, were all alike
         if self._lines is not None:
@@ -93,7 +91,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """Write a line above the bars."""
-        self._console.print(line)
+        self._console.print(Text(one_line(line)))
 
 
 def _told(amount: float, *, in_bytes: bool) -> str:

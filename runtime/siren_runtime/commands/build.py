@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 
 from siren_runtime.backends.shapes import parse_profile
@@ -15,6 +14,7 @@ from siren_runtime.backends.tensorrt.library import Flavor, LogLevel, load_libra
 from siren_runtime.bundle.reader import load_bundle
 
 from .bars import Bars
+from .console import report
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -70,7 +70,6 @@ def build(
     tensorrt compiles for the GPU of this machine; tensorrt-rtx needs no GPU. A plan runs with
     the very version of the library that compiled it.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     library = load_library(flavor)
     opened = load_bundle(bundle, verify="full")
     shapes: dict[PlanGraph, list[str]] = {"score": profile or []}
@@ -94,7 +93,7 @@ def build(
         targets = f"compute capability {', '.join(record.compute_capabilities)}"
         if not record.compute_capabilities:
             targets = "its default range of GPUs"
-        console.print(
+        report(
             f"{plan.path}: {decimal(record.size)} in {time.perf_counter() - started:.1f} s; "
             f"{flavor} {library.version}, for {targets}, "
             f"profiles {', '.join(map(str, record.profiles))}"

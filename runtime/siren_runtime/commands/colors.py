@@ -1,13 +1,4 @@
-"""Text in a terminal: what is safe to show, in the colour of its score."""
-
-from .console import one_line
-
-_HARMLESS = "\n\u200c\u200d"  # and what is printable
-
-
-def printable(text: str) -> str:
-    """Escape control characters; keep blanks, newlines and joiners of emoji as they are."""
-    return "".join(c if c.isprintable() or c in _HARMLESS else one_line(c) for c in text)
+"""Colours of scores in a terminal."""
 
 
 def color(score: float) -> str:

@@ -14,6 +14,7 @@ import typer
 from siren_runtime.errors import InputError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
+_HARMLESS = "\n\u200c\u200d"  # a newline, joiners of emoji and scripts
 
 
 def standard_input() -> BinaryIO:
@@ -70,6 +71,11 @@ def write_json_line(fields: Mapping[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
+def write_lines(text: str) -> None:
+    """Write lines on standard output; control characters of hostile names stay harmless."""
+    typer.echo(printable(text), nl=not text.endswith("\n"))
+
+
 def report(message: str) -> None:
     """Print one line on standard error; control characters of hostile names stay harmless."""
     typer.echo(f"siren: {one_line(message)}", err=True)
@@ -85,4 +91,13 @@ def warnings_reported() -> Iterator[None]:
 
 def one_line(text: str) -> str:
     """Return `text` in one line that is safe to show in a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
+    return "".join(c if c.isprintable() else _code(c) for c in " ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Escape control characters; keep newlines and joiners of emoji, and blanks as spaces."""
+    return "".join(c if c.isprintable() or c in _HARMLESS else _code(c) for c in text)
+
+
+def _code(character: str) -> str:
+    return " " if character.isspace() else f"\\x{ord(character):02x}"

@@ -1,6 +1,5 @@
 """`siren explain`: what moved a score, as a table, JSON or picture."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,9 +11,9 @@ from siren_runtime.scoring.explain import NEUTRAL, Explainer
 from siren_runtime.scoring.explanation import Explanation
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS
 
-from .console import need, one_line, report
+from .console import need, one_line, report, write_json_line
 from .explain_picture import picture
-from .options import MaxBytes, MaxTokens
+from .options import MaxBytes, MaxTokens, Spans
 
 need("onnxruntime")
 
@@ -53,6 +52,7 @@ def explain(
         Path | None,
         typer.Option("--picture", dir_okay=False, help="Also draw it into this file, as SVG."),
     ] = None,
+    spans: Spans = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
@@ -65,13 +65,15 @@ def explain(
     A neutral text of the same length is read beside, and the difference of the two log-odds is
     divided among the features by integrated gradients: what they get adds up, which is checked. Of
     decoders it is divided among tokens too; of encoders, parts of the text are left out in turn.
-    Of a polynomial head also what each order moved, and which pairs of neurons.
+    Of a polynomial head also what each order moved, and which pairs of neurons. Where a span of the
+    text decides, as in siren score, that span is explained; --no-spans explains the whole.
     """
     explainer = Explainer(
         bundle,
         head=head,
         threads=threads,
         neutral=neutral,
+        spans=spans,
         max_tokens_per_text=max_tokens,
         max_bytes_per_text=max_bytes,
     )
@@ -87,7 +89,7 @@ def explain(
         write_whole(image, picture(found).encode(), InputError)
         report(f"{image}: drawn")
     if format == "json":
-        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+        write_json_line(found.to_dict())
     else:
         _show(found, top)
 
@@ -97,13 +99,15 @@ def _show(found: Explanation, top: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    what = found.category or "harm"
+    what = one_line(found.category) or "harm"
     steps = "the head is linear" if found.steps == 1 else f"{found.steps} steps"
     about = Text(
         f"{what} by {found.head}: probability {found.score:.4f}, log-odds {found.log_odds:+.3f} "
         f"against {found.baseline:+.3f} of a neutral text; shares add up to within "
         f"{abs(found.residual):.1g} ({steps})\n"
     )
+    for note in found.notes:
+        about.append(f"{note}\n", "yellow")
     strongest = Text.assemble(
         ("strongest part ", "bold"),
         f"{found.strongest.share:+.3f}  {one_line(found.strongest.text)!r}\n",

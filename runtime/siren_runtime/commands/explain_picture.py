@@ -19,6 +19,9 @@ def picture(found: Explanation) -> str:
     title = f"{found.category or 'harm'} by {found.head}: {found.score:.3f}"
     body.append(_text(10, y, title, size=18))
     y += 24
+    for note in found.notes:
+        body.append(_text(10, y, note, size=12))
+        y += 18
     how = "share of each token" if found.parts_by == "attribution" else "omission of each part"
     log_odds = f"log-odds {found.log_odds:+.2f} against {found.baseline:+.2f} of a neutral text"
     body.append(_text(10, y, f"{log_odds}; colours: {how}", size=12))
@@ -64,9 +67,8 @@ def _draw_text(parts: tuple[PartShare, ...], body: list[str], y: float) -> float
     largest = max((abs(part.share) for part in parts), default=0.0) or 1.0
     x = 10.0
     for part in parts:
-        shown = "".join(c if c.isprintable() else " " for c in part.text)
-        for start in range(0, len(shown), 90):
-            piece = shown[start : start + 90]
+        for start in range(0, len(part.text), 90):
+            piece = part.text[start : start + 90]
             width = len(piece) * _CHARACTER
             if x + width > _WIDTH - 10:
                 x, y = 10.0, y + _LINE
@@ -84,7 +86,8 @@ def _draw_text(parts: tuple[PartShare, ...], body: list[str], y: float) -> float
 
 def _text(x: float, y: float, text: str, *, size: int, width: float | None = None) -> str:
     length = "" if width is None else f' textLength="{width:.1f}"'
+    shown = "".join(c if c.isprintable() else " " for c in text)  # XML has no control characters
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" xml:space="preserve"{length}>'
-        f"{escape(text)}</text>"
+        f"{escape(shown)}</text>"
     )

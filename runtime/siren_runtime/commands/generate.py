@@ -13,8 +13,8 @@ from siren_runtime.generation.generator import GuardedGenerator
 from siren_runtime.generation.sampling import Sampling
 from siren_runtime.streaming.aggregation import AggregationName
 
-from .colors import color, printable
-from .console import EXIT_STOPPED, need, report, standard_input, write_json_line
+from .colors import color
+from .console import EXIT_STOPPED, need, printable, report, standard_input, write_json_line
 from .options import Spans
 
 need("onnxruntime_genai")

@@ -47,7 +47,7 @@ def inspect(
         ),
     ],
     check: Annotated[
-        bool, typer.Option("--check", help="Verify every file's SHA-256 and score a text.")
+        bool, typer.Option("--check", help="Verify every file's SHA-256, and score.")
     ] = False,
     json: Annotated[
         bool,
@@ -71,8 +71,11 @@ def inspect(
     check_heads([member.manifest for member in members.values()])
     checked = "every file has its size"
     if check:
-        with Guard.load(folder) as guard:
-            guard.score("Hello")
+        with Guard.load(folder, unreadable="review") as guard:  # its tokenizer may lack the word
+            if guard.manifests[0].is_trajectory:
+                guard.score_trajectory([{"role": "user", "content": "Hello"}])
+            else:
+                guard.score("Hello")
             checked = f"every file has its SHA-256, and the engine scores (on {guard.backend})"
     if ensemble is None:
         _show_bundle(folder, members["."], checked, check=check, json=json)
@@ -120,7 +123,7 @@ def _show_ensemble(
         table.add_row(
             Text(one_line(name)),
             Text(one_line(manifest.backbone.id)),
-            f"{head.kind}, {head.features} features",
+            Text(one_line(f"{head.kind}, {head.features} features")),
             f"{manifest.precision} for {manifest.target}",
             f"{manifest.threshold:g}",
             decimal(sum(file.size for file in manifest.files.values())),

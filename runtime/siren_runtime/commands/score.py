@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
@@ -20,7 +21,7 @@ from siren_runtime.text.reading import (
     Unreadable,
 )
 
-from .console import EXIT_FAILED, need_engine, one_line, report, standard_input
+from .console import EXIT_FAILED, need_engine, one_line, refuse_options, report, standard_input
 from .options import MaxBytes, MaxTokens, Spans
 
 need_engine()
@@ -29,7 +30,7 @@ OutputFormat = Literal["table", "jsonl"]
 
 Row = tuple[Line, ScoreResult | SirenError]
 
-_JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_JSONL_SUFFIXES, _TABLES = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv", ".parquet")
 _OUTPUT_KEYS = {"line", "error", *(field.name for field in fields(ScoreResult))}
 _VERDICTS = {
     True: ("harmful", "bold red"),
@@ -57,6 +58,7 @@ def _check_keep(keep: list[str] | None) -> list[str] | None:
     epilog="Example: tail -f chat.jsonl | siren score engines/minilm/bundle --threshold 0.8"
 )
 def score(
+    context: typer.Context,
     bundle: Annotated[
         str,
         typer.Argument(
@@ -110,7 +112,8 @@ def score(
         LongText,
         typer.Option(
             help="How a text over the guard's max_length is read: in windows, of which the highest "
-            "score counts, only its beginning, or not at all."
+            "score counts, only its beginning, or not at all. A trajectory loses its middle, or is "
+            "not read at all (refuse)."
         ),
     ] = "windows",
     spans: Spans = None,
@@ -149,6 +152,8 @@ def score(
     if trajectories is not None:
         if texts or input is not None or order is not None or spans:
             raise typer.BadParameter("--trajectories has no TEXT, --input, --order and --spans")
+        of_texts = ["input_format"] if long_text == "refuse" else ["input_format", "long_text"]
+        refuse_options(context, of_texts, "texts")
         groups: Iterable[list[Line]] = read_texts(
             _opened(trajectories), "jsonl", keep or [], trajectories=True
         )
@@ -168,7 +173,7 @@ def score(
         exits=exits,
     )
     write = _write_table if as_table else _write_jsonl
-    count = failed = 0
+    count, failed, told = 0, 0, set[str]()
     for lines in _windows(groups, batch_size):
         if trajectories is not None:
             given = [line.trajectory for line in lines if line.trajectory is not None]
@@ -181,6 +186,7 @@ def score(
         errors = [(line, result) for line, result in rows if isinstance(result, SirenError)]
         for line, error in errors:
             report(f"line {line.number}: {error}")
+        _tell_unread(rows, told)
         count, failed = count + len(lines), failed + len(errors)
         if trajectories is not None:
             report(f"{count} trajectories read")
@@ -188,6 +194,15 @@ def score(
         what = "texts" if trajectories is None else "trajectories"
         report(f"error: {failed} of {count} {what} could not be scored")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _tell_unread(rows: Sequence[Row], told: set[str]) -> None:
+    """Say of each place of a trajectory that is not read, once, that it is not."""
+    for line, result in rows:
+        new = [] if isinstance(result, SirenError) else [p for p in result.unread if p not in told]
+        if new:
+            report(f"line {line.number}: scored without {', '.join(new)}, which is not read")
+        told.update(new)
 
 
 def _with_errors(lines: Sequence[Line], results: Sequence[ScoreResult | SirenError]) -> list[Row]:
@@ -218,7 +233,13 @@ def _groups(
         return [[Line(number, text) for number, text in enumerate(texts, start=1)]]
     if input is None and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter("nothing to score: pass TEXT, --input FILE, or pipe texts in")
-    if input_format == "auto" and str(getattr(input, "name", "")).endswith(_JSONL_SUFFIXES):
+    name = Path(str(getattr(input, "name", ""))).name
+    if input_format == "auto" and name.lower().endswith(_TABLES):
+        raise typer.BadParameter(
+            f"{name} is a table: its lines are not its texts; write JSON lines, each "
+            '{"text": "..."}, or say --input-format lines to have each line scored as it is'
+        )
+    if input_format == "auto" and name.lower().endswith(_JSONL_SUFFIXES):
         input_format = "jsonl"
     return read_texts(_opened(input), input_format, keep)
 
@@ -279,7 +300,7 @@ def _write_table(rows: Sequence[Row], shown: int) -> None:
             verdict, style = _VERDICTS[result.is_harmful]
             score, part, text = _decided_by(result, line.text or "")
         table.add_row(
-            Text(str(line.number if line.id is None else line.id)),
+            Text(one_line(str(line.number if line.id is None else line.id))),
             Text(score, style),
             Text(verdict, style),
             Text(part, "" if part in ("", "all") else "yellow"),

@@ -5,8 +5,10 @@ import needs. A part that is not installed is listed with what to install.
 """
 
 import functools
+import logging
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +16,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from siren_runtime import __version__
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import SirenError, install_hint
 
-from .console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, report
+from .console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, one_line, report
 
 
 class SirenGroup(TyperGroup):
@@ -47,6 +49,9 @@ class SirenGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read our output has gone, and click ends quietly
+        except typer.BadParameter as error:
+            error.message = one_line(error.message)  # it may quote files
+            raise
         except (SirenError, OSError) as error:
             report(f"error: {error}")
             raise typer.Exit(EXIT_FAILED) from None
@@ -76,11 +81,22 @@ def _siren(
     """Compile SIREN safety guards into engines and score text with them, without PyTorch."""
 
 
+class _OneLine(logging.Formatter):
+    """A warning in one line that is safe to show: it may quote files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 def main() -> None:
     """Run the `siren` command."""
     if sys.stdout is None:
         report("error: standard output is closed")
         raise SystemExit(EXIT_FAILED)
+    if isinstance(sys.stdout, TextIOWrapper):  # whose encoding may lack what a name is written in
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
     try:
         get_command(app)(prog_name="siren")
     except OSError as error:  # of help and --version; click ends quietly where the reader has gone
@@ -95,7 +111,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _unavailable(entry_point: EntryPoint, cause: ImportError) -> Any:
     extra = ",".join(entry_point.extras)
-    hint = f"pip install 'siren-edge[{extra}]'" if extra else "reinstall siren-edge"
+    hint = install_hint(extra) if extra else "reinstall siren-edge"
     placeholder = typer.Typer(add_completion=False, rich_markup_mode=None)
 
     @placeholder.command(

@@ -15,17 +15,18 @@ from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 
-from .colors import color, printable
+from .colors import color
 from .console import (
     EXIT_STOPPED,
-    need,
+    need_engine,
+    printable,
     report,
     standard_input,
     warnings_reported,
     write_json_line,
 )
 
-need("onnxruntime")
+need_engine()
 
 OutputFormat = Literal["color", "jsonl"]
 

@@ -29,6 +29,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
 from .failures import EngineFailures
+from .providers import CUDA_OPTIONS
 from .score import OnnxRuntimeBackend
 from .session import open_session
 
@@ -119,7 +120,7 @@ def open_cuda(
     """
     options = {"strict": strict, "threads": threads, "session_options": session_options}
     try:
-        captured = (_CUDA, {"enable_cuda_graph": "1"})
+        captured = (_CUDA, {**CUDA_OPTIONS, "enable_cuda_graph": "1"})
         session, name = open_session(bundle, "score", [captured, _CPU], **options)
     except BackendError as error:
         _log.info("%s: without CUDA graphs: %s", bundle.path, error)

@@ -1,18 +1,26 @@
 """ONNX Runtime's execution providers: which are there, and what they are asked for."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from siren_runtime.backends.tensorrt.plan import PLANS_FOLDER, plans_folder
+import msgspec
+
+from siren_runtime.backends.tensorrt.plan import plans_folder, source_hashes
 from siren_runtime.bundle.reader import Bundle
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, install_hint
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
-_EXTRAS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+# By itself, CUDA's provider rounds what float32 multiplies to 10 bits (TF32), from Ampere on.
+CUDA_OPTIONS = {"use_tf32": "0"}
+
+_CUDA = "CUDAExecutionProvider"
+_TENSORRT, _TENSORRT_RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
+_EXTRAS = {_CUDA: "cuda", _TENSORRT: "cuda"}
 _log = logging.getLogger(__name__)
 
 
@@ -30,8 +38,8 @@ def import_onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({error}); pip install 'siren-edge[cpu]', or "
-            "'siren-edge[cuda]' on a machine with an NVIDIA GPU"
+            f"onnxruntime cannot be imported ({error}); {install_hint('cpu')}; cuda in the place "
+            "of cpu on a machine with an NVIDIA GPU"
         ) from error
     module: ModuleType = onnxruntime
     return module
@@ -59,8 +67,8 @@ def check_available(provider: Provider) -> None:
     hint = "see ONNX Runtime's list of providers and the packages that bring them"
     if name in _EXTRAS:
         hint = (
-            f"pip uninstall onnxruntime, then pip install 'siren-edge[{_EXTRAS[name]}]' (the two "
-            "packages share one module)"
+            f"pip uninstall onnxruntime, then {install_hint(_EXTRAS[name])} (the two packages "
+            "share one module)"
         )
     raise BackendError(f"ONNX Runtime has no {name} here, only {', '.join(found)}; {hint}")
 
@@ -70,35 +78,40 @@ def provider_name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def with_caches(bundle: Bundle, providers: Sequence[Provider]) -> tuple[Provider, ...]:
-    """Give TensorRT's providers, where they are named without options, caches in the bundle.
+def with_options(bundle: Bundle, graph: str, providers: Sequence[Provider]) -> list[Provider]:
+    """Give providers that are named without options those that they open a graph of ours with.
 
-    They compile at the first start, for minutes with TensorRT. Where the folder cannot be made,
-    as in a read-only bundle, they go without, and a warning says so. Not run on a GPU.
+    CUDA's multiplies float32 as it is. TensorRT's keep caches in the bundle, since they compile at
+    the first start, for minutes with TensorRT; where the folder cannot be made, as in a read-only
+    bundle, they go without, and a warning says so. Not run on a GPU.
     """
-    if not any(_caches(provider, "") for provider in providers):
-        return tuple(providers)
-    folder = bundle.path / PLANS_FOLDER / "onnxruntime"
+    ours: dict[str, Mapping[str, Any]] = {_CUDA: CUDA_OPTIONS}
+    if _TENSORRT in providers or _TENSORRT_RTX in providers:
+        ours |= _caches(bundle, graph)
+    return [
+        (provider, ours[provider]) if isinstance(provider, str) and provider in ours else provider
+        for provider in providers
+    ]
+
+
+def _caches(bundle: Bundle, graph: str) -> dict[str, Mapping[str, Any]]:
+    """Options by which TensorRT's providers keep what they compile; none where they cannot.
+
+    A cached engine holds weights, but ONNX Runtime finds it by names and versions alone. So its
+    folder is named for what the graph is made of.
+    """
+    sources = msgspec.json.encode(source_hashes(bundle, graph), order="sorted")
     try:
-        plans_folder(bundle)
-        folder.mkdir(exist_ok=True)  # TensorRT's provider makes no parents
-    except (BackendError, OSError) as error:
+        folder = str(plans_folder(bundle, "onnxruntime", hashlib.sha256(sources).hexdigest()))
+    except BackendError as error:
         _log.warning("%s: TensorRT compiles anew at each start: %s", bundle.path, error)
-        return tuple(providers)
-    return tuple(_caches(provider, str(folder)) or provider for provider in providers)
-
-
-def _caches(provider: Provider, folder: str) -> Provider | None:
-    """The provider with its caches in `folder`; None if it has options or keeps no caches."""
-    options: Mapping[str, Mapping[str, Any]] = {
-        "TensorrtExecutionProvider": {
+        return {}
+    return {
+        _TENSORRT: {
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": folder,
             "trt_timing_cache_enable": True,
             "trt_timing_cache_path": folder,
         },
-        "NvTensorRTRTXExecutionProvider": {"nv_runtime_cache_path": folder},
+        _TENSORRT_RTX: {"nv_runtime_cache_path": folder},
     }
-    if not isinstance(provider, str) or provider not in options:
-        return None
-    return provider, options[provider]

@@ -22,7 +22,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, BundleError, InputError
 
 from .failures import EngineFailures
-from .providers import Provider, import_onnxruntime, provider_name
+from .providers import Provider, import_onnxruntime, provider_name, with_options
 
 _NAMES = {
     "CPUExecutionProvider": "cpu",
@@ -111,7 +111,8 @@ def open_sessions(
             options[-1].add_session_config_entry(*_NO_WAITING)
         if name in on_one_thread:
             options[-1].intra_op_num_threads = 1
-    sessions = _created(bundle, graphs, providers, options)
+    of_graphs = [with_options(bundle, name, providers) for name in graph_names]
+    sessions = _created(bundle, graphs, of_graphs, options)
     release_freed_memory()
     names = [
         _checked(bundle, graph, session, providers[0], strict=strict)
@@ -123,11 +124,11 @@ def open_sessions(
 def _created(
     bundle: Bundle,
     graphs: Sequence[GraphSpec],
-    providers: Sequence[Provider],
+    providers: Sequence[Sequence[Provider]],
     options: Sequence[Any],
 ) -> list[Any]:
-    """A session for each graph, with options of its own. The weights are in memory twice until it
-    is made.
+    """A session for each graph, with providers and options of its own. The weights are in memory
+    twice until it is made.
     """
     from concurrent.futures import ThreadPoolExecutor  # slow to import, so not with the module
 
@@ -141,9 +142,11 @@ def _created(
     with ThreadPoolExecutor(1, "siren-sha256") as pool:
         checks = [pool.submit(bundle.check, name, data.data) for name, data in contents.items()]
         try:
-            for graph, model, of_graph, own in zip(graphs, models, locations, options, strict=True):
+            for graph, model, of_graph, own, asked in zip(
+                graphs, models, locations, options, providers, strict=True
+            ):
                 weights = {location: contents[file] for location, file in of_graph.items()}
-                sessions.append(_opened(bundle, graph, model, weights, own, providers))
+                sessions.append(_opened(bundle, graph, model, weights, own, asked))
         finally:  # that a file is damaged says more than what came of it
             for check in checks:
                 check.result()

@@ -93,6 +93,7 @@ def build_plan(
         network = builder.create_network(library.network_flags())
         _parse(library, logger, network, bundle, graph, details)
         config = builder.create_builder_config()
+        config.clear_flag(library.trt.BuilderFlag.TF32)  # rounds what float32 multiplies to 10 bits
         if workspace_bytes is not None:
             config.set_memory_pool_limit(library.trt.MemoryPoolType.WORKSPACE, workspace_bytes)
         library.target(config, compute_capabilities)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, install_hint
 
 
 def compute_capability() -> str:
@@ -40,8 +40,8 @@ def runtime() -> ModuleType:
         from cuda.bindings import runtime as cuda
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(
-            f"cuda-python cannot be imported ({error}); pip install 'siren-edge[tensorrt]' or "
-            "'siren-edge[tensorrt-rtx]'"
+            f"cuda-python cannot be imported ({error}); {install_hint('tensorrt')}, or with "
+            "tensorrt-rtx in the place of tensorrt"
         ) from error
     status, count = cuda.cudaGetDeviceCount()
     if status != cuda.cudaError_t.cudaSuccess or not count:

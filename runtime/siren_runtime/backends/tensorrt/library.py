@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.errors import BackendError, InputError
+from siren_runtime.errors import BackendError, InputError, install_hint
 
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 LogLevel = Literal["error", "warning", "info", "verbose"]
@@ -93,8 +93,8 @@ def load_library(flavor: Flavor) -> Library:
         version = str(trt.__version__)
     except (ImportError, OSError, AttributeError) as error:
         raise BackendError(
-            f"{flavor} cannot be imported ({error}); pip install 'siren-edge[{flavor}]', or on "
-            "Jetson use the TensorRT that JetPack brings"
+            f"{flavor} cannot be imported ({error}); {install_hint(flavor)}; on Jetson use the "
+            "TensorRT that JetPack brings"
         ) from error
     if _release(version) < _OLDEST[flavor]:
         oldest = ".".join(map(str, _OLDEST[flavor]))

@@ -209,23 +209,21 @@ def write_plan(path: Path, plan: memoryview, record: PlanRecord) -> None:
         beside.unlink(missing_ok=True)  # no record ever names another plan
 
 
-def plans_folder(bundle: Bundle) -> Path:
-    """Make the bundle's folder of plans and return it.
+def plans_folder(bundle: Bundle, *inside: str) -> Path:
+    """Make the bundle's folder of plans, or one inside of it, and return it.
 
     Raises:
         BackendError: it cannot be made, or is not the bundle's own.
     """
-    folder = bundle.path / PLANS_FOLDER
+    folder = _check_own(bundle.path.joinpath(PLANS_FOLDER, *inside))
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BackendError(f"{folder}: cannot be made: {error}") from None
-    return _check_own(folder)
+    return folder
 
 
 def _check_own(folder: Path) -> Path:
     if os.path.realpath(folder) != str(folder):
-        raise BackendError(
-            f"{folder}: is a symbolic link that leaves the bundle; a bundle has none"
-        )
+        raise BackendError(f"{folder}: leaves the bundle by a symbolic link; a bundle has none")
     return folder
