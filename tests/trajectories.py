@@ -124,6 +124,8 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "Thanks!"},
     {"role": "assistant", "content": "You are welcome."},
 ]
+# A picture, and the name of a parameter without a schema.
+UNREAD = ["messages[7].content[1]", "tools[0].parameters.not a schema"]
 
 _WORDS = st.text(st.sampled_from("abc dé\n{}<|>[]你🎉\"'"), max_size=30)
 _VALUES = st.none() | st.booleans() | st.integers(-9, 99) | _WORDS | st.lists(st.integers(0, 9))

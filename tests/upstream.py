@@ -33,6 +33,7 @@ class Script:
         deltas: of a stream: an index and what its choice says; a str is its content.
         whole: the body of an answer that is no stream.
         status, headers: of any answer.
+        refuses: a text; what asks with it gets status 400.
         cuts: lengths into which the bytes are cut, over and over; empty: a piece an event.
         pause_s: before each of these.
         wait_s: before any answer.
@@ -48,6 +49,7 @@ class Script:
     whole: dict[str, Any] = field(default_factory=dict)
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    refuses: str = ""
     cuts: Sequence[int] = ()
     pause_s: float = 0.0
     wait_s: float = 0.0
@@ -132,11 +134,13 @@ class ModelServer:
         await asyncio.sleep(script.wait_s)
         if script.until is not None:
             assert await asyncio.to_thread(script.until.wait, WAIT_S)
-        streamed = asked.body.get("stream") and script.status == 200
+        is_refused = script.refuses and script.refuses in json.dumps(asked.body)
+        status = 400 if is_refused else script.status
+        streamed = asked.body.get("stream") and status == 200
         kind = "text/event-stream" if streamed else "application/json"
         headers = {"content-type": kind, **script.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": script.status, "headers": raw})
+        await send({"type": "http.response.start", "status": status, "headers": raw})
         if not streamed:
             await send({"type": "http.response.body", "body": json.dumps(script.whole).encode()})
             return

@@ -9,6 +9,7 @@ from siren_bench.commands.cold_start import cold_start, memory
 from siren_bench.commands.export_memory import export_memory
 from siren_bench.commands.extraction import extraction
 from siren_bench.commands.fidelity import fidelity
+from siren_bench.commands.fidelity_verdicts import fidelity_verdicts
 from siren_bench.commands.gpu import gpu
 from siren_bench.commands.heads import heads
 from siren_bench.commands.large_texts import large_texts
@@ -32,7 +33,10 @@ from siren_runtime.commands.console import need
 need("matplotlib", "onnxruntime", "psutil")
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Measure guards against their peers."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",  # by rich's own, "[default: …]" would be taken for a style
+    help="Measure guards against their peers.",
 )
 
 
@@ -65,6 +69,10 @@ for _command, *_examples in (
     (stream_data, "stream-data chats.jsonl -o streams.jsonl"),
     (gpu, "gpu qwen3-0.6b --engines cuda-fp16,tensorrt-rtx-fp16"),
     (fidelity, "fidelity minilm chats.jsonl --split test"),
+    (
+        fidelity_verdicts,
+        "fidelity-verdicts bench/results/fidelity-minilm.json minilm chats.jsonl",
+    ),
     (layers, "layers minilm chats.jsonl --precision int8"),
     (profile, "profile minilm --tokens 32,512"),
     (report, "report qwen3-0.6b minilm --document docs/benchmarks.md --readme README.md"),

@@ -23,6 +23,10 @@ class RefusedRequest(Exception):
         super().__init__(message)
         self.status, self.code, self.headers = status, code, dict(headers or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled with all that it is made of."""
+        return type(self), (self.status, self.code, str(self)), self.__dict__
+
 
 class ErrorDetail(msgspec.Struct, frozen=True):
     """What went wrong."""

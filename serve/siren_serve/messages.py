@@ -1,13 +1,13 @@
 """Texts in the forms in which requests bring them; what cannot be read is refused, not skipped."""
 
 import re
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from siren_runtime.scoring.call import Text
+from siren_runtime.text.names import are_few, is_name, words_of
 
 from .errors import RefusedRequest
 from .escapes import both_ways
@@ -21,14 +21,6 @@ _SEALED = {
     *("cache_control", "encrypted_content"),
     *("signature", "thought_signature", "thought_signatures"),
 }
-_LONGEST_NAME = 128
-_MOST_WORDS = 4  # of a name, such as get_current_weather_data, and of all names of a request
-_LONGEST_WORD = 8  # letters; who writes words without a seam says more in one
-_HEX = re.compile(r"(?<![^\W_])(?=[a-f]*\d)[0-9a-f]{4,}(?![^\W_])", re.IGNORECASE)  # no words
-# Between words: signs, digits behind letters, and where capitals begin or end.
-_SEAM = re.compile(r"[\W_]+|(?<=[^\W\d_]{2})\d+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-# A few words of other letters than Latin ones are a sentence in many languages.
-_FOREIGN = re.compile("[^\0-\u024f]")
 _KINDS = "function", "custom"  # of tool calls
 _WORD = re.compile(r"[^\W_]+")
 _TURNS = 32  # of a conversation, that are read by themselves
@@ -151,16 +143,6 @@ def joined(parts: Sequence[str]) -> str:
     return text
 
 
-def is_name(value: Any) -> bool:
-    """Whether a value is a word that says what something is, and no sentence, whose words may stand
-    between other signs than spaces.
-    """
-    if not isinstance(value, str) or len(value) > _LONGEST_NAME or len(value.split()) > 1:
-        return False
-    folded = unicodedata.normalize("NFKC", value)
-    return _FOREIGN.search(folded) is None and _are_few(_words_of(folded))
-
-
 def text_of_names(names: Sequence[str], declared: Collection[str] = ()) -> str:
     """What the names of a request say together, each word once; empty where they are only names.
 
@@ -168,9 +150,9 @@ def text_of_names(names: Sequence[str], declared: Collection[str] = ()) -> str:
         declared: names that are known without them, such as those of the request's tools.
     """
     told = [name for name in dict.fromkeys(names) if name not in {*declared, *_KINDS}]
-    known = {word.casefold() for name in declared for word in _words_of(name)}
-    words = dict.fromkeys(word for name in told for word in _words_of(name))
-    if all(map(is_name, told)) and _are_few(w for w in words if w.casefold() not in known):
+    known = {word.casefold() for name in declared for word in words_of(name)}
+    words = dict.fromkeys(word for name in told for word in words_of(name))
+    if all(map(is_name, told)) and are_few(w for w in words if w.casefold() not in known):
         return ""
     return " ".join(words)
 
@@ -192,22 +174,6 @@ def with_names(
     """
     said = text_of_names(names, declared)
     return [*texts[:-1], "\n".join([*texts[-1:], said])] if said else [*texts]
-
-
-def _words_of(name: str) -> list[str]:
-    """The words of a name, of which digits alone and hexadecimal numbers are none.
-
-    Of other letters than Latin ones it is as it stands between spaces.
-    """
-    folded = unicodedata.normalize("NFKC", name)
-    if _FOREIGN.search(folded):
-        return folded.replace("_", " ").split()
-    return [word for word in _SEAM.split(_HEX.sub(" ", folded)) if any(map(str.isalpha, word))]
-
-
-def _are_few(words: Iterable[str]) -> bool:
-    distinct = {word.casefold() for word in words}
-    return sum(-(-len(word) // _LONGEST_WORD) for word in distinct) <= _MOST_WORDS
 
 
 def strings_in(value: Any) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """The commands of siren bench, on tiny models: what they write and what they refuse."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -15,6 +17,7 @@ from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.commands.finish import finish
 from siren_bench.engines.process import in_fresh_process, peak_memory
+from siren_bench.records.progress import say
 from siren_bench.records.record import write_record
 from siren_runtime import InputError
 
@@ -70,6 +73,16 @@ def test_a_table_whose_record_cannot_be_written_is_shown_all_the_same(capsys):
     assert capsys.readouterr().out == "| a table |\n"
 
 
+def test_hostile_names_steer_no_terminal(capsys):
+    say("\x1b[31m [/b]")
+    with pytest.raises(OSError, match="No space left"):
+        finish(Path("/dev/full"), "latency", {"missing": {"peer": "\x1b[31m"}}, [], "| a table |")
+    shown = capsys.readouterr()
+    assert shown.err == "\\x1b[31m [/b]\n"
+    assert "- peer: \\x1b[31m\n" in shown.out
+    assert "\x1b" not in shown.out
+
+
 def test_heads_are_timed_beside_one_head_whole_and_growing(tmp_path, tiny_name):
     output = tmp_path / "heads.json"
     kinds = ("linear", "labels", "forecast", "polynomial")
@@ -83,7 +96,8 @@ def test_heads_are_timed_beside_one_head_whole_and_growing(tmp_path, tiny_name):
         for what in ("8 tokens", "16 tokens", "one new token of a stream")
     ]
     assert all(len(r["one_ms"]) == len(r["several_ms"]) == 2 for r in results)
-    assert "| linear | 3 | 8 tokens |" in result.stdout
+    spread = r"\d+\.\d{3}x \(\d+\.\d{3} to \d+\.\d{3}\)"
+    assert re.search(rf"\| linear \| 3 \| 8 tokens \| \S+ \| \S+ \| {spread} \|", result.stdout)
     assert run("heads", tiny_name, "--kinds", "odd").exit_code == 2
     assert run("heads", tiny_name, "--counts", "1").exit_code == 2
 
@@ -108,6 +122,8 @@ def test_latency_interleaves_the_engines_and_records_every_sample(tmp_path, back
     record = read(output)
     assert record["settings"]["threads"] == 1
     assert record["settings"]["missing"] == {}
+    sha256 = hashlib.sha256((head / "siren.safetensors").read_bytes()).hexdigest()
+    assert record["settings"]["weights_sha256"] == {"harm": sha256}
     assert [engine["name"] for engine in record["settings"]["engines"]] == ENGINES
     assert "llm-siren" in record["settings"]["engines"][1]["versions"]
     entries = record["results"]
@@ -146,6 +162,8 @@ def test_by_default_latency_is_measured_as_far_as_the_head_reads(tmp_path, backb
         (("latency", "minilm", "--tokens", "8,many"), "--tokens must be like"),
         (("latency", "minilm", "--tokens", "0"), "--tokens must be from 1"),
         (("latency", "minilm", "--engines", "fp64"), "not one of fp32"),
+        (("latency", "minilm", "--engines", "fp64+spans"), "not one of fp32"),
+        (("memory", "minilm", "--engines", "int8+spans"), "not one of fp32"),
         (("latency", "minilm", "--peers", "llama.cpp"), "is no peer"),
         (("latency", "minilm", "--peers", "optimum-0"), "is no peer"),
         (("latency", "minilm", "-o", "x.png"), "x.png is where the chart goes"),
@@ -172,6 +190,21 @@ def test_a_head_that_cannot_be_measured_is_refused(
         head = make_artifact(tmp_path / "head", backbone_folder("bert"))
     result = run("latency", head, "--tokens", tokens)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("latency", "bench/results/COMMAND-HEAD.json"),
+        ("stream", "bench/results/stream-HEAD-PRECISION….json"),
+        ("cascade", "with --stream stream-cascade-BUNDLE.json"),
+        ("serve", "by itself serve-soak-HEAD.json"),
+        ("fidelity-verdicts", "RECORD itself"),
+    ],
+)
+def test_help_says_where_a_record_goes_by_default(command, default):
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert default in " ".join(shown.replace("│", " ").split())
 
 
 def test_the_processes_of_a_killed_bench_end_with_it(tmp_path):

@@ -1,6 +1,9 @@
 """Throughput, memory, cold-start, scaling, fidelity and report, on tiny models."""
 
+import hashlib
 import json
+import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -8,12 +11,15 @@ from typer.testing import CliRunner
 from models import make_artifact
 from siren_bench.cli import app
 from siren_bench.records.record import write_record
-from siren_bench.reports.report import END, START, read_report, summary_section
+from siren_bench.reports.report import END, START
 from siren_bench.speed.profile import own_time
 from siren_export.export import export_bundle
+from siren_export.heads.decision_file import write_decision
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import InputError
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds
 from texts import TEXTS
 
 
@@ -40,16 +46,24 @@ def run(tmp_path_factory, backbone_folder):
     return run
 
 
+def bench(*words):
+    """Run a command that must end well."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def test_throughput_sweeps_batches_and_token_budgets(run):
-    options = ("--texts", 20, "--batches", "1,4", "--token-budgets", "64", "--rounds", 2)
+    options = ("--texts", 20, "--batches", "2,4", "--token-budgets", "64", "--rounds", 2)
     peers = "llm-siren-float32"
     record = run("throughput", *options, "--threads", 1, peers=peers, corpora=[run.corpus])
     found = [(entry["engine"], entry["batch"]) for entry in record["results"]]
     assert found == [
-        ("siren-edge fp32", 1),
+        ("siren-edge fp32", 2),
         ("siren-edge fp32", 4),
         ("siren-edge fp32, 64 tokens", 4),
-        ("llm-siren float32", 1),
+        ("llm-siren float32", 1),  # which may be the best for it
+        ("llm-siren float32", 2),
         ("llm-siren float32", 4),
     ]
     for entry in record["results"]:
@@ -58,6 +72,8 @@ def test_throughput_sweeps_batches_and_token_budgets(run):
         assert entry["tokens"] == sum(record["settings"]["tokens_of_texts"])
         assert entry["tokens_per_s"] > entry["texts_per_s"] > 0
     assert (run.folder / "results" / "throughput-tiny-guard.png").stat().st_size > 5000
+    table = (run.folder / "results" / "throughput-tiny-guard.md").read_text()
+    assert re.search(r"\| llm-siren float32 \|.*x, batch [124] \|", table)
 
 
 def test_cold_start_times_load_and_first_score_in_fresh_processes(run):
@@ -118,6 +134,72 @@ def test_fidelity_compares_precisions_on_labelled_text(run):
     assert fp16["verdict_agreement"] > 0.9
     assert 0 <= fp16["macro_f1"]["chats"] <= 1
     assert len(fp16["scores"]) == len(TEXTS)
+
+
+@pytest.fixture
+def calibrated(run, tmp_path):
+    """The same head with thresholds of its own for prompts and for responses."""
+    head = shutil.copytree(run.folder / "tiny-guard", tmp_path / "calibrated")
+    write_decision(head, Decision(0.25, responses=ResponseThresholds(0.75)))
+    return head
+
+
+def test_verdicts_of_fidelity_are_told_by_the_thresholds_that_the_guard_decides_by(
+    run, calibrated, tmp_path
+):
+    corpus, output = tmp_path / "chats.jsonl", tmp_path / "fidelity.json"
+    rows = [{"prompt": text, "label": 1} for text in TEXTS[:6] if text]
+    rows += [{**row, "response": "No."} for row in rows]
+    corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = [calibrated, corpus, "--engines", "fp32,int4", "-o", output]
+    done = bench("fidelity", *words, "--keep", run.folder / "kept")
+    record = json.loads(output.read_text())
+    assert record["settings"]["thresholds"] == {"prompts": 0.25, "responses": 0.75}
+    sha256 = hashlib.sha256((calibrated / "siren.safetensors").read_bytes()).hexdigest()
+    assert record["settings"]["weights_sha256"] == {"harm": sha256}
+    limits = [0.75 if "response" in row else 0.25 for row in rows]
+    fp32, int4 = ([s >= limit for s, limit in zip(e["scores"], limits, strict=True)]
+                  for e in record["results"])  # fmt: skip
+    agreement = sum(a == b for a, b in zip(fp32, int4, strict=True)) / len(rows)
+    assert record["results"][1]["verdict_agreement"] == pytest.approx(agreement)
+    assert done.stdout.splitlines()[2].startswith("| siren-edge fp32 ")
+
+
+def test_a_record_of_fidelity_is_told_anew_from_its_scores(run, calibrated, tmp_path):
+    output, again = tmp_path / "fidelity.json", tmp_path / "again.json"
+    words = ["--engines", "fp32,int4", "--texts", 12, "--keep", run.folder / "kept"]
+    bench("fidelity", run.folder / "tiny-guard", run.corpus, *words, "-o", output)
+    first = json.loads(output.read_text())
+    old = {name: of for name, of in first["settings"].items() if name != "thresholds"}
+    output.write_text(json.dumps({**first, "created": "then", "settings": {**old, "threshold": 1}}))
+    bench("fidelity-verdicts", output, calibrated, run.corpus, "-o", again)
+    told = json.loads(again.read_text())
+    assert told["settings"] == {**old, "thresholds": {"prompts": 0.25, "responses": 0.75}}
+    assert (told["created"], told["machine"]) == ("then", first["machine"])
+    assert told["retold"].keys() == {"command", "created", "machine", "versions"}
+    fp32, int4 = (entry["scores"] for entry in told["results"])
+    assert [fp32, int4] == [entry["scores"] for entry in first["results"]]
+    agreement = sum((a >= 0.25) == (b >= 0.25) for a, b in zip(fp32, int4, strict=True)) / 12
+    assert told["results"][1]["verdict_agreement"] == pytest.approx(agreement)
+    assert "Told anew" in again.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("change", ["rows", "weights", "bench"])
+def test_scores_of_other_rows_or_of_another_head_are_not_told_anew(
+    run, calibrated, tmp_path, change
+):
+    scores = [0.5] * (len(TEXTS) - (change == "rows"))
+    settings = {"head": "a head", "split": None, "texts": len(TEXTS)}
+    settings["weights_sha256"] = {"harm": "0" * 64} if change == "weights" else {}
+    kind = "latency" if change == "bench" else "fidelity"
+    path = tmp_path / "record.json"
+    write_record(path, kind, settings, [{"engine": "ours", "scores": scores}], "")
+    before = path.read_bytes()
+    words = [str(word) for word in ("fidelity-verdicts", path, calibrated, run.corpus)]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError)
+    assert ("other weights" if change == "weights" else "no scores of these") in str(error)
+    assert path.read_bytes() == before
 
 
 def test_fidelity_compares_bundles_of_the_same_head(run, tmp_path, backbone_folder):
@@ -208,7 +290,7 @@ def test_the_readme_has_one_small_table(report):
     header, _, *rows = table.strip().splitlines()
     assert header.startswith("| engine | 8 tokens, ms | 16 tokens, ms |")
     assert [row.split(" | ")[0] for row in rows] == ["| siren-edge fp32", "| llm-siren float32"]
-    assert "x)" in rows[1]
+    assert "x, 1 sample)" in rows[1]
     assert "tiny-guard" in readme
     assert "png" not in readme
 
@@ -238,34 +320,6 @@ def test_a_document_without_marks_is_refused(report):
     result, *_ = report(*README, "--tokens", "8", marks="no marks")
     assert isinstance(result.exception, InputError)
     assert "has no" in str(result.exception)
-
-
-def test_the_small_table_has_that_openvino_which_comes_nearest_to_ours(tmp_path):
-    times = {"siren-edge int8": 1.0, "OpenVINO float32": 2.0, "OpenVINO int8 weights": 1.5}
-    results = [
-        {"engine": engine, "tokens": 32, "median_s": seconds, "ratio": seconds}
-        for engine, seconds in times.items()
-    ]
-    settings = {"head": "a head", "threads": 2, "missing": {}, "engines": []}
-    write_record(tmp_path / "latency-a.json", "latency", settings, results, "")
-    table = summary_section(read_report("a", tmp_path), [32])
-    assert "| OpenVINO int8 weights | 1,500 (1.5x) |" in table
-    assert "OpenVINO float32" not in table
-
-
-def test_figures_of_another_machine_are_said_to_be(tmp_path):
-    settings = {"head": "a head", "threads": 2, "missing": {}, "engines": []}
-    latency = {"engine": "ours", "tokens": 32, "median_s": 0.1, "ratio": 1.0}
-    for bench, results in (("latency", [latency]), ("memory", [])):
-        write_record(tmp_path / f"{bench}-a.json", bench, settings, results, "")
-    report = read_report("a", tmp_path)
-    cpu = report.latency["machine"]["cpu"]
-    assert report.measured_on == f"**a head**, 2 threads of {cpu}"
-    memory = json.loads((tmp_path / "memory-a.json").read_text())
-    memory["machine"]["cpu"] = "Another"
-    (tmp_path / "memory-a.json").write_text(json.dumps(memory))
-    measured_on = read_report("a", tmp_path).measured_on
-    assert measured_on == f"**a head**, 2 threads of {cpu}; 2 threads of Another for memory-a"
 
 
 def test_generative_peers_are_refused_where_scores_are_needed(run):

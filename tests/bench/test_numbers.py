@@ -11,18 +11,25 @@ from transformers import AutoConfig, AutoModel
 
 from siren_bench.engines.cost import model_size, passes
 from siren_bench.engines.engine import Work
-from siren_bench.quality.fidelity import compare_scores, macro_f1, macro_f1_by_dataset
+from siren_bench.quality.fidelity import (
+    compare_scores,
+    fidelity_entries,
+    macro_f1,
+    macro_f1_by_dataset,
+)
 from siren_bench.records.kept import made_whole
-from siren_bench.records.samples import p95, paired_ratio
+from siren_bench.records.samples import p95, paired_ratio, spread, timed_in_turns
 from siren_bench.reports.report import Report, comparison_table
 from siren_bench.speed.cold_start import cold_start_table
 from siren_bench.speed.roofline import Ceilings, floor_seconds, measure_ceilings
 from siren_bench.speed.scaling import fit_exponent
-from siren_bench.speed.throughput import best_ratios
+from siren_bench.speed.throughput import best_settings
 from siren_bench.subjects.corpus import Row, load_corpus
 from siren_bench.subjects.synthetic import write_synthetic
 from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
+from siren_runtime.bundle.heads import Decision
+from siren_runtime.bundle.thresholds import ResponseThresholds
 
 
 @pytest.fixture
@@ -79,20 +86,37 @@ def test_ratios_are_taken_within_a_round():
     assert p95([1.0]) == 1.0
 
 
-def test_throughput_compares_every_engine_at_its_best():
-    def entry(engine, seconds):
-        return {"engine": engine, "texts_per_s": 1 / np.median(seconds), "samples_s": seconds}
+def test_each_round_of_turns_begins_with_the_other():
+    order = []
+    samples = timed_in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
+    assert "".join(order) == "ba" + "ab" + "ba" + "ab"  # the first pair warms up
+    assert [len(own) for own in samples] == [3, 3]
+
+
+def test_the_spread_of_ratios_is_their_10th_to_90th_percentile():
+    ratios = [n / 10 for n in range(11)]
+    low, high = np.quantile(ratios, (0.1, 0.9))
+    assert spread(ratios) == f"0.50x ({low:.2f} to {high:.2f})"
+    assert spread([0.5004], digits=3) == "0.500x (0.500 to 0.500)"
+
+
+def test_throughput_compares_every_engine_at_its_best_and_says_which_setting_that_is():
+    def entry(engine, batch, seconds):
+        per_s = 1 / np.median(seconds)
+        return {"engine": engine, "batch": batch, "texts_per_s": per_s, "samples_s": seconds}
 
     results = [
-        entry("siren-edge fp32", [1.0, 1.0]),
-        entry("siren-edge fp32, 256 tokens", [0.5, 0.5]),
-        entry("llm-siren float32", [4.0, 4.0]),
-        entry("llm-siren float32, torch.compile", [2.0, 2.0]),
+        entry("siren-edge fp32", 1, [1.0, 1.0]),
+        entry("siren-edge fp32, 256 tokens", 32, [0.5, 0.5]),
+        entry("llm-siren float32", 1, [4.0, 4.0]),
+        entry("llm-siren float32", 32, [5.0, 5.0]),
+        entry("llm-siren float32, torch.compile", 32, [2.0, 2.0]),
     ]
-    assert best_ratios(results) == {
-        "siren-edge fp32": 1.0,
-        "llm-siren float32": 8.0,
-        "llm-siren float32, torch.compile": 4.0,
+    best = {name: (found.ratio, found.setting) for name, found in best_settings(results).items()}
+    assert best == {
+        "siren-edge fp32": (1.0, "batch 32, 256 tokens"),
+        "llm-siren float32": (8.0, "batch 1"),
+        "llm-siren float32, torch.compile": (4.0, "batch 32"),
     }
 
 
@@ -106,14 +130,14 @@ def test_both_tables_of_cold_starts_have_the_median_of_loading_with_the_first_sc
         "start_to_score_s": 2.5,
         "samples": [{"load_s": load, "first_score_s": first} for load, first in starts],
     }
-    latency = {"engine": "ours", "tokens": 8, "median_s": 0.1, "ratio": 1.0}
+    latency = {"engine": "ours", "tokens": 8, "median_s": 0.1, "ratio": 1.0, "samples_s": [0.1]}
     settings = {"engines": [{"name": "ours", "versions": {}}]}
     records = {
         Path("latency-a.json"): {"bench": "latency", "settings": settings, "results": [latency]},
         Path("cold-a.json"): {"bench": "cold-start", "settings": settings, "results": [entry]},
     }
     assert "| 2.10 |" in cold_start_table([entry])
-    assert "| 2.10 |" in comparison_table(Report("a", Path("results"), records))
+    assert "| 2.10 (3 samples) |" in comparison_table(Report("a", Path("results"), records))
 
 
 def test_a_folder_that_is_kept_is_there_finished_or_not_at_all(tmp_path):
@@ -153,6 +177,15 @@ def test_differences_and_verdicts_are_compared_text_by_text():
     assert found["verdict_agreement"] == 0.5
 
 
+def test_verdicts_are_by_the_thresholds_of_prompts_and_of_responses():
+    rows = [Row("a", "one", 1), Row("b", "one", 0, has_response=True)]
+    decision = Decision(0.3, responses=ResponseThresholds(0.7))
+    scores = {"ours": [0.4, 0.6], "theirs": [0.2, 0.4]}  # by 0.5 for all the second would differ
+    ours, theirs = fidelity_entries(scores, rows, decision, random=False)
+    assert theirs["verdict_agreement"] == 0.5
+    assert (ours["macro_f1"], theirs["macro_f1"]) == ({"one": 1.0}, {"one": pytest.approx(1 / 3)})
+
+
 def test_a_corpus_is_read_in_order_by_split_and_evenly_thinned(tmp_path):
     file = tmp_path / "chats.jsonl"
     lines = [
@@ -161,7 +194,8 @@ def test_a_corpus_is_read_in_order_by_split_and_evenly_thinned(tmp_path):
     ]
     file.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     rows = load_corpus([file])
-    assert rows[0] == Row("p0\nr", "chats", 0, ("p0", "r"))
+    assert rows[0] == Row("p0\nr", "chats", 0, ("p0", "r"), has_response=True)
+    assert not rows[1].has_response
     assert rows[1].pair is None
     assert len(rows) == 10
     assert {row.label for row in load_corpus([file], split="test")} == {1}

@@ -14,6 +14,7 @@ from siren_export.export import export_bundle
 from siren_export.graft.graft import graft
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime.generation.manifest import MANIFEST_FILE
 
 need_genai()
 
@@ -77,6 +78,14 @@ def test_verdicts_of_the_same_pass_are_compared_with_the_float32_stream(tmp_path
     assert len(results) == 4
     assert all(one["max_difference"] < 1e-4 for one in results)
     assert "4 of 4 (100.0%)" in result.stdout
+    path = tmp_path / "grafted" / MANIFEST_FILE
+    manifest = json.loads(path.read_bytes())
+    manifest["decisions"]["harm"] |= {"threshold": 1.0, "responses": {"threshold": 0.0}}
+    path.write_text(json.dumps(manifest))
+    assert siren(*command, *bundle).exit_code == 0
+    results = json.loads(record.read_text())["results"]
+    assert {one["own_stops_at"] for one in results} == {0}  # by the responses' threshold
+    assert {(one["prompt_threshold"], one["threshold"]) for one in results} == {(1.0, 0.0)}
     result = siren(*command)
     assert result.exit_code == 1
     assert "in float32 already" in result.stderr

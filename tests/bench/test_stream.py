@@ -1,19 +1,29 @@
 """siren bench stream on tiny models: what it writes, how it extrapolates, and how it pairs."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers
 from typer.testing import CliRunner
 
 from generators import need_genai
 from models import make_artifact
 from siren_bench.cli import app
-from siren_bench.streams.stream import Plan, memory_bandwidth, summarise
-from siren_bench.streams.turns import turn_ratios
+from siren_bench.engines.engine import LlmSiren, SirenEdge
+from siren_bench.engines.process import in_fresh_process
+from siren_bench.peers.genai import Genai
+from siren_bench.peers.generation import Generation
+from siren_bench.streams.stream import Plan, measure_streams, memory_bandwidth, summarise
+from siren_bench.streams.turns import measure_turns, turn_ratios
+from siren_bench.subjects.texts import one_token_words
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import BundleError
+from siren_runtime.streaming.handles import Stream
 
 QUICK = ["--tokens", "40", "--long-tokens", "64", "--threads", "1", "--walks", "1"]
 
@@ -77,6 +87,64 @@ def test_a_generator_that_is_not_there_is_named_and_streams_are_timed(
     (entry,) = record["results"]
     assert "turns_s" not in entry
     assert "Not measured:" in result.stdout
+
+
+def test_streams_are_timed_where_llm_siren_fails(tmp_path, backbone_folder):
+    bundle = bundle_of(tmp_path, backbone_folder("llama"))
+    ours = SirenEdge(bundle, "fp32", 1)
+    plan = Plan(threads=1, tokens=32, late=20, sampled=(16,), streams=2, steps=2, long_tokens=32)
+    broken = LlmSiren(tmp_path / "no-head", "float32", 1)
+    (entry,), failed = measure_streams([ours, broken], {16: "a"}, plan)
+    assert len(entry["single_s"]) == 32
+    assert "float32_every_token_s" not in entry["summary"]
+    assert "no-head" in failed["llm-siren float32"]
+    with pytest.raises(BundleError):
+        measure_streams([replace(ours, bundle=tmp_path / "no-bundle")], {}, plan)
+
+
+def test_streams_are_timed_where_a_generator_ends_its_process(
+    tmp_path, backbone_folder, monkeypatch
+):
+    def ends(function, *arguments):
+        if function is measure_turns:
+            raise BrokenProcessPool("it ended")
+        return in_fresh_process(function, *arguments)
+
+    monkeypatch.setattr("siren_bench.streams.stream.in_fresh_process", ends)
+    ours = SirenEdge(bundle_of(tmp_path, backbone_folder("llama")), "fp32", 1)
+    generator = Genai(tmp_path / "model", "int4", 1, Generation(16, 0, ""))
+    plan = Plan(threads=1, tokens=32, late=20, streams=2, steps=2, long_tokens=32)
+    (entry,), failed = measure_streams([ours, generator], {}, plan)
+    assert "turns_s" not in entry
+    assert failed == {generator.name: "BrokenProcessPool: it ended"}
+
+
+def test_one_stream_is_fed_text_as_llm_siren_is(tmp_path, backbone_folder, monkeypatch):
+    fed, feed = [], Stream.feed
+
+    def spy(stream, text):
+        fed.append(text)
+        return feed(stream, text)
+
+    monkeypatch.setattr(Stream, "feed", spy)
+    monkeypatch.setattr(
+        "siren_bench.streams.stream.in_fresh_process", lambda function, *given: function(*given)
+    )
+    bundle = bundle_of(tmp_path, backbone_folder("llama"))
+    plan = Plan(threads=1, tokens=32, late=20, streams=2, steps=2, long_tokens=32)
+    measure_streams([SirenEdge(bundle, "fp32", 1)], {}, plan)
+    words = one_token_words((bundle / "tokenizer.json").read_bytes(), 32)
+    halves = ["".join(words[:16]), "".join(words[16:])]
+    assert fed == ["".join(words[:4]), *words, *halves]  # to warm up, alone, in chunks
+
+
+def test_a_token_of_a_stream_is_a_word_of_text(backbone_folder):
+    for name in ("llama", "qwen3", "gemma3"):
+        tokenizer_json = (backbone_folder(name) / "tokenizer.json").read_bytes()
+        tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+        words = one_token_words(tokenizer_json, 50)
+        lengths = [len(tokenizer.encode("".join(words[:n]).strip()).ids) for n in range(1, 51)]
+        assert lengths == list(range(lengths[0], lengths[0] + 50))
 
 
 def test_a_bundle_of_another_backbone_is_refused(tmp_path, tiny_name, backbone_folder):

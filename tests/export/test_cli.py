@@ -49,12 +49,13 @@ def test_an_export_without_verification_says_that_it_is_unverified(siren, head, 
 
 def test_paths_and_reasons_are_shown_as_they_are(siren, head, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "siren_guard", None)
-    output = tmp_path / "a[" / "b]:smile:"
+    output = tmp_path / "a[" / "b]:smile:\x1b[31m"
     status, _, err = siren("export", head, "-o", output)
     assert status == 0
-    assert f"{output}: fp32 for onnxruntime" in err
+    assert f"{tmp_path}/a[/b]:smile:\\x1b[31m: fp32 for onnxruntime" in err
+    assert "\x1b" not in err
     assert "unverified: llm-siren is not installed" in err
-    assert "pip install 'siren-edge[reference]'" in err
+    assert "pip install '.[reference]'" in err
 
 
 def test_another_backbone_may_be_named(siren, tmp_path, backbone_folder):
@@ -180,7 +181,7 @@ def test_calibration_without_onnx_runtime_names_the_extra(siren, head, tmp_path,
     options = ("--precision", "int4", "--calibration", tmp_path / "texts", "--no-verify")
     status, _, err = siren("export", head, "-o", tmp_path / "bundle", *options)
     assert status == 1
-    assert "pip install 'siren-edge[cpu]'" in err
+    assert "pip install '.[cpu]'" in err
 
 
 def test_an_unknown_precision_is_wrong_use(siren, head, tmp_path):

@@ -140,7 +140,7 @@ def test_without_onnxruntime_the_bundle_is_made_but_unverified(tmp_path, inputs,
     )
     manifest = export_bundle(*inputs, tmp_path / "bundle", reference=reference_of(*inputs))
     assert manifest.verification.status == "unverified"
-    assert "siren-edge[cpu]" in manifest.verification.reason
+    assert "pip install '.[cpu]'" in manifest.verification.reason
 
 
 def test_a_guard_that_llm_siren_cannot_load_is_unverified(tmp_path, backbone_folder):

@@ -11,7 +11,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard, InputError
 from siren_serve.triton.repository import ModelSettings, write_model
-from trajectories import CHATML, MESSAGES, TOOLS, make_chat_backbone, make_trajectory_head
+from trajectories import CHATML, MESSAGES, TOOLS, UNREAD, make_chat_backbone, make_trajectory_head
 
 ROUNDING = 1e-5
 ROUTE = "/v1/trajectories"
@@ -45,6 +45,7 @@ def test_one_trajectory_and_several_are_scored(server: Running, bundle: Path) ->
         True,
     )
     assert answer["omitted"] == [*expected.omitted]
+    assert answer["unread"] == UNREAD
     inputs = [{"messages": MESSAGES[:3]}, {"messages": [{"role": "critic"}]}]
     refusals = 'siren_refusals_total{code="cannot_be_scored"}'
     before = server.metric(refusals)

@@ -31,7 +31,7 @@ from siren_train.measure.calibrate_spans import (
     unseen_sizes,
 )
 from siren_train.measure.diluted import measure_diluted
-from tiny_bundle import make_bundle
+from tiny_bundle import edit_manifest, make_bundle
 
 
 @pytest.fixture
@@ -148,12 +148,16 @@ def test_a_sample_has_half_of_each_class(data: Path) -> None:
 
 
 def test_the_command_writes_a_table_and_a_picture(bundle: Path, data: Path, tmp_path: Path) -> None:
+    weights = {"harm": "0" * 64}
+    edit_manifest(bundle, lambda manifest: manifest.update(weights_sha256=weights))
     arguments = [str(bundle), str(data), "--diluted", "40,80", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(evaluate.app, arguments)
     assert done.exit_code == 0, done.output
     assert "| data | middle | 80 | spans |" in done.output
     report = json.loads((tmp_path / "out" / "diluted.json").read_bytes())
     assert len(report["results"]) == 15
+    assert report["weights_sha256"] == [weights]
+    assert report["machine"]["logical_cores"] > 0
     assert (tmp_path / "out" / "diluted.md").read_text() in done.output
     assert (tmp_path / "out" / "diluted.png").read_bytes().startswith(b"\x89PNG")
 

@@ -24,7 +24,7 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
 from siren_train.measure.evaluate import measure, score_rows
 from siren_train.measure.metrics import binary_metrics
-from tiny_bundle import make_bundle
+from tiny_bundle import edit_manifest, make_bundle
 from valid_artifact import CONFIG, TENSORS
 from valid_artifact import write as write_head_files
 
@@ -67,6 +67,8 @@ def test_an_ensemble_scores_by_the_mean(bundle: Path, data: Path, tmp_path: Path
     expected = binary_metrics(scores.harmful, scores.scores, 0.5)
     found = json.loads((output / "evaluation.json").read_text())
     assert found["bundles"] == [str(bundle), str(other)]
+    assert {"command", "created", "machine", "versions"} <= found.keys()
+    assert found["weights_sha256"] == [{}, {}]  # of bundles that do not say
     assert found["by_dataset"]["data"]["auroc"] == pytest.approx(expected.auroc)
 
 
@@ -85,6 +87,21 @@ def test_rows_with_a_response_are_flagged_by_their_own_threshold(
         [row["label"] == verdict for row, verdict in zip(rows, flagged, strict=True)]
     )
     assert found["by_dataset"]["data"]["accuracy"] == pytest.approx(expected)
+
+
+def test_hostile_names_steer_no_terminal(bundle: Path, tmp_path: Path) -> None:
+    data, told = write_jsonl(tmp_path / "\x1b[31m.jsonl", ROWS), "\\x1b[31m"
+    done = siren("evaluate", bundle, data)
+    assert done.exit_code == 0, done.output
+    assert f"| {told} |" in done.stdout
+    tier = siren("calibrate", bundle, data, "--tier", "\x1b[31m=fpr:0.5", "--threads", 1)
+    assert tier.exit_code == 0, tier.output
+    assert f"{told}: from " in tier.stdout
+    edit_manifest(bundle, lambda m: m["heads"]["harm"].update(labels=["safe", "\x1b[31m"]))
+    refused = siren("evaluate", bundle, data, "--classes", "no,safe")
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+    assert "\x1b" not in "".join(one.output for one in (done, tier, refused))
 
 
 def test_a_split_without_rows_is_named(bundle: Path, data: Path) -> None:

@@ -52,9 +52,16 @@ def server():
         yield found
 
 
-def roll_out(server, judge, work, settings=SETTINGS, **options):
+def roll_out_all(server, judge, work, settings=SETTINGS, prefixes=PREFIXES, **options):
+    """The targets, and why prefixes were left out."""
     options = {"concurrency": 2, **options}
-    return rollout_targets(PREFIXES, endpoint(server.url), judge, settings, work, **options)
+    return rollout_targets(prefixes, endpoint(server.url), judge, settings, work, **options)
+
+
+def roll_out(*given, **options):
+    targets, refusals = roll_out_all(*given, **options)
+    assert refusals == []
+    return targets
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ def test_a_run_that_ended_asks_and_judges_nothing_again(server, judge, tmp_path)
     seen = []
     second = roll_out(server, judge, tmp_path / "work", progress=lambda *told: seen.append(told))
     assert first == second
-    assert seen == [("continuations", 9, 9), ("judging", 9, 9)]
+    assert seen[-3:] == [("prefixes", 3, 3), ("continuations", 9, 9), ("judging", 9, 9)]
 
 
 def test_a_line_that_a_killed_run_left_half_is_made_anew(server, judge, tmp_path):
@@ -157,6 +164,7 @@ def test_damage_and_other_settings_are_refused(server, judge, tmp_path):
         (Script(whole={"choices": [{"message": "hi"}]}), "no completion"),
         (Script(whole={"choices": [{"message": {"content": None}}]}), "without text"),
         (Script(whole={"choices": [{"text": "of the other api"}]}), "without text"),
+        (Script(status=400, whole={"error": {"code": "content_filter"}}), "status 400.*filter"),
         (Script(status=404, whole={"error": "no model 'small'"}), "status 404.*no model 'small'"),
         (Script(status=401, whole={"error": "key"}), "status 401"),
         (Script(status=503), "status 503"),
@@ -169,6 +177,60 @@ def test_an_answer_that_is_none_is_one_clear_error(server, script, match):
         endpoint(server.url).go_on("How?", "mix", 0)
     assert server.url in str(told.value)
     assert len(server.asked) == (4 if script.status == 503 else 1)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_the_endpoint_refuses_is_the_texts_own_error(server, status):
+    server.script = Script(status=status, whole={"error": "too long"})
+    with pytest.raises(InputError, match=f"completions answered with status {status}.*too long"):
+        endpoint(server.url).go_on("How?", "mix", 0)
+    assert len(server.asked) == 1
+
+
+def test_what_the_endpoint_refuses_is_left_out_until_it_takes_it(server, judge, tmp_path):
+    whole = chat_of({"content": " zz top"})
+    server.script = Script(whole=whole, refuses="Why?")
+    targets, refusals = roll_out_all(server, judge, tmp_path / "work", concurrency=1)
+    assert [(target.prompt, target.rollouts) for target in targets] == [("How?", ROLLOUTS)] * 2
+    assert [why for why in refusals if "status 400" in why] == refusals != []
+    assert len(server.asked) == 7  # the refused one once
+    server.script, server.asked[:] = Script(whole=whole), []
+    assert len(roll_out(server, judge, tmp_path / "work")) == 3
+    assert len(server.asked) == ROLLOUTS
+
+
+def test_an_endpoint_that_refuses_many_is_an_error_and_the_rest_is_kept(server, judge, tmp_path):
+    whole = chat_of({"content": " zz top"})
+    server.script = Script(whole=whole, refuses="How?")
+    prefixes = [PREFIXES[2], *PREFIXES[:2]]
+    given = judge, tmp_path / "work", SETTINGS, prefixes
+    with pytest.raises(BackendError, match=r"refused 2 of 3 prefixes: .*status 400.*3 of 9 cont"):
+        roll_out_all(server, *given, concurrency=1)
+    server.script, server.asked[:] = Script(whole=whole), []
+    assert len(roll_out(server, *given)) == 3
+    assert len(server.asked) == 6
+
+
+def test_rows_without_a_prompt_are_left_out_of_a_chat(server, judge, tmp_path):
+    alone = Prefix("train", "", "mix it", (1,))
+    given = judge, tmp_path / "work", SETTINGS
+    targets, refusals = roll_out_all(server, *given, [alone, *PREFIXES])
+    assert [target.prompt for target in targets] == ["How?", "How?", "Why?"]
+    assert refusals == ["'mix it' answers no prompt; take --api completions"]
+    assert len(server.asked) == 9
+    with pytest.raises(
+        InputError, match="no prefix can be taken, the first since 'mix it' answers"
+    ):
+        roll_out_all(server, judge, tmp_path / "none", SETTINGS, [alone])
+
+
+def test_what_the_judge_cannot_read_is_left_out(server, tmp_path):
+    bundle = make_alarm(tmp_path / "judge", steepness=8.0)
+    judge = Guard.load(bundle, **{**AS_LLM_SIREN, "max_bytes_per_text": 16})
+    targets, refusals = roll_out_all(server, judge, tmp_path / "work")
+    assert [(target.prompt, target.prefix) for target in targets] == [("How?", "")]
+    assert len(refusals) == 2
+    assert all("the judge cannot read it: the text has" in why for why in refusals)
 
 
 def test_plain_text_goes_on_by_completions(server):

@@ -28,7 +28,12 @@ def cascade(
         str, typer.Option(help="Stream each text instead, in pieces of so many words: 1,8.")
     ] = "",
     threads: options.Threads = 2,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None,
+        options.output_option(
+            "bench/results/cascade-BUNDLE.json; with --stream stream-cascade-BUNDLE.json"
+        ),
+    ] = None,
 ) -> None:
     """Time a guard with exits beside the whole guard, on real texts, one by one and in batches; or
     with --stream as streams.
@@ -48,6 +53,7 @@ def cascade(
         results = measure(exits, whole, corpus, sizes, rounds, progress)
     settings = {
         "bundle": bundle.resolve().name,
+        "weights_sha256": exits.manifest.weights_sha256,
         "precision": exits.manifest.precision,
         "data": [file.name for file in data],
         "split": split,

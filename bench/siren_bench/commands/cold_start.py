@@ -38,7 +38,7 @@ def cold_start(
         with progress_bar() as progress:
             results, failed = measure_cold_starts(made, text, rounds, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "tokens": tokens,
             "rounds": rounds,
             "threads": threads,
@@ -76,7 +76,7 @@ def memory(
         with progress_bar() as progress:
             results, failed = measure_memory(made, texts, rounds, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "rounds": rounds,
             "threads": threads,
             **engine_settings(made, {**missing, **failed}),

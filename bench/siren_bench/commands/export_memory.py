@@ -12,6 +12,7 @@ from siren_bench.records.record import write_record
 from siren_bench.subjects.subject import synthesize
 from siren_bench.subjects.synthetic_gguf import write_synthetic_gguf
 from siren_runtime.bundle.types import Precision
+from siren_runtime.commands.console import write_lines
 
 from . import options
 
@@ -48,6 +49,6 @@ def export_memory(
                 entry = measure_export(shape, backbone, head, bundle, cast("Precision", wanted))
                 results.append(entry)
     table = export_table(results)
-    typer.echo(table)
+    write_lines(table)
     settings = {"precision": wanted, "gguf": gguf}
     write_record(output, "export-memory", settings, results, table)

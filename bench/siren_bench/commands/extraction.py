@@ -55,7 +55,7 @@ def extraction(
                 extractors, [row.text for row in rows], rounds, progress=progress
             )
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "corpus": [file.name for file in corpus],
             "texts": len(rows),
             "max_length": max_length,

@@ -9,7 +9,12 @@ import typer
 from siren_bench.engines.engine import SirenEdge
 from siren_bench.engines.process import load_engines
 from siren_bench.peers.registry import is_generative
-from siren_bench.quality.fidelity import fidelity_entries, fidelity_table, score_corpus
+from siren_bench.quality.fidelity import (
+    fidelity_entries,
+    fidelity_table,
+    score_corpus,
+    thresholds_told,
+)
 from siren_bench.records.progress import console, progress_bar
 from siren_bench.subjects.corpus import load_corpus
 from siren_runtime.bundle.reader import load_bundle
@@ -50,8 +55,8 @@ def fidelity(
     """Compare the scores of each precision with the first one's on real text.
 
     All run in ONNX Runtime on the CPU, bundles for TensorRT too. Largest and mean difference,
-    share of equal verdicts at the head's threshold, and, where rows have labels and the weights
-    are not random, macro-F1 of each file.
+    share of equal verdicts at the head's thresholds, of prompts and of responses, without spans,
+    and, where rows have labels and the weights are not random, macro-F1 of each file.
     """
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     if any(is_generative(name) for name in peer_list):
@@ -67,14 +72,14 @@ def fidelity(
             loaded, failed = load_engines(stack, made)
         with progress_bar() as progress:
             scores, broken = score_corpus(loaded, [row.text for row in rows], progress)
-        threshold = bench.artifact.threshold
-        results = fidelity_entries(scores, rows, threshold, random=bench.subject.random)
+        decision = bench.artifact.decision
+        results = fidelity_entries(scores, rows, decision, random=bench.subject.random)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "corpus": [file.name for file in corpus],
             "split": split,
             "texts": len(rows),
-            "threshold": threshold,
+            "thresholds": thresholds_told(decision),
             **engine_settings(made, {**missing, **failed, **broken}),
         }
     table = fidelity_table(results)

@@ -26,7 +26,7 @@ from siren_bench.gpu.roofline import (
 from siren_bench.peers.generate import Generate
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
-from siren_bench.records.progress import console
+from siren_bench.records.progress import console, say
 from siren_bench.subjects.texts import texts_of
 from siren_export.export import export_bundle
 from siren_export.verify.texts import TEXTS
@@ -103,7 +103,7 @@ def gpu(
                 threshold = bench.artifact.threshold
                 results += fidelity_entries(loaded, TEXTS, reference, threshold)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "rounds": rounds,
             "threads": threads,
             "ceilings": ceilings.to_dict(),
@@ -151,7 +151,7 @@ def _engines(
             except PeerMissing as reason:
                 missing[name] = str(reason)
     for name, why in missing.items():
-        console.print(f"without {name}: {why}")
+        say(f"without {name}: {why}")
     return made, missing
 
 

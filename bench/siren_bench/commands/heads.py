@@ -51,7 +51,7 @@ def heads(
         )
         results = measured.measure(wanted, numbers, texts, rounds, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "precision": precision,
             "rounds": rounds,
             "threads": threads,

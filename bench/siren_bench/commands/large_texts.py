@@ -27,7 +27,7 @@ def large_texts(
         with progress_bar() as progress:
             results = measure_large_texts(bundle, rounds, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "precision": precision,
             "rounds": rounds,
         }

@@ -28,7 +28,14 @@ _LENGTHS = "8,32,128,512,2048"
 def latency(
     head: options.Head,
     backbone: options.Backbone = None,
-    engines: options.Engines = "fp32",
+    engines: Annotated[
+        str,
+        typer.Option(
+            help=f"Our precisions, of {', '.join(options.PRECISIONS)}, read as llm-siren reads, "
+            f"without spans; int8{options.WITH_SPANS} is the guard as it is shipped, which scores "
+            "spans too. Ratios are taken to the first."
+        ),
+    ] = "fp32",
     peers: options.Peers = options.LLM_SIREN,
     tokens: Annotated[
         str | None,
@@ -57,7 +64,8 @@ def latency(
     the median over rounds. A peer that cannot run here is reported with what it needs.
     """
     lengths = options.numbers_of("--tokens", tokens or _LENGTHS)
-    precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
+    spanned = [f"{precision}{options.WITH_SPANS}" for precision in options.PRECISIONS]
+    precisions, peer_list = options.precisions_of(engines, spanned), options.peers_of(peers)
     with open_workbench(head, backbone, keep, lengths[-1]) as bench, ExitStack() as stack:
         lengths = _readable(lengths, bench.artifact.max_length, given=tokens is not None)
         texts = texts_of(bench.checkpoint.tokenizer_json, lengths)
@@ -83,7 +91,7 @@ def latency(
                 ceilings = ceilings.or_better(measure_ceilings(threads))
             add_shares(results, loaded, bench.size, ceilings)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "rounds": rounds,
             "warm_up": warm_up,
             "budget_s": budget,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from siren_bench.quality.fidelity import thresholds_of, thresholds_told
 from siren_bench.quality.layers import layer_results, layers_table
 from siren_bench.records.progress import progress_bar
 from siren_bench.subjects.corpus import load_corpus
@@ -53,13 +54,13 @@ def layers(
                 progress,
             )
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "corpus": [file.name for file in corpus],
             "split": split,
             "texts": len(rows),
             "precision": precision,
-            "threshold": bundle.manifest.threshold,
+            "thresholds": thresholds_told(bench.artifact.decision),
         }
-    results = layer_results(found, bundle.manifest.threshold)
+    results = layer_results(found, thresholds_of(rows, bench.artifact.decision))
     path = options.result_path(output, "layers", head)
     finish(path, "layers", settings, results, layers_table(results))

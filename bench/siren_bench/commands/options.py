@@ -1,7 +1,8 @@
 """The options that several commands share, and how their lists are read."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ RESULTS = Path("bench/results")
 SHAPE_NAMES = ", ".join(SHAPES)
 PRECISIONS = ("fp32", "fp16", "int8", "int4")  # those that ONNX Runtime runs
 ALL_PRECISIONS = ",".join(PRECISIONS)
+WITH_SPANS = "+spans"  # behind a precision: the guard as it is shipped
 LLM_SIREN = "llm-siren-float32,llm-siren-bfloat16"
 
 Head = Annotated[
@@ -52,22 +54,14 @@ def record_file(path: Path | None) -> Path | None:
     return path
 
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        dir_okay=False,
-        callback=record_file,
-        help="The JSON file to write. [default: bench/results/COMMAND-HEAD]",
-    ),
-]
-RecordFile = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", dir_okay=False, callback=record_file, help="The JSON file to write."
-    ),
-]
+def output_option(default: str = "") -> Any:
+    """--output of a command, in words what it is by default."""
+    told = f"The JSON file to write. [default: {default}]" if default else "The JSON file to write."
+    return typer.Option("--output", "-o", dir_okay=False, callback=record_file, help=told)
+
+
+Output = Annotated[Path | None, output_option("bench/results/COMMAND-HEAD.json")]
+RecordFile = Annotated[Path, output_option()]
 
 
 def shape_of(name: str) -> Shape:
@@ -77,12 +71,13 @@ def shape_of(name: str) -> Shape:
     return SHAPES[name]
 
 
-def precisions_of(engines: str) -> list[str]:
-    """Read --engines: one precision at least, each known."""
+def precisions_of(engines: str, further: Sequence[str] = ()) -> list[str]:
+    """Read --engines: one precision at least, each known, or one of `further`."""
     names = [name.strip() for name in engines.split(",") if name.strip()]
+    known = (*PRECISIONS, *further)
     for name in names or [""]:
-        if name not in PRECISIONS:
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 

@@ -15,6 +15,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.backends.tensorrt.build import PlanGraph
 from siren_runtime.backends.tensorrt.library import Flavor
+from siren_runtime.commands.console import write_lines
 
 from . import options
 
@@ -44,5 +45,5 @@ def plan_build(
                 with console.status(f"compiling {shape.name}: {graph}"):
                     results.append(measure_plan_build(shape.name, bundle, flavor, graph))
     table = plan_build_table(results)
-    typer.echo(table)
+    write_lines(table)
     write_record(output, "plan-build", {"precision": "fp16"}, results, table)

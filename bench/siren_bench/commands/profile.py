@@ -36,7 +36,7 @@ def profile(
                 results += measure_profile(engine, texts, runs)
                 progress("profiling", number + 1, len(made))
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "runs": runs,
             "threads": threads,
             **engine_settings(made, {}),

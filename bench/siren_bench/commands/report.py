@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.records.progress import console
+from siren_bench.records.progress import say
 from siren_bench.reports.report import full_section, insert_report, read_report, summary_section
+from siren_runtime.commands.console import write_lines
 
 from . import options
 
@@ -49,10 +50,10 @@ def report(
     folder = document.parent if document else Path.cwd()
     full = "\n".join(full_section(one, folder) for one in reports)
     if document is None and readme is None:
-        typer.echo(full)
+        write_lines(full)
     if document is not None:
         insert_report(document, full)
-        console.print(f"wrote the report of {', '.join(heads)} into {document}")
+        say(f"wrote the report of {', '.join(heads)} into {document}")
     if readme is not None:
         insert_report(readme, summary_section(reports[0], lengths))
-        console.print(f"wrote the small table of {heads[0]} into {readme}")
+        say(f"wrote the small table of {heads[0]} into {readme}")

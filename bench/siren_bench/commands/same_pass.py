@@ -8,7 +8,7 @@ import typer
 from siren_bench.records.progress import progress_bar
 from siren_bench.records.record import write_record
 from siren_bench.speed.same_pass import Plan, measure_same_pass, same_pass_table
-from siren_runtime.commands.console import need
+from siren_runtime.commands.console import need, write_lines
 from siren_runtime.errors import InputError
 
 from . import options
@@ -33,7 +33,9 @@ def same_pass(
         int, typer.Option(min=1, help="Tokens of each round beside a separate guard.")
     ] = 32,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None, options.output_option("bench/results/same-pass-GRAFTED.json")
+    ] = None,
 ) -> None:
     """Tokens a second of a model alone, grafted, guarded by its own pass, and by a guard beside it.
 
@@ -45,7 +47,7 @@ def same_pass(
     with progress_bar() as progress:
         results = measure_same_pass(plain, grafted, bundle, plan, progress)
     table = same_pass_table(results)
-    typer.echo(table)
+    write_lines(table)
     output = output or options.RESULTS / f"same-pass-{grafted.name}.json"
     settings = {"plain": plain.name, "grafted": grafted.name, "plan": vars(plan)}
     write_record(output, "same-pass", settings, results, table)

@@ -9,7 +9,7 @@ from siren_bench.quality.same_pass_verdicts import compare_verdicts, verdicts_ta
 from siren_bench.records.progress import progress_bar
 from siren_bench.records.record import write_record
 from siren_bench.subjects.corpus import load_corpus
-from siren_runtime.commands.console import need
+from siren_runtime.commands.console import need, write_lines
 from siren_runtime.errors import InputError
 
 from . import options
@@ -37,7 +37,9 @@ def same_pass_verdicts(
     chat: Annotated[bool, typer.Option(help="Put prompts in the model's chat template.")] = True,
     tokens: Annotated[int, typer.Option(min=1, help="Of a response, at most.")] = 256,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 2,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None, options.output_option("bench/results/same-pass-verdicts-GRAFTED.json")
+    ] = None,
 ) -> None:
     """Verdicts of a generator on itself, against float32, on written responses.
 
@@ -54,7 +56,7 @@ def same_pass_verdicts(
             grafted, bundle, rows, chat=chat, tokens=tokens, threads=threads, progress=progress
         )
     table = verdicts_table(results)
-    typer.echo(table)
+    write_lines(table)
     output = output or options.RESULTS / f"same-pass-verdicts-{grafted.name}.json"
     settings = {
         "grafted": grafted.name,

@@ -52,10 +52,16 @@ def scaling(
     results: list[dict[str, Any]] = []
     engines_made: dict[str, Engine] = {}
     absent: dict[str, str] = {}
-    settings: dict[str, Any] = {"heads": {}, "rounds": rounds, "threads": thread_counts}
+    settings: dict[str, Any] = {
+        "heads": {},
+        "weights_sha256": {},
+        "rounds": rounds,
+        "threads": thread_counts,
+    }
     for head in heads:
         with open_workbench(head, None, keep, lengths[-1]) as bench:
             settings["heads"][head] = bench.subject.description
+            settings["weights_sha256"][head] = bench.described["weights_sha256"]
             texts = texts_of(bench.checkpoint.tokenizer_json, {*lengths, TEXT_TOKENS})
             first = head == heads[0]
             for count in thread_counts if first else thread_counts[-1:]:

@@ -78,7 +78,13 @@ def serve(
         ),
     ] = False,
     keep: options.Keep = None,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None,
+        options.output_option(
+            "bench/results/serve-HEAD.json; of what is measured by itself serve-soak-HEAD.json, "
+            "serve-restarts-, serve-hostile- or serve-first-token-"
+        ),
+    ] = None,
 ) -> None:
     """Many callers at once: threads over Guard.score, an AsyncGuard, and siren serve over HTTP.
 
@@ -107,7 +113,7 @@ def serve(
         texts, most = _texts(tokenizer_json, lengths), max(counts)
         given = ["--threads", 1, "--runs", cores]
         settings: dict[str, Any] = {
-            "head": bench.subject.description,
+            **bench.described,
             "precision": chosen,
             "tokens": lengths,
             "callers": counts,

@@ -37,7 +37,7 @@ def spans(
             guard = Guard.load(bench.bundle(precision), threads=threads)
         results = measure_span_cost(guard, texts, of_spans, rounds, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "precision": precision,
             "sizes": of_spans,
             "rounds": rounds,

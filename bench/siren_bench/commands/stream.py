@@ -58,7 +58,9 @@ def stream(
     ] = options.LLM_SIREN,
     threads: options.Threads = 2,
     keep: options.Keep = None,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None, options.output_option("bench/results/stream-HEAD-PRECISION….json")
+    ] = None,
 ) -> None:
     """Time streams of a decoder guard against llm-siren's score_streaming and generators.
 
@@ -95,9 +97,13 @@ def stream(
         with progress_bar() as progress:
             results, failed = measure_streams(made, texts, plan, progress)
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "threads": threads,
             "plan": vars(plan),
+            "bundles": {
+                path.resolve().name: load_bundle(path).manifest.weights_sha256
+                for path in bundles or []
+            },
             **engine_settings(made, {**missing, **failed}),
         }
     timed = dict.fromkeys(one.precision for one in made if isinstance(one, SirenEdge))

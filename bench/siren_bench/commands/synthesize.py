@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from siren_bench.records.progress import console
+from siren_bench.records.progress import say
 from siren_bench.subjects import subject
 
 from . import options
@@ -20,4 +20,4 @@ def synthesize(
     The backbone lands in OUTPUT/backbone, the head in OUTPUT/head, ready for siren export.
     """
     made = subject.synthesize(options.shape_of(shape), output)
-    console.print(f"{made.backbone} and {made.head}: {made.description}")
+    say(f"{made.backbone} and {made.head}: {made.description}")

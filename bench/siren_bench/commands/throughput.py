@@ -8,7 +8,7 @@ import typer
 
 from siren_bench.engines.process import load_engines
 from siren_bench.peers.registry import is_generative
-from siren_bench.records.progress import console, progress_bar
+from siren_bench.records.progress import console, progress_bar, say
 from siren_bench.speed.throughput import measure_throughput, sweep, throughput_table
 from siren_bench.subjects.corpus import load_corpus
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
@@ -42,15 +42,16 @@ def throughput(
 ) -> None:
     """Score a corpus as it comes: texts and tokens a second against llm-siren's score_batch.
 
-    Every engine is swept over batch sizes, ours over token budgets too; ratios compare each
-    engine's best setting. Generative peers take one text at a time and are left out.
+    Every engine is swept over batch sizes, peers over single texts in any case, ours over token
+    budgets too; ratios compare each engine's best setting. Generative peers take one text at a time
+    and are left out.
     """
     sizes = options.numbers_of("--batches", batches)
     budgets = options.numbers_of("--token-budgets", token_budgets) if token_budgets else []
     precisions, peer_list = options.precisions_of(engines), options.peers_of(peers)
     generative = [name for name in peer_list if is_generative(name)]
     if generative:
-        console.print(f"without {', '.join(generative)}: generative guards take no batches")
+        say(f"without {', '.join(generative)}: generative guards take no batches")
     peer_list = [name for name in peer_list if name not in generative]
     rows = load_corpus(corpus, limit=texts)
     with open_workbench(head, backbone, keep) as bench, ExitStack() as stack:
@@ -66,7 +67,7 @@ def throughput(
                 cases, [row.text for row in rows], sum(lengths), rounds, progress
             )
         settings = {
-            "head": bench.subject.description,
+            **bench.described,
             "corpus": [file.name for file in corpus],
             "texts": len(rows),
             "tokens_of_texts": lengths,

@@ -1,4 +1,4 @@
-"""Everything that the benchmarks of one head share: its bundles, engines and peers."""
+"""Everything that the benchmarks of one guard share: its bundles, engines and peers."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,24 +12,36 @@ from siren_bench.engines.engine import Engine, SirenEdge
 from siren_bench.engines.process import reason
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
-from siren_bench.records.progress import console
+from siren_bench.records.progress import console, say
 from siren_bench.subjects.subject import MAX_LENGTH, Subject, find_subject, folder_name
+from siren_export.commands.heads import load_heads
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
-from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.types import Precision
+from siren_runtime.errors import InputError
+
+from .options import WITH_SPANS
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """A head, its backbone, and a folder for what is made of them."""
+    """Heads, their backbone, and a folder for what is made of them."""
 
     subject: Subject
     artifact: Artifact
     checkpoint: Checkpoint
     folder: Path
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a record says of it: in words, and the SHA-256 of the weights of each head."""
+        heads = {self.artifact.name: self.artifact, **self.artifact.further}
+        return {
+            "head": self.subject.description,
+            "weights_sha256": {name: head.weights_sha256 for name, head in heads.items()},
+        }
 
     @property
     def size(self) -> ModelSize:
@@ -51,10 +63,16 @@ class Workbench:
     ) -> tuple[list[Engine], dict[str, str]]:
         """Make our engines and the peers.
 
+        Args:
+            precisions: Each by itself, or with `options.WITH_SPANS` behind it.
+
         Returns:
             The engines, ours first, and for each peer that cannot run here what is missing.
+
+        Raises:
+            InputError: spans are asked for, and the heads' decision has no thresholds of them.
         """
-        engines: list[Engine] = [SirenEdge(self.bundle(p), p, threads) for p in precisions]
+        engines: list[Engine] = [self._ours(precision, threads) for precision in precisions]
         missing = {}
         for name in peers:
             with console.status(f"preparing {name}"):
@@ -65,8 +83,17 @@ class Workbench:
                 except Exception as error:  # whatever a peer's libraries raise
                     missing[name] = reason(error)
         for name, why in missing.items():
-            console.print(f"without {name}: {why}")
+            say(f"without {name}: {why}")
         return engines, missing
+
+    def _ours(self, name: str, threads: int) -> SirenEdge:
+        precision = name.removesuffix(WITH_SPANS)
+        spans = name != precision
+        if spans and not self.artifact.decision.spans:
+            raise InputError(
+                f"{name}: {self.subject.description} has no thresholds of spans; give {precision}"
+            )
+        return SirenEdge(self.bundle(precision), precision, threads, spans=spans)
 
 
 @contextmanager
@@ -92,7 +119,7 @@ def open_workbench(
         folder = (keep or Path(scratch)) / folder_name(head, backbone)
         subject = find_subject(head, folder, backbone, max(longest, MAX_LENGTH))
         yield Workbench(
-            subject, load_artifact(subject.head), load_checkpoint(subject.backbone), folder
+            subject, load_heads(subject.heads), load_checkpoint(subject.backbone), folder
         )
 
 

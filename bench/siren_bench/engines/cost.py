@@ -6,6 +6,7 @@ from typing import Any
 
 from siren_export.families.registry import parse_config
 from siren_export.heads.base import Artifact
+from siren_export.heads.together import head_set
 
 from .engine import Work
 
@@ -18,12 +19,12 @@ class ModelSize:
     """The matrix products of a guard: parameters, and what attention adds.
 
     Attributes:
-        block_parameters: Of the matrices of the blocks that the head needs.
+        block_parameters: Of the matrices of the blocks that the heads need.
         all_block_parameters: Of the matrices of every block.
-        head_parameters: Of the SIREN head, always in float32.
+        head_parameters: Of the SIREN heads, always in float32.
         vocabulary_parameters: Of the language-model head.
         attention_width: Query channels of a block.
-        blocks: As many as the head needs.
+        blocks: As many as the heads need.
         all_blocks: Of the whole model.
         causal: Half of the attention is masked and need not be computed.
     """
@@ -52,13 +53,13 @@ class Pass:
 
 
 def model_size(artifact: Artifact, config: Mapping[str, Any]) -> ModelSize:
-    """Count the parameters of a head's backbone, as config.json says, and of the head."""
-    backbone = parse_config(config, "config.json")
-    kept = artifact.head.taps.deepest + 1
+    """Count the parameters of an artifact's backbone, as config.json says, and of its heads."""
+    backbone, heads = parse_config(config, "config.json"), head_set(artifact)
+    kept = heads.taps.deepest + 1
     return ModelSize(
         block_parameters=kept * backbone.block_parameters,
         all_block_parameters=backbone.blocks * backbone.block_parameters,
-        head_parameters=artifact.head.parameters,
+        head_parameters=sum(head.parameters for head in heads.heads.values()),
         vocabulary_parameters=backbone.hidden_size * backbone.vocab_size,
         attention_width=backbone.attention_heads * backbone.head_dim,
         blocks=kept,

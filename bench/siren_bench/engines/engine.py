@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from siren_bench.records.record import installed_versions
+from siren_runtime.commands.origin import installed_versions
 from siren_runtime.text.reading import AS_LLM_SIREN
 
 ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
@@ -83,6 +83,8 @@ class SirenEdge(GuardEngine):
         token_budget: Tokens of a micro-batch at most, padding included; None for the runtime's.
         backend: What `Guard.load` calls it.
         label: What tables call the bundle; None for its precision.
+        spans: Spans of a text are scored too where the bundle has thresholds of them, as a guard
+            does that is loaded by default; else texts are read as llm-siren reads them.
     """
 
     bundle: Path
@@ -91,16 +93,18 @@ class SirenEdge(GuardEngine):
     token_budget: int | None = None
     backend: str = "cpu"
     label: str | None = None
+    spans: bool = False
 
     @property
     def name(self) -> str:
+        spans = " with spans" if self.spans else ""
         budget = "" if self.token_budget is None else f", {self.token_budget} tokens"
         backend = "" if self.backend == "cpu" else f" {self.backend}"
-        return f"siren-edge{backend} {self.label or self.precision}{budget}"
+        return f"siren-edge{backend} {self.label or self.precision}{spans}{budget}"
 
     @property
     def model_key(self) -> Hashable:
-        return self.bundle, self.threads, self.backend
+        return self.bundle, self.threads, self.backend, self.spans
 
     @property
     def work(self) -> Work:
@@ -116,7 +120,8 @@ class SirenEdge(GuardEngine):
         from siren_runtime import Guard
 
         backend: Any = self.backend
-        return Guard.load(self.bundle, backend=backend, threads=self.threads, **AS_LLM_SIREN)
+        read = {**AS_LLM_SIREN, "spans": None if self.spans else False}
+        return Guard.load(self.bundle, backend=backend, threads=self.threads, **read)
 
     def score_batch(self, model: Any, texts: Sequence[str]) -> list[float]:
         results = model.score_batch(texts, token_budget=self.token_budget)

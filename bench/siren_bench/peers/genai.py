@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from siren_bench.engines.engine import Work
 from siren_bench.records.kept import made_whole
-from siren_bench.records.record import installed_versions
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.commands.origin import installed_versions
+from siren_runtime.errors import install_hint
 from siren_runtime.generation.engine import import_genai
 
 from .generation import Generation, OneAtATime
@@ -91,9 +92,7 @@ def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
         PeerMissing: it is not installed, or cannot build the model.
     """
     if find_spec("onnxruntime_genai") is None:
-        raise PeerMissing(
-            "onnxruntime-genai is not installed; pip install 'siren-edge[bench-peers]'"
-        )
+        raise PeerMissing(f"onnxruntime-genai is not installed; {install_hint('bench-peers')}")
     model = folder / f"genai-{dtype}"
     if not model.exists():
         import_onnxruntime()  # whose settings the builder inherits

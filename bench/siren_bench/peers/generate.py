@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from siren_bench.engines.engine import TorchDtype, Work
-from siren_bench.records.record import installed_versions
+from siren_runtime.commands.origin import installed_versions
 
 from .generation import Generation, OneAtATime
 from .optimum_worker import generate

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from siren_bench.engines.engine import Work
-from siren_bench.records.record import installed_versions
 from siren_bench.subjects.real_models import GGUF_FILE
+from siren_runtime.commands.origin import installed_versions
+from siren_runtime.errors import install_hint
 
 from .generation import Generation, OneAtATime
 from .missing import PeerMissing
@@ -98,7 +99,7 @@ class LlamaCpp(_OnGguf):
 
 
 _MODULES = {
-    "openvino-genai": ("openvino_genai", "pip install 'siren-edge[bench-peers]'"),
+    "openvino-genai": ("openvino_genai", install_hint("bench-peers")),
     "llama.cpp": ("llama_cpp", "pip install llama-cpp-python, which compiles it"),
 }
 

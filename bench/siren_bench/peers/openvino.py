@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from siren_bench.engines.engine import GuardEngine, Work
-from siren_bench.records.record import installed_versions
+from siren_runtime.commands.origin import installed_versions
 
 if TYPE_CHECKING:
     from siren_runtime.backends.outputs import Outputs, TokenArray

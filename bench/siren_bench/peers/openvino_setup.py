@@ -7,11 +7,10 @@ from pathlib import Path
 
 from siren_bench.engines.process import in_fresh_process
 from siren_bench.records.kept import made_whole
+from siren_runtime.errors import install_hint
 
 from .missing import PeerMissing
 from .openvino import OpenVino, OpenVinoDtype
-
-_INSTALL = "pip install 'siren-edge[bench-peers]'"
 
 
 def make_openvino(bundle: Path, dtype: OpenVinoDtype, threads: int, folder: Path) -> OpenVino:
@@ -22,7 +21,7 @@ def make_openvino(bundle: Path, dtype: OpenVinoDtype, threads: int, folder: Path
     """
     for module in ("openvino", *(["nncf"] if dtype == "int8" else [])):
         if find_spec(module) is None:
-            raise PeerMissing(f"{module} is not installed; {_INSTALL}")
+            raise PeerMissing(f"{module} is not installed; {install_hint('bench-peers')}")
     if dtype == "bfloat16" and "BF16" not in in_fresh_process(_capabilities):
         raise PeerMissing("this CPU has no bfloat16 arithmetic that OpenVINO can use")
     graph = bundle / "score.onnx"

@@ -11,6 +11,7 @@ from siren_bench.subjects.subject import Subject
 from siren_bench.subjects.texts import texts_of
 from siren_export.families.registry import parse_config
 from siren_export.sources.checkpoint import Checkpoint
+from siren_runtime.errors import install_hint
 
 from .genai import Genai, GenaiDtype, build_genai
 from .generate import Generate
@@ -96,7 +97,7 @@ def make_peer(name: str, model: Model, threads: int) -> Engine:
         bundle = model.bundle("fp32")
         return make_openvino(bundle, cast("OpenVinoDtype", dtype), threads, model.folder)
     if find_spec("siren_guard") is None:
-        raise PeerMissing("llm-siren is not installed; pip install 'siren-edge[reference]'")
+        raise PeerMissing(f"llm-siren is not installed; {install_hint('reference')}")
     compiled = kind == "torch-compile"
     if compiled and not (which("g++") or which("clang++")):
         raise PeerMissing("torch.compile needs a C++ compiler; install g++")

@@ -10,7 +10,9 @@ from siren_bench.engines.engine import Engine
 from siren_bench.engines.process import EngineProcess, reason
 from siren_bench.records.record import markdown_table
 from siren_bench.subjects.corpus import Row
+from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.errors import InputError
 
 _BATCH = 64  # texts in a call
 
@@ -46,29 +48,78 @@ def score_corpus(
     return found, failed
 
 
+def thresholds_told(decision: Decision) -> dict[str, float]:
+    """From which score on a head calls texts harmful: prompts, and texts with a response."""
+    responses = decision.responses or decision
+    return {"prompts": decision.threshold, "responses": responses.threshold}
+
+
+def thresholds_of(rows: Sequence[Row], decision: Decision) -> np.ndarray:
+    """From which score on each row is harmful, float64 [rows]."""
+    told = thresholds_told(decision)
+    return np.array([told["responses" if row.has_response else "prompts"] for row in rows])
+
+
 def fidelity_entries(
-    scores: Mapping[str, Sequence[float]], rows: Sequence[Row], threshold: float, *, random: bool
+    scores: Mapping[str, Sequence[float]],
+    rows: Sequence[Row],
+    decision: Decision,
+    *,
+    random: bool,
 ) -> list[dict[str, Any]]:
     """Describe each engine beside the first: `compare_scores`, macro-F1 of each data set, scores.
 
     Args:
+        decision: Of the head, whose thresholds make the verdicts.
         random: The weights are random, so there is no macro-F1.
     """
-    reference = next(iter(scores.values()))
+    reference, thresholds = next(iter(scores.values())), thresholds_of(rows, decision)
     return [
         {
-            **compare_scores(name, values, reference, threshold),
-            "macro_f1": {} if random else macro_f1_by_dataset(rows, values, threshold),
+            **compare_scores(name, values, reference, thresholds),
+            "macro_f1": {} if random else macro_f1_by_dataset(rows, values, thresholds),
             "scores": values,
         }
         for name, values in scores.items()
     ]
 
 
+def recorded_scores(
+    record: Mapping[str, Any], rows: Sequence[Row], weights_sha256: str | None
+) -> dict[str, list[float]]:
+    """Return the scores that a record of fidelity has of `rows`, of each engine by name.
+
+    Args:
+        weights_sha256: Of the head; records of before do not say whose scores they have.
+
+    Raises:
+        InputError: the record is of another benchmark, other rows or another head.
+    """
+    scores = {entry["engine"]: entry.get("scores", []) for entry in record["results"]}
+    if record["bench"] != "fidelity" or {len(rows)} != {len(found) for found in scores.values()}:
+        raise InputError(
+            f"the record of {record['command']!r} has no scores of these {len(rows)} rows; give "
+            "one of siren bench fidelity, and the files that its command names, in that order"
+        )
+    known = record["settings"].get("weights_sha256", {}).values()
+    if known and weights_sha256 not in known:
+        raise InputError(
+            f"the record of {record['command']!r} is of a head with other weights "
+            f"({', '.join(known)}) than {weights_sha256}"
+        )
+    return scores
+
+
 def compare_scores(
-    name: str, scores: Sequence[float], reference: Sequence[float], threshold: float
+    name: str,
+    scores: Sequence[float],
+    reference: Sequence[float],
+    thresholds: float | np.ndarray,
 ) -> dict[str, Any]:
     """Compare an engine's scores with the reference's on the same texts.
+
+    Args:
+        thresholds: From which score on a text is harmful; one for all, or float64 [texts].
 
     Returns:
         The largest, mean and 99th percentile of |difference|, and the share of equal verdicts.
@@ -81,22 +132,24 @@ def compare_scores(
         "max_difference": float(differences.max()),
         "p99_difference": float(np.quantile(differences, 0.99)),
         "mean_difference": float(differences.mean()),
-        "verdict_agreement": float(((ours >= threshold) == (theirs >= threshold)).mean()),
+        "verdict_agreement": float(((ours >= thresholds) == (theirs >= thresholds)).mean()),
     }
 
 
 def macro_f1_by_dataset(
-    rows: Sequence[Row], scores: Sequence[float], threshold: float
+    rows: Sequence[Row], scores: Sequence[float], thresholds: float | np.ndarray
 ) -> dict[str, float]:
     """Return the macro-F1 of each data set, over its labelled rows; sets without any are left out.
 
     Args:
         rows: In any order.
+        thresholds: As in `compare_scores`.
     """
     found = {}
-    pairs = sorted(zip(rows, scores, strict=True), key=lambda pair: pair[0].dataset)
+    judged = zip(rows, (np.asarray(scores) >= thresholds).tolist(), strict=True)
+    pairs = sorted(judged, key=lambda pair: pair[0].dataset)
     for dataset, group in groupby(pairs, key=lambda pair: pair[0].dataset):
-        labelled = [(r.label, s >= threshold) for r, s in group if r.label is not None]
+        labelled = [(row.label, verdict) for row, verdict in group if row.label is not None]
         if labelled:
             labels, verdicts = map(np.asarray, zip(*labelled, strict=True))
             found[dataset] = macro_f1(labels == 1, verdicts)

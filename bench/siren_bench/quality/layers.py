@@ -13,8 +13,11 @@ _SMALLEST_SHARE = 0.01  # of the summed effect, for a layer to have a row of its
 _BLOCK = re.compile(r"^layers?\.\d+/")
 
 
-def layer_results(layers: Sequence[Layer], threshold: float) -> list[dict[str, Any]]:
+def layer_results(layers: Sequence[Layer], thresholds: np.ndarray) -> list[dict[str, Any]]:
     """Describe each layer, in the order given.
+
+    Args:
+        thresholds: Float64 [texts], from which score on each is harmful.
 
     Returns:
         One entry a layer: its matrices and their elements, its effect (mean square of the moved
@@ -28,7 +31,7 @@ def layer_results(layers: Sequence[Layer], threshold: float) -> list[dict[str, A
             "effect": layer.effect,
             "mean_difference": float(np.abs(layer.scores - layer.expected).mean()),
             "changed_verdicts": int(
-                ((layer.scores >= threshold) != (layer.expected >= threshold)).sum()
+                ((layer.scores >= thresholds) != (layer.expected >= thresholds)).sum()
             ),
         }
         for layer in layers

@@ -41,11 +41,15 @@ class Scores:
     prompt: float
     response: Sequence[float]
 
-    def stops_at(self, threshold: float) -> int | None:
-        """The token of the response that decides; -1 is the prompt, None where nothing does."""
-        if self.prompt >= threshold:
+    def stops_at(self, prompts: float, responses: float) -> int | None:
+        """The token of the response that decides; -1 is the prompt, None where nothing does.
+
+        Args:
+            prompts, responses: from which score on each is harmful.
+        """
+        if self.prompt >= prompts:
             return -1
-        return next((i for i, score in enumerate(self.response) if score >= threshold), None)
+        return next((i for i, score in enumerate(self.response) if score >= responses), None)
 
 
 Reference = Callable[[Sequence[int], Sequence[int]], Scores]
@@ -83,6 +87,8 @@ def compare_verdicts(
     guarded = GuardedGenerator.load(grafted, threads=threads)
     if guarded.manifest.pooled != "conversation":
         raise InputError(f"{grafted}: scores the response alone, which is not compared here")
+    head = guarded.judge.primary
+    limits = [head.of_text(has_response).threshold for has_response in (False, True)]
     results = []
     opened = (
         _own_weights(guarded, threads)
@@ -95,21 +101,24 @@ def compare_verdicts(
             response = guarded.engine.encode(row.pair[1])[:tokens]
             prompt = guarded.prompt_tokens(row.pair[0], chat, len(response))
             own, other = _by_own_pass(guarded, prompt, response), reference(prompt, response)
-            results.append(_compared(own, other, row.label, guarded.manifest.threshold))
+            results.append(_compared(own, other, row.label, *limits))
             progress("responses", done, len(rows))
     return results
 
 
-def _compared(own: Scores, other: Scores, label: int | None, threshold: float) -> dict[str, Any]:
+def _compared(
+    own: Scores, other: Scores, label: int | None, prompts: float, responses: float
+) -> dict[str, Any]:
     return {
         "tokens": len(own.response),
         "label": label,
         "own": own.response[-1],
         "float32": other.response[-1],
         "max_difference": float(np.abs(np.subtract(own.response, other.response)).max()),
-        "own_stops_at": own.stops_at(threshold),
-        "float32_stops_at": other.stops_at(threshold),
-        "threshold": threshold,
+        "own_stops_at": own.stops_at(prompts, responses),
+        "float32_stops_at": other.stops_at(prompts, responses),
+        "prompt_threshold": prompts,
+        "threshold": responses,
     }
 
 

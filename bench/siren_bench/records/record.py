@@ -1,21 +1,12 @@
 """A benchmark's result on disk: one JSON file that says how it came about, one Markdown table."""
 
 import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_DISTRIBUTIONS = (
-    "siren-edge", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai",
-    "tokenizers", "llm-siren", "torch", "transformers", "tensorrt", "tensorrt-rtx", "cuda-python",
-    "openvino", "nncf", "matplotlib",
-)  # fmt: skip
+from siren_runtime.commands.origin import origin
+from siren_runtime.errors import InputError
 
 
 def write_record(
@@ -24,6 +15,7 @@ def write_record(
     settings: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     table: str,
+    measured: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `path` (JSON) and, beside it, the table as `path` with the suffix .md.
 
@@ -32,52 +24,25 @@ def write_record(
         settings: Everything that was chosen, defaults included.
         results: One entry a case, with raw samples and the units in the keys.
         table: The results as a Markdown table.
+        measured: The record that the raw samples are of, where this process only tells them anew;
+            then that one's command, machine and versions stay.
     """
-    made_by, on = command(), machine()
+    now = origin()
+    made, retold = (now, {}) if measured is None else (measured, {"retold": now})
     record = {
         "bench": bench,
-        "command": made_by,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": on,
-        "versions": versions(),
+        **{key: made[key] for key in now if key in made},
+        **retold,
         "settings": dict(settings),
         "results": list(results),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    note = f"Made by `{made_by}` on {on['cpu']}, {on['logical_cores']} cores."
+    on = made["machine"]
+    note = f"Made by `{made['command']}` on {on['cpu']}, {on['logical_cores']} cores."
+    if retold:
+        note += f" Told anew from its samples by `{now['command']}`."
     path.with_suffix(".md").write_text(f"{table}\n{note}\n", encoding="utf-8")
-
-
-def command() -> str:
-    """Return the command line of this process, its program without a path."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine: processor, logical cores, memory in bytes, system."""
-    return {
-        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
-        "cpu_flags": [
-            flag
-            for flag in (_cpu_field("flags") or "").split()
-            if flag.startswith(("avx", "amx", "fma"))
-        ],
-        "logical_cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **installed_versions(*_DISTRIBUTIONS)}
-
-
-def installed_versions(*names: str) -> dict[str, str]:
-    """Return the versions of those of the distributions that are installed."""
-    installed = {d.name: d.version for d in metadata.distributions()}
-    return {name: installed[name] for name in names if name in installed}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -86,8 +51,6 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it is not a record.
     """
-    from siren_runtime.errors import InputError  # here, since engines import this module
-
     try:
         record = json.loads(path.read_bytes())
         for key in ("bench", "command", "machine", "settings", "results"):
@@ -101,16 +64,3 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table; every column but the first is aligned to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
-
-
-def _cpu_field(name: str) -> str | None:
-    """Read a field of the first processor in /proc/cpuinfo; None where there is none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None

@@ -1,7 +1,37 @@
-"""Summaries of repeated measurements."""
+"""Repeated measurements: how they take turns, and their summaries."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from statistics import median, quantiles
+
+
+def timed_in_turns(
+    runs: Sequence[Callable[[], object]],
+    rounds: int,
+    done: Callable[[int], object] = lambda rounds: None,
+) -> list[list[float]]:
+    """Run each once a round, in an order that turns round every round, after one round to warm up.
+
+    So what disturbs the machine for a while, and what one run leaves behind for the next, falls on
+    all of them alike.
+
+    Args:
+        done: Called with the number of rounds, after each.
+
+    Returns:
+        The milliseconds of each run in every round.
+    """
+    samples: list[list[float]] = [[] for _ in runs]
+    for number in range(rounds + 1):
+        pairs = list(zip(runs, samples, strict=True))
+        for run, own in pairs if number % 2 else reversed(pairs):
+            start = time.perf_counter()
+            run()
+            if number:
+                own.append((time.perf_counter() - start) * 1e3)
+        if number:
+            done(number)
+    return samples
 
 
 def p95(samples: Sequence[float]) -> float:
@@ -14,3 +44,10 @@ def p95(samples: Sequence[float]) -> float:
 def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
     """Return the median over rounds of theirs divided by ours of the same round."""
     return median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def spread(ratios: Sequence[float], digits: int = 2) -> str:
+    """Write the median of ratios and, in brackets, their 10th to 90th percentile."""
+    tenths = quantiles(ratios, n=10, method="inclusive") if len(ratios) > 1 else [*ratios]
+    middle, low, high = (f"{n:.{digits}f}" for n in (median(ratios), tenths[0], tenths[-1]))
+    return f"{middle}x ({low} to {high})"

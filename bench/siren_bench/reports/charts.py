@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from siren_bench.speed.scaling import AXES
+from siren_bench.speed.throughput import best_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +65,10 @@ def _latency(record: Record) -> "Figure":
 
 
 def _throughput(record: Record) -> "Figure":
-    best: dict[str, float] = {}
-    for entry in record["results"]:
-        name = entry["engine"].partition(", ")[0] if "siren-edge" in entry["engine"] else None
-        name = name or entry["engine"]
-        best[name] = max(best.get(name, 0.0), entry["texts_per_s"])
+    best = {
+        f"{name}, {found.setting}": found.entry["texts_per_s"]
+        for name, found in best_settings(record["results"]).items()
+    }
     return _bars(record, best, "texts a second, best setting", "Throughput over a corpus")
 
 

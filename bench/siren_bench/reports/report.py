@@ -10,16 +10,18 @@ from typing import Any
 from siren_bench.records.record import markdown_table, read_record
 from siren_bench.speed.cold_start import load_and_score_seconds
 from siren_bench.speed.latency import milliseconds, three_digits
-from siren_bench.speed.throughput import best_ratios
+from siren_bench.speed.throughput import Best, base_name, best_settings
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.errors import InputError
 
 START, END = "<!-- siren bench report -->", "<!-- end of siren bench report -->"
 _OTHER_BENCHES = ("throughput", "cold-start", "memory")
+_FEW_SAMPLES = 5  # of which fewer are said beside a figure
 
 # The rows of the small table: an engine each, or the one of several that comes nearest to ours.
 _SUMMARY_ROWS = (
     ("siren-edge int8",),
+    ("siren-edge int8 with spans",),
     ("siren-edge fp32",),
     ("llm-siren float32",),
     ("llm-siren bfloat16",),
@@ -65,9 +67,16 @@ class Report:
         return f"**{self.latency['settings']['head']}**, {first}{''.join(notes)}"
 
     def results(self, bench: str) -> list[Any]:
-        """The entries of every record of one benchmark, in the order of the files."""
-        found = [record for record in self.records.values() if record["bench"] == bench]
-        return [entry for record in found for entry in record["results"]]
+        """The entries of every record of one benchmark, in the order of the files.
+
+        Each has its file's name and the versions of its engine too, as `file` and `versions`.
+        """
+        return [
+            {**entry, "file": path.stem, "versions": _versions(record, entry["engine"])}
+            for path, record in self.records.items()
+            if record["bench"] == bench
+            for entry in record["results"]
+        ]
 
 
 def read_report(head: str, folder: Path) -> Report:
@@ -76,12 +85,34 @@ def read_report(head: str, folder: Path) -> Report:
     That is throughput, cold-start and memory, and latency-HEAD+NAME.json with further peers.
 
     Raises:
-        InputError: there is no latency-HEAD.json, or a file is not a record.
+        InputError: there is no latency-HEAD.json, a file is not a record, or ratios in one are to
+            another engine than in latency-HEAD.json.
     """
     others = [folder / f"{bench}-{head}.json" for bench in _OTHER_BENCHES]
     others += sorted(folder.glob(f"latency-{head}+*.json"))
     paths = [folder / f"latency-{head}.json", *(path for path in others if path.exists())]
-    return Report(head, folder, {path: read_record(path) for path in paths})
+    records = {path: read_record(path) for path in paths}
+    for path, record in records.items():
+        if record["bench"] in ("latency", "throughput"):
+            _check_first_engine(path, record, paths[0], records[paths[0]])
+    return Report(head, folder, records)
+
+
+def _check_first_engine(path: Path, record: Record, first_path: Path, first: Record) -> None:
+    """Refuse a record whose ratios are to another engine than those of the first one."""
+    found, expected = (one["results"][0]["engine"] for one in (record, first))
+    if found != expected:
+        raise InputError(
+            f"{path}: its ratios are to {found}, those of {first_path} to {expected}; measure it "
+            "with the same first of --engines, or give it another name"
+        )
+
+
+def _versions(record: Record, engine: str) -> str:
+    """What an engine of a record is made of, in words; of ours with a token budget too."""
+    made_of = {one["name"]: one["versions"] for one in record["settings"]["engines"]}
+    found = made_of.get(engine) or made_of.get(base_name(engine), {})
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def full_section(report: Report, relative_to: Path) -> str:
@@ -97,7 +128,8 @@ def full_section(report: Report, relative_to: Path) -> str:
     parts = [
         f"## {report.head}\n",
         f"{report.measured_on}; milliseconds a text, medians, and in brackets how many times "
-        f"{report.latency['results'][0]['engine']}'s time.\n",
+        f"{report.latency['results'][0]['engine']}'s time, and the samples where they are under "
+        f"{_FEW_SAMPLES}.\n",
         comparison_table(report),
     ]
     if (report.folder / chart).exists():
@@ -137,34 +169,45 @@ def summary_section(report: Report, lengths: Sequence[int]) -> str:
     rows = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
     note = (
         f"{report.measured_on}; medians, and in brackets how many times {latency[0]['engine']}'s "
-        "time. Empty: not measured.\n"
+        f"time, and the samples where they are under {_FEW_SAMPLES}. Empty: not measured.\n"
     )
     return f"{note}\n{markdown_table(['engine', *columns], rows)}"
 
 
 def comparison_table(report: Report) -> str:
-    """Lay out a row for each engine, with its versions, over all benchmarks."""
-    versions = {
-        engine["name"]: ", ".join(f"{k} {v}" for k, v in engine["versions"].items())
-        for record in report.records.values()
-        for engine in record["settings"]["engines"]
-    }
-    latency = _latency_results(report)
+    """Lay out a row for each engine, with the versions that it was measured with, over all
+    benchmarks.
+    """
+    latency, throughput = _latency_results(report), report.results("throughput")
     lengths = list(dict.fromkeys(entry["tokens"] for entry in latency))
     columns = {f"{n} tokens": _latency_cells(latency, n) for n in lengths}
-    throughput = report.results("throughput")
+    best = best_settings(throughput) if throughput else {}
     if throughput:
-        columns["corpus, texts/s"] = _throughput_cells(throughput)
+        columns["corpus, texts/s"] = _throughput_cells(best)
     columns |= _start_and_memory(report)
-    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    shown: dict[str, list[Any]] = {name: [] for column in columns.values() for name in column}
+    for entry in (*latency, *report.results("cold-start"), *report.results("memory")):
+        shown[entry["engine"]].append(entry)
+    for name, found in best.items():
+        shown[name].append(found.entry)
     rows = [
         [
-            f"{name}<br><sub>{versions.get(name, '')}</sub>",
+            f"{name}<br><sub>{_versions_of(entries)}</sub>",
             *(column.get(name, "") for column in columns.values()),
         ]
-        for name in names
+        for name, entries in shown.items()
     ]
     return markdown_table(["engine", *columns], rows)
+
+
+def _versions_of(entries: Sequence[Any]) -> str:
+    """The versions that a row's figures are of; where they are several, each with its files."""
+    files: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        files.setdefault(entry["versions"], {})[entry["file"]] = None
+    if len(files) == 1:
+        return next(iter(files))
+    return "; ".join(f"{versions} in {', '.join(of)}" for versions, of in files.items())
 
 
 def insert_report(document: Path, section: str) -> None:
@@ -184,7 +227,7 @@ def insert_report(document: Path, section: str) -> None:
 def _latency_results(report: Report) -> list[Any]:
     """The entries of every run; of an engine and length in several runs, the first run's.
 
-    A ratio holds within its run, and every run has the same first engine.
+    A ratio holds within its run, and every run has the same first engine (`read_report`).
     """
     found: dict[tuple[str, int], Any] = {}
     for entry in report.results("latency"):
@@ -206,22 +249,38 @@ def _latency_cells(latency: Sequence[Any], tokens: int) -> Column:
     entries = [entry for entry in latency if entry["tokens"] == tokens]
     ours = entries[0]["engine"]
     return {
-        e["engine"]: milliseconds(e["median_s"])
-        + ("" if e["engine"] == ours else f" ({e['ratio']:.1f}x)")
+        e["engine"]: _cell(
+            milliseconds(e["median_s"]),
+            "" if e["engine"] == ours else f"{e['ratio']:.1f}x",
+            _few(e["samples_s"]),
+        )
         for e in entries
     }
 
 
-def _throughput_cells(results: Sequence[Any]) -> Column:
-    best: dict[str, float] = {}
-    ratios = best_ratios(results)
-    for entry in results:
-        name = entry["engine"] if entry["engine"] in ratios else entry["engine"].split(",")[0]
-        best[name] = max(best.get(name, 0.0), entry["texts_per_s"])
+def _throughput_cells(best: Mapping[str, Best]) -> Column:
     return {
-        name: three_digits(value) + ("" if i == 0 else f" ({ratios[name]:.1f}x)")
-        for i, (name, value) in enumerate(best.items())
+        name: _cell(
+            three_digits(found.entry["texts_per_s"]),
+            found.setting,
+            "" if i == 0 else f"{found.ratio:.1f}x",
+            _few(found.entry["samples_s"]),
+        )
+        for i, (name, found) in enumerate(best.items())
     }
+
+
+def _cell(figure: str, *notes: str) -> str:
+    """A figure, and in brackets those notes that are not empty."""
+    found = ", ".join(filter(None, notes))
+    return f"{figure} ({found})" if found else figure
+
+
+def _few(samples: Sequence[Any]) -> str:
+    """How many samples a median is of, where they are few."""
+    if len(samples) >= _FEW_SAMPLES:
+        return ""
+    return "1 sample" if len(samples) == 1 else f"{len(samples)} samples"
 
 
 def _start_and_memory(report: Report) -> dict[str, Column]:
@@ -230,8 +289,14 @@ def _start_and_memory(report: Report) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     if starts:
         columns["load + first score, s"] = {
-            e["engine"]: f"{load_and_score_seconds(e):.2f}" for e in starts
+            e["engine"]: _cell(f"{load_and_score_seconds(e):.2f}", _few(e["samples"]))
+            for e in starts
         }
     if memory:
-        columns["resident, GB"] = {e["engine"]: f"{e['resident_bytes'] / 1e9:.2f}" for e in memory}
+        columns["resident, GB"] = {
+            e["engine"]: _cell(
+                f"{e['resident_bytes'] / 1e9:.2f}", _few(e["resident_samples_bytes"])
+            )
+            for e in memory
+        }
     return columns

@@ -1,13 +1,13 @@
 """What exits save: a guard's time on labelled texts with and without them, in turns."""
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import paired_ratio, spread, timed_in_turns
 from siren_bench.subjects.corpus import Row
 from siren_runtime import Guard, ScoreResult, StreamResult
 from siren_runtime.bundle.progress import Progress
@@ -61,12 +61,10 @@ def in_turns(
         The results of both, and of their comparison the verdicts by depth, how many changed, the
         milliseconds of each round and the median ratio of paired rounds.
     """
-    ours, theirs = exits(), whole()  # a warm-up too
-    with_exits, without = [], []
-    for done in range(rounds):
-        with_exits.append(_milliseconds(exits))
-        without.append(_milliseconds(whole))
-        progress("timing", done + 1, rounds)
+    ours, theirs = exits(), whole()
+    with_exits, without = timed_in_turns(
+        [exits, whole], rounds, lambda done: progress("timing", done, rounds)
+    )
     compared = {
         "blocks": blocks,
         "exits": dict(sorted(Counter(result.exit or blocks for result in ours).items())),
@@ -75,7 +73,7 @@ def in_turns(
         ),
         "exits_ms": with_exits,
         "whole_ms": without,
-        "ratio": statistics.median(a / b for a, b in zip(with_exits, without, strict=True)),
+        "ratio": paired_ratio(with_exits, without),
     }
     return ours, theirs, compared
 
@@ -91,11 +89,14 @@ def part_of(progress: Progress, number: int, parts: int) -> Progress:
 
 
 def paired_times(result: dict[str, Any], count: int) -> list[str]:
-    """Of a result the median milliseconds over `count`, without exits and with them, and ratio."""
+    """Of a result the median milliseconds over `count`, without exits and with them, and their
+    ratio with its spread.
+    """
+    ratios = [a / b for a, b in zip(result["exits_ms"], result["whole_ms"], strict=True)]
     return [
         f"{statistics.median(result['whole_ms']) / count:.2f}",
         f"{statistics.median(result['exits_ms']) / count:.2f}",
-        f"{result['ratio']:.2f}x",
+        spread(ratios),
     ]
 
 
@@ -128,9 +129,3 @@ def _scored(guard: Guard, texts: Sequence[str], size: int) -> list[ScoreResult]:
         return [guard.score(text) for text in texts]
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     return [result for part in parts for result in guard.score_batch(part)]
-
-
-def _milliseconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e3

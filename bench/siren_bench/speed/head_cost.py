@@ -1,16 +1,18 @@
 """What further heads cost: guards of one head and of several on the same pass, timed in turns."""
 
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import paired_ratio
+from siren_bench.records.samples import paired_ratio, spread, timed_in_turns
 from siren_export.export import export_bundle
 from siren_export.heads.base import Artifact
 from siren_export.heads.mlp import Dense, MlpHead
@@ -23,6 +25,7 @@ from siren_runtime.bundle.heads import Activation, Decision
 from siren_runtime.bundle.manifest import MANIFEST_FILE
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.types import Precision
+from siren_runtime.text.reading import AS_LLM_SIREN
 
 _FEW_LABELS = 8
 _ORDERS, _RANK = 3, 32  # of a polynomial, as siren train makes one
@@ -120,7 +123,8 @@ class HeadBench:
                 path,
                 precision=self.precision,
             )
-        return Guard.load(path, threads=self.threads, streaming=True)
+        # Spans would be passes of their own.
+        return Guard.load(path, threads=self.threads, streaming=True, **AS_LLM_SIREN)
 
     def measure(
         self,
@@ -135,13 +139,17 @@ class HeadBench:
         pairs = [(kind, count) for kind in kinds for count in counts if count > 1]
         for done, (kind, count) in enumerate(pairs, start=1):
             with self.guard(kind, 1) as one, self.guard(kind, count) as several:
+                guards = (one, several)
                 for tokens, text in texts.items():
-                    samples = _in_turns([one, several], text, rounds)
+                    runs = [partial(guard.score, text) for guard in guards]
+                    samples = timed_in_turns(runs, rounds)
                     results.append(_result(kind, count, f"{tokens} tokens", samples))
                 if one.manifest.streams:
                     text = max(texts.values(), key=len)
-                    steps = [_stream_steps(guard, text, rounds) for guard in (one, several)]
-                    results.append(_result(kind, count, "one new token of a stream", steps))
+                    with ExitStack() as stack:
+                        steps = [_stream_step(guard, text, stack) for guard in guards]
+                        samples = timed_in_turns(steps, rounds)
+                    results.append(_result(kind, count, "one new token of a stream", samples))
                 results[-1]["parameters"] = _parameters(self.artifact, kind, count)
             progress("timing", done, len(pairs))
         return results
@@ -153,28 +161,13 @@ def _parameters(artifact: Artifact, kind: str, count: int) -> int:
     return sum(other.head.parameters for other in further.values())
 
 
-def _in_turns(guards: Sequence[Guard], text: str, rounds: int) -> list[list[float]]:
-    samples: list[list[float]] = [[] for _ in guards]
-    for number in range(rounds + 1):  # the first is a warm-up
-        for guard, own in zip(guards, samples, strict=True):
-            start = time.perf_counter()
-            guard.score(text, long_text="truncate")
-            if number:
-                own.append((time.perf_counter() - start) * 1e3)
-    return samples
-
-
-def _stream_steps(guard: Guard, text: str, rounds: int) -> list[float]:
+def _stream_step(guard: Guard, text: str, stack: ExitStack) -> Callable[[], object]:
+    """What feeds one more token to a stream, which `stack` ends, behind a prefix of the text."""
     ids = guard.scorers[0].tokenizer.encode_batch([text])[0]
-    samples = []
-    with guard.stream() as stream:
-        stream.feed_tokens(ids[:_PREFIX_TOKENS])
-        for number in range(rounds + 1):
-            start = time.perf_counter()
-            stream.feed_tokens([ids[number % len(ids)]])
-            if number:
-                samples.append((time.perf_counter() - start) * 1e3)
-    return samples
+    stream = stack.enter_context(guard.stream())
+    stream.feed_tokens(ids[:_PREFIX_TOKENS])
+    further = cycle(ids)
+    return lambda: stream.feed_tokens([next(further)])
 
 
 def _result(kind: str, count: int, what: str, samples: Sequence[list[float]]) -> dict[str, Any]:
@@ -190,19 +183,24 @@ def _result(kind: str, count: int, what: str, samples: Sequence[list[float]]) ->
 
 
 def head_cost_table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the medians as Markdown: of one head, of several, and a further head's share."""
-    rows = [
-        [
-            result["kind"],
-            str(result["heads"]),
-            result["what"],
-            f"{statistics.median(result['one_ms']):,.2f}",
-            f"{statistics.median(result['several_ms']):,.2f}",
-            f"{result['ratio']:.3f}x",
-            f"{(result['ratio'] - 1) / (result['heads'] - 1):.2%}",
-        ]
-        for result in results
-    ]
+    """Return the medians as Markdown: of one head, of several, and a further head's share.
+
+    Of ratios the 10th to 90th percentile too.
+    """
+    rows = []
+    for result in results:
+        one, several = result["one_ms"], result["several_ms"]
+        rows.append(
+            [
+                result["kind"],
+                str(result["heads"]),
+                result["what"],
+                f"{statistics.median(one):,.2f}",
+                f"{statistics.median(several):,.2f}",
+                spread([b / a for a, b in zip(one, several, strict=True)], digits=3),
+                f"{(result['ratio'] - 1) / (result['heads'] - 1):.2%}",
+            ]
+        )
     header = [
         "further heads", "heads", "read", "one head, ms", "all heads, ms", "all / one",
         "a further head's share of the pass",

@@ -1,11 +1,12 @@
 """What spans and windows cost: a guard's time on texts, with and without spans, in pairs."""
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import paired_ratio, spread, timed_in_turns
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress, by_length
 
@@ -13,7 +14,7 @@ from siren_runtime.bundle.progress import Progress, by_length
 def measure_span_cost(
     guard: Guard, texts: Mapping[int, str], sizes: Sequence[int], rounds: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Time texts, tokens -> text, in pairs: without spans, then with them, `rounds` times.
+    """Time texts, tokens -> text, in turns: without spans and with them, `rounds` times.
 
     Args:
         sizes: of the spans, in tokens.
@@ -21,18 +22,17 @@ def measure_span_cost(
     results = []
     tell = by_length(progress, "timing", texts)
     for tokens, text in texts.items():
-        spans = guard.score(text, spans=sizes).spans  # a warm-up too
-        plain, with_spans = [], []
-        for _ in range(rounds):
-            plain.append(_milliseconds(guard, text, spans=False))
-            with_spans.append(_milliseconds(guard, text, spans=sizes))
+        spans = guard.score(text, spans=sizes).spans
+        plain, with_spans = timed_in_turns(
+            [partial(guard.score, text, spans=asked) for asked in (False, sizes)], rounds
+        )
         results.append(
             {
                 "tokens": tokens,
                 "sizes": [span.tokens for span in spans],
                 "plain_ms": plain,
                 "spans_ms": with_spans,
-                "ratio": statistics.median(b / a for a, b in zip(plain, with_spans, strict=True)),
+                "ratio": paired_ratio(with_spans, plain),
             }
         )
         tell(len(results))
@@ -47,15 +47,9 @@ def span_cost_table(results: list[dict[str, Any]]) -> str:
             f"{statistics.median(result['plain_ms']):,.1f}",
             f"{statistics.median(result['plain_ms']) / result['tokens']:.3f}",
             f"{statistics.median(result['spans_ms']):,.1f}",
-            f"{result['ratio']:.2f}x",
+            spread([b / a for a, b in zip(result["plain_ms"], result["spans_ms"], strict=True)]),
         ]
         for result in results
     ]
     header = ["tokens", "whole text, ms", "ms a token", "with spans, ms", "spans / whole"]
     return markdown_table(header, rows)
-
-
-def _milliseconds(guard: Guard, text: str, *, spans: bool | Sequence[int]) -> float:
-    start = time.perf_counter()
-    guard.score(text, spans=spans)
-    return (time.perf_counter() - start) * 1e3

@@ -29,15 +29,20 @@ def sweep(
     batches: Sequence[int],
     token_budgets: Sequence[int] = (),
 ) -> list[Case]:
-    """List every engine at every batch size, and ours with token budgets at the largest one."""
+    """List every engine at every batch size, and ours with token budgets at the largest one.
+
+    Peers get texts one by one too, which they may be quickest at, since they pad a batch.
+    """
     cases = []
     for engine, process in engines:
+        if not isinstance(engine, SirenEdge):
+            cases += [Case(engine, process, batch) for batch in sorted({1, *batches})]
+            continue
         cases += [Case(engine, process, batch) for batch in batches]
-        if isinstance(engine, SirenEdge):
-            cases += [
-                Case(replace(engine, token_budget=budget), process, batches[-1])
-                for budget in token_budgets
-            ]
+        cases += [
+            Case(replace(engine, token_budget=budget), process, batches[-1])
+            for budget in token_budgets
+        ]
     return cases
 
 
@@ -108,16 +113,36 @@ def _entry(case: Case, texts: Sequence[str], tokens: int, times: list[float]) ->
     }
 
 
-def best_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return how much longer each engine takes than the first, each at its best setting."""
+@dataclass(frozen=True)
+class Best:
+    """An engine at its best setting.
+
+    Attributes:
+        entry: What was measured there.
+        setting: Its batch and, of ours, its token budget, in words.
+        ratio: How much longer it takes than the first engine at its best.
+    """
+
+    entry: Mapping[str, Any]
+    setting: str
+    ratio: float
+
+
+def best_settings(results: Sequence[Mapping[str, Any]]) -> dict[str, Best]:
+    """Return each engine, by its name without a token budget, at its best setting."""
     best: dict[str, Mapping[str, Any]] = {}
     for entry in results:
-        name = _base(entry["engine"])
+        name = base_name(entry["engine"])
         if name not in best or entry["texts_per_s"] > best[name]["texts_per_s"]:
             best[name] = entry
     first = next(iter(best.values()))
     return {
-        name: paired_ratio(entry["samples_s"], first["samples_s"]) for name, entry in best.items()
+        name: Best(
+            entry,
+            f"batch {entry['batch']}{entry['engine'].removeprefix(name)}",
+            paired_ratio(entry["samples_s"], first["samples_s"]),
+        )
+        for name, entry in best.items()
     }
 
 
@@ -125,12 +150,13 @@ def throughput_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Lay out texts (tokens) a second, a row for each engine and token budget."""
     batches = sorted({entry["batch"] for entry in results})
     header = ["texts/s (tokens/s)", *(f"batch {batch}" for batch in batches), "ratio at best"]
-    ratios = best_ratios(results)
+    best = best_settings(results)
     rows = []
     for name in dict.fromkeys(entry["engine"] for entry in results):
         entries = {e["batch"]: e for e in results if e["engine"] == name}
         row = [name, *(_cell(entries.get(batch)) for batch in batches)]
-        rows.append([*row, f"{ratios[name]:.2f}x" if name in ratios else ""])
+        at_best = f"{best[name].ratio:.2f}x, {best[name].setting}" if name in best else ""
+        rows.append([*row, at_best])
     return markdown_table(header, rows)
 
 
@@ -140,6 +166,6 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
     return f"{three_digits(entry['texts_per_s'])} ({entry['tokens_per_s']:,.0f})"
 
 
-def _base(name: str) -> str:
-    """An engine's name without its token budget."""
+def base_name(name: str) -> str:
+    """Return an engine's name without its token budget."""
     return name.partition(",")[0] if name.startswith("siren-edge") else name

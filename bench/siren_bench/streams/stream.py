@@ -18,9 +18,11 @@ import numpy as np
 import psutil
 
 from siren_bench.engines.engine import Engine, LlmSiren, SirenEdge
-from siren_bench.engines.process import in_fresh_process
+from siren_bench.engines.process import in_fresh_process, reason
 from siren_bench.peers.genai import Genai
+from siren_bench.subjects.texts import one_token_words
 from siren_runtime import Guard
+from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.progress import Progress, silent
 
 from .memory import measure_memory
@@ -37,7 +39,8 @@ class Plan:
     """What to measure.
 
     Attributes:
-        tokens: of the stream that is scored at every token, and every `chunk` tokens.
+        tokens: of the stream that is scored at every token, and every `chunk` tokens; it is fed
+            as text, in words of one token.
         early, late: positions whose cost a token is compared.
         sampled: prefix lengths at which llm-siren is timed.
         streams, steps: of the batch: how many streams, and steps of one token each.
@@ -75,7 +78,10 @@ def measure_streams(
 
     Returns:
         Raw samples in seconds and bytes of each of our engines, with what `summarise` makes of
-        them, and of each generator; and for each generator that does not run why not.
+        them, and of each generator; and for each peer that does not run why not.
+
+    Raises:
+        Exception: one of ours fails.
     """
     ours = [engine for engine in engines if isinstance(engine, SirenEdge)]
     llm_siren = [engine for engine in engines if isinstance(engine, LlmSiren)]
@@ -95,18 +101,28 @@ def measure_streams(
             parts.append((f"{engine.name}, {what}", entry, run))
         parts.append((f"{engine.name}, memory", entry, partial(_memory, engine.bundle, plan)))
     total = len(parts) + bool(generators)
+    peers, failed = {peer.name for peer in llm_siren}, dict[str, str]()
     for number, (what, into, measure) in enumerate(parts):
         progress(what, number, total)
-        into.update(measure())
+        try:
+            into.update(measure())
+        except Exception as error:  # whatever a peer's libraries raise
+            if what not in peers:
+                raise
+            failed[what] = reason(error)
     for entry in entries:
         entry.update(shared)
         entry["summary"] = summarise(entry, plan)
-    failed: dict[str, str] = {}
     if generators:
         progress("streams and generators in turns", len(parts), total)
         turns = Turns(plan.tokens, plan.turn, plan.walks)
-        seconds, failed = in_fresh_process(measure_turns, ours, generators, turns)
-        entries += turn_ratios(entries, seconds)
+        try:
+            seconds, unable = in_fresh_process(measure_turns, ours, generators, turns)
+        except Exception as error:  # a library that ends the process, for one
+            failed |= dict.fromkeys((one.name for one in generators), reason(error))
+        else:
+            failed |= unable
+            entries += turn_ratios(entries, seconds)
     return entries, failed
 
 
@@ -178,15 +194,15 @@ def step_weight_bytes(graph: Path) -> int:
 
 def _one_stream(bundle: Path, plan: Plan) -> Results:
     guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
-    ids = token_ids(plan.tokens)
+    words = one_token_words((bundle / TOKENIZER_FILE).read_bytes(), plan.tokens)
     with guard.stream() as stream:
-        stream.feed_tokens(ids[:4])
+        stream.feed("".join(words[:4]))
         stream.reset()
-        singles = _timed(stream.feed_tokens, [[token] for token in ids])
+        singles = _timed(stream.feed, words)
         alone = [score.score for score in stream.scores]
         stream.reset()
-        pieces = [ids[i : i + plan.chunk] for i in range(0, len(ids), plan.chunk)]
-        chunks = _timed(stream.feed_tokens, pieces)
+        starts = range(0, len(words), plan.chunk)
+        chunks = _timed(stream.feed, ["".join(words[i : i + plan.chunk]) for i in starts])
         chunked = [score.score for score in stream.scores]
     difference = max(abs(a - b) for a, b in zip(alone, chunked, strict=True))
     return {

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import spread
 from siren_bench.speed.latency import milliseconds
 
 from .stream import Plan, llm_siren_dtypes
@@ -68,17 +67,11 @@ def _turns_table(turned: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     for entry in turned:
         seconds = [second for walk in entry["turns_s"] for second in walk]
         ratios = [entry.get("to_generators", {}).get(name) for name in generators]
-        rows.append([entry["engine"], milliseconds(median(seconds)), *map(_spread, ratios)])
+        shown = ["" if found is None else spread(found) for found in ratios]
+        rows.append([entry["engine"], milliseconds(median(seconds)), *shown])
     header = ["a token, in turns", "ms", *(f"time over {name}" for name in generators)]
     pairs = sum(map(len, turned[0]["turns_s"]))
     return (
         f"{markdown_table(header, rows)}\nMedians of {pairs} turns of {plan.turn} tokens, and of "
         "ratios of turns at the same positions; in brackets the ratios' 10th to 90th percentile.\n"
     )
-
-
-def _spread(ratios: Sequence[float] | None) -> str:
-    if ratios is None:
-        return ""
-    low, high = np.quantile(ratios, (0.1, 0.9))
-    return f"{median(ratios):.2f}x ({low:.2f} to {high:.2f})"

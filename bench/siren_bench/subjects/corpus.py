@@ -14,13 +14,15 @@ from siren_runtime.text.rules import one_text
 class Row:
     """A text, its data set (the file's name), and its label: 1 harmful, 0 safe.
 
-    `pair` is the prompt and the response that the text is made of, where it has both.
+    `pair` is the prompt and the response that the text is made of, where it has both;
+    `has_response` whether it has a response, with its prompt or alone.
     """
 
     text: str
     dataset: str
     label: int | None
     pair: tuple[str, str] | None = None
+    has_response: bool = False
 
 
 class _Line(msgspec.Struct):
@@ -68,5 +70,5 @@ def _read(file: Path, split: str | None) -> list[Row]:
             raise InputError(f"{file}, line {number}: {error}") from None
         if split is None or line.split == split:
             pair = (line.prompt, line.response) if line.prompt and line.response else None
-            rows.append(Row(text, file.stem, line.label, pair))
+            rows.append(Row(text, file.stem, line.label, pair, bool(line.response)))
     return rows

@@ -1,16 +1,18 @@
-"""What a benchmark runs on: a head and its local backbone, from a name or a folder."""
+"""What a benchmark runs on: heads and their local backbone, from a name or a folder."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from siren_bench.records.kept import made_whole
 from siren_bench.records.progress import progress_bar
-from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE
+from siren_export.heads.base import CONFIG_FILE, DECISION_FILE, WEIGHTS_FILE
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.recipes import find_recipe, recipe_names
 from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.heads import PRIMARY_HEAD
 from siren_runtime.errors import InputError
 
 from .real_models import REAL_MODELS, RealModel, shape_of, write_real_model
@@ -22,12 +24,15 @@ MAX_LENGTH = 512  # tokens, as in the released heads
 
 @dataclass(frozen=True)
 class Subject:
-    """A head, whose base_model.model_id is the folder `backbone`, and what reports call them.
+    """Heads and their local backbone, and what reports call them.
 
     Attributes:
-        random: The head's weights are random, so scores mean nothing.
+        heads: Their folders by name, as siren export joins them; the first is the guard's score.
+        head: The first one, its base_model.model_id the folder `backbone`, as llm-siren reads it.
+        random: The heads' weights are random, so scores mean nothing.
     """
 
+    heads: Mapping[str, str]
     head: Path
     backbone: Path
     description: str
@@ -37,7 +42,7 @@ class Subject:
 def find_subject(
     name: str, folder: Path, backbone: Path | None = None, max_length: int = MAX_LENGTH
 ) -> Subject:
-    """Find a head by the name of a shape, a trained model or a shipped guard, or in a folder.
+    """Find heads by the name of a shape, a trained model or a shipped guard, or in a folder.
 
     Args:
         folder: A folder to write in: a shape's checkpoint and head, which are used again where
@@ -53,36 +58,50 @@ def find_subject(
         return synthesize(SHAPES[name], folder, f"head-{max_length}", max_length)
     if name in REAL_MODELS:
         return _real(REAL_MODELS[name], folder, max_length)
+    heads, recipe = heads_of(name), find_recipe(name)
+    head = Path(heads[PRIMARY_HEAD])
+    model_id = load_artifact(head).model_id
+    backbone = backbone or (recipe.backbone() if recipe else Path(model_id))
+    local_head = _pointed_to(backbone, head, folder / "head")
+    description = f"{head.resolve().name}, backbone {model_id}"
+    return Subject(heads, local_head, backbone, description, random=False)
+
+
+def heads_of(name: str) -> dict[str, str]:
+    """The folders, by name, of all heads of a shipped guard, or of the one in a folder.
+
+    Raises:
+        InputError: the name is neither.
+    """
     recipe = find_recipe(name)
-    if recipe is None and not Path(name).is_dir():
+    if recipe is not None:
+        return {PRIMARY_HEAD: str(recipe.artifact), **recipe.further}
+    if not Path(name).is_dir():
         raise InputError(
             f"{name!r} is neither a shape ({', '.join(SHAPES)}), nor a trained model "
             f"({', '.join(REAL_MODELS)}), nor a shipped guard ({', '.join(recipe_names())}), nor "
             "the folder of a head"
         )
-    head = recipe.artifact if recipe else Path(name)
-    model_id = load_artifact(head).model_id
-    backbone = backbone or (recipe.backbone() if recipe else Path(model_id))
-    local_head = _pointed_to(backbone, head, folder / "head")
-    description = f"{head.resolve().name}, backbone {model_id}"
-    return Subject(local_head, backbone, description, random=False)
+    return {PRIMARY_HEAD: name}
 
 
 def folder_name(name: str, backbone: Path | None = None) -> str:
-    """Name the folder of what is made of a head, as `find_subject` takes it.
+    """Name the folder of what is made of heads, as `find_subject` takes them.
 
     A shape's is its name, and so is a trained model's of which no guard is shipped. Another's
-    tells its files too, so that a head that was trained again, or another one of that name, finds
-    nothing of the first.
+    tells its files too, so that heads that were trained or calibrated again, or others of that
+    name, find nothing of the first.
+
+    Raises:
+        InputError: as `find_subject`.
     """
-    recipe = find_recipe(name)
-    if name in SHAPES or (name in REAL_MODELS and recipe is None):
+    if name in SHAPES or (name in REAL_MODELS and find_recipe(name) is None):
         return name
-    head = (recipe.artifact if recipe else Path(name)).resolve()
-    files = [head / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    heads = [Path(folder).resolve() for folder in heads_of(name).values()]
+    files = [head / file for head in heads for file in (CONFIG_FILE, WEIGHTS_FILE, DECISION_FILE)]
     digests = [sha256_of(file) if file.is_file() else "" for file in files]
     made_of = "\n".join([str(backbone and backbone.resolve()), *digests])
-    return f"{head.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+    return f"{heads[0].name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
 
 def synthesize(
@@ -99,11 +118,11 @@ def synthesize(
     if not head.exists():
         with made_whole(head) as unfinished:
             write_head(unfinished, shape, backbone, max_length=max_length)
-    return Subject(head, backbone, f"{shape.name}, random weights of the true shape", random=True)
+    return _at_random(head, backbone, f"{shape.name}, random weights of the true shape")
 
 
 def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
-    """Dequantize a trained model where that was not done yet, with the head of the guard that is
+    """Dequantize a trained model where that was not done yet, with the heads of the guard that is
     shipped of it, or a random one.
     """
     backbone, head = folder / "backbone", folder / f"head-{max_length}"
@@ -114,12 +133,17 @@ def _real(model: RealModel, folder: Path, max_length: int) -> Subject:
     if recipe is not None and (recipe.artifact / CONFIG_FILE).is_file():
         local_head = _pointed_to(backbone, recipe.artifact, folder / "head")
         description = f"{model.name}, the shipped guard on its dequantized weights"
-        return Subject(local_head, backbone, description, random=False)
+        return Subject(heads_of(model.name), local_head, backbone, description, random=False)
     if not head.exists():
         with made_whole(head) as unfinished:
             write_head(unfinished, shape_of(model, backbone), backbone, max_length=max_length)
-    description = f"{model.name}, trained weights, a random head on every block"
-    return Subject(head, backbone, description, random=True)
+    return _at_random(
+        head, backbone, f"{model.name}, trained weights, a random head on every block"
+    )
+
+
+def _at_random(head: Path, backbone: Path, description: str) -> Subject:
+    return Subject({PRIMARY_HEAD: str(head)}, head, backbone, description, random=True)
 
 
 def _pointed_to(backbone: Path, head: Path, folder: Path) -> Path:

@@ -61,6 +61,36 @@ def texts_of(tokenizer_json: bytes, lengths: Iterable[int]) -> dict[int, str]:
     return {length: _text_of(tokenizer, length) for length in lengths}
 
 
+def one_token_words(tokenizer_json: bytes, count: int) -> list[str]:
+    """Return so many words, a space before each, each of which is one more token of their text.
+
+    Args:
+        tokenizer_json: As in `texts_of`.
+
+    Raises:
+        InputError: the tokenizer makes no such words.
+    """
+    tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text.strip()).ids)
+
+    words: list[str] = []
+    length = 0
+    while len(words) < count:
+        before = len(words)
+        for word in _PASSAGE.split():
+            longer = tokens(f"{''.join(words)} {word}")
+            if not words or longer == length + 1:
+                words.append(f" {word}")
+                length = longer
+        if len(words) in (before, 1):
+            raise InputError("this tokenizer makes no words of one token each")
+    return words[:count]
+
+
 def _text_of(tokenizer: tokenizers.Tokenizer, length: int) -> str:
     def count(text: str) -> int:
         return len(tokenizer.encode(text).ids)

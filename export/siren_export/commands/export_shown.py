@@ -8,6 +8,7 @@ from rich.text import Text
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.report import Candidate
 from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import one_line
 
 _STAGES = {
     "calibrate": "running example texts",
@@ -36,46 +37,43 @@ def tried_line(candidate: Candidate) -> str:
     )
 
 
-def _console() -> Console:
-    """Standard error, where paths and reasons are shown as they are."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+def _say(line: str, style: str = "") -> None:
+    """Write a line on standard error, where paths and reasons are shown as they are."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(one_line(line), style))
 
 
 def show_summary(output: Path, manifest: Manifest, seconds: float) -> None:
     """Say on standard error what was exported."""
-    console = _console()
     size = sum(file.size for file in manifest.files.values()) / 1e6
     backbone, report = manifest.backbone, manifest.verification
-    console.print(
+    _say(
         f"{output}: {manifest.precision} for {manifest.target}, {backbone.blocks_kept} of "
         f"{backbone.blocks} blocks, {size:,.1f} MB in {seconds:.1f} s"
     )
     if manifest.quantization is not None:
-        console.print(f"quantized: {manifest.quantization.fitted}")
+        _say(f"quantized: {manifest.quantization.fitted}")
         if manifest.quantization.wider:
-            console.print(f"8 bits: {', '.join(manifest.quantization.wider)}")
+            _say(f"8 bits: {', '.join(manifest.quantization.wider)}")
     if manifest.carried_over:
-        console.print(
-            f"carried over: {manifest.carried_over} matrices keep the blocks that the file has"
-        )
+        _say(f"carried over: {manifest.carried_over} matrices keep the blocks that the file has")
     if report.status == "unverified":
-        console.print(Text.assemble(("unverified", "yellow"), f": {report.reason}"))
+        _say(f"unverified: {report.reason}", "yellow")
     else:
-        console.print(
+        _say(
             f"{report.status}: |score difference| at most {report.max_difference:.1e}, mean "
             f"{report.mean_difference:.1e}, verdicts equal {report.verdict_agreement:.1%}, over "
             f"{report.texts} texts against {report.reference}"
         )
     for name, head in report.further.items():
-        console.print(
+        _say(
             f"head {name}: |score difference| at most {head.max_difference:.1e}, mean "
             f"{head.mean_difference:.1e}, verdicts equal {head.verdict_agreement:.1%}"
         )
     if report.stream_max_difference is not None:
-        console.print(
+        _say(
             f"streaming: |score difference| at most {report.stream_max_difference:.1e}, mean "
             f"{report.stream_mean_difference:.1e}, over {report.stream_texts} texts "
             "read in chunks, against whole texts"
         )
     if report.exit_max_difference is not None:
-        console.print(f"exits: segments within {report.exit_max_difference:.1e} of the whole graph")
+        _say(f"exits: segments within {report.exit_max_difference:.1e} of the whole graph")

@@ -18,7 +18,7 @@ import msgspec
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
-from siren_runtime.errors import CheckpointError
+from siren_runtime.errors import CheckpointError, install_hint
 
 from .local_file import read_json
 from .onnx_file import OnnxFile, OnnxWeights, find_graph, open_graph
@@ -159,8 +159,7 @@ def _load_gguf(path: Path) -> Checkpoint:
         from .gguf_checkpoint import open_gguf
     except ImportError as error:
         raise CheckpointError(
-            f"{path}: reading a GGUF file takes the gguf package ({error}); "
-            "pip install 'siren-edge[gguf]'"
+            f"{path}: reading a GGUF file takes the gguf package ({error}); {install_hint('gguf')}"
         ) from None
     found = open_gguf(path, str(path))
     return Checkpoint(

@@ -13,6 +13,7 @@ from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.report import Verification
+from siren_runtime.errors import install_hint
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .batches import with_batch_verification
@@ -37,7 +38,7 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
         source: gives the reference; where there is none, the report says why.
     """
     if find_spec("onnxruntime") is None:
-        reason = "onnxruntime is not installed; pip install 'siren-edge[cpu]'"
+        reason = f"onnxruntime is not installed; {install_hint('cpu')}"
         return Verification(status="unverified", reason=reason)
     bundle = Bundle(bundle.path, _untempered(bundle.manifest))
     manifest = bundle.manifest

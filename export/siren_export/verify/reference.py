@@ -18,7 +18,7 @@ from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.graphs import exit_spec
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.errors import ArtifactError, CheckpointError
+from siren_runtime.errors import ArtifactError, CheckpointError, install_hint
 
 from . import rows
 from .gguf_reference import read_model, read_tokenizer
@@ -153,7 +153,7 @@ class LlmSiren:
             import transformers
         except ImportError as error:
             raise ReferenceUnavailable(
-                f"llm-siren is not installed ({error}); pip install 'siren-edge[reference]'"
+                f"llm-siren is not installed ({error}); {install_hint('reference')}"
             ) from None
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -187,7 +187,7 @@ class LlmSiren:
         except ImportError as error:
             raise ReferenceUnavailable(
                 f"transformers reads GGUF files with accelerate ({error}); "
-                "pip install 'siren-edge[reference]'"
+                f"{install_hint('reference')}"
             ) from None
         model, tokenizer = read_model(self.checkpoint), read_tokenizer(self.checkpoint)
         guard = rows.llm_siren_guard(self.artifact, model.made, tokenizer.made)

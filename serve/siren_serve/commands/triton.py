@@ -55,7 +55,8 @@ def triton(
 ) -> None:
     """Write a Triton model repository: text in, verdict out, batched by Triton.
 
-    Triton's Python must find siren-edge: pip install 'siren-edge[cpu]' there. The bundle is copied.
+    Triton's Python must find siren-edge: pip install '.[cpu]' there, in its checkout. The bundle is
+    copied.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name {name!r}: letters, digits, '_', '-' and '.' make a model's name")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from siren_runtime.text.names import is_name
 from siren_serve.errors import RefusedRequest
-from siren_serve.messages import is_name
 
 Kind = Literal["chat/completions", "completions"]
 _READ: dict[Kind, set[str]] = {

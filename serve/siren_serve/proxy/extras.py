@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from siren_serve.messages import is_name
+from siren_runtime.text.names import is_name
 
 from .texts import Joined, texts_of
 

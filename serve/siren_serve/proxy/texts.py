@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from siren_runtime.text.names import is_name
 from siren_serve.errors import RefusedRequest
 from siren_serve.escapes import Unescaping
-from siren_serve.messages import is_name
 
 # Words that say what something is, unless they are sentences, and the deepest level at which an
 # answer has them: the choice, its message, an item of the message's, of what stands beside it.

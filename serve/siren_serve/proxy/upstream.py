@@ -30,6 +30,10 @@ class UpstreamRefusal(Exception):
         super().__init__(status)
         self.status, self.headers, self.body = status, headers, body
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled with all that it is made of."""
+        return type(self), (self.status, self.headers, self.body), self.__dict__
+
 
 class Upstream:
     """The model server behind a proxy."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
-import typer
 
 from siren_runtime import Guard
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import write_lines
 from siren_runtime.errors import InputError
 from siren_runtime.generation.manifest import Pooled
 from siren_runtime.scoring.engines import Engines, Request, open_engines
@@ -76,7 +76,7 @@ def calibrate_alarms(
     decision = _smoothed(bundle.manifest.decision(head), found.smoothing)
     decision = with_thresholds(decision, found.threshold, None, None)
     manifest = write_decided(bundle.path, bundle.manifest, head, decision)
-    typer.echo(
+    write_lines(
         f"threshold: from {found.threshold:.4f}, scores averaged over {found.smoothing} tokens; "
         f"{found.coverage:.1%} of the harmful {split} streams stopped in time, "
         f"{found.false_alarms:.1%} of the safe ones stopped"

@@ -10,6 +10,7 @@ from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.progress import suffixed
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
+from siren_runtime.commands.console import write_lines
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Request, open_engines
 from siren_train.data.rows import Columns
@@ -56,7 +57,7 @@ def calibrate_bundle(
     write_decided(bundle.path, bundle.manifest, head, new)
     rules.tell(bundle.path, old, new, scores, record)
     if temperature:
-        typer.echo(f"temperature: {new.temperature:.3f}")
+        write_lines(f"temperature: {new.temperature:.3f}")
 
 
 def _scored(

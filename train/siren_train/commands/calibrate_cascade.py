@@ -5,11 +5,10 @@ orders of its polynomial.
 from collections.abc import Sequence
 
 import numpy as np
-import typer
 
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
@@ -41,11 +40,11 @@ def calibrate_exits(
     write_bounds(bundle.path, found, loss / 100, len(scores.whole))
     numbers, _ = decisions(scores.exits, found.bounds)
     for number, (depth, (low, high)) in enumerate(zip(depths, found.bounds, strict=True)):
-        typer.echo(
+        write_lines(
             f"exit behind {depth} of {blocks} blocks: safe up to {_shown(low)}, harmful from "
             f"{_shown(high)}; decides {np.mean(numbers == number):.1%} of the rows"
         )
-    typer.echo(
+    write_lines(
         f"mean cost {found.cost:.3f}, macro-F1 lost {100 * found.lost:.2f} points on "
         f"{len(scores.whole)} {split} rows"
     )
@@ -94,11 +93,11 @@ def calibrate_orders(
     reports, cascade = measure_orders(scores, found, manifest.head, thresholds)
     shown = [f"safe up to {_shown(low)}, harmful from {_shown(high)}" for low, high in found.bounds]
     for order, (one, bounds) in enumerate(zip(reports, [*shown, "the rest"], strict=True), start=1):
-        typer.echo(
+        write_lines(
             f"order {order}: {bounds}; decides {one.decides:.1%} of the rows; {one.cost:,} "
             f"multiply-adds; macro-F1 by itself {one.macro_f1:.4f}"
         )
-    typer.echo(
+    write_lines(
         f"mean cost {found.cost:.3f} of the head's, macro-F1 {cascade:.4f} against "
         f"{reports[-1].macro_f1:.4f}, at most {100 * found.lost:.2f} points lost on {rows} {split} "
         "rows"

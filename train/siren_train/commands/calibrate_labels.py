@@ -9,7 +9,7 @@ from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.progress import suffixed
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 from siren_runtime.scoring.engines import Engines, Request, open_backend
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
@@ -77,6 +77,8 @@ def calibrate_labels(
     decision = replace(bundle.manifest.decision(head), labels=new)
     written = write_decided(bundle.path, bundle.manifest, head, decision)
     for label in new:
-        typer.echo(f"{label.name}: from {label.threshold:.4f}, temperature {label.temperature:.3f}")
+        write_lines(
+            f"{label.name}: from {label.threshold:.4f}, temperature {label.temperature:.3f}"
+        )
     report(f"{bundle.path}: {len(new)} labels of {head} calibrated")
     return written.decision(head)

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.thresholds import ResponseThresholds
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Scores
@@ -30,13 +28,13 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
         ]
     for what, decides, rows, of_tiers in parts:
         for span in decides.spans:
-            typer.echo(f"{what}spans of {span.tokens} tokens: from {span.threshold:.4f}")
+            write_lines(f"{what}spans of {span.tokens} tokens: from {span.threshold:.4f}")
         if not len(rows.scores):
             continue
         tiers = [(tier.name, tier.threshold, of_tiers) for tier in decides.tiers]
         for name, value, by in [("threshold", decides.threshold, rows), *tiers]:
             m = binary_metrics(by.harmful, by.scores, value)
-            typer.echo(
+            write_lines(
                 f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
                 f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
             )

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 from siren_train.data.dilution import checked_lengths
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns
@@ -19,7 +17,7 @@ from siren_train.measure.diluted import (
 )
 from siren_train.measure.diluted_plot import plot_diluted
 from siren_train.measure.evaluate import rows_of_split
-from siren_train.measure.reports import write_report
+from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import stated_thresholds
 
 
@@ -59,8 +57,8 @@ def evaluate_diluted(
         **vars(stated_thresholds(guard, threshold)),
     )
     markdown = diluted_markdown(evaluation)
-    typer.echo(markdown, nl=False)
+    write_lines(markdown)
     if output is not None:
-        write_report(output, "diluted", evaluation, markdown)
+        write_report(output, "diluted", evaluation, markdown, measured_by(guard))
         plot_diluted(evaluation, output / "diluted.png")
         report(f"{output}: diluted.json, diluted.md and diluted.png")

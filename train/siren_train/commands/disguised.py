@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 from siren_runtime.errors import InputError
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns
@@ -18,7 +16,7 @@ from siren_train.measure.disguised import (
     measure_disguised,
 )
 from siren_train.measure.evaluate import rows_of_split
-from siren_train.measure.reports import write_report
+from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import stated_thresholds
 
 
@@ -63,7 +61,7 @@ def evaluate_disguised(
         each_label=stated.each_label,
     )
     markdown = disguised_markdown(evaluation)
-    typer.echo(markdown, nl=False)
+    write_lines(markdown)
     if output is not None:
-        write_report(output, "disguised", evaluation, markdown)
+        write_report(output, "disguised", evaluation, markdown, measured_by(guard))
         report(f"{output}: disguised.json and disguised.md")

@@ -104,7 +104,7 @@ def rollouts(
     By the labels: a prefix's target is the mean label of the responses that begin with it. By
     rollouts: the mean score that a guard gives to what a generator makes of it. A run of those that
     was stopped goes on where it was when the same command is given again; OUTPUT.work keeps every
-    continuation and its score.
+    continuation and its score. Prefixes that the generator or the judge cannot take are left out.
     """
     # Only here, so that siren --help need not wait for what reads data.
     from siren_train.rollouts.generator import Sampling
@@ -138,7 +138,7 @@ def rollouts(
     if generator is None:
         targets = label_targets(found)
     else:
-        targets = _rolled_out(
+        targets, refusals = _rolled_out(
             found,
             generator,
             Sampling(model, api, max_tokens, temperature),
@@ -150,6 +150,8 @@ def rollouts(
             threads=threads,
             work=output.with_name(f"{output.name}.work"),
         )
+        if refusals:
+            report(f"{len(refusals)} prefixes were left out, the first since {refusals[0]}")
     write_targets(output, targets)
     mean = sum(target.target for target in targets) / len(targets)
     report(f"{output}: {len(targets):,} prefixes, mean target {mean:.3f}")
@@ -181,7 +183,7 @@ def _rolled_out(
     timeout_s: float,
     threads: int | None,
     work: Path,
-) -> "list[Target]":
+) -> "tuple[list[Target], list[str]]":
     from siren_train.rollouts.targets import RunSettings, digest, rollout_targets
 
     opened = _opened(generator, sampling, timeout_s, threads)

@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import typer
-
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report, warnings_reported
+from siren_runtime.commands.console import report, warnings_reported, write_lines
 from siren_runtime.generation.manifest import Pooled
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
-from siren_train.measure.reports import write_report
+from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import Stated
 from siren_train.measure.streaming_evaluation import (
     HeadAlarms,
@@ -96,9 +94,9 @@ def evaluate_streaming(
         each_label=decides[primary].each_label,
     )
     markdown = streaming_markdown(evaluation)
-    typer.echo(markdown, nl=False)
+    write_lines(markdown)
     if output is not None:
-        write_report(output, "streaming", evaluation, markdown)
+        write_report(output, "streaming", evaluation, markdown, measured_by(guard))
         plot_onset(traces, threshold, output / "onset.png")
         report(f"{output}: streaming.json, streaming.md and onset.png")
 

@@ -5,19 +5,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
 from msgspec.structs import replace
 
 from siren_runtime import Guard
 from siren_runtime.commands.bars import Bars
-from siren_runtime.commands.console import report
+from siren_runtime.commands.console import report, write_lines
 from siren_train.data.benchmarks import Benchmark, paper_figures
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
 from siren_train.measure.exit_evaluation import measure_exits
 from siren_train.measure.plots import plot_evaluation
-from siren_train.measure.reports import write_report
+from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import label_thresholds, stated_thresholds
 
 from .labels_shown import labels_of_heads, say_unnamed
@@ -88,8 +87,8 @@ def evaluate_texts(
         notes={one.name: one.note for one in measured if one.note},
     )
     markdown = evaluation_markdown(evaluation)
-    typer.echo(markdown, nl=False)
+    write_lines(markdown)
     if output is not None:
-        write_report(output, "evaluation", evaluation, markdown)
+        write_report(output, "evaluation", evaluation, markdown, measured_by(guard))
         plot_evaluation(scores, evaluation, output)
         report(f"{output}: evaluation.json, evaluation.md and plots")

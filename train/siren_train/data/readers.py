@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siren_runtime.errors import InputError
+from siren_runtime.errors import InputError, install_hint
 from siren_runtime.text.keys import once
 
 from .sources import Source
@@ -91,9 +91,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError:
-        raise InputError(
-            f"{path}: parquet files need pyarrow; pip install 'siren-edge[train]'"
-        ) from None
+        raise InputError(f"{path}: parquet files need pyarrow; {install_hint('train')}") from None
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -19,6 +19,12 @@ _PATHS: dict[Api, str] = {"chat": "chat/completions", "completions": "completion
 _CONNECT_S = 10.0
 _ATTEMPTS = 4
 _FILTERED = "content_filter"
+# By which an endpoint refuses one text, such as a prompt that it has no room for.
+_OF_THE_TEXT = {
+    httpx.codes.BAD_REQUEST,
+    httpx.codes.REQUEST_ENTITY_TOO_LARGE,
+    httpx.codes.UNPROCESSABLE_ENTITY,
+}
 
 
 class _Message(msgspec.Struct):
@@ -81,13 +87,22 @@ class Endpoint:
             limits=httpx.Limits(max_connections=None),
         )
 
+    def check(self, prompt: str, prefix: str) -> None:
+        """See that there is a prompt, which a chat needs; what else is refused, only asking tells.
+
+        Raises:
+            InputError: there is none.
+        """
+        self._asked(prompt, prefix)
+
     def go_on(self, prompt: str, prefix: str, seed: int) -> str:
         """Return how the generator goes on, which may be empty.
 
         Raises:
-            InputError: there is no prompt, which a chat needs.
-            BackendError: the endpoint fails again and again, refuses, gives no such answer, or cuts
-                harmful text, of which no target can be made.
+            InputError: as `check`; or the endpoint says that it cannot take this, by a status of
+                400, 413 or 422.
+            BackendError: it fails again and again, refuses whatever it is asked, gives no such
+                answer, or blocks or cuts harmful text, of which no target can be made.
         """
         body = {**self._asked(prompt, prefix), "seed": seed}
         path = _PATHS[self._sampling.api]
@@ -149,9 +164,14 @@ class Endpoint:
             if status == httpx.codes.OK:
                 return response.content
             failure = f"answered with status {status}: {response.text[:200]}"
+            if status in _OF_THE_TEXT and _FILTERED not in response.text:
+                raise InputError(f"{self._place(path)} {failure}")
             if status != httpx.codes.TOO_MANY_REQUESTS and status < 500:
                 break
         raise self._failed(path, failure)
 
     def _failed(self, path: str, what: str) -> BackendError:
-        return BackendError(f"{self._url.rstrip('/')}/{path} {what}")
+        return BackendError(f"{self._place(path)} {what}")
+
+    def _place(self, path: str) -> str:
+        return f"{self._url.rstrip('/')}/{path}"

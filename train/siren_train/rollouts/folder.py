@@ -34,12 +34,21 @@ class FolderGenerator:
         self._engine, self._sampling = Engine(folder, threads=threads), sampling
         self.digest = self._engine.model.digest()
 
+    def check(self, prompt: str, prefix: str) -> None:
+        """See, without a run, that the model can go on with this.
+
+        Raises:
+            InputError: there is no prompt, which a chat needs, or the model has no room for it; or
+                a text is none that it can read.
+            BackendError: the folder has no chat template.
+        """
+        self._tokens(prompt, prefix)
+
     def go_on(self, prompt: str, prefix: str, seed: int) -> str:
         """Return how the generator goes on, which may be empty.
 
         Raises:
-            InputError: there is no prompt, which a chat needs, or the model has no room for it;
-                a text is none that it can read; or `seed` is out of range.
+            InputError: as `check`; or `seed` is out of range.
             BackendError: the engine fails, or the folder has no chat template.
         """
         sampling = self._sampling
@@ -66,7 +75,7 @@ class FolderGenerator:
             raise InputError(
                 f"{(prompt or prefix)[:80]!r} and what stands behind it have {len(tokens):,} "
                 f"tokens; the model of {self._engine.folder} goes on with 1 to {room:,}, beside "
-                f"{most:,} of --max-tokens; lower that, or leave the row out"
+                f"{most:,} of --max-tokens"
             )
         return tokens
 

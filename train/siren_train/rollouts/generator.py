@@ -34,11 +34,18 @@ class Generator(Protocol):
     def digest(self) -> str:
         """The SHA-256 of its model in hexadecimal; empty where only its name is known."""
 
+    def check(self, prompt: str, prefix: str) -> None:
+        """See, without asking, that the generator can be asked this.
+
+        Raises:
+            InputError: it cannot.
+        """
+
     def go_on(self, prompt: str, prefix: str, seed: int) -> str:
         """Return how the generator goes on, which may be empty.
 
         Raises:
-            InputError: it cannot be asked this.
+            InputError: it cannot be asked this, or refuses it.
             BackendError: it fails.
         """
 

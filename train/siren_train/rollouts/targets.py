@@ -18,7 +18,7 @@ import numpy as np
 from siren_runtime import Guard
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.progress import Progress, silent
-from siren_runtime.errors import InputError, SirenError
+from siren_runtime.errors import BackendError, InputError, SirenError
 from siren_train.store.locks import locked
 
 from .generator import Api, Generator
@@ -28,6 +28,9 @@ from .prefixes import Prefix
 SETTINGS_FILE = "settings.json"
 CONTINUATIONS_FILE, SCORES_FILE = "continuations.jsonl", "scores.jsonl"
 _JUDGED_TOGETHER = 256
+_MOST_REFUSED = 1 / 10  # of the prefixes; a generator that refuses more is not the right one
+
+Refusals = dict[int, str]  # the place of a prefix that is left out, and why
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -98,7 +101,7 @@ def rollout_targets(
     *,
     concurrency: int,
     progress: Progress = silent,
-) -> list[Target]:
+) -> tuple[list[Target], list[str]]:
     """Let the generator go on from every prefix, judge what comes, and return the targets.
 
     Args:
@@ -106,23 +109,36 @@ def rollout_targets(
             there, and nothing that is there is asked for again.
         concurrency: continuations under way at once.
 
+    Returns:
+        The targets; and of each prefix that is left out why the generator or the judge cannot take
+        it.
+
     Raises:
-        InputError: `work` holds a run with other settings, or one that is under way.
-        BackendError: the generator or the judge fails. What was done is kept.
+        InputError: `work` holds a run with other settings, or one that is under way; or no prefix
+            can be taken.
+        BackendError: the generator or the judge fails, or the generator refuses more than a tenth
+            of the prefixes when it is asked. What was done is kept.
     """
     with locked(work, "siren rollouts"):
         _check_settings(work / SETTINGS_FILE, settings)
+        refusals = _checked(prefixes, generator, progress)
         with Journal(work / CONTINUATIONS_FILE, _Continuation) as continuations:
-            _continue(continuations, prefixes, generator, settings, concurrency, progress)
+            refusals |= _continue(
+                continuations, prefixes, generator, settings, refusals, concurrency, progress
+            )
         with Journal(work / SCORES_FILE, _Score) as scores:
-            _judge(scores, continuations.entries, prefixes, judge, progress)
+            refusals |= _judge(scores, continuations.entries, prefixes, judge, progress)
+    if len(refusals) == len(prefixes):
+        raise InputError(f"no prefix can be taken, the first since {refusals[0]}")
     by_place: list[list[float]] = [[] for _ in prefixes]
     for one in scores.entries:
         by_place[one.place].append(one.score)
-    return [
+    targets = [
         Target(p.prompt, p.text, float(np.mean(found)), len(found), settings.model, p.split)
-        for p, found in zip(prefixes, by_place, strict=True)
+        for place, (p, found) in enumerate(zip(prefixes, by_place, strict=True))
+        if place not in refusals
     ]
+    return targets, [*refusals.values()]
 
 
 def write_targets(path: Path, targets: Iterable[Target]) -> None:
@@ -159,22 +175,41 @@ def _check_settings(path: Path, settings: RunSettings) -> None:
             )
 
 
+def _checked(prefixes: Sequence[Prefix], generator: Generator, progress: Progress) -> Refusals:
+    """The prefixes that the generator cannot be asked, which it tells without a token."""
+    refusals: Refusals = {}
+    for place, prefix in enumerate(prefixes):
+        progress("prefixes", place, len(prefixes))
+        try:
+            generator.check(prefix.prompt, prefix.text)
+        except InputError as error:
+            refusals[place] = str(error)
+    progress("prefixes", len(prefixes), len(prefixes))
+    return refusals
+
+
 def _continue(
     journal: Journal[_Continuation],
     prefixes: Sequence[Prefix],
     generator: Generator,
     settings: RunSettings,
+    left_out: Refusals,
     concurrency: int,
     progress: Progress,
-) -> None:
-    """Ask for the continuations that are missing. After a failure those under way are kept."""
+) -> Refusals:
+    """Ask for the continuations that are missing. After a failure those under way are kept.
+
+    Returns:
+        The prefixes that the generator refuses.
+    """
     there = {(one.place, one.number) for one in journal.entries}
-    total = len(prefixes) * settings.rollouts
+    total = (len(prefixes) - len(left_out)) * settings.rollouts
+    refusals: Refusals = {}
     missing = (
         (place, number)
         for place in range(len(prefixes))
         for number in range(settings.rollouts)
-        if (place, number) not in there
+        if (place, number) not in there and place not in left_out and place not in refusals
     )
     progress("continuations", len(there), total)
     running: dict[Future[str], tuple[int, int]] = {}
@@ -191,6 +226,9 @@ def _continue(
                 place, number = running.pop(future)
                 try:
                     journal.add(_Continuation(place, number, future.result()))
+                except InputError as error:
+                    refusals[place] = str(error)
+                    failure = failure or _too_many(refusals, len(prefixes))
                 except SirenError as error:
                     failure = failure or error
             progress("continuations", len(journal.entries), total)
@@ -199,6 +237,15 @@ def _continue(
             f"{failure}; {len(journal.entries):,} of {total:,} continuations are kept, and the "
             "same command goes on from there"
         ) from failure
+    return refusals
+
+
+def _too_many(refusals: Refusals, prefixes: int) -> BackendError | None:
+    """The error for a generator that refuses more than a few."""
+    if len(refusals) <= max(int(prefixes * _MOST_REFUSED), 1):
+        return None
+    first = next(iter(refusals.values()))
+    return BackendError(f"the generator refused {len(refusals)} of {prefixes:,} prefixes: {first}")
 
 
 def _judge(
@@ -207,17 +254,28 @@ def _judge(
     prefixes: Sequence[Prefix],
     judge: Guard,
     progress: Progress,
-) -> None:
-    """Score the continuations that have no score."""
+) -> Refusals:
+    """Score the continuations that have no score.
+
+    Returns:
+        The prefixes of those that the judge cannot read.
+    """
     there = {(one.place, one.number) for one in journal.entries}
     missing = [one for one in continuations if (one.place, one.number) not in there]
+    refusals: Refusals = {}
     for start in range(0, len(missing), _JUDGED_TOGETHER):
         progress("judging", len(journal.entries), len(continuations))
         chunk = missing[start : start + _JUDGED_TOGETHER]
         texts = [_text(prefixes[one.place], one.text) for one in chunk]
-        for one, result in zip(chunk, judge.score_batch(texts), strict=True):
-            journal.add(_Score(one.place, one.number, result.score))
+        for one, result in zip(chunk, judge.score_each(texts), strict=True):
+            if isinstance(result, InputError):
+                refusals[one.place] = f"the judge cannot read it: {result}"
+            elif isinstance(result, SirenError):
+                raise result
+            else:
+                journal.add(_Score(one.place, one.number, result.score))
     progress("judging", len(journal.entries), len(continuations))
+    return refusals
 
 
 def _text(prefix: Prefix, continuation: str) -> str | tuple[str, str]:

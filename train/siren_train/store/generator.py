@@ -88,14 +88,14 @@ class GeneratorPool:
         first token of all.
 
         Raises:
-            InputError: the tokenizer makes no token of a row.
+            InputError: the tokenizer makes no token of a row, or the chat template refuses it.
             BackendError: the engine failed.
         """
         return [self._means(row) for row in rows]
 
     def _means(self, row: Row) -> FloatArray:
-        text = self._in_place(row)
         try:
+            text = self._in_place(row)
             tokens = self._engine.encode(text)
             markup, first = self._places(row, text, tokens) if row.skipped else (0, 0)
         except InputError as error:
