@@ -62,6 +62,18 @@ def test_a_parameter_of_kserve_that_is_not_known_is_refused_by_name(
     assert f"`{name}`" in answer.json()["error"]
 
 
+def test_text_may_say_that_it_is_text_and_nothing_else(server: Running, guard: Guard) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
+    for kind, status in (("str", 200), ("base64", 422)):
+        given = {"parameters": {"content_type": kind}}
+        asked = {"inputs": [tensor | given], **given}
+        answer = server.client.post("/v2/models/tiny/infer", json=asked)
+        assert answer.status_code == status
+        if status == 200:
+            (score,) = answer.json()["outputs"][0]["data"]
+            assert score == pytest.approx(guard.score("aGVsbG8=").score, abs=ROUNDING)
+
+
 def test_predict_of_the_first_version_answers(server: Running, guard: Guard) -> None:
     answer = server.client.post("/v1/models/tiny:predict", json={"instances": TEXTS[:2]})
     expected = [guard.score(text) for text in TEXTS[:2]]

@@ -7,7 +7,7 @@ A guard is a model with one input, `text` (BYTES, any shape), and three outputs 
 
 import struct
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from litestar import Request, get, post
@@ -28,6 +28,7 @@ class InputParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an input may say beside its data; it is looked at where these stand behind the JSON."""
 
     binary_data_size: int | None = None
+    content_type: Literal["str"] | None = None  # MLServer's clients say so of text
 
 
 class OutputParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +44,7 @@ class RequestParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """
 
     binary_data_output: bool = False
+    content_type: Literal["str"] | None = None
     priority: int = 0
     timeout: int | None = None
 
