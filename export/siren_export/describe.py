@@ -57,7 +57,6 @@ def describe(
     if chat is not None:
         trajectory = TrajectoryRules(TEMPLATE_FILE, dict(chat.tokens), "rich")
     exits = [Exit(depth, one.head.spec) for depth, one in artifact.exits.items()]
-    artifacts = {artifact.name: artifact, **artifact.further}
     return Manifest(
         format_version=FORMAT_VERSION,
         task=artifact.task,
@@ -84,7 +83,7 @@ def describe(
         saturation_free=row.saturation_free,
         carried_over=len(graphs["score"].carried_over),
         weights_sha256={
-            name: one.weights_sha256 for name, one in artifacts.items() if one.weights_sha256
+            name: one.weights_sha256 for name, one in artifact.heads.items() if one.weights_sha256
         },
         versions={p: metadata.version(p) for p in _MADE_BY},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

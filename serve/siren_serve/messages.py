@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -211,7 +212,7 @@ def texts_of(messages: list[Message], declared: Collection[str] = ()) -> list[st
     return with_names(texts, _names_of(messages), declared)
 
 
-def turns_of(messages: list[Message]) -> dict[int, str]:
+def turns_of(messages: Sequence[Message]) -> dict[int, str]:
     """What the user says in each turn of a conversation, by the message's place.
 
     Raises:
@@ -225,13 +226,19 @@ def judged_alone(turns: Mapping[int, str], conversation: str) -> dict[str, int]:
     """Those of the last turns that say enough to judge them by themselves too, so that a system
     prompt and other turns do not hide them; each text once, with the place of its last message.
     """
-    most = _MOST_OF * len(conversation)
-    said = {text: place for place, text in turns.items() if _says_enough(text)}
-    return {text: said[text] for text in [*said][-_TURNS:] if len(text) < most}
+    most, found = _MOST_OF * len(conversation), dict[str, int]()
+    for place, text in reversed([*turns.items()]):
+        if len(found) == _TURNS:
+            break
+        if text not in found and len(text) < most and _says_enough(text):
+            found[text] = place
+    return dict(reversed(found.items()))
 
 
 def _says_enough(text: str) -> bool:
-    return len(_WORD.findall(text)) + len(_UNSPACED.findall(text)) // 2 >= _LEAST_WORDS
+    words = sum(1 for _ in islice(_WORD.finditer(text), _LEAST_WORDS))
+    letters = sum(1 for _ in islice(_UNSPACED.finditer(text), 2 * _LEAST_WORDS))
+    return words + letters // 2 >= _LEAST_WORDS
 
 
 def pair_of(messages: list[Message]) -> Text:

@@ -184,12 +184,13 @@ def test_a_record_of_fidelity_is_told_anew_from_its_scores(run, calibrated, tmp_
     assert "Told anew" in again.with_suffix(".md").read_text()
 
 
-@pytest.mark.parametrize("change", ["rows", "weights", "bench"])
+@pytest.mark.parametrize("change", ["rows", "files", "weights", "bench"])
 def test_scores_of_other_rows_or_of_another_head_are_not_told_anew(
     run, calibrated, tmp_path, change
 ):
     scores = [0.5] * (len(TEXTS) - (change == "rows"))
-    settings = {"head": "a head", "split": None, "texts": len(TEXTS)}
+    names = ["other.jsonl" if change == "files" else run.corpus.name]
+    settings = {"head": "a head", "split": None, "texts": len(TEXTS), "corpus": names}
     settings["weights_sha256"] = {"harm": "0" * 64} if change == "weights" else {}
     kind = "latency" if change == "bench" else "fidelity"
     path = tmp_path / "record.json"

@@ -1,6 +1,8 @@
 """What the benchmarks compute from their samples, and from a model's shape."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,20 @@ def test_each_round_of_turns_begins_with_the_other():
     samples = timed_in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
     assert "".join(order) == "ba" + "ab" + "ba" + "ab"  # the first pair warms up
     assert [len(own) for own in samples] == [3, 3]
+
+
+def test_turns_may_go_without_a_round_to_warm_up():
+    order = []
+    timed_in_turns([lambda: order.append("a"), lambda: order.append("b")], 2, warm_ups=0)
+    assert "".join(order) == "ab" + "ba"
+
+
+def test_an_engine_that_is_loaded_from_a_cold_start_has_imported_nothing_before():
+    read = (
+        "import sys, siren_bench.engines.engine; print({*sys.modules} & {'siren_runtime', 'numpy'})"
+    )
+    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_spread_of_ratios_is_their_10th_to_90th_percentile():

@@ -67,11 +67,10 @@ def test_figures_of_another_machine_are_said_to_be(tmp_path):
     settings = {"head": "a head", "threads": 2, "missing": {}, "engines": []}
     for bench, results in (("latency", [entry_of("ours", 0.1)]), ("memory", [])):
         write_record(tmp_path / f"{bench}-a.json", bench, settings, results, "")
-    report = read_report("a", tmp_path)
-    cpu = report.latency["machine"]["cpu"]
-    assert report.measured_on == f"**a head**, 2 threads of {cpu}"
-    memory = json.loads((tmp_path / "memory-a.json").read_text())
-    memory["machine"]["cpu"] = "Another"
-    (tmp_path / "memory-a.json").write_text(json.dumps(memory))
+    for name, flags in (("latency", ["avx2", "avx512_vnni"]), ("memory", ["avx2"])):
+        path = tmp_path / f"{name}-a.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "machine": {"cpu": "EPYC", "cpu_flags": flags}}))
     measured_on = read_report("a", tmp_path).measured_on
-    assert measured_on == f"**a head**, 2 threads of {cpu}; 2 threads of Another for memory-a"
+    first = "**a head**, 2 threads of EPYC with AVX-512 VNNI"
+    assert measured_on == f"{first}; 2 threads of EPYC for memory-a"

@@ -2,29 +2,25 @@
 
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from halfway import Start, halfway
 from siren_export.bundle_writer import check_output, staging
 from siren_runtime.errors import BundleError
 
 _EXPORT = """
-import os, sys
 from pathlib import Path
 from siren_export.bundle_writer import staging
 
-os.getpid = lambda: int(sys.argv[2])  # as in another container, which counts processes for itself
 with staging(Path(sys.argv[1]), overwrite=False) as folder:
     (folder / "weights.bin").write_text("theirs")
     print(folder, flush=True)
     sys.stdin.read()
     (folder / "guard.json").write_text("theirs")
 """
-Start = Callable[[int], tuple[subprocess.Popen[str], Path]]
 
 
 @pytest.fixture
@@ -35,25 +31,8 @@ def output(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(output: Path) -> Iterator[Start]:
     """Start an export in a process of that number; it waits in its hidden folder."""
-    running = []
-
-    def begin(pid: int) -> tuple[subprocess.Popen[str], Path]:
-        command = [sys.executable, "-c", _EXPORT, str(output), str(pid)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        assert process.stdout is not None
-        return process, Path(process.stdout.readline().strip())
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+    with halfway(_EXPORT, output) as begin:
+        yield begin
 
 
 def put(output: Path, *, overwrite: bool = False, grafted: bool = False) -> None:

@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from halfway import Start, halfway
 from siren_runtime.bundle.files import replacement, sha256_of, write_whole
 from siren_runtime.errors import BundleError, InputError
 
@@ -51,12 +50,10 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_stays(
 
 
 _WRITE = """
-import os, sys
 from pathlib import Path
 from siren_runtime.bundle.files import replacement
 from siren_runtime.errors import InputError
 
-os.getpid = lambda: int(sys.argv[2])  # as in another container, which counts processes for itself
 with replacement(Path(sys.argv[1]), InputError) as partial:
     partial.write_text("theirs")
     print(partial, flush=True)
@@ -65,27 +62,14 @@ with replacement(Path(sys.argv[1]), InputError) as partial:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[int], tuple[subprocess.Popen[str], Path]]]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """Start to write `labels.npy` in a process of that number; it waits with the file half done."""
-    running = []
-
-    def begin(pid: int) -> tuple[subprocess.Popen[str], Path]:
-        command = [sys.executable, "-c", _WRITE, str(tmp_path / "labels.npy"), str(pid)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        assert process.stdout is not None
-        return process, Path(process.stdout.readline().strip())
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+    with halfway(_WRITE, tmp_path / "labels.npy") as begin:
+        yield begin
 
 
 def test_what_a_killed_process_of_another_container_left_is_removed_and_no_other(
-    tmp_path: Path, start: Callable[[int], tuple[subprocess.Popen[str], Path]]
+    tmp_path: Path, start: Start
 ) -> None:
     process, left = start(os.getpid())  # a number that is alive here
     process.kill()
@@ -98,9 +82,7 @@ def test_what_a_killed_process_of_another_container_left_is_removed_and_no_other
     assert {file.name for file in tmp_path.iterdir()} == {"labels.npy", *others}
 
 
-def test_who_writes_in_another_container_is_left_alone(
-    tmp_path: Path, start: Callable[[int], tuple[subprocess.Popen[str], Path]]
-) -> None:
+def test_who_writes_in_another_container_is_left_alone(tmp_path: Path, start: Start) -> None:
     path = tmp_path / "labels.npy"
     process, _ = start(99999999)  # a number that is of no process here
     write_whole(path, b"whole", InputError)

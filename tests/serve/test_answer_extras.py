@@ -53,6 +53,16 @@ def test_what_else_stands_there_is_text(beside: dict[str, Any], text: str | None
 def test_of_chunks_what_is_said_again_is_read_once_and_what_grows_as_one() -> None:
     assert read(*[{"citations": ["one", "two"]}] * 3) == {0: "one\ntwo"}
     assert read({"thoughts": "a bo"}, {"thoughts": "mb"}) == {0: "a bomb"}
+    growing = [{"citations": ["one", "two", "three"][:count]} for count in (1, 2, 3)]
+    assert read(*growing) == {0: "one\ntwo\nthree"}
+
+
+def test_texts_that_take_turns_without_end_are_refused() -> None:
+    extras = Extras(most=2)
+    for name, text in (("one", "a"), ("two", "b"), ("one", "c"), ("three", "d")):
+        extras.add({name: text})
+    with pytest.raises(RefusedRequest, match="more than 2 texts at once"):
+        extras.add({"two": "e"})
 
 
 def test_a_picture_beside_the_choices_is_refused() -> None:

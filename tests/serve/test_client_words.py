@@ -103,6 +103,7 @@ def test_a_users_turn_is_read_by_itself_too() -> None:
     long = {"role": "user", "content": LONG * 20}
     assert len(_call({"messages": [SYSTEM, long]}).prompts) == 1  # which nothing hides
     assert _call({"messages": many}).prompts[-1] == f"{LONG} 39"
+    assert _call({"messages": [turn, *many[-32:], turn]}).prompts[-1] == LONG  # said before, too
 
 
 def test_a_system_prompt_does_not_hide_what_is_asked(

@@ -245,10 +245,10 @@ def test_sessions_are_bounded_and_end_when_nothing_comes(bundle: Path) -> None:
 
 
 def test_a_session_that_is_long_in_opening_begins_when_it_is_open(bundle: Path) -> None:
-    with running({"tiny": str(bundle)}, max_streams=1, stream_idle_s=0.5) as server:
+    with running({"tiny": str(bundle)}, max_streams=1, stream_idle_s=3.0) as server:
         with ThreadPoolExecutor() as pool, server.held():
             asked = [pool.submit(server.client.post, "/v1/streams", json={}) for _ in range(2)]
-            time.sleep(1.5)  # longer than a session is kept that nobody feeds
+            time.sleep(4.0)  # longer than a session is kept that nobody feeds
         opened, refused = sorted((a.result(WAIT_S) for a in asked), key=lambda a: a.status_code)
         assert (opened.status_code, refused.status_code) == (201, 429)
         path = f"/v1/streams/{opened.json()['id']}"

@@ -144,7 +144,6 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "split that is no string": ({**GOOD, "split": 3}, "column 'split' is 3; expected a string"),
     "duplicate id": (GOOD, "id 'g' is already that of"),
     "category that is an object": ({**GOOD, "category": {"hate": True}}, "'category' is {'hate'"),
-    "category that is a number": ({**GOOD, "category": 3}, "'category' is 3; expected a string"),
     "categories that are numbers": ({**GOOD, "category": ["a", 3]}, "'category' is ['a', 3]"),
     "source that is a list": ({**GOOD, "source": ["a"]}, "column 'source' is ['a']; expected a st"),
     "text is a number": ({**GOOD, "id": "n", "text": 5}, "text must be a str"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,9 @@ def test_it_is_said_where_rows_name_no_label_and_how_many_are_left_out(
     assert left_out
     done = siren("evaluate", bundle, data, "--threads", 1)
     assert f"{left_out} of 60 rows say nothing of a label of the head 'harm'" in done.stderr
-    done = siren("calibrate", bundle, data, "--threshold", "best", "--split", "test")
+    own = shutil.copytree(bundle, tmp_path / "bundle")
+    done = siren("calibrate", own, data, "--threshold", "best", "--split", "test")
+    assert done.exit_code == 0, done.output
     assert f"{left_out} of 60 rows say nothing" in done.stderr
     other = write_jsonl(tmp_path / "other.jsonl", make_rows(40))
     done = siren("evaluate", bundle, data, other, "--threads", 1)

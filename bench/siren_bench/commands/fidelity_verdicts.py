@@ -41,7 +41,8 @@ def fidelity_verdicts(
     settings = {name: of for name, of in measured["settings"].items() if name != "threshold"}
     rows = load_corpus(corpus, split=settings["split"], limit=settings["texts"])
     artifact = load_artifact(heads_of(head)[PRIMARY_HEAD])
-    scores = recorded_scores(measured, rows, artifact.weights_sha256)
+    names = [file.name for file in corpus]
+    scores = recorded_scores(measured, names, rows, artifact.weights_sha256)
     results = fidelity_entries(scores, rows, artifact.decision, random=False)
     settings["thresholds"] = thresholds_told(artifact.decision)
     finish(output or record, "fidelity", settings, results, fidelity_table(results), measured)

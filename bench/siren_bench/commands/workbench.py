@@ -37,10 +37,10 @@ class Workbench:
     @property
     def described(self) -> dict[str, Any]:
         """What a record says of it: in words, and the SHA-256 of the weights of each head."""
-        heads = {self.artifact.name: self.artifact, **self.artifact.further}
+        heads = self.artifact.heads.items()
         return {
             "head": self.subject.description,
-            "weights_sha256": {name: head.weights_sha256 for name, head in heads.items()},
+            "weights_sha256": {name: head.weights_sha256 for name, head in heads},
         }
 
     @property

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from siren_runtime.commands.origin import installed_versions
-from siren_runtime.text.reading import AS_LLM_SIREN
-
 ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 TorchDtype = Literal["float32", "bfloat16"]  # that a peer on PyTorch is measured in
 
@@ -114,10 +111,13 @@ class SirenEdge(GuardEngine):
         library = self.backend
         if self.backend in ("cpu", "cuda"):
             library = "onnxruntime" if self.backend == "cpu" else "onnxruntime-gpu"
+        from siren_runtime.commands.origin import installed_versions
+
         return installed_versions("siren-edge", library)
 
     def load(self) -> Any:
         from siren_runtime import Guard
+        from siren_runtime.text.reading import AS_LLM_SIREN
 
         backend: Any = self.backend
         read = {**AS_LLM_SIREN, "spans": None if self.spans else False}
@@ -166,6 +166,8 @@ class LlmSiren(GuardEngine):
         return Work(self.dtype)
 
     def versions(self) -> dict[str, str]:
+        from siren_runtime.commands.origin import installed_versions
+
         return installed_versions("llm-siren", "transformers", "torch")
 
     def load(self) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import paired_ratio
+from siren_bench.records.samples import in_turns, paired_ratio
 from siren_bench.subjects.synthetic import write_artifact
 from siren_export.export import export_bundle
 from siren_export.families.registry import parse_config
@@ -114,8 +114,8 @@ def measure_extraction(
     samples: dict[str, list[float]] = {name: [] for name in extractors}
     features: dict[str, Features] = {}
     names = list(extractors)
-    for number in range(-1, rounds):
-        for name in names if number % 2 == 0 else reversed(names):
+    for number, turn in in_turns(names, rounds):
+        for name in turn:
             settle()
             start = time.perf_counter()
             features[name] = extractors[name](texts)

@@ -85,18 +85,24 @@ def fidelity_entries(
 
 
 def recorded_scores(
-    record: Mapping[str, Any], rows: Sequence[Row], weights_sha256: str | None
+    record: Mapping[str, Any],
+    corpus: Sequence[str],
+    rows: Sequence[Row],
+    weights_sha256: str | None,
 ) -> dict[str, list[float]]:
     """Return the scores that a record of fidelity has of `rows`, of each engine by name.
 
     Args:
+        corpus: The names of the files that the rows are of, in their order.
         weights_sha256: Of the head; records of before do not say whose scores they have.
 
     Raises:
         InputError: the record is of another benchmark, other rows or another head.
     """
     scores = {entry["engine"]: entry.get("scores", []) for entry in record["results"]}
-    if record["bench"] != "fidelity" or {len(rows)} != {len(found) for found in scores.values()}:
+    of_rows = record["settings"].get("corpus") == corpus
+    of_rows &= {len(rows)} == {len(found) for found in scores.values()}
+    if record["bench"] != "fidelity" or not of_rows:
         raise InputError(
             f"the record of {record['command']!r} has no scores of these {len(rows)} rows; give "
             "one of siren bench fidelity, and the files that its command names, in that order"

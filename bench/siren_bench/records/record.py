@@ -8,6 +8,8 @@ from typing import Any
 from siren_runtime.commands.origin import origin
 from siren_runtime.errors import InputError
 
+_PRODUCTS = {"avx512_vnni": "AVX-512 VNNI", "amx_int8": "AMX"}  # by the flag of a CPU
+
 
 def write_record(
     path: Path,
@@ -39,10 +41,16 @@ def write_record(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     on = made["machine"]
-    note = f"Made by `{made['command']}` on {on['cpu']}, {on['logical_cores']} cores."
+    note = f"Made by `{made['command']}` on {processor(on)}, {on['logical_cores']} cores."
     if retold:
         note += f" Told anew from its samples by `{now['command']}`."
     path.with_suffix(".md").write_text(f"{table}\n{note}\n", encoding="utf-8")
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """The processor of a record's machine in words, with what 8-bit products go by."""
+    found = [name for flag, name in _PRODUCTS.items() if flag in machine.get("cpu_flags", ())]
+    return " ".join([machine["cpu"], *(["with", " and ".join(found)] if found else [])])
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -1,19 +1,31 @@
 """Repeated measurements: how they take turns, and their summaries."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median, quantiles
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def in_turns(runs: Sequence[_T], rounds: int, warm_ups: int = 1) -> Iterator[tuple[int, list[_T]]]:
+    """Yield the number of each round, from 0, and what is run in it, in an order that turns round.
+
+    So what disturbs the machine for a while, and what one run leaves behind for the next, falls on
+    all of them alike. Rounds to warm up come before, of numbers below 0.
+    """
+    for number in range(-warm_ups, rounds):
+        yield number, [*runs] if number % 2 == 0 else [*reversed(runs)]
 
 
 def timed_in_turns(
     runs: Sequence[Callable[[], object]],
     rounds: int,
     done: Callable[[int], object] = lambda rounds: None,
+    *,
+    warm_ups: int = 1,
 ) -> list[list[float]]:
-    """Run each once a round, in an order that turns round every round, after one round to warm up.
-
-    So what disturbs the machine for a while, and what one run leaves behind for the next, falls on
-    all of them alike.
+    """Run each once a round, `in_turns`, after the rounds to warm up.
 
     Args:
         done: Called with the number of rounds, after each.
@@ -22,15 +34,14 @@ def timed_in_turns(
         The milliseconds of each run in every round.
     """
     samples: list[list[float]] = [[] for _ in runs]
-    for number in range(rounds + 1):
-        pairs = list(zip(runs, samples, strict=True))
-        for run, own in pairs if number % 2 else reversed(pairs):
+    for number, turn in in_turns([*zip(runs, samples, strict=True)], rounds, warm_ups):
+        for run, own in turn:
             start = time.perf_counter()
             run()
-            if number:
+            if number >= 0:
                 own.append((time.perf_counter() - start) * 1e3)
-        if number:
-            done(number)
+        if number >= 0:
+            done(number + 1)
     return samples
 
 

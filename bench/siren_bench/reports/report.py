@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from siren_bench.records.record import markdown_table, read_record
+from siren_bench.records.record import markdown_table, processor, read_record
 from siren_bench.speed.cold_start import load_and_score_seconds
 from siren_bench.speed.latency import milliseconds, three_digits
 from siren_bench.speed.throughput import Best, base_name, best_settings
@@ -60,7 +60,7 @@ class Report:
         """The head, the threads and the processor, in words; other files' where they differ."""
         on: dict[str, list[str]] = {}
         for path, record in self.records.items():
-            machine = f"{record['settings']['threads']} threads of {record['machine']['cpu']}"
+            machine = f"{record['settings']['threads']} threads of {processor(record['machine'])}"
             on.setdefault(machine, []).append(path.stem)
         (first, _), *others = on.items()
         notes = [f"; {machine} for {', '.join(files)}" for machine, files in others]

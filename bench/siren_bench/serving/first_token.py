@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import p95
+from siren_bench.records.samples import in_turns, p95
 from siren_bench.speed.latency import three_digits
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import SirenError
@@ -73,8 +73,8 @@ def _rounds(
         "score_ms": lambda: guarded.score(prompt),
     }
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(-_WARM_UPS, rounds):
-        for name, call in calls.items() if number % 2 == 0 else reversed(calls.items()):
+    for number, turn in in_turns([*calls.items()], rounds, _WARM_UPS):
+        for name, call in turn:
             seconds = call()
             if number >= 0:
                 found[name].append(1000 * seconds)

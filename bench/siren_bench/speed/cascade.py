@@ -61,9 +61,9 @@ def in_turns(
         The results of both, and of their comparison the verdicts by depth, how many changed, the
         milliseconds of each round and the median ratio of paired rounds.
     """
-    ours, theirs = exits(), whole()
+    ours, theirs = exits(), whole()  # to warm up, too
     with_exits, without = timed_in_turns(
-        [exits, whole], rounds, lambda done: progress("timing", done, rounds)
+        [exits, whole], rounds, lambda done: progress("timing", done, rounds), warm_ups=0
     )
     compared = {
         "blocks": blocks,

@@ -24,6 +24,7 @@ from siren_bench.subjects.texts import one_token_words
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.bundle.progress import Progress, silent
+from siren_runtime.errors import SirenError
 
 from .memory import measure_memory
 from .turns import Turns, measure_turns, token_ids, turn_ratios
@@ -118,6 +119,8 @@ def measure_streams(
         turns = Turns(plan.tokens, plan.turn, plan.walks)
         try:
             seconds, unable = in_fresh_process(measure_turns, ours, generators, turns)
+        except SirenError:
+            raise  # ours, which is loaded there too
         except Exception as error:  # a library that ends the process, for one
             failed |= dict.fromkeys((one.name for one in generators), reason(error))
         else:

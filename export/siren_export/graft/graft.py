@@ -82,11 +82,11 @@ def graft(
     progress("read", 0, 1)
     model = ir.load(source.path / source.graph)
     blocks = find_blocks(model, source)
-    for one in _by_name(artifact).values():
+    for one in artifact.heads.values():
         _check_fits(one, source)
     digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
     engine = engine_digest(list(digests.values()))
-    for one in _by_name(artifact).values():
+    for one in artifact.heads.values():
         _check_trained_on(one, engine, foreign=foreign)
     progress("read", 1, 1)
     heads = head_set(artifact)
@@ -119,7 +119,7 @@ def graft(
             width=heads.neurons if matrix is None else matrix.shape[1],
             trained_on=_trained_on(artifact),
             pooled=pooled,
-            decisions={name: one.decision for name, one in _by_name(artifact).items()},
+            decisions={name: one.decision for name, one in artifact.heads.items()},
             engine=engine,
             files=files,
             weights=[*source.weights, *([MATRIX_FILE] if matrix is not None else [])],
@@ -148,11 +148,6 @@ def find_blocks(model: ir.Model, folder: GenaiFolder) -> list[Block]:
         )
     found = TransformerGraph(model.graph, source, folder.tokens, folder.logits)
     return found.blocks(folder.blocks, folder.cache_keys)
-
-
-def _by_name(artifact: Artifact) -> dict[str, Artifact]:
-    """A head and those that are read with it, by name."""
-    return {artifact.name: artifact, **artifact.further}
 
 
 def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
@@ -195,7 +190,7 @@ def _trained_on(artifact: Artifact) -> TrainedOn | None:
     Raises:
         ArtifactError: they say different things.
     """
-    found = {name: one.trained_on for name, one in _by_name(artifact).items()}
+    found = {name: one.trained_on for name, one in artifact.heads.items()}
     texts = {one.text for one in found.values() if one is not None}
     if len(texts) > 1:
         raise ArtifactError(

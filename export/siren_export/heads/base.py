@@ -191,6 +191,11 @@ class Artifact:
     weights_sha256: str | None = None
 
     @property
+    def heads(self) -> dict[str, "Artifact"]:
+        """All heads of the pass by name, the primary one first; no exits."""
+        return {self.name: self, **self.further}
+
+    @property
     def threshold(self) -> float:
         """A text is harmful from this score."""
         return self.decision.threshold

@@ -86,7 +86,7 @@ class OwnStates:
         head = _open_head(self.artifact)
         mean = self.artifact.head.spec.pools_mean
         rows: dict[str, list[list[float]]] = {name: [] for name in heads.heads}
-        named = {self.artifact.name: self.artifact, **self.artifact.further}
+        named = self.artifact.heads
         outputs = [output_name(heads.specs, name, o) for name in rows for o in (SCORE, LOGITS)]
         texts = [*TEXTS, *own]
         for done, text in enumerate(texts, start=1):

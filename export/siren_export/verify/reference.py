@@ -89,7 +89,7 @@ class LlmSiren:
         if self.artifact.task == "trajectory":
             return self._of_trajectories(progress)
         exits = {exit_spec(depth).name: one for depth, one in self.artifact.exits.items()}
-        heads = {self.artifact.name: self.artifact, **self.artifact.further, **exits}
+        heads = {**self.artifact.heads, **exits}
         for artifact in heads.values():
             if not isinstance(artifact.head, MlpHead | PolynomialHead):
                 raise ReferenceUnavailable(

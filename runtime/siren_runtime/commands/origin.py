@@ -1,7 +1,4 @@
-"""How a written result came about: its command, the machine, and the versions of what it used.
-
-Only the standard library is imported, since engines that are timed from a cold start import this.
-"""
+"""How a written result came about: its command, the machine, and the versions of what it used."""
 
 import os
 import platform

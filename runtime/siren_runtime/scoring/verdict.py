@@ -201,7 +201,7 @@ class Judge:
         if head.labels:  # the score is the likeliest's
             score = max(categories[label] for label in head.labels)
         for label, own in head.labels.items():
-            risks.append(shifted(categories[label], head.shift(own)))
+            risks.append(head.risk_of(categories[label], own, threshold))
         risk = max(risks if head.labels else [score, *risks])
         is_harmful = risk >= threshold or bool(flagged)
         unsure = not is_harmful and unknown > self.limits.max_unknown

@@ -138,10 +138,11 @@ class StreamTokens:
             InputError: an id is not a whole number from 0 or of no row of the embedding, or there
                 is no token yet.
         """
-        self._ids += map(_token_id, ids)
+        new = [*map(_token_id, ids)]
+        self._tokenizer.check_embedded(new)
+        self._ids += new
         if not self._ids:
             raise InputError("no token was fed, so there is no score yet")
-        self._tokenizer.check_embedded(self._ids)
         return self.tokens()
 
     def tokens(self) -> Tokens:

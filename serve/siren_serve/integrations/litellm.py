@@ -15,7 +15,7 @@ from siren_serve.errors import RefusedRequest, refused
 from siren_serve.proxy.beside import ALWAYS_READ, PROMPTS_ELSEWHERE, Kind
 from siren_serve.proxy.calls import Call, read_call
 from siren_serve.proxy.extras import Extras
-from siren_serve.proxy.texts import Joined, check_alternatives, said_by
+from siren_serve.proxy.texts import MOST_STREAMS, Joined, check_alternatives, said_by
 
 from .guarding import Blocked, Guarding, Reading, SettingsError
 
@@ -159,7 +159,7 @@ class _Answer:
         # Of a choice, or None of what stands beside them, and of its stream.
         self._readings: dict[tuple[int | None, int], Reading] = {}
         self._joined: dict[int, Joined] = {}
-        self._extras = Extras()
+        self._extras = Extras(MOST_STREAMS)
 
     @property
     def is_read(self) -> bool:
@@ -174,7 +174,7 @@ class _Answer:
         await self._add(self._call, None, self._extras.add(answer))
         for choice in answer["choices"]:
             index = choice["index"]
-            joined = self._joined.setdefault(index, Joined())
+            joined = self._joined.setdefault(index, Joined(MOST_STREAMS))
             await self._add(self._call, index, joined.add(choice))
             if choice.get("finish_reason") is not None:
                 await self.read(index)
@@ -191,6 +191,8 @@ class _Answer:
                 reading = self._guarding.reading(_context(call, index))
                 self._readings[index, stream] = await self._stack.enter_async_context(reading)
             await self._readings[index, stream].add(text)
+            if index is None:  # nothing says that it ends, and perhaps nothing more comes
+                await self._readings[index, stream].read()
 
 
 def _ours(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from siren_serve.errors import RefusedRequest
 from siren_serve.openai_form import FILTERED
 
 from .policy import Policy, Unscored, Verdict, is_harmful, worst_of
-from .texts import Joined
+from .texts import MOST_STREAMS, Joined
 
 Chunk = dict[str, Any]
 
-_MOST_STREAMS = 16  # of a choice; they count among all of a guard
 _OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 
 
@@ -76,7 +75,7 @@ class Choice:
     ) -> None:
         """Read a choice by a stream of its own, and by `another` where `Joined` asks for more."""
         self._readers, self._another = [_Reader(stream, policy)], another
-        self._policy, self._joined = policy, Joined()
+        self._policy, self._joined = policy, Joined(MOST_STREAMS)
         self._came: list[Chunk] = []  # and is not read
         self._held: list[tuple[int, Chunk]] = []  # read up to a token
         self._tokens = 0
@@ -112,9 +111,6 @@ class Choice:
     async def _add(self, choice: Chunk) -> None:
         try:
             added = self._joined.add(choice)
-            if max(added, default=0) >= _MOST_STREAMS:
-                message = f"an answer with more than {_MOST_STREAMS} texts at once is not read"
-                raise RefusedRequest(502, "cannot_be_scored", message)
         except RefusedRequest as error:
             self._readers = [_Reader(self._policy.no_verdict("answer", error), self._policy)]
             return

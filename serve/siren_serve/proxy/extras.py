@@ -45,9 +45,10 @@ class Extras:
     say one over and over, which is read once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """Begin with no text; `most` as `Joined`."""
         self._last: dict[str, Any] = {}
-        self._joined = Joined()
+        self._joined = Joined(most)
 
     def add(self, answer: dict[str, Any]) -> dict[int, str]:
         """Return what an answer, or a chunk of one, adds to what each stream reads, as `Joined`.
@@ -57,9 +58,21 @@ class Extras:
         """
         harmless = {"choices", *(k for k, v in without_texts(answer).items() if v == answer[k])}
         came = {k: v for k, v in answer.items() if k not in harmless and not _is_named(k, v)}
-        new = {k: v for k, v in came.items() if v is not None and self._last.get(k) != v}
-        self._last |= new
+        new = {key: _new(value, self._last.get(key)) for key, value in came.items()}
+        self._last |= came
         return self._joined.add({"beside": new})
+
+
+def _new(value: Any, last: Any) -> Any:
+    """A value without what the last one said in the same place."""
+    if value == last:
+        return None
+    if isinstance(value, list) and isinstance(last, list):
+        before = [*last, *[None] * (len(value) - len(last))]
+        return [_new(*pair) for pair in zip(value, before, strict=False)]
+    if isinstance(value, dict) and isinstance(last, dict):
+        return {key: _new(item, last.get(key)) for key, item in value.items()}
+    return value
 
 
 def _is_named(key: str, value: Any) -> bool:

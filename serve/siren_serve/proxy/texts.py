@@ -136,6 +136,9 @@ def said_by(choice: dict[str, Any]) -> list[str]:
     return [*Joined().add(choice).values()]
 
 
+MOST_STREAMS = 16  # of a choice; they count among all of a guard
+
+
 class Joined:
     """The texts of a choice as streams of a guard read them, so that nothing stands within a word.
 
@@ -145,7 +148,13 @@ class Joined:
     what else may be JSON as it is and so, each by a stream of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """Begin with no text.
+
+        Args:
+            most: streams that the texts may take; None sets no limit.
+        """
+        self._most = most
         self._texts: dict[Path, str] = {}
         self._parsed: dict[Path, Unescaping] = {}
         self._streams: dict[Path, int] = {}  # of the texts that are read
@@ -155,7 +164,7 @@ class Joined:
         """Return what a choice adds to what each stream reads; they are numbered from 0.
 
         Raises:
-            RefusedRequest: as `texts_of`.
+            RefusedRequest: as `texts_of`, or the texts take too many streams.
         """
         grown: dict[Path, str] = {}
         for place, text in texts_of(choice):
@@ -171,6 +180,9 @@ class Joined:
                 stream, text = self._placed(path, piece)
                 added[stream] = added.get(stream, "") + text
                 said.add(self._texts[path])
+        if self._most is not None and len(self._ends) > self._most:
+            message = f"an answer with more than {self._most} texts at once is not read"
+            raise RefusedRequest(502, "cannot_be_scored", message)
         return added
 
     def _readings(self, path: Path, text: str) -> Iterator[tuple[Path, str]]:

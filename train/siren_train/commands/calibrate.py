@@ -340,7 +340,7 @@ def _calibrate_head(
     is_trajectory = manifest.is_trajectory
     own = options.labels(manifest)
     columns = rules.columns_of(bundle_classes=own, labels=labels, trajectories=is_trajectory)
-    options.check_labels(columns.labels, [manifest.heads[name]])
+    options.check_labels(columns.labels, manifest.heads.values())
     of_rows = rules.sources, columns, rules.split, rules.max_rows, rules.threads
     if false_alarms is not None:
         finish(record, old, calibrate_alarms(bundle, name, false_alarms, *of_rows, pool))

@@ -57,8 +57,8 @@ def calibrate_exits(
         smallest = min(span.tokens for span in bundle.manifest.spans)
         report(
             f"{bundle.path}: has thresholds for spans, so exits decide on texts of at most "
-            f"{smallest} tokens, of which there are none; the whole guard scores longer ones, but "
-            "where spans are turned off (spans=False, --no-spans)"
+            f"{smallest} tokens, special ones left out, which have no spans; the whole guard "
+            "scores longer ones, unless spans are turned off (spans=False, --no-spans)"
         )
 
 

@@ -1,22 +1,15 @@
 """What rows leave unsaid of the labels of a guard's heads, for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from siren_runtime import Guard
 from siren_runtime.commands.console import report
 
 if TYPE_CHECKING:
     from siren_train.measure.evaluate import Scores
 
 
-def labels_of_heads(guard: Guard) -> dict[str, Sequence[str]]:
-    """The labels of each head of a guard that has some, by its name."""
-    specs = zip(guard.heads, guard.manifests[0].heads.values(), strict=True)
-    return {name: spec.labels for name, spec in specs if spec.has_labels}
-
-
-def say_unnamed(scores: "Scores", labels: Mapping[str, Sequence[str]]) -> None:
+def say_unnamed(scores: "Scores", labels: Mapping[str, Iterable[str]]) -> None:
     """Say where the rows' categories name none of a head's labels, and how many rows that leaves
     out of what is measured or calibrated of them.
 

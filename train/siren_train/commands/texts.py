@@ -19,7 +19,7 @@ from siren_train.measure.plots import plot_evaluation
 from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import label_thresholds, stated_thresholds
 
-from .labels_shown import labels_of_heads, say_unnamed
+from .labels_shown import say_unnamed
 
 
 def evaluate_texts(
@@ -75,8 +75,8 @@ def evaluate_texts(
             by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
             exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
             scores = scores.ranked_as(whole)
-    say_unnamed(scores, labels_of_heads(guard))
     labels = label_thresholds(guard, threshold)
+    say_unnamed(scores, labels)
     found = measure(scores, **about, by_category=by_category, thresholds=labels)
     measured = [one for one in benchmarks if one.name in found.by_dataset]
     evaluation = replace(

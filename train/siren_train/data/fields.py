@@ -48,6 +48,8 @@ def name_in(fields: Fields, name: str, origin: str, expected: str = "a string") 
     value = fields.get(name)
     if value is None or value != value:
         return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # an id, as tables have them
     if not isinstance(value, str):
         raise InputError(f"{origin}: column {name!r} is {shorten(value)}; expected {expected}")
     return _in_one_line(value)

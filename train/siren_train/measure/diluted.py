@@ -125,21 +125,16 @@ def _scored(
         beginnings = guard.score_batch(
             [texts[i] for i in long], threshold, long_text="truncate", spans=False
         )
-        cut = dict(zip(long, map(_risk, beginnings), strict=True))
+        cut = dict(zip(long, (one.risk for one in beginnings), strict=True))
         for i, (row, result) in enumerate(zip(chunk, results, strict=True)):
             whole = _risk_of_windows(guard.judge.primary.of_text(row.has_response), result)
-            found.append((cut.get(i, whole), whole, _risk(result), result.threshold))
+            found.append((cut.get(i, whole), whole, result.risk, result.threshold))
         tell(len(found))
     return WaysRisks(*np.array(found, np.float64).T)
 
 
-def _risk(result: ScoreResult) -> float:
-    """The risk of a text, which reaches the threshold where it is harmful."""
-    return max(result.risk, result.threshold) if result.is_harmful else result.risk
-
-
 def _risk_of_windows(head: HeadJudge, result: ScoreResult) -> float:
-    """As `_risk`, were there no spans.
+    """The risk of a text, were there no spans.
 
     Args:
         head: the primary one, by which the text was decided on.

@@ -32,14 +32,14 @@ def stated_thresholds(guard: Guard, threshold: float | None) -> Stated:
 
 
 def label_thresholds(guard: Guard, threshold: float | None) -> dict[str, Mapping[str, float]]:
-    """From which probability on each label of each head holds, by names.
+    """From which probability on each label of each head that has some holds, by names.
 
     Args:
         threshold: of the primary head, with which its labels move; None is the guard's own.
     """
     heads = dict(guard.judge.heads)
     heads[guard.heads[0]] = guard.judge.primary.overridden(threshold, None, None, None)
-    return {name: head.labels for name, head in heads.items()}
+    return {name: head.labels for name, head in heads.items() if head.labels}
 
 
 def told(threshold: float, of_responses: float | None = None, *, each_label: bool = False) -> str:

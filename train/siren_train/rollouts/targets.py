@@ -28,7 +28,8 @@ from .prefixes import Prefix
 SETTINGS_FILE = "settings.json"
 CONTINUATIONS_FILE, SCORES_FILE = "continuations.jsonl", "scores.jsonl"
 _JUDGED_TOGETHER = 256
-_MOST_REFUSED = 1 / 10  # of the prefixes; a generator that refuses more is not the right one
+_MOST_REFUSED = 1 / 10  # of what was asked; a generator that refuses more is not the right one
+_FEW = 20  # refusals that say nothing yet, of many prefixes
 
 Refusals = dict[int, str]  # the place of a prefix that is left out, and why
 
@@ -117,7 +118,7 @@ def rollout_targets(
         InputError: `work` holds a run with other settings, or one that is under way; or no prefix
             can be taken.
         BackendError: the generator or the judge fails, or the generator refuses more than a tenth
-            of the prefixes when it is asked. What was done is kept.
+            of what it is asked, and more than a few. What was done is kept.
     """
     with locked(work, "siren rollouts"):
         _check_settings(work / SETTINGS_FILE, settings)
@@ -228,7 +229,9 @@ def _continue(
                     journal.add(_Continuation(place, number, future.result()))
                 except InputError as error:
                     refusals[place] = str(error)
-                    failure = failure or _too_many(refusals, len(prefixes))
+                    answered = {one.place for one in journal.entries}
+                    asked_of = len(answered | refusals.keys())
+                    failure = failure or _too_many(refusals, asked_of, len(prefixes))
                 except SirenError as error:
                     failure = failure or error
             progress("continuations", len(journal.entries), total)
@@ -240,12 +243,13 @@ def _continue(
     return refusals
 
 
-def _too_many(refusals: Refusals, prefixes: int) -> BackendError | None:
-    """The error for a generator that refuses more than a few."""
-    if len(refusals) <= max(int(prefixes * _MOST_REFUSED), 1):
+def _too_many(refusals: Refusals, asked: int, prefixes: int) -> BackendError | None:
+    """The error for a generator that refuses more than a few of the prefixes that it was asked."""
+    few = min(_FEW, max(int(prefixes * _MOST_REFUSED), 1))
+    if len(refusals) <= max(few, int(asked * _MOST_REFUSED)):
         return None
     first = next(iter(refusals.values()))
-    return BackendError(f"the generator refused {len(refusals)} of {prefixes:,} prefixes: {first}")
+    return BackendError(f"the generator refused {len(refusals)} of {asked:,} prefixes: {first}")
 
 
 def _judge(
