@@ -38,21 +38,20 @@ def _places(traceback: Any) -> list[str]:
 
 
 def configure(level: str) -> None:
-    """Let every logger of this process write JSON, the project's own from `level` on.
+    """Let the loggers of this process write JSON from `level` on, which is info or above.
 
-    Others write texts, keys and paths of requests: websockets at debug, httpx at info, uvicorn in
-    its access log. So uvicorn begins at info without that log, and all others at warning.
+    Others write paths of requests at info, httpx and uvicorn's access log among them. So all but
+    uvicorn, without that log, begin at warning.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     handler.addFilter(_has_no_path)
     from_level: int = getattr(logging, level.upper())
-    root = max(from_level, logging.WARNING)
-    logging.basicConfig(level=root, handlers=[handler], force=True)
+    others = max(from_level, logging.WARNING)
+    logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in _OWN:
+    for name in (*_OWN, "uvicorn"):
         logging.getLogger(name).setLevel(from_level)
-    logging.getLogger("uvicorn").setLevel(max(from_level, logging.INFO))
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], name != "uvicorn.access"

@@ -35,7 +35,7 @@ def _say_everywhere(server: Command) -> None:
             connect(f"{url}/{WORD}?{KEY}", additional_headers=headers)
 
 
-@pytest.mark.parametrize("options", ["--log-level debug", "--workers 2", "--upstream {upstream}"])
+@pytest.mark.parametrize("options", ["--log-level info", "--workers 2", "--upstream {upstream}"])
 def test_no_text_key_or_path_of_a_request_is_in_the_log(
     bundle: Path, tmp_path: Path, upstream: ModelServer, options: str
 ) -> None:
@@ -59,13 +59,12 @@ def test_no_text_key_or_path_of_a_request_is_in_the_log(
 @pytest.mark.parametrize(
     ("level", "own", "uvicorn", "others"),
     [
-        ("debug", "DEBUG", "INFO", "WARNING"),
         ("info", "INFO", "INFO", "WARNING"),
         ("warning", "WARNING", "WARNING", "WARNING"),
         ("error", "ERROR", "ERROR", "ERROR"),
     ],
 )
-def test_a_level_below_info_is_for_the_projects_own_lines(
+def test_packages_that_log_paths_of_requests_begin_at_warning(
     level: str, own: str, uvicorn: str, others: str
 ) -> None:
     code = (

@@ -19,7 +19,7 @@ from siren_serve.tls import tls_options
 need_engine()
 need("litestar", "prometheus_client", "uvicorn", "httptools", "httpx", "websockets")
 
-LogLevel = Literal["debug", "info", "warning", "error"]
+LogLevel = Literal["info", "warning", "error"]
 _DEFAULT_NAME = "guard"
 _OF_UPSTREAM = (
     "mode", "prompt", "read_all", "response_only", "aggregation", "span", "stride", "fail_open",
