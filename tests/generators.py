@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from siren_train.store.generator import Generator, GeneratorPool
+
 # Whose folders the builder makes and grafts are tested on, by their names in generation/conftest.
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "phi3", "phi")
 CHAT_TEMPLATE = (
@@ -43,6 +45,12 @@ def make_generator(backbone: Path, output: Path, precision: str, device: str) ->
         _as_the_builder_knows_it(options["hf_details"]["hf_config"])
         builder.create_model(*arguments, **options)
     return output
+
+
+def open_pool(generator: Generator, extractor: Path, max_length: int = 100) -> GeneratorPool:
+    """Open what pools the means of a generator's residual states, which is written first."""
+    generator.write_extractor(extractor, "residual_mean")
+    return GeneratorPool(generator, extractor, max_length, 1)
 
 
 def _add_chat_template(backbone: Path) -> None:

@@ -1,6 +1,9 @@
 """Several prompts at once: each row is what it is alone, and stops by itself."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
@@ -151,6 +154,26 @@ def test_after_a_failure_no_row_gives_text(
     for other in batch[1:]:
         with pytest.raises(BackendError, match="it ended"):
             list(other)
+
+
+def test_rows_may_have_a_thread_each(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [[piece.token for piece in one] for one in _alone(guarded)]
+    steps, engine = Run.steps, threading.Lock()
+
+    def one_thread_at_a_time(run: Run) -> list[int]:
+        assert engine.acquire(blocking=False), "two threads are in the engine"
+        try:
+            time.sleep(0.001)  # lets others go on
+            return steps(run)
+        finally:
+            engine.release()
+
+    monkeypatch.setattr(Run, "steps", one_thread_at_a_time)
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        found = list(pool.map(list, _together(guarded)))
+    assert [[piece.token for piece in row] for row in found] == expected
 
 
 def test_a_batch_of_none_is_refused(guarded: GuardedGenerator) -> None:

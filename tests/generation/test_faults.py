@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from generators import need_genai
+from generators import need_genai, open_pool
 from labelled import write_jsonl
 from siren_command import siren
 from siren_runtime import BackendError, Generation, GuardedGenerator, InterruptedCall, Sampling
@@ -22,7 +22,7 @@ from siren_runtime.generation.watch import Watch
 from siren_runtime.text import deadline
 from siren_train.data.rows import Columns, read_rows
 from siren_train.data.sources import parse_source
-from siren_train.store.generator import GeneratorPool, open_generator
+from siren_train.store.generator import open_generator
 
 need_genai()
 og = pytest.importorskip("onnxruntime_genai")
@@ -108,7 +108,7 @@ def test_features_of_the_last_part_of_a_row_are_an_error(
     fields = [{"text": "bread and flour and water", "label": 0, "split": "train"}]
     rows = list(read_rows(parse_source(str(write_jsonl(tmp_path / "d.jsonl", fields))), Columns()))
     folder = open_generator(str(generator("llama")), "plain")
-    pool = GeneratorPool(folder, tmp_path / "extractor", "residual_mean", 100, 1)
+    pool = open_pool(folder, tmp_path / "extractor")
     _searching(monkeypatch, chunk_size=4)
     with pytest.raises(BackendError, match="tokens in parts, the last of 4, and gives the means"):
         pool.pool(rows)
@@ -176,6 +176,21 @@ def test_a_deadline_ends_a_generation_between_two_tokens(
     now[0] = 11
     message = rf"the deadline of 10 s passed after 3 of {TOKENS} tokens"
     assert _fails(generation, InterruptedCall, message) == []
+
+
+def test_the_deadline_of_a_reading_counts_from_the_call(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, encode = [0.0], Engine.encode
+
+    def later(engine: Engine, text: str) -> list[int]:
+        now[0] += 6
+        return encode(engine, text)
+
+    monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Engine, "encode", later)
+    with pytest.raises(InterruptedCall, match="the deadline of 10 s passed after 0 of"):
+        guarded.read(PROMPT, "with flour", deadline=10)
 
 
 def test_a_cancelled_generation_gives_no_more_text(guarded: GuardedGenerator) -> None:

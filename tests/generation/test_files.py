@@ -1,21 +1,28 @@
 """A grafted folder is opened if its files are those that were grafted, and each token is read."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from generators import need_genai
+from mutations import LFS_POINTER
 from siren_export.graft.graft import graft
 from siren_export.heads.registry import load_artifact
 from siren_runtime import BackendError, BundleError, GuardedGenerator, InputError
+from siren_runtime.bundle.reader import Verify
 from siren_runtime.errors import CheckpointError
+from siren_runtime.generation import generator as loading
 from siren_runtime.generation.engine import Engine
 from siren_runtime.generation.folder import CONFIG_FILE
 from siren_train.store.generator import open_generator
 
 need_genai()
 WEIGHTS = ("model.onnx.data", "siren.bin")
+OF_THE_MODEL = (CONFIG_FILE, "model.onnx", "model.onnx.data", "tokenizer.json")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "head.onnx", CONFIG_FILE, *WEIGHTS])
@@ -25,12 +32,60 @@ def test_another_file_than_was_grafted_is_refused(copied: Path, name: str) -> No
         GuardedGenerator.load(copied, verify="size")
 
 
+@pytest.mark.parametrize("verify", ["size", "read"])
+@pytest.mark.parametrize("name", ["guard.json", "head.onnx", "siren.bin", *OF_THE_MODEL])
+def test_a_pointer_of_git_lfs_is_named(copied: Path, name: str, verify: Verify) -> None:
+    (copied / name).write_text(LFS_POINTER)
+    with pytest.raises(BundleError, match=rf"{name}: .*git LFS.*`git lfs pull`"):
+        GuardedGenerator.load(copied, verify=verify)
+
+
+@pytest.mark.parametrize("name", [*OF_THE_MODEL, "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_named_before_a_folder_is_grafted_or_pools(
+    generator: Callable[..., Path], head: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(generator("llama"), tmp_path / "genai"))
+    (folder / name).write_text(LFS_POINTER)
+    message = rf"{name}: .*git LFS.*`git lfs pull`"
+    with pytest.raises(CheckpointError, match=message):
+        open_generator(str(folder), "plain")
+    with pytest.raises(CheckpointError, match=message):
+        graft(folder, load_artifact(head), tmp_path / "out", foreign=True)
+
+
 @pytest.mark.parametrize("name", ["head.onnx", CONFIG_FILE, *WEIGHTS])
 def test_a_byte_that_was_changed_is_found(copied: Path, name: str) -> None:
     data = bytearray((copied / name).read_bytes())
     data[100] ^= 1
     (copied / name).write_bytes(data)
     with pytest.raises(BundleError, match=rf"{name}: SHA-256 .* not that of the file that was"):
+        GuardedGenerator.load(copied)
+
+
+def _damage(head: Path) -> None:
+    data = bytearray(head.read_bytes())
+    data[100] ^= 1
+    head.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(_damage, r"head\.onnx: SHA-256 .* not that"), (Path.unlink, r"head\.onnx: cannot be read")],
+)
+def test_a_head_that_changes_while_the_others_are_checked_is_found(
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    message: str,
+) -> None:
+    check = loading.check_files
+
+    def checked(path: Path, *rest: Any) -> None:
+        check(path, *rest)
+        change(path / "head.onnx")
+
+    monkeypatch.setattr(loading, "check_files", checked)
+    with pytest.raises(BundleError, match=message):
         GuardedGenerator.load(copied)
 
 

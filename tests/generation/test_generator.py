@@ -1,8 +1,10 @@
 """A guarded generator gives the text that the model gives, and none without a verdict."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from siren_runtime import (
     Sampling,
     Schedule,
 )
+from siren_runtime.commands import generate as command
 from siren_runtime.streaming.aggregation import AggregationName
 
 need_genai()
@@ -223,13 +226,60 @@ def test_messages_that_are_none_are_refused(guarded: GuardedGenerator, prompt: o
         guarded.generate(prompt)  # type: ignore[arg-type]
 
 
+def test_numbers_of_numpy_are_numbers(guarded: GuardedGenerator) -> None:
+    given = Sampling(
+        np.float32(0.5),
+        np.float64(0.75),
+        np.int64(3),
+        np.float16(1.5),
+        np.uint8(7),  # type: ignore[arg-type]
+    )
+    expected = Sampling(0.5, 0.75, 3, 1.5, 7)
+    assert given == expected
+    assert {type(value) for value in given.search().values()} == {bool, int, float}
+    texts = [[p.text for p in _generate(guarded, sampling=s)] for s in (given, expected)]
+    assert texts[0] == texts[1]
+
+
+_LARGE = "<" * 10_000_000
+_TOO_LARGE = r"the {} has 10,\d+,\d+ characters, at most 1,048,576 are tokenized"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat"),
+    [
+        (_LARGE, True),
+        (_LARGE, False),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _LARGE}], True),
+        ([{"role": "user", "content": "Hi", "tool_calls": [_LARGE]}], True),
+    ],
+)
+def test_a_prompt_too_large_is_neither_rendered_nor_tokenized(
+    guarded: GuardedGenerator, prompt: Any, chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("encode", "chat", "control"):
+        monkeypatch.setattr(type(guarded.engine), work, None)
+    with pytest.raises(InputError, match=_TOO_LARGE.format("prompt")):
+        guarded.generate(prompt, chat=chat)
+
+
+def test_a_prompt_that_its_template_makes_too_large_is_not_tokenized(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(guarded.engine), "chat", lambda *_: _LARGE)
+    monkeypatch.setattr(type(guarded.engine), "encode", None)
+    with pytest.raises(InputError, match=_TOO_LARGE.format("prompt")):
+        guarded.generate(PROMPT)
+
+
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_prompt_too_large_is_not_tokenized(
+def test_a_response_too_large_is_not_tokenized(
     guarded: GuardedGenerator, chat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(guarded.engine), "encode", None)
-    with pytest.raises(InputError, match=r"characters, at most 1,048,576 are tokenized"):
-        guarded.generate("<" * 10_000_000, chat=chat)
+    monkeypatch.setattr(type(guarded.engine), "control", None)
+    with pytest.raises(InputError, match=_TOO_LARGE.format("response")):
+        guarded.read(PROMPT, _LARGE, chat=chat)
 
 
 def test_a_head_of_other_text_than_the_prompt_stands_in_is_refused(copied: Path) -> None:
@@ -243,6 +293,23 @@ def test_a_closed_generation_gives_no_text(guarded: GuardedGenerator) -> None:
         next(generation)
     with pytest.raises(BackendError, match="closed"):
         next(generation)
+
+
+@pytest.mark.parametrize("every", [1, TOKENS])
+def test_a_generation_that_is_closed_with_text_left_says_so(
+    guarded: GuardedGenerator, every: int
+) -> None:
+    """Its end was found already, and pieces before it wait."""
+    whole = list(_generate(guarded))
+    generation = _generate(guarded, every=every, holdback=len(whole) - 1)
+    assert next(generation) == whole[0]
+    generation.close()
+    with pytest.raises(BackendError, match="closed"):
+        next(generation)
+    read = _generate(guarded)
+    list(read)
+    read.close()
+    assert list(read) == []
 
 
 def test_each_kind_of_folder_names_what_opens_it(
@@ -274,10 +341,40 @@ def test_the_command_writes_the_text_and_a_json_line_a_token(
     assert result.exit_code == 1
     assert "repetition_penalty must be a number above 0" in result.stderr
     result = siren("generate", grafted, *options, "--compare")
-    assert "without it" in result.stderr
+    assert re.search(rf"^siren: {len(pieces)} tokens, .* without it$", result.stderr, re.MULTILINE)
     result = siren("generate", grafted, PROMPT, "--max-tokens", TOKENS, "--threshold", 0, "--json")
     assert result.exit_code == 3
     assert [row["finish"] for row in rows(result)] == ["harmful"]
+
+
+def test_a_model_is_timed_without_its_guard(guarded: GuardedGenerator) -> None:
+    expected = len(list(_generate(guarded)))
+    tokens, seconds = guarded.time_unguarded(PROMPT, True, TOKENS, GREEDY)
+    assert tokens == expected
+    assert seconds > 0
+    with pytest.raises(InputError, match="has room for 0 beside"):
+        guarded.time_unguarded(PROMPT, True, 5000, GREEDY)
+
+
+def test_the_command_times_no_writing(
+    grafted: Path, guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, now, write = len(list(_generate(guarded))), [0.0], command.write_json_line
+
+    def a_second_later() -> float:
+        now[0] += 1
+        return now[0]
+
+    def an_hour_later(fields: dict[str, object]) -> None:
+        now[0] += 3600
+        write(fields)
+
+    monkeypatch.setattr(command, "time", SimpleNamespace(perf_counter=a_second_later))
+    monkeypatch.setattr(command, "write_json_line", an_hour_later)
+    options = ("--max-tokens", TOKENS, "--threshold", 1, "--temperature", 0, "--json")
+    result = siren("generate", grafted, PROMPT, *options)
+    assert result.exit_code == 0, result.output
+    assert f"{count} tokens, {count / (count + 2):.1f} a second with the guard" in result.stderr
 
 
 def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path: Path) -> None:
@@ -289,6 +386,12 @@ def test_the_command_grafts(generator: Callable[..., Path], head: Path, tmp_path
     assert "siren: generating with and without: 3 of 3, in 0:" in result.stderr
     assert "generates as before" in result.stderr
     assert GuardedGenerator.load(tmp_path / "out").manifest.neurons == 51
+    assert "a head was not trained on this engine's features" in result.stderr
+    assert "for responses alone" not in result.stderr
+    options = ("--foreign-head", "--no-verify", "--pool", "response")
+    result = siren("graft", generator("llama"), head, "-o", tmp_path / "response", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "its heads were not trained for responses alone; measure yours" in result.stderr
 
 
 def _rewrite(folder: Path, **fields: object) -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
-from models import make_artifact
+from backbones import BackboneSpec
+from models import make_artifact, make_backbone
 from siren_export.graft import rewrite
 from siren_export.graft.extractor import write_extractor
 from siren_export.graft.graft import find_blocks, graft
@@ -142,19 +144,34 @@ def test_a_folder_that_is_grafted_is_not_grafted_again(
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("layer 3", {"num_hidden_layers": 2}), ("channel", {"hidden_size": 8})],
+    ("settings", "message"),
+    [
+        ({"num_hidden_layers": 6}, r"reads layer 5; .* has layers 0 to 3, so the head belongs"),
+        ({"hidden_size": 128}, r"reads channel \d+; .* has channels 0 to 63, so the head belongs"),
+    ],
 )
 def test_a_head_of_another_backbone_is_refused(
-    name: str, settings: dict[str, int], generator: Make, head: Path, tmp_path: Path
+    settings: dict[str, int], message: str, generator: Make, tmp_path: Path
 ) -> None:
-    source = read_folder(generator("llama"))
-    smaller = {"num_hidden_layers": "blocks", "hidden_size": "hidden_size"}
-    facts = {smaller[key]: value for key, value in settings.items()}
-    from siren_export.graft.graft import _check_fits
+    other = make_backbone(tmp_path / "backbone", BackboneSpec("llama", settings))
+    artifact, out = load_artifact(make_artifact(tmp_path / "head", other)), tmp_path / "out"
+    with pytest.raises(ArtifactError, match=message):
+        graft(generator("llama"), artifact, out, foreign=True, verify=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backbone", "head"]
 
-    with pytest.raises(ArtifactError, match=name):
-        _check_fits(load_artifact(head), replace(source, **facts))  # type: ignore[arg-type]
+
+def test_a_model_whose_logits_are_no_numbers_is_refused(
+    generator: Make, head: Path, tmp_path: Path
+) -> None:
+    """What they come of is behind all that the head reads."""
+    folder = Path(shutil.copytree(generator("llama"), tmp_path / "genai"))
+    tensor = ir.load(folder / "model.onnx").graph.initializers["lm_head.MatMul.weight"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    file, shape = folder / tensor.location, tuple(tensor.shape.numpy())
+    np.memmap(file, np.float32, "r+", tensor.offset or 0, shape)[:] = np.nan
+    with pytest.raises(BundleError, match="its logits are not all numbers after 'The history"):
+        graft(folder, load_artifact(head), tmp_path / "out", foreign=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_of_another_engine_is_refused_unless_that_is_wanted(
@@ -170,6 +187,25 @@ def test_a_head_of_another_engine_is_refused_unless_that_is_wanted(
     manifest = graft(folder, replace(artifact, trained_on=own), tmp_path / "out", verify=False)
     assert manifest.trained_on == own
     assert load_manifest(tmp_path / "out") == manifest
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
+def test_a_head_of_another_template_or_tokenizer_is_refused_unless_that_is_wanted(
+    name: str, generator: Make, head: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(generator("llama"), tmp_path / "genai"))
+    source = read_folder(folder)
+    own = TrainedOn(engine=source.digest(), text="chat", tokenizer=source.tokenizer_digest())
+    artifact = replace(load_artifact(head), trained_on=own)
+    options: dict[str, Any] = {"verify": False, "overwrite": True}
+    assert graft(folder, artifact, tmp_path / "out", **options).trained_on == own
+    file = folder / name
+    file.write_text(file.read_text() + "\n" if file.exists() else "{{ messages }}")
+    with pytest.raises(ArtifactError, match=r"another tokenizer or chat template.*--foreign-head"):
+        graft(folder, artifact, tmp_path / "out", **options)
+    graft(folder, artifact, tmp_path / "out", foreign=True, **options)
+    untold = replace(artifact, trained_on=TrainedOn(engine=own.engine, text="chat"))
+    graft(folder, untold, tmp_path / "out", **options)
 
 
 def test_weights_are_linked_or_copied_and_the_folder_is_left_as_it_is(

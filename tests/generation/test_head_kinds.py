@@ -18,7 +18,8 @@ from siren_export.heads.registry import load_artifact
 from siren_runtime import GuardedGenerator, InputError, Sampling
 from siren_runtime.bundle.heads import HARMFUL, HeadSpec
 from siren_runtime.errors import ArtifactError
-from siren_runtime.generation.manifest import NEURONS_OUTPUT
+from siren_runtime.generation.folder import read_folder
+from siren_runtime.generation.manifest import NEURONS_OUTPUT, TrainedOn
 from trajectories import make_trajectory_head
 
 need_genai()
@@ -62,8 +63,11 @@ def _scores(guarded: GuardedGenerator, every: int) -> tuple[list[float], np.ndar
 def test_a_polynomial_scores_the_mean_of_all_tokens_so_far(
     every: int, generator: Make, backbone: Make, tmp_path: Path
 ) -> None:
-    artifact = load_artifact(make_polynomial(tmp_path / "head", backbone("llama")))
-    manifest = graft(generator("llama"), artifact, tmp_path / "out", foreign=True)
+    trained_on = TrainedOn(engine=read_folder(generator("llama")).digest(), text="chat")
+    head = make_polynomial(tmp_path / "head", backbone("llama"), trained_on=trained_on)
+    artifact = load_artifact(head)
+    manifest = graft(generator("llama"), artifact, tmp_path / "out")
+    assert manifest.trained_on == trained_on
     assert manifest.check is not None
     assert manifest.width == manifest.neurons
     guarded = GuardedGenerator.load(tmp_path / "out", threads=1)

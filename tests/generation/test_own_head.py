@@ -55,7 +55,9 @@ def test_text_becomes_a_head_of_the_generator_that_guards_it(
     assert "not trained on this engine" not in result.stderr
     text = "chat" if chat else "plain"
     told = json.loads((out / "guard.json").read_text())["trained_on"]
-    assert told == {"engine": read_folder(folder).digest(), "text": text}
+    source = read_folder(folder)
+    tokenizer = source.tokenizer_digest()
+    assert told == {"engine": source.digest(), "text": text, "tokenizer": tokenizer}
 
     tests = [row for row in fields if row["split"] == "test"]
     features = FeatureStore.open(store).array("test", "residual_mean")
@@ -78,3 +80,25 @@ def test_text_becomes_a_head_of_the_generator_that_guards_it(
     assert result.exit_code == 1
     assert "was trained on features of another engine" in result.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_what_an_earlier_release_made_goes_on_and_does_not_say_its_tokenizer(
+    generator: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(90))
+    store, head, out = tmp_path / "store", tmp_path / "head", tmp_path / "out"
+    extract = ("extract", generator("llama", "int4"), data, "-o", store, "--max-length", 200)
+    assert siren(*extract, "--threads", 1).exit_code == 0
+    manifest = json.loads((store / "store.json").read_text())
+    del manifest["generator"]["tokenizer"]
+    (store / "store.json").write_text(json.dumps(manifest))
+    for arguments in (
+        (*extract, "--threads", 1),
+        ("train", store, "-o", head, "--trials", 1, "--members", 1, "--share", 0.9),
+        ("graft", generator("llama", "int4"), head, "-o", out),
+    ):
+        result = siren(*arguments)
+        assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "a head does not say which tokenizer and chat template it was trained with" in said
+    assert GuardedGenerator.load(out, threads=1).read("bread").tokens

@@ -19,6 +19,7 @@ from siren_runtime import (
     Patience,
     Sampling,
 )
+from siren_runtime.text.invisible import CutWords
 
 need_genai()
 PROMPT = "The history of bread begins"
@@ -34,11 +35,31 @@ def test_a_nul_which_would_end_the_text_is_refused(guarded: GuardedGenerator, ch
         guarded.read(PROMPT, "OK\0 and what comes behind", chat=chat)
 
 
-def test_a_nul_in_any_message_is_refused(guarded: GuardedGenerator) -> None:
-    said = [("system", "Be\0 kind"), ("user", PROMPT)]
-    messages = [{"role": role, "content": content} for role, content in said]
-    with pytest.raises(InputError, match=r"U\+0000"):
-        guarded.generate(messages)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"content": "Be\0 kind"},
+        {"name": "a\0"},
+        {"name": "\\\0"},
+        {"tool_calls": [{"function": {"name": "f", "arguments": '{"a": "\0"}'}}]},
+        {"tool_calls": [{"function": {"name": "f", "arguments": '{"a": "\\u0000"}'}}]},
+        {"tool_calls": [{"function": {"name": "f", "arguments": {"a\0": 1}}}]},
+    ],
+)
+def test_a_nul_in_any_field_of_any_message_is_refused(
+    guarded: GuardedGenerator, beside: dict[str, Any]
+) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": PROMPT},
+        {"role": "user", "content": "And?", **beside},
+    ]
+    for read in (guarded.generate, guarded.read):
+        with pytest.raises(InputError, match=r"^messages\[1\] holds U\+0000, behind which"):
+            read(messages)
+
+
+def test_a_text_about_a_nul_is_none(guarded: GuardedGenerator) -> None:
+    assert guarded.read([{"role": "user", "content": "What is \\u0000?"}]).tokens
 
 
 def test_a_prompt_whose_words_are_cut_has_no_verdict_and_no_response(
@@ -108,6 +129,23 @@ def test_a_token_that_decides_does_not_hide_one_before_it_that_cannot_be_read(
     assert [piece.text for piece in generation] == texts[:deciding]
     assert (generation.finish, generation.decided_at) == ("harmful", deciding + 1)
     assert (generation.result.unknown > 0.5) == (behind == 0)
+
+
+def test_what_tokens_say_is_looked_at_once(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One invisible character, as in an emoji, had all of the text read again with each token."""
+    read, add = list[str](), CutWords.add
+
+    def reading(words: CutWords, text: str) -> None:
+        read.append(text)
+        add(words, text)
+
+    monkeypatch.setattr(CutWords, "add", reading)
+    texts = ["I ", "\u2764\ufe0f", " br", "ead"]
+    pieces = [piece.text for piece in _generate_saying(guarded, texts)]
+    assert pieces[: len(texts)] == texts
+    assert read == ["a", *pieces]
 
 
 def test_a_response_that_is_no_text_is_refused(guarded: GuardedGenerator) -> None:

@@ -24,10 +24,11 @@ def same_pass(
         typer.Option(help="A guard of the same backbone and head, to stream beside the model."),
     ] = None,
     prompt: Annotated[str, typer.Option(help="What is answered.")] = _PROMPT,
+    chat: Annotated[bool, typer.Option(help="Put it in the model's chat template.")] = True,
     tokens: Annotated[int, typer.Option(min=1, help="Of the response, at most.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Of all subjects.")] = 15,
     every: Annotated[
-        str, typer.Option(help="Tokens that the head reads at once; a subject each.")
+        str, typer.Option(help="Tokens that the head reads at once; two subjects each.")
     ] = "1,4,16",
     beside: Annotated[
         int, typer.Option(min=1, help="Tokens of each round beside a separate guard.")
@@ -39,11 +40,14 @@ def same_pass(
 ) -> None:
     """Tokens a second of a model alone, grafted, guarded by its own pass, and by a guard beside it.
 
+    The grafted model is judged by rules, and by the threshold and spans of its folder, as siren
+    generate does; none of them is ever reached.
+
     All subjects take turns of a few tokens in one process, so that a disturbance falls on
     neighbours alike, and each is compared with the plain model of the same round.
     """
     need("onnxruntime_genai")
-    plan = Plan(prompt, tokens, rounds, threads, _numbers(every), beside)
+    plan = Plan(prompt, tokens, rounds, threads, chat, _numbers(every), beside)
     with progress_bar() as progress:
         results = measure_same_pass(plain, grafted, bundle, plan, progress)
     table = same_pass_table(results)

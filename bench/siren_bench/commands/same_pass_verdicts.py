@@ -43,7 +43,8 @@ def same_pass_verdicts(
 ) -> None:
     """Verdicts of a generator on itself, against float32, on written responses.
 
-    Both read the same tokens, the generator as if it had chosen them.
+    Both read the same tokens, the generator as if it had chosen them, and decide by the folder's
+    thresholds; by its spans too, but not beside a bundle, whose stream of tokens has no sentences.
     """
     need("onnxruntime_genai")
     rows = [row for row in load_corpus(corpus, split=split) if row.pair is not None]

@@ -2,7 +2,9 @@
 
 Responses that were written before are read by the grafted model as if it had chosen their tokens,
 and the same tokens by the reference: the grafted model's own weights with every product in
-float32, or the stream of a float32 guard with the same head.
+float32, or the stream of a float32 guard with the same head. Own weights are judged as the folder
+is, by its thresholds and its spans. Of a stream of tokens, which has no sentences, the scores of
+the whole are compared.
 """
 
 import contextlib
@@ -23,36 +25,26 @@ from siren_runtime import Guard, GuardedGenerator
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_runtime.generation.engine import Engine
-from siren_runtime.generation.manifest import NEURONS_OUTPUT
-from siren_runtime.generation.watch import Watch
-from siren_runtime.scoring.verdict import judge_of
-from siren_runtime.text.reading import Limits
+from siren_runtime.generation.generation import read_tokens
+from siren_runtime.text.deadline import NO_DEADLINE
 
 
 @dataclass(frozen=True)
-class Scores:
+class Verdict:
     """What one side makes of a conversation.
 
     Attributes:
-        prompt: the score at the prompt's end.
-        response: the score at each token of the response.
+        scores: at each token of the response.
+        is_harmful: of all of it, at its end.
+        stops_at: the token of the response that decides; -1 is the prompt, None where nothing does.
     """
 
-    prompt: float
-    response: Sequence[float]
-
-    def stops_at(self, prompts: float, responses: float) -> int | None:
-        """The token of the response that decides; -1 is the prompt, None where nothing does.
-
-        Args:
-            prompts, responses: from which score on each is harmful.
-        """
-        if self.prompt >= prompts:
-            return -1
-        return next((i for i, score in enumerate(self.response) if score >= responses), None)
+    scores: Sequence[float]
+    is_harmful: bool
+    stops_at: int | None
 
 
-Reference = Callable[[Sequence[int], Sequence[int]], Scores]
+Reference = Callable[[Sequence[int], Sequence[int]], Verdict]
 """Reads the tokens of a prompt and of a response."""
 
 
@@ -81,19 +73,25 @@ def compare_verdicts(
 
     Raises:
         InputError: the head's score is of the response alone, a prompt has no room, or the
-            grafted model's products are in float32 already.
+            grafted model's products are in float32 already; or labels are to be compared with a
+            bundle's.
         BackendError, BundleError: as the two raise them.
     """
-    guarded = GuardedGenerator.load(grafted, threads=threads)
+    guarded = GuardedGenerator.load(
+        grafted, threads=threads, spans=None if bundle is None else False
+    )
+    head = guarded.judge.primary
     if guarded.manifest.pooled != "conversation":
         raise InputError(f"{grafted}: scores the response alone, which is not compared here")
-    head = guarded.judge.primary
+    if bundle is not None and head.labels:
+        raise InputError(f"{grafted}: labels decide by thresholds of their own; leave out --bundle")
     limits = [head.of_text(has_response).threshold for has_response in (False, True)]
+    sizes = list(guarded.judge.limits.spans or ())
     results = []
     opened = (
         _own_weights(guarded, threads)
         if bundle is None
-        else contextlib.nullcontext(_stream_of(bundle, threads))
+        else contextlib.nullcontext(_stream_of(bundle, threads, *limits))
     )
     with opened as reference:
         for done, row in enumerate(rows, start=1):
@@ -101,33 +99,36 @@ def compare_verdicts(
             response = guarded.engine.encode(row.pair[1])[:tokens]
             prompt = guarded.prompt_tokens(row.pair[0], chat, len(response))
             own, other = _by_own_pass(guarded, prompt, response), reference(prompt, response)
-            results.append(_compared(own, other, row.label, *limits))
+            results.append(
+                {
+                    **_compared(own, other),
+                    "label": row.label,
+                    "prompt_threshold": limits[0],
+                    "threshold": limits[1],
+                    "spans": sizes,
+                }
+            )
             progress("responses", done, len(rows))
     return results
 
 
-def _compared(
-    own: Scores, other: Scores, label: int | None, prompts: float, responses: float
-) -> dict[str, Any]:
+def _compared(own: Verdict, other: Verdict) -> dict[str, Any]:
     return {
-        "tokens": len(own.response),
-        "label": label,
-        "own": own.response[-1],
-        "float32": other.response[-1],
-        "max_difference": float(np.abs(np.subtract(own.response, other.response)).max()),
-        "own_stops_at": own.stops_at(prompts, responses),
-        "float32_stops_at": other.stops_at(prompts, responses),
-        "prompt_threshold": prompts,
-        "threshold": responses,
+        "tokens": len(own.scores),
+        "own": own.scores[-1],
+        "float32": other.scores[-1],
+        "max_difference": float(np.abs(np.subtract(own.scores, other.scores)).max()),
+        "own_is_harmful": own.is_harmful,
+        "float32_is_harmful": other.is_harmful,
+        "own_stops_at": own.stops_at,
+        "float32_stops_at": other.stops_at,
     }
 
 
 def verdicts_table(results: Sequence[dict[str, Any]]) -> str:
     """How often both sides agree, and how far their scores are apart."""
     final = np.array([abs(one["own"] - one["float32"]) for one in results])
-    pairs = [
-        [score >= one["threshold"] for score in (one["own"], one["float32"])] for one in results
-    ]
+    same_verdict = [one["own_is_harmful"] == one["float32_is_harmful"] for one in results]
     stops = [
         [one[name] is not None for name in ("own_stops_at", "float32_stops_at")] for one in results
     ]
@@ -138,11 +139,12 @@ def verdicts_table(results: Sequence[dict[str, Any]]) -> str:
         ["score at the end, mean difference", f"{final.mean():.4f}"],
         ["score at the end, largest difference", f"{final.max():.4f}"],
         ["score at any token, largest difference", f"{_largest(results):.4f}"],
-        ["verdicts at the end that are equal", f"{_share([a == b for a, b in pairs])}"],
+        ["verdicts at the end that are equal", f"{_share(same_verdict)}"],
         ["stopped or not, equal", f"{_share([a == b for a, b in stops])}"],
         ["stopped at the same token, or not at all", f"{_share(same_token)}"],
     ]
-    return markdown_table(["", "same pass against float32"], rows)
+    by = "score and spans" if results[0]["spans"] else "score alone"
+    return markdown_table(["", f"same pass against float32, by {by}"], rows)
 
 
 def _largest(results: Sequence[dict[str, Any]]) -> float:
@@ -155,28 +157,36 @@ def _share(equal: Sequence[bool]) -> str:
 
 def _by_own_pass(
     guarded: GuardedGenerator, prompt: Sequence[int], response: Sequence[int]
-) -> Scores:
-    manifest = guarded.manifest
-    judge = judge_of(manifest.heads, manifest.decisions, Limits())
-    watch = Watch(guarded.head, judge, None, (), None)
+) -> Verdict:
+    """What the generator decides, had it chosen the tokens of the response."""
+    watch, padding = guarded.watch(), guarded.engine.model.padding
     run = guarded.engine.run(len(prompt) + len(response) + 1, {})
-    for tokens in (prompt, response):
-        run.append(tokens)
-        watch.add(run.output(NEURONS_OUTPUT)[0], tokens)
-        watch.read()
-    return Scores(watch.scores[len(prompt) - 1], watch.scores[len(prompt) :])
+    read_tokens(run, watch, prompt, "prompt", NO_DEADLINE, padding)
+    is_blocked = watch.result.is_harmful
+    watch.begin_response(alone=False)
+    read_tokens(run, watch, response, "response", NO_DEADLINE, padding)
+    stops_at = -1 if is_blocked else watch.first_harmful()
+    return Verdict(watch.scores[len(prompt) :], bool(watch.result.is_harmful), stops_at)
 
 
-def _stream_of(bundle: Path, threads: int) -> Reference:
-    """A guard that reads prompt and response as a stream."""
+def _stream_of(bundle: Path, threads: int, of_prompt: float, of_response: float) -> Reference:
+    """A guard that reads prompt and response as a stream.
+
+    Args:
+        of_prompt, of_response: from which score on each is harmful.
+    """
     guard = Guard.load(bundle, backend="cpu", threads=threads, streaming=True)
 
-    def read(prompt: Sequence[int], response: Sequence[int]) -> Scores:
+    def read(prompt: Sequence[int], response: Sequence[int]) -> Verdict:
         with guard.stream() as stream:
             stream.feed_tokens(prompt)
             stream.feed_tokens(response)
             scores = [token.score for token in stream.scores]
-        return Scores(scores[len(prompt) - 1], scores[len(prompt) :])
+        found = scores[len(prompt) :]
+        stops_at = next((i for i, score in enumerate(found) if score >= of_response), None)
+        if scores[len(prompt) - 1] >= of_prompt:
+            stops_at = -1
+        return Verdict(found, found[-1] >= of_response, stops_at)
 
     return read
 

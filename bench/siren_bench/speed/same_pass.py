@@ -18,6 +18,8 @@ PLAIN = "plain"
 BESIDE = "plain, a guard's stream beside it"
 # Stands for the rules of a caller; it is folded at every token, and never in force.
 _RULES = (Patience(1 << 20, 1 << 20, 1.0),)
+# A threshold that no score of these answers reaches, nor a span's its own, which it takes along.
+_NEVER = 1.0
 _GREEDY = Sampling(temperature=0)
 # Tokens of a response before the next subject has its turn; the first ones are not counted, since
 # the threads of the engine before still spin and take a processor.
@@ -29,7 +31,8 @@ class Plan:
     """What to measure: responses of up to `tokens` tokens to a prompt, `rounds` of each subject.
 
     Attributes:
-        every: tokens that the head reads at once, a subject each.
+        chat: whether the prompt stands in the model's chat template.
+        every: tokens that the head reads at once, two subjects each.
         beside: tokens of each round that a separate guard's stream reads, which take it long.
     """
 
@@ -37,6 +40,7 @@ class Plan:
     tokens: int
     rounds: int
     threads: int
+    chat: bool = True
     every: tuple[int, ...] = (1, 4, 16)
     beside: int = 32
 
@@ -174,7 +178,7 @@ def _subjects(
     """What begins a response of each subject, its prompt read."""
     model = Engine(plain, threads=plan.threads)
     guarded = GuardedGenerator.load(grafted, threads=plan.threads)
-    tokens = guarded.prompt_tokens(plan.prompt, True, plan.tokens)
+    tokens = guarded.prompt_tokens(plan.prompt, plan.chat, plan.tokens)
 
     def alone(engine: Engine) -> Step:
         run, pieces = _started(engine, tokens, plan)
@@ -186,9 +190,14 @@ def _subjects(
 
         return step
 
-    def same_pass(every: int) -> Step:
+    def same_pass(every: int, how: dict[str, Any]) -> Step:
         generation = guarded.generate(
-            plan.prompt, max_tokens=plan.tokens, sampling=_GREEDY, rules=_RULES, every=every
+            plan.prompt,
+            chat=plan.chat,
+            max_tokens=plan.tokens,
+            sampling=_GREEDY,
+            every=every,
+            **how,
         )
         return lambda: next(generation, None) is not None
 
@@ -209,9 +218,15 @@ def _subjects(
         PLAIN: partial(alone, model),
         "grafted": partial(alone, guarded.engine),
     }
+    by_default = "head, threshold and spans" if guarded.judge.limits.spans else "head and threshold"
+    judged: dict[str, dict[str, Any]] = {
+        "head and rules": {"rules": _RULES},
+        by_default: {"threshold": _NEVER},
+    }
     for every in plan.every:
         when = "at every token" if every == 1 else f"every {every} tokens"
-        subjects[f"grafted, head and rules {when}"] = partial(same_pass, every)
+        for what, how in judged.items():
+            subjects[f"grafted, {what} {when}"] = partial(same_pass, every, how)
     if bundle is not None:
         guard = Guard.load(bundle, backend="cpu", threads=plan.threads, streaming=True)
         subjects[BESIDE] = partial(beside, guard)

@@ -85,5 +85,16 @@ def graft(
             f"{manifest.check.tokens} tokens differ from the engine's states by up to "
             f"{manifest.check.max_difference:.1e}"
         )
-    if manifest.trained_on is None:
+    trained_on = manifest.trained_on
+    if trained_on is None or trained_on.engine != manifest.engine:
         report("a head was not trained on this engine's features; measure it before you trust it")
+    elif trained_on.tokenizer is None:
+        report(
+            "a head does not say which tokenizer and chat template it was trained with; if they "
+            "are others than this folder's, extract and train anew"
+        )
+    if manifest.pooled == "response":
+        report(
+            "siren extract pools a response together with its prompt, so its heads were not "
+            "trained for responses alone; measure yours before you trust it"
+        )

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def graft(
     digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
     engine = engine_digest(list(digests.values()))
     for one in artifact.heads.values():
-        _check_trained_on(one, engine, foreign=foreign)
+        _check_trained_on(one, source, engine, foreign=foreign)
     progress("read", 1, 1)
     heads = head_set(artifact)
     matrix = heads.projection
@@ -166,18 +167,34 @@ def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
             )
 
 
-def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None:
-    """Refuse a head of other features than the engine's own, unless that is wanted."""
+def _check_trained_on(
+    artifact: Artifact, folder: GenaiFolder, engine: str, *, foreign: bool
+) -> None:
+    """Refuse a head of other features than those of the folder, unless that is wanted.
+
+    Args:
+        engine: the folder's digest.
+    """
     trained_on = artifact.trained_on
-    if foreign or (trained_on is not None and trained_on.engine == engine):
+    if foreign:
         return
-    found = (
-        "does not say that it was trained on features of a generator, which sees chat markup and "
-        "the rounding of its own precision"
-        if trained_on is None
-        else f"was trained on features of another engine ({trained_on.engine[:12]}…, and this is "
-        f"{engine[:12]}…)"
-    )
+    if trained_on is None:
+        found = (
+            "does not say that it was trained on features of a generator, which sees chat markup "
+            "and the rounding of its own precision"
+        )
+    elif trained_on.engine != engine:
+        found = (
+            f"was trained on features of another engine ({trained_on.engine[:12]}…, and this is "
+            f"{engine[:12]}…)"
+        )
+    elif trained_on.tokenizer not in (None, folder.tokenizer_digest()):
+        found = (
+            "was trained with another tokenizer or chat template, by which the same text is other "
+            "tokens"
+        )
+    else:
+        return
     raise ArtifactError(
         f"{artifact.source}: {found}; train one with siren extract and siren train on this "
         "folder, or give --foreign-head to graft it all the same"
@@ -185,7 +202,8 @@ def _check_trained_on(artifact: Artifact, engine: str, *, foreign: bool) -> None
 
 
 def _trained_on(artifact: Artifact) -> TrainedOn | None:
-    """What the heads were trained on, if they all say so and say the same.
+    """What the heads were trained on, if they all say so and say the same; with a tokenizer where
+    they all say which.
 
     Raises:
         ArtifactError: they say different things.
@@ -197,7 +215,12 @@ def _trained_on(artifact: Artifact) -> TrainedOn | None:
             f"{artifact.source}: of the heads {', '.join(found)} some were trained on chat text "
             "and some on plain text, and one pass reads one of them"
         )
-    return None if None in found.values() else artifact.trained_on
+    trained_on = artifact.trained_on
+    if trained_on is None or None in found.values():
+        return None
+    if all(one is not None and one.tokenizer for one in found.values()):
+        return trained_on
+    return msgspec.structs.replace(trained_on, tokenizer=None)
 
 
 def _place_files(

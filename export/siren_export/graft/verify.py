@@ -28,6 +28,10 @@ def generated(folder: Path, outputs: list[str]) -> list[list[np.ndarray]]:
     Returns:
         Of each prompt: the tokens, and of each output its values at all tokens that the engine
         has read, [tokens, ...].
+
+    Raises:
+        BundleError: the logits are no numbers, so that the tokens say nothing.
+        BackendError: the engine failed.
     """
     engine = Engine(folder)
     results = []
@@ -35,6 +39,11 @@ def generated(folder: Path, outputs: list[str]) -> list[list[np.ndarray]]:
         tokens = engine.encode(prompt)
         run = engine.run(len(tokens) + _TOKENS, _GREEDY)
         run.append(tokens)
+        if np.isnan(run.output_of_pass(engine.model.logits)).any():
+            raise BundleError(
+                f"{folder}: its logits are not all numbers after {prompt!r}; a weight is damaged, "
+                "make the model anew"
+            )
         values = {name: [run.output(name)[0]] for name in outputs}
         chosen = [run.step()]
         while not run.is_done and len(chosen) < _TOKENS:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -76,9 +77,13 @@ def generate(
     generator = GuardedGenerator.load(folder, threads=threads, spans=spans)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
+    asked = messages if chat else prompt
+    if compare:  # the first passes of either would take longer
+        list(generator.generate(asked, chat=chat, max_tokens=2, sampling=sampling))
+        generator.time_unguarded(asked, chat, 2, sampling)
     started = time.perf_counter()
     generation = generator.generate(
-        messages if chat else prompt,
+        asked,
         chat=chat,
         max_tokens=max_tokens,
         sampling=sampling,
@@ -88,11 +93,10 @@ def generate(
         every=every,
         holdback=holdback,
     )
+    seconds = time.perf_counter() - started
     report(f"prompt: score {generation.prompt.score:.4f} of {generation.prompt_tokens} tokens")
     with generation:
-        for piece in generation:
-            (_write_json if json else _write_text)(piece)
-        seconds = time.perf_counter() - started
+        seconds += _write(generation, _write_json if json else _text_writer())
         if json:
             write_json_line(_ending(generation))
         else:
@@ -102,9 +106,9 @@ def generate(
         rate = generation.tokens / seconds
         report(f"{generation.tokens} tokens, {rate:.1f} a second with the guard")
         if compare:
-            tokens = generator.prompt_tokens(messages if chat else prompt, chat, max_tokens)
-            plain = generator.unguarded_seconds(tokens, max(generation.tokens, 1), sampling)
-            report(f"{max(generation.tokens, 1) / plain:.1f} a second without it")
+            count = max(generation.tokens, 1)
+            tokens, seconds = generator.time_unguarded(asked, chat, count, sampling)
+            report(f"{tokens} tokens, {tokens / seconds:.1f} a second without it")
         if generation.finish == "harmful":
             raise typer.Exit(EXIT_STOPPED)
 
@@ -137,14 +141,32 @@ def _ending(generation: Generation) -> dict[str, object]:
     }
 
 
+def _write(generation: Generation, write: Callable[[Piece], None]) -> float:
+    """Write the pieces; return the seconds that generating them took, without the writing."""
+    seconds = 0.0
+    while True:
+        started = time.perf_counter()
+        piece = next(generation, None)
+        seconds += time.perf_counter() - started
+        if piece is None:
+            return seconds
+        write(piece)
+
+
 def _write_json(piece: Piece) -> None:
     write_json_line({"text": piece.text, "token": piece.token, "score": piece.score})
 
 
-def _write_text(piece: Piece) -> None:
+def _text_writer() -> Callable[[Piece], None]:
+    """What writes pieces in the colours of their scores."""
     from rich.console import Console
     from rich.text import Text
 
-    line = Text(printable(piece.text), color(piece.score))
-    Console(highlight=False).print(line, end="", soft_wrap=True)
-    sys.stdout.flush()
+    console = Console(highlight=False)
+
+    def write(piece: Piece) -> None:
+        text = Text(printable(piece.text), color(piece.score))
+        console.print(text, end="", soft_wrap=True)
+        sys.stdout.flush()
+
+    return write

@@ -16,6 +16,9 @@ Message = Mapping[str, str]
 
 # A template's own message stands in front of it, the template's source behind.
 _IN_TEMPLATE = re.compile(r" at row \d+, column \d+:\n")
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)  # as JSON has it
+_SHORT_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_BEHIND_NUL = "U+0000, behind which onnxruntime-genai reads nothing; remove it"
 _EXAMPLE = [{"role": role, "content": "."} for role in ("user", "assistant", "user")]
 _File = TypeVar("_File", bound=msgspec.Struct)
 
@@ -45,10 +48,11 @@ def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
 
     Raises:
         BackendError: the model has no chat template, or none that onnxruntime-genai can read.
-        InputError: it refuses the messages, or one holds a NUL.
+        InputError: it refuses the messages, or one holds a NUL, in whichever of its fields.
     """
-    for message in messages:
-        check_no_nul(message["content"])
+    for number, message in enumerate(messages):
+        if any("\0" in text for text in _texts(message)):
+            raise InputError(f"messages[{number}] holds {_BEHIND_NUL}")
     given = msgspec.json.encode(list(messages)).decode()
     try:
         with GenaiFailures("the model's chat template cannot be used"):
@@ -98,9 +102,9 @@ def check_control(what: str, said: str | Message, control: Sequence[str]) -> Non
     Raises:
         InputError: it holds one.
     """
-    written = msgspec.json.encode(said)
+    texts = _texts(said)
     for text in control:
-        if msgspec.json.encode(text)[1:-1] in written:
+        if any(text in one for one in texts):
             raise InputError(
                 f"{what} holds {text!r}, which the model takes for a control token, so that it "
                 "could end its turn and begin another; write it otherwise"
@@ -114,10 +118,27 @@ def check_no_nul(text: str) -> None:
         InputError: it holds one.
     """
     if "\0" in text:
-        raise InputError(
-            f"character {text.index(chr(0))} of the text is U+0000, behind which onnxruntime-genai "
-            "reads nothing; remove it"
-        )
+        raise InputError(f"character {text.index(chr(0))} of the text is {_BEHIND_NUL}")
+
+
+def _texts(said: str | Message) -> list[str]:
+    """What a chat template may write of a text or of a message, to look for texts in.
+
+    Of a message that is its content and, as JSON without escapes, the rest. Without those of the
+    strings in it too: onnxruntime-genai decodes the arguments of tool calls for some templates.
+    """
+    if isinstance(said, str):
+        return [said]
+    rest = {name: value for name, value in said.items() if name != "content"}
+    written = _unescaped(msgspec.json.encode(rest).decode())
+    return [said["content"], written, _unescaped(written)]
+
+
+def _unescaped(text: str) -> str:
+    found = _ESCAPED.sub(
+        lambda one: chr(int(one[1], 16)) if one[1] else _SHORT_ESCAPES.get(one[2], one[2]), text
+    )
+    return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _read(path: Path, kind: type[_File]) -> _File:

@@ -1,6 +1,7 @@
 """onnxruntime-genai: a model that is open, and runs of it, token by token."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class Engine:
         with GenaiFailures("onnxruntime-genai cannot begin"):
             params = self._genai.GeneratorParams(self._model)
             params.set_search_options(**{**search, "max_length": max_length})
-            return Run(self._genai.Generator(self._model, params))
+            return Run(self._genai.Generator(self._model, params), self._process)
 
     def run_rows(
         self,
@@ -198,10 +199,21 @@ class Engine:
 
 
 class Run:
-    """One sequence as it grows. Its outputs are those of the last forward pass."""
+    """One sequence as it grows. Its outputs are those of the last forward pass.
 
-    def __init__(self, generator: Any) -> None:
-        self._generator = generator
+    Attributes:
+        process: the one in which it goes on.
+    """
+
+    def __init__(self, generator: Any, process: OpeningProcess) -> None:
+        """Begin with no token.
+
+        Args:
+            generator: onnxruntime-genai's.
+            process: in which the engine was opened.
+        """
+        self._generator, self.process = generator, process
+        keep_in_children(generator)
         self._read: tuple[int, ...] = 0, 0  # rows and tokens of the last pass
         self._has_unread = False  # a token that was chosen, and is read with the next step
 
@@ -209,8 +221,9 @@ class Run:
         """Read tokens; of several rows, as many of each.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: the engine failed, or was opened before this process forked.
         """
+        self.process.check()
         ids = np.asarray(tokens, np.int32)
         with GenaiFailures("onnxruntime-genai failed in the prompt"):
             self._generator.append_tokens(ids)
@@ -220,7 +233,7 @@ class Run:
         """Read the last token if it was not yet, then choose and return the next.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: as `append`.
         """
         return self.steps()[0]
 
@@ -228,8 +241,9 @@ class Run:
         """As `step`, of every row.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: as `append`.
         """
+        self.process.check()
         with _AT_A_TOKEN:
             self._generator.generate_next_token()
             tokens = [int(token) for token in self._generator.get_next_tokens()]
@@ -280,7 +294,10 @@ def _counted(shape: Sequence[int]) -> str:
 
 
 class Batch:
-    """A run of several rows, which go on together: what one of them asks for, all of them get."""
+    """A run of several rows, which go on together: what one of them asks for, all of them get.
+
+    Threads may have a row each.
+    """
 
     def __init__(self, run: Run, prompts: npt.NDArray[np.int32], outputs: Sequence[str]) -> None:
         """Read the prompts, int32 [rows, tokens], padded behind.
@@ -289,6 +306,7 @@ class Batch:
             BackendError: the engine failed, or the graph lacks an output.
         """
         self._run, self._outputs, self._error = run, outputs, ""
+        self._lock = threading.Lock()  # one thread at a time takes all rows a step further
         self._waiting: dict[int, deque[_Step]] = {row: deque() for row in range(len(prompts))}
         run.append(prompts)
         self.prompts = self._values()
@@ -297,17 +315,19 @@ class Batch:
         """The next step of a row; where it has none waiting, all rows go one further.
 
         Raises:
-            BackendError: the engine failed, now or before.
+            BackendError: the engine failed, now or before, or this process forked meanwhile.
         """
-        if self._error:
-            raise BackendError(f"the batch failed before ({self._error})")
-        if not self._waiting[row]:
-            try:
-                self._step()
-            except BaseException as error:  # a Control-C too: some rows may lack their token
-                self._error = str(error) or type(error).__name__
-                raise
-        return self._waiting[row].popleft()
+        self._run.process.check()
+        with self._lock:
+            if self._error:
+                raise BackendError(f"the batch failed before ({self._error})")
+            if not self._waiting[row]:
+                try:
+                    self._step()
+                except BaseException as error:  # a Control-C too: some rows may lack their token
+                    self._error = str(error) or type(error).__name__
+                    raise
+            return self._waiting[row].popleft()
 
     def _step(self) -> None:
         """Go one further with all rows; those that have left are not kept."""
@@ -318,16 +338,19 @@ class Batch:
 
     def leave(self, row: int) -> None:
         """Keep nothing more for a row, and nothing at all once the last has left."""
-        self._waiting.pop(row, None)
-        if not self._waiting:
-            self._run.close()
+        if not self._run.process.is_this:
+            return  # a thread that is not here may have held the lock when the process forked
+        with self._lock:
+            self._waiting.pop(row, None)
+            if not self._waiting:
+                self._run.close()
 
     def _values(self) -> dict[str, FloatArray]:
         return {name: self._run.output(name) for name in self._outputs}
 
 
 class RowRun:
-    """A row of a batch, to be used as a `Run` of its own. All rows of a batch are of one thread."""
+    """A row of a batch, to be used as a `Run` of its own."""
 
     def __init__(self, batch: Batch, row: int, prompt: int) -> None:
         self._batch, self._row = batch, row

@@ -3,10 +3,8 @@
 import os
 from pathlib import Path
 
-from siren_runtime.errors import BackendError, raised_in
+from siren_runtime.errors import OF_BINDINGS, BackendError, raised_in
 
-# What its bindings raise: C++'s exceptions, and arguments of a wrong kind.
-_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 _HERE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -23,6 +21,6 @@ class GenaiFailures:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _OF_BINDINGS) and raised_in(error, _HERE):
+        if isinstance(error, OF_BINDINGS) and raised_in(error, _HERE):
             said = str(error) or type(error).__name__  # a MemoryError may say nothing
             raise BackendError(f"{self._what}: {said}") from error

@@ -7,14 +7,16 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.bundle.external_data import external_data_locations
-from siren_runtime.bundle.files import GIT_LFS_ADVICE, ReadFailures, is_git_lfs_pointer
+from siren_runtime.bundle.files import ReadFailures
 from siren_runtime.bundle.manifest import check_relative
-from siren_runtime.bundle.reader import sha256
+from siren_runtime.bundle.reader import check_no_pointer, sha256
 from siren_runtime.errors import BundleError, SirenError
 
 CONFIG_FILE = "genai_config.json"
 
 _MAX_CONFIG_BYTES = 4 << 20
+# What says which tokens a text is, in the chat template or without.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 class _Inputs(msgspec.Struct, frozen=True):
@@ -115,6 +117,17 @@ class GenaiFolder:
         """
         return engine_digest([sha256(self.path / name) for name in (self.graph, *self.weights)])
 
+    def tokenizer_digest(self) -> str:
+        """The SHA-256 that names the tokenizer and the chat template: of their files, as many as
+        there are, in hexadecimal.
+
+        Raises:
+            BundleError: a file cannot be read.
+        """
+        there = [name for name in _TOKENIZER_FILES if (self.path / name).is_file()]
+        told = [f"{name} {sha256(self.path / name)}" for name in there]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
 
 def engine_digest(digests: list[str]) -> str:
     """The digest of an engine by those of its files, the graph's first."""
@@ -125,8 +138,8 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
     """Read a model folder of onnxruntime-genai.
 
     Raises:
-        error: it is none, one of several graphs, or damaged; or its search takes several
-            sequences, or reads prompts in parts.
+        error: it is none, one of several graphs, or damaged; a file is a git LFS pointer; or its
+            search takes several sequences, or reads prompts in parts.
     """
     config_path = path / CONFIG_FILE
     if not config_path.is_file():
@@ -134,6 +147,7 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
             f"{path}: not a model folder of onnxruntime-genai, which holds {CONFIG_FILE}; make one "
             "with python -m onnxruntime_genai.models.builder"
         )
+    check_no_pointer(config_path, error)
     try:
         if config_path.stat().st_size > _MAX_CONFIG_BYTES:
             raise error(f"{config_path}: over {_MAX_CONFIG_BYTES:,} bytes")
@@ -143,6 +157,9 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
             f"{config_path}: not a decoder's config that is known here: {failure}"
         ) from None
     _check_search(config.search, config_path, error)
+    for name in _TOKENIZER_FILES:
+        if (path / name).is_file():
+            check_no_pointer(path / name, error)
     model, decoder = config.model, config.model.decoder
     check_relative(decoder.filename, str(config_path))
     if "/" in decoder.filename:
@@ -186,10 +203,9 @@ def _check_search(search: _Search, path: Path, error: type[SirenError]) -> None:
 
 def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:
     """The files that a graph takes weights from, all of them in its folder."""
+    check_no_pointer(graph, error)
     with ReadFailures(graph, error):
-        pointer, model = is_git_lfs_pointer(graph), graph.read_bytes()
-    if pointer:
-        raise error(f"{graph}: {GIT_LFS_ADVICE}")
+        model = graph.read_bytes()
     try:
         locations = sorted(external_data_locations(model))
     except BundleError as failure:
@@ -198,4 +214,5 @@ def _weights(graph: Path, error: type[SirenError]) -> tuple[str, ...]:
         check_relative(location, str(graph))
         if "/" in location or not (graph.parent / location).is_file():
             raise error(f"{graph}: its weights {location!r} are not beside it")
+        check_no_pointer(graph.parent / location, error)
     return tuple(locations)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from siren_runtime.backends.verdicts import deciding
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
@@ -206,14 +207,16 @@ class Generation:
         result = self.result
         if self._settings.by_rules:
             return result.decisions[0].rule
-        for span in result.spans:  # the riskiest first
-            if result.score < result.threshold and span.score >= span.threshold:
-                return f"threshold({span.threshold:g}) of a span of {span.tokens} tokens"
+        span = deciding(result.spans)
+        if span is not None:
+            return f"threshold({span.threshold:g}) of a span of {span.tokens} tokens"
         return f"threshold({result.threshold:g})"
 
     def close(self) -> None:
-        """Free the generation's memory; it gives no further text."""
-        if self.finish is None and self._error is None:
+        """Free the generation's memory; it gives no further text. Where some was left, an error
+        says so.
+        """
+        if self._error is None and (self.finish is None or self._held):
             self._error = BackendError("it was closed")
         self._held.clear()
         self._end(self.finish)

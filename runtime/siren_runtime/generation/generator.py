@@ -30,20 +30,17 @@ from siren_runtime.streaming.decision import AtTier, Rule, checked_rules
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits
-from siren_runtime.text.spans import checked_sizes
 
 from .chat import Message, check_control
 from .engine import Device, Engine
-from .files import check_files, weights_checked
+from .files import check_files, read_head, weights_checked
 from .generation import Generation, Settings, read_tokens
 from .head import HeadEngine
 from .manifest import HEAD_FILE, NEURONS_OUTPUT, GraftManifest, load_manifest
-from .prompts import check_encodable, checked_messages, checked_prompts, text_of
+from .prompts import check_encodable, check_length, checked_messages, checked_prompts, text_of
 from .sampling import Sampling, checked_sampling
 from .spans import ConversationSpans
 from .watch import Watch
-
-_MOST_CHARACTERS = 1 << 20  # of a prompt, chat template included
 
 
 class GuardedGenerator:
@@ -67,12 +64,9 @@ class GuardedGenerator:
             InputError: as `load`, of `spans`.
         """
         self.engine, self.head, self.manifest = engine, head, manifest
-        limits = Limits()
-        self.judge = judge_of(manifest.heads, manifest.decisions, limits)
-        if spans is not None:
-            sizes = checked_sizes(spans, self.judge.span_sizes)
-            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
-            self.judge = replace(self.judge, limits=limits)
+        judge = judge_of(manifest.heads, manifest.decisions, Limits())
+        limits = judge.limits.asking(spans, judge.span_sizes)
+        self.judge = replace(judge, limits=limits)
         if self.judge.limits.spans and not head.pools_mean:
             raise InputError(
                 f"{engine.folder}: the heads read the last token, so spans have no scores of their "
@@ -115,7 +109,7 @@ class GuardedGenerator:
         path = Path(os.path.realpath(folder))
         manifest = load_manifest(path)
         check_files(path, manifest, verify)
-        head = HeadEngine((path / HEAD_FILE).read_bytes(), path / HEAD_FILE, manifest)
+        head = HeadEngine(read_head(path, manifest, verify), path / HEAD_FILE, manifest)
         with weights_checked(path, manifest, verify):
             engine = Engine(path, threads=threads, device=device)
         return cls(engine, head, manifest, spans)
@@ -211,7 +205,7 @@ class GuardedGenerator:
         """Read several prompts at once and judge each; their responses grow together.
 
         Each generation stops by itself. One that is iterated takes the others along, whose tokens
-        wait for them; so iterate them in turns, on one thread. The arguments are those of
+        wait for them; so iterate them in turns, or on a thread each. The arguments are those of
         `generate`, and so are the errors. The prompts are read in one engine run.
 
         Returns:
@@ -230,7 +224,7 @@ class GuardedGenerator:
             Generation(
                 self.engine,
                 run,
-                self._watch(aggregate, rules, threshold),
+                self.watch(aggregate, rules, threshold),
                 tokens,
                 text_of(prompt),
                 settings,
@@ -262,14 +256,15 @@ class GuardedGenerator:
             InputError, BackendError, InterruptedCall: as `generate`.
         """
         threshold = None if threshold is None else checked_threshold(threshold)
+        settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
         check_encodable("the response", response)
+        check_length("the response", len(response))
         if chat:
             check_control("the response", response, self.engine.control)
         answer = self.engine.encode(response) if response else []
         tokens = self.prompt_tokens(prompt, chat, max(len(answer), 1))
-        settings = self._settings(1, 1, 0, (), Deadline(deadline, cancel))
         run = self.engine.run(len(tokens) + len(answer) + 1, {})
-        watch, padding = self._watch(None, (), threshold), self.engine.model.padding
+        watch, padding = self.watch(threshold=threshold), self.engine.model.padding
         watch.tell(text_of(prompt))
         try:
             read_tokens(run, watch, tokens, "prompt", settings.deadline, padding)
@@ -293,31 +288,38 @@ class GuardedGenerator:
             deadline=deadline,
         )
 
-    def _watch(
-        self, aggregation: Aggregation | None, rules: Sequence[Rule], threshold: float | None
+    def watch(
+        self,
+        aggregation: Aggregation | None = None,
+        rules: Sequence[Rule] = (),
+        threshold: float | None = None,
     ) -> Watch:
+        """What judges one sequence, arguments as `Watch`; spans too where this generator does."""
         sizes, spans = self.judge.limits.spans, None
         if sizes and aggregation is None:
             spans = ConversationSpans(sizes, self.head, self.engine.pieces().decode)
         return Watch(self.head, self.judge, aggregation, rules, threshold, spans)
 
-    def unguarded_seconds(self, tokens: Sequence[int], count: int, sampling: Sampling) -> float:
-        """How long it takes to read a prompt and choose `count` tokens with no guard, in seconds.
+    def time_unguarded(
+        self, prompt: str | Sequence[Message], chat: bool, max_tokens: int, sampling: Sampling
+    ) -> tuple[int, float]:
+        """Go on with a prompt with no guard, as `generate` does. The text goes nowhere.
 
-        The text goes nowhere.
+        Returns:
+            How many tokens were chosen, and in how many seconds, those for the prompt included.
 
         Raises:
-            BackendError: the engine failed.
+            InputError, BackendError: as `generate`.
         """
-        run = self.engine.run(len(tokens) + count + 1, sampling.search())
+        started, chosen = time.perf_counter(), 0
+        tokens = self.prompt_tokens(prompt, chat, max_tokens)
+        run = self.engine.run(len(tokens) + max_tokens + 1, sampling.search())
         pieces = self.engine.pieces()
-        started = time.perf_counter()
         run.append(tokens)
-        for _ in range(count):
-            if run.is_done:
-                break
-            pieces.decode(run.step())
-        return time.perf_counter() - started
+        while chosen < max_tokens and (token := run.step()) not in self.engine.ends:
+            pieces.decode(token)
+            chosen += 1
+        return chosen, time.perf_counter() - started
 
     def prompt_tokens(
         self,
@@ -339,11 +341,7 @@ class GuardedGenerator:
                 f"generate with chat={not chat}, or graft a head that was trained on such text"
             )
         text = self._text(prompt, chat, continue_last)
-        if len(text) > _MOST_CHARACTERS:
-            raise InputError(
-                f"the prompt has {len(text):,} characters, at most {_MOST_CHARACTERS:,} are "
-                "tokenized; shorten it"
-            )
+        check_length("the prompt", len(text))
         tokens = self.engine.encode(text)
         if not tokens:
             raise InputError("the tokenizer makes no token of the prompt")

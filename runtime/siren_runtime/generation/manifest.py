@@ -28,11 +28,13 @@ class TrainedOn(Strict, frozen=True):
     """What features a head was trained on.
 
     `engine` is the digest of the model folder whose own they were. `text` says whether texts stood
-    in the chat template, whose markup is pooled with them, or were plain.
+    in the chat template, whose markup is pooled with them, or were plain. `tokenizer` is the digest
+    of the tokenizer's files and the chat template's; None in what earlier releases made.
     """
 
     engine: Sha256
     text: TextForm
+    tokenizer: Sha256 | None = None
 
 
 class GraftCheck(Strict, frozen=True):

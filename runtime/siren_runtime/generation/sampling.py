@@ -1,7 +1,8 @@
 """How the tokens of a response are chosen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -36,13 +37,16 @@ class Sampling:
         Raises:
             InputError: one is out of range.
         """
-        _check(self.temperature, "temperature", "from 0", 0.0)
-        _check(self.top_p, "top_p", "from 0 to 1", 0.0, 1.0)
-        _check(self.repetition_penalty, "repetition_penalty", "above 0", _TINIEST)
-        if self.top_k is not None:
-            whole_number("top_k", self.top_k, 0, _MOST)
-        if self.seed is not None:
-            whole_number("seed", self.seed, _LEAST, _MOST)
+        self._take(_number, "temperature", "from 0", 0.0, _LARGEST)
+        self._take(_number, "top_p", "from 0 to 1", 0.0, 1.0)
+        self._take(_number, "repetition_penalty", "above 0", _TINIEST, _LARGEST)
+        self._take(whole_number, "top_k", 0, _MOST)
+        self._take(whole_number, "seed", _LEAST, _MOST)
+
+    def _take(self, checked: Callable[..., Any], name: str, *limits: Any) -> None:
+        """Make a field that is given Python's own number, which alone the engine takes."""
+        if (value := getattr(self, name)) is not None:
+            object.__setattr__(self, name, checked(name, value, *limits))
 
     def search(self) -> dict[str, Any]:
         """The search options of onnxruntime-genai."""
@@ -71,11 +75,13 @@ def checked_sampling(sampling: Sampling | None) -> Sampling:
     return sampling
 
 
-def _check(value: float | None, name: str, what: str, least: float, most: float = _LARGEST) -> None:
-    """Refuse a number outside of `least` to `most`.
+def _number(name: str, value: SupportsFloat, what: str, least: float, most: float) -> float:
+    """Return a number from `least` to `most`, which `what` says in words, as a float.
 
     Raises:
-        InputError: it is.
+        InputError: it is none.
     """
-    if value is not None and not least <= real_number(name, value) <= most:
+    number = real_number(name, value)
+    if not least <= number <= most:
         raise InputError(f"{name} must be a number {what}, found {value!r}")
+    return number

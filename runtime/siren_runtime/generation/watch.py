@@ -12,7 +12,7 @@ from siren_runtime.streaming.aggregation import Aggregation, moving_average
 from siren_runtime.streaming.decision import Decision, Decisions, Rule
 from siren_runtime.streaming.result import StreamResult
 from siren_runtime.streaming.spans import Highest
-from siren_runtime.text.invisible import cut_share, has_invisible
+from siren_runtime.text.invisible import CutWords
 
 from .head import HeadEngine
 from .spans import ConversationSpans
@@ -66,17 +66,16 @@ class Watch:
         self._count = 0
         self._rows = np.zeros((0, self._width), np.float32)
         self._average: FloatArray | None = None
-        self._said, self._hides = list[str](), False
+        self._words = CutWords()
 
     def tell(self, text: str) -> None:
         """Take in what the tokens that are read say, for `unknown`."""
-        self._said.append(text)
-        self._hides = self._hides or has_invisible(text)
+        self._words.add(text)
 
     @property
     def unknown(self) -> float:
         """The share of the text so far whose words are cut by invisible characters, 0 to 1."""
-        return cut_share("".join(self._said), {}) if self._hides else 0.0
+        return self._words.share
 
     @property
     def is_unreadable(self) -> bool:

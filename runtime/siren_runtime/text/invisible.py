@@ -18,6 +18,7 @@ _NONE = "".join(f"{chr(first)}-{chr(last)}" for first, last in _RANGES)
 # place within words of other scripts and between emoji, so that they count for nothing there.
 _LETTER = "0-9A-Za-zªµºÀ-\u034e\u0350-\u058f\u1e00-\u1fff"
 _ANY = re.compile(f"[{_NONE}]")
+_LEADING = re.compile(f"^[{_NONE}]+")
 _WORD = re.compile(f"[{_LETTER}{_NONE}]+")
 _CUT = re.compile(f"[{_LETTER}][{_NONE}]+[{_LETTER}]")
 
@@ -36,6 +37,40 @@ def cut_share(text: str, left_out: Mapping[int, None]) -> float:
         left_out: code points that the tokenizer leaves out, as `str.translate` has them; they cut
             nothing.
     """
-    text = text.translate(left_out)
-    cut = sum(len(word[0]) for word in _WORD.finditer(text) if _CUT.search(word[0]))
-    return cut / max(len("".join(text.split())), 1)
+    words = CutWords()
+    words.add(text.translate(left_out))
+    return words.share
+
+
+class CutWords:
+    """Counts the words of a text that grows, and those that are cut; each part is read once."""
+
+    def __init__(self) -> None:
+        self._visible = self._cut = 0  # characters; the cut ones of words that have ended
+        self._length, self._is_cut = 0, False  # of the word with which the text ends
+        self._end = ""  # what of that says whether more of it is cut: a letter, an invisible one
+
+    def add(self, text: str) -> None:
+        """Take in what the text goes on with."""
+        self._visible += len("".join(text.split()))
+        joined = self._end + text
+        length, is_cut = self._length - len(self._end), self._is_cut
+        self._length, self._is_cut, self._end = 0, False, ""
+        for word in _WORD.finditer(joined):
+            if word.start():  # another than the text ended with
+                length, is_cut = 0, False
+            length += len(word[0])
+            is_cut = is_cut or _CUT.search(word[0]) is not None
+            if word.end() == len(joined):
+                backwards = word[0][::-1]
+                hidden = len(backwards) - len(_LEADING.sub("", backwards))
+                self._length, self._is_cut = length, is_cut
+                self._end = backwards[hidden : hidden + 1] + backwards[:hidden][-1:]
+            elif is_cut:
+                self._cut += length
+
+    @property
+    def share(self) -> float:
+        """As `cut_share`, of the text so far."""
+        cut = self._cut + (self._length if self._is_cut else 0)
+        return cut / max(self._visible, 1)

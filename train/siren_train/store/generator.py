@@ -10,6 +10,7 @@ import numpy as np
 from siren_export.graft.extractor import MEANS, engine_precision, write_extractor
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.backends.outputs import FloatArray
+from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import BackendError, CheckpointError, InputError
 from siren_runtime.generation.engine import Engine, Run
@@ -33,7 +34,22 @@ class Generator:
 
     def trained_on(self) -> TrainedOn:
         """What heads will say that they were trained on."""
-        return TrainedOn(engine=self.folder.digest(), text=self.text)
+        return TrainedOn(
+            engine=self.folder.digest(), text=self.text, tokenizer=self.folder.tokenizer_digest()
+        )
+
+    def write_extractor(self, output: Path, pooling: Pooling) -> str:
+        """Write what pools its states to `output`.
+
+        Returns:
+            The SHA-256 that names that engine, in hexadecimal.
+
+        Raises:
+            CheckpointError, BundleError: as `siren_export.graft.extractor.write_extractor`.
+        """
+        mean: MeanPooling = "mlp_mean" if pooling == "mlp_mean" else "residual_mean"
+        write_extractor(self.folder, output, mean)
+        return read_folder(output).digest()
 
     @property
     def precision(self) -> Precision:
@@ -62,20 +78,17 @@ class GeneratorPool:
         self,
         generator: Generator,
         extractor: Path,
-        pooling: MeanPooling,
         max_length: int,
         threads: int | None,
     ) -> None:
-        """Open the extractor at `extractor`, which is written there if it is not.
+        """Open the extractor that `Generator.write_extractor` wrote.
 
         Args:
             max_length: tokens that are read of a row, chat markup included; the rest is cut.
 
         Raises:
-            CheckpointError, BundleError, BackendError: it cannot be written or opened.
+            BundleError, BackendError: it cannot be opened.
         """
-        if not extractor.exists():
-            write_extractor(generator.folder, extractor, pooling)
         self._engine = Engine(extractor, threads=threads)
         self._text, self._logits = generator.text, generator.folder.logits
         self._read_whole = 1  # tokens of the longest pass that is known to have been one
