@@ -3,7 +3,16 @@
 A message names the file, key or tensor, what was found, what was expected and what to do.
 """
 
-from typing import Any
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+_HERE: Final = str(Path(__file__).parents[1])  # installed, what is needed lies there too
+
+# What pybind11's bindings of engines raise beside classes of their own: for C++'s exceptions, and
+# for arguments of a wrong kind.
+OF_BINDINGS: Final = RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError
 
 
 def install_hint(extras: str) -> str:
@@ -66,16 +75,46 @@ class InputTypeError(InputError, TypeError):
     """What the caller passed is of a type that is none of what can be scored."""
 
 
-def raised_in(error: BaseException, file: str) -> bool:
-    """Whether the code in `file`, or what it calls that is not Python, raised an error.
+def raised_in(error: BaseException, *places: str) -> bool:
+    """Whether the code in one of `places`, or what it calls that is not Python, raised an error.
 
     A handler of a signal runs in the midst of any call and raises through it; its errors are the
     caller's, and are not.
 
     Args:
-        file: a file, or a folder and a separator for all that is in it.
+        places: files, or folders and a separator for all that is in them.
     """
+    frame = _last_frame(error)
+    return frame is not None and frame.f_code.co_filename.startswith(places)
+
+
+def raised_in_python(error: BaseException) -> bool:
+    """As `raised_in`, of Python's own library."""
+    frame = _last_frame(error)
+    return frame is not None and _package(frame) in sys.stdlib_module_names
+
+
+def is_of_caller(error: BaseException) -> bool:
+    """Whether the caller's code raised an error, as an alarm's handler raises a TimeoutError.
+
+    That is code which is not of siren-edge, of Python or of an installed package. An error with a
+    number is the system's.
+    """
+    frame = _last_frame(error)
+    if frame is None or getattr(error, "errno", None) is not None or raised_in_python(error):
+        return False
+    file = frame.f_code.co_filename
+    return not _package(frame).startswith("siren_") and not any(
+        folder in file for folder in (_HERE, "site-packages", "dist-packages")
+    )
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _last_frame(error: BaseException) -> FrameType | None:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    return place is not None and place.tb_frame.f_code.co_filename.startswith(file)
+    return None if place is None else place.tb_frame

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .backends.onnxruntime.providers import Provider
 from .bundle.reader import Verify
 from .errors import SirenError
@@ -104,8 +106,9 @@ class Guard(Members):
         """
         request = Request(backend, threads, providers, session_options, buckets, streaming, exits)
         limits = Limits(long_text, max_tokens_per_text, max_bytes_per_text, max_unknown, unreadable)
-        sizes = None if spans is None else checked_sizes(spans)
-        wanted = None if sizes is None else bool(sizes)
+        if spans is not None and not isinstance(spans, bool | np.bool_):
+            spans = checked_sizes(spans)  # which may be read once only
+        wanted = None if spans is None else bool(spans)
         opened = open_source(source, request, verify=verify, revision=revision, spans=wanted)
         guard = cls(
             opened.scorers,

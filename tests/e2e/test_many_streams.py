@@ -118,6 +118,25 @@ def test_a_cache_that_cannot_grow_leaves_the_other_streams_right(guards, monkeyp
         assert one.feed(long).score == pytest.approx(clean.score(long).score, abs=BOUND)
 
 
+def test_closing_a_stream_takes_no_memory(guards, monkeypatch):
+    """Though the last one, which nothing was read of, takes the slot of another."""
+    clean, guard = guards("qwen3")
+
+    def none(cache, slots, tokens):
+        raise MemoryError
+
+    with guard.streams() as streams:
+        gone = streams.open()
+        gone.feed("How do I")
+        kept = streams.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyValueCache, "_make", none)
+            gone.close()
+        assert kept.feed("good day").score == pytest.approx(
+            clean.score("good day").score, abs=BOUND
+        )
+
+
 @pytest.fixture
 def poisoned(export, tmp_path):
     """A guard whose embedding of one token is NaN, and that token."""

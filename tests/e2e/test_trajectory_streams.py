@@ -132,6 +132,27 @@ def test_a_stream_whose_engine_failed_has_no_verdict_until_it_is_reset(
         assert 0 <= stream.feed(MESSAGES[2]).score <= 1
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
+def test_a_stream_whose_feed_was_interrupted_has_no_verdict_until_it_is_reset(
+    kind, trajectory_bundle, monkeypatch
+):
+    guard = Guard.load(trajectory_bundle()[1], threads=1, **AS_LLM_SIREN)
+    with guard.stream_trajectory() as stream:
+        first = stream.feed(MESSAGES[2])
+
+        def interrupt(*_):
+            raise kind
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(guard.scorers[0].stream_backend), "step", interrupt)
+            with pytest.raises(kind):
+                stream.feed(MESSAGES[9])
+        with pytest.raises(BackendError, match=r"failed before .*interrupted"):
+            stream.feed(MESSAGES[9])
+        stream.reset()
+        assert stream.feed(MESSAGES[2]).score == pytest.approx(first.score, abs=1e-6)
+
+
 def test_a_deadline_ends_a_feed(trajectory_bundle, monkeypatch):
     _, bundle = trajectory_bundle()
     guard = Guard.load(bundle, threads=1, **AS_LLM_SIREN)

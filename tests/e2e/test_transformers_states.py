@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file, save_file
 
-from models import make_artifact, make_labels
+from backbones import BACKBONES, MULTIMODAL, BackboneSpec
+from models import make_artifact, make_backbone, make_labels
 from siren_export import export as export_module
 from siren_export.export import export_bundle
 from siren_export.families.registry import backbone_of
@@ -102,6 +103,19 @@ def test_mlps_that_are_not_where_llm_siren_looks_are_compared_too(tmp_path, back
     head = make_artifact(tmp_path / "head", backbone, layers=[1], pooling="mlp_mean")
     report = exported(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
     assert report.status == "passed"
+
+
+@pytest.mark.parametrize(
+    "outer", sorted(set(MULTIMODAL) - {spec.model_type for spec in BACKBONES.values()})
+)
+def test_the_text_part_of_every_other_model_gives_the_states_that_the_whole_one_gives(
+    tmp_path, outer
+):
+    backbone = make_backbone(tmp_path / "backbone", BackboneSpec(outer))
+    head = make_artifact(tmp_path / "head", backbone, layers=[0, 3])
+    report = exported(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
+    assert report.status == "passed"
+    assert report.reference.startswith("llm-siren" if outer == "got_ocr2" else "transformers 5.")
 
 
 def test_a_trajectory_head_is_compared_on_the_text_part_of_a_model(tmp_path, backbone_folder):

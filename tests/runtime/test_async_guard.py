@@ -105,8 +105,9 @@ def test_a_cancelled_task_costs_no_run(plain: Guard) -> None:
     _run(test())
 
 
+@pytest.mark.parametrize("own", [{}, {"cancel": None}, {"cancel": threading.Event()}])
 def test_the_texts_of_a_cancelled_task_are_not_tokenized_to_their_end(
-    plain: Guard, monkeypatch: pytest.MonkeyPatch
+    plain: Guard, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any]
 ) -> None:
     encode, begun, go_on = Tokenizer.encode_texts, [], threading.Event()
 
@@ -117,7 +118,7 @@ def test_the_texts_of_a_cancelled_task_are_not_tokenized_to_their_end(
 
     async def test() -> None:
         async with AsyncGuard(plain) as guard:
-            task = asyncio.create_task(guard.score_each(["a" * 16_000] * 5))
+            task = asyncio.create_task(guard.score_each(["a" * 16_000] * 5, **own))
             await _eventually(lambda: bool(begun))
             task.cancel()
             await asyncio.wait([task])

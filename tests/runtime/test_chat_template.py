@@ -84,6 +84,9 @@ HOSTILE = {
     "divides": "{{ 1 / 0 }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "range": "{% for i in range(10000000) %}{% endfor %}",
+    "json": "{{ raise_exception | tojson }}",
+    "text": "{{ 'two words' | wordwrap(0) }}",
+    "date": "{{ strftime_now(3) }}",
 }
 
 
@@ -91,6 +94,32 @@ HOSTILE = {
 def test_what_a_template_must_not_do_is_an_error(name):
     template = ChatTemplate(HOSTILE[name], {}, "a template")
     with pytest.raises(InputError, match="a template refuses the messages"):
+        template.render(CHATS["one"])
+
+
+class _Raises:
+    """Raises of the caller's code, as a handler of a signal may amid a template."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __str__(self):
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, ValueError, Exception])
+def test_what_the_callers_code_raises_comes_out_as_it_is(kind):
+    error = kind("of the caller")
+    with pytest.raises(kind) as caught:
+        ChatTemplate("{{ messages[0].content }}", {}, "a template").render(
+            [{"role": "user", "content": _Raises(error)}]
+        )
+    assert caught.value is error
+
+
+def test_a_lack_of_memory_is_no_refusal():
+    template = ChatTemplate("{{ messages[0].content * 10 ** 18 }}", {}, "a template")
+    with pytest.raises(MemoryError):
         template.render(CHATS["one"])
 
 

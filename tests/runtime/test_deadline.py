@@ -1,5 +1,6 @@
 """A call ends at its deadline or with its caller, between engine runs and while it is tokenized."""
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from clock import Clock
 from siren_runtime import BackendError, Guard, InputError, InterruptedCall
+from siren_runtime.text.deadline import Deadline
 from tiny_bundle import MAX_LENGTH, make_alarm
 
 ROOM = MAX_LENGTH - 1
@@ -41,6 +43,20 @@ def test_a_deadline_and_a_cancelled_caller_end_a_call_between_runs(alarm: Path) 
         guard.score("a", cancel=True)  # type: ignore[arg-type]
 
 
+def test_a_call_ends_with_whoever_cancels_it_first() -> None:
+    for number in range(2):
+        events = threading.Event(), threading.Event()
+        alone = Deadline(None, events[0])
+        both = alone.or_by(events[1])
+        both.check("before")
+        events[number].set()
+        with pytest.raises(InterruptedCall, match="cancelled behind"):
+            both.check("behind")
+    alone.check("where the second one was set alone")
+    with pytest.raises(InterruptedCall, match="deadline of 1e-09 s passed behind"):
+        Deadline(1e-9, None).or_by(threading.Event()).check("behind")
+
+
 def test_a_text_that_would_be_tokenized_behind_the_deadline_is_not(
     alarm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +85,15 @@ def test_a_list_that_is_tokenized_too_long_is_not_tokenized_to_its_end(
     assert 100 <= clock.seconds < 100 + 17  # a part is 16,384 characters at most
     results = guard.score_each(["a" * 16_000] * 9, long_text="truncate")
     assert [result.tokens for result in results] == [16_001] * 9
+
+
+def test_a_deadline_is_looked_at_before_each_window_is_cut(
+    alarm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, looks = Guard.load(alarm), itertools.count()
+    monkeypatch.setattr("siren_runtime.text.deadline.monotonic", lambda: float(next(looks)))
+    with pytest.raises(InterruptedCall, match="20 s passed while the text was cut into windows"):
+        guard.score("a" * 1000, deadline=20)  # which has more windows than that
 
 
 def test_a_deadline_is_looked_at_while_texts_are_cleaned(alarm: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from halfway import Start, halfway
-from siren_runtime.bundle.files import replacement, sha256_of, write_whole
+from siren_runtime.bundle.files import ReadFailures, replacement, sha256_of, write_whole
 from siren_runtime.errors import BundleError, InputError
 
 
@@ -131,6 +131,18 @@ def test_what_the_block_raises_comes_out_and_the_old_file_stays(tmp_path: Path) 
         fail()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
+
+
+def test_an_error_of_the_caller_is_none_of_a_file(tmp_path: Path) -> None:
+    """As an alarm's handler raises it amid what is read or written."""
+    path = tmp_path / "file"
+    with pytest.raises(TimeoutError, match=r"^of the caller$"), ReadFailures(path):
+        raise TimeoutError("of the caller")
+    with pytest.raises(TimeoutError, match=r"^of the caller$"), replacement(path, InputError):
+        raise TimeoutError("of the caller")
+    with pytest.raises(BundleError, match="file: cannot be read: No such file"), ReadFailures(path):
+        path.read_bytes()
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])

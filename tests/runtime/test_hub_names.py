@@ -92,6 +92,19 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
 
 
+def test_what_an_alarm_of_the_caller_raises_amid_a_download_comes_out_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    def interrupted(*arguments: Any, **settings: Any) -> str:
+        raise TimeoutError("of the caller")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupted)
+    with pytest.raises(TimeoutError, match=r"^of the caller$"):
+        resolve_folder("org/guard", patterns=["*"], error=BundleError)
+
+
 @pytest.mark.usefixtures("here", "no_hub")
 @pytest.mark.parametrize(
     "source",
@@ -212,3 +225,14 @@ def test_a_snapshot_that_lacks_a_file_is_said_to_be_incomplete(
     assert "incomplete" in error
     assert lacking in error
     assert "score" in score(hub, home, "org/guard")  # with the hub in reach
+
+
+def test_a_repository_that_is_no_bundle_is_not_said_to_be_incomplete(
+    bundle: Path, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "backbone").mkdir()
+    shutil.copyfile(bundle / "tokenizer.json", tmp_path / "backbone" / "tokenizer.json")
+    with HubServer({"org/backbone": {"main": tmp_path / "backbone"}}) as hub:
+        error = score(hub, home, "org/backbone")["error"]
+    assert "guard.json: missing; copy the whole bundle" in error
+    assert "incomplete" not in error

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,7 @@ FLOORS = {
     "siren_serve": [
         ["commands"],
         ["server", "ray"],
-        ["app", "protocol"],
+        ["app", "protocol", "workers"],
         ["gate", "routes", "integrations"],
         ["reload"],
         ["proxy"],
@@ -105,7 +106,10 @@ FLOORS = {
         ["guards"],
         ["opening"],
         ["values", "bodies", "openapi", "openai_form", "triton"],
-        ["metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "tls", "warming"],
+        [
+            *("metrics", "keys", "limits", "logs", "errors", "escapes", "settings", "tls"),
+            *("warming", "inbox"),
+        ],
     ],
 }
 
@@ -227,6 +231,20 @@ def test_onnxruntime_is_imported_only_with_its_telemetry_off() -> None:
 )
 def test_an_import_of_onnxruntime_is_found_where_there_is_one(source: str, imports: bool) -> None:
     assert _imports_onnxruntime(source) == imports
+
+
+def test_scripts_turn_the_telemetry_of_what_runs_onnxruntime_off() -> None:
+    """By the variable, since of what they run nothing of ours has set it."""
+    of_scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    of_engines = [*(ROOT / "engines").glob("*.sh"), *(ROOT / "engines").glob("*/*.sh")]
+    found = set()
+    for path in (*of_scripts, *of_engines, *(ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"-m onnxruntime|import onnxruntime|\bpytest\b", text):
+            found.add(path.name)
+            assert "ORT_DISABLE_TELEMETRY" in text or "/lib.sh" in text, path
+    assert found >= {"same-pass.sh", "same-pass.md", "test_aarch64.py", "test", "test-triton"}
+    assert "ORT_DISABLE_TELEMETRY" in (ROOT / "scripts" / "lib.sh").read_text(encoding="utf-8")
 
 
 def _circle(edges: dict[str, set[str]]) -> list[str]:

@@ -85,6 +85,16 @@ def test_what_slides_out_was_judged_before(alarm: Guard) -> None:
         assert (result.is_harmful, result.slid) == (False, True)
 
 
+def test_a_stream_keeps_no_scores_of_what_slid_out(alarm: Guard) -> None:
+    """Which only those of an ensemble's further members are looked up by."""
+    with alarm.stream() as stream:
+        stream.feed(HARM * 6)
+        for _ in range(20):
+            stream.feed("a" * 12)
+        (track,) = stream.session.tracks
+        assert track.scores_at([1]) == track.state.scores[:1] < [0.6]
+
+
 def test_many_streams_that_are_fed_together_have_their_own_parts(alarm: Guard) -> None:
     texts = ["a" * 9, HARM * 12 + "a" * 188, "a" * 70, HARM * 9]
     with alarm.streams() as streams:

@@ -1,6 +1,8 @@
 """Spans of a text are scored beside the whole, so that plain text around harm does not hide it."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from clock import Clock
 from siren_runtime import Guard, InputError
 from siren_runtime.commands import score
-from siren_runtime.text.spans import Cut, cuts
+from siren_runtime.text.reading import Limits
+from siren_runtime.text.spans import Cut, cuts, sentences
 from siren_runtime.text.tokenizer import Encoded
 from tiny_bundle import HARM, MAX_LENGTH, make_alarm
 
@@ -136,6 +140,18 @@ def test_a_text_beyond_the_limit_has_spans_everywhere(alarm: Path) -> None:
         assert guard.score(prompt=text[:150], response=text[151:], spans=[8]).spans[0].score > 0.95
 
 
+def test_a_text_of_several_windows_is_tokenized_once(
+    alarm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where places of tokens are needed that were not before."""
+    for spans, times in (([8], 1), (False, 2)):
+        guard, text = Guard.load(alarm, spans=spans), "a" * 200
+        with monkeypatch.context() as patch:
+            clock = Clock(patch)
+            assert guard.score(text).tokens == len(text) + 1
+            assert clock.characters == times * len(text)
+
+
 def test_a_batch_gives_what_single_calls_give(alarm: Path) -> None:
     guard = Guard.load(alarm, spans=[8, 16])
     texts = ["a" * n + HARM * (n % 7) for n in (3, 9, 20, 31, 90, 12)]
@@ -170,6 +186,30 @@ def test_sizes_that_are_none_are_refused(alarm: Path, spans: object) -> None:
         Guard.load(alarm, spans=spans)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="spans"):
         Guard.load(alarm).score("a", spans=spans)  # type: ignore[arg-type]
+
+
+def test_sizes_that_can_be_read_once_are_sizes(alarm: Path) -> None:
+    guard = Guard.load(alarm, spans=iter([16, 8]))
+    assert [span.tokens for span in guard.score("a" * 20).spans] == [8, 16]
+    assert [span.tokens for span in guard.score("a" * 20, spans=iter([4])).spans] == [4]
+
+
+def test_numpys_truth_asks_for_the_spans_that_truth_does(alarm: Path, tmp_path: Path) -> None:
+    for sizes in ((), (4,)):
+        bundle = with_spans(alarm, tmp_path / str(len(sizes)), dict.fromkeys(sizes, 0.9), 0.9)
+        for truth in (True, False):
+            given = Guard.load(bundle, spans=np.bool_(truth))  # type: ignore[arg-type]
+            assert given.score("a" * 200) == Guard.load(bundle, spans=truth).score("a" * 200)
+
+
+def test_limits_have_the_spans_that_are_asked_for() -> None:
+    limits = Limits(spans=(4,))
+    assert limits.asking(None) == limits
+    numpys = (np.False_, ()), (np.True_, (7,))
+    for spans, sizes in ((False, ()), (True, (7,)), *numpys, ([9, 8], (8, 9))):
+        asked = limits.asking(spans, (7,))
+        assert (asked.spans, asked.spans_asked) == (sizes, bool(sizes))
+    assert limits.asking(True).spans == (32, 64, 128)
 
 
 def _encoded(text: str) -> Encoded:
@@ -215,6 +255,29 @@ def test_plain_text_behind_a_sentence_does_not_hide_it_in_its_span(alarm: Path) 
     text = "aaaa aa aaa aaa. " + HARM * 6 + ". aaaa. aaa aaaaa."
     (span,) = Guard.load(alarm).score(text, spans=[16]).spans
     assert text[slice(*span.span)] == HARM * 6 + ". "
+
+
+_ENDS = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？।؟۔]+[”’」』）]*\s*|\n+")
+
+
+@settings(max_examples=500)
+@given(st.text(alphabet=".!?…。！ \n\"')」’ab", min_size=1, max_size=40), st.data())
+def test_a_sentence_begins_behind_marks_what_closes_it_and_white_space(
+    text: str, data: st.DataObject
+) -> None:
+    """Also in a part of a text, in front of which marks may stand."""
+    start = data.draw(st.integers(0, len(text) - 1))
+    stop = data.draw(st.integers(start + 1, len(text)))
+    begins = {match.end() for match in _ENDS.finditer(text, start, stop)} - {stop}
+    assert sentences(_encoded(text), text, start, stop) == [start, *sorted(begins), stop]
+
+
+@pytest.mark.parametrize("text", ["." * 60_000, "?!" * 30_000 + "a", "." * 30_000 + ")" * 30_000])
+def test_marks_without_end_are_read_in_no_time(text: str) -> None:
+    """From the first one on: from each to the end would take some twenty times the bound."""
+    encoded, start = _encoded(text), time.process_time()
+    assert sentences(encoded, text, 0, len(text)) == [0, len(text)]
+    assert time.process_time() - start < 2
 
 
 @settings(max_examples=200)

@@ -11,6 +11,8 @@ from siren_runtime import InputError
 from siren_runtime.streaming.growing_text import StreamText, StreamTokens
 from siren_runtime.text.rules import clean
 from siren_runtime.text.tokenizer import Tokenizer
+from texts import CORPUS
+from tiny_tokenizers import TOKENIZERS
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,8 @@ def test_what_is_held_stands_where_it_stood_as_given(tokenizer, fed, data):
     tokens = text.append(fed[:cut])
     if len(tokens.ids) > 3:
         text.drop(data.draw(st.integers(1, len(tokens.ids) - 2)), tokens)
+        tokens = text.tokens()
+        assert clean("a  <s> b\n" + fed[:cut])[tokens.start :] == tokens.text
     tokens = text.append(fed[cut:])
     for place, character in enumerate(tokens.text):
         first, end = tokens.span_in_given((place, place + 1))
@@ -71,6 +75,22 @@ def test_what_is_held_stands_where_it_stood_as_given(tokenizer, fed, data):
         if not character.isspace():
             assert whole[first] == character
     assert clean(whole).endswith(tokens.text.strip())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "bert"])
+def test_tokens_stand_where_their_text_does_however_often_text_slid_out(name, tmp_path):
+    """Also where a token holds the space before it, which goes with what slides out."""
+    TOKENIZERS[name](tmp_path)
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 64)
+    text, whole = StreamText(tokenizer, None, False), ""
+    for piece in CORPUS:
+        tokens = text.append(piece + " ")
+        whole += piece + " "
+        text.drop(len(tokens.ids) // 2, tokens)
+        tokens, cleaned = text.tokens(), clean(whole)
+        for start, end in tokens.offsets:
+            assert cleaned[start:end] == tokens.text[start - tokens.start : end - tokens.start]
+        assert cleaned.endswith(tokens.text)
 
 
 def test_token_ids_follow_the_prompt(tokenizer):

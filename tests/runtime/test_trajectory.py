@@ -52,7 +52,7 @@ def test_a_system_text_leads_the_first_user_where_there_is_no_system_role():
 def test_a_trajectory_has_several_forms(form):
     messages = [{"role": "user", "content": "hi"}]
     given = {
-        "object": {"messages": messages, "tools": []},
+        "object": {"messages": messages, "tools": [], "id": "run-7", "label": 1},
         "list": messages,
         "tuple": (*messages,),
         "turns": Trajectory([Turn("user", "hi")]),
@@ -197,6 +197,14 @@ FAULTS = {
     "beside-a-function": (
         {"messages": [USER], "tools": [{"function": {"name": "f"}, "description": HARM}]},
         r"tools\[0\] has 'description', which is not read",
+    ),
+    "beside-the-messages": (
+        {"trajectory": {"messages": [USER], "tool": [{"name": "f", "description": HARM}]}},
+        "the trajectory has 'tool', which is not read",
+    ),
+    "a-system-beside": (
+        {"trajectory": {"messages": [USER], "system": HARM}},
+        "the trajectory has 'system', which is not read",
     ),
     "tools-a-string": ({"messages": [USER], "tools": "a"}, "tools must be a list of objects"),
     "tool-a-string": ({"messages": [USER], "tools": ["a"]}, r"tools\[0\] must be an object"),

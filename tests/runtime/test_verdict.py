@@ -5,6 +5,7 @@ import random
 import pytest
 
 from siren_runtime.backends.readout import HeadText, HighestSpan
+from siren_runtime.backends.verdicts import deciding
 from siren_runtime.bundle.thresholds import Tier
 from siren_runtime.scoring.verdict import HeadJudge, Judge
 from siren_runtime.text.reading import Limits
@@ -89,3 +90,31 @@ def test_spans_that_are_asked_for_decide_though_another_head_has_thresholds_for_
             [both], threshold=None, unknown=0.0, has_response=False, spans_asked=asked
         )
         assert [head.is_harmful for head in found.values()] == [first, False]
+
+
+def test_a_span_decides_only_where_it_is_riskier_than_the_whole_text() -> None:
+    judge = Judge({"kinds": HeadJudge(0.5, (Tier("block", 0.5),), {}, LABELS)}, Limits())
+
+    def found(hate: float, fraud: float, /, **spans: float) -> tuple[bool, bool, str]:
+        head = judge.on_head("kinds", [of_labels(hate, fraud, **spans)], None, 0.0, False)
+        assert deciding(head.spans) is (head.spans[0] if head.spans[0].decides else None)
+        return head.spans[0].decides, head.risk > head.score, head.reason
+
+    # The whole text's label is riskier than its probability, as it holds from 0.2 on.
+    by_label = "score 0.3000 of threshold 0.5, flagged hate, tier block"
+    assert found(0.3, 0.1, hate=0.25) == (False, True, by_label)
+    # And one that holds from 0.6 on is less risky, also in a span that decides.
+    by_span = "score 0.6500 of threshold 0.6 in 32 tokens of it, flagged fraud, tier block"
+    assert found(0.01, 0.6 - 1e-6, fraud=0.65)[::2] == (True, by_span)
+    assert found(0.01, 0.58, fraud=0.59)[:2] == (True, False)
+
+
+def test_the_riskiest_of_several_spans_is_the_one_that_decides() -> None:
+    judge = Judge({"harm": HeadJudge(0.5, (), {16: 0.9, 32: 0.6}, {})}, Limits())
+    spans = HighestSpan(16, 0.89, (0, 4)), HighestSpan(32, 0.7, (4, 9))
+    head = judge.on_head("harm", [HeadText(0.4, None, {}, spans)], None, 0.0, False)
+    assert [(span.tokens, span.decides) for span in head.spans] == [(32, True), (16, False)]
+    assert head.reason == "score 0.7000 of threshold 0.6 in 32 tokens of it"
+    plain = judge.on_head("harm", [HeadText(0.62, None, {}, spans)], None, 0.0, False)
+    assert [span.decides for span in plain.spans] == [False, False]
+    assert plain.reason == "score 0.6200 of threshold 0.5"

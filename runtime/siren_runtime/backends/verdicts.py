@@ -1,6 +1,6 @@
 """What one head says of a text, in results of whole texts and of streams alike."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,12 +16,14 @@ class SpanScore:
         score: probability of harm, by the mean over the span's tokens.
         threshold: harmful from this score.
         span: start and end of the span, in characters of the text as given.
+        decides: whether it is what `risk` is of, since it is riskier than the whole text.
     """
 
     tokens: int
     score: float
     threshold: float
     span: Span
+    decides: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class HeadScore:
     orders: tuple[float, ...] = ()
     as_response: bool = False
 
+    @property
+    def reason(self) -> str:
+        """What decides, for people: the score of the text or of a span of it, and its threshold."""
+        span = deciding(self.spans)
+        by = span or self
+        where = f" in {span.tokens} tokens of it" if span else ""
+        labels = f", flagged {', '.join(self.flagged)}" if self.flagged else ""
+        tier = f", tier {self.tier}" if self.tier else ""
+        return f"score {by.score:.4f} of threshold {by.threshold:.4g}{where}{labels}{tier}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON: no tier, spans or categories where there are none."""
         verdict: dict[str, Any] = {
@@ -56,6 +68,16 @@ class HeadScore:
         verdict |= response_to_dict(self.as_response)
         verdict |= categories_to_dict(self.risk, self.categories, self.flagged)
         return verdict | spans_to_dict(self.risk, self.spans) | orders_to_dict(self.orders)
+
+
+def deciding(spans: Sequence[SpanScore]) -> SpanScore | None:
+    """The span that decides on a text; None where the whole text does."""
+    return next((span for span in spans if span.decides), None)
+
+
+def reason_of(heads: Mapping[str, HeadScore]) -> str:
+    """What decides on a text by the first of its heads, which is the primary one."""
+    return next(iter(heads.values())).reason
 
 
 def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tuple[str, ...]]:

@@ -22,11 +22,11 @@ from .graphs import (
     Shape,
     TensorSpec,
     cascade_name,
+    check_contract,
     exit_spec,
     head_graph,
     names,
     score_graph,
-    signature,
     stream_name,
     stream_parts,
     sums_spec,
@@ -197,15 +197,7 @@ def _check_parts(
         states = {spec.name: spec for spec in graph.outputs if spec.name not in own}
         taken = [kept[spec.name] for spec in graph.inputs if spec.name in kept]
         expected = Contract((*part.inputs, *taken), (*part.outputs, *states.values()))
-        for kind, found, wanted in (
-            ("inputs", graph.inputs, expected.inputs),
-            ("outputs", graph.outputs, expected.outputs),
-        ):
-            if signature(found) != signature(wanted):
-                raise BundleError(
-                    f"{origin}: graphs.{name}.{kind} are {signature(found)}, expected "
-                    f"{signature(wanted)}"
-                )
+        check_contract(graphs, name, expected, origin)
         for spec in states.values():
             if spec.dtype != "float32" or spec.shape[: len(rows)] != rows or spec.name in kept:
                 raise BundleError(

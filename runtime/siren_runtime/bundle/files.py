@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BundleError, SirenError
+from siren_runtime.errors import BundleError, SirenError, is_of_caller
 
 if sys.platform != "win32":
     import fcntl
@@ -30,7 +30,7 @@ GIT_LFS_ADVICE = (
 class ReadFailures:
     """Raise what the system raises in the block as an `error` that says which file it cannot read.
 
-    Anything else comes out as it is.
+    Anything else comes out as it is, such as an alarm's TimeoutError.
     """
 
     def __init__(self, path: Path, error: type[SirenError] = BundleError) -> None:
@@ -40,8 +40,8 @@ class ReadFailures:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise self._error(f"{self._path}: cannot be read: {error}") from None
+        if isinstance(error, OSError) and not is_of_caller(error):
+            raise self._error(f"{self._path}: cannot be read: {error.strerror or error}") from None
 
 
 def is_git_lfs_pointer(path: Path) -> bool:
@@ -124,6 +124,8 @@ def replacement(path: Path, error: Callable[[str], SirenError]) -> Iterator[Path
                 os.fsync(file.fileno())
             partial.replace(path)
     except OSError as failure:
+        if is_of_caller(failure):
+            raise
         raise error(f"{path}: cannot be written: {failure.strerror or failure}") from failure
 
 

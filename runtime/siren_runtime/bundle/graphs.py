@@ -50,6 +50,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+from siren_runtime.errors import BundleError
+
 from .heads import HeadSpec
 from .types import Positive, Strict
 
@@ -370,6 +372,26 @@ def signature(specs: Iterable[TensorSpec]) -> list[str]:
     return sorted(
         f"{spec.name}: {spec.dtype}[{', '.join(map(shown, spec.shape))}]" for spec in specs
     )
+
+
+def check_contract(
+    graphs: Mapping[str, GraphSpec], name: str, contract: Contract, origin: str
+) -> None:
+    """Refuse a graph of the manifest `origin` that does not keep its contract.
+
+    Raises:
+        BundleError: its inputs or outputs are others.
+    """
+    graph = graphs[name]
+    for kind, found, expected in (
+        ("inputs", graph.inputs, contract.inputs),
+        ("outputs", graph.outputs, contract.outputs),
+    ):
+        if signature(found) != signature(expected):
+            raise BundleError(
+                f"{origin}: graphs.{name}.{kind} are {signature(found)}, "
+                f"expected {signature(expected)}"
+            )
 
 
 def names(specs: Sequence[TensorSpec]) -> list[str]:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import SirenError, is_of_caller
 
 from .files import hidden_place
 
@@ -80,6 +80,22 @@ def repository_of(folder: Path) -> str | None:
     return "/".join(owner[1:])
 
 
+def advice_where_lacking(folder: Path, advice: str = "") -> str:
+    """What to do about a file that a folder lacks: `advice`, but first to load a hub repository's
+    cached snapshot whole, where it may be incomplete.
+
+    Where the hub's client has kept the list of the repository's files, it has compared the two.
+    """
+    repository = repository_of(folder)
+    if repository is None or (folder.parent.parent / "trees" / f"{folder.name}.json").is_file():
+        return advice
+    first = (
+        f"the cached snapshot of the hub repository {repository} may be incomplete: load it once "
+        "with the hub in reach"
+    )
+    return f"{first}; where the repository has none, {advice}" if advice else first
+
+
 def is_blob(path: Path, snapshot: Path) -> bool:
     """Whether the file that `path` leads to is the cache's own content of that snapshot."""
     return repository_of(snapshot) is not None and (
@@ -136,6 +152,8 @@ def _download(
     # The client lets through the errors of its HTTP and storage libraries, which change with
     # its version, so no list of classes would be complete.
     except Exception as failure:
+        if is_of_caller(failure):
+            raise
         raise error(f"{origin}: {_explain(failure)}") from failure
     if not snapshot.is_dir():
         raise error(f"{origin}: holds none of {', '.join(patterns)}; check the repository id")

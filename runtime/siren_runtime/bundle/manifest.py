@@ -16,14 +16,13 @@ from .backbone import Backbone
 from .cascade import Cascade, check_cascade, check_segments, check_stream_segments
 from .graphs import (
     CacheSpec,
-    Contract,
     GraphSpec,
     cache_of,
+    check_contract,
     explain_graph,
     explain_name,
     head_graph,
     score_graph,
-    signature,
     stream_graph,
 )
 from .heads import (
@@ -283,7 +282,7 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
             raise BundleError(f"{origin}: graph {name!r} is {graph.file!r}, expected an .onnx file")
         if graph.file not in manifest.files:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
-    _check_score_graph(manifest, origin)
+    check_contract(manifest.graphs, "score", score_graph(manifest.heads), origin)
     _check_stream_graphs(manifest, origin)
     _check_explain_graphs(manifest, origin)
     if TOKENIZER_FILE not in manifest.files:
@@ -340,10 +339,6 @@ def _check_heads(manifest: Manifest, origin: str) -> None:
         check_decision(name, head, manifest.decision(name), origin)
 
 
-def _check_score_graph(manifest: Manifest, origin: str) -> None:
-    _check_graph(manifest, "score", score_graph(manifest.heads), origin)
-
-
 def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     """The streaming graph of a decoder comes with a graph of the head alone."""
     if not manifest.streams:
@@ -356,24 +351,12 @@ def _check_stream_graphs(manifest: Manifest, origin: str) -> None:
     if cache is None:
         raise BundleError(f"{origin}: graphs.stream lacks a usable input 'past.0.key'")
     cache = replace(cache, blocks=manifest.backbone.blocks_kept)
-    _check_graph(manifest, "stream", stream_graph(manifest.head, manifest.pooled, cache), origin)
-    _check_graph(manifest, "head", head_graph(manifest.heads, manifest.pooled), origin)
+    graphs, pooled = manifest.graphs, manifest.pooled
+    check_contract(graphs, "stream", stream_graph(manifest.head, pooled, cache), origin)
+    check_contract(graphs, "head", head_graph(manifest.heads, pooled), origin)
 
 
 def _check_explain_graphs(manifest: Manifest, origin: str) -> None:
     for name, head in manifest.heads.items():
         if explain_name(name) in manifest.graphs:
-            _check_graph(manifest, explain_name(name), explain_graph(head), origin)
-
-
-def _check_graph(manifest: Manifest, name: str, contract: Contract, origin: str) -> None:
-    graph = manifest.graphs[name]
-    for kind, found, expected in (
-        ("inputs", graph.inputs, contract.inputs),
-        ("outputs", graph.outputs, contract.outputs),
-    ):
-        if signature(found) != signature(expected):
-            raise BundleError(
-                f"{origin}: graphs.{name}.{kind} are {signature(found)}, "
-                f"expected {signature(expected)}"
-            )
+            check_contract(manifest.graphs, explain_name(name), explain_graph(head), origin)

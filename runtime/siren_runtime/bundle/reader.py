@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, SirenError
 
 from .arguments import check_choice
 from .external_data import external_data_locations
 from .files import GIT_LFS_ADVICE, ReadFailures, is_git_lfs_pointer, read_whole, sha256_of
-from .hub import is_blob, repository_of
+from .hub import advice_where_lacking, is_blob
 from .manifest import MANIFEST_FILE, NOTICE_FILE, FileSpec, Manifest, check_relative, decode
 
 Verify = Literal["size", "read", "full"]
@@ -118,7 +118,7 @@ def read_manifest(root: Path, name: str) -> bytes:
         BundleError: it is missing, too large, no regular file, or behind a symbolic link.
     """
     size = _regular_file_size(root, name)
-    _check_no_pointer(root / name)
+    check_no_pointer(root / name)
     if size > _MAX_MANIFEST_BYTES:
         raise BundleError(
             f"{root / name}: {size} bytes, a manifest has {_MAX_MANIFEST_BYTES} at most"
@@ -129,18 +129,23 @@ def read_manifest(root: Path, name: str) -> bytes:
 def _check_size(root: Path, name: str, spec: FileSpec) -> None:
     size = _regular_file_size(root, name)
     if size != spec.size:
-        _check_no_pointer(root / name)
+        check_no_pointer(root / name)
         raise BundleError(
             f"{root / name}: {size} bytes, guard.json says {spec.size}; the bundle is damaged, "
             "copy or export it again"
         )
 
 
-def _check_no_pointer(path: Path) -> None:
-    with ReadFailures(path):
+def check_no_pointer(path: Path, error: type[SirenError] = BundleError) -> None:
+    """Refuse what git leaves where git LFS did not fetch the content.
+
+    Raises:
+        error: it is such a pointer, or cannot be read.
+    """
+    with ReadFailures(path, error):
         pointer = is_git_lfs_pointer(path)
     if pointer:
-        raise BundleError(f"{path}: {GIT_LFS_ADVICE}")
+        raise error(f"{path}: {GIT_LFS_ADVICE}")
 
 
 def sha256(path: Path) -> str:
@@ -199,12 +204,7 @@ def _regular_file_size(root: Path, name: str) -> int:
             advice = f"the folder is a guard's recipe, and its bundle is {inner}"
         if name == MANIFEST_FILE and (root / "ensemble.json").is_file():
             advice = "the folder is an ensemble, of which one of its members is taken here"
-        if repository := repository_of(root):
-            advice = (
-                f"the cached snapshot of the hub repository {repository} is incomplete; load it "
-                "once with the hub in reach"
-            )
-        raise BundleError(f"{path}: missing; {advice}") from None
+        raise BundleError(f"{path}: missing; {advice_where_lacking(root, advice)}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if not stat.S_ISREG(status.st_mode):

@@ -55,12 +55,22 @@ def default_bundle(name: str) -> Path:
     return ENGINES / name / "bundle" if ENGINES is not None and IN_CHECKOUT else Path(name)
 
 
+def shipped_bundle(source: str | os.PathLike[str]) -> Path | None:
+    """The bundle of the shipped guard that a source names, exported or not; None if it names none.
+
+    A folder of that name goes before a shipped guard.
+    """
+    if isinstance(source, str) and recipe_folder(source) and not Path(source).is_dir():
+        return default_bundle(source)
+    return None
+
+
 def find_bundle(source: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """Return the folder that a bundle's source names, downloading it where it must.
 
     Args:
-        source: a folder, a shipped guard's name, or the id of a hub repository. A folder of that
-            name goes before a shipped guard.
+        source: a folder, a shipped guard's name as `shipped_bundle` takes it, or the id of a hub
+            repository.
         revision: of a hub repository.
 
     Raises:
@@ -69,13 +79,14 @@ def find_bundle(source: str | os.PathLike[str], *, revision: str | None = None) 
     """
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"a bundle is named by a str or a path, found {type(source).__name__}")
-    if isinstance(source, str) and recipe_folder(source) and not Path(source).is_dir():
-        bundle = default_bundle(source)
-        if not (bundle / MANIFEST_FILE).is_file():
-            raise BundleError(
-                f"{source!r} is shipped as a recipe, and there is no bundle at "
-                f"{bundle.absolute()} yet; make it with siren export {source}, or pass the folder "
-                "of one"
-            )
-        return bundle
-    return resolve_folder(source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError)
+    bundle = shipped_bundle(source)
+    if bundle is None:
+        return resolve_folder(
+            source, revision=revision, patterns=BUNDLE_PATTERNS, error=BundleError
+        )
+    if not (bundle / MANIFEST_FILE).is_file():
+        raise BundleError(
+            f"{source!r} is shipped as a recipe, and there is no bundle at {bundle.absolute()} "
+            f"yet; make it with siren export {source}, or pass the folder of one"
+        )
+    return bundle

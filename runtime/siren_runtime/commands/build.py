@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from siren_runtime.backends.shapes import parse_profile
 from siren_runtime.backends.tensorrt.build import PlanGraph, build_plan
 from siren_runtime.backends.tensorrt.library import Flavor, LogLevel, load_library
 from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.shipped import find_bundle
 
 from .bars import Bars
 from .console import report
@@ -31,7 +31,12 @@ siren build guards/qwen3 --flavor tensorrt --stream-profile 1x1x1:1x1x1024:1x64x
 
 @app.command(epilog=_EPILOG)
 def build(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a bundle, a shipped guard's name (minilm), or a hub repository id."
+        ),
+    ],
     flavor: Annotated[
         Flavor, typer.Option(help="The library to compile with, which must run the plan too.")
     ],
@@ -71,7 +76,7 @@ def build(
     the very version of the library that compiled it.
     """
     library = load_library(flavor)
-    opened = load_bundle(bundle, verify="full")
+    opened = load_bundle(find_bundle(bundle), verify="full")
     shapes: dict[PlanGraph, list[str]] = {"score": profile or []}
     if stream and opened.manifest.streams:
         shapes |= {"stream": stream_profile or [], "head": []}

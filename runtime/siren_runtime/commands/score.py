@@ -9,6 +9,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
 
+from siren_runtime.backends.verdicts import deciding
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
@@ -273,12 +274,10 @@ def _write_jsonl(rows: Sequence[Row], _: int) -> None:
 
 def _decided_by(result: ScoreResult, text: str) -> tuple[str, str, str]:
     """The score that decided, the part of the text that it is of, and what stands there."""
-    score, span = result.score, result.span
-    if result.spans and result.risk > result.score:
-        score, span = result.spans[0].score, result.spans[0].span
-    if span is None:
-        return f"{score:.4f}", "all" if result.omitted is None else "ends", text
-    return f"{score:.4f}", f"{span[0]}-{span[1]}", text[slice(*span)]
+    by = deciding(result.spans) or result
+    if by.span is None:
+        return f"{by.score:.4f}", "all" if result.omitted is None else "ends", text
+    return f"{by.score:.4f}", f"{by.span[0]}-{by.span[1]}", text[slice(*by.span)]
 
 
 def _write_table(rows: Sequence[Row], shown: int) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated, BinaryIO, Literal
 
 import typer
 
+from siren_runtime.backends.verdicts import reason_of
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.engines import BackendName
 from siren_runtime.streaming.aggregation import AggregationName
 from siren_runtime.streaming.decision import Decision, Schedule
 from siren_runtime.streaming.handles import Stream
 from siren_runtime.streaming.result import StreamResult
-from siren_runtime.text.reading import DEFAULT_MAX_BYTES
+from siren_runtime.text.reading import DEFAULT_MAX_BYTES, DEFAULT_MAX_TOKENS
 
 from .colors import color
 from .console import (
@@ -25,6 +26,7 @@ from .console import (
     warnings_reported,
     write_json_line,
 )
+from .options import Spans
 
 need_engine()
 
@@ -77,6 +79,10 @@ def stream(
     ] = None,
     backend: Annotated[BackendName, typer.Option(help="What runs the engine.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    spans: Spans = None,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=_READ_BYTES, help="Tokens of the prompt; a larger one is an error.")
+    ] = DEFAULT_MAX_TOKENS,
     max_bytes: Annotated[
         int, typer.Option(min=_PIECE_BYTES, help="Bytes of the prompt; a larger one is an error.")
     ] = DEFAULT_MAX_BYTES,
@@ -96,6 +102,8 @@ def stream(
         threads=threads,
         streaming=True,
         exits=exits,
+        spans=spans,
+        max_tokens_per_text=max_prompt_tokens,
         max_bytes_per_text=max_bytes,
     )
     colored = format == "color" or (format is None and sys.stdout.isatty())
@@ -128,9 +136,8 @@ def stream(
         sys.stdout.write("\n")
         sys.stdout.flush()
         verdict = {True: "harmful", False: "safe", None: "unreadable"}[result.is_harmful]
-        by_span = "" if result.risk == result.score else f", with spans {result.risk:.4f}"
-        tier = "" if result.tier is None else f", tier {result.tier}"
-        report(f"{verdict}: score {result.score:.4f}{by_span}{tier} after {result.tokens} tokens")
+        tokens = f"{result.tokens} tokens{', some of which slid out' if result.slid else ''}"
+        report(f"{verdict}: {reason_of(result.heads)} after {tokens}")
     if stopped is not None:
         report(f"stopped: score {stopped.score:.4f} at token {stopped.token}")
         raise typer.Exit(EXIT_STOPPED)

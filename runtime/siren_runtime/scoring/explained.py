@@ -12,7 +12,7 @@ from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.passage import Passage, Span
 from siren_runtime.text.reading import Limits, Window
 from siren_runtime.text.rules import JOINER
-from siren_runtime.text.spans import Cut, checked_sizes, span_of
+from siren_runtime.text.spans import Cut, span_of
 from siren_runtime.text.tokenizer import Tokenizer
 
 from .scorer import Scorer, windows_of
@@ -67,10 +67,7 @@ def judge_for(manifest: Manifest, limits: Limits, spans: bool | Iterable[int] | 
     """
     decisions = {name: manifest.decision(name) for name in manifest.heads}
     judge = judge_of(manifest.heads, decisions, limits)
-    if spans is None:
-        return judge
-    sizes = checked_sizes(spans, judge.span_sizes)
-    return replace(judge, limits=replace(judge.limits, spans=sizes, spans_asked=bool(sizes)))
+    return replace(judge, limits=judge.limits.asking(spans, judge.span_sizes))
 
 
 def column_of(scorer: Scorer, head: str, category: str | None) -> int:

@@ -18,7 +18,6 @@ from siren_runtime.bundle.thresholds import (
 from siren_runtime.errors import BundleError, InputError
 from siren_runtime.text.deadline import Deadline
 from siren_runtime.text.reading import Limits, LongText
-from siren_runtime.text.spans import checked_sizes
 
 from .call import Call, checked_order
 from .early import cutoffs_of_exits, with_early
@@ -139,9 +138,7 @@ class Members:
         judge, limits, features = self.judge, self.judge.limits, truth_value("features", features)
         if long_text is not None:
             limits = replace(limits, long_text=long_text)
-        if spans is not None:
-            sizes = checked_sizes(spans, judge.span_sizes)
-            limits = replace(limits, spans=sizes, spans_asked=bool(sizes))
+        limits = limits.asking(spans, judge.span_sizes)
         threshold = None if threshold is None else checked_threshold(threshold)
         decides_from = judge.threshold if threshold is None else threshold
         limits = with_early(limits, self.manifests, decides_from, judge.primary, features)

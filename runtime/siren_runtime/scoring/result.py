@@ -35,8 +35,9 @@ class ScoreResult:
         truncated: whether some of the text was not read.
         span: start and end, in characters of the text as given (prompt and response joined by a
             newline), of the part that the score is of; None for the whole, and for trajectories.
-        unknown: how much of the text the tokenizer does not know, 0 to 1: the share of its tokens,
-            of its characters, or of those in words that invisible ones cut, whichever is most.
+        unknown: how much of what was read the tokenizer does not know, 0 to 1: the share of its
+            tokens, of its characters, or of those in words that invisible ones cut, whichever is
+            most; of a trajectory without its middle that of the end of which it is more.
         tier: name of the bundle's tier that `risk` falls in; None below the lowest, and where
             the bundle was not calibrated; "unreadable" where `is_harmful` is None.
         risk: the largest of `score` and those of spans and labels, each moved in log-odds so that

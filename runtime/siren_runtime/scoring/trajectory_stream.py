@@ -41,8 +41,8 @@ class TrajectoryResult(ScoreResult):
 class TrajectoryStream:
     """One growing trajectory, which `Guard.stream_trajectory` opens. Threads must not share it.
 
-    After an error of the engine it has no verdict until it is reset. A message that is refused
-    leaves it as it was.
+    After an error of the engine, and after a feed that was interrupted while it read, it has no
+    verdict until it is reset. A message that is refused leaves it as it was.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class TrajectoryStream:
             )
         trajectory = trajectory_of(messages=messages, tools=self._tools)
         readings = [track.reading(trajectory, self._call, until) for track in self._tracks]
+        self._error = BackendError("a feed was interrupted")  # until all is read
         try:
             scored = [
                 track.read(reading, until)
@@ -124,6 +125,7 @@ class TrajectoryStream:
         except SirenError as error:
             self._error = error
             raise
+        self._error = None
         (verdict,) = self._judge.verdicts([[one] for one in scored], self._call)
         if isinstance(verdict, SirenError):
             raise verdict

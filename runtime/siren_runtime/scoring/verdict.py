@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import msgspec
 import numpy as np
@@ -179,15 +181,15 @@ class Judge:
         """
         head = self.heads[name].of_text(has_response)
         threshold = head.threshold if threshold is None else threshold
-        orders = (*np.mean([one.orders for one in scored], axis=0).tolist(),)
-        score = float(np.mean([one.score for one in scored]))
+        orders = (*map(_mean, zip(*(one.orders for one in scored), strict=True)),)
+        score = _mean([one.score for one in scored])
         span = max(scored, key=lambda one: one.score).span
         if order is not None and orders:
             order = min(order, len(orders))
             score = orders[order - 1]
             span = max(scored, key=lambda one: one.orders[order - 1]).order_spans[order - 1]
         categories = {
-            label: float(np.mean([one.categories[label] for one in scored]))
+            label: _mean([one.categories[label] for one in scored])
             for label in scored[0].categories
         }
         by_spans = by_spans or self.counts_spans(head)
@@ -197,12 +199,15 @@ class Judge:
             for label, own in head.labels.items()
             if label in in_spans or categories[label] >= head.harmful_from(own, threshold)
         )
-        risks = [risk for risk, _ in spans]
         if head.labels:  # the score is the likeliest's
             score = max(categories[label] for label in head.labels)
-        for label, own in head.labels.items():
-            risks.append(head.risk_of(categories[label], own, threshold))
-        risk = max(risks if head.labels else [score, *risks])
+        risk = max(
+            (head.risk_of(categories[label], own, threshold) for label, own in head.labels.items()),
+            default=score,
+        )
+        if spans and spans[0][0] > risk:
+            risk, riskiest = spans[0]
+            spans[0] = risk, replace(riskiest, decides=True)
         is_harmful = risk >= threshold or bool(flagged)
         unsure = not is_harmful and unknown > self.limits.max_unknown
         return HeadScore(
@@ -358,7 +363,7 @@ def _spans(
     found, flagged = dict[int, tuple[float, SpanScore]](), set[str]()
     for size, category in sorted(set.intersection(*(set(spans) for spans in by_size))):
         of_size = [spans[size, category] for spans in by_size]
-        score = float(np.mean([span.score for span in of_size]))
+        score = _mean([span.score for span in of_size])
         own = head.of_span(size, category)
         harmful_from, risk = head.harmful_from(own, threshold), head.risk_of(score, own, threshold)
         if score >= harmful_from:
@@ -367,6 +372,11 @@ def _spans(
             place: Span = max(of_size, key=lambda span: span.score).span
             found[size] = risk, SpanScore(size, score, harmful_from, place)
     return sorted(found.values(), key=lambda item: (-item[0], item[1].tokens)), flagged
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the few members of a guard, for which numpy takes many times as long."""
+    return reduce(add, values) / len(values)
 
 
 def _by_size(spans: Sequence[SpanThreshold]) -> dict[int, float]:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from siren_runtime.errors import BackendError, BusyError, SirenError
@@ -129,7 +130,8 @@ class AsyncGuard:
         is_short: bool,
     ) -> Results:
         gone = threading.Event()
-        call = self.guard.call(**{"cancel": gone, **settings})
+        call = self.guard.call(**settings)
+        call = replace(call, deadline=call.deadline.or_by(gone))
         try:
             with self.dispatcher.admitted():
                 loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from siren_runtime.streaming.result import StreamResult
 from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 
 from .answers import fail, settle
-from .feeds import Feed, WaitingFeeds, read
+from .feeds import Feed, WaitingFeeds, is_short, read
 from .pending import PendingCall
 from .sharing import DEFAULT_SHARING, Run, Sharing, ignore
 from .waiting import Waiting, WaitingWindows
@@ -53,9 +53,10 @@ class Dispatcher:
         self._windows, self._feeds = WaitingWindows(), WaitingFeeds()
         self._tasks: deque[tuple[Callable[[], None], Stream | None]] = deque()
         self._reading: set[Stream] = set()
+        self._is_long = False  # whether what is read takes more than a moment
         self._streams: Streams | None = None
         self._turn = self._calls = 0
-        self._feeding = self._closing = self._dropping = self._full = False
+        self._occupied = self._closing = self._dropping = self._full = False
         self._speed = 0.0  # tokens a second
         self._budgets = [sharing.budget_of(scorer.backend) for scorer in guard.scorers]
         self._changed = threading.Condition()
@@ -146,7 +147,8 @@ class Dispatcher:
     def with_streams(
         self, task: Callable[[Streams], _T], stream: Stream | None = None
     ) -> "Future[_T]":
-        """Do something with the streams between two runs; the first time, they are opened.
+        """Do something with the streams between two runs. The first time they are opened, in one
+        thread; the others score texts meanwhile.
 
         Args:
             stream: that it is done with, which is not to be read meanwhile.
@@ -157,7 +159,7 @@ class Dispatcher:
         future: Future[Any] = Future()
         with self._changed:
             self._check_open()
-            done = partial(settle, future, lambda: task(self._opened_streams()))
+            done = partial(settle, future, lambda: task(self._opened()))
             self._tasks.append((done, stream))
             self._changed.notify()
         return future
@@ -235,31 +237,47 @@ class Dispatcher:
     def _has_ended(self, pause: float | None) -> bool:
         """Whether nothing is left, and nothing may come."""
         admitted = self._calls and not self._dropping
-        return self._closing and pause is None and not self._feeding and not admitted
+        return self._closing and pause is None and not self._occupied and not admitted
 
     def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
         """The next thing to do, or the seconds after which there may be one."""
-        if self._tasks and not self._feeding:  # the streams are free, so that no thread waits
-            return self._tasks.popleft()[0], None
-        window = self._windows.first(time.monotonic())
-        if window is None:
-            self._full = False
-        feed = None if self._feeding else self._feeds.first()
+        if self._tasks and not self._occupied:  # the streams are free, so that no thread waits
+            task, _ = self._tasks.popleft()
+            if self._streams is not None:
+                return task, None
+            self._occupied = True
+            return partial(self._occupy, task), None
+        window = self._first_window()
+        feed = None if self._occupied else self._feeds.first()
         if feed is not None and (window is None or feed.turn < window.turn):
-            feeds, self._feeding = self._feeds.take(), True
+            feeds, self._occupied = self._feeds.take(), True
             self._reading = {feed.stream for feed in feeds}
-            return lambda: self._read(feeds), None
+            self._is_long = not all(map(is_short, feeds))
+            reading = partial(self._read_and_count, feeds, self._meanwhile)
+            return partial(self._occupy, reading), None
         if window is None:
             return None, None
         left = window.since + self.sharing.gather - time.monotonic()
         is_full = self._windows.tokens >= self._budgets[window.member]
         if left > 0 and not self._closing and not is_full:
             return None, left
-        batch = self._windows.take(self._budgets)
+        batch = self._take_windows()
         if not batch:  # all that waited have ended meanwhile
             return self._choose()
-        self._full = self._full and self._is_nearly_full()
         return lambda: self._score(batch), None
+
+    def _first_window(self) -> Waiting | None:
+        """The window whose turn it is; calls whose time is up are told."""
+        window = self._windows.first(time.monotonic())
+        if window is None:
+            self._full = False
+        return window
+
+    def _take_windows(self) -> list[Waiting]:
+        """The windows of the next run; none where all that waited have ended."""
+        batch = self._windows.take(self._budgets)
+        self._full = self._full and self._is_nearly_full()
+        return batch
 
     def _score(self, batch: Sequence[Waiting]) -> None:
         member, started = batch[0].member, time.monotonic()
@@ -287,43 +305,57 @@ class Dispatcher:
         waited = [started - window.since for window in batch]
         self._on_run(Run("score", len(batch), tokens, seconds, waited))
 
-    def _read(self, feeds: list[Feed]) -> None:
+    def _occupy(self, job: Callable[[], None]) -> None:
+        """Do what one thread alone does with streams: read them, or open them."""
         try:
-            self._read_and_count(feeds, self._meanwhile)
+            job()
         finally:
             with self._changed:
-                self._feeding, self._reading = False, set()
+                self._occupied, self._reading = False, set()
                 self._changed.notify_all()
 
     def _meanwhile(self) -> None:
-        """Between two engine runs of a long piece: what takes a moment, of other streams."""
+        """Do what takes a moment, of other streams, between two engine runs of pieces; where one of
+        these is long, a run of texts too, if no other thread is there for them.
+        """
         with self._changed:
             feeds = self._feeds.take_short(self._reading)
             ready = [task for task in self._tasks if task[1] not in self._reading]
             self._tasks = deque(task for task in self._tasks if task[1] in self._reading)
+            waits = self._first_window() is not None
+            alone = self._is_long and self.sharing.runs == 1
+            batch = self._take_windows() if waits and alone else []
         for task, _ in ready:
             _do(task)
         if feeds:
             _do(lambda: self._read_and_count(feeds, nothing))
+        if batch:
+            _do(lambda: self._score(batch))
 
     def _read_and_count(self, feeds: list[Feed], between: Between) -> None:
-        started = time.monotonic()
-        read(self._opened_streams(), feeds, between)
-        seconds = time.monotonic() - started
+        started, others = time.monotonic(), 0.0
+
+        def counted() -> None:
+            nonlocal others
+            begun = time.monotonic()
+            between()
+            others += time.monotonic() - begun
+
+        read(self._opened(), feeds, counted)
+        seconds = time.monotonic() - started - others
         answered = [feed for feed in feeds if not feed.future.cancelled()]
         results = [f.future.result() for f in answered if f.future.exception() is None]
         tokens = sum(result.computed for result in results)
         waited = [started - feed.since for feed in answered]
         self._on_run(Run("stream", len(answered), tokens, seconds, waited))
 
-    def _opened_streams(self) -> Streams:
-        with self._answering:
-            if self._streams is None:
-                self._streams = self.guard.streams(
-                    max_streams=self.sharing.max_streams,
-                    max_tokens=self.sharing.max_stream_tokens,
-                )
-            return self._streams
+    def _opened(self) -> Streams:
+        """The streams; one thread alone opens them (`_occupy`)."""
+        if self._streams is None:
+            self._streams = self.guard.streams(
+                max_streams=self.sharing.max_streams, max_tokens=self.sharing.max_stream_tokens
+            )
+        return self._streams
 
 
 def _do(job: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from siren_runtime.errors import SirenError
+from siren_runtime.errors import InterruptedCall, SirenError
 from siren_runtime.streaming.handles import Stream, Streams
 from siren_runtime.streaming.reader import Between, nothing
 from siren_runtime.streaming.result import StreamResult
@@ -58,9 +58,9 @@ class WaitingFeeds:
         return self._taken([feeds[0] for feeds in self._of.values()])
 
     def take_short(self, reading: Collection[Stream]) -> list[Feed]:
-        """Of streams that are not being read, take first pieces that are read in a moment."""
+        """Of streams that are not being read, take first pieces that cost no more than a moment."""
         heads = [feeds[0] for stream, feeds in self._of.items() if stream not in reading]
-        return self._taken([f for f in heads if f.stream.session.brings(f.piece) <= _SHORT])
+        return self._taken([feed for feed in heads if is_short(feed)])
 
     def _taken(self, heads: list[Feed]) -> list[Feed]:
         taken = sorted(heads, key=lambda feed: feed.turn)[:_TOGETHER]
@@ -75,6 +75,15 @@ class WaitingFeeds:
         waiting = [feed for feeds in self._of.values() for feed in feeds]
         self._of.clear()
         return waiting
+
+
+def is_short(feed: Feed) -> bool:
+    """Whether it is read in a moment, or not at all since its time is up."""
+    try:
+        feed.deadline.check("while it waits")
+    except InterruptedCall:
+        return True
+    return feed.stream.session.brings(feed.piece) <= _SHORT
 
 
 def read(streams: Streams, feeds: list[Feed], between: Between = nothing) -> None:

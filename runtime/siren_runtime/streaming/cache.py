@@ -28,6 +28,11 @@ class KeyValueCache:
         self._buffers: list[CacheArray] = [self._make(0, 0)] * spec.buffers
 
     @property
+    def slots(self) -> int:
+        """How many there is room for."""
+        return self._slots
+
+    @property
     def bytes_per_stream(self) -> int:
         """What one slot takes now, in bytes."""
         return sum(self._lengths()) * self._spec.bytes_per_token // self._spec.buffers

@@ -130,7 +130,7 @@ class Stream:
         """
         with self._streams.lock:
             self.check_open()
-            self._streams.sessions.begin(self.session)
+            self.session.begin()
 
     def close(self) -> None:
         """Free the stream's memory; it cannot be used after that."""

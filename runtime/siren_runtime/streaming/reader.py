@@ -93,8 +93,7 @@ class IncrementalReader:
     def remove(self, state: StreamState) -> None:
         """Free the stream's slot; the last stream moves there, so that slots stay dense."""
         slot, last = self._slots.index(state), len(self._slots) - 1
-        if slot != last:
-            self._cache.reserve(last + 1, 0)
+        if slot != last and last < self._cache.slots:  # else nothing of the last was read yet
             self._cache.move(last, slot)
         self._slots[slot] = self._slots[last]
         self._slots.pop()
@@ -245,7 +244,10 @@ class ReencodingReader:
         busy = [state for state in states if state.changed]
         sequences = [state.ids + state.pending for state in busy]
         failures: Failures = {}
-        for batch in micro_batches([len(ids) for ids in sequences], self._backend.token_budget):
+        budget = self._backend.token_budget
+        for number, batch in enumerate(micro_batches([*map(len, sequences)], budget)):
+            if number:
+                between()
             failures |= (late := ended([busy[i] for i in batch], states))
             left = [i for i in batch if busy[i] not in late]
             if left:

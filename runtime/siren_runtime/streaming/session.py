@@ -89,7 +89,7 @@ class Session:
             )
 
     def begin(self) -> None:
-        """Forget everything."""
+        """Forget everything, and any error with it."""
         for track in self.tracks:
             track.begin()
         self._decisions.begin()
@@ -147,7 +147,8 @@ class Session:
         if any(_has_more_tokens(each, piece, limit, self.deadline) for each in tokenizers):
             raise InputError(
                 f"the {what} has more than the {limit:,} tokens that one feed reads; {hint}, or "
-                "load the guard with a larger max_tokens_per_text"
+                "load the guard with a larger max_tokens_per_text (siren stream: "
+                "--max-prompt-tokens)"
             )
 
     def _check_held(self, piece: str) -> None:
@@ -182,9 +183,9 @@ class Session:
         self._slides += 1
         if number == 0:
             self._decide()
-            self._decisions.slide(track.slide())
+            self._decisions.slide(track.slide(keep_scores=False))
         else:
-            track.slide()
+            track.slide(keep_scores=True)
         return True
 
     def conclude(self, *, ended: bool, is_part: bool) -> StreamResult:

@@ -42,11 +42,8 @@ class Sessions:
         self.members = tuple(members)
         self._max_sessions, self._decide, self._limits = max_sessions, decide, limits
         self._cutoffs = cutoffs
+        self._runs_for_spans = bool(limits.spans) and any(one.head is None for one in members)
         self._open: dict[Session, None] = {}
-
-    def __len__(self) -> int:
-        """Return the number of open sessions."""
-        return len(self._open)
 
     @property
     def bytes(self) -> int:
@@ -93,10 +90,6 @@ class Sessions:
         session = Session(tracks, rules, threshold, prompt, self._decide, self._limits)
         self._open[session] = None
         return session
-
-    def begin(self, session: Session) -> None:
-        """Let a session forget everything, and any error with it."""
-        session.begin()
 
     def token_scores(self, session: Session) -> list[TokenScore]:
         """As `Session.token_scores`, all of the whole guard: it reads what waits behind an exit.
@@ -199,16 +192,21 @@ class Sessions:
                 busy.append(session)
             except SirenError as error:  # noqa: PERF203 - each stream has its own
                 results[session] = session.error = error
-        for number in reversed(range(len(self.members))):  # the first goes by the others' scores
+        last = len(self.members) - 1
+        for number in range(last, -1, -1):  # the first goes by the others' scores
+            if number < last:
+                between()
             failures = self._read(number, busy, between)
             results |= failures
             busy = [session for session in busy if session not in failures]
-        for session in busy:
+        for place, session in enumerate(busy):
+            if place and self._runs_for_spans:
+                between()
             try:
                 is_part = bool(waiting[session])
                 is_end = session in ended and not is_part
                 results[session] = session.conclude(ended=is_end, is_part=is_part)
-            except SirenError as error:  # noqa: PERF203 - each stream has its own
+            except SirenError as error:
                 results[session] = session.error = error
         return results
 

@@ -120,7 +120,9 @@ class Track:
     @property
     def unknown(self) -> float:
         """How much of the text held the tokenizer does not know; 0 where token ids are fed."""
-        return self.member.tokenizer.unknown_share(self.tokens.text, self._encoded(self._held))
+        tokenizer = self.member.tokenizer
+        known = Encoded([], []) if tokenizer.unknown_id is None else self._encoded(self._held)
+        return tokenizer.unknown_share(self.tokens.text, known)
 
     def heads(
         self, deadline: Deadline = NO_DEADLINE, *, ended: bool = False
@@ -186,15 +188,19 @@ class Track:
         """The part of the text as given that is held, in characters."""
         return self.tokens.span_in_given((0, len(self.tokens.text)))
 
-    def slide(self) -> int:
+    def slide(self, *, keep_scores: bool) -> int:
         """Let the older half go; return how many tokens that is.
 
         What is left is read anew as a text of its own; the sums of what went are kept.
+
+        Args:
+            keep_scores: whether `scores_at` goes by those of what went, until `forget_before`.
         """
         assert self._source is not None
         dropped = max(len(self.state.ids) - self.member.reader.max_tokens // 2, 1)
-        self._before[0].extend(self.places()[:dropped])
-        self._before[1].extend(self.state.scores[:dropped])
+        if keep_scores:
+            self._before[0].extend(self.places()[:dropped])
+            self._before[1].extend(self.state.scores[:dropped])
         self.state.slide(dropped)
         self._forget_spans(0)
         self._source.drop(dropped, self.tokens)

@@ -5,14 +5,28 @@ filters, functions and tags that transformers gives them.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
-from siren_runtime.errors import BackendError, BundleError, InputError, install_hint
+from siren_runtime.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    install_hint,
+    raised_in,
+    raised_in_python,
+)
 
 _LEAST_JINJA: Final = (3, 1, 6)  # those before let templates out of the sandbox
+_OF_TEMPLATES: Final = "<template>"  # what Jinja calls the file of a template's code
+
+
+class RefusedMessages(InputError):
+    """A chat template raised an error at the messages."""
 
 
 class ChatTemplate:
@@ -65,7 +79,8 @@ class ChatTemplate:
             max_characters: of the text; a longer one is not made to its end.
 
         Raises:
-            InputError: there are no messages, the template refuses them, or the text is longer.
+            RefusedMessages: the template refuses them.
+            InputError: there are no messages, or the text is longer.
         """
         if not messages:
             raise InputError("there are no messages to render")
@@ -83,13 +98,30 @@ class ChatTemplate:
                 size += len(piece)
                 if max_characters is not None and size > max_characters:
                     break
-        except Exception as error:  # whatever a template's code raises
-            raise InputError(
+        except Exception as error:
+            if not _is_of_template(error):
+                raise
+            raise RefusedMessages(
                 f"the chat template {self._origin} refuses the messages: {error}"
             ) from error
         if max_characters is not None and size > max_characters:
             raise InputError(f"the rendered text has more than {max_characters:,} characters")
         return "".join(pieces)
+
+
+def _is_of_template(error: Exception) -> bool:
+    """Whether a template's code raised an error, or what that calls: Jinja, this file or Python.
+
+    What a signal's handler of the caller raises says nothing of a template, nor does a lack of
+    memory.
+    """
+    import jinja2
+    import markupsafe
+
+    packages = (f"{Path(str(one.__file__)).parent}{os.sep}" for one in (jinja2, markupsafe))
+    return not isinstance(error, MemoryError) and (
+        raised_in(error, _OF_TEMPLATES, __file__, *packages) or raised_in_python(error)
+    )
 
 
 def _environment() -> Any:

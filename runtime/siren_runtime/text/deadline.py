@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
+from copy import copy
 from time import monotonic
 from typing import Final
 
@@ -13,7 +14,9 @@ Check = Callable[[str], None]  # `Deadline.check`
 
 
 class Deadline:
-    """Looked at between engine runs, and between the parts in which texts are tokenized."""
+    """Looked at between engine runs, between the parts in which texts are tokenized, and before
+    each window is cut.
+    """
 
     def __init__(self, seconds: float | None, cancel: threading.Event | None) -> None:
         """Count from now.
@@ -27,8 +30,14 @@ class Deadline:
                 raise InputError(f"deadline must be a number of seconds above 0, found {seconds}")
         if cancel is not None and not isinstance(cancel, threading.Event):
             raise InputError(f"cancel must be a threading.Event, found {type(cancel).__name__}")
-        self._seconds, self._cancel = seconds, cancel
+        self._seconds, self._cancels = seconds, () if cancel is None else (cancel,)
         self._end = math.inf if seconds is None else monotonic() + seconds
+
+    def or_by(self, cancel: threading.Event) -> "Deadline":
+        """This one, which the event ends too."""
+        both = copy(self)
+        both._cancels = *self._cancels, cancel
+        return both
 
     def check(self, when: str, ahead: float = 0.0) -> None:
         """Go on, or raise.
@@ -40,7 +49,7 @@ class Deadline:
         Raises:
             InterruptedCall: the time is up, or would be by then, or the caller cancelled.
         """
-        if self._cancel is not None and self._cancel.is_set():
+        if any(cancel.is_set() for cancel in self._cancels):
             raise InterruptedCall(f"cancelled {when}")
         now = monotonic()
         if now + ahead >= self._end:

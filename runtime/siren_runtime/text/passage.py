@@ -95,15 +95,16 @@ def _places(text: str) -> np.ndarray:
 def _substituted(
     pattern: re.Pattern[str], replacement: str, text: str, places: np.ndarray
 ) -> tuple[str, np.ndarray]:
-    """`pattern.sub(replacement, text)`, and the places of the characters of what it gives."""
-    kept, last = [], 0
-    for match in pattern.finditer(text):
-        if match.group() == replacement:
-            continue
-        stands_for = np.arange(match.start(), match.start() + len(replacement))
-        kept += [np.arange(last, match.start()), stands_for]
-        last = match.end()
-    if not kept:
+    """`pattern.sub(replacement, text)`, and the places of the characters of what it gives.
+
+    A replacement, which is never longer, stands where the beginning of what it replaces stood.
+    """
+    matches = (match for match in pattern.finditer(text) if match.group() != replacement)
+    ends = np.fromiter((end for match in matches for end in match.span()), np.int64).reshape(-1, 2)
+    if not len(ends):
         return text, places
-    index = np.concatenate([*kept, np.arange(last, len(text))])
-    return pattern.sub(replacement, text), places[index]
+    left_out = np.zeros(len(text) + 1, np.int8)  # where it begins, 1; where it ends, -1
+    left_out[ends[:, 0] + len(replacement)] += 1
+    left_out[ends[:, 1]] -= 1
+    kept = np.cumsum(left_out[:-1], dtype=np.int8) == 0
+    return pattern.sub(replacement, text), places[kept]

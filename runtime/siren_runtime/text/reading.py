@@ -1,7 +1,7 @@
 """What of a text is read: all of it at once, or in windows where it does not fit."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Final, Literal, get_args
 
@@ -11,7 +11,7 @@ from siren_runtime.errors import BundleError, InputError, InterruptedCall, Siren
 
 from .deadline import NO_DEADLINE, Deadline
 from .passage import Passage, Span
-from .spans import Cut, cuts, parts, span_of
+from .spans import Cut, checked_sizes, cuts, parts, span_of
 from .tokenizer import AT_ONCE, Encoded, Tokenizer
 
 LongText = Literal["windows", "truncate", "refuse"]
@@ -59,6 +59,22 @@ class Limits:
             object.__setattr__(self, name, number)
         checked_threshold(self.max_unknown, "max_unknown")
 
+    def asking(
+        self, spans: bool | Iterable[int] | None, calibrated: tuple[int, ...] = ()
+    ) -> "Limits":
+        """These, with the spans that a caller asks for; None asks for nothing.
+
+        Args:
+            calibrated: as `checked_sizes`.
+
+        Raises:
+            InputError: as `checked_sizes`.
+        """
+        if spans is None:
+            return self
+        sizes = checked_sizes(spans, calibrated)
+        return replace(self, spans=sizes, spans_asked=bool(sizes))
+
 
 # As llm-siren reads texts: their beginning, whatever it holds. Arguments of `Guard.load`, and what
 # they make.
@@ -98,7 +114,8 @@ class Reading:
         windows: the text's score is the highest of theirs.
         tokens: of the whole text, special ones included.
         truncated: whether some of it is not read.
-        unknown: how much of it its tokens do not say, as `Tokenizer.unknown_share` has it.
+        unknown: how much of what is read its tokens do not say, as `Tokenizer.unknown_share` has
+            it; of a trajectory's two ends the larger.
         omitted: of a trajectory, the characters of its rendered text that are not read; None where
             all are.
         unread: of a trajectory, where it has what is not in its rendered text.
@@ -188,7 +205,7 @@ def _read(
     if isinstance(encoded, SirenError):
         raise encoded
     if encoded is None or len(encoded.ids) > min(tokenizer.room, limits.max_tokens):
-        return _read_long(tokenizer, passage, limits, deadline)
+        return _read_long(tokenizer, passage, encoded, limits, deadline)
     return _fitting(tokenizer, passage, encoded, limits)
 
 
@@ -201,11 +218,21 @@ def _fitting(tokenizer: Tokenizer, passage: Passage, encoded: Encoded, limits: L
 
 
 def _read_long(
-    tokenizer: Tokenizer, passage: Passage, limits: Limits, deadline: Deadline
+    tokenizer: Tokenizer,
+    passage: Passage,
+    encoded: Encoded | None,
+    limits: Limits,
+    deadline: Deadline,
 ) -> Reading:
-    if tokenizer.has_more_tokens(passage.cleaned, limits.max_tokens, deadline):
+    """Read a text that does not fit, or may not.
+
+    Args:
+        encoded: its tokens, where they are known; they may lack their places.
+    """
+    if encoded is None and tokenizer.has_more_tokens(passage.cleaned, limits.max_tokens, deadline):
         raise _too_many(limits)
-    encoded = tokenizer.encode(passage.cleaned, special=False)
+    if encoded is None or not encoded.offsets:
+        encoded = tokenizer.encode(passage.cleaned, special=False)
     count, room = len(encoded.ids), tokenizer.room
     if count > limits.max_tokens:
         raise _too_many(limits, f": {count:,}")
@@ -216,13 +243,14 @@ def _read_long(
             f"the text has {count} tokens, the guard reads {room} at once; split it, or have it "
             "read in windows or truncated (long_text, --long-text)"
         )
-    truncated, made = (
-        limits.long_text == "truncate",
-        _Windows(tokenizer, passage.cleaned, encoded, limits),
-    )
-    windows = [made.of(0, room)] if truncated else made.over_all(passage.boundary)
+    made = _Windows(tokenizer, passage.cleaned, encoded, limits, deadline)
     tokens = count + tokenizer.max_length - room
-    return Reading(windows, tokens, truncated, tokenizer.unknown_share(passage.cleaned, encoded))
+    if limits.long_text == "truncate":
+        _, end = span_of(encoded, 0, room)
+        unknown = tokenizer.unknown_share(passage.cleaned[:end], encoded.part(slice(room)))
+        return Reading([made.of(0, room)], tokens, True, unknown)
+    unknown = tokenizer.unknown_share(passage.cleaned, encoded)
+    return Reading(made.over_all(passage.boundary), tokens, False, unknown)
 
 
 def _too_many(limits: Limits, found: str = "") -> InputError:
@@ -234,12 +262,13 @@ def _too_many(limits: Limits, found: str = "") -> InputError:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Makes windows of a text's tokens, special ones left out."""
+    """Makes windows of a text's tokens, special ones left out, each until a deadline."""
 
     tokenizer: Tokenizer
     text: str
     encoded: Encoded
     limits: Limits
+    deadline: Deadline = NO_DEADLINE
 
     def whole(self) -> Window:
         """All tokens."""
@@ -248,7 +277,12 @@ class _Windows:
         return Window(self.tokenizer.with_special(ids), None, found, self._early(found), whole)
 
     def of(self, start: int, stop: int, context: range = range(0)) -> Window:
-        """Tokens `start` to `stop`, behind those of a context."""
+        """Tokens `start` to `stop`, behind those of a context.
+
+        Raises:
+            InterruptedCall: the deadline passed, or the call was cancelled.
+        """
+        self.deadline.check("while the text was cut into windows")
         before = self.encoded.ids[context.start : context.stop]
         ids = self.tokenizer.with_special([*before, *self.encoded.ids[start:stop]])
         span, found = span_of(self.encoded, start, stop), self._cuts(start, stop, len(context))

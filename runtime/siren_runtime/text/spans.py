@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
+
 from siren_runtime.bundle.arguments import whole_number
 from siren_runtime.errors import InputError
 
@@ -22,7 +24,11 @@ _MARKS: Final = ".!?…"
 _WIDE_MARKS: Final = "。！？।؟۔"
 # Where a sentence or a line ends: its marks, closing quotes and brackets, and the space behind.
 # Turns are lines: a prompt and its response, and messages, are joined by newlines.
-_END: Final = re.compile(rf"[{_MARKS}]+[\"'”’»)\]]*\s+|[{_WIDE_MARKS}]+[”’」』）]*\s*|\n+")
+# A run of marks is looked at from its first one alone: where no space is behind it, each of them
+# would read it to its end, which takes time by the square of its length.
+_END: Final = re.compile(
+    rf"(?<![{_MARKS}])[{_MARKS}]+[\"'”’»)\]]*\s+|[{_WIDE_MARKS}]+[”’」』）]*\s*|\n+"
+)
 _MARK: Final = re.compile(rf"[{_MARKS}{_WIDE_MARKS}\n]")
 _LEAST: Final = 8  # tokens of a sentence that is a span by itself
 _LONGEST_END: Final = 16  # characters; marks beyond that many add nothing
@@ -52,7 +58,7 @@ def checked_sizes(spans: bool | Iterable[int], calibrated: tuple[int, ...] = ())
     Raises:
         InputError: it is neither a truth value nor different whole numbers from 1.
     """
-    if isinstance(spans, bool):
+    if isinstance(spans, bool | np.bool_):
         return (calibrated or DEFAULT_SIZES) if spans else ()
     if isinstance(spans, str | bytes) or not isinstance(spans, Iterable):
         raise InputError(f"spans must be True, False or sizes in tokens, found {spans!r}")
@@ -116,7 +122,8 @@ def ends_a_sentence(text: str) -> bool:
 
 def sentences(encoded: Encoded, text: str, start: int, stop: int) -> list[int]:
     """The tokens at which sentences and lines begin, and `stop`."""
-    ends = (match.end() for match in _END.finditer(text, *span_of(encoded, start, stop)))
+    first, last = span_of(encoded, start, stop)
+    ends = (first + match.end() for match in _END.finditer(text[first:last]))
     end, begins = next(ends, None), [start]
     for token in range(start + 1, stop):
         if end is not None and encoded.offsets[token][1] > end:

@@ -31,6 +31,11 @@ class Encoded:
     ids: list[int]
     offsets: list[tuple[int, int]]
 
+    def part(self, tokens: slice, first: int = 0) -> "Encoded":
+        """Some of the tokens, and where each stands in the text from character `first` on."""
+        offsets = [(start - first, end - first) for start, end in self.offsets[tokens]]
+        return Encoded(self.ids[tokens], offsets)
+
 
 class Tokenizer:
     """Turns cleaned texts into token ids. Safe to share between threads.
@@ -177,11 +182,14 @@ class Tokenizer:
         of those in words that invisible characters cut.
 
         Args:
-            encoded: of the text; special tokens, which stand nowhere, do not count.
+            encoded: of the text; special tokens, which stand nowhere, do not count. Where there is
+                no `unknown_id`, it is not looked at.
         """
         cut = cut_share(text, self._left_out) if has_invisible(text) else 0.0
+        if self.unknown_id is None:
+            return cut
         visible = len("".join(text.split()))
-        if self.unknown_id is None or not visible:
+        if not visible:
             return cut
         known = unknown = uncovered = last = 0
         for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, Literal, get_args
 
-from siren_runtime.errors import InputError, InputTypeError
+from siren_runtime.errors import InputError, InputTypeError, is_of_caller
 
 from .fields import kind_of, object_of, only, string, texts_in
 from .keys import once
@@ -85,8 +85,9 @@ def trajectory_of(
         messages, tools: in its place, as an OpenAI client has them.
 
     Raises:
-        InputError: both or neither are given, or what is given is no trajectory; an InputTypeError,
-            as llm-siren's TypeError, where it is a text or of another type.
+        InputError: both or neither are given, or what is given is no trajectory or holds text that
+            would not be read; an InputTypeError, as llm-siren's TypeError, where it is a text or of
+            another type.
     """
     if (trajectory is None) == (messages is None):
         raise InputError("pass either a trajectory or messages, with the tools that the agent has")
@@ -97,6 +98,7 @@ def trajectory_of(
     if isinstance(trajectory, Trajectory):
         return trajectory
     if isinstance(trajectory, Mapping) and "messages" in trajectory:
+        only(trajectory, ("messages", "tools"), "the trajectory")
         return from_openai(trajectory["messages"], trajectory.get("tools"))
     if isinstance(trajectory, list | tuple):
         return from_openai(trajectory)
@@ -239,7 +241,9 @@ def _parsed(arguments: str) -> Any:
         return json.loads(arguments, object_pairs_hook=once)
     except InputError as error:
         raise InputError(f"the arguments of a tool call: {error}") from None
-    except ValueError:
+    except ValueError as error:
+        if is_of_caller(error):
+            raise
         return arguments
     except RecursionError as error:
         raise InputError(f"the arguments of a tool call nest too deeply: {error}") from None

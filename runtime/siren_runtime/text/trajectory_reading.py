@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from siren_runtime.errors import InputError, InterruptedCall, SirenError
 
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, RefusedMessages
 from .deadline import NO_DEADLINE, Deadline
-from .passage import check_size
+from .passage import Span, check_size
 from .reading import Limits, Reading, Window
 from .rules import lone_surrogate
-from .tokenizer import Tokenizer
+from .tokenizer import Encoded, Tokenizer
 from .trajectory import Trajectory, chat_messages, without_system
 from .trajectory_tools import unread_in
 
@@ -30,8 +30,8 @@ class TrajectoryReader:
         of the first user's.
 
         Raises:
-            InputError: the trajectory is not well formed, larger than is read, or the template
-                refuses it both ways.
+            InputError: the trajectory is not well formed, larger than is read as it is given or
+                rendered, or the template refuses it both ways.
         """
         try:
             messages = chat_messages(trajectory)
@@ -43,7 +43,7 @@ class TrajectoryReader:
             check_size(message["content"], limits.max_bytes)
         try:
             text = self.template.render(messages, max_characters=limits.max_bytes)
-        except InputError:
+        except RefusedMessages:
             text = self.template.render(without_system(messages), max_characters=limits.max_bytes)
         check_size(text, limits.max_bytes)
         if found := lone_surrogate(text):
@@ -71,21 +71,33 @@ class TrajectoryReader:
             raise InputError("the tokenizer makes no token of it, so there is nothing to score")
         if count > limits.max_tokens:
             raise _too_many(limits, f"{count:,}")
-        omitted, unknown = None, self.tokenizer.unknown_share(text, encoded)
-        if count > self.max_length:
+        if count <= self.max_length:
+            omitted, unknown = None, self.tokenizer.unknown_share(text, encoded)
+        else:
             if limits.long_text == "refuse":
                 raise InputError(
                     f"the trajectory has {count} tokens, the guard reads {self.max_length} at "
                     "once; shorten it, or have it read without its middle (long_text, --long-text)"
                 )
-            head = self.max_length // 2
-            tail = count - (self.max_length - head)
-            start = max((end for _, end in encoded.offsets[:head]), default=0)
-            omitted = start, max(start, encoded.offsets[tail][0])
-            ids = [*ids[:head], *ids[tail:]]
+            ids, omitted, unknown = self._without_middle(text, encoded)
         self.tokenizer.check_embedded(ids)
         unread = (*trajectory.unread, *unread_in(trajectory.tools))
         return Reading([Window(ids)], count, omitted is not None, unknown, omitted, unread)
+
+    def _without_middle(self, text: str, encoded: Encoded) -> tuple[list[int], Span, float]:
+        """The tokens of a long text's both ends, the characters between them, and how much of the
+        end that is known the least is unknown.
+        """
+        head = self.max_length // 2
+        tail = len(encoded.ids) - (self.max_length - head)
+        first = max((end for _, end in encoded.offsets[:head]), default=0)
+        last = max(first, encoded.offsets[tail][0])
+        ends = (
+            (text[:first], encoded.part(slice(head))),
+            (text[last:], encoded.part(slice(tail, None), last)),
+        )
+        unknown = max(self.tokenizer.unknown_share(*end) for end in ends)
+        return [*encoded.ids[:head], *encoded.ids[tail:]], (first, last), unknown
 
     def read_each(
         self,

@@ -4,12 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from siren_runtime.errors import BackendError, raised_in
+from siren_runtime.errors import OF_BINDINGS, BackendError, raised_in
 
 from .providers import import_onnxruntime
-
-# What its bindings raise beside the classes of their own, for arguments and for C++'s exceptions.
-_OF_BINDINGS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 
 
 class EngineFailures:
@@ -34,4 +31,4 @@ def _is_of_onnxruntime(error: Exception) -> bool:
     if type(error).__module__.startswith("onnxruntime."):
         return True
     folder = Path(str(import_onnxruntime().__file__)).parent
-    return isinstance(error, _OF_BINDINGS) and raised_in(error, f"{folder}{os.sep}")
+    return isinstance(error, OF_BINDINGS) and raised_in(error, f"{folder}{os.sep}")

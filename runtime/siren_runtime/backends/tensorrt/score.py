@@ -1,7 +1,7 @@
 """Run a bundle's score graph from a plan that TensorRT or TensorRT-RTX compiled.
 
-What decides, pads and splits is tested without a GPU; what runs on one, `siren_runtime.tensorrt`'s
-gpu.py and engine.py, has not been run.
+What decides, pads and splits is tested without a GPU; what runs on one, gpu.py and engine.py of
+`siren_runtime.backends.tensorrt`, has not been run.
 """
 
 from collections.abc import Sequence
