@@ -87,6 +87,19 @@ class Tab:
         urls += [event["params"]["url"] for event in sockets]
         return {urlsplit(url).netloc for url in urls}
 
+    def sent(self) -> list[dict[str, Any]]:
+        """Every message that the page has sent over a WebSocket."""
+        frames = [e["params"] for e in self.events if e["method"] == "Network.webSocketFrameSent"]
+        return [json.loads(frame["response"]["payloadData"]) for frame in frames]
+
+    def wait_for_sent(self, message: dict[str, Any]) -> None:
+        """Wait until the page has sent a message over a WebSocket."""
+        end = time.monotonic() + WAIT_S
+        while message not in self.sent():
+            assert time.monotonic() < end, f"{message} was not sent"
+            self.evaluate("0")  # events come with an answer
+            time.sleep(0.05)
+
     def errors(self) -> list[dict[str, Any]]:
         """What went wrong in scripts or was refused."""
         logged = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]

@@ -145,7 +145,9 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
 
 
 def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
-    """SIGTERM: not ready at once, uvicorn's end after a while. SIGHUP: reload."""
+    """SIGTERM: not ready at once, uvicorn's end after a while; another one ends the while, but of a
+    worker SIGINT alone does. SIGHUP: reload.
+    """
 
     async def reload() -> None:
         try:
@@ -161,12 +163,21 @@ def _handle_signals(state: State, loop: asyncio.AbstractEventLoop) -> None:
         task.add_done_callback(reloads.discard)
 
     ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    timer: asyncio.TimerHandle | None = None
+
+    def end_in(delay: float, number: int) -> None:
+        nonlocal timer
+        if timer is not None:
+            timer.cancel()  # uvicorn takes a second SIGINT for "cut off all"
+        end: Any = ends[signal.Signals(number)]
+        timer = loop.call_later(delay, end, number, None)
 
     def terminate(number: int, frame: Any) -> None:
         first, state.guards.draining = not state.guards.draining, True
+        if not first and number == signal.SIGTERM and state.settings.workers > 1:
+            return  # passed on by the parent, where all processes were sent one
         delay = state.settings.drain_s if first else 0
-        end: Any = ends[signal.Signals(number)]
-        loop.call_soon_threadsafe(loop.call_later, delay, end, number, None)
+        loop.call_soon_threadsafe(end_in, delay, number)
 
     with suppress(ValueError, NotImplementedError):  # not in the main thread: a test's server
         for number, end in ends.items():

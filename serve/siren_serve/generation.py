@@ -7,15 +7,17 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import msgspec
 
-from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict
-from siren_runtime.errors import SirenError
+from siren_runtime.backends.verdicts import categories_to_dict, heads_to_dict, reason_of
+from siren_runtime.errors import InputError, SirenError
 from siren_runtime.generation.generation import Generation, Piece
 from siren_runtime.generation.generator import GuardedGenerator
+from siren_runtime.generation.manifest import load_manifest
 from siren_runtime.generation.sampling import Sampling
 from siren_runtime.streaming.result import StreamResult
 
@@ -120,12 +122,19 @@ class Generator:
         """Open the folder, and generate a token.
 
         Raises:
-            SirenError: it cannot be opened.
+            SirenError: it cannot be opened, or its head was not trained on chats.
         """
         started = time.monotonic()
         load = partial(
             GuardedGenerator.load, self.settings.folder, threads=self._threads, spans=self._spans
         )
+        trained_on = load_manifest(Path(self.settings.folder)).trained_on
+        if trained_on is not None and trained_on.text != "chat":
+            raise InputError(
+                f"{self.settings.folder}: the head was trained on {trained_on.text} text, and chat "
+                "completions stand in the model's chat template, so that each would be refused; "
+                "graft a head that siren extract and siren train made without --no-chat"
+            )
         self._guarded = await anyio.to_thread.run_sync(load)
         await anyio.to_thread.run_sync(self._warm)
         logs.event("generator loaded", seconds=round(time.monotonic() - started, 3))
@@ -158,9 +167,7 @@ class Generator:
 
     def _warm(self) -> None:
         assert self._guarded is not None
-        trained_on = self._guarded.manifest.trained_on
-        chat = trained_on is None or trained_on.text == "chat"
-        list(self._guarded.generate("Hello", chat=chat, max_tokens=1))
+        list(self._guarded.generate("Hello", max_tokens=1))
 
     @asynccontextmanager
     async def generating(self, request: ChatRequest) -> AsyncIterator[Generation]:
@@ -181,7 +188,9 @@ class Generator:
                 with generation:
                     if generation.finish == "harmful":
                         self._note("prompt", generation.prompt)
-                        raise RefusedRequest(400, FILTERED, _blocked(generation.prompt))
+                        reason = reason_of(generation.prompt.heads)
+                        said = f"the prompt was blocked as harmful: {reason}"
+                        raise RefusedRequest(400, FILTERED, said)
                     yield generation
                     if generation.stopped_by is not None:
                         self._note("answer", generation.result)
@@ -216,14 +225,6 @@ class Generator:
     def _note(self, what: str, result: StreamResult) -> None:
         self.metrics.harmful.labels(what, "block").inc()
         logs.event("harmful", what=what, mode="block", **told(result))
-
-
-def _blocked(prompt: StreamResult) -> str:
-    score = f"score {prompt.score:.3f}, harmful from {prompt.threshold:.3g}"
-    if prompt.spans and prompt.score < prompt.threshold:
-        span = prompt.spans[0]  # the riskiest
-        score = f"of {span.tokens} tokens of it {span.score:.4f}, harmful from {span.threshold:.4g}"
-    return f"the prompt was blocked as harmful: {score}"
 
 
 def _message(message: Message, place: int) -> dict[str, str]:

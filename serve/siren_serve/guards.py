@@ -177,7 +177,8 @@ class Guards:
         self._served: dict[str, Served] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
-        self.draining = False
+        self.draining = False  # from SIGTERM on
+        self.ending = asyncio.Event()  # from when the server listens no more
         self.failure: str | None = None  # why the server does not start
 
     def check_ready(self) -> None:

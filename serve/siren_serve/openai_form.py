@@ -17,6 +17,11 @@ def event(value: Any) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
+def harm(verdict: ScoreResult | StreamResult) -> tuple[bool, float]:
+    """By which verdicts rank: what is harmful, or not known to be safe, first; then by the risk."""
+    return verdict.is_harmful is not False, verdict.risk
+
+
 def verdict_to_dict(verdict: ScoreResult | StreamResult, **more: Any) -> dict[str, Any]:
     """A verdict as it stands beside a text, with `more` before the spans."""
     return {

@@ -17,7 +17,8 @@ class Moderation(msgspec.Struct, frozen=True):
     A guard that tells harmful from harmless says nothing of OpenAI's categories, so they are not
     here: that none is named does not mean that none applies. Where a bundle has a table of them,
     those that a label covers are here, and `category_applied_input_types` names all 13, with
-    nothing for those that none covers.
+    nothing for those that none covers. The score of `harmful` is the risk, in which spans and
+    labels count too.
     """
 
     flagged: bool
@@ -32,7 +33,7 @@ def moderation(result: ScoreResult | StreamResult, heads: Mapping[str, HeadSpec]
     A text of which too little can be read to call it safe is flagged.
     """
     harmful = result.is_harmful is not False
-    categories, scores, read = {HARMFUL: harmful}, {HARMFUL: result.score}, {HARMFUL: ["text"]}
+    categories, scores, read = {HARMFUL: harmful}, {HARMFUL: result.risk}, {HARMFUL: ["text"]}
     head, table = next(
         ((name, spec.openai) for name, spec in heads.items() if spec.openai), ("", {})
     )

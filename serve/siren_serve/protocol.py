@@ -22,7 +22,7 @@ class BoundedProtocol(HttpToolsProtocol):
     the headers have come to 64 KiB and do not end. One whose client has read nothing of what waits
     to be sent for `send_timeout_s` is closed, be it the end of an answer, or the midst of one that
     waits for the client. When the server ends, what reaches it over an open
-    connection within a moment is still answered.
+    connection within a moment is still answered, and a WebSocket is closed by the application.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -84,14 +84,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # of a request that came before over the connection
         self._forget_sending()
         super().handle_websocket_upgrade()
-        protocol = self.transport.get_protocol()
+        protocol: Any = self.transport.get_protocol()
         lost = protocol.connection_lost
 
         def connection_lost(exc: Exception | None) -> None:
             self._gate.metrics.connections.dec()
             lost(exc)
 
-        protocol.connection_lost = connection_lost  # type: ignore[method-assign]
+        protocol.connection_lost = connection_lost
+        protocol.shutdown = self._gate.guards.ending.set  # uvicorn's would cut a piece's answer off
 
     def on_headers_complete(self) -> None:
         """Wait for the body."""
@@ -113,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End after the request that is being answered, or after one that is on its way."""
+        self._gate.guards.ending.set()
         if self.cycle is None or self._is_answered():
             self.loop.call_later(_ON_ITS_WAY_S, self._end)
         else:

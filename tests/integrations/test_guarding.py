@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from siren_runtime import Guard
+from siren_runtime.backends.verdicts import HeadScore
 from siren_runtime.errors import BusyError, InputError, InterruptedCall
 from siren_runtime.scoring.result import ScoreResult
 from siren_serve.integrations.guarding import Blocked, Guarding, SettingsError, pass_or_raise
-from tiny_bundle import make_bundle
+from tiny_bundle import HARM, edit_manifest, make_alarm, make_bundle
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,18 @@ def test_a_bundle_is_opened_once_for_all_that_ask_for_it_alike(bundle: Path) -> 
 def test_a_text_passes_only_with_a_verdict_of_harmless() -> None:
     pass_or_raise(ScoreResult(0.1, False, 0.5, 1))
     for harmful in (True, None):
-        with pytest.raises(Blocked, match=r"score 0\.100 of threshold 0\.5, tier grey"):
-            pass_or_raise(ScoreResult(0.1, harmful, 0.5, 1, tier="grey"))
+        heads = {"harm": HeadScore(0.1, harmful, 0.5, tier="grey")}
+        with pytest.raises(Blocked, match=r"score 0\.1000 of threshold 0\.5, tier grey"):
+            pass_or_raise(ScoreResult(0.1, harmful, 0.5, 1, heads=heads))
+
+
+def test_a_text_that_a_span_blocks_is_told_the_spans_score(tmp_path: Path) -> None:
+    bundle = make_alarm(tmp_path / "bundle", 8)
+    own = {"threshold": 0.9, "spans": [{"tokens": 8, "threshold": 0.95}]}
+    edit_manifest(bundle, lambda manifest: manifest.update(own))
+    guarding = Guarding({"bundle": str(bundle)})
+    with pytest.raises(Blocked, match=r"score 0\.99\d\d of threshold 0\.95 in 8 tokens of it$"):
+        asyncio.run(guarding.check(["a" * 10 + HARM * 8 + "a" * 10]))
 
 
 def test_one_text_of_several_is_enough_to_block(bundle: Path, letters: tuple[str, str]) -> None:

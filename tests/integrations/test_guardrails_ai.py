@@ -80,7 +80,7 @@ def test_a_harmful_text_fails_with_its_score(
     safe, harmful = letters
     assert plugged.validate(safe).validated_output == safe
     score = guard.score(harmful).score
-    with pytest.raises(ValidationError, match=f"score {score:.3f} of threshold 0.5"):
+    with pytest.raises(ValidationError, match=f"score {score:.4f} of threshold 0.5"):
         plugged.validate(harmful)
 
 

@@ -150,6 +150,9 @@ def test_a_harmful_prompt_is_refused_before_the_model_is_asked(
         {"system": "HARM"},
         {"prompt_variables": {"a": "HARM"}},
         {"prediction": {"type": "content", "content": "HARM HARM"}},
+        {"Messages": [{"role": "user", "content": "HARM"}]},
+        {"System": "HARM"},
+        {"prompt_token_ids": [1, 2]},
     ],
 )
 def test_a_prompt_beside_the_messages_does_not_pass(
@@ -159,7 +162,7 @@ def test_a_prompt_beside_the_messages_does_not_pass(
     asked = asked_of(upstream)
     told = json.loads(json.dumps(beside).replace("HARM", harmful * 9))
     upstream.script = Script(whole=chat_of({"content": safe}))
-    with pytest.raises(openai.APIStatusError, match=r"blocked as harmful|is not read of") as error:
+    with pytest.raises(openai.APIStatusError, match=r"blocked as harmful|no verdict") as error:
         ask(client, safe, extra_body=told)
     assert error.value.status_code in (400, 422)
     assert asked_of(upstream) == asked

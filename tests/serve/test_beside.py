@@ -122,7 +122,7 @@ def test_a_name_has_few_words_whatever_stands_between_them(value: str, expected:
     assert is_name(value) is expected
 
 
-@pytest.mark.parametrize("key", ["prompt_embeds", "prompt_token_ids", "input_ids"])
+@pytest.mark.parametrize("key", ["prompt_embeds", "prompt_token_ids", "input_ids", "Input_IDs"])
 @pytest.mark.parametrize("route", ["completions", "chat/completions"])
 def test_a_prompt_that_is_no_text_is_refused(
     proxies: Proxies, upstream: ModelServer, route: str, key: str

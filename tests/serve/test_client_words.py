@@ -278,8 +278,9 @@ def test_what_a_client_writes_beside_the_messages_is_always_read(
     words = " ".join([harmful * 60] * 2)
     messages = [{"role": "user", "content": safe}]
     for content in (words, [{"type": "text", "text": words}]):
-        prediction = {"type": "content", "content": content}
-        assert _code(_asked(server, messages, prediction=prediction)) == (400, "content_filter")
+        said = {"type": "content", "content": content}
+        for key in ("prediction", "Prediction"):  # some servers take both for one
+            assert _code(_asked(server, messages, **{key: said})) == (400, "content_filter")
     told = {"custom_instructions": words}
     assert _code(_asked(server, messages, chat_template_kwargs=told)) == (400, "content_filter")
     told = {"enable_thinking": False, "reasoning_effort": "high"}

@@ -12,7 +12,7 @@ from siren_serve.proxy.upstream import UpstreamRefusal
     "error",
     [
         RefusedRequest(429, "busy", "too much waits", {"Retry-After": "2"}),
-        UpstreamRefusal(503, {"retry-after": "2"}, b"{}"),
+        UpstreamRefusal(429, {"retry-after": "2"}, {"message": "slow down"}),
     ],
     ids=lambda error: type(error).__name__,
 )

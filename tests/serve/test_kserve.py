@@ -80,6 +80,7 @@ def test_predict_of_the_first_version_answers(server: Running, guard: Guard) -> 
     assert answer.json()["predictions"] == [  # numbers alone, as NeMo Guardrails reads them
         {
             "score": pytest.approx(result.score, abs=ROUNDING),
+            "risk": pytest.approx(result.risk, abs=ROUNDING),
             "is_harmful": float(bool(result.is_harmful)),
             "threshold": result.threshold,
         }

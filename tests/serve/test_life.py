@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from siren_runtime.errors import BackendError
 from siren_serve import protocol
 from siren_serve.app import _handle_signals
 from siren_serve.commands.serve import _named
+from siren_serve.guards import Guards
+from siren_serve.metrics import Metrics
 from siren_serve.settings import ProxySettings, Settings
 from upstream import ModelServer, Script, chat_of
 from waiting import WAIT_S
@@ -170,6 +172,61 @@ def test_sighup_under_load_takes_the_new_bundle_and_loses_nothing(
         load.stop()
     assert not load.wrong
     assert load.answers > 0
+
+
+@pytest.fixture
+def signals() -> Iterator[list[int]]:
+    """The signals to end that come through, which are handled as before when the test has ended."""
+    came: list[int] = []
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: came.append(number))
+    yield came
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("workers", "sent", "ends"),
+    [
+        (1, [signal.SIGTERM], False),
+        (1, [signal.SIGTERM, signal.SIGTERM], True),
+        (2, [signal.SIGTERM, signal.SIGTERM], False),  # of systemd, and of the parent
+        (2, [signal.SIGINT, signal.SIGTERM], False),  # of the terminal, and of the parent
+        (2, [signal.SIGINT, signal.SIGTERM, signal.SIGINT], True),
+    ],
+)
+def test_a_drain_is_ended_by_who_asks_twice_and_not_by_the_parent(
+    signals: list[int], workers: int, sent: list[signal.Signals], ends: bool
+) -> None:
+    async def receive() -> None:
+        settings = Settings(guards={}, workers=workers, drain_s=1000.0)
+        state = State({"settings": settings, "guards": Guards(settings, Metrics())})
+        _handle_signals(state, asyncio.get_running_loop())
+        for number in sent:
+            signal.raise_signal(number)
+        for _ in range(10):  # what is due at once is done then
+            await asyncio.sleep(0)
+        assert state.guards.draining
+
+    asyncio.run(receive())
+    assert bool(signals) is ends
+
+
+def test_the_end_of_a_drain_comes_once(signals: list[int]) -> None:
+    """uvicorn takes a second SIGINT for cutting off what it still answers."""
+
+    async def receive() -> None:
+        settings = Settings(guards={}, drain_s=0.05)
+        state = State({"settings": settings, "guards": Guards(settings, Metrics())})
+        _handle_signals(state, asyncio.get_running_loop())
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0.2)  # the drain's end would have come, too
+
+    asyncio.run(receive())
+    assert signals == [signal.SIGINT]
 
 
 def test_a_system_without_sighup_may_serve(monkeypatch: pytest.MonkeyPatch) -> None:

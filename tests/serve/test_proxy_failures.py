@@ -167,10 +167,10 @@ def test_errors_of_the_upstream_are_told_as_they_are(
     proxies: Proxies, upstream: ModelServer, letters: tuple[str, str], bundle: Path
 ) -> None:
     safe, server = letters[0], proxies()
-    own = {"error": {"message": "slow down", "type": "t", "code": "rate", "param": None}}
+    own = {"error": {"message": safe * 9, "type": "t", "code": "rate", "param": None}}
     upstream.script = Script(whole=own, status=429, headers={"retry-after": "7"})
     for options in ({}, {"stream": True}):
-        with pytest.raises(RateLimitError, match="slow down") as error:
+        with pytest.raises(RateLimitError, match=safe * 9) as error:
             ask(server, safe, **options)
         assert error.value.response.headers["retry-after"] == "7"
     upstream.script = Script(whole=own, status=503)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import InferenceClient
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
@@ -210,6 +211,17 @@ def test_clients_of_text_embeddings_inference_get_predictions(
     assert server.client.post("/predict", json={"inputs": ["a", "b", "c"]}).status_code == 422
     raw = {"inputs": "a", "raw_scores": True}
     assert server.client.post("/predict", json=raw).status_code == 422
+
+
+def test_huggingface_hubs_client_gets_the_decision(server: Running, guard: Guard) -> None:
+    client = InferenceClient(f"{server.url}/predict", token="none is asked for")
+    found: Any = client.text_classification("hello")  # the first of the labels, as of an endpoint
+    expected = guard.score("hello")
+    assert found.label == ("harmful" if expected.is_harmful else "safe")
+    assert found.score == _close(max(expected.score, 1 - expected.score))
+    asked = {"inputs": "hello", "parameters": {"top_k": 1}}
+    answer = server.client.post("/predict", json=asked)
+    assert (answer.status_code, "top_k" in answer.text) == (422, True)
 
 
 def test_clients_of_vllm_get_classes(server: Running, guard: Guard) -> None:

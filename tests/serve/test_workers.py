@@ -3,8 +3,10 @@
 import os
 import signal
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from certificates import certify
 from load import SECRET, Load, point
 from served import Command, command, eventually
 from siren_runtime import Guard
+from upstream import ModelServer, Script, chat_of
 from waiting import WAIT_S
 
 KEY = "a key of sixteen characters and more"
@@ -130,12 +133,68 @@ def test_workers_take_the_new_bundle_under_load_and_keep_the_old_one_if_it_is_un
         new = workers(server)
         link.unlink()
         server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: "aborting the restart" in server.log.read_text(encoding="utf-8"))
+        eventually(lambda: "the reload ends" in server.log.read_text(encoding="utf-8"))
         assert workers(server) == new
         assert score(server) == pytest.approx(after, abs=1e-6)
         load.stop()
     assert not load.wrong
     assert load.answers > 0
+
+
+# A Python that waits at its start while a file is there, and says so by another one.
+WAITS = """
+import os, pathlib, time
+held = pathlib.Path(os.environ["HELD"])
+while held.exists():
+    held.with_name("waits").touch()
+    time.sleep(0.05)
+"""
+
+
+def test_a_reload_whose_worker_is_long_in_loading_keeps_the_parent_from_nothing(
+    bundle: Path, tmp_path: Path
+) -> None:
+    held, waits = tmp_path / "held", tmp_path / "waits"
+    (tmp_path / "sitecustomize.py").write_text(WAITS)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with command(tmp_path, bundle, "--workers", 2, PYTHONPATH=path, HELD=str(held)) as server:
+        try:
+            eventually(lambda: len(workers(server)) == 2)
+            first = next(iter(workers(server)))
+            held.touch()
+            server.process.send_signal(signal.SIGHUP)
+            eventually(waits.exists)
+            os.kill(first, signal.SIGKILL)
+            eventually(lambda: "a worker died" in server.log.read_text(encoding="utf-8"))
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(WAIT_S) == 0
+        finally:
+            held.unlink(missing_ok=True)
+
+
+def test_a_reload_whose_old_worker_still_answers_keeps_the_parent_from_nothing(
+    bundle: Path, tmp_path: Path, upstream: ModelServer
+) -> None:
+    go_on, before = threading.Event(), len(upstream.asked)
+    upstream.script = Script(whole=chat_of({"content": "Yes."}), until=go_on)
+    asked = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+    options = ("--workers", 2, "--upstream", upstream.url, "--block-at", 1)
+    with command(tmp_path, bundle, *options) as server, ThreadPoolExecutor() as pool:
+        try:
+            eventually(lambda: len(workers(server)) == 2)
+            old, chat = workers(server), f"{server.url}/v1/chat/completions"
+            answer = pool.submit(httpx.post, chat, json=asked, timeout=WAIT_S)
+            eventually(lambda: len(upstream.asked) > before)
+            server.process.send_signal(signal.SIGHUP)
+            eventually(lambda: workers(server) - old)
+            eventually(lambda: "Terminated child process" in server.log.read_text(encoding="utf-8"))
+            new = next(iter(workers(server) - old))
+            os.kill(new, signal.SIGKILL)
+            eventually(lambda: "a worker died" in server.log.read_text(encoding="utf-8"))
+        finally:
+            go_on.set()
+        assert answer.result(WAIT_S).status_code == 200
+        eventually(lambda: len(found := workers(server)) == 2 and not found & {*old, new})
 
 
 @pytest.mark.parametrize("option", ["--api-key-file", "--tls-key"])
@@ -153,7 +212,7 @@ def test_a_file_that_a_new_worker_cannot_use_is_a_line_of_the_log(
     with command(tmp_path, bundle, "--workers", 2, option, file, *more, tls=tls) as server:
         file.write_text("short")
         server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: "aborting the restart" in server.log.read_text(encoding="utf-8"))
+        eventually(lambda: "the reload ends" in server.log.read_text(encoding="utf-8"))
         assert server.is_ready()
     told = [line for line in server.lines() if "does not start" in line["message"]]
     assert {(line["level"], str(file) in line["message"]) for line in told} == {("error", True)}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 import msgspec
 
+from siren_runtime.backends.verdicts import reason_of
 from siren_runtime.errors import InterruptedCall, SirenError
 from siren_runtime.guard import Guard
 from siren_runtime.scoring.call import Text
@@ -191,11 +192,9 @@ class Reading:
 
 
 def pass_or_raise(result: ScoreResult | StreamResult) -> None:
-    """Raise `Blocked`, with score, threshold and tier, unless a verdict says harmless."""
+    """Raise `Blocked`, with what decided, unless a verdict says harmless."""
     if result.is_harmful is not False:
-        tier = f", tier {result.tier}" if result.tier else ""
-        score = f"score {result.score:.3f} of threshold {result.threshold:g}{tier}"
-        raise Blocked(f"blocked as harmful: {score}")
+        raise Blocked(f"blocked as harmful: {reason_of(result.heads)}")
 
 
 @cache

@@ -1,36 +1,37 @@
 """The guard as a guardrail of LiteLLM's proxy: prompts, answers, and streams as they come."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import msgspec
+import openai
+from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.types.guardrails import GuardrailEventHooks, LitellmParams
 from litellm.types.utils import ModelResponse, ModelResponseStream, TextCompletionResponse
 
 from siren_runtime.errors import SirenError
+from siren_runtime.text.names import is_name
 from siren_serve.errors import RefusedRequest, refused
-from siren_serve.proxy.beside import ALWAYS_READ, PROMPTS_ELSEWHERE, Kind
-from siren_serve.proxy.calls import Call, read_call
+from siren_serve.proxy.beside import ALWAYS_READ, PROMPTS_ELSEWHERE, UNREADABLE, Kind
+from siren_serve.proxy.calls import READ, Call, read_call
 from siren_serve.proxy.extras import Extras
 from siren_serve.proxy.texts import MOST_STREAMS, Joined, check_alternatives, said_by
 
 from .guarding import Blocked, Guarding, Reading, SettingsError
 
+_log = logging.getLogger(__name__)
 _KINDS: dict[str, Kind] = {
     "completion": "chat/completions",
     "acompletion": "chat/completions",
     "text_completion": "completions",
     "atext_completion": "completions",
 }
-# Of a request; some of it is refused.
-_READ = {
-    *("n", "tools", "functions", "logprobs", "top_logprobs"),
-    *ALWAYS_READ,
-    *PROMPTS_ELSEWHERE,
-}
+# Of a request, in whatever spelling; some of it is refused. LiteLLM sends on what it does not know.
+_READ = {"tools", "functions", *READ, *ALWAYS_READ, *PROMPTS_ELSEWHERE, *UNREADABLE}
 _HOOKS = [
     GuardrailEventHooks.pre_call,
     GuardrailEventHooks.during_call,
@@ -107,18 +108,62 @@ class SirenGuardrail(CustomGuardrail):
         held: list[Any] = []
         async with AsyncExitStack() as stack:
             answer = _Answer(self._guarding, request_data, stack)
-            async for chunk in response:
-                with self._refusals():
-                    await answer.take(chunk)
-                held.append(chunk)
-                if answer.is_read:
-                    for read in held:
-                        yield read
-                    held = []
+            try:
+                async for chunk in response:
+                    with self._refusals():
+                        await answer.take(chunk)
+                    held.append(chunk)
+                    if answer.is_read:
+                        for read in held:
+                            yield read
+                        held = []
+            except openai.APIError as error:
+                if refusal := await self._instead_of(request_data, error):
+                    raise refusal from None
+                raise
             with self._refusals():
                 await answer.read()
             for read in held:
                 yield read
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: Any,
+        traceback_str: str | None = None,
+    ) -> HTTPException | None:
+        """Score what LiteLLM tells of a model server's error; if it may not go out, return another
+        of the same status.
+        """
+        if not self.should_run_guardrail(request_data, GuardrailEventHooks.post_call):
+            return None
+        refusal = await self._instead_of(request_data, original_exception)
+        return None if refusal is None else HTTPException(refusal.status_code, str(refusal))
+
+    async def _instead_of(
+        self, data: Mapping[str, Any], error: Exception
+    ) -> GuardrailRaisedException | None:
+        """What stands, with its status, in the place of a model server's error that may not go out.
+
+        The error may quote an answer, so it is scored as one.
+        """
+        if not isinstance(error, openai.APIError):  # LiteLLM's are of these kinds too
+            return None
+        others = [getattr(error, key, None) for key in ("type", "code", "param")]
+        told = [str(error), *(v for v in others if isinstance(v, str) and not is_name(v))]
+        try:
+            with self._refusals():
+                call = _call_of(data, "chat/completions" if "messages" in data else "completions")
+                await self._guarding.check([(_context(call, None), "\n".join(told))])
+        except GuardrailRaisedException as refusal:
+            said = str(refusal)
+        except Exception:  # LiteLLM would log it, and send the error
+            _log.exception("a model server's error was not read")
+            said = "no verdict, so nothing passes"
+        else:
+            return None
+        return self._refusal(said, getattr(error, "status_code", None) or 500)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -213,7 +258,7 @@ def _kind_of(answer: Any) -> Kind:
 
 
 def _call_of(data: Mapping[str, Any], kind: Kind) -> Call:
-    asked = {name: data[name] for name in _READ if data.get(name) is not None}
+    asked = {k: v for k, v in data.items() if k.casefold() in _READ and v is not None}
     call = read_call(kind, msgspec.json.encode(asked))
     if call.unread is not None:
         raise call.unread

@@ -18,7 +18,7 @@ _SETTINGS = {
 }
 _NO_TEXT = {"type", "format"}  # of schemas
 # A prompt in another form than text.
-_UNREADABLE = "prompt_embeds", "prompt_token_ids", "input_embeds", "input_ids"
+UNREADABLE = {"prompt_embeds", "prompt_token_ids", "input_embeds", "input_ids"}
 # What stands beside the messages and is the client's, as they are: it is always read.
 ALWAYS_READ = {"prediction", "chat_template_kwargs"}
 # Prompts of other routes and servers, which some servers put beside or in place of the one read.
@@ -39,8 +39,8 @@ def check_readable(body: dict[str, Any], kind: Kind, *, read_all: bool = False) 
     """
     merged = body.get("extra_body")  # LiteLLM's, into the body
     for given in (body, merged if isinstance(merged, dict) else {}):
-        for key in _UNREADABLE:
-            if given.get(key) is not None:
+        for key, value in given.items():
+            if value is not None and key.casefold() in UNREADABLE:
                 message = f"{key}: token ids and embeddings cannot be scored"
                 raise RefusedRequest(422, "cannot_be_scored", message)
     for key, value in body.items():
@@ -58,7 +58,7 @@ def texts_beside(body: dict[str, Any], kind: Kind, *, read_all: bool) -> list[st
     """
     items: list[Any] = []
     for key, value in body.items():
-        if key in ALWAYS_READ or (read_all and key not in _READ[kind] | _SETTINGS):
+        if key.casefold() in ALWAYS_READ or (read_all and key not in _READ[kind] | _SETTINGS):
             several = isinstance(value, list) and all(isinstance(item, dict) for item in value)
             items += value if several else [value]
     return [text for item in items if not is_name(text := "\n".join(_strings(item)))]

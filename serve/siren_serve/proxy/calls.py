@@ -12,7 +12,8 @@ from siren_serve.messages import Message, conversation_of, judged_alone, turns_o
 
 from .beside import Kind, check_readable, declared_names, texts_beside
 
-_READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
+# Of a request; what else the verdict goes by is in `beside`.
+READ = {"messages", "prompt", "suffix", "n", "stream", "logprobs", "top_logprobs"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _check_spelling(body: dict[str, Any]) -> None:
     """Refuse what is read here in another spelling: to some model servers it is the same key."""
     for key in body:
         plain = key.casefold()
-        if plain in _READ and key != plain:
+        if plain in READ and key != plain:
             raise RefusedRequest(
                 400, "repeated_key", f"the key {key!r} is to be {plain!r}; some take both for one"
             )

@@ -101,12 +101,9 @@ class Choice:
             await self._add(choice)
         self._came.append(chunk)
         self.finished = self.finished or choice.get("finish_reason") is not None
-        enough = self._verdict is None or self._size >= self._policy.stride
+        gathered = max(len(reader.text) for reader in self._readers)  # one text may wait for two
+        enough = self._verdict is None or gathered >= self._policy.stride
         return await self.read() if self.finished or enough or not self.waits else []
-
-    @property
-    def _size(self) -> int:
-        return sum(len(reader.text) for reader in self._readers)
 
     async def _add(self, choice: Chunk) -> None:
         try:
@@ -125,12 +122,14 @@ class Choice:
         Raises:
             RefusedRequest: as `take`.
         """
+        came = 0  # by the reader that moved most: one text may be read by two
         for reader in self._readers:
             verdict = self._verdict
             noted = verdict is not None and is_harmful(verdict)
-            self._tokens += await reader.read(noted=noted, last=self.finished)
+            came = max(came, await reader.read(noted=noted, last=self.finished))
             if reader.verdict is not None and not self._policy.may_pass(reader.verdict):
                 return [self._cut()]
+        self._tokens += came
         self._held += [(self._tokens, self._annotated(chunk)) for chunk in self._came]
         self._came = []
         limit = self._tokens - (0 if self._is_over(to_end) else self._policy.settings.holdback)

@@ -83,6 +83,8 @@ class Exchange:
             async with _ahead(self._items()) as items:
                 verdicts = await self._prompt_passes(scoring)
                 await self._pass_on(items, verdicts, send)
+        except UpstreamRefusal as refusal:
+            raise await self._told(refusal) from None
         finally:
             scoring.cancel()
             with suppress(Exception, asyncio.CancelledError):
@@ -145,6 +147,23 @@ class Exchange:
             item = await anext(items, None)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._outcome = "answered"
+
+    async def _told(self, refusal: UpstreamRefusal) -> UpstreamRefusal:
+        """The upstream's error as it may go out. Its text may quote the model's, so it is read as
+        an answer is; the status, by which clients go, stays whatever comes of that.
+        """
+        contexts = dict.fromkeys(self._call.contexts) if refusal.text else {}
+        try:
+            scored = await self._policy.score("answer", [(c, refusal.text) for c in contexts])
+        except RefusedRequest as error:
+            self._metrics.refusals.labels(error.code).inc()  # the status stays the upstream's
+            return refusal.without_text()
+        verdict = worst_of(scored)
+        if verdict is not None and not self._policy.may_pass(verdict):
+            return refusal.without_text()
+        annotation = self._policy.annotation(verdict)
+        beside = {} if annotation is None else {"siren": annotation}
+        return UpstreamRefusal(refusal.status, refusal.headers, {**refusal.error, **beside})
 
     def _with_prompt(self, item: Item | None, verdicts: list[Verdict]) -> Item | None:
         """The first of an answer, with what there is to say of the prompt."""

@@ -16,7 +16,7 @@ from siren_serve import logs
 from siren_serve.errors import RefusedRequest, refused
 from siren_serve.guards import Served
 from siren_serve.metrics import Metrics
-from siren_serve.openai_form import verdict_to_dict
+from siren_serve.openai_form import harm, verdict_to_dict
 from siren_serve.opening import gathered_by, reads_anew
 from siren_serve.settings import ProxySettings
 
@@ -171,7 +171,7 @@ def worst_of(verdicts: Iterable[Verdict | None]) -> Verdict | None:
 def _harm(verdict: Verdict) -> tuple[bool, bool, float]:
     if isinstance(verdict, Unscored):
         return True, True, 1.0
-    return False, is_harmful(verdict), verdict.score
+    return False, *harm(verdict)
 
 
 def in_parts(text: str, size: int) -> list[str]:

@@ -10,29 +10,55 @@ import httpx
 import msgspec
 
 from siren_runtime.errors import InputError
-from siren_serve.errors import RefusedRequest
+from siren_runtime.text.names import is_name
+from siren_serve.errors import RefusedRequest, body_of
 from siren_serve.keys import Keys
 from siren_serve.settings import ProxySettings
 
 _CONNECT_S = 10.0
 _LARGEST = 32 << 20  # bytes of an answer that is no stream
+_LONGEST_TEXT = 1000  # characters of what an error says
 _ASKED = (
     b"idempotency-key", b"openai-organization", b"openai-project", b"traceparent", b"x-request-id"
 )  # fmt: skip
+_SAID = "message", "type", "code", "param"  # of an error
 _ANSWERED = ("retry-after", "x-request-id")
 _ANSWERED_PREFIXES = ("openai-", "x-ratelimit-")
 
 
 class UpstreamRefusal(Exception):
-    """The upstream's own error, which its caller is to see as it is."""
+    """The upstream's own error.
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    Attributes:
+        status: 400 to 499.
+        headers: those that are passed on.
+        error: what the upstream says of it, under OpenAI's keys.
+    """
+
+    def __init__(self, status: int, headers: dict[str, str], error: dict[str, Any]) -> None:
         super().__init__(status)
-        self.status, self.headers, self.body = status, headers, body
+        self.status, self.headers, self.error = status, headers, error
+
+    @property
+    def text(self) -> str:
+        """What may be a model's words of it: a line each."""
+        return "\n".join(v for k, v in self.error.items() if _is_text(k, v))
+
+    def without_text(self) -> "UpstreamRefusal":
+        """The same error, in our words."""
+        kept = {k: v for k, v in self.error.items() if not _is_text(k, v)}
+        return UpstreamRefusal(self.status, self.headers, kept)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Its JSON, in which we say what the upstream does not."""
+        message = f"the upstream refused the request with status {self.status}"
+        own = body_of(RefusedRequest(self.status, "upstream_refused", message)).error
+        return {"error": msgspec.to_builtins(own) | self.error}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled with all that it is made of."""
-        return type(self), (self.status, self.headers, self.body), self.__dict__
+        return type(self), (self.status, self.headers, self.error), self.__dict__
 
 
 class Upstream:
@@ -147,15 +173,31 @@ def passed_headers(response: httpx.Response) -> dict[str, str]:
 async def _check(response: httpx.Response) -> None:
     status = response.status_code
     if 400 <= status < 500:
-        kind = response.headers.get("content-type", "application/json")
-        kind = kind if kind.isascii() else "application/octet-stream"
-        headers = {**passed_headers(response), "content-type": kind}
-        raise UpstreamRefusal(status, headers, await whole_of(response))
+        error = _error_in(await whole_of(response))
+        raise UpstreamRefusal(status, passed_headers(response), error)
     if status != 200:
         raise RefusedRequest(
             502, "upstream_failed", f"the upstream answered with status {status}",
             passed_headers(response),
         )  # fmt: skip
+
+
+def _error_in(body: bytes) -> dict[str, Any]:
+    """What an error in OpenAI's form says, or in SGLang's, which has the same keys one level up; of
+    another body nothing. Other keys may hold an answer, such as Groq's `failed_generation`.
+    """
+    try:
+        decoded = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    error = decoded.get("error", decoded)
+    found = {key: error.get(key) for key in _SAID} if isinstance(error, dict) else {}
+    texts = {k: v[:_LONGEST_TEXT] for k, v in found.items() if isinstance(v, str) and v}
+    return texts | {k: v for k, v in found.items() if isinstance(v, int)}
+
+
+def _is_text(key: str, value: Any) -> bool:
+    return isinstance(value, str) and (key == "message" or not is_name(value))
 
 
 def _key_of(path: Path | None) -> str | None:

@@ -23,6 +23,10 @@ LABELS = "safe", "harmful"
 _EVEN = 0.5
 
 
+class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What huggingface_hub's client sends where its caller names none."""
+
+
 class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text, a pair of prompt and response, or a batch of lists of either."""
 
@@ -30,6 +34,7 @@ class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truncate: bool | None = None
     truncation_direction: Literal["Right", "right"] | None = None
     raw_scores: Literal[False] | None = None
+    parameters: NoParameters | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -78,7 +83,8 @@ async def predict(data: PredictRequest, state: State) -> list[Prediction] | list
     batch = isinstance(data.inputs, list) and any(isinstance(one, list) for one in data.inputs)
     inputs = data.inputs if batch else [data.inputs]
     texts = [_sequence(given) for given in inputs]  # type: ignore[arg-type]
-    long_text: LongText | None = "truncate" if data.truncate else None
+    # There a text that is too long is then not refused; here all of it is read.
+    long_text: LongText | None = "windows" if data.truncate else None
     results = await state.guards.get(None).score_all(
         checked_count(texts, state.settings.max_texts),
         long_text=long_text,

@@ -173,6 +173,7 @@ def _numbers(result: ScoreResult) -> dict[str, float]:
     """A prediction as clients of version 1 read it: a number for each name."""
     return {
         "score": result.score,
+        "risk": result.risk,
         "is_harmful": float(result.is_harmful is not False),
         "threshold": result.threshold,
     }

@@ -6,6 +6,7 @@ import msgspec
 from litestar import post
 from litestar.datastructures import State
 
+from siren_runtime.backends.verdicts import reason_of
 from siren_runtime.scoring.call import Text
 from siren_serve.errors import RefusedRequest
 from siren_serve.messages import (
@@ -17,6 +18,7 @@ from siren_serve.messages import (
     texts_of,
     with_names,
 )
+from siren_serve.openai_form import harm
 
 
 class GuardrailRequest(msgspec.Struct, frozen=True):
@@ -64,10 +66,7 @@ async def guardrail(data: GuardrailRequest, state: State) -> GuardrailResponse:
     results = await served.score_all(
         checked_count(texts, state.settings.max_texts), deadline=state.settings.timeout_s
     )
-    worst = max(results, key=lambda result: (result.is_harmful is not False, result.score))
+    worst = max(results, key=harm)
     if worst.is_harmful is False:
         return GuardrailResponse("NONE", texts=data.texts)
-    tier = f", tier {worst.tier}" if worst.tier else ""
-    return GuardrailResponse(
-        "BLOCKED", f"harmful: score {worst.score:.3f} of threshold {worst.threshold:g}{tier}"
-    )
+    return GuardrailResponse("BLOCKED", f"harmful: {reason_of(worst.heads)}")

@@ -16,6 +16,7 @@ from siren_runtime.text.reading import LongText
 from siren_serve.errors import RefusedRequest
 from siren_serve.guards import Served
 from siren_serve.messages import Message, checked_count, judged_alone, pair_of, turns_of
+from siren_serve.openai_form import harm
 
 # Each size costs an encoder a reading of the text or several, and small ones many short texts.
 SpanSizes = Annotated[list[Annotated[int, msgspec.Meta(ge=8, le=4096)]], msgspec.Meta(max_length=8)]
@@ -81,7 +82,7 @@ class _Asked:
             if isinstance(result, SirenError):
                 raise result if place is None else type(result)(f"messages[{place}]: {result}")
             scored.append((result, place))
-        worst, place = max(scored, key=lambda one: (one[0].is_harmful is not False, one[0].risk))
+        worst, place = max(scored, key=lambda one: harm(one[0]))
         return worst.to_dict() | ({} if place is None else {"message": place})
 
 

@@ -15,11 +15,11 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from siren_runtime.errors import InputError, SirenError
 from siren_serve.bodies import check_keys
 from siren_serve.errors import RefusedRequest, body_of, refused, why_not_json
+from siren_serve.inbox import Inbox
 from siren_serve.streams import OpenRequest, fed
 
 _PROTOCOL = "siren"  # the only one, for browsers that must offer some
-_ENDED, _POLICY, _FAILED, _LATER = 1000, 1008, 1011, 1013
-
+_ENDED, _POLICY, _FAILED, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
 
 _T = TypeVar("_T")
 
@@ -42,13 +42,14 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
     """Open a stream with the first message, an `OpenRequest`; then each `Piece` is answered.
 
-    Messages from here have a `type`: opened, result, or error, after which it is closed.
+    Messages from here have a `type`: opened, result, or error, after which it is closed. Where the
+    server ends it is closed behind the result of the piece that is being read.
     """
     offered = socket.scope["subprotocols"]
     await socket.accept(subprotocols=_PROTOCOL if _PROTOCOL in offered else None)
-    code = _ENDED
     try:
-        await _serve(socket, state)
+        async with Inbox(socket, state.guards.ending) as inbox:
+            code = await _serve(socket, inbox, state)
     except WebSocketDisconnect:
         return
     except (asyncio.TimeoutError, RefusedRequest, SirenError, msgspec.DecodeError) as error:
@@ -66,31 +67,37 @@ async def stream(socket: WebSocket[Any, Any, Any], state: State) -> None:
         await socket.close(code)
 
 
-async def _serve(socket: WebSocket[Any, Any, Any], state: State) -> None:
+async def _serve(socket: WebSocket[Any, Any, Any], inbox: Inbox, state: State) -> int:
+    """Answer each message.
+
+    Returns:
+        The code to close with: the stream's end has come, or the server's.
+    """
     settings, end = state.settings, time.monotonic() + state.settings.stream_s
 
-    async def receive() -> str:
+    async def received(kind: type[_T]) -> _T | None:
         left = min(settings.stream_idle_s, end - time.monotonic())
-        text = await asyncio.wait_for(socket.receive_text(), max(left, 0))
-        if not text:
-            raise InputError("a message is a text frame of JSON; this one is binary, or empty")
-        return text
+        text = await inbox.next(max(left, 0))
+        return None if text is None else _decoded(text, kind)
 
-    asked = _decoded(await receive(), OpenRequest)
+    if (asked := await received(OpenRequest)) is None:
+        return _RESTART
     served = state.guards.get(asked.model)
     async with served.stream(asked.prompt, **asked.options(served)) as opened:
         await _send(socket, {"type": "opened", "model": served.name})
-        while True:
-            piece = _decoded(await receive(), Piece)
+        while (piece := await received(Piece)) is not None:
             if piece.text is not None or piece.end:
                 text, seconds = piece.text or "", settings.timeout_s
                 result = await fed(opened, text, seconds, last=piece.end)
                 await _send(socket, {"type": "result", **result.to_dict()})
             if piece.end:
-                return
+                return _ENDED
+    return _RESTART
 
 
 def _decoded(text: str, kind: type[_T]) -> _T:
+    if not text:
+        raise InputError("a message is a text frame of JSON; this one is binary, or empty")
     message = msgspec.json.decode(text, type=kind)
     check_keys(text)
     return message
