@@ -1,5 +1,6 @@
 # Sourced by the scripts: sets up .venv in the checkout, once for each change of what it needs.
 set -euo pipefail
+export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY-1} # some of what runs imports ONNX Runtime by itself
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {

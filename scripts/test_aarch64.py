@@ -40,7 +40,7 @@ def _run(
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*command, *arguments],
-        env={**os.environ, **environment},
+        env={"ORT_DISABLE_TELEMETRY": "1", **os.environ, **environment},
         input=given,
         stdout=subprocess.PIPE,
         check=True,

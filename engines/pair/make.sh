@@ -8,17 +8,31 @@
 # there), and with data the extra train. What comes out is in bundle/. THREADS in the environment: of
 # each engine.
 set -euo pipefail
+shopt -s nullglob
 here=$(dirname "$0")  # not made absolute: reports name it
 bundle=$here/bundle
 
+# What the heads of a guard in folder $1 are and decide by, a file a line; a head of categories too.
+parts() { printf '%s\n' "$1"/{,categories/}{siren.safetensors,siren_config.json,decision.json}*; }
+digests() { (cd "$here" && { parts ../minilm && parts ../gemma3-270m; } | xargs -d '\n' sha256sum); }
+# Whether a guard's bundle, in $bundle/$1, is not there or older than what it is made of.
+outdated() {
+    local part
+    [[ -f $bundle/$1/guard.json ]] || return 0
+    while IFS= read -r part; do
+        [[ $part -nt $bundle/$1/guard.json ]] && return 0
+    done < <(parts "$here/../$1")
+    return 1
+}
+
 # ensemble.json holds for the heads that it was calibrated with.
-if (($# == 0)) && ! (cd "$here" && sha256sum --check --quiet heads.sha256 >&2); then
-    echo "$here/ensemble.json is of other heads; calibrate anew: $0 DATA.jsonl..." >&2
+if (($# == 0)) && ! diff "$here/heads.sha256" <(digests) >&2; then
+    echo "$here/ensemble.json is of other heads or decisions; calibrate anew: $0 DATA.jsonl..." >&2
     exit 1
 fi
 mkdir -p "$bundle"
 for guard in minilm gemma3-270m; do
-    if [[ ! -f $bundle/$guard/guard.json || $here/../$guard/siren.safetensors -nt $bundle/$guard/guard.json ]]; then
+    if outdated "$guard"; then
         siren export "$guard" --precision int8 -o "$bundle/$guard" --overwrite
     fi
 done
@@ -31,7 +45,7 @@ if (($#)); then
     siren calibrate "$bundle" "$@" --responses --threshold best --tier block=fpr:0.01 \
         --tier review=fpr:0.05 "${options[@]}" # tiers go by spans too
     cp "$bundle/ensemble.json" "$here/ensemble.json"
-    (cd "$here" && sha256sum ../{minilm,gemma3-270m}/siren.safetensors > heads.sha256)
+    digests > "$here/heads.sha256"
     siren evaluate "$bundle" "$@" -o "$here/evaluation" --by category \
         --labels "$here/../categories.json" "${options[@]}"
 fi

@@ -7,6 +7,7 @@
 # set), CALIBRATED and SPAN_ROWS (validation rows of each, to choose thresholds on, of texts and of
 # their spans), COMPARED (responses in all).
 set -euo pipefail
+export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY-1} # the builder imports ONNX Runtime by itself
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/.work/same-pass
 

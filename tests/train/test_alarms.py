@@ -1,11 +1,13 @@
 """Thresholds and smoothing of streams, at a bound of false alarms."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from calibrated import write_calibration
 from labelled import WORDS, write_jsonl
 from models import make_artifact, make_forecast, make_labels
 from siren_command import siren
@@ -13,10 +15,14 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import Guard
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold
 from siren_runtime.errors import InputError
+from siren_runtime.scoring.verdict import log_odds
 from siren_train.data.rows import Columns
 from siren_train.data.sources import parse_source
-from siren_train.data.streams import StreamRow, read_stream_rows
+from siren_train.data.streams import StreamRow, pieces_of, read_stream_rows
 from siren_train.measure.alarms import alarm_threshold, choose_smoothing, find_alarms, smoothed
 from siren_train.measure.streaming_evaluation import measure_streaming
 from siren_train.measure.traces import Trace
@@ -88,6 +94,15 @@ def test_a_response_labelled_harmful_is_so_throughout(tmp_path, label, span):
     data = write_jsonl(tmp_path / "rows.jsonl", [row, {**row, "harm_start": 1, "harm_end": 3}])
     rows = read_stream_rows([parse_source(str(data))], "test", Columns())
     assert [one.span for one in rows] == [span, (1, 3)]
+
+
+def test_streams_beside_text_that_is_not_read_are_told_of(tmp_path, caplog):
+    rows = [{"promt": "How do I?", "response": "bread", "split": s} for s in ("test", "train")]
+    source = parse_source(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    assert [one.prompt for one in read_stream_rows([source], "test", Columns())] == [""]
+    (record,) = caplog.records
+    assert "of 1 rows the response is read alone" in record.getMessage()
+    assert "column 'promt' is not read" in record.getMessage()
 
 
 @pytest.mark.parametrize("label", ["unsafe", "true", "Harmful", 2])
@@ -170,6 +185,44 @@ def test_the_commands_calibrate_a_head_and_compare_heads_at_one_rate(bundle, dat
     assert report["reads"] == "prompt and response"
     result = siren(*arguments, "--threads", 1)
     assert f"| ahead | rows | {decision['threshold']:.4f} |" in result.stdout
+
+
+def stops(guard, row):
+    """Whether a stream of the row is harmful at some word."""
+    pieces = [*pieces_of(row, 1)]
+    with guard.stream(row.prompt) as stream:
+        fed = [stream.feed(piece, last=piece is pieces[-1]) for piece in pieces]
+    return any(result.is_harmful for result in fed)
+
+
+@pytest.mark.parametrize(
+    "responses", [None, ResponseThresholds(0.4, spans=[SpanThreshold(4, 0.02)])]
+)
+def test_the_bound_holds_for_streams_that_count_spans(bundle, tmp_path, responses):
+    rng, folder = np.random.default_rng(1), shutil.copytree(bundle, tmp_path / "bundle")
+    write_calibration(folder, spans=[SpanThreshold(4, 0.01)])  # any span is harmful
+    if responses is not None:
+        write_calibration(folder, responses=responses)
+    rows = [
+        {"response": " ".join(rng.choice(WORDS[0], 24)), "label": n % 2, "split": "validation"}
+        for n in range(24)
+    ]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    streams = read_stream_rows([parse_source(str(data))], "validation", Columns())
+    safe = [row for row in streams if row.span is None]
+    before = load_bundle(folder).manifest
+    guard = Guard.load(folder, threads=1, streaming=True)
+    assert all(stops(guard, row) for row in safe)
+    result = siren("calibrate", folder, data, "--false-alarms", 0.1, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    guard = Guard.load(folder, threads=1, streaming=True)
+    assert np.mean([stops(guard, row) for row in safe]) <= 0.1
+    after, own = load_bundle(folder).manifest, before.responses or before
+    assert after.responses is None
+    moved = log_odds(after.threshold) - log_odds(own.threshold)
+    (old,), (new,) = own.spans, after.spans
+    assert log_odds(new.threshold) - log_odds(old.threshold) == pytest.approx(moved)
+    assert f"spans of 4 tokens: from {new.threshold:.10g}" in result.stdout
 
 
 def test_labels_decide_from_thresholds_of_their_own_which_alarms_do_not_move(bundle, data):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from calibrated import write_calibration
 from siren_command import siren
 from siren_runtime import Guard
+from siren_runtime.bundle import shipped
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.errors import BundleError, InputError
@@ -269,3 +270,22 @@ def test_what_was_found_is_shown_where_all_rows_are_responses_or_none(
 
 def test_where_rows_are_too_few_all_texts_have_one_threshold() -> None:
     assert choose_thresholds(with_responses(300), "best") is None
+
+
+def test_a_name_is_the_bundle_that_a_guard_is_loaded_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped guard's, but a folder of that name goes before it."""
+    recipe = tmp_path / "engines" / "tiny"
+    recipe.mkdir(parents=True)
+    (recipe / "recipe.json").write_text("{}")
+    monkeypatch.setattr(shipped, "ENGINES", recipe.parent)
+    monkeypatch.setattr(shipped, "IN_CHECKOUT", True)
+    monkeypatch.chdir(tmp_path)
+    make_bundle(recipe / "bundle")
+    assert siren("calibrate", "tiny", "--threshold", 0.25).exit_code == 0
+    assert Guard.load("tiny").manifest.threshold == 0.25
+    make_bundle(tmp_path / "tiny")
+    assert siren("calibrate", "tiny", "--threshold", 0.75).exit_code == 0
+    assert Guard.load("tiny").manifest.threshold == 0.75
+    assert Guard.load(recipe / "bundle").manifest.threshold == 0.25

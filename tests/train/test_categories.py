@@ -26,7 +26,8 @@ from siren_train.data.sources import parse_source
 from siren_train.fit import pipeline
 from siren_train.fit.openai_keys import table_by_names
 from siren_train.fit.settings import Settings
-from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
+from siren_train.measure.evaluate import measure, score_rows
+from siren_train.measure.evaluation_tables import evaluation_markdown
 from siren_train.measure.metrics import macro_f1
 from siren_train.measure.plots import plot_evaluation
 from siren_train.store.extract import extract

@@ -205,6 +205,28 @@ def test_a_train_row_whose_text_is_measured_elsewhere_is_left_out(tmp_path: Path
     assert {row.text for row in limited if row.split == "train"} <= {"kept", "safe"}
 
 
+def test_a_validation_row_whose_text_is_tested_is_left_out_too(tmp_path: Path) -> None:
+    texts = {
+        "train": ("tested", "chosen by", "kept"),
+        "validation": ("TESTED", "Chosen by", "kept apart"),
+        "test": ("tested", "another"),
+    }
+    rows = [
+        {"text": text, "label": place % 2, "split": split}
+        for split, of_split in texts.items()
+        for place, text in enumerate(of_split)
+    ]
+    sources = [parse_source(str(write_jsonl(tmp_path / "data.jsonl", rows)))]
+    reading = Reading(sources, Columns())
+    assert [row.text for row in reading.rows()] == [
+        *("kept", "Chosen by", "kept apart"),
+        *texts["test"],
+    ]
+    assert reading.left_out == 3
+    assert Reading(sources, Columns(), splits=("validation",)).left_out == 1
+    assert Reading(sources, Columns(), splits=("test",)).left_out == 0
+
+
 @pytest.fixture
 def store(
     sources: list[Source], tmp_path: Path, backbone_folder: Callable[[str], Path]
@@ -228,6 +250,7 @@ def test_a_copy_stands_in_the_fold_of_its_original(store: FeatureStore) -> None:
         store.features(split, "residual_mean") for split in ("train", "validation")
     )
     assert not validation.is_copy.any()
+    assert validation.without_copies().pooled is validation.pooled  # none in memory of its own
     assert train.is_copy.sum() == 48
     np.testing.assert_array_equal(train.labels, train.labels[train.originals])
     both = FeatureSet.concatenate(validation, train)

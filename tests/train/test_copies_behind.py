@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from backbones import BackboneSpec
-from generators import make_generator, need_genai
+from generators import make_generator, need_genai, open_pool
 from labelled import make_rows, write_jsonl
 from models import make_backbone
 from onnx_backbones import export_onnx
@@ -24,7 +24,7 @@ from siren_train.data.copies import Copies, SafeTexts, safe_texts, with_copies
 from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
-from siren_train.store.generator import GeneratorPool, open_generator
+from siren_train.store.generator import open_generator
 from siren_train.store.store import FeatureStore, text_digest
 
 COPIES = Copies(seed=0, behind={"first": 3, "second": 1})
@@ -226,10 +226,8 @@ def test_a_generator_pools_the_same(rows: list[Row], tmp_path: Path) -> None:
     )  # fmt: skip
     copies = [copy for _, copy in copied(rows)][::9]
     plain = open_generator(str(genai), "plain")
-    pool = GeneratorPool(plain, tmp_path / "extractor", "residual_mean", 100, 1)
+    pool = open_pool(plain, tmp_path / "extractor")
     np.testing.assert_allclose(pool.pool(copies), pooled(copies, store), rtol=1e-3, atol=1e-3)
-    chat = GeneratorPool(
-        open_generator(str(genai), "chat"), tmp_path / "extractor", "residual_mean", 100, 1
-    )
+    chat = open_pool(open_generator(str(genai), "chat"), tmp_path / "extractor-chat")
     in_chat = chat.pool(copies[:1])[0]
     assert not np.allclose(in_chat, pooled(copies[:1], store)[0], rtol=1e-3, atol=1e-3)

@@ -339,3 +339,36 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a=b.jsonl", ROWS)
     assert parse_source(str(path)) == Source(str(path))
+
+
+def test_responses_beside_text_that_is_not_read_are_told_once_of_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lone = {"promt": "How do I?", "response": "OK", "label": 1, "split": "test"}
+    whole = {"prompt": "And I?", "response": "No", "label": 0, "split": "test", "note": "a joke"}
+    path = str(write_jsonl(tmp_path / "typed.jsonl", [lone, whole, lone]))
+    assert [row.text for row in read(path)] == ["OK", "And I?\nNo", "OK"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: of 2 rows the response is read alone: they have no prompt, and the text in "
+        "column 'promt' is not read; where it is the prompt, give --text promt,response"
+    ]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"category": "two words", "source": "A set", "id": "row 1"},
+        {"text": "This is read."},
+        {"prompt": "So is this."},
+        {"model": "one-word", "turns": 3, "tags": ["two words"]},
+    ],
+)
+def test_of_responses_that_stand_alone_or_are_not_read_nothing_is_told(
+    beside: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"response": "OK", "label": label, "split": "test", **beside} for label in (0, 1)]
+    rows[1] |= {"id": "row 2"}
+    path = str(write_jsonl(tmp_path / "data.jsonl", rows))
+    read(path)
+    read(path, columns=Columns(text=("response",)))
+    assert not caplog.records

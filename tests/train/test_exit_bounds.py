@@ -1,5 +1,7 @@
 """Bounds of exits: they save what they can, and lose no more than is allowed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,6 +92,58 @@ def test_an_exit_that_is_always_right_decides_everything() -> None:
     assert found.bounds == [(0.1, 0.9)]
     assert found.lost > 0  # as many as two rows must be expected
     assert found.cost == pytest.approx(1 / 3)
+
+
+def one_exit(rows: int = 2000) -> ExitScores:
+    """Rows of a whole guard that is always right, and of one exit that mostly is."""
+    rng = np.random.default_rng(0)
+    harmful = rng.random(rows) < 0.5
+    seen = 1 / (1 + np.exp(-np.where(harmful, 1.5, -1.5) - rng.normal(size=rows)))
+    whole, datasets = np.where(harmful, 0.99, 0.01), np.array(["a"] * rows)
+    return ExitScores(whole, seen[:, None], harmful, datasets, np.full(rows, 50))
+
+
+def test_texts_that_are_there_twice_do_not_stop_a_bound() -> None:
+    scores = one_exit()
+    (seen,) = scores.exits.T
+    lowest = np.argsort(np.where(scores.harmful, seen, 2.0))[0]  # the first harmful row to be lost
+    highest = np.argsort(np.where(scores.harmful, -1.0, seen))[-1]
+    rows = np.array([*range(len(seen)), lowest, highest])
+    twice = ExitScores(**{name: values[rows] for name, values in vars(scores).items()})
+    cost = choose_bounds(scores, (2,), BLOCKS, [0.5], 0.03).cost
+    assert cost < 0.5
+    assert choose_bounds(twice, (2,), BLOCKS, [0.5], 0.03).cost == pytest.approx(cost, abs=0.05)
+
+
+def test_a_hard_row_at_the_end_of_the_scores_does_not_keep_an_exit_closed() -> None:
+    scores = one_exit()
+    (seen,) = scores.exits.T
+    lowest = np.argsort(np.where(scores.harmful, seen, 2.0))[0]
+    highest = np.argsort(np.where(scores.harmful, -1.0, seen))[-1]
+    hard = seen.copy()
+    hard[lowest], hard[highest] = seen.min() / 2, (1 + seen.max()) / 2
+    cost = choose_bounds(scores, (2,), BLOCKS, [0.5], 0.03).cost
+    found = choose_bounds(replace(scores, exits=hard[:, None]), (2,), BLOCKS, [0.5], 0.03)
+    assert found.cost == pytest.approx(cost, abs=0.05)
+    assert found.lost <= 0.03
+
+
+def test_a_bound_moves_past_rows_that_an_earlier_exit_decides() -> None:
+    groups = {  # how many, harmful, and the scores of the exits
+        "safe by the first": (100, False, 0.1, 0.2),
+        "harmful by the first, hard for the second": (2, True, 0.9, 0.25),
+        "safe by the second alone": (100, False, 0.5, 0.3),
+        "harmful by the first": (100, True, 0.9, 0.9),
+        "harmful by the second alone": (50, True, 0.3, 0.9),
+    }
+    count, harmful, first, second = map(np.array, zip(*groups.values(), strict=True))
+    labels, rows = np.repeat(harmful, count), int(count.sum())
+    exits = np.stack([np.repeat(first, count), np.repeat(second, count)], axis=1)
+    whole, datasets = np.where(labels, 0.99, 0.01), np.array(["a"] * rows)
+    scores = ExitScores(whole, exits, labels, datasets, np.ones(rows, np.int64))
+    found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.03)
+    assert found.bounds == [(0.1, 0.9), (0.3, 0.9)]
+    assert found.cost == pytest.approx((202 * 2 + 150 * 4) / (352 * 6))
 
 
 def test_what_an_exit_corrects_by_luck_buys_no_errors_elsewhere() -> None:

@@ -3,26 +3,33 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner, Result
 
 from calibrated import write_calibration
-from exits import export_with_exits
+from exits import export_with_exits, set_bounds
 from guards import load_guard
 from labelled import make_rows, write_jsonl
 from siren_bench.cli import app as bench
+from siren_bench.subjects.macro_f1 import macro_f1
 from siren_export.commands import export
 from siren_export.heads.registry import load_artifact
 from siren_runtime import Guard
+from siren_runtime.bundle.progress import silent
 from siren_runtime.bundle.reader import load_bundle
-from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold
 from siren_runtime.commands.siren import app as siren
+from siren_runtime.errors import InputError
 from siren_train.commands import calibrate, evaluate, extract, train
+from siren_train.data.rows import Columns
+from siren_train.measure.cascade import score_exits
 from siren_train.measure.metrics import calibration_error
 from tiny_bundle import make_bundle
 from upstream import Script, chat_of, model_server
@@ -153,6 +160,70 @@ def test_a_judge_of_rollouts_scores_as_the_whole_guard(leaving: Path, tmp_path: 
     scores = [one.score for one in whole.score_batch(texts)]
     assert any(one.exit for one in early.score_batch(texts))
     assert [one["target"] for one in targets] == pytest.approx(scores, abs=1e-6)
+
+
+def test_the_cost_is_of_the_tokens_that_are_read(leaving: Path, tmp_path: Path) -> None:
+    rows = [row for row in make_rows(120) if row["split"] == "test"]
+    rows.append({**rows[0], "id": "long", "prompt": "a fox and a dog " * 100, "response": None})
+    data, output = write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "report"
+    guard = load_guard(leaving)
+    at_once, blocks = guard.manifest.text.max_length, guard.manifest.backbone.blocks_kept
+    results = guard.score_batch([(row["prompt"], row["response"]) for row in rows])
+    assert max(one.tokens for one in results) > 4 * at_once
+    read = np.array([min(one.tokens, at_once) for one in results])
+    depths = np.array([one.exit or blocks for one in results])
+    cost = (read * depths).sum() / (read.sum() * blocks)
+
+    def evaluated(*options: object) -> tuple[str, Any]:
+        done = run(siren, "evaluate", leaving, data, "-o", output, *options)
+        assert done.exit_code == 0, done.output
+        return done.stdout, json.loads((output / "evaluation.json").read_text())["exits"]
+
+    told, exits = evaluated()
+    assert exits["cost"] == pytest.approx(cost)
+    assert f"**Mean cost {cost:.3f}**" in told
+    told, exits = evaluated("--long-text", "windows")
+    assert exits["cost"] is None
+    assert "No mean cost is told of rows that are read in windows" in told
+    record = tmp_path / "record.json"
+    done = run(bench, "cascade", leaving, data, "--rounds", 1, "--batches", 1, "-o", record)
+    assert done.exit_code == 0, done.output
+    assert json.loads(record.read_text())["results"][0]["cost"] == pytest.approx(cost)
+
+
+def test_the_bench_compares_macro_f1_with_exits_and_without(leaving: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(leaving, tmp_path / "bundle")
+    write_calibration(bundle, responses=ResponseThresholds(0.6))
+    set_bounds(bundle)
+    rows = [row for row in make_rows(300) if row["split"] == "test"]
+    files = [
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
+        for name, part in (("one", rows[:20]), ("two", rows[20:]))
+    ]
+    record = tmp_path / "record.json"
+    done = run(bench, "cascade", bundle, *files, "--rounds", 1, "-o", record)
+    assert done.exit_code == 0, done.output
+    for entry in json.loads(record.read_text())["results"]:
+        for name, exits in (("macro_f1", True), ("whole_macro_f1", False)):
+            texts = [(row["prompt"], row["response"]) for row in rows]
+            found = load_guard(bundle, exits=exits).score_batch(texts)
+            flagged = np.array([bool(one.is_harmful) for one in found])
+            labels = np.array([row["label"] == 1 for row in rows])
+            parts = {"one": slice(20), "two": slice(20, None)}
+            expected = {k: macro_f1(labels[v], flagged[v]) for k, v in parts.items()}
+            assert entry[name] == pytest.approx(expected)
+            assert f" {np.mean([*expected.values()]):.4f} |" in done.stdout
+
+
+def test_more_exits_than_every_choice_is_tried_of_are_refused(leaving: Path) -> None:
+    bundle = load_bundle(leaving)
+    assert bundle.manifest.cascade is not None
+    many = msgspec.structs.replace(
+        bundle.manifest.cascade, exits=[bundle.manifest.cascade.exits[0]] * 8
+    )
+    bundle = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, cascade=many))
+    with pytest.raises(InputError, match="for 7 exits at most, found 8"):
+        score_exits(bundle, [], Columns(), "validation", None, 1, silent)
 
 
 def test_a_guard_with_spans_says_on_which_texts_its_exits_decide(

@@ -1,6 +1,7 @@
 """Features come from the engine, equal transformers', and survive any interruption."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from safetensors.numpy import load_file, save_file
 from backbones import MAX_LENGTH
 from labelled import make_rows, write_jsonl
 from reference import load_reference
+from siren_export import export
 from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
+from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns
@@ -190,6 +193,48 @@ def test_features_of_another_engine_are_not_reused(
     with pytest.raises(InputError, match=rf"old: cannot be reused: .*{message}"):
         run(tmp_path / "new", reuse=old, **options)
     assert not (tmp_path / "new" / "store.json").exists()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {str(path): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_engines_of_a_precision_are_not_mixed(
+    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(stage: str, done: int, total: int, *, share: float) -> None:
+        if done == 16:
+            raise Killed
+
+    old = run(tmp_path / "old", precision="int8")
+    assert run(tmp_path / "grown", precision="int8", reuse=old).manifest == old.manifest
+    with pytest.raises(Killed):
+        run(tmp_path / "stopped", precision="int8", progress=kill)
+    before = _digests(tmp_path)
+    monkeypatch.setattr(export, "EXAMPLE_TEXTS", ("other texts", "to fit weights by"))
+    for folder, reuse in (("old", None), ("stopped", None), ("new", old)):
+        named = "old" if reuse else folder
+        with pytest.raises(InputError, match=rf"{named}: its residual_mean is of another engine"):
+            run(tmp_path / folder, precision="int8", reuse=reuse)
+    assert not (tmp_path / "new" / "store.json").exists()
+    assert _digests(tmp_path) == before | _digests(tmp_path / "new")
+    other = run(tmp_path / "new", precision="int8")
+    found, expected = (store.array("train", "residual_mean") for store in (other, old))
+    assert not np.array_equal(found, expected)
+
+
+def test_a_store_that_names_no_engine_is_read_and_neither_reused_nor_gone_on_with(
+    run: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    made = run(tmp_path / "old")
+    manifest = json.loads((tmp_path / "old" / "store.json").read_text())
+    del manifest["engines"]  # as an earlier release wrote it
+    (tmp_path / "old" / "store.json").write_text(json.dumps(manifest))
+    old = FeatureStore.open(tmp_path / "old")
+    assert old.features("train", "residual_mean").rows == made.manifest.splits["train"]
+    for options in ({}, {"reuse": old}):
+        with pytest.raises(InputError, match="old: its residual_mean does not say whether it is"):
+            run(tmp_path / ("new" if options else "old"), **options)
 
 
 def test_a_store_without_digests_of_its_texts_is_not_reused(

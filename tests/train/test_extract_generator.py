@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from backbones import BackboneSpec
-from generators import make_generator, need_genai
+from generators import make_generator, need_genai, open_pool
 from labelled import make_rows, write_jsonl
 from models import make_backbone
 from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
+from siren_runtime.generation.folder import read_folder
 from siren_train.data.rows import Columns, read_rows
 from siren_train.data.sources import parse_source
 from siren_train.store.extract import extract
-from siren_train.store.generator import GeneratorPool, open_generator
-from siren_train.store.store import FeatureStore
+from siren_train.store.generator import open_generator
+from siren_train.store.store import FeatureStore, extractor_folder
 
 need_genai()
 
@@ -56,6 +57,17 @@ def test_plain_text_has_the_features_that_the_exported_backbone_gives(
         _extract(open_generator(str(genai), "chat"), data, tmp_path / "ours", pooling)
 
 
+def test_a_store_names_the_extractor_that_pooled_it(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(12))
+    generator = open_generator(str(folders[1]), "plain")
+    store = _extract(generator, data, tmp_path / "store")
+    extractor = read_folder(extractor_folder(store.folder, "residual_mean"))
+    assert store.manifest.engines == {"residual_mean": extractor.digest()}
+    assert _extract(generator, data, tmp_path / "store").manifest == store.manifest
+
+
 def test_in_a_conversation_the_prompt_is_the_users_and_the_response_follows(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -65,11 +77,9 @@ def test_in_a_conversation_the_prompt_is_the_users_and_the_response_follows(
         {"text": "Hello there", "label": 1, "split": "train"},
     ]
     rows = list(read_rows(parse_source(str(write_jsonl(tmp_path / "d.jsonl", fields))), Columns()))
-    pool = GeneratorPool(generator, tmp_path / "extractor", "residual_mean", 512, 1)
+    pool = open_pool(generator, tmp_path / "extractor", 512)
     with_response, alone = pool.pool(rows)
-    plain = GeneratorPool(
-        open_generator(str(folders[1]), "plain"), tmp_path / "extractor", "residual_mean", 512, 1
-    )
+    plain = open_pool(open_generator(str(folders[1]), "plain"), tmp_path / "extractor-plain", 512)
     markup = "<user> Hello there\n<assistant> "
     texts = [{"text": t, "label": 0, "split": "train"} for t in (markup + "How are you?", markup)]
     asked = list(read_rows(parse_source(str(write_jsonl(tmp_path / "e.jsonl", texts))), Columns()))

@@ -1,5 +1,6 @@
 """Heads learn, are the same for the same seed, and fold into one MLP exactly."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -83,6 +84,29 @@ def test_folded_members_give_the_mean_of_their_logits(dims: tuple[int, ...]) -> 
     np.testing.assert_allclose(
         head_logits(fold_members(members), inputs), expected, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("columns", [1, 2, 64, 65, 129, 300])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_columns_are_measured_a_few_at_once_to_the_same_numbers(
+    columns: int, dtype: type[np.floating]
+) -> None:
+    values = np.random.default_rng(columns).normal(5.0, 10.0, (500, columns)).astype(dtype)
+    found = Standardizer.fit(values)
+    mean, scale = (of(axis=0, dtype=np.float64) for of in (values.mean, values.std))
+    np.testing.assert_array_equal(found.mean, mean.astype(np.float32))
+    np.testing.assert_array_equal(found.scale, scale.astype(np.float32))
+
+
+def test_standardizing_takes_no_more_memory_than_its_result() -> None:
+    values = np.random.default_rng(0).normal(5.0, 10.0, (4000, 512)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        Standardizer.fit(values).apply(values)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1.2 * values.nbytes
 
 
 def test_folded_standardization_gives_the_same_logits() -> None:

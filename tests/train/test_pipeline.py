@@ -26,6 +26,7 @@ from siren_train.fit.layer_probes import fit_fold_probes, fit_probes
 from siren_train.fit.plots import plot_ablation, plot_layers
 from siren_train.fit.probe import Probe
 from siren_train.fit.report import TrainingReport, write_report
+from siren_train.fit.search import CrossValidation
 from siren_train.fit.settings import Settings
 from siren_train.fit.splits import load_splits
 from siren_train.store.features import FeatureSet
@@ -257,6 +258,15 @@ def test_the_work_of_another_run_is_not_taken_over(
         pipeline.train([store], trained[0], trained[0] / ".work", settings)
 
 
+def test_the_work_on_features_of_another_engine_is_not_taken_over(
+    store: FeatureStore, trained: tuple[Path, TrainingReport]
+) -> None:
+    engines = dict.fromkeys(store.manifest.engines, "0" * 64)
+    other = FeatureStore(store.folder, msgspec.structs.replace(store.manifest, engines=engines))
+    with pytest.raises(InputError, match="the work of a run with other settings, features"):
+        pipeline.train([other], trained[0], trained[0] / ".work", SETTINGS)
+
+
 def test_the_work_of_another_release_is_not_taken_over(
     store: FeatureStore, trained: tuple[Path, TrainingReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +324,8 @@ def test_a_head_is_trained_on_every_precision_and_measured_on_the_first(
 ) -> None:
     shutil.copytree(store.folder, tmp_path / "int8")
     manifest = json.loads((tmp_path / "int8" / "store.json").read_text())
-    (tmp_path / "int8" / "store.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    manifest |= {"precision": "int8", "engines": {"residual_mean": "0" * 64}}
+    (tmp_path / "int8" / "store.json").write_text(json.dumps(manifest))
     other = FeatureStore.open(tmp_path / "int8")
     settings = msgspec.structs.replace(SETTINGS, trials=1)
     report = pipeline.train([store, other], tmp_path / "head", tmp_path / "work", settings)
@@ -325,6 +336,29 @@ def test_a_head_is_trained_on_every_precision_and_measured_on_the_first(
     # Rows that stand there twice change neither means nor what a probe fits.
     for both, single in zip(report.layers, alone.layers, strict=True):
         assert both.macro_f1 == pytest.approx(single.macro_f1, abs=0.05)
+
+
+def test_rows_of_several_stores_are_in_memory_once(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[FeatureSet] = []
+
+    def probe(train: FeatureSet, validation: FeatureSet, *_: object, **__: object) -> None:
+        seen.extend([train, validation])
+
+    def search(setup: CrossValidation, *_: object, **__: object) -> None:
+        seen.append(setup.features)
+        raise Killed
+
+    monkeypatch.setattr(pipeline, "fit_fold_probes", probe)
+    monkeypatch.setattr(pipeline, "search_head", search)
+    with pytest.raises(Killed):
+        pipeline.train([store, store], tmp_path / "head", tmp_path / "work", SETTINGS)
+    train, validation, everything = seen
+    joined = np.concatenate([train.pooled, validation.pooled])
+    np.testing.assert_array_equal(joined, everything.pooled)
+    assert np.shares_memory(train.pooled, everything.pooled)
+    assert np.shares_memory(validation.pooled, everything.pooled)
 
 
 def test_stores_of_other_rows_are_not_mixed(

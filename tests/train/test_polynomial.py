@@ -2,17 +2,20 @@
 
 import warnings
 
+import msgspec
 import numpy as np
 import pytest
 
 from polynomials import plain_orders
 from siren_export.heads.registry import load_artifact
 from siren_runtime.errors import InputError
+from siren_runtime.generation.manifest import TrainedOn
 from siren_train.fit import logistic, polynomial_pipeline
 from siren_train.fit.selection import gather
 from siren_train.fit.settings import Settings
 from siren_train.fit.splits import load_splits
 from siren_train.measure.metrics import macro_f1_by_dataset
+from siren_train.store.store import FeatureStore
 
 SETTINGS = Settings(head="polynomial", strengths=(0.03,), shares=(0.6,))
 
@@ -86,6 +89,16 @@ def test_one_layer_may_be_read_and_must_be_there(store, trained, tmp_path):
     assert [one.layer for one in load_artifact(tmp_path / "one").head.layers] == [1]
     with pytest.raises(InputError, match="has layers 0 to 3"):
         polynomial_pipeline.train([store], tmp_path / "x", work, SETTINGS, layer=4, **options)
+
+
+def test_the_artifact_names_the_generator_whose_features_it_was_trained_on(store, tmp_path):
+    generator = TrainedOn(engine="0" * 64, text="chat")
+    manifest = msgspec.structs.replace(store.manifest, generator=generator)
+    polynomial_pipeline.train(
+        [FeatureStore(store.folder, manifest)], tmp_path / "head", tmp_path / "work", SETTINGS,
+        layer=1, orders=1, rank=1,
+    )  # fmt: skip
+    assert load_artifact(tmp_path / "head").trained_on == generator
 
 
 def test_more_than_two_classes_are_refused(make_store, tmp_path):

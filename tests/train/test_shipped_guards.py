@@ -27,6 +27,7 @@ from siren_train.measure.evaluate import measure, score_rows
 HERE = Path(__file__).parent
 DATA = HERE.parents[2] / "shared" / "data"
 ENGINES = HERE.parents[1] / "engines"
+HEAD_FILES = CONFIG_FILE, "siren.safetensors"
 GUARDS = ("minilm", "smollm2", pytest.param("gemma3-270m", marks=pytest.mark.gemma))
 
 
@@ -154,6 +155,11 @@ def test_the_pair_is_of_shipped_guards_and_has_its_own_thresholds() -> None:
         assert [tier.name for tier in tiers] == ["block", "review"]
         check_tiers(tiers, "engines/pair")
     heads = (ENGINES / "pair" / "heads.sha256").read_text(encoding="utf-8").split()
-    assert len(heads) == 2 * len(pair.members)
+    files = {
+        f"../{member}/{file}"
+        for member in pair.members
+        for file in ("decision.json", *HEAD_FILES, *(f"categories/{one}" for one in HEAD_FILES))
+    }
+    assert {*heads[1::2]} == files
     for digest, name in zip(heads[::2], heads[1::2], strict=True):
         assert sha256_of(ENGINES / "pair" / name) == digest

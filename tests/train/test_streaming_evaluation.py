@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from calibrated import write_calibration
 from labelled import write_jsonl
 from siren_command import siren
 from siren_runtime import Guard
+from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
 from siren_train.commands import evaluate
 from siren_train.data.rows import Columns
@@ -16,7 +18,8 @@ from siren_train.data.sources import parse_source
 from siren_train.data.streams import StreamRow, pieces_of, read_stream_rows
 from siren_train.measure.streaming_evaluation import measure_streaming
 from siren_train.measure.traces import Trace, trace_streams
-from tiny_bundle import make_bundle
+from tiny_bundle import HARM as LETTER
+from tiny_bundle import make_alarm, make_bundle
 
 CALM, HARM = "bread and water " * 4, "a weapon to hurt people "
 ROWS = [
@@ -93,6 +96,38 @@ def test_traces_are_the_scores_of_what_was_fed_so_far(tmp_path):
         for fed, score in zip(trace.characters, trace.scores, strict=True):
             expected = guard.score(prompt="Hi", response="one two three"[:fed]).score
             assert score == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture
+def of_spans(tmp_path):
+    """An alarm that a few letters of a text raise by their span, and not by the whole."""
+    bundle = make_alarm(tmp_path / "alarm", 8.0)
+    write_calibration(bundle, threshold=0.9, spans=[SpanThreshold(4, 0.9)])
+    return bundle
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_the_last_score_is_that_of_the_whole_text_with_spans_that_its_end_cuts(of_spans):
+    guard, response = Guard.load(of_spans), f"aaaa aaaa aaaa {LETTER * 3}"
+    (trace,) = trace_streams(
+        guard, [StreamRow("row", "data", "Hi", response, None)], 1, response_only=False
+    )
+    whole = guard.score(prompt="Hi", response=response)
+    assert trace.scores[-1] == pytest.approx(whole.risk, abs=1e-6)
+    assert whole.risk > whole.score
+
+
+def test_spans_raise_the_alarm_as_in_streams_by_default(of_spans, tmp_path):
+    row = {"response": f"aaaa aaaa {LETTER * 4} aaaa", "split": "test"}
+    data, output = write_jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "report"
+    done = siren("evaluate", of_spans, data, "--streaming", "-o", output)
+    assert done.exit_code == 0, done.output
+    found = json.loads((output / "streaming.json").read_text())
+    assert found["by_dataset"]["rows"]["false_alarms"] == 1.0
+    assert found["spans"] == [4]
+    assert "Spans of 4 tokens count too." in done.stdout
+    with Guard.load(of_spans, spans=False) as guard:
+        assert not guard.score(response=row["response"]).is_harmful
 
 
 def test_the_command_writes_table_and_plot(tmp_path):

@@ -19,7 +19,8 @@ from siren_train.measure.disguised import (
     DisguisedEvaluation,
     disguised_markdown,
 )
-from siren_train.measure.evaluate import Evaluation, Scores, evaluation_markdown, measure
+from siren_train.measure.evaluate import Evaluation, Scores, measure
+from siren_train.measure.evaluation_tables import evaluation_markdown
 from siren_train.measure.exit_evaluation import ExitEvaluation
 from siren_train.measure.metrics import binary_metrics
 from siren_train.measure.streaming_evaluation import (

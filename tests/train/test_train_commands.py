@@ -209,12 +209,20 @@ def test_a_store_says_how_many_rows_were_taken_of_each_data_set(
         ),
         (
             ["evaluate", "data.jsonl", "--streaming", "--long-text", "truncate"],
-            "--streaming has no --labels and --long-text",
+            "--streaming has no --labels, --long-text and --spans",
+        ),
+        (
+            ["evaluate", "data.jsonl", "--streaming", "--no-spans"],
+            "--streaming has no --labels, --long-text and --spans",
         ),
         (["evaluate", "data.jsonl", "--disguised", "--labels", "hate"], "have no --labels"),
         (
             ["evaluate", "data.jsonl", "--diluted", "9", "--long-text", "windows"],
             "without --long-text",
+        ),
+        (
+            ["evaluate", "data.jsonl", "--diluted", "9", "--spans"],
+            "without --long-text and --spans",
         ),
     ],
 )

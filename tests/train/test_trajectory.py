@@ -107,7 +107,7 @@ def test_a_guard_of_trajectories_is_measured_on_labelled_ones(trained, tmp_path)
     run = siren(*calibrate, "--threshold", "best", "--text", ",")
     assert run.exit_code == 1
     assert "--text ',': a column without a name" in run.stderr
-    for options in (("--diluted", "100"), ("--long-text", "windows")):
+    for options in (("--diluted", "100"), ("--long-text", "windows"), ("--no-spans",)):
         run = siren("evaluate", tmp_path / "bundle", data, *options)
         assert run.exit_code == 1
         assert "scores trajectories of agents" in run.stderr

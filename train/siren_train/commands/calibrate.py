@@ -79,7 +79,7 @@ def calibrate(
         str | None,
         typer.Option(
             help="The default threshold: best (macro-F1), fpr:RATE, precision:TARGET, "
-            "recall:TARGET or a number. Of a head of labels, each label's."
+            "recall:TARGET or a number. Of a head of labels, each label's; best is its F1."
         ),
     ] = None,
     tier: Annotated[
@@ -153,7 +153,8 @@ def calibrate(
             min=0.0,
             max=1.0,
             help="Threshold and smoothing of streams, by themselves: rows are responses, of which "
-            "most harmful ones are stopped in time while at most this share of the safe ones is.",
+            "most harmful ones are stopped in time while at most this share of the safe ones is. "
+            "Thresholds of spans move with it.",
         ),
     ] = None,
     pool: Annotated[

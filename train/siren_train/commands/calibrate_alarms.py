@@ -34,6 +34,9 @@ def calibrate_alarms(
 ) -> Decision:
     """Choose the threshold and smoothing of a head on the streams of a split, and write them.
 
+    Streams are as `Guard.load` opens them by default, so spans count where the head has thresholds
+    for them. These move with the head's.
+
     Args:
         rate: the share of safe streams that may raise an alarm.
         max_rows: of each data set, of each kind alike; None is all.
@@ -42,8 +45,8 @@ def calibrate_alarms(
         InputError: the data is unusable or has only one kind of stream, the head is one of labels,
             or the bundle has no streaming graph.
     """
-    from siren_train.measure.alarms import choose_smoothing, find_alarms
-    from siren_train.measure.calibrate import with_thresholds, write_decided
+    from siren_train.measure.alarms import alarming, choose_smoothing, find_alarms
+    from siren_train.measure.calibrate import write_decided
     from siren_train.measure.traces import Trace, trace_streams
 
     if not bundle.manifest.streams:
@@ -59,28 +62,30 @@ def calibrate_alarms(
     rows = sampled(read_stream_rows(sources, split, columns), max_rows)
     _check_kinds(rows, split)
     engines = open_engines(bundle, Request(threads=threads, streaming=True))
+    old = bundle.manifest.decision(head)
 
-    def traced(smoothing: int, bars: Bars) -> list[Trace]:
-        guard = _smoothed_guard(bundle, engines, head, smoothing)
+    def traced(smoothing: int, bars: Bars, *, spans: bool) -> list[Trace]:
+        guard = _smoothed_guard(bundle, engines, head, smoothing, spans=spans)
         response_only = pool == "response"
         traces = trace_streams(guard, rows, 1, response_only=response_only, progress=bars.update)
         return [trace.by(head) for trace in traces]
 
     with Bars() as bars:
-        traces = traced(1, bars)
+        traces = traced(1, bars, spans=False)
         smoothing = choose_smoothing(traces, rate)
     with Bars() as bars:
-        if smoothing > 1:
-            traces = traced(smoothing, bars)
+        if smoothing > 1 or old.spans:
+            traces = traced(smoothing, bars, spans=True)
     found = find_alarms(traces, rate, smoothing)
-    decision = _smoothed(bundle.manifest.decision(head), found.smoothing)
-    decision = with_thresholds(decision, found.threshold, None, None)
+    decision = alarming(bundle.manifest.heads[head], old, smoothing, found.threshold)
     manifest = write_decided(bundle.path, bundle.manifest, head, decision)
     write_lines(
         f"threshold: from {found.threshold:.4f}, scores averaged over {found.smoothing} tokens; "
         f"{found.coverage:.1%} of the harmful {split} streams stopped in time, "
         f"{found.false_alarms:.1%} of the safe ones stopped"
     )
+    for span in decision.spans:
+        write_lines(f"spans of {span.tokens} tokens: from {span.threshold:.10g}")  # may be near 1
     return manifest.decision(head)
 
 
@@ -93,13 +98,15 @@ def _check_kinds(rows: Sequence[StreamRow], split: str) -> None:
         )
 
 
-def _smoothed(decision: Decision, smoothing: int) -> Decision:
-    return msgspec.structs.replace(decision, smoothing=smoothing)
+def _smoothed_guard(
+    bundle: Bundle, engines: Engines, head: str, smoothing: int, *, spans: bool
+) -> Guard:
+    """The guard that the bundle would be if the head's scores were averaged so.
 
-
-def _smoothed_guard(bundle: Bundle, engines: Engines, head: str, smoothing: int) -> Guard:
-    """The guard that the bundle would be if the head's scores were averaged so."""
+    Args:
+        spans: whether they count, where the bundle has thresholds for them.
+    """
     manifest = bundle.manifest
-    decision = _smoothed(manifest.decision(head), smoothing)
+    decision = msgspec.structs.replace(manifest.decision(head), smoothing=smoothing)
     scorer = Scorer(replace(bundle, manifest=manifest.deciding(head, decision)), engines)
-    return Guard([scorer], limits=LLM_SIREN_LIMITS)
+    return Guard([scorer], limits=replace(LLM_SIREN_LIMITS, spans=None if spans else ()))

@@ -35,8 +35,9 @@ def print_decision(decision: Decision, scores: "Scores", split: str) -> None:
         for name, value, by in [("threshold", decides.threshold, rows), *tiers]:
             m = binary_metrics(by.harmful, by.scores, value)
             write_lines(
-                f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, recall "
-                f"{_share(m.recall)}, macro-F1 {m.macro_f1:.3f} on {m.rows} {split} rows"
+                f"{what}{name}: from {value:.4f}, precision {_share(m.precision)}, "
+                f"recall {_share(m.recall)}, macro-F1 {_share(m.macro_f1_of_both)} "
+                f"on {m.rows} {split} rows"
             )
 
 

@@ -17,7 +17,7 @@ from siren_train.measure.disguised import (
 )
 from siren_train.measure.evaluate import rows_of_split
 from siren_train.measure.reports import measured_by, write_report
-from siren_train.measure.stated import stated_thresholds
+from siren_train.measure.stated import stated_reading, stated_thresholds
 
 
 def evaluate_disguised(
@@ -59,6 +59,7 @@ def evaluate_disguised(
         results=results,
         max_rows=max_rows,
         each_label=stated.each_label,
+        **vars(stated_reading(guard)),
     )
     markdown = disguised_markdown(evaluation)
     write_lines(markdown)

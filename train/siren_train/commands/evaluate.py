@@ -40,6 +40,8 @@ siren evaluate my-guard prompts.jsonl --disguised
 
 siren evaluate my-guard --benchmark siren -o evaluation
 
+siren evaluate my-guard data/*.jsonl --head jailbreak -o evaluation
+
 siren evaluate my-agent-guard runs.jsonl -o evaluation
 """
 
@@ -62,13 +64,24 @@ def evaluate(
         list[str] | None,
         typer.Option("--with", help="A further bundle, whose scores are averaged in; repeatable."),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the head whose scores, verdicts and classes are measured; default: the "
+            "first. Labels of all heads are measured either way."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which rows to score.")] = "test",
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Harmful from this score; default: the bundle's."),
     ] = None,
     by: Annotated[
-        Literal["dataset", "category"], typer.Option(help="How finely to report.")
+        Literal["dataset", "category"],
+        typer.Option(
+            help="How finely to report. category: of each category, and of what several of them "
+            "have before a colon, such as the language of fr: question and fr: insult."
+        ),
     ] = "dataset",
     streaming: Annotated[
         bool,
@@ -125,6 +138,14 @@ def evaluate(
             "read by default."
         ),
     ] = None,
+    spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--spans/--no-spans",
+            help="Let spans flag rows too, as guards do by default where siren calibrate --spans "
+            "set thresholds; default: the whole text alone does, as the SIREN paper measures.",
+        ),
+    ] = None,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,9 +174,9 @@ def evaluate(
 
     The Markdown report goes to standard output; --output keeps it with JSON and plots.
 
-    --streaming feeds each `response`, after its `prompt`, as it would arrive. harm_start and
-    harm_end are characters of the response; a row without them is safe, or harmful throughout
-    where its label is.
+    --streaming feeds each `response`, after its `prompt`, as it would arrive, and counts spans
+    where the guard has thresholds for them. harm_start and harm_end are characters of the response;
+    a row without them is safe, or harmful throughout where its label is.
 
     --benchmark reads public data sets as the SIREN paper's code does and shows the paper's figures
     beside; siren is its seven. qwen3guard-streams and what it is made of are streamed. What was
@@ -164,8 +185,8 @@ def evaluate(
     A guard of trajectories reads rows with messages, tools and a label, as siren extract does.
 
     Where a head has labels, they are those that the category column names, joined by + or in a
-    list, and each is measured; so is each of more than two classes. Where the first head has some,
-    rows are flagged by each label's threshold.
+    list, and each is measured; so is each of more than two classes of the head that is measured.
+    Where that has labels, rows are flagged by each label's threshold.
     """
     benchmarks = _benchmarks(data, benchmark, downloads)
     streaming = streaming or any(one.streams for one in benchmarks)
@@ -177,10 +198,12 @@ def evaluate(
         one_bundle=not ensemble,
         by_category=by == "category",
         streaming=streaming,
+        head=head,
         threshold=threshold,
         false_alarms=false_alarms,
         labels=labels,
         long_text=long_text,
+        spans=spans,
     )
     sources = [
         *(parse_source(argument) for argument in data or []),
@@ -207,8 +230,10 @@ def evaluate(
     if streaming:
         from .streaming import evaluate_streaming
 
-        folder = options.bundle_folder(bundle)  # scores are ranked, so they are of one depth
-        guard = Guard.load(folder, threads=threads, streaming=True, exits=False, **AS_LLM_SIREN)
+        folder = options.bundle_folder(bundle)
+        # Scores are ranked, so they are of one depth; spans count as in streams by default.
+        opened = {**AS_LLM_SIREN, "spans": None, "exits": False}
+        guard = Guard.load(folder, threads=threads, streaming=True, **opened)
         if len(guard.manifests) > 1:
             raise InputError(f"{bundle}: is an ensemble, and --streaming takes one bundle")
         if guard.manifests[0].is_trajectory:
@@ -228,13 +253,16 @@ def evaluate(
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
     # Every row counts, whatever it holds.
-    read = {**AS_LLM_SIREN, "long_text": long_text or "truncate"}
+    read = {**AS_LLM_SIREN, "long_text": long_text or "truncate", "spans": bool(spans)}
     load = partial(Guard.load, folders if ensemble else folders[0], threads=threads, **read)
     guard = load(exits=not rewritten)  # where scores are ranked they are of one depth
     trajectories = guard.manifests[0].is_trajectory
-    if trajectories and (benchmarks or rewritten or text or labels or long_text):
+    asked = text or labels or long_text or spans is not None
+    if trajectories and (benchmarks or rewritten or asked):
         raise _scores_trajectories(bundle)
-    own = options.labels(guard.manifests[0])
+    if head not in (None, *guard.heads):
+        raise InputError(f"{bundle}: has no head {head!r}; it has {', '.join(guard.heads)}")
+    own = options.labels(guard.manifests[0], guard.heads.index(head or guard.heads[0]))
     columns = columns_of(bundle_classes=own, labels=labels, trajectories=trajectories)
     options.check_labels(columns.labels, guard.manifests[0].heads.values())
     if diluted:
@@ -249,8 +277,9 @@ def evaluate(
         from .texts import evaluate_texts
 
         of_data = bundles, sources, columns
+        finely = by == "category"
         evaluate_texts(
-            guard, load, *of_data, by_category=by == "category", benchmarks=benchmarks, **how
+            guard, load, *of_data, head=head, by_category=finely, benchmarks=benchmarks, **how
         )
 
 
@@ -274,10 +303,12 @@ def _check_options(
     one_bundle: bool,
     by_category: bool,
     streaming: bool,
+    head: str | None,
     threshold: float | None,
     false_alarms: float | None,
     labels: str,
     long_text: LongText | None,
+    spans: bool | None,
 ) -> None:
     """Refuse options that would be left unread, and an output that is no folder.
 
@@ -292,12 +323,18 @@ def _check_options(
         raise typer.BadParameter("--streaming takes one bundle, and reports by data set")
     if rewritten and (streaming or by_category):
         raise typer.BadParameter(f"{rewritten[0]} reports by data set, of whole texts")
-    if streaming and (labels or long_text):
-        raise typer.BadParameter("--streaming has no --labels and --long-text")
-    if rewritten and (labels or (long_text and "--diluted" in rewritten)):
+    read = long_text or spans is not None
+    if streaming and (labels or read):
+        raise typer.BadParameter("--streaming has no --labels, --long-text and --spans")
+    if rewritten and (labels or (read and "--diluted" in rewritten)):
         raise typer.BadParameter(
-            "--diluted and --disguised have no --labels, and --diluted reads long texts in each "
-            "way, without --long-text"
+            "--diluted and --disguised have no --labels, and --diluted reads texts in each way, "
+            "without --long-text and --spans"
+        )
+    if head and (streaming or rewritten or threshold is not None):
+        raise typer.BadParameter(
+            "--head is measured on texts as they are, at its own thresholds; --streaming measures "
+            "every head"
         )
     if len(rewritten) > 1:
         raise typer.BadParameter("--diluted and --disguised are measured one by one")

@@ -8,6 +8,7 @@ import typer
 
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.shipped import shipped_bundle
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
 from siren_runtime.text.reading import DEFAULT_MAX_BYTES
@@ -82,16 +83,17 @@ BundleClasses = Annotated[
 
 
 def bundle_folder(name: str) -> str:
-    """Return what Guard.load takes: a shipped guard's name stands for its bundle."""
-    from siren_export.sources.recipes import find_recipe
-
-    recipe = find_recipe(name)
-    return str(recipe.bundle) if recipe else name
+    """Return what Guard.load takes: a shipped guard's name stands for its bundle, as there."""
+    return str(shipped_bundle(name) or name)
 
 
-def labels(manifest: Manifest) -> Sequence[str]:
-    """Return the names of the classes that a bundle tells apart; one of labels tells harm."""
-    head = manifest.head
+def labels(manifest: Manifest, place: int = 0) -> Sequence[str]:
+    """Return the names of the classes that a bundle's head tells apart; one of labels tells harm.
+
+    Args:
+        place: of the head among the bundle's.
+    """
+    head = [*manifest.heads.values()][place]
     return (head.labels if head.activation == "softmax" else ()) or Columns().classes
 
 

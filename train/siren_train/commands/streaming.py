@@ -92,6 +92,7 @@ def evaluate_streaming(
         heads=_by_head(guard, traces, decides) if further or false_alarms is not None else {},
         max_rows=max_rows,
         each_label=decides[primary].each_label,
+        spans=[*guard.judge.span_sizes],
     )
     markdown = streaming_markdown(evaluation)
     write_lines(markdown)

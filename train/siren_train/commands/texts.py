@@ -13,11 +13,12 @@ from siren_runtime.commands.console import report, write_lines
 from siren_train.data.benchmarks import Benchmark, paper_figures
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
-from siren_train.measure.evaluate import evaluation_markdown, measure, score_rows
+from siren_train.measure.evaluate import measure, score_rows, tokens_read
+from siren_train.measure.evaluation_tables import evaluation_markdown
 from siren_train.measure.exit_evaluation import measure_exits
 from siren_train.measure.plots import plot_evaluation
 from siren_train.measure.reports import measured_by, write_report
-from siren_train.measure.stated import label_thresholds, stated_thresholds
+from siren_train.measure.stated import label_thresholds, stated_reading, stated_thresholds
 
 from .labels_shown import say_unnamed
 
@@ -30,6 +31,7 @@ def evaluate_texts(
     columns: Columns,
     *,
     split: str,
+    head: str | None,
     threshold: float | None,
     by_category: bool,
     benchmarks: Sequence[Benchmark],
@@ -38,11 +40,14 @@ def evaluate_texts(
 ) -> None:
     """Score the rows of a split, print the tables, and write the report.
 
-    Where exits decide on some, the rows are scored without them too, and ranked by that.
+    Where exits decide on some, the rows are scored without them too, and ranked by that. Long texts
+    and spans are read as the guard was loaded for.
 
     Args:
         load: opens the guard anew, with options of `Guard.load`.
-        threshold: None takes the guard's, of rows with a response that of responses.
+        head: the name of the one that is measured; None is the first.
+        threshold: of the first; None takes each head's own, of rows with a response that of
+            responses.
         benchmarks: those that are among the data sets.
         max_rows: of a data set; None takes all.
         output: a folder for JSON, tables and plots; None writes nothing.
@@ -54,15 +59,19 @@ def evaluate_texts(
         "bundles": bundles,
         "sources": [source.name for source in sources],
         "split": split,
-        **vars(stated_thresholds(guard, threshold)),
+        "head": head,
+        **vars(stated_thresholds(guard, threshold, head)),
     }
+    reading = stated_reading(guard)
     score = partial(
         score_rows,
         sources=sources,
         columns=columns,
         split=split,
+        head=head,
         threshold=threshold,
         max_rows=max_rows,
+        spans=reading.spans,
     )
     exits = None
     with Bars() as bars:
@@ -72,8 +81,9 @@ def evaluate_texts(
             guard = load(exits=False)
             whole = score(guard, progress=bars.update)
             blocks, changed = guard.manifest.backbone.blocks_kept, scores.flagged != whole.flagged
-            by_dataset = {n: m.macro_f1 for n, m in measure(whole, **about).by_dataset.items()}
-            exits = measure_exits(scores.exits, scores.tokens, changed, blocks, by_dataset)
+            by_dataset = {n: m.counted for n, m in measure(whole, **about).by_dataset.items()}
+            read = tokens_read(scores, guard)
+            exits = measure_exits(scores.exits, read, changed, blocks, by_dataset)
             scores = scores.ranked_as(whole)
     labels = label_thresholds(guard, threshold)
     say_unnamed(scores, labels)
@@ -85,6 +95,7 @@ def evaluate_texts(
         max_rows=max_rows,
         paper=paper_figures(measured),
         notes={one.name: one.note for one in measured if one.note},
+        **vars(reading),
     )
     markdown = evaluation_markdown(evaluation)
     write_lines(markdown)

@@ -1,12 +1,16 @@
 """The columns of one row: what must be there, and what may be."""
 
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
 from reprlib import repr as shorten
 from typing import Any
 
 from siren_runtime.errors import InputError
 
 Fields = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 def required(fields: Fields, name: str, origin: str = "", of: str = "") -> Any:
@@ -65,6 +69,40 @@ def names_in(fields: Fields, name: str, origin: str) -> list[str]:
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return [_in_one_line(one) for one in value if one.strip()]
     return [name_in(fields, name, origin, "a string, or a list of strings")]
+
+
+def text_beside(fields: Fields, known: Collection[str]) -> str:
+    """Return the first column that holds several words and is not one of those that are known.
+
+    It is empty where there is none.
+    """
+    return next(
+        (
+            name
+            for name, value in fields.items()
+            if name not in known and isinstance(value, str) and len(value.split()) > 1
+        ),
+        "",
+    )
+
+
+def warn_of_lone_responses(location: str, rows: Counter[str]) -> None:
+    """Say in the log that rows of a source have text beside a response without a prompt.
+
+    Args:
+        rows: how many there are by what `text_beside` says of each; of "" none is counted.
+    """
+    found = {name: count for name, count in rows.items() if name}
+    if found:
+        name = next(iter(found))
+        _log.warning(
+            "%s: of %s rows the response is read alone: they have no prompt, and the text in "
+            "column %r is not read; where it is the prompt, give --text %s,response",
+            location,
+            f"{sum(found.values()):,}",
+            name,
+            name,
+        )
 
 
 def _in_one_line(text: str) -> str:

@@ -36,14 +36,16 @@ class MostRows:
 
 
 ALL_ROWS = MostRows()
-LEFT_OUT: Final = "{:,} train rows are left out, since their text stands in another split too"
+LEFT_OUT: Final = "{:,} rows are left out, since their text stands in a split that measures it too"
+_FITTED: Final = (TRAIN, "validation")  # heads are fitted on rows of both; the later measures too
 
 
 class Reading:
     """Rows that are the same in every pass.
 
     A train row whose text stands in another split too, in letters of any case and in any Unicode
-    form, with any white space, is left out: what is measured on the other would be known.
+    form, with any white space, is left out: what is measured on the other would be known. So is a
+    validation row whose text stands in a third split, since heads are fitted on it as well.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class Reading:
         self.sources, self.columns = sources, columns
         self._splits, self._copies = splits, copies
         self._taken: set[int] | None = None  # places among the rows of the splits
-        self._left_out = _measured_elsewhere(read_all(sources, columns))  # places among all rows
+        elsewhere = _measured_elsewhere(read_all(sources, columns), splits)
+        self._left_out = elsewhere  # places among all rows
         if most_rows != ALL_ROWS:
             self._taken = at_most(self._of_splits(), most_rows)
         found = {(row.split, row.dataset) for row in self._originals()}
@@ -81,7 +84,7 @@ class Reading:
 
     @property
     def left_out(self) -> int:
-        """How many train rows are left out since their text stands in another split too."""
+        """How many rows are left out since their text stands in a split that measures it too."""
         return len(self._left_out)
 
     def rows(self) -> Iterator[Row]:
@@ -141,18 +144,19 @@ def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> Non
             raise InputError(f"{what} {name!r}; there are {', '.join(sorted(found))}")
 
 
-def _measured_elsewhere(rows: Iterable[Row]) -> set[int]:
-    """The places of train rows whose text stands in another split too.
+def _measured_elsewhere(rows: Iterable[Row], splits: Collection[str]) -> set[int]:
+    """The places of train rows whose text stands in another split too, and of validation rows whose
+    text stands in a third, as far as they are of `splits`.
 
     Texts are compared by their compatibility form (NFKC), in which an accent is of its letter.
     """
-    trained, measured = list[tuple[int, int]](), set[int]()
+    fitted, measured = list[tuple[int, int, int]](), dict[int, int]()
     for place, row in enumerate(rows):
         likeness = text_hash(" ".join(normalize("NFKC", row.text).casefold().split()))
         if not row.text:
             continue  # it says nothing
-        if row.split == TRAIN:
-            trained.append((place, likeness))
-        else:
-            measured.add(likeness)
-    return {place for place, likeness in trained if likeness in measured}
+        rank = _FITTED.index(row.split) if row.split in _FITTED else len(_FITTED)
+        measured[likeness] = max(rank, measured.get(likeness, 0))
+        if rank < len(_FITTED) and (not splits or row.split in splits):
+            fitted.append((place, likeness, rank))
+    return {place for place, likeness, rank in fitted if measured[likeness] > rank}

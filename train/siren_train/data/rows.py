@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,15 @@ from siren_runtime.text.reading import DEFAULT_MAX_BYTES
 from siren_runtime.text.rules import JOINER, clean, one_text
 from siren_runtime.text.trajectory import Trajectory, chat_messages, trajectory_of
 
-from .fields import Fields, name_in, names_in, required, required_string
+from .fields import (
+    Fields,
+    name_in,
+    names_in,
+    required,
+    required_string,
+    text_beside,
+    warn_of_lone_responses,
+)
 from .readers import read_fields
 from .sources import SPLIT_NAME, Source
 
@@ -79,6 +88,15 @@ class Columns:
             if any(fnmatchcase(part, pattern) for part in parts for pattern in patterns)
         )
 
+    def beside_response(self, fields: Fields) -> str:
+        """The column of text that a row has beside a response, where it has no prompt and `text`
+        does not say which to read; else "".
+        """
+        if self.text or not fields.get("response") or fields.get("prompt"):
+            return ""
+        known = "response", self.label, self.split, self.id, self.category, self.source
+        return text_beside(fields, known)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -104,6 +122,7 @@ class Row:
             it that is not a copy.
         skipped: characters at the beginning of `text` that a copy stands behind: its features are
             of the rest, read as a span.
+        unread: the column of text beside a response without a prompt, which is read alone.
     """
 
     origin: str
@@ -121,6 +140,7 @@ class Row:
     target: float | None = None
     is_copy: bool = False
     skipped: int = 0
+    unread: str = ""
 
     @property
     def given(self) -> Text:
@@ -179,12 +199,15 @@ def read_all(sources: Sequence[Source], columns: Columns) -> Iterator[Row]:
     counts: dict[str, list[int]] = {}
     names: dict[str, dict[str, None]] = {}  # of the sources of each split, in order
     for source in sources:
+        unread = Counter[str]()
         for row in read_rows(source, columns):
+            unread[row.unread] += 1
             if row.id is not None:
                 ids.setdefault(row.dataset, array("Q")).append(text_hash(row.id))
             counts.setdefault(row.split, [0] * len(columns.classes))[row.label] += 1
             names.setdefault(row.split, {})[source.location] = None
             yield row
+        warn_of_lone_responses(source.location, unread)
     if not counts:
         raise InputError(f"{', '.join(source.location for source in sources)}: no rows")
     for dataset, hashes in ids.items():
@@ -240,6 +263,7 @@ def _parse(origin: str, source: Source, split: str | None, fields: Fields, colum
         )
     trajectory = _trajectory(fields, origin) if columns.trajectories else None
     target = _target(fields, origin) if columns.prefixes else None
+    has_response = trajectory is None and _has_response(fields, columns)
     identity = fields.get(columns.id)
     category = SEPARATOR.join(names_in(fields, columns.category, origin))
     return Row(
@@ -253,11 +277,12 @@ def _parse(origin: str, source: Source, split: str | None, fields: Fields, colum
         category=category,
         id=None if identity in (None, "") or identity != identity else str(identity),
         source=name_in(fields, columns.source, origin),
-        has_response=trajectory is None and _has_response(fields, columns),
+        has_response=has_response,
         labels=columns.labels_of(category),
         turns=_turns(fields, columns) if trajectory is None else (),
         trajectory=trajectory,
         target=target,
+        unread=columns.beside_response(fields) if has_response else "",
     )
 
 

@@ -5,6 +5,7 @@ unless the source names one. The span counts characters of the response, and its
 it. A row without a span is safe throughout, or where its `label` is class 1, harmful throughout.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from typing import Any
 
 from siren_runtime.errors import InputError
 
+from .fields import warn_of_lone_responses
 from .readers import read_fields
 from .rows import Columns, bounded, label_of
 from .sources import Source
@@ -63,11 +65,14 @@ def read_stream_rows(sources: Sequence[Source], split: str, columns: Columns) ->
     rows: list[StreamRow] = []
     found: set[str] = set()
     for source in sources:
+        unread = Counter[str]()
         for origin, own_split, fields in read_fields(source):
             name = source.split or own_split or _text(fields, columns.split, origin)
             found.add(name)
             if name == split:
                 rows.append(_parse(origin, source.dataset, fields, columns))
+                unread[columns.beside_response(fields)] += 1
+        warn_of_lone_responses(source.location, unread)
     if not rows:
         raise InputError(
             f"no rows of the {split!r} split in {', '.join(s.location for s in sources)}; "

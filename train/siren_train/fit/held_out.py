@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from siren_export.heads.selected import LayerSelection
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
-from siren_train.measure.metrics import macro_f1
+from siren_train.measure.metrics import dataset_macro_f1
 from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet, IntArray
 from siren_train.store.store import FeatureStore
@@ -80,7 +80,7 @@ def measure_held_out(
 ) -> list[HeldOut]:
     """Fit a head without each source and without each data set in turn, and one with all.
 
-    The channels are those that were selected with all rows.
+    The channels are those that were selected with all rows, also those that are left out.
 
     Args:
         validation: without copies; its data sets are measured.
@@ -118,7 +118,7 @@ def measure_held_out(
                 validation.names[dataset],
                 int(rows.sum()),
                 len(np.unique(sources[rows])),
-                *(macro_f1(labels, predicted[rows]) for predicted in (trained, unseen, alone)),
+                *(dataset_macro_f1(labels, of[rows]) for of in (trained, unseen, alone)),
             )
         )
     return results
@@ -140,7 +140,8 @@ def held_out_markdown(results: Sequence[HeldOut]) -> str:
         "",
         "Macro-F1 on the validation rows of one MLP fitted on train rows: on all; each row by one "
         "that saw none of its source, in any data set; and on all but the data set that is "
-        "measured.",
+        "measured. Which channels they read, and what each layer weighs, was chosen once by all "
+        "train and validation rows, so what is left out still had a part in that.",
         "",
         *markdown_table(header, rows, left=1),
         "",

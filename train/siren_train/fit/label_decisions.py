@@ -4,7 +4,8 @@ import numpy as np
 
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.progress import Progress
-from siren_train.measure.calibrate import FITTING_TEMPERATURE, best_threshold, fit_temperature
+from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature
+from siren_train.measure.calibrate_labels import best_label_threshold
 from siren_train.measure.evaluate import Scores
 from siren_train.store.features import DoubleArray
 
@@ -15,7 +16,7 @@ def decide_labels(
     setup: CrossValidation, choice: Choice, members: int, progress: Progress
 ) -> list[LabelDecision]:
     """Return how a head decides on each label: a temperature by which its probabilities are honest,
-    and the threshold of the best macro-F1, both on rows that a head of the choice did not see.
+    and the threshold of its best F1, both on rows that a head of the choice did not see.
 
     Args:
         members: of each fold's head, as the final one will have.
@@ -31,7 +32,7 @@ def decide_labels(
     decisions = []
     for label, name in enumerate(features.classes):
         temperature = fit_temperature(scores(label, FITTING_TEMPERATURE))
-        threshold = best_threshold(scores(label, temperature))
+        threshold = best_label_threshold(scores(label, temperature))
         decisions.append(LabelDecision(name, threshold, temperature))
     return decisions
 

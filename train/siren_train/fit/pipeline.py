@@ -73,6 +73,10 @@ def train(
     """
     train_rows, validation = load_splits(stores, settings, noise)
     everything = FeatureSet.concatenate(train_rows, validation)
+    if len(stores) > 1:  # whose rows were joined in memory, which is not to hold them twice
+        pooled, count = everything.pooled, train_rows.rows
+        train_rows = replace(train_rows, pooled=pooled[:count])
+        validation = replace(validation, pooled=pooled[count:])
     measured = np.unique(validation.without_copies().datasets)
     folds = make_folds(everything, FOLDS, settings.seed, measured)
     check_folds(folds, train_rows, validation, stores[0].folder)

@@ -83,6 +83,7 @@ def train(
         layers=layers,
         max_length=manifest.max_length,
         threshold=settings.threshold,
+        trained_on=manifest.generator,
     )
     matched = _matched(train_rows, validation, layers, reports[-1].parameters, settings.seed)
     text = _markdown(reports, order_costs(head.spec), matched)

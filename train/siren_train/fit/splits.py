@@ -38,19 +38,22 @@ def load_splits(
         raise InputError(
             f"{store.folder}: max_layer is {settings.max_layer}; the backbone has {layers} layers"
         )
+    depth = settings.max_layer or layers
     train_rows, validation = (
         reduce(
             FeatureSet.with_copies,
-            (each.features(split, settings.pooling, settings.head) for each in stores),
+            (
+                each.features(split, settings.pooling, settings.head).first_layers(depth)
+                for each in stores
+            ),
         )
         for split in ("train", "validation")
     )
-    depth = settings.max_layer or layers
     if noise is not None:
         _check_depth(noise, depth)
         differences = read_noise(store, noise, settings.pooling)
-        train_rows = replace(train_rows, noise=differences)
-    return train_rows.first_layers(depth), validation.first_layers(depth)
+        train_rows = replace(train_rows, noise=differences[:, :depth])
+    return train_rows, validation
 
 
 def _check_depth(noise: FeatureStore, depth: int) -> None:
@@ -64,7 +67,7 @@ def _check_depth(noise: FeatureStore, depth: int) -> None:
 def _check_same_rows(first: FeatureStore, other: FeatureStore) -> None:
     for field in first.manifest.__struct_fields__:
         expected, found = getattr(first.manifest, field), getattr(other.manifest, field)
-        if field not in ("precision", "dtype") and found != expected:
+        if field not in ("precision", "dtype", "engines") and found != expected:
             raise InputError(
                 f"{other.folder}: stores that a head is trained on together hold the same rows, "
                 f"but {field} is {found!r} here and {expected!r} in {first.folder}"

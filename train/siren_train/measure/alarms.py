@@ -3,9 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
-from .calibrate import false_positive_threshold
+from siren_runtime.bundle.heads import Decision, HeadSpec
+from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_runtime.scoring.verdict import HeadJudge
+
+from .calibrate import false_positive_threshold, with_spans, with_thresholds
 from .evaluate import Scores
 from .traces import Trace
 
@@ -55,13 +60,29 @@ def find_alarms(traces: Sequence[Trace], rate: float, smoothing: int = 1) -> Ala
     return Alarms(threshold, smoothing, float(np.mean(timely)), float(np.mean(false)))
 
 
+def alarming(spec: HeadSpec, old: Decision, smoothing: int, threshold: float) -> Decision:
+    """How a head decides whose streams raise the alarm from the risk `threshold` on.
+
+    Their spans keep the risks that they have, so thresholds of spans move with that of texts.
+
+    Args:
+        old: by which the streams were traced, as texts with a response.
+    """
+    head = HeadJudge.of(spec, old).of_text(has_response=True)
+    spans = [
+        SpanThreshold(size, head.harmful_from(own, threshold)) for size, own in head.spans.items()
+    ]
+    smoothed_so = msgspec.structs.replace(old, smoothing=smoothing)
+    return with_spans(with_thresholds(smoothed_so, threshold, None, None), spans, None)
+
+
 def choose_smoothing(traces: Sequence[Trace], rate: float) -> int:
     """Return the smoothing of the best coverage, the least of equally good ones.
 
     The tokens of a piece count as if all had the score of the last.
 
     Args:
-        traces: not smoothed.
+        traces: not smoothed, and without spans, which are not averaged.
     """
     found = [
         find_alarms([smoothed(trace, tokens) for trace in traces], rate, tokens)

@@ -6,8 +6,9 @@ from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import InputError
 
-from .calibrate import find_threshold, fit_temperature, rescaled, stated_threshold
+from .calibrate import find_threshold, fit_temperature, highest, rescaled, stated_threshold
 from .evaluate import Scores
+from .metrics import harm_f1
 
 
 def labels_of(manifest: Manifest, head: str) -> list[LabelDecision]:
@@ -51,7 +52,8 @@ def fit_label_temperatures(scores: Scores, head: str) -> dict[str, float]:
 
 
 def find_label_thresholds(scores: Scores, head: str, rule: str) -> dict[str, float]:
-    """The threshold that a rule asks for of each label, by the rows that are of it and the rest.
+    """The threshold that a rule asks for of each label, by the rows that are of it and the rest;
+    the best is that of `best_label_threshold`.
 
     Raises:
         InputError: as `find_threshold`; or no row is of a label, so that none can be chosen.
@@ -60,8 +62,16 @@ def find_label_thresholds(scores: Scores, head: str, rule: str) -> dict[str, flo
     for name, of_label in scores_of_labels(scores, head).items():
         if not of_label.harmful.any() and stated_threshold(rule) is None:
             raise InputError(f"no row is of the label {name!r}, so there is nothing to choose by")
-        found[name] = find_threshold(of_label, rule)
+        best = rule == "best"
+        found[name] = best_label_threshold(of_label) if best else find_threshold(of_label, rule)
     return found
+
+
+def best_label_threshold(scores: Scores) -> float:
+    """Return the threshold of a label's best F1 over all rows, as reports have it. Over data sets
+    it has no mean: of most of them no row is of the label, and there nothing can be found.
+    """
+    return highest(scores, lambda found: harm_f1(scores.harmful, found))
 
 
 def recalibrated(

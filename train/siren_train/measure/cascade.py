@@ -22,7 +22,7 @@ from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
 from .evaluate import rows_of_split
-from .exit_bounds import Bounds, ExitScores
+from .exit_bounds import MOST_EXITS, Bounds, ExitScores
 from .guard_json import write_manifest
 
 
@@ -38,20 +38,27 @@ def score_exits(
     """Score the rows of a split by the whole guard and by each exit, in one pass.
 
     Raises:
-        InputError: the bundle has no exits, or the data is unusable or has no row of that split.
+        InputError: the bundle has no exits or more than `MOST_EXITS`, or the data is unusable or
+            has no row of that split.
         BackendError: a score is not finite.
     """
-    if bundle.manifest.cascade is None:
+    cascade = bundle.manifest.cascade
+    if cascade is None:
         raise InputError(
             f"{bundle.path}: the bundle has no exits; make some with siren train --exits and "
             "siren export --exits"
+        )
+    if len(cascade.exits) > MOST_EXITS:
+        raise InputError(
+            f"{bundle.path}: bounds are chosen for {MOST_EXITS} exits at most, found "
+            f"{len(cascade.exits)}; export fewer (siren export --exits)"
         )
     chosen = rows_of_split(sources, columns, split, max_rows)
     threads = None if threads is None else usable_threads(threads)
     backend = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True, threads=threads)
     scorer = Scorer(bundle, Engines(backend))
     texts = [_ids(scorer, row) for row in chosen]
-    scores = np.zeros((len(texts), 1 + len(bundle.manifest.cascade.exits)))
+    scores = np.zeros((len(texts), 1 + len(cascade.exits)))
     lengths, done = [len(ids) for ids in texts], 0
     tell = by_length(progress, "scoring", sorted(lengths))  # as batches are
     tell(0)

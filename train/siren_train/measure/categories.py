@@ -58,16 +58,12 @@ class CategoryEvaluation(msgspec.Struct, frozen=True):
     by_category: dict[str, BinaryMetrics]
 
 
-def heads_of_categories(guard: Guard) -> list[str]:
-    """The names of a guard's heads whose categories rows can tell: labels, or the primary head's
-    classes, which are those of the label column.
+def heads_of_categories(guard: Guard, measured: str) -> list[str]:
+    """The names of a guard's heads whose categories rows can tell: labels, or the classes of the
+    head that is measured, which are those of the label column.
     """
     own = zip(guard.heads, guard.manifests[0].heads.values(), strict=True)
-    return [
-        name
-        for name, spec in own
-        if spec.categories and (spec.has_labels or name == guard.heads[0])
-    ]
+    return [name for name, spec in own if spec.categories and (spec.has_labels or name == measured)]
 
 
 def category_scores(

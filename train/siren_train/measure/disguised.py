@@ -10,13 +10,14 @@ import numpy as np
 from siren_runtime import Guard
 from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.scoring.result import ScoreResult
+from siren_runtime.text.reading import LongText
 from siren_runtime.text.rules import clean
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Row
 
 from .evaluate import chunks, judged, most_tokens
 from .metrics import BinaryMetrics, binary_metrics
-from .stated import told
+from .stated import read_told, told
 from .table import markdown_table
 
 AS_WRITTEN = "as written"
@@ -28,6 +29,7 @@ class DisguisedEvaluation(msgspec.Struct, frozen=True):
     Attributes:
         threshold, each_label: as `Stated` has them.
         results: metrics by data set, and then by disguise, the texts as they were written first.
+        long_text, spans: as `StatedReading` has them.
     """
 
     bundles: list[str]
@@ -37,6 +39,8 @@ class DisguisedEvaluation(msgspec.Struct, frozen=True):
     results: dict[str, dict[str, BinaryMetrics]]
     max_rows: int | None = None
     each_label: bool = False
+    long_text: LongText | None = None
+    spans: list[int] = msgspec.field(default_factory=list)
 
 
 def disguised_row(row: Row, kind: str) -> Row:
@@ -88,7 +92,8 @@ def disguised_markdown(evaluation: DisguisedEvaluation) -> str:
     sampled = f", at most {evaluation.max_rows} of a data set" if evaluation.max_rows else ""
     rows = []
     for dataset, by_kind in results.items():
-        scores = [f"{by_kind[kind].macro_f1:.3f}" for kind in kinds]
+        found = [by_kind[kind].macro_f1_of_both for kind in kinds]
+        scores = ["-" if macro_f1 is None else f"{macro_f1:.3f}" for macro_f1 in found]
         rows.append([dataset, str(by_kind[AS_WRITTEN].rows), *scores])
     mixed = [m for m in results.values() if 0 < m[AS_WRITTEN].harmful < m[AS_WRITTEN].rows]
     for title, name in (
@@ -106,7 +111,8 @@ def disguised_markdown(evaluation: DisguisedEvaluation) -> str:
         f"# Rows of the {evaluation.split} split in disguise",
         "",
         f"Guard: {' + '.join(evaluation.bundles)}; "
-        f"{told(evaluation.threshold, each_label=evaluation.each_label)}{sampled}. "
+        f"{told(evaluation.threshold, each_label=evaluation.each_label)}{sampled}"
+        f"{read_told(evaluation.long_text, evaluation.spans)}. "
         "Macro-F1 of each data set, and means over those with rows of both labels.",
         "",
         *markdown_table(("data set", "rows", *kinds), rows),

@@ -1,5 +1,6 @@
 """Score labelled text with a guard, and measure the scores."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +15,7 @@ from siren_runtime.backends.verdicts import HeadScore, SpanScore
 from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
-from siren_train.data.benchmarks import PAPER
+from siren_runtime.text.reading import LongText
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
@@ -22,15 +23,12 @@ from siren_train.data.sources import Source
 from .categories import (
     CategoryEvaluation,
     CategoryScores,
-    categories_markdown,
     category_scores,
     heads_of_categories,
     measure_categories,
 )
-from .exit_evaluation import ExitEvaluation, exits_markdown
+from .exit_evaluation import ExitEvaluation
 from .metrics import BinaryMetrics, binary_metrics
-from .stated import told
-from .table import markdown_table
 
 T = TypeVar("T")
 
@@ -97,15 +95,18 @@ class Evaluation(msgspec.Struct, frozen=True):
     Attributes:
         bundles: what was scored with; several are an ensemble.
         sources: names of the sources of the rows.
-        mean_macro_f1: over data sets, each counting the same.
+        mean_macro_f1: over data sets, each counting the same, as `BinaryMetrics.counted`.
         by_category: of each data set, if asked for.
+        by_group: likewise, where several categories of a data set are of one group, `group_of`.
         heads: of each head that has labels, or more than two classes.
         exits: of a guard whose exits decide.
         max_rows: of each data set, of each class alike; None where all rows were scored.
         paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
             then by data set.
+        head: whose scores and verdicts these are; None is the first.
         notes: by data set, what a reader of its figures must know.
         threshold, response_threshold, each_label: as `Stated` has them.
+        long_text, spans: as `StatedReading` has them; files from before these were kept have none.
     """
 
     bundles: list[str]
@@ -122,6 +123,10 @@ class Evaluation(msgspec.Struct, frozen=True):
     notes: dict[str, str] = msgspec.field(default_factory=dict)
     response_threshold: float | None = None
     each_label: bool = False
+    head: str | None = None
+    long_text: LongText | None = None
+    spans: list[int] = msgspec.field(default_factory=list)
+    by_group: dict[str, dict[str, BinaryMetrics]] = msgspec.field(default_factory=dict)
 
 
 def score_rows(
@@ -139,10 +144,11 @@ def score_rows(
     """Score the rows of a split. All data is read and checked before the first is scored.
 
     Args:
-        head: whose scores are taken; None is the primary one.
+        head: whose scores are taken, and whose classes are those of the label column; None is the
+            primary one.
         threshold: of the primary head; None is the guard's own.
         max_rows: of each data set, score at most so many, of each class alike; None scores all.
-        spans: sizes of spans that are scored too.
+        spans: sizes of spans that are scored too, and flag rows as they do by `guard`.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -176,7 +182,7 @@ def score_rows(
         np.array([row.category for row in rows]),
         tuple(
             of_head
-            for head_name in heads_of_categories(guard)
+            for head_name in heads_of_categories(guard, name)
             if (of_head := category_scores(guard, head_name, rows, results)) is not None
         ),
         np.array([result.tokens for result in results]),
@@ -204,6 +210,16 @@ def most_tokens(guard: Guard) -> int | None:
     manifest = guard.manifests[0]
     cuts = manifest.is_trajectory or guard.judge.limits.long_text == "truncate"
     return manifest.text.max_length if cuts else None
+
+
+def tokens_read(scores: Scores, guard: Guard) -> NDArray[np.int64] | None:
+    """How many tokens a guard of one bundle read of each row, int64 [rows]; None where some are
+    read in windows, of which each is read by itself.
+    """
+    at_once = guard.manifest.text.max_length
+    if most_tokens(guard) is None and (scores.tokens > at_once).any():
+        return None
+    return np.minimum(scores.tokens, at_once)
 
 
 def highest_spans(
@@ -252,6 +268,17 @@ def no_rows(split: str, sources: Sequence[Source], found: Iterable[str]) -> Inpu
     )
 
 
+def group_of(category: str) -> str:
+    """What stands before a category's first colon, such as the language of `fr: question`."""
+    return category.partition(":")[0]
+
+
+def shared_groups(categories: Iterable[str]) -> list[str]:
+    """The groups that several of these categories are of."""
+    counts = Counter(map(group_of, categories))
+    return [group for group, several in counts.items() if several > 1]
+
+
 def measure(
     scores: Scores,
     *,
@@ -261,18 +288,22 @@ def measure(
     threshold: float,
     response_threshold: float | None = None,
     each_label: bool = False,
+    head: str | None = None,
     by_category: bool = False,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Evaluation:
-    """Measure each data set and, if `by_category`, each of its categories; and each head's own.
+    """Measure each data set and, if `by_category`, each of its categories, and each group of them;
+    and each head's own.
 
     Args:
         scores: with risks and verdicts.
         bundles, sources, split: for the report; `scores` are of these.
         threshold, response_threshold, each_label: likewise, by which rows were flagged.
+        head: likewise, whose scores these are; None is the first.
         thresholds: of labels, by the name of a head.
     """
-    by_dataset, categories = {}, {}
+    by_dataset, categories, groups = {}, {}, {}
+    of_groups = np.array([group_of(category) for category in scores.categories.tolist()])
 
     def measured(rows: NDArray[np.bool_]) -> BinaryMetrics:
         verdicts, risks = scores.flagged[rows], scores.risks[rows]
@@ -284,10 +315,10 @@ def measure(
         rows = scores.datasets == name
         by_dataset[name] = measured(rows)
         if by_category:
-            categories[name] = {
-                category: measured(rows & (scores.categories == category))
-                for category in sorted(set(scores.categories[rows].tolist()))
-            }
+            found = sorted(set(scores.categories[rows].tolist()))
+            categories[name] = {one: measured(rows & (scores.categories == one)) for one in found}
+            if shared := shared_groups(found):
+                groups[name] = {one: measured(rows & (of_groups == one)) for one in shared}
     return Evaluation(
         bundles=list(bundles),
         sources=list(sources),
@@ -295,76 +326,12 @@ def measure(
         threshold=threshold,
         response_threshold=response_threshold,
         each_label=each_label,
-        mean_macro_f1=float(np.mean([m.macro_f1 for m in by_dataset.values()])),
+        head=head,
+        mean_macro_f1=float(np.mean([m.counted for m in by_dataset.values()])),
         by_dataset=by_dataset,
         by_category=categories,
+        by_group=groups,
         heads=[
-            measure_categories(head, (thresholds or {}).get(head.head, {})) for head in scores.heads
+            measure_categories(one, (thresholds or {}).get(one.head, {})) for one in scores.heads
         ],
     )
-
-
-def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Return the tables of an evaluation, as Markdown."""
-    lines = [
-        f"# Evaluation on the {evaluation.split} split",
-        "",
-        f"Guard: {' + '.join(evaluation.bundles)}; {thresholds_of(evaluation)}; "
-        f"**mean macro-F1 {evaluation.mean_macro_f1:.4f}**.",
-        *_sampled(evaluation.max_rows),
-        "",
-        *_table("data set", evaluation.by_dataset),
-    ]
-    for name, categories in evaluation.by_category.items():
-        lines += ["", f"{name} by category:", "", *_table("category", categories)]
-    if evaluation.exits is not None:
-        by_dataset = {name: m.macro_f1 for name, m in evaluation.by_dataset.items()}
-        lines += exits_markdown(evaluation.exits, evaluation.mean_macro_f1, by_dataset)
-    if evaluation.paper:
-        lines += ["", *_beside_the_paper(evaluation)]
-    lines += [f"\n{name}: {note}." for name, note in evaluation.notes.items()]
-    for head in evaluation.heads:
-        lines += categories_markdown(head)
-    return "\n".join(lines) + "\n"
-
-
-def thresholds_of(evaluation: Evaluation) -> str:
-    """The words for its thresholds."""
-    of_responses = evaluation.response_threshold
-    return told(evaluation.threshold, of_responses, each_label=evaluation.each_label)
-
-
-def _sampled(max_rows: int | None) -> list[str]:
-    if max_rows is None:
-        return []
-    return ["", f"At most {max_rows} rows of each data set were scored, of each class alike."]
-
-
-def _beside_the_paper(evaluation: Evaluation) -> list[str]:
-    ours = {name: 100 * metrics.macro_f1 for name, metrics in evaluation.by_dataset.items()}
-    compared = next(iter(evaluation.paper.values()))
-    rows = []
-    for guard, figures in {"**this one**": ours, **evaluation.paper}.items():
-        values = [figures[name] for name in compared]
-        rows.append([guard, *(f"{value:.1f}" for value in (*values, float(np.mean(values))))])
-    return [
-        f"Macro-F1 in percent beside that of {PAPER}:",
-        "",
-        *markdown_table(("guard", *compared, "mean"), rows),
-    ]
-
-
-def _table(title: str, metrics: dict[str, BinaryMetrics]) -> list[str]:
-    head = (
-        title, "rows", "harmful", "macro-F1", "accuracy", "precision", "recall", "AUROC",
-        "average precision", "calibration error",
-    )  # fmt: skip
-    rows = []
-    for name, m in metrics.items():
-        values = (
-            m.macro_f1, m.accuracy, m.precision, m.recall, m.auroc, m.average_precision,
-            m.expected_calibration_error,
-        )  # fmt: skip
-        shown = ["-" if value is None else f"{value:.3f}" for value in values]
-        rows.append([name or "(none)", str(m.rows), str(m.harmful), *shown])
-    return markdown_table(head, rows)

@@ -1,10 +1,11 @@
 """Bounds of exits: from which of its scores an exit may decide, for a loss of macro-F1 at most.
 
 An exit calls a text safe up to `low` and harmful from `high` on. Bounds are opened, and then moved
-one lost row at a time: the move that saves the most blocks for the macro-F1 that it costs, until
-none is left that the loss allows. A row is lost that the whole guard judges rightly and the exit
-wrongly; one that it is the other way with earns nothing, since that is luck. This is done for each
-choice among the exits, and the cheapest outcome taken.
+past lost rows, as few at a time as let the exit decide on more rows: the move that saves the most
+blocks for the macro-F1 that it costs, until none is left that the loss allows. A row is lost that
+the whole guard judges rightly and the exit wrongly; one that it is the other way with earns
+nothing, since that is luck. This is done for each choice among the exits, and the cheapest outcome
+taken.
 
 A bound stands right before the next row that it would lose, so on rows of the same kind it is to be
 expected to lose one more than here, which is counted. Such a number of rows varies by its square
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from siren_runtime.errors import InputError
 
 SAFE, HARMFUL = 0, 1  # the sides of an exit: a text is called safe, or harmful
+MOST_EXITS = 7  # every choice among them is tried
 _Moves = dict[tuple[int, int], int]  # exit and side -> rows that are lost there; -1: it is closed
 
 
@@ -64,7 +66,7 @@ def choose_bounds(
     """Choose bounds for the least mean cost.
 
     Args:
-        depths: of the exits, in blocks, rising.
+        depths: of the exits, in blocks, rising; `MOST_EXITS` at most.
         blocks: that the whole guard runs.
         cutoffs: the thresholds, ascending, on whose sides an exit leaves a text: below all or none.
         loss: of macro-F1, 0 to 1.
@@ -87,8 +89,8 @@ def _greedy(search: "_Search", exits: Sequence[int], loss: float) -> tuple[_Move
     while True:
         best, best_gain = None, 0.0
         for side in product(exits, (SAFE, HARMFUL)):
-            changed = {**moves, side: moves[side] + 1}
-            if not search.is_possible(changed):
+            changed = search.next_move(moves, side)
+            if changed is None:
                 continue
             new_cost, new_lost = search.measure(changed)
             gain = (cost - new_cost) / max(new_lost - lost, 1e-9)
@@ -165,9 +167,21 @@ class _Search:
             found.append((low, high))
         return found
 
-    def is_possible(self, moves: _Moves) -> bool:
-        """Whether there are so many rows to lose."""
-        return all(rows < len(self._steps[side]) for side, rows in moves.items())
+    def next_move(self, moves: _Moves, side: tuple[int, int]) -> _Moves | None:
+        """The moves with the next one of a side by which its exit decides on more rows; None where
+        there is none.
+
+        Lost rows of one score, those at the very end of the scores, and those between which other
+        exits decide on every row, are passed together.
+        """
+        exit_, way = side
+        number, _ = decisions(self._scores.exits, self.bounds(moves))
+        nearest = _signed(self._scores.exits[number > exit_, exit_], way).min(initial=np.inf)
+        for rows in range(moves[side] + 1, len(self._steps[side])):
+            bound = self._steps[side][rows]
+            if bound is not None and _signed(bound, way) >= nearest:
+                return {**moves, side: rows}
+        return None
 
     def measure(self, moves: _Moves) -> tuple[float, float]:
         """The share of blocks that the rows' tokens need, and the macro-F1 that may be lost."""
@@ -220,11 +234,10 @@ def _signed(scores: Any, side: int) -> Any:
 
 
 def _macro_f1(harmful: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The mean F1 of the two classes, or of the one that there is, for each row of `right`."""
+    """What a data set counts, as `dataset_macro_f1` has it, for each row of `right`."""
+    if harmful.all() or not harmful.any():
+        return np.asarray(right.mean(axis=1), np.float64)
     wrong = (~right).sum(axis=1)
-    f1 = []
-    for rows in (harmful, ~harmful):
-        hits = 2 * (right & rows).sum(axis=1)
-        total = hits + wrong
-        f1.append(np.where(total > 0, hits / np.maximum(total, 1), np.nan))
-    return np.asarray(np.nanmean(f1, axis=0), np.float64)
+    hits = [2 * (right & rows).sum(axis=1) for rows in (harmful, ~harmful)]
+    f1 = [of_class / (of_class + wrong) for of_class in hits]
+    return np.asarray(np.mean(f1, axis=0), np.float64)

@@ -13,13 +13,15 @@ class ExitEvaluation(msgspec.Struct, frozen=True):
     """What exits do.
 
     Attributes:
-        cost: the share of the whole guard's blocks that the tokens of the rows needed.
-        exits: the share of rows that was decided behind so many blocks; the last are all of them.
+        cost: the share of the whole guard's blocks that the tokens read of the rows needed; None
+            where some rows are read in windows, which need blocks each by itself.
+        exits: the share of rows that was decided behind so many blocks, of windows behind those of
+            the one that counts; the last are all of them.
         whole_mean_macro_f1, whole_by_dataset: of the whole guard on the same rows.
         changed_verdicts: the share of rows that the whole guard judges otherwise.
     """
 
-    cost: float
+    cost: float | None
     exits: dict[int, float]
     whole_mean_macro_f1: float
     whole_by_dataset: dict[str, float]
@@ -28,7 +30,7 @@ class ExitEvaluation(msgspec.Struct, frozen=True):
 
 def measure_exits(
     exits: NDArray[np.int64],
-    tokens: NDArray[np.int64],
+    tokens: NDArray[np.int64] | None,
     changed: NDArray[np.bool_],
     blocks: int,
     whole_by_dataset: Mapping[str, float],
@@ -37,14 +39,14 @@ def measure_exits(
 
     Args:
         exits: int64 [rows], the blocks that were run where an exit decided, else 0.
-        tokens: int64 [rows], of each text.
+        tokens: int64 [rows], that are read of each text; None where some are read in windows.
         changed: bool [rows], whether the whole guard judges otherwise.
         blocks: of the whole guard.
         whole_by_dataset: its macro-F1.
     """
     depths = np.where(exits > 0, exits, blocks)
     return ExitEvaluation(
-        cost=float((tokens * depths).sum() / (tokens.sum() * blocks)),
+        cost=None if tokens is None else float((tokens * depths).sum() / (tokens.sum() * blocks)),
         exits={int(depth): float((depths == depth).mean()) for depth in np.unique(depths)},
         whole_mean_macro_f1=float(np.mean([*whole_by_dataset.values()])),
         whole_by_dataset=dict(whole_by_dataset),
@@ -57,10 +59,13 @@ def exits_markdown(
 ) -> list[str]:
     """The lines of a report on exits, beside the macro-F1 that the guard has with them."""
     shares = ", ".join(f"{share:.1%} behind {depth}" for depth, share in found.exits.items())
+    cost = "No mean cost is told of rows that are read in windows;"
+    if found.cost is not None:
+        cost = f"**Mean cost {found.cost:.3f}** of the whole guard's blocks,"
     return [
         "",
-        f"Exits: rows were decided {shares} blocks. **Mean cost {found.cost:.3f}** of the whole "
-        f"guard's blocks, mean macro-F1 {mean:.4f} against its {found.whole_mean_macro_f1:.4f}; "
+        f"Exits: rows were decided {shares} blocks. {cost} mean macro-F1 {mean:.4f} against the "
+        f"whole guard's {found.whole_mean_macro_f1:.4f}; "
         f"{found.changed_verdicts:.2%} of the verdicts are not its own. AUROC, average precision "
         "and calibration error are the whole guard's, since scores of several depths do not rank.",
         "",

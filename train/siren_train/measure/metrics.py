@@ -1,7 +1,10 @@
 """Classification metrics.
 
 The macro-F1 of each data set, averaged over data sets, is the metric of the SIREN paper (arXiv
-2604.18519): a data set counts the same whatever its size, and so does a class.
+2604.18519): a data set counts the same whatever its size, and so does a class. A data set whose
+rows are all of one class counts by the share of them that is right: one false alarm would take
+half of its macro-F1, however many rows there are. Labels, which few data sets name, are measured
+over all rows together.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ from siren_train.store.features import IntArray
 
 @dataclass(frozen=True)
 class MacroF1:
-    """The macro-F1 of each data set by name, and their `mean`."""
+    """What each data set counts by name, and the `mean` of all rows."""
 
     mean: float
     by_dataset: dict[str, float]
@@ -42,29 +45,41 @@ def macro_f1(labels: IntArray, predictions: IntArray) -> float:
     return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
+def dataset_macro_f1(labels: IntArray, predictions: IntArray) -> float:
+    """Return what a data set counts: the macro-F1 of its rows, arrays as `macro_f1` takes them; of
+    classes of which it has one alone, the share that is right.
+    """
+    if labels.ndim == 1 and (labels == labels[0]).all():
+        return float((labels == predictions).mean())
+    return macro_f1(labels, predictions)
+
+
 def macro_f1_by_dataset(
     labels: IntArray,
     predictions: IntArray,
     datasets: IntArray,
     names: Sequence[str],
 ) -> MacroF1:
-    """Return the macro-F1 of each data set that has rows, and their plain mean.
+    """Return what each data set that has rows counts, as `dataset_macro_f1`, and the plain mean; of
+    labels the mean is that of all rows as one set.
 
     Args:
         labels, predictions: int64 [rows], class indices, or [rows, labels], 0 or 1.
         datasets: int64 [rows], indices into `names`.
     """
     by_dataset = {
-        names[index]: macro_f1(labels[datasets == index], predictions[datasets == index])
+        names[index]: dataset_macro_f1(labels[datasets == index], predictions[datasets == index])
         for index in np.unique(datasets)
     }
+    if labels.ndim == 2:
+        return MacroF1(macro_f1(labels, predictions), by_dataset)
     return MacroF1(float(np.mean(list(by_dataset.values()))), by_dataset)
 
 
 def mean_macro_f1(
     harmful: NDArray[np.bool_], verdicts: NDArray[np.bool_], datasets: NDArray[np.str_]
 ) -> float:
-    """Return the mean over data sets of the macro-F1 of [rows] verdicts.
+    """Return the mean over data sets of what each counts by [rows] verdicts, as `dataset_macro_f1`.
 
     Args:
         harmful: bool [rows], by the labels.
@@ -72,7 +87,13 @@ def mean_macro_f1(
     """
     labels, found = harmful.astype(np.int64), verdicts.astype(np.int64)
     of_datasets = [datasets == name for name in np.unique(datasets)]
-    return float(np.mean([macro_f1(labels[rows], found[rows]) for rows in of_datasets]))
+    return float(np.mean([dataset_macro_f1(labels[rows], found[rows]) for rows in of_datasets]))
+
+
+def harm_f1(harmful: NDArray[np.bool_], verdicts: NDArray[np.bool_]) -> float:
+    """Return the F1 of harm, or of a label, alone: bool [rows] both; 0 where nothing is hit."""
+    hits = int((verdicts & harmful).sum())
+    return 2 * hits / int(verdicts.sum() + harmful.sum()) if hits else 0.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,17 @@ class BinaryMetrics:
         passed = self.accuracy * self.rows - (self.recall or 0.0) * self.harmful
         return max(1.0 - passed / safe, 0.0)
 
+    @property
+    def macro_f1_of_both(self) -> float | None:
+        """The macro-F1 of rows of both classes; None of those of one, of which it says nothing."""
+        return self.macro_f1 if 0 < self.harmful < self.rows else None
+
+    @property
+    def counted(self) -> float:
+        """What the rows count as a data set in a mean: macro-F1, or as `dataset_macro_f1` says."""
+        of_both = self.macro_f1_of_both
+        return self.accuracy if of_both is None else of_both
+
 
 CALIBRATION_BINS = 10
 
@@ -140,7 +172,7 @@ def binary_metrics(
         precision=hits / flagged if flagged else None,
         recall=hits / positives if positives else None,
         macro_f1=macro_f1(harmful.astype(np.int64), verdicts.astype(np.int64)),
-        f1=2 * hits / (flagged + positives) if hits else 0.0,
+        f1=harm_f1(harmful, verdicts),
         auroc=auroc(harmful, risks),
         average_precision=float(average_precision_score(harmful, risks)) if mixed else None,
         expected_calibration_error=calibration_error(harmful, scores),

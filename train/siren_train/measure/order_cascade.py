@@ -22,11 +22,11 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
 from .evaluate import chunks, most_tokens, rows_of_split
-from .exit_bounds import HARMFUL, Bounds, ExitScores, decisions
+from .exit_bounds import HARMFUL, MOST_EXITS, Bounds, ExitScores, decisions
 from .guard_json import write_manifest
 from .metrics import mean_macro_f1
 
-MOST_ORDERS = 8  # every choice among the lower ones is tried
+MOST_ORDERS = MOST_EXITS + 1  # the lower ones are as exits
 
 
 @dataclass(frozen=True)

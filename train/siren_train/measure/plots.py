@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib import pyplot
 
 from .categories import CategoryEvaluation, CategoryScores
-from .evaluate import Evaluation, Scores, thresholds_of
+from .evaluate import Evaluation, Scores
+from .evaluation_tables import thresholds_of
 from .figure import save_figure
 from .metrics import calibration_bins, precision_recall
 

@@ -1,9 +1,10 @@
-"""From which thresholds on an evaluation flags rows, and how its report says so."""
+"""How an evaluation reads texts and from which thresholds on it flags them, as its report says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from siren_runtime import Guard
+from siren_runtime.text.reading import LongText
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,17 @@ class Stated:
     each_label: bool = False
 
 
-def stated_thresholds(guard: Guard, threshold: float | None) -> Stated:
-    """The threshold of all texts; where None is stated the guard's own, of responses theirs."""
+def stated_thresholds(guard: Guard, threshold: float | None, head: str | None = None) -> Stated:
+    """The threshold of all texts; where None is stated a head's own, of responses theirs.
+
+    Args:
+        head: its name; None is the primary one.
+    """
     if threshold is not None:
         return Stated(threshold)
-    head = guard.judge.primary
-    of_responses = head.responses.threshold if head.responses else None
-    return Stated(head.threshold, of_responses, bool(head.labels))
+    own = guard.judge.heads[head or guard.heads[0]]
+    of_responses = own.responses.threshold if own.responses else None
+    return Stated(own.threshold, of_responses, bool(own.labels))
 
 
 def label_thresholds(guard: Guard, threshold: float | None) -> dict[str, Mapping[str, float]]:
@@ -48,3 +53,40 @@ def told(threshold: float, of_responses: float | None = None, *, each_label: boo
         return "threshold each label's"
     behind = "" if of_responses is None else f", with a response {of_responses:g}"
     return f"threshold {threshold:g}{behind}"
+
+
+@dataclass(frozen=True)
+class StatedReading:
+    """What of a text was read, as reports have it.
+
+    Attributes:
+        long_text: of one that does not fit, as `Limits` has it; None of trajectories.
+        spans: sizes in tokens of the spans that count too, ascending.
+    """
+
+    long_text: LongText | None
+    spans: list[int]
+
+
+def stated_reading(guard: Guard) -> StatedReading:
+    """How a guard reads where a call says nothing."""
+    limits = guard.judge.limits
+    long_text = None if guard.manifests[0].is_trajectory else limits.long_text
+    sizes = guard.judge.span_sizes if limits.spans is None else limits.spans
+    return StatedReading(long_text, [*sizes])
+
+
+_LONG_TEXTS = {
+    "truncate": "long texts read by their beginning",
+    "windows": "long texts read in windows",
+    "refuse": "long texts refused",
+}
+
+
+def read_told(long_text: LongText | None, spans: Sequence[int]) -> str:
+    """The words of a report for what `StatedReading` has, behind others; none where it has None."""
+    if long_text is None:
+        return ""
+    sizes = ", ".join(map(str, spans))
+    counted = f"with spans of {sizes} tokens" if sizes else "without spans"
+    return f", {_LONG_TEXTS[long_text]}, {counted}"

@@ -80,6 +80,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     Attributes:
         threshold, each_label: as `Stated` has them.
         reads: what the scores are of, in words.
+        spans: sizes in tokens of the spans that count too, by heads that have thresholds for them.
         words: how many words there are between two scores.
         false_alarms: the share of safe streams that may raise an alarm, where thresholds were
             chosen by it on these very streams.
@@ -98,6 +99,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     heads: dict[str, HeadAlarms] = msgspec.field(default_factory=dict)
     max_rows: int | None = None
     each_label: bool = False
+    spans: list[int] = msgspec.field(default_factory=list)
 
 
 def measure_streaming(traces: Sequence[Trace], threshold: float) -> StreamingMetrics:
@@ -179,12 +181,14 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         ["AUROC of the highest score", *(_area(m.auroc) for m in metrics)],
         ["streams that text slid out of", *(str(m.slid) for m in metrics)],
     ]
+    sizes = ", ".join(map(str, evaluation.spans))
     lines = [
         f"# Streaming evaluation on the {evaluation.split} split",
         "",
         f"Guard: {evaluation.bundle}; "
         f"{told(evaluation.threshold, each_label=evaluation.each_label)}; scores of "
         f"{evaluation.reads}, every {evaluation.words} word(s)."
+        + (f" Spans of {sizes} tokens count too." if sizes else "")
         + (f" At most {evaluation.max_rows} of each data set." if evaluation.max_rows else ""),
         "",
         *markdown_table(("streams", *evaluation.by_dataset), rows, left=1),

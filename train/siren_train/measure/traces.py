@@ -1,6 +1,6 @@
 """Feed responses to streams as they would arrive, and keep the score of each head at each piece."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,15 +20,14 @@ DoubleArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A stream's scores by one head, one a piece; of a head of labels their risks, by which it
-    decides.
+    """A stream's scores by one head, one a piece: its risks, by which it decides.
 
     Attributes:
         row: what was streamed.
         tokens_before: tokens that counted before the response began.
         characters: int64 [pieces], of the response, fed so far.
         tokens: int64 [pieces], that count so far; never falling.
-        scores: float64 [pieces], the primary head's.
+        scores: float64 [pieces], the primary head's; where spans or labels count, with theirs.
         slid: whether text slid out of the stream.
         heads: float64 [pieces], those of every head by name.
     """
@@ -76,6 +75,8 @@ def trace_streams(
 ) -> list[Trace]:
     """Feed every response to a stream of its own, many at a time, `words` words at a time.
 
+    Its text ends with the last piece. Spans count where they do in the guard's streams.
+
     Args:
         response_only: keep the prompt out of the mean. A bundle without a streaming graph cannot.
 
@@ -109,8 +110,7 @@ class _Feeding:
 
     def __init__(self, stream: Stream, row: StreamRow, words: int, response_only: bool) -> None:
         self.stream, self.row = stream, row
-        self._pieces: Iterator[str] = pieces_of(row, words)
-        self.piece: str | None = next(self._pieces)
+        self._pieces = [*pieces_of(row, words)]
         # Where the prompt counts, its tokens are those of an empty response.
         counts = row.prompt != "" and not response_only
         self._before = stream.feed("").tokens if counts else 0
@@ -118,13 +118,23 @@ class _Feeding:
         self._scores: list[list[float]] = []
         self._heads: list[str] = []
 
+    @property
+    def piece(self) -> str | None:
+        """The next piece; None once all are fed."""
+        fed = len(self._points)
+        return self._pieces[fed] if fed < len(self._pieces) else None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the text ends with the next piece."""
+        return len(self._points) == len(self._pieces) - 1
+
     def note(self, result: StreamResult) -> None:
         """Note what came of the piece, and go on to the next."""
         fed = self._points[-1][0] if self._points else 0
         self._points.append((fed + len(self.piece or ""), result.tokens))
         self._heads = list(result.heads)
         self._scores.append([head.risk for head in result.heads.values()])
-        self.piece = next(self._pieces, None)
 
     def trace(self) -> Trace:
         characters, tokens = zip(*self._points, strict=True)
@@ -141,7 +151,10 @@ class _Feeding:
 
 
 def _feed(streams: Streams, feedings: Sequence[_Feeding]) -> None:
-    results = streams.feed([(feeding.stream, feeding.piece or "") for feeding in feedings])
+    results = streams.feed(
+        [(feeding.stream, feeding.piece or "") for feeding in feedings],
+        last=[feeding.stream for feeding in feedings if feeding.is_last],
+    )
     for feeding, result in zip(feedings, results, strict=True):
         if isinstance(result, SirenError):
             raise type(result)(f"{feeding.row.origin}: {result}")

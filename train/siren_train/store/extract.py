@@ -6,6 +6,7 @@ undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
 """
 
 import hashlib
+import shutil
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -18,11 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from siren_export.heads.selected import MeanPooling
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime import Guard
 from siren_runtime.backends.outputs import FloatArray
-from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.files import hidden_place, sha256_of
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.bundle.progress import Progress, by_length, silent
 from siren_runtime.bundle.types import Precision
@@ -96,8 +96,8 @@ def extract(
         progress: its stages are the poolings, and it counts rows.
 
     Raises:
-        InputError: the data is unusable, `folder` holds features of something else, `reuse` is of
-            another engine, or another extraction is at work there.
+        InputError: the data is unusable, `folder` holds features of something else or of another
+            engine, so does `reuse`, or another extraction is at work there.
         CheckpointError, BundleError, BackendError: the backbone or its engine is unusable.
     """
     _check_use(columns, backbone, poolings, copies)
@@ -133,10 +133,21 @@ def extract(
     )
     if reuse is not None:
         check_reusable(reuse, manifest, poolings)
-    with locked(folder, "siren extract"):
+    with locked(folder, "siren extract"), hidden_place(folder / "extractors") as made:
+        FeatureStore.find(folder, manifest)  # another is refused before extractors are made
+        engines = {
+            pooling: _make_extractor(backbone, extractor_folder(made, pooling), manifest, pooling)
+            for pooling in poolings
+        }
+        manifest = msgspec.structs.replace(manifest, engines=engines)
+        if reuse is not None:
+            reuse.check_engines(manifest)
         store = FeatureStore.create(folder, manifest, scan.columns)
         for pooling in poolings:
-            with _pool_of(backbone, folder, manifest, pooling, threads) as pool:
+            extractor = extractor_folder(folder, pooling)
+            shutil.rmtree(extractor, ignore_errors=True)
+            extractor_folder(made, pooling).rename(extractor)
+            with _pool_of(backbone, extractor, manifest, pooling, threads) as pool:
                 known = pool if reuse is None else _but_for(pooled_by_text(reuse, pooling), pool)
                 tell = by_length(progress, pooling, scan.lengths)
                 _fill(store, pooling, known, reading.rows(), chunk_rows, tell)
@@ -184,21 +195,27 @@ def _facts(backbone: Checkpoint | Generator, precision: Precision) -> _Facts:
     return _Facts(layers, channels, backbone.digest(), precision, None)
 
 
+def _make_extractor(
+    backbone: Checkpoint | Generator, output: Path, manifest: StoreManifest, pooling: Pooling
+) -> str:
+    """Write what pools rows, and return the digest that names it."""
+    if isinstance(backbone, Generator):
+        return backbone.write_extractor(output, pooling)
+    return build_extractor(backbone, output, manifest, pooling)
+
+
 @contextmanager
 def _pool_of(
     backbone: Checkpoint | Generator,
-    folder: Path,
+    extractor: Path,
     manifest: StoreManifest,
     pooling: Pooling,
     threads: int | None,
 ) -> Iterator[Pool]:
-    """What pools rows, with its extractor in the store's folder."""
-    extractor = extractor_folder(folder, pooling)
+    """What pools rows by an extractor."""
     if isinstance(backbone, Generator):
-        mean: MeanPooling = "mlp_mean" if pooling == "mlp_mean" else "residual_mean"
-        yield GeneratorPool(backbone, extractor, mean, manifest.max_length, threads).pool
+        yield GeneratorPool(backbone, extractor, manifest.max_length, threads).pool
         return
-    build_extractor(backbone, extractor, manifest, pooling)
     if pooling == "residual_last":
         with Guard.load(extractor, backend="cpu", threads=threads, **AS_LLM_SIREN) as guard:
             yield lambda rows: _last_states(guard, rows)

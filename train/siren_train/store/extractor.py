@@ -6,6 +6,7 @@ otherwise. So what a head is trained on comes from the engine that will serve th
 precision that will serve it.
 """
 
+import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -22,6 +23,7 @@ from siren_export.heads.selected import LayerSelection, MeanPooling
 from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.heads import Decision, Pooling
+from siren_runtime.bundle.manifest import Manifest
 
 from .store import StoreManifest
 
@@ -41,21 +43,25 @@ def build_extractor(
     output: Path,
     store: StoreManifest,
     pooling: Pooling,
-) -> None:
-    """Export the extractor of `checkpoint` to `output`. If one is there, it is left as it is.
+) -> str:
+    """Export the extractor of `checkpoint` to `output`.
 
     Args:
         store: says what the bundle calls its backbone, its token limit and its precision.
 
+    Returns:
+        The SHA-256 that names the engine: of all its files' own, in hexadecimal. The same release
+        makes the same files of a backbone, but for weights that are fitted, in int8 and int4: other
+        processors may round the products otherwise by which they are.
+
     Raises:
         CheckpointError, BundleError: as siren_export.export.export_bundle.
     """
-    if output.exists():
-        return
     if pooling not in get_args(MeanPooling):
         artifact = _of_trajectories(store)
-        export_bundle(artifact, checkpoint, output, precision=store.precision, stream=False)
-        return
+        return _digest(
+            export_bundle(artifact, checkpoint, output, precision=store.precision, stream=False)
+        )
     every = [LayerSelection(layer, np.arange(store.channels), 1.0) for layer in range(store.layers)]
     n_features = store.layers * store.channels
     nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
@@ -70,7 +76,13 @@ def build_extractor(
             max_length=store.max_length,
             threshold=0.5,
         )
-        export_bundle(load_artifact(folder), checkpoint, output, precision=store.precision)
+        artifact = load_artifact(folder)
+        return _digest(export_bundle(artifact, checkpoint, output, precision=store.precision))
+
+
+def _digest(manifest: Manifest) -> str:
+    told = [f"{name} {manifest.files[name].sha256}" for name in sorted(manifest.files)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _of_trajectories(store: StoreManifest) -> Artifact:

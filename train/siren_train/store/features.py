@@ -10,6 +10,8 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 
+_COLUMNS = 64  # that are measured at once
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
@@ -120,8 +122,9 @@ class FeatureSet:
         )
 
     def without_copies(self) -> "FeatureSet":
-        """Return the rows that are no copies."""
-        return self.where(~self.is_copy)
+        """Return the rows that are no copies; these, and no copy of them, if all are."""
+        is_copy = self.is_copy
+        return self.where(~is_copy) if is_copy.any() else self
 
     @staticmethod
     def concatenate(first: "FeatureSet", second: "FeatureSet") -> "FeatureSet":
@@ -182,13 +185,17 @@ class Standardizer:
 
     @classmethod
     def fit(cls, values: NDArray[np.floating]) -> "Standardizer":
-        """Measure `values`, [rows, columns]."""
-        mean = values.mean(axis=0, dtype=np.float64)
-        deviation = values.std(axis=0, dtype=np.float64)
+        """Measure `values`, [rows, columns]; beside them memory holds float64 of some columns."""
+        parts = np.array_split(values, -(-values.shape[1] // _COLUMNS), axis=1)
+        mean = np.concatenate([part.mean(axis=0, dtype=np.float64) for part in parts])
+        deviation = np.concatenate([part.std(axis=0, dtype=np.float64) for part in parts])
         return cls(
             mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
         )
 
     def apply(self, values: NDArray[np.floating]) -> FloatArray:
         """Return `values`, [rows, columns], brought to mean 0 and deviation 1, in float32."""
-        return (values.astype(np.float32) - self.mean) / self.scale
+        standardized = values.astype(np.float32)
+        standardized -= self.mean
+        standardized /= self.scale
+        return standardized

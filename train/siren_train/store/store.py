@@ -70,8 +70,11 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prefixes: whether rows are prefixes, which have targets.
         copies: digest of what copies of train rows are made of; None if there are none.
         rows_sha256: of every row's split, data set, label and text.
-        generator: where a generator's own engine pooled: its digest, and how texts stood in it.
-        left_out: how many train rows are not in it, since their text stands in another split too.
+        generator: where a generator's own engine pooled: its digest, its tokenizer's, and how
+            texts stood in it.
+        left_out: how many rows are not in it, since their text stands in a split that measures it.
+        engines: by pooling, the SHA-256 that names what pooled, of its files; none where an earlier
+            release did.
     """
 
     format_version: int
@@ -97,6 +100,7 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefixes: bool = False
     generator: TrainedOn | None = None
     left_out: int = 0
+    engines: dict[Pooling, str] = {}
 
     @property
     def rows(self) -> int:
@@ -145,10 +149,7 @@ class FeatureStore:
         Raises:
             InputError: a store of something else is there, or the disk is full.
         """
-        path = folder / STORE_FILE
-        if path.exists():
-            store = cls._read(folder)
-            store._check_same(manifest)
+        if store := cls.find(folder, manifest):
             return store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a store that lost its store.json
@@ -166,8 +167,24 @@ class FeatureStore:
                     (rows, manifest.layers, manifest.channels),
                 )
         data = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
-        write_whole(path, data, InputError)
+        write_whole(folder / STORE_FILE, data, InputError)
         return cls(folder, manifest)
+
+    @classmethod
+    def find(cls, folder: Path, manifest: StoreManifest) -> "FeatureStore | None":
+        """Open the store in `folder`, complete or not; None where there is none.
+
+        Args:
+            manifest: what it must be of. Where that says no engine, any may have pooled.
+
+        Raises:
+            InputError: it is of something else, or damaged.
+        """
+        if not (folder / STORE_FILE).exists():
+            return None
+        store = cls._read(folder)
+        store._check_same(manifest)
+        return store
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
@@ -207,12 +224,34 @@ class FeatureStore:
         return cls(folder, manifest)
 
     def _check_same(self, manifest: StoreManifest) -> None:
+        asked, known = manifest.generator, self.manifest.generator
+        if asked and known and known.tokenizer is None:  # an earlier release did not say
+            asked = msgspec.structs.replace(asked, tokenizer=None)
+            manifest = msgspec.structs.replace(manifest, generator=asked)
         for field in manifest.__struct_fields__:
             found, expected = getattr(self.manifest, field), getattr(manifest, field)
-            if found != expected:
+            if field != "engines" and found != expected:
                 raise InputError(
                     f"{self.folder}: holds features for other settings: {field} is {found!r}, "
                     f"asked for {expected!r}; choose another folder, or remove this one"
+                )
+        self.check_engines(manifest)
+
+    def check_engines(self, manifest: StoreManifest) -> None:
+        """See that those that `manifest` says have pooled the features of this store too.
+
+        Raises:
+            InputError: another has, or an earlier release did not say which.
+        """
+        for pooling, engine in manifest.engines.items():
+            known = self.manifest.engines.get(pooling)
+            if known != engine:
+                told = "is of another engine than" if known else "does not say whether it is of"
+                raise InputError(
+                    f"{self.folder}: its {pooling} {told} the one that this release makes of the "
+                    "backbone on this machine (fitted weights, of int8 and int4, go by the "
+                    "processor too); siren train reads it as it is: to go on, extract all rows "
+                    "into another folder, without --reuse, or remove this one"
                 )
 
     def rows_done(self) -> dict[str, int]:
