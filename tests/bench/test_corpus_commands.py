@@ -208,10 +208,26 @@ def test_fidelity_compares_bundles_of_the_same_head(run, tmp_path, backbone_fold
     checkpoint = load_checkpoint(backbone_folder("qwen3"))
     bundle = tmp_path / "rtx"
     export_bundle(artifact, checkpoint, bundle, precision="int8", target="tensorrt-rtx")
-    options = ("--engines", "fp32", "--bundle", bundle, "--texts", 12)
-    _, int8 = run("fidelity", *options, corpora=[run.corpus])["results"]
-    assert int8["engine"] == "siren-edge int8 for tensorrt-rtx (rtx)"
-    assert 0 < int8["max_difference"] < 0.1
+    fp8, rounded = (
+        {"precision": "fp8", "target": "tensorrt", "calibration": TEXTS[:8]},
+        tmp_path / "fp8",
+    )
+    export_bundle(artifact, checkpoint, rounded, **fp8)
+    options = ("--engines", "fp32", "--bundle", bundle, "--bundle", rounded, "--texts", 12)
+    _, *found = run("fidelity", *options, corpora=[run.corpus])["results"]
+    assert [one["engine"] for one in found] == [
+        "siren-edge int8 for tensorrt-rtx (rtx)",
+        "siren-edge fp8 for tensorrt (fp8)",
+    ]
+    assert 0 < found[0]["max_difference"] < 0.1
+    assert 0 < found[1]["mean_difference"] < 0.1
+
+    export_bundle(artifact, checkpoint, tmp_path / "bf16", precision="bf16", target="tensorrt")
+    words = ["fidelity", run.folder / "tiny-guard", run.corpus, "--bundle", tmp_path / "bf16"]
+    words += ["--engines", "fp32", "--keep", run.folder / "kept", "-o", tmp_path / "out.json"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, InputError)
+    assert "bf16 does not run" in str(result.exception)
 
     other = make_artifact(tmp_path / "other", backbone_folder("qwen3"), layers=(0, 1))
     export_bundle(load_artifact(other), checkpoint, tmp_path / "bundle", precision="fp32")

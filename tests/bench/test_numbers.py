@@ -16,8 +16,6 @@ from siren_bench.engines.engine import Work
 from siren_bench.quality.fidelity import (
     compare_scores,
     fidelity_entries,
-    macro_f1,
-    macro_f1_by_dataset,
 )
 from siren_bench.records.kept import made_whole
 from siren_bench.records.samples import p95, paired_ratio, spread, timed_in_turns
@@ -27,6 +25,7 @@ from siren_bench.speed.roofline import Ceilings, floor_seconds, measure_ceilings
 from siren_bench.speed.scaling import fit_exponent
 from siren_bench.speed.throughput import best_settings
 from siren_bench.subjects.corpus import Row, load_corpus
+from siren_bench.subjects.macro_f1 import macro_f1, macro_f1_by_dataset
 from siren_bench.subjects.synthetic import write_synthetic
 from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
@@ -213,6 +212,8 @@ def test_a_corpus_is_read_in_order_by_split_and_evenly_thinned(tmp_path):
     assert rows[0] == Row("p0\nr", "chats", 0, ("p0", "r"), has_response=True)
     assert not rows[1].has_response
     assert rows[1].pair is None
+    assert [row.given for row in rows[:2]] == [("p0", "r"), "p1"]
+    assert Row("r", "chats", 0, has_response=True).given == (None, "r")
     assert len(rows) == 10
     assert {row.label for row in load_corpus([file], split="test")} == {1}
     assert [row.text for row in load_corpus([file], limit=2)] == ["p0\nr", "p5"]

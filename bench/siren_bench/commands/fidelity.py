@@ -91,12 +91,12 @@ def _engine(path: Path, bench: Workbench, precision: str, threads: int) -> Siren
 
     Raises:
         BundleError: the bundle is damaged.
-        InputError: it is another head's, or of a precision that no CPU computes in.
+        InputError: it is another head's, or of bfloat16, which runs on a TensorRT plan alone.
     """
     manifest, own = load_bundle(path).manifest, load_bundle(bench.bundle(precision)).manifest
     if (manifest.head, manifest.text) != (own.head, own.text):
         raise InputError(f"{path}: a bundle of another head than {bench.subject.description}")
-    if manifest.precision not in options.PRECISIONS:
-        raise InputError(f"{path}: {manifest.precision} does not run in ONNX Runtime on a CPU")
+    if manifest.precision == "bf16":
+        raise InputError(f"{path}: bf16 does not run in ONNX Runtime, on a TensorRT plan alone")
     label = f"{manifest.precision} for {manifest.target} ({path.resolve().name})"
     return SirenEdge(path.resolve(), manifest.precision, threads, label=label)

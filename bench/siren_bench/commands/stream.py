@@ -147,7 +147,10 @@ def _given(path: Path, bench: Workbench, threads: int) -> SirenEdge:
     if not manifest.streams:
         raise InputError(f"{path}: has no streaming graph to time; export it without --no-stream")
     if manifest.precision not in options.PRECISIONS:
-        raise InputError(f"{path}: {manifest.precision} does not run in ONNX Runtime on a CPU")
+        raise InputError(
+            f"{path}: ONNX Runtime's CPU has no {manifest.precision} products, so its times would "
+            "say nothing of them"
+        )
     engine = SirenEdge(path.resolve(), manifest.precision, threads)
     return _described(engine, f" ({path.resolve().name})")
 

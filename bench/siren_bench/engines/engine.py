@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-ComputeDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+ComputeDtype = Literal["float32", "float16", "bfloat16", "float8", "int8", "int4"]
 TorchDtype = Literal["float32", "bfloat16"]  # that a peer on PyTorch is measured in
 
 
@@ -132,6 +132,7 @@ _DTYPES: dict[str, ComputeDtype] = {
     "fp32": "float32",
     "fp16": "float16",
     "bf16": "bfloat16",
+    "fp8": "float8",
     "int8": "int8",
     "int4": "int4",
 }

@@ -1,7 +1,6 @@
 """Fidelity: what a precision does to scores, verdicts and quality on real text."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from siren_bench.engines.engine import Engine
 from siren_bench.engines.process import EngineProcess, reason
 from siren_bench.records.record import markdown_table
 from siren_bench.subjects.corpus import Row
+from siren_bench.subjects.macro_f1 import macro_f1_by_dataset
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
@@ -140,40 +140,6 @@ def compare_scores(
         "mean_difference": float(differences.mean()),
         "verdict_agreement": float(((ours >= thresholds) == (theirs >= thresholds)).mean()),
     }
-
-
-def macro_f1_by_dataset(
-    rows: Sequence[Row], scores: Sequence[float], thresholds: float | np.ndarray
-) -> dict[str, float]:
-    """Return the macro-F1 of each data set, over its labelled rows; sets without any are left out.
-
-    Args:
-        rows: In any order.
-        thresholds: As in `compare_scores`.
-    """
-    found = {}
-    judged = zip(rows, (np.asarray(scores) >= thresholds).tolist(), strict=True)
-    pairs = sorted(judged, key=lambda pair: pair[0].dataset)
-    for dataset, group in groupby(pairs, key=lambda pair: pair[0].dataset):
-        labelled = [(row.label, verdict) for row, verdict in group if row.label is not None]
-        if labelled:
-            labels, verdicts = map(np.asarray, zip(*labelled, strict=True))
-            found[dataset] = macro_f1(labels == 1, verdicts)
-    return found
-
-
-def macro_f1(labels: np.ndarray, verdicts: np.ndarray) -> float:
-    """Return the mean of the F1 of both classes; a class that nobody names counts 0.
-
-    Args:
-        labels, verdicts: bool [rows], true for harmful.
-    """
-    scores = []
-    for harmful in (True, False):
-        hits = np.sum((labels == harmful) & (verdicts == harmful))
-        named = np.sum(labels == harmful) + np.sum(verdicts == harmful)
-        scores.append(2 * hits / named if named else 0.0)
-    return float(np.mean(scores))
 
 
 def fidelity_table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -1,16 +1,20 @@
-"""What exits save: a guard's time on labelled texts with and without them, in turns."""
+"""What exits save and cost: a guard's time and macro-F1 on labelled texts with and without them."""
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
 
 from siren_bench.records.record import markdown_table
 from siren_bench.records.samples import paired_ratio, spread, timed_in_turns
 from siren_bench.subjects.corpus import Row
+from siren_bench.subjects.macro_f1 import macro_f1_by_dataset
 from siren_runtime import Guard, ScoreResult, StreamResult
 from siren_runtime.bundle.progress import Progress
+from siren_runtime.scoring.call import Text
 
 Result = TypeVar("Result", ScoreResult, StreamResult)
 
@@ -25,23 +29,31 @@ def measure_cascade(
 ) -> list[dict[str, Any]]:
     """Score all rows in batches of each size, `rounds` times by each guard in turns.
 
+    Macro-F1 is of each data set, over its labelled rows.
+
     Args:
-        exits, whole: of one bundle, opened with exits and without.
+        exits, whole: of one bundle, opened with exits and without, that read the beginning of a
+            text which is longer than they read at once.
     """
-    texts = [row.text for row in rows]
-    blocks = whole.manifest.backbone.blocks_kept
+    texts = [row.given for row in rows]
+    blocks, at_once = whole.manifest.backbone.blocks_kept, whole.manifest.text.max_length
     results = []
     for number, size in enumerate(sizes):
-        ours, _, compared = in_turns(
+        ours, theirs, compared = in_turns(
             partial(_scored, exits, texts, size),
             partial(_scored, whole, texts, size),
             blocks,
             rounds,
             part_of(progress, number, len(sizes)),
         )
-        costs = [result.tokens * (result.exit or blocks) for result in ours]
-        cost = sum(costs) / (sum(result.tokens for result in ours) * blocks)
-        results.append({"batch": size, "rows": len(texts), "cost": cost, **compared})
+        read = np.array([min(result.tokens, at_once) for result in ours])
+        depths = np.array([result.exit or blocks for result in ours])
+        measured = {
+            "cost": float((read * depths).sum() / (read.sum() * blocks)),
+            "macro_f1": _macro_f1(rows, ours),
+            "whole_macro_f1": _macro_f1(rows, theirs),
+        }
+        results.append({"batch": size, "rows": len(texts), **measured, **compared})
     return results
 
 
@@ -109,7 +121,7 @@ def cascade_table(results: Sequence[dict[str, Any]]) -> str:
     """Return the medians as Markdown."""
     header = [
         "batch", "whole guard, ms a text", "with exits, ms a text", "time", "cost in blocks",
-        "rows by depth", "changed verdicts",
+        "rows by depth", "changed verdicts", "mean macro-F1", "whole guard's",
     ]  # fmt: skip
     rows = [
         [
@@ -118,14 +130,22 @@ def cascade_table(results: Sequence[dict[str, Any]]) -> str:
             f"{result['cost']:.2f}",
             by_depth(result),
             f"{result['changed_verdicts']} of {result['rows']}",
+            *(_mean(result[name]) for name in ("macro_f1", "whole_macro_f1")),
         ]
         for result in results
     ]
     return markdown_table(header, rows)
 
 
-def _scored(guard: Guard, texts: Sequence[str], size: int) -> list[ScoreResult]:
-    if size == 1:
-        return [guard.score(text) for text in texts]
+def _macro_f1(rows: Sequence[Row], results: Sequence[ScoreResult]) -> dict[str, float]:
+    """Of the verdicts on the labelled rows, by data set."""
+    return macro_f1_by_dataset(rows, [float(bool(one.is_harmful)) for one in results], 0.5)
+
+
+def _mean(by_dataset: Mapping[str, float]) -> str:
+    return f"{np.mean([*by_dataset.values()]):.4f}" if by_dataset else "-"
+
+
+def _scored(guard: Guard, texts: Sequence[Text], size: int) -> list[ScoreResult]:
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     return [result for part in parts for result in guard.score_batch(part)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.errors import InputError
+from siren_runtime.scoring.call import Text
 from siren_runtime.text.rules import one_text
 
 
@@ -23,6 +24,13 @@ class Row:
     label: int | None
     pair: tuple[str, str] | None = None
     has_response: bool = False
+
+    @property
+    def given(self) -> Text:
+        """What a guard is given to score the text as what it is, prompt and response apart."""
+        if not self.has_response:
+            return self.text
+        return self.pair or (None, self.text)
 
 
 class _Line(msgspec.Struct):
