@@ -137,7 +137,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         {
             "attention_bias": True,
             "mlp_bias": True,
-            "head_dim": 16,
+            "head_dim": 12,
             "rope_parameters": _LINEAR_ROPE,
         },
         config_form=4,
@@ -256,7 +256,7 @@ _TINY: dict[str, Any] = {
 _TINY_DECODER = {**_TINY, "num_key_value_heads": 2, "rms_norm_eps": 0.01}
 _ENDS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _TINY_GEMMA = {**_TINY_DECODER, "head_dim": 24, "sliding_window": 8, "tie_word_embeddings": True}
-# Models that read images too -> the model_type of their text part, and of what reads images.
+# Models that read images or hear too -> the model_type of their text part, and of what does that.
 MULTIMODAL = {
     "gemma3": ("gemma3_text", "siglip_vision_model"),
     "mistral3": ("mistral", "pixtral"),
@@ -265,10 +265,44 @@ MULTIMODAL = {
     "llava_onevision": ("qwen2", "siglip_vision_model"),
     "vipllava": ("llama", "clip_vision_model"),
     "internvl": ("qwen3", "internvl_vision"),
+    "llava_next_video": ("llama", "clip_vision_model"),
+    "video_llava": ("llama", "clip_vision_model"),
+    "video_llama_3": ("qwen2", "video_llama_3_vision"),
+    "perception_lm": ("llama", "clip_vision_model"),
+    "janus": ("llama", "janus_vision_model"),
+    "deepseek_vl": ("llama", "siglip_vision_model"),
+    "ovis2": ("qwen2", "ovis2_vision"),
+    "fast_vlm": ("qwen2", "clip_vision_model"),
+    "got_ocr2": ("qwen2", "got_ocr2_vision"),
+    "qwen2_audio": ("qwen2", "qwen2_audio_encoder"),
+    "audioflamingo3": ("qwen2", "audioflamingo3_encoder"),
+    "voxtral": ("llama", "voxtral_encoder"),
 }
 TINY_VISION = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "head_dim": 8, "image_size": 8, "patch_size": 4,
+}  # fmt: skip
+# What some have beside that: keys of what reads images or sound, and of the whole config.
+TINY_VISION_OF: dict[str, dict[str, Any]] = {
+    "perception_lm": {"model_args": {"embed_dim": 16}},
+    "janus": {"projection_dim": 16, "num_image_tokens": 4},
+    "ovis2": {"vocab_size": 16},
+    "got_ocr2": {
+        "output_channels": 16, "mlp_dim": 16, "window_size": 2, "global_attn_indexes": [0],
+    },
+    "qwen2_audio": {
+        "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
+    },
+}  # fmt: skip
+TINY_OUTER: dict[str, dict[str, Any]] = {
+    "janus": {
+        "vq_config": {
+            "base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "embed_dim": 4,
+            "latent_channels": 32, "num_embeddings": 16, "image_token_embed_dim": 16,
+            "projection_dim": 16,
+        }
+    },
+    "ovis2": {"hidden_size": 16},
 }  # fmt: skip
 TINY_OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen3": {**_TINY_DECODER, "head_dim": 24, "rope_parameters": {"rope_theta": 10000.0}},

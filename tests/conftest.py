@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # several tests import ONNX Runtime themselves
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

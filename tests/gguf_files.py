@@ -73,7 +73,12 @@ def write_gguf(
 
 
 def _quantized(array: np.ndarray, stored: gguf.GGMLQuantizationType) -> np.ndarray:
-    """Stored rows; of Q4_K, which the package does not quantize to, any with the gain of one."""
+    """Stored rows; of Q4_K and Q6_K, which the package does not quantize to, any.
+
+    Those of Q4_K have the gain of one.
+    """
+    if stored == gguf.GGMLQuantizationType.Q6_K:
+        return random_rows("Q6_K", *array.shape)
     if stored != gguf.GGMLQuantizationType.Q4_K:
         return gguf.quantize(array, stored)
     shape = (len(array), array.shape[1] // 256, 144)

@@ -17,7 +17,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from backbones import MAX_LENGTH, MULTIMODAL, TINY_OF_TYPE, TINY_VISION, BackboneSpec
+from backbones import (
+    MAX_LENGTH,
+    MULTIMODAL,
+    TINY_OF_TYPE,
+    TINY_OUTER,
+    TINY_VISION,
+    TINY_VISION_OF,
+    BackboneSpec,
+)
 from reference import Pooling, auto_class, load_reference
 from siren_bench.subjects.synthetic import write_artifact
 from texts import TEXTS
@@ -37,7 +45,7 @@ def make_backbone(folder: Path, spec: BackboneSpec, *, seed: int = 0) -> Path:
     model.to(DTYPES[spec.dtype])
     model.save_pretrained(folder, max_shard_size="100KB" if spec.sharded else "5GB")
     _rewrite_config(folder / "config.json", spec)
-    TOKENIZERS[spec.model_type](folder)
+    TOKENIZERS[MULTIMODAL.get(spec.model_type, (spec.model_type,))[0]](folder)
     return folder
 
 
@@ -49,12 +57,14 @@ def _make_config(spec: BackboneSpec) -> PreTrainedConfig:
     config = AutoConfig.for_model(text, **tiny)
     if vision is None:
         return config
+    other = {"model_type": vision, **TINY_VISION, **TINY_VISION_OF.get(spec.model_type, {})}
     return AutoConfig.for_model(
         spec.model_type,
         text_config=config.to_dict(),
-        vision_config={"model_type": vision, **TINY_VISION},
         mm_tokens_per_image=4,
         image_token_index=3,
+        **{"audio_config" if vision.endswith("_encoder") else "vision_config": other},
+        **TINY_OUTER.get(spec.model_type, {}),
     )
 
 

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from siren_export.heads.polynomial import PolynomialHead, Term
 from siren_export.heads.polynomial_artifact import write_polynomial_artifact
 from siren_export.heads.selected import LayerSelection
+from siren_runtime.generation.manifest import TrainedOn
 
 
 def make_polynomial(
@@ -20,6 +21,7 @@ def make_polynomial(
     rank: int = 3,
     max_length: int = 48,
     seed: int = 0,
+    trained_on: TrainedOn | None = None,
 ) -> Path:
     """Write a random head of `orders` orders, which all matter, and return its folder."""
     rng = np.random.default_rng(seed)
@@ -51,6 +53,7 @@ def make_polynomial(
         layers=selected,
         max_length=max_length,
         threshold=0.5,
+        trained_on=trained_on,
     )
     return folder
 

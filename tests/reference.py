@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoTokenizer,
     PreTrainedConfig,
 )
@@ -62,7 +63,12 @@ class _AnyLanguageModel:
 
 def auto_class(config: PreTrainedConfig) -> Any:
     """The class of transformers that makes a language model of a config."""
-    classes = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM)
+    classes = (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForMaskedLM,
+        AutoModelForPreTraining,  # of sound
+    )
     return next(made for made in classes if type(config) in made._model_mapping)
 
 

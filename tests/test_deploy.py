@@ -61,6 +61,10 @@ def test_options_of_the_unit_exist(options):
     assert options_in(command) <= options
 
 
+def test_the_unit_lets_the_parent_alone_tell_workers_to_end():
+    assert re.search(r"^KillMode=mixed$", UNIT.read_text(), re.M)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit(tmp_path):
     unit = tmp_path / UNIT.name

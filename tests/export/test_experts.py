@@ -20,6 +20,7 @@ from siren_runtime.errors import CheckpointError
         {"model_type": "granitemoehybrid", "num_local_experts": 62},
         {"model_type": "of_tomorrow", "moe_num_experts": 4},
         {"model_type": "with_images", "text_config": {"num_experts": 8}},
+        {"model_type": "with_sound", "text_config": {"model_type": "mixtral"}},
     ],
     ids=lambda config: config["model_type"],
 )
@@ -40,7 +41,7 @@ def test_a_kind_that_may_have_experts_is_not_told_that_it_has_some():
     "config",
     [
         {"model_type": "gpt2"},
-        {"model_type": "deepseek_vl", "text_config": "llama"},
+        {"model_type": "aya_vision", "text_config": "cohere2"},
         {"model_type": "gemma4", "text_config": {"num_experts": None}},
         {"model_type": "of_tomorrow", "num_experts": 0},
     ],

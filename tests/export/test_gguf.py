@@ -64,7 +64,22 @@ def test_tensors_are_those_that_transformers_reads(
     kind: str, name: str, backbone_folder: Folders, tmp_path: Path
 ) -> None:
     types = {"attn": kind, "ffn": kind, "token_embd": kind}
-    path = write_gguf(tmp_path / "model.gguf", backbone_folder(name), types=types, pre=pre_of(name))
+    check_tensors(
+        write_gguf(tmp_path / "model.gguf", backbone_folder(name), types=types, pre=pre_of(name))
+    )
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])  # in blocks of 256, wider than a tiny backbone
+def test_tensors_in_wide_blocks_are_those_that_transformers_reads(
+    kind: str, tmp_path: Path
+) -> None:
+    wide = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    folder = make_backbone(tmp_path / "backbone", BackboneSpec("llama", wide))
+    types = {"attn": kind, "ffn": kind, "token_embd": kind}
+    check_tensors(write_gguf(tmp_path / "model.gguf", folder, types=types, pre=pre_of("llama")))
+
+
+def check_tensors(path: Path) -> None:
     weights = load_checkpoint(path).weights
     for tensor, values in theirs(path).state_dict().items():
         ours = weights.read(tensor.removeprefix("model.")).astype(np.float32)

@@ -273,7 +273,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "adapter": ({"general.type": "adapter"}, "general.type is 'adapter'"),
     "part": ({"split.count": 3}, "split.count is 3"),
     "old blocks": ({"general.quantization_version": 1}, "general.quantization_version is 1"),
-    "experts": ({"llama.expert_count": 8}, "llama.expert_count is 8"),
+    "experts": ({"llama.expert_count": 8}, "llama.expert_count is 8; the model is a mixture of"),
+    "experts of another architecture": (
+        {"general.architecture": "qwen3moe", "qwen3moe.expert_count": 128},
+        "qwen3moe.expert_count is 128; the model is a mixture of experts, which is not supported",
+    ),
     "longrope": ({"llama.rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
     "attention factor": ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor is 1.5"),
     "part of a head": ({"llama.rope.dimension_count": 8}, "the whole head of 16 must rotate"),

@@ -201,6 +201,19 @@ def test_a_tokenizer_beside_the_file_is_taken(backbone_folder: Folders, tmp_path
     assert compare_tokens(checkpoint, ALL_TEXTS) is None
 
 
+def test_code_of_a_tokenizer_beside_the_file_is_refused(
+    backbone_folder: Folders, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "model.gguf", backbone_folder("qwen2"), pre="qwen2")
+    settings = {"auto_map": {"AutoTokenizer": ["tokenization_own.T", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    load_checkpoint(path)  # of whose header the tokenizer is made
+    shutil.copy(backbone_folder("qwen2") / "tokenizer.json", tmp_path)
+    for trust in (False, True):
+        with pytest.raises(CheckpointError, match=r"_config\.json: auto_map .*nothing runs"):
+            load_checkpoint(path, trust_remote_code=trust)
+
+
 def test_the_tokenizer_of_another_model_is_refused(
     backbone_folder: Folders, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Heads and backbones by hub repository id: pinned, minimal, refused with one clear error."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,38 @@ def test_a_cached_backbone_loads_offline(hub: HubServer, tmp_path: Path) -> None
     online = load(hub, home, wanted)
     assert load(hub, home, wanted, HF_HUB_OFFLINE="1") == online
     assert online[0]["norm"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        ("checkpoint", "config.json"),
+        ("checkpoint", "tokenizer.json"),
+        ("checkpoint", "model.safetensors"),
+        ("artifact", "siren_config.json"),
+        ("artifact", "siren.safetensors"),
+    ],
+)
+def test_what_a_cached_snapshot_lacks_is_to_be_loaded_first(
+    kind: str, lacking: str, hub: HubServer, tmp_path: Path
+) -> None:
+    home, name = tmp_path / "home", "head" if kind == "artifact" else "backbone"
+    load(hub, home, (kind, f"org/{name}"))
+    (repository,) = (home / "hub").glob("models--*")
+    (repository / "snapshots" / hub.commit(f"org/{name}") / lacking).unlink()
+    shutil.rmtree(repository / "trees", ignore_errors=True)  # as what clients before 2 leave
+    (answer,) = load(hub, home, (kind, f"org/{name}"), HF_HUB_OFFLINE="1")
+    assert lacking in answer["message"]
+    assert f"hub repository org/{name} may be incomplete: load it once" in answer["message"]
+    assert "error" not in load(hub, home, (kind, f"org/{name}"))[0]
+
+
+def test_what_a_repository_itself_lacks_is_said_as_of_a_folder(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    (tmp_path / "backbone" / "tokenizer.json").unlink()
+    wanted = [("checkpoint", "org/backbone"), ("checkpoint", "org/pickled")]
+    tokenizer, weights = load(hub, tmp_path / "home", *wanted)
+    assert "a fast tokenizer is needed" in tokenizer["message"]
+    assert "must be converted to safetensors" in weights["message"]
+    assert "incomplete" not in tokenizer["message"] + weights["message"]

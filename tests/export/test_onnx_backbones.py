@@ -332,6 +332,25 @@ def test_trust_goes_to_the_weights_that_a_file_is_verified_by(
     assert result.exit_code == 0, result.stderr
 
 
+def test_code_of_a_tokenizer_beside_a_file_is_trusted_and_compared_or_refused(
+    graph: Make, head: Callable[..., Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(graph("llama"), tmp_path / "onnx"))
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["tokenization_own.T", None]}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: auto_map .*give --trust"):
+        load_checkpoint(copy)
+    artifact, checkpoint = (
+        load_artifact(head("llama")),
+        load_checkpoint(copy, trust_remote_code=True),
+    )
+    reference = OwnStates(artifact, checkpoint).scores  # there is no such code to compare with
+    with pytest.raises(CheckpointError, match=r"auto_map .* could not be verified \(transformers"):
+        export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_labels_of_a_file_are_compared_with_its_own_states_each(
     graph: Make, backbone: Make, tmp_path: Path
 ) -> None:

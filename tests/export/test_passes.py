@@ -140,7 +140,7 @@ def test_int4_weights_are_within_half_a_step_of_the_matrix_but_at_the_ends_of_th
 def test_channels_and_rows_too_small_for_a_scale_become_zeros(precision):
     """The least float32 above zero, by 127, is zero, which nothing can be divided by."""
     g = GraphBuilder(FLOAT)
-    ids = g.input("ids", ir.DataType.INT64, ["batch", "sequence"])
+    ids = g.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
     table, matrix = (np.full(s, 1e-45, np.float32) for s in ((4, 32), (32, 2)))
     matrix[:, 1] = 1
     rows = g.op("Gather", g.weight("table", from_array(table)), ids)
@@ -163,6 +163,19 @@ def test_embedding_rows_are_within_half_a_step_of_the_table(author):
     assert (np.abs(values * scale - table) <= 0.5001 * scale).all()
 
 
+@pytest.mark.parametrize("name", backbones.FAMILIES)
+def test_of_all_tables_that_of_the_tokens_alone_is_in_8_bits(author, name):
+    graph = author(name, "int8")
+    (tokens,) = (
+        str(node.inputs[0].name)
+        for node in graph.model.graph
+        if node.op_type == "Gather" and node.inputs[1].name == "input_ids"
+    )
+    lower(graph, row_of("onnxruntime", "int8"))
+    integers = {n for n, w in graph.weights.items() if w.dtype == ir.DataType.INT8}
+    assert {name for name in integers if "/weight." not in name} == {f"{tokens}.int8"}
+
+
 def test_products_of_one_input_share_its_quantization(author):
     graph = author("qwen3", "int8")
     lower(graph, row_of("onnxruntime", "int8"))
@@ -182,7 +195,8 @@ def opened(graph: GuardGraph) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "llama-mlp-bias", "bert", "gemma3", "modernbert", "roberta"]
+    "name",
+    ["qwen3", "llama-mlp-bias", "granite-biases-4", "bert", "gemma3", "modernbert", "roberta"],
 )
 def test_long_attention_gives_what_attention_gives(author, name):
     """At lengths around the choice, alone, in batches, and with padding."""
@@ -197,6 +211,14 @@ def test_long_attention_gives_what_attention_gives(author, name):
         feed = {"input_ids": ids, "attention_mask": mask}
         (plain,), (fused,) = (session.run(["features"], feed) for session in sessions)
         np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-5, err_msg=str(lengths))
+
+
+def test_a_decoders_attention_of_heads_that_the_fused_operator_does_not_take_is_not_fused(author):
+    """It takes heads of whole eights of channels; these have 12."""
+    graph = author("granite-biases-4", "fp32")
+    before = [node.op_type for node in graph.model.graph]
+    fuse_long_attention(graph, long=16)
+    assert [node.op_type for node in graph.model.graph] == before
 
 
 def _look_through_a_window(graph: GuardGraph) -> ir.Node:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from backbones import MULTIMODAL
 from siren_export.families.gemma import Gemma
 from siren_export.families.llama import Llama
 from siren_export.families.multimodal import MODEL_TYPES
@@ -28,18 +29,35 @@ def text_part(model_type: str, **keys: Any) -> Gemma | Llama | Olmo2:
     return config
 
 
+def test_a_tiny_backbone_can_be_made_of_every_one():
+    assert set(MULTIMODAL) == set(MODEL_TYPES)
+
+
 @pytest.mark.parametrize("outer", MODEL_TYPES)
 def test_an_empty_text_config_is_the_one_that_transformers_takes(outer):
     expected = AutoConfig.for_model(outer, text_config={}).text_config
     found = text_part(outer, text_config={})
     assert found.model_type == expected.model_type
-    assert (found.vocab_size, found.hidden_size) == (expected.vocab_size, expected.hidden_size)
+    check_sizes(found, expected)
 
 
 @pytest.mark.parametrize("text", DECODERS)
 def test_every_decoder_may_be_the_text_part_and_what_it_leaves_out_is_as_in_transformers(text):
     expected = AutoConfig.for_model("llava", text_config={"model_type": text}).text_config
-    found = text_part("llava", text_config={"model_type": text})
+    check_sizes(text_part("llava", text_config={"model_type": text}), expected)
+
+
+@pytest.mark.parametrize("given", [{}, {"model_type": "qwen3", "num_hidden_layers": 7}], ids=str)
+def test_voxtrals_text_part_has_its_own_defaults_whatever_its_type(given):
+    expected = AutoConfig.for_model("voxtral", text_config=dict(given)).text_config
+    found = text_part("voxtral", text_config=given)
+    check_sizes(found, expected)
+    assert isinstance(found, Llama)
+    assert found.head_dim == expected.head_dim == 128
+    assert found.rope.theta == expected.rope_parameters["rope_theta"] == 1e8
+
+
+def check_sizes(found: Gemma | Llama | Olmo2, expected: PreTrainedConfig) -> None:
     for ours, theirs in (
         ("vocab_size", "vocab_size"),
         ("hidden_size", "hidden_size"),
@@ -65,16 +83,25 @@ def test_keys_of_images_are_not_looked_at_and_those_of_text_are():
     ("config", "message"),
     [
         ({"model_type": "gemma3"}, "text_config"),
+        ({"model_type": "fast_vlm"}, "text_config"),  # one that is absent is not one of no keys
+        ({"model_type": "got_ocr2", "text_config": None}, "text_config"),
         (
             {"model_type": "gemma3", "text_config": {"model_type": "llama"}},
-            "text_config.model_type is 'llama'; a gemma3 is read with gemma3_text",
+            "text_config.model_type 'llama' is none that a gemma3 is read with: gemma3_text",
         ),
         (
             {"model_type": "mistral3", "text_config": {"model_type": "ministral3"}},
-            "text_config.model_type is 'ministral3'; a mistral3 is read with llama or mistral",
+            "text_config.model_type 'ministral3' is none that a mistral3 is read with: llama, mi",
         ),
-        ({"model_type": "llava", "text_config": {"model_type": "bert"}}, "model_type is 'bert'"),
-        ({"model_type": "llava", "text_config": {"model_type": ["llama"]}}, "is ['llama']"),
+        (
+            {"model_type": "llava", "text_config": {"model_type": "bert"}},
+            "model_type 'bert' is none",
+        ),
+        (
+            {"model_type": "llava", "text_config": {"model_type": "mixtral"}},
+            "text_config.model_type 'mixtral' is a mixture of experts, which is not supported",
+        ),
+        ({"model_type": "llava", "text_config": {"model_type": ["llama"]}}, "['llama'] is none"),
         ({"model_type": "llava", "text_config": {"new_key": 1}}, 'text_config: unknown keys ["new'),
         ({"model_type": "llava", "text_config": {}, "new_key": 1}, 'unknown keys ["new_key"]'),
         ({"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}, "not supported"),

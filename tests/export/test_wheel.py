@@ -30,6 +30,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     (folder / "engines" / "minilm" / "bundle").mkdir()
     (folder / "engines" / "minilm" / "bundle" / "guard.json").touch()
+    (folder / "engines" / "calibrated" / "categories").mkdir(parents=True)
+    (folder / "engines" / "calibrated" / "categories" / "decision.json").touch()
     subprocess.run(
         [sys.executable, "-c", BUILD, "dist"],
         cwd=folder,
@@ -64,6 +66,8 @@ def test_a_wheel_holds_our_packages_and_the_recipes(installation: Path) -> None:
     assert recipe - {"categories"} == {"recipe.json", "reference.json", *head}
     gemma = {path.name for path in (installation / "siren_engines" / "gemma3-270m").iterdir()}
     assert gemma >= {"recipe.json", "NOTICE"}
+    calibrated = installation / "siren_engines" / "calibrated" / "categories"
+    assert (calibrated / "decision.json").is_file()
     for package in ("siren_runtime", "siren_export"):
         of_checkout = ROOT / package.removeprefix("siren_") / package
         files = {path.relative_to(of_checkout) for path in of_checkout.rglob("*.py")}

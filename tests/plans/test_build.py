@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 from siren_runtime.backends.shapes import default_profiles, parse_profile
 from siren_runtime.backends.tensorrt.build import build_plan
 from siren_runtime.backends.tensorrt.plan import find_plan
+from siren_runtime.bundle import shipped
 from siren_runtime.bundle.reader import Bundle, load_bundle
+from siren_runtime.commands import build
 from siren_runtime.commands.build import app
 from siren_runtime.errors import BackendError, InputError
-from tiny_bundle import edit_model
+from tiny_bundle import edit_model, make_bundle
 
 
 def test_a_plan_is_compiled_recorded_and_found(tiny, rtx):
@@ -178,3 +180,21 @@ def test_what_cannot_be_compiled_says_what_else_to_try(tiny, rtx, target, hint):
         of_library = any(".cpp" in line for line in lines)
         assert of_library == (log_level == "warning")
         assert (".cpp" in str(told.value)) == (target != "onnxruntime")
+
+
+def test_a_shipped_guard_is_compiled_by_its_name(tmp_path, monkeypatch):
+    recipe = tmp_path / "engines" / "tiny"
+    make_bundle(recipe / "bundle")
+    (recipe / "recipe.json").touch()
+    monkeypatch.setattr(shipped, "ENGINES", recipe.parent)
+    monkeypatch.setattr(shipped, "IN_CHECKOUT", True)
+    compiled = []
+
+    def compile_none(opened, *_, **__):
+        compiled.append(opened.path)
+        raise BackendError("no library here")
+
+    monkeypatch.setattr(build, "load_library", lambda flavor: None)
+    monkeypatch.setattr(build, "build_plan", compile_none)
+    CliRunner().invoke(build.app, ["tiny", "--flavor", "tensorrt-rtx"])
+    assert compiled == [recipe / "bundle"]

@@ -29,6 +29,32 @@ def test_float16_compiles_as_it_is_authored(export, rtx, name, pooling):
     assert build_plan(bundle, rtx, profiles=SHAPES).read()
 
 
+# Of each family one of the pairs that no test compiles of all families.
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    zip(
+        FAMILIES,
+        itertools.cycle(
+            [
+                ("tensorrt-rtx", "fp32"),
+                ("tensorrt10", "fp8"),
+                ("tensorrt-rtx", "bf16"),
+                ("tensorrt10", "int8"),
+                ("tensorrt-rtx", "fp8"),
+                ("tensorrt10", "fp32"),
+                ("tensorrt10", "bf16"),
+            ]
+        ),
+    ),
+)
+def test_every_family_compiles_in_another_precision(export, rtx, name, pair):
+    target, precision = pair
+    fitted = {"calibration": TEXTS[:8]} if precision in ("int8", "fp8") else {}
+    bundle = export(name, precision=precision, target=target, **fitted)
+    gpus = {"compute_capabilities": ["8.9", "12.0"]} if precision == "fp8" else {}
+    assert build_plan(bundle, rtx, profiles=SHAPES, **gpus).read()
+
+
 @pytest.mark.parametrize(("name", "target"), [("qwen3", "tensorrt-rtx"), ("bert", "tensorrt10")])
 def test_bfloat16_compiles(export, rtx, name, target):
     bundle = export(name, precision="bf16", target=target)

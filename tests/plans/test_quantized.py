@@ -90,6 +90,16 @@ def test_calibrated_int8_stays_close_to_float32(export, name, target):
     assert operators["DequantizeLinear"] == (matrices + inputs) * layers
 
 
+@pytest.mark.parametrize(
+    ("name", "target"), zip(FAMILIES, itertools.cycle(["tensorrt", "tensorrt10"]))
+)
+def test_every_family_with_rounded_activations_stays_close_to_float32(export, name, target):
+    expected = scores(export(name).path)
+    for precision, mean in (("int8", 0.05), ("fp8", 0.1)):
+        bundle = export(name, precision=precision, target=target, **FITTED)
+        assert np.abs(scores(bundle.path) - expected).mean() <= mean
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt10"])
 def test_int8_without_calibration_texts_is_fitted_to_the_built_in_ones(export, target):
     expected = scores(export("qwen3").path)

@@ -1,12 +1,12 @@
 """The families there are, found by the model_type of config.json."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from siren_export.graph.activations import check_activation
 from siren_export.sources.checkpoint import Checkpoint
+from siren_export.sources.experts import why_experts_are_refused
 from siren_runtime.errors import CheckpointError
 
 from . import bert, deberta, gemma, granite, llama, modernbert, multimodal, olmo2, phi3, smollm3
@@ -32,11 +32,6 @@ _PARSERS: dict[str, Callable[[Mapping[str, Any], str], Backbone]] = {
     **dict.fromkeys(deberta.MODEL_TYPES, deberta.parse),
 }
 SUPPORTED = tuple(_PARSERS)
-# Models that have experts, or may have, by their names; others are known by their counts of them.
-_EXPERTS = re.compile(
-    r"moe|mixtral|dbrx|arctic|deepseek_v\d|dots1|gpt_oss|jamba|llama4|longcat|minimax|qwen3_next"
-)
-_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
@@ -48,36 +43,17 @@ def parse_config(config: Mapping[str, Any], origin: str) -> Backbone:
     """
     model_type = config.get("model_type")
     if model_type not in SUPPORTED:
-        raise CheckpointError(
-            f"{origin}: model_type {model_type!r} {_lacking(config, str(model_type))}"
-        )
+        raise CheckpointError(f"{origin}: model_type {model_type!r} {_lacking(config)}")
     backbone = _PARSERS[model_type](config, origin)
     check_activation(backbone.hidden_act, origin)
     return backbone
 
 
-def _lacking(config: Mapping[str, Any], model_type: str) -> str:
-    """Why a model_type that is none of `SUPPORTED` is refused, and what could be done."""
+def _lacking(config: Mapping[str, Any]) -> str:
+    """Why a config whose model_type is none of `SUPPORTED` is refused, and what could be done."""
     text = config.get("text_config")
     parts = (config, text) if isinstance(text, Mapping) else (config,)
-    counts = [part[key] for part in parts for key in _COUNTS if part.get(key) is not None]
-    graph = (
-        "export its graph with Optimum or onnxruntime-genai's builder and give that folder as "
-        "--backbone"
-    )
-    if any(counts) or (not counts and _EXPERTS.search(model_type)):
-        return (
-            "is a mixture of experts, which is not supported: it would need the router authored, "
-            "a product of each token with the matrices of its own experts, and passes that "
-            f"quantize those; use a dense model, or {graph}"
-        )
-    if _EXPERTS.search(model_type):
-        return (
-            "is not supported: its blocks may have experts or Mamba layers, though this config "
-            "counts no experts, and none of its kind is authored here; use another model, or "
-            f"{graph}"
-        )
-    return f"is not supported; supported: {', '.join(SUPPORTED)}"
+    return why_experts_are_refused(*parts) or f"is not supported; supported: {', '.join(SUPPORTED)}"
 
 
 def backbone_of(checkpoint: Checkpoint) -> Backbone | ImportedBackbone:

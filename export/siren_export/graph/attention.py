@@ -11,6 +11,8 @@ import onnx_ir as ir
 from .builder import GraphBuilder
 from .cache import KeyValueCache
 
+HEAD_DIM = "head_dim"  # of causal Attention, in its node's `meta`: passes go by it
+
 
 def shorter(windows: Mapping[int, int], max_length: int) -> dict[int, int]:
     """Those of the blocks' windows that hide a token of a sequence of `max_length`."""
@@ -53,7 +55,11 @@ def causal_attention(
     if softcap is not None:
         attributes["softcap"] = softcap
     if window is None:
-        return g.op("Attention", q, k, v, is_causal=1, scale=scale, **attributes)
+        y = g.op("Attention", q, k, v, is_causal=1, scale=scale, **attributes)
+        producer = y.producer()
+        assert producer is not None
+        producer.meta[HEAD_DIM] = head_dim
+        return y
     visible = _visible_window(g, q, window)
     return g.op("Attention", q, k, v, visible, scale=scale, **attributes)
 

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from siren_export.sources.local_file import read_json
 from siren_export.sources.safetensors_file import SafetensorsFile
 from siren_runtime.errors import ArtifactError
+from siren_runtime.generation.manifest import TrainedOn
 
 from .base import CONFIG_FILE, WEIGHTS_FILE, write_artifact
 from .neurons import (
@@ -99,8 +100,12 @@ def write_polynomial_artifact(
     layers: Sequence[LayerSelection],
     max_length: int,
     threshold: float,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a polynomial artifact into `folder`; what lies there of other weights goes first.
+
+    Args:
+        trained_on: the generator whose features the head was trained on, if it was.
 
     Raises:
         InputError: a file cannot be written.
@@ -120,6 +125,8 @@ def write_polynomial_artifact(
         "polynomial": {"orders": head.orders, "rank": rank, "input_dim": head.weight.size},
         "inference": {"max_length": max_length, "default_threshold": threshold},
     }
+    if trained_on is not None:
+        config["trained_on"] = msgspec.to_builtins(trained_on)
     tensors = {
         "mean": head.mean,
         "scale": head.scale,

@@ -12,17 +12,20 @@ Milliseconds of one thread for one layer:
     MultiHeadAttention, no mask (its flash)    0.03   0.06   0.48   6.3
     MultiHeadAttention with a mask             0.03   0.08   0.57   7.4
 
-So short texts, and encoders' padded batches, keep Attention. Float32 and float16 keep it at every
-length: they run on other providers too, whose operators have other limits.
+So short texts, and encoders' padded batches, keep Attention. Heads of a width that
+GroupQueryAttention does not take keep it at every length, and so do float32 and float16: they run
+on other providers too, whose operators have other limits.
 """
 
 import onnx_ir as ir
 
+from siren_export.graph.attention import HEAD_DIM
 from siren_export.graph.builder import GuardGraph
 
 from .edit import CONTRIB, attentions, before, replace
 
 _INT32 = ir.DataType.INT32
+_WIDTH = 8  # GroupQueryAttention takes heads of whole eights of channels
 
 
 def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
@@ -33,7 +36,12 @@ def fuse_long_attention(graph: GuardGraph, long: int = 256) -> None:
     """
     # In a decoder, one with a mask looks through a window, which the fused operator would drop;
     # those whose scores are capped are primitive operators by now.
-    nodes = [node for node in attentions(graph) if _is_causal(node) == graph.causal]
+    nodes = [
+        node
+        for node in attentions(graph)
+        if _is_causal(node) == graph.causal
+        and (not graph.causal or node.meta[HEAD_DIM] % _WIDTH == 0)
+    ]
     if not nodes:
         return
     first = before(graph, nodes[0], f"{nodes[0].name}/long")

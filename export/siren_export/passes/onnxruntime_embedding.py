@@ -12,8 +12,9 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight
 from siren_export.sources.weights import BLOCK, Blocks
+from siren_runtime.bundle.graphs import INPUT_IDS
 
-from .edit import add_weight, before, replace
+from .edit import add_weight, before, nodes_of, replace
 
 _LEVELS = 127
 _ROWS = 4096  # read at a time
@@ -21,11 +22,16 @@ _Part = Callable[[Blocks], np.ndarray]
 
 
 def quantize_embedding(graph: GuardGraph) -> None:
-    """Rewrite every lookup of rows in a float32 table [rows, channels]."""
-    for lookup in list(graph.model.graph):
-        table = lookup.inputs[0] if lookup.op_type == "Gather" else None
-        source = graph.weights.get(str(table.name)) if table is not None else None
-        if source is not None and source.dtype == FLOAT and len(source.shape) == 2:
+    """Rewrite the lookup of the tokens' rows in a float32 table [rows, channels].
+
+    Tables of positions and of distances are small, and stay as they are.
+    """
+    for lookup in nodes_of(graph.model.graph, "Gather"):
+        table, rows = lookup.inputs
+        assert table is not None
+        assert rows is not None
+        source = graph.weights.get(str(table.name))
+        if rows.name == INPUT_IDS and source is not None and source.dtype == FLOAT:
             replace_lookup = _replace if source.stored is None else _carry_over
             replace_lookup(graph, lookup, source)
 

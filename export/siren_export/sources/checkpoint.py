@@ -3,7 +3,8 @@
 Nothing in it is executed here: pickled weights are refused, and so is a checkpoint that names
 code of its own (`auto_map`), unless the caller trusts that. Then transformers runs it when the
 export is verified: for llm-siren, or in its place where llm-siren cannot load the class. The graphs
-are those of the standard class all the same.
+are those of the standard class all the same. Of an ONNX file, whose graph is its own, it is the
+tokenizer's code alone; of a GGUF file nothing runs any, so none is taken.
 """
 
 import hashlib
@@ -116,7 +117,7 @@ def load_checkpoint(
         return _load_gguf(path)
     graph = find_graph(path)
     if graph is not None:
-        return _load_onnx(graph, str(source))
+        return _load_onnx(graph, str(source), trust_remote_code)
     folder = resolve_folder(
         source,
         revision=revision,
@@ -131,13 +132,7 @@ def load_checkpoint(
             "transformers applies it depends on what is installed; merge it into the weights, or "
             "remove it"
         )
-    remote_code = _remote_code(folder, config)
-    if remote_code is not None and not trust_remote_code:
-        raise CheckpointError(
-            f"{remote_code}: the checkpoint names code of its own, which transformers would run "
-            "in place of the standard class; give --trust-remote-code to run it when the export is "
-            "verified, or remove the key where the standard class is meant"
-        )
+    remote_code = _trusted_code(folder, config, trust_remote_code)
     tokenizer_json = read_tokenizer(folder, config)
     return Checkpoint(
         path=folder,
@@ -162,6 +157,12 @@ def _load_gguf(path: Path) -> Checkpoint:
             f"{path}: reading a GGUF file takes the gguf package ({error}); {install_hint('gguf')}"
         ) from None
     found = open_gguf(path, str(path))
+    code = _remote_code(path.parent, {}) if found.tokenizer is None else None
+    if code is not None:
+        raise CheckpointError(
+            f"{code}: the tokenizer beside the GGUF file names code of its own, which nothing runs "
+            "here; remove the key where the standard class is meant"
+        )
     return Checkpoint(
         path=path,
         source=str(path),
@@ -173,8 +174,9 @@ def _load_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _load_onnx(path: Path, source: str) -> Checkpoint:
+def _load_onnx(path: Path, source: str, trust_remote_code: bool) -> Checkpoint:
     file = open_graph(path)
+    remote_code = _trusted_code(path.parent, {}, trust_remote_code)  # of its tokenizer
     return Checkpoint(
         path=path.parent,
         source=source,
@@ -182,8 +184,25 @@ def _load_onnx(path: Path, source: str) -> Checkpoint:
         config=file.config,
         tokenizer_json=read_tokenizer(path.parent, file.config),
         weights=OnnxWeights(file, source),
+        remote_code=remote_code,
         onnx=file,
     )
+
+
+def _trusted_code(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> str | None:
+    """As `_remote_code`.
+
+    Raises:
+        CheckpointError: there is code, and it is not trusted.
+    """
+    remote_code = _remote_code(folder, config)
+    if remote_code is not None and not trust_remote_code:
+        raise CheckpointError(
+            f"{remote_code}: the checkpoint names code of its own, which transformers would run "
+            "in place of the standard class; give --trust-remote-code to run it when the export is "
+            "verified, or remove the key where the standard class is meant"
+        )
+    return remote_code
 
 
 def _remote_code(folder: Path, config: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from siren_runtime.errors import CheckpointError
 
+from .experts import MIXTURE
 from .gguf_file import GgufFile
 from .gguf_header import Header
 from .gguf_names import ATTENTION_BIASES, MLP_BIASES, OUTPUT, stems_of
@@ -32,6 +33,7 @@ def read_config(file: GgufFile, header: Header) -> dict[str, Any]:
     """
     _check_general(header)
     architecture = header.text("general.architecture")
+    header.only(f"{architecture}.expert_count", 0, expected=f"the model {MIXTURE}")
     if architecture not in _READERS:
         raise CheckpointError(
             f"{file.path}: general.architecture is {architecture!r}; supported: "
@@ -81,7 +83,6 @@ def _common(file: GgufFile, header: Header, prefix: str) -> dict[str, Any]:
         ("attention.clamp_kqv", 0.0),
         ("attention.max_alibi_bias", 0.0),
         ("use_parallel_residual", False),
-        ("expert_count", 0),
         ("expert_used_count", 0),
         ("tensor_data_layout", "Meta AI original pth"),  # the one of every llama file
     ):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from siren_runtime.bundle.files import ReadFailures
 from siren_runtime.errors import CheckpointError
 
 from .gguf_cursor import Cursor
@@ -78,15 +79,12 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         check_is_file(path, CheckpointError)
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size < len(_MAGIC):
-                    raise CheckpointError(f"{path}: {size} bytes are no GGUF file")
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    self._parse(Cursor(data, path), size)
-        except OSError as failure:
-            raise CheckpointError(f"{path}: cannot be read: {failure}") from failure
+        with ReadFailures(path, CheckpointError), path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size < len(_MAGIC):
+                raise CheckpointError(f"{path}: {size} bytes are no GGUF file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._parse(Cursor(data, path), size)
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Return the stored bytes of a tensor, uint8 [rows, bytes]; of a vector, one row.
@@ -105,11 +103,9 @@ class GgufFile:
             raise ValueError(f"cannot read {rows} of a tensor")
         wanted = max(0, stop - start) * tensor.row_bytes
         offset = tensor.offset + start * tensor.row_bytes
-        try:
+        with ReadFailures(self.path, CheckpointError):
             # Not by a map of the file, whose pages would stay in resident memory.
             data = np.fromfile(self.path, np.uint8, count=wanted, offset=offset)
-        except OSError as failure:
-            raise CheckpointError(f"{self.path}: cannot be read: {failure}") from failure
         if data.size != wanted:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r}: found {data.size} of {wanted} bytes; the file "

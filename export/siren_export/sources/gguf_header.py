@@ -92,14 +92,18 @@ class Header:
         """Whether the key holds an array."""
         return isinstance(self._values.get(key), (list, np.ndarray))
 
-    def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a value at which the graphs would not be the model's; it may be missing."""
+    def only(self, key: str, *allowed: Any, expected: str | None = None) -> None:
+        """Refuse a value at which the graphs would not be the model's; it may be missing.
+
+        Args:
+            expected: what the error says beside the value found; by default what is allowed.
+        """
         if key in self._values:
             value = self._value(key, None)
             same = (value == one and type(value) is type(one) for one in allowed)
             if isinstance(value, (np.ndarray, list)) or not any(same):
                 listed = " or ".join(map(shown, allowed))
-                raise self.refusal(key, f"only {listed} is supported")
+                raise self.refusal(key, expected or f"only {listed} is supported")
 
     def note(self, *keys: str) -> None:
         """Count keys as read: at any value they change no score."""

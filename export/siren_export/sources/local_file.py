@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from siren_runtime.bundle.files import GIT_LFS_ADVICE, is_git_lfs_pointer
+from siren_runtime.bundle.files import GIT_LFS_ADVICE, ReadFailures, is_git_lfs_pointer
+from siren_runtime.bundle.hub import advice_where_lacking
 from siren_runtime.errors import SirenError
 
 T = TypeVar("T")
@@ -22,9 +23,11 @@ def check_is_file(path: Path, error: type[SirenError]) -> None:
     Raises:
         error: there is no such file, or it is a folder, pipe, device or git LFS pointer.
     """
+    if not path.exists():
+        advice = advice_where_lacking(path.parent)
+        raise error(f"{path}: there is no such file" + (f"; {advice}" if advice else ""))
     if not path.is_file():
-        found = "it is not a regular file" if path.exists() else "there is no such file"
-        raise error(f"{path}: {found}")
+        raise error(f"{path}: it is not a regular file")
     with suppress(OSError):  # of a file that cannot be read, reading it says why
         if is_git_lfs_pointer(path):
             raise error(f"{path}: {GIT_LFS_ADVICE}")
@@ -37,13 +40,11 @@ def read_bytes(path: Path, error: type[SirenError], *, limit: int) -> bytes:
         error: there is no such file, it is not a regular one, is larger, or cannot be read.
     """
     check_is_file(path, error)
-    try:
+    with ReadFailures(path, error):
         size = path.stat().st_size
         if size > limit:
             raise error(f"{path}: {size:,} bytes; a sane file of this kind has at most {limit:,}")
         return path.read_bytes()
-    except OSError as failure:
-        raise error(f"{path}: cannot be read: {failure.strerror}") from failure
 
 
 def read_json(path: Path, kind: type[T], error: type[SirenError]) -> T:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from siren_runtime.bundle.files import replacement, sha256_of
+from siren_runtime.bundle.files import ReadFailures, replacement, sha256_of
 from siren_runtime.bundle.types import Positive, Sha256
 from siren_runtime.errors import CheckpointError
 
@@ -142,9 +142,6 @@ def _is_whole(path: Path, joined: Joined) -> bool:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
-    except OSError as failure:
-        raise CheckpointError(f"{path}: cannot be read: {failure.strerror}") from failure
+    with ReadFailures(path, CheckpointError), path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.hub import advice_where_lacking
 from siren_runtime.errors import CheckpointError
 
 from .finite import all_finite
@@ -114,6 +115,7 @@ def _open_files(folder: Path) -> list[tuple[TensorInfo, SafetensorsFile]]:
     advice = "weights in another format must be converted to safetensors first"
     if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
         advice = f"to read a GGUF file, name it: {folder / ggufs[0]}"
+    advice = advice_where_lacking(folder, advice)
     raise CheckpointError(f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}; {advice}")
 
 

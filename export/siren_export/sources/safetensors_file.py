@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from siren_runtime.bundle.files import ReadFailures
 from siren_runtime.errors import SirenError
 
 from .local_file import check_is_file
@@ -74,16 +75,15 @@ class SafetensorsFile:
         self._offsets: dict[str, int] = {}  # of each tensor's first byte in the file
         check_is_file(path, error)
         try:
-            with safe_open(path, framework="numpy"):  # only to check the header
-                pass
-            self.tensors = self._parse_header()
+            with ReadFailures(path, error):
+                with safe_open(path, framework="numpy"):  # only to check the header
+                    pass
+                self.tensors = self._parse_header()
         except (SafetensorError, ValueError, RecursionError) as failure:
             raise error(
                 f"{path}: not a valid safetensors file: {failure}; it is damaged or incomplete, "
                 "get it again"
             ) from failure
-        except OSError as failure:
-            raise error(f"{path}: cannot be read: {failure}") from failure
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Return a tensor, or some rows of its first axis, in its stored dtype.
@@ -110,10 +110,8 @@ class SafetensorsFile:
             shape = (max(0, stop - start), *shape[1:])
             offset += start * row_bytes
         count = math.prod(shape) * info.dtype.itemsize
-        try:
+        with ReadFailures(self.path, self._error):
             data = np.fromfile(self.path, np.uint8, count=count, offset=offset)
-        except OSError as failure:
-            raise self._error(f"{self.path}: cannot be read: {failure}") from failure
         if data.size != count:
             raise self._error(
                 f"{self.path}: tensor {name!r}: found {data.size} of {count} bytes; the file "

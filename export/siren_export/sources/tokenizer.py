@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from siren_runtime.bundle.hub import advice_where_lacking
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.errors import CheckpointError
 
@@ -45,10 +46,12 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> bytes:
     """
     path = folder / TOKENIZER_FILE
     if not path.exists():
-        raise CheckpointError(
-            f"{path}: there is no such file; a fast tokenizer is needed. Where transformers is "
-            "installed, make one by AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        advice = advice_where_lacking(
+            folder,
+            "a fast tokenizer is needed. Where transformers is installed, make one by "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
+        raise CheckpointError(f"{path}: there is no such file; {advice}")
     data = read_bytes(path, CheckpointError, limit=_MAX_TOKENIZER_BYTES)
     config = _read_companion(folder / TOKENIZER_CONFIG_FILE)
     try:

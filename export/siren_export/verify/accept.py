@@ -51,15 +51,19 @@ def accepted(
 
 
 def check_remote_code(checkpoint: Checkpoint, report: Verification) -> None:
-    """Refuse a checkpoint that names code of its own where nothing compared the graphs with it.
+    """Refuse a checkpoint that names code of its own where nothing compared the bundle with it: its
+    scores, or of an ONNX file, whose code is its tokenizer's, its tokens.
 
     Raises:
         CheckpointError: it does.
     """
-    if checkpoint.remote_code is not None and report.status == "unverified":
+    if checkpoint.remote_code is None:
+        return
+    why = why_not_compared(checkpoint) if checkpoint.onnx is not None else None
+    if why is not None or report.status == "unverified":
         raise CheckpointError(
-            f"{checkpoint.remote_code}: the graphs are those of the standard class, and whether "
-            f"that code computes the same could not be verified ({report.reason})"
+            f"{checkpoint.remote_code}: none of that code is in the bundle, and whether it does as "
+            f"the standard class does could not be verified ({why or report.reason})"
         )
 
 

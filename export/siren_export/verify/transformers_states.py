@@ -1,10 +1,10 @@
 """Backbones that transformers loads and llm-siren does not, for llm-siren's heads to read.
 
 llm-siren takes a backbone that AutoModelForCausalLM knows, so no ModernBERT, no DeBERTa and, of
-models that read images, Gemma 3 alone. It looks for MLPs at `model.layers[i].mlp`, where BERT's
-kin have none, nor has a model that reads images; and for the blocks of an agent's backbone at
-`layers`, where that one has none either. Here AutoModel loads these, and they are handed over as
-llm-siren looks at them.
+models that read images or sound too, Gemma 3 and GOT-OCR2 alone. It looks for MLPs at
+`model.layers[i].mlp`, where BERT's kin have none, nor has a model that reads images; and for the
+blocks of an agent's backbone at `layers`, where that one has none either. Here AutoModel loads
+these, and they are handed over as llm-siren looks at them.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _MLPS = {
     **dict.fromkeys(multimodal.MODEL_TYPES, "language_model.layers.{}.mlp"),
 }
 # What of a model changes no state of a text.
-_UNREAD = ("pooler.", "vision_tower.", "multi_modal_projector.", "image_newline")
+_UNREAD = ("pooler.", *multimodal.OTHER_PARTS)
 
 
 @dataclass(frozen=True)
