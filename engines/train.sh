@@ -53,6 +53,8 @@ if [[ -n ${SPAN_ROWS:-} ]]; then # tiers go by spans too, and spans of responses
     calibrate --spans fpr:0.05 --max-rows "$SPAN_ROWS" ${SPAN_SIZES:+--span-sizes "$SPAN_SIZES"}
 fi
 calibrate --responses --threshold best --tier block=fpr:0.01 --tier review=fpr:0.05
+siren calibrate "$name" "${data[@]}" --head categories --labels "$here/categories.json" --threshold best \
+    --record "$head/categories" --threads "$threads"
 say "5/5 evaluate"
 siren evaluate "$name" "${data[@]}" -o "$head/evaluation" --by category \
     --labels "$here/categories.json" --threads "$threads"
