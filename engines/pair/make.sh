@@ -12,8 +12,8 @@ shopt -s nullglob
 here=$(dirname "$0")  # not made absolute: reports name it
 bundle=$here/bundle
 
-# What the heads of a guard in folder $1 are and decide by, a file a line; a head of categories too.
-parts() { printf '%s\n' "$1"/{,categories/}{siren.safetensors,siren_config.json,decision.json}*; }
+# What a head in folder $1 is and decides by, a file a line.
+parts() { printf '%s\n' "$1"/{siren.safetensors,siren_config.json,decision.json}*; }
 digests() { (cd "$here" && { parts ../minilm && parts ../gemma3-270m; } | xargs -d '\n' sha256sum); }
 # Whether a guard's bundle, in $bundle/$1, is not there or older than what it is made of.
 outdated() {
@@ -21,7 +21,7 @@ outdated() {
     [[ -f $bundle/$1/guard.json ]] || return 0
     while IFS= read -r part; do
         [[ $part -nt $bundle/$1/guard.json ]] && return 0
-    done < <(parts "$here/../$1")
+    done < <(parts "$here/../$1" && parts "$here/../$1/categories")
     return 1
 }
 

@@ -9,13 +9,8 @@ import pytest
 
 MAKE = Path(__file__).parents[2] / "engines" / "pair" / "make.sh"
 MEMBERS = ("minilm", "gemma3-270m")
-PARTS = (
-    "siren.safetensors",
-    "siren_config.json",
-    "decision.json",
-    "categories/siren.safetensors",
-    "categories/siren_config.json",
-)
+HARM = ("siren.safetensors", "siren_config.json", "decision.json")
+PARTS = (*HARM, *(f"categories/{name}" for name in HARM))
 # Says what it was asked for, and writes what an export or a calibration does.
 SIREN = """#!/usr/bin/env bash
 echo "$1 $2"
@@ -66,7 +61,7 @@ def test_an_unchanged_pair_is_not_made_again(engines: Path) -> None:
     assert (engines / "pair" / "ensemble.json").read_text() == "chosen\n"
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", HARM)
 def test_thresholds_of_other_heads_or_decisions_are_refused(engines: Path, part: str) -> None:
     (engines / "gemma3-270m" / part).write_text("another")
     refused = make(engines)
@@ -78,11 +73,16 @@ def test_thresholds_of_other_heads_or_decisions_are_refused(engines: Path, part:
     assert make(engines).returncode == 0
 
 
-def test_a_decision_that_was_not_there_is_refused(engines: Path) -> None:
-    (engines / "minilm" / "categories" / "decision.json").write_text("new")
+def test_a_decision_that_is_gone_is_refused(engines: Path) -> None:
+    (engines / "minilm" / "decision.json").unlink()
     refused = make(engines)
     assert refused.returncode == 1
-    assert "categories/decision.json" in refused.stderr
+    assert "decision.json" in refused.stderr
+
+
+def test_a_head_of_categories_has_no_part_in_the_thresholds(engines: Path) -> None:
+    (engines / "minilm" / "categories" / "decision.json").unlink()
+    assert make(engines).returncode == 0
 
 
 @pytest.mark.parametrize("part", PARTS)
