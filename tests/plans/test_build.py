@@ -1,5 +1,6 @@
 """`siren build` compiles on a machine without a GPU; what it writes says what it is."""
 
+import gc
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from siren_runtime.backends.shapes import default_profiles, parse_profile
 from siren_runtime.backends.tensorrt.build import build_plan
+from siren_runtime.backends.tensorrt.library import make_logger, open_interface
 from siren_runtime.backends.tensorrt.plan import find_plan
 from siren_runtime.bundle import shipped
 from siren_runtime.bundle.reader import Bundle, load_bundle
@@ -180,6 +182,16 @@ def test_what_cannot_be_compiled_says_what_else_to_try(tiny, rtx, target, hint):
         of_library = any(".cpp" in line for line in lines)
         assert of_library == (log_level == "warning")
         assert (".cpp" in str(told.value)) == (target != "onnxruntime")
+
+
+def test_no_garbage_is_collected_while_tensorrt_starts(rtx):
+    """A builder in it would wait for the lock that TensorRT holds while it logs."""
+    collects = []
+    logger = make_logger(rtx, "verbose", lambda _: collects.append(gc.isenabled()))
+    assert open_interface(rtx, "Builder", logger)
+    assert collects
+    assert not any(collects)
+    assert gc.isenabled()
 
 
 def test_a_shipped_guard_is_compiled_by_its_name(tmp_path, monkeypatch):

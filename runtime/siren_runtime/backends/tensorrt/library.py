@@ -4,6 +4,7 @@ The Python API of `tensorrt` (10.3 to 11) and `tensorrt_rtx` is the same but for
 asks of the module that is there. TensorRT-RTX 1.7 was run; `tensorrt` was not.
 """
 
+import gc
 import importlib
 import signal
 import threading
@@ -165,6 +166,20 @@ def make_logger(library: Library, level: LogLevel, write: Callable[[str], None])
     return Logger()
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let Python collect no garbage meanwhile. While it starts, TensorRT holds a lock and logs; an
+    older builder that the logger's Python happened to collect would wait for that lock for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger: Any) -> Any:
     """Make one of TensorRT's top-level interfaces.
 
@@ -172,7 +187,8 @@ def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger
         BackendError: TensorRT cannot: no GPU, a driver too old for it, or no memory.
     """
     try:
-        return getattr(library.trt, kind)(logger)
+        with _without_collection():
+            return getattr(library.trt, kind)(logger)
     except (TypeError, RuntimeError) as error:  # its bindings say only that they got a null
         raise BackendError(
             f"{library.flavor} {library.version} cannot start its {kind.lower()}: "
