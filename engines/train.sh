@@ -9,7 +9,8 @@
 # Settings, by the environment: MAX_ROWS (train rows of each data set, and NAME=ROWS of single ones),
 # CASED (set where the tokenizer knows letters by their case: copies in capitals too), DISGUISED (set for
 # copies in disguise), BEHIND (set for copies behind other text), MAX_LAYER, TRIALS, MEMBERS,
-# NOISE_ROWS (train rows of each data set that are pooled in float32 too), EXITS (as siren train
+# NOISE_ROWS (train rows of each data set that are pooled in float32 too, so that the harm head is
+# trained not to mind what the engine differs by; none without), EXITS (as siren train
 # --exits; none without), SPAN_ROWS (of each data set, by which thresholds of spans are chosen; none
 # without), SPAN_SIZES (as siren calibrate --span-sizes), THREADS, REUSE (a feature store of this
 # backbone in int8, whose texts are not pooled again).
@@ -32,12 +33,13 @@ siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,lang
     --splits train,validation "${rows[@]}" \
     --labels "$here/categories.json" --model-id "$model_id" --threads "$threads" \
     ${MAX_LAYER:+--max-layer "$MAX_LAYER"} ${REUSE:+--reuse "$REUSE"}
-# What the engine differs by from float32's features, which the harm head is trained not to mind.
-siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/noise" --precision fp32 \
-    --splits train --max-train-rows "${NOISE_ROWS:-300}" --model-id "$model_id" --threads "$threads" \
-    ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
+if [[ -n ${NOISE_ROWS:-} ]]; then
+    siren extract "$backbone" "${data[@]}" "$here"/{written,requests,statements,languages}.jsonl -o "$work/noise" --precision fp32 \
+        --splits train --max-train-rows "$NOISE_ROWS" --model-id "$model_id" --threads "$threads" \
+        ${MAX_LAYER:+--max-layer "$MAX_LAYER"}
+fi
 say "2/5 train"
-siren train "$work/features" -o "$head" --noise "$work/noise" --seed 0 --trials "${TRIALS:-3}" \
+siren train "$work/features" -o "$head" ${NOISE_ROWS:+--noise "$work/noise"} --seed 0 --trials "${TRIALS:-3}" \
     --members "${MEMBERS:-4}" --share 0.8 --hold-out-validation --held-out --workers "$threads" \
     ${EXITS:+--exits "$EXITS"}
 # Its probes choose the neurons for the kinds of harm too, so that one pass pools both heads' alike.
