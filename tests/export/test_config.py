@@ -325,6 +325,10 @@ def test_an_encoder_reads_no_further_than_its_positions():
         ({**PHI, "rope_scaling": {"type": "yarn"}}, "rope type 'yarn'"),
         ({**PHI, "rope_scaling": {"type": "longrope"}}, "short_factor of the longrope is missing"),
         (
+            {**PHI, "original_max_position_embeddings": 1, "rope_scaling": {"type": "longrope"}},
+            "original_max_position_embeddings of the longrope is 1",
+        ),
+        (
             {**PHI, "rope_scaling": {"type": "longrope", "rope_type": "default"}},
             "type is 'longrope' and rope_type 'default'",
         ),

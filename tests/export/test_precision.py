@@ -6,7 +6,6 @@ import onnxruntime
 import pytest
 
 from siren_export.graph.builder import FLOAT, GraphBuilder, GuardGraph, Output
-from siren_export.graph.norms import layer_norm, rms_norm
 from siren_export.graph.weights import from_array
 from siren_export.passes.calibration import Inputs
 from siren_export.passes.eight_bits import round_channels
@@ -29,10 +28,12 @@ def _block(norm: str = "rms", *, tapped: bool = False) -> GuardGraph:
     x = g.input("x", FLOAT, ["batch", "sequence", HIDDEN])
     scale = np.abs(random.normal(size=HIDDEN)).astype(np.float32)
     scale[OUTLIER] = 60
-    if norm == "rms":
-        y = rms_norm(g, x, "norm", from_array(scale), 1e-6)
-    else:
-        y = layer_norm(g, x, "norm", from_array(scale), _weight(random, HIDDEN), 1e-6)
+    with g.scope("norm"):
+        parts = [g.weight("weight", from_array(scale))]
+        if norm == "layer":
+            parts.append(g.weight("bias", _weight(random, HIDDEN)))
+        operator = "RMSNormalization" if norm == "rms" else "LayerNormalization"
+        y = g.op(operator, x, *parts, epsilon=1e-6, axis=-1)
     gate = g.op("Sigmoid", g.linear(y, "gate", _weight(random, HIDDEN, WIDE)))
     up = g.linear(y, "up", _weight(random, HIDDEN, WIDE), _weight(random, WIDE))
     z = g.linear(g.op("Mul", gate, up), "down", _weight(random, WIDE, HIDDEN))

@@ -1,16 +1,19 @@
 """What a backbone family gives to the rest: its config, read, and the author of its blocks.
 
-A family is one file. Its config is a frozen dataclass that is a `Backbone`; a `parse` function
-makes one of config.json; `registry` lists it. Nothing else knows of it.
+A family is one file. Its config is a frozen dataclass that is a `Backbone`: a `Decoder` or an
+`Encoder`, with what is the family's own. A `parse` function makes one of config.json; `registry`
+lists it. Nothing else knows of it.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
 from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.cache import KeyValueCache
+from siren_export.graph.rotary import Rope
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
 
@@ -110,3 +113,77 @@ class Backbone(StateSource, Protocol):
 
         Block -> the tokens that it sees, itself included.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """The part of a `Backbone` that all decoders have. Sizes are channels.
+
+    Attributes:
+        windows: block -> the tokens that a token sees there; the others see all before them.
+        prefixes: that the stored names of the weights may have.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    blocks: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_act: str
+    rms_norm_eps: float
+    rope: Rope
+    windows: Mapping[int, int] = field(default_factory=dict)
+    max_position_embeddings: int
+    tied_embeddings: bool
+    prefixes: tuple[str, ...] = ("model.",)
+
+    causal = True
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence, in tokens, that the model was made for."""
+        return self.max_position_embeddings
+
+    @property
+    def block_parameters(self) -> int:
+        """The elements of a block's matrices."""
+        heads = 2 * self.attention_heads + 2 * self.kv_heads
+        return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
+
+    def check_max_length(self, max_length: int, origin: str) -> None:
+        """As `Backbone.check_max_length`: the graph is exact at any length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """The part of a `Backbone` that all encoders have. Sizes are channels."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    blocks: int
+    attention_heads: int
+    hidden_act: str
+
+    causal = False
+    context_length = None
+    windows: ClassVar[Mapping[int, int]] = {}
+
+    @property
+    def kv_heads(self) -> int:
+        """As many as queries have."""
+        return self.attention_heads
+
+    @property
+    def head_dim(self) -> int:
+        """The channels of a head."""
+        return self.hidden_size // self.attention_heads
+
+    @property
+    def block_parameters(self) -> int:
+        """The elements of a block's matrices, where its MLP has no gate."""
+        return self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)

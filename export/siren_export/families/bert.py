@@ -13,65 +13,42 @@ decoders.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.graph.activations import activation
 from siren_export.graph.attention import bidirectional_attention, visible_keys
 from siren_export.graph.builder import FLOAT, INT64, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.linear import linear
+from siren_export.graph.mlp import dense_mlp
 from siren_export.graph.norms import layer_norm
 from siren_export.graph.roles import Role
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights, Weight
 from siren_runtime.errors import CheckpointError
 
+from .base import Encoder
 from .keys import check_keys
-from .parsing import PositiveFloat, Size, convert
+from .parsing import Config, PositiveFloat, Size, convert, encoder_fields
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
 
 
-@dataclass(frozen=True)
-class Bert:
-    """BERT with absolute positions. Sizes are channels.
+@dataclass(frozen=True, kw_only=True)
+class Bert(Encoder):
+    """BERT with absolute positions.
 
     `padding` is the padding token where positions are counted by it, as in RoBERTa.
     """
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    blocks: int
-    attention_heads: int
-    hidden_act: str
     layer_norm_eps: float
     max_position_embeddings: int
     type_vocab_size: int
     padding: int | None
-    causal = False
-    context_length = None
-    windows: ClassVar[Mapping[int, int]] = {}
-
-    @property
-    def kv_heads(self) -> int:
-        """As many as queries have."""
-        return self.attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """The channels of a head."""
-        return self.hidden_size // self.attention_heads
-
-    @property
-    def block_parameters(self) -> int:
-        """The elements of a block's matrices."""
-        return self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
 
     def check_max_length(self, max_length: int, origin: str) -> None:
         """As `Backbone.check_max_length`: there must be a position for every token."""
@@ -99,6 +76,7 @@ class Bert:
         weights.check_prefix("bert." if self.padding is None else "roberta.")
         hidden = _embeddings(g, self, weights, input_ids, max_length)
         visible = visible_keys(g, attention_mask)
+        norm = partial(layer_norm, g, weights, size=self.hidden_size, epsilon=self.layer_norm_eps)
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
@@ -106,15 +84,23 @@ class Bert:
             with g.scope(f"layer.{block}"):
                 x = _attention(g, self, weights, g.to_compute(hidden), visible, block)
                 hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
-                hidden = _norm(g, self, weights, hidden, f"{name}.attention.output.LayerNorm")
+                hidden = norm(hidden, f"{name}.attention.output.LayerNorm")
 
-                mlp = g.to_float(_mlp(g, self, weights, g.to_compute(hidden), block))
+                mlp = dense_mlp(
+                    g,
+                    weights,
+                    name,
+                    g.to_compute(hidden),
+                    hidden_size=self.hidden_size,
+                    intermediate_size=self.intermediate_size,
+                    hidden_act=self.hidden_act,
+                )
                 if taps.reads_mlp(block):
                     states[block] = mlp
                     if block == taps.deepest:
                         break
                 hidden = g.op("Add", hidden, mlp, name="mlp_residual")
-                hidden = _norm(g, self, weights, hidden, f"{name}.output.LayerNorm")
+                hidden = norm(hidden, f"{name}.output.LayerNorm")
             if taps.reads_residual(block):
                 states[block] = hidden
         return states
@@ -140,7 +126,8 @@ def _embeddings(
         else:
             seen = g.op("Gather", positions, _counted(g, input_ids, config.padding))
         hidden = g.op("Add", hidden, seen)
-        return _norm(g, config, weights, hidden, "embeddings.LayerNorm")
+        name, epsilon = "embeddings.LayerNorm", config.layer_norm_eps
+        return layer_norm(g, weights, hidden, name, config.hidden_size, epsilon)
 
 
 def _counted(g: GraphBuilder, input_ids: ir.Value, padding: int) -> ir.Value:
@@ -178,48 +165,19 @@ def _attention(
     """Bidirectional attention: x [batch, sequence, hidden] to the same shape."""
     prefix = f"encoder.layer.{block}.attention"
     square = (config.hidden_size, config.hidden_size)
+
+    def project(part: str, role: Role) -> ir.Value:
+        return linear(g, weights, x, f"{prefix}.self.{part}", square, role, bias=True)
+
     with g.scope("attention"):
-        q = _linear(g, weights, x, f"{prefix}.self.query", square, "query")
-        k = _linear(g, weights, x, f"{prefix}.self.key", square, "key")
-        v = _linear(g, weights, x, f"{prefix}.self.value", square, "value")
+        q, k, v = project("query", "query"), project("key", "key"), project("value", "value")
         heads, head_dim = config.attention_heads, config.head_dim
         y = bidirectional_attention(g, q, k, v, visible, heads=heads, head_dim=head_dim)
-        return _linear(g, weights, y, f"{prefix}.output.dense", square, "attention_output")
+        name = f"{prefix}.output.dense"
+        return linear(g, weights, y, name, square, "attention_output", bias=True, label="output")
 
 
-def _mlp(
-    g: GraphBuilder, config: Bert, weights: BackboneWeights, x: ir.Value, block: int
-) -> ir.Value:
-    prefix = f"encoder.layer.{block}"
-    wide = (config.intermediate_size, config.hidden_size)
-    with g.scope("mlp"):
-        x = _linear(g, weights, x, f"{prefix}.intermediate.dense", wide, "mlp_up")
-        x = activation(g, config.hidden_act, x)
-        return _linear(g, weights, x, f"{prefix}.output.dense", wide[::-1], "mlp_down")
-
-
-def _linear(
-    g: GraphBuilder,
-    weights: BackboneWeights,
-    x: ir.Value,
-    name: str,
-    shape: tuple[int, int],
-    role: Role,
-) -> ir.Value:
-    label = name.removesuffix(".dense").rpartition(".")[2]
-    return linear(g, weights, x, name, shape, role, bias=True, label=label)
-
-
-def _norm(
-    g: GraphBuilder, config: Bert, weights: BackboneWeights, x: ir.Value, name: str
-) -> ir.Value:
-    scale = weights.vector(f"{name}.weight", config.hidden_size, FLOAT)
-    bias = weights.vector(f"{name}.bias", config.hidden_size, FLOAT)
-    return layer_norm(g, x, "LayerNorm", scale, bias, config.layer_norm_eps)
-
-
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(Config, kw_only=True):
     vocab_size: Size = 30522
     hidden_size: Size = 768
     intermediate_size: Size = 3072
@@ -267,19 +225,8 @@ def parse(config: Mapping[str, Any], origin: str) -> Bert:
                 f"{origin}: pad_token_id is {json.dumps(padding)}; a {raw.model_type} counts "
                 "positions by it, so it must be a token"
             )
-    if raw.hidden_size % raw.num_attention_heads:
-        raise CheckpointError(
-            f"{origin}: hidden_size {raw.hidden_size} is not a multiple of "
-            f"num_attention_heads {raw.num_attention_heads}"
-        )
     return Bert(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=raw.num_attention_heads,
-        hidden_act=raw.hidden_act,
+        **encoder_fields(raw, origin),
         layer_norm_eps=raw.layer_norm_eps,
         max_position_embeddings=raw.max_position_embeddings,
         type_vocab_size=raw.type_vocab_size,

@@ -18,33 +18,35 @@ stream and the norms stay in float32, as in decoders.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from siren_export.graph.activations import ACTIVATIONS, activation
+from siren_export.graph.activations import ACTIVATIONS
 from siren_export.graph.builder import FLOAT, GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.convolution import Convolution
 from siren_export.graph.disentangled import Distances, disentangled_attention
 from siren_export.graph.linear import linear
+from siren_export.graph.mlp import dense_mlp
 from siren_export.graph.norms import layer_norm
 from siren_export.graph.roles import Role
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights, Weight, computed
 from siren_runtime.errors import CheckpointError
 
+from .base import Encoder
 from .keys import check_keys
-from .parsing import PositiveFloat, Size, convert
+from .parsing import Config, PositiveFloat, Size, convert, encoder_fields
 
 MODEL_TYPES = ("deberta-v2",)
 
 
-@dataclass(frozen=True)
-class Deberta:
-    """DeBERTa v2 or v3. Sizes are channels.
+@dataclass(frozen=True, kw_only=True)
+class Deberta(Encoder):
+    """DeBERTa v2 or v3.
 
     Attributes:
         parts: "c2p" where queries look at distances, "p2c" where keys do.
@@ -55,13 +57,6 @@ class Deberta:
         convolution: of the embeddings, beside the first block, where there is one.
     """
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    blocks: int
-    attention_heads: int
-    hidden_act: str
     layer_norm_eps: float
     max_position_embeddings: int
     type_vocab_size: int
@@ -73,24 +68,6 @@ class Deberta:
     absolute: bool
     normed: bool
     convolution: Convolution | None
-    causal = False
-    context_length = None
-    windows: ClassVar[Mapping[int, int]] = {}
-
-    @property
-    def kv_heads(self) -> int:
-        """As many as queries have."""
-        return self.attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """The channels of a head."""
-        return self.hidden_size // self.attention_heads
-
-    @property
-    def block_parameters(self) -> int:
-        """The elements of a block's matrices."""
-        return self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
 
     def check_max_length(self, max_length: int, origin: str) -> None:
         """As `Backbone.check_max_length`: absolute positions must be there for every token."""
@@ -116,6 +93,7 @@ class Deberta:
         weights.check_prefix("deberta.")
         hidden = embeddings = _embeddings(g, self, weights, input_ids, max_length)
         distances = Distances.author(g, input_ids, attention_mask, distance_rows(self, max_length))
+        norm = partial(layer_norm, g, weights, size=self.hidden_size, epsilon=self.layer_norm_eps)
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
@@ -123,20 +101,28 @@ class Deberta:
             with g.scope(f"layer.{block}"):
                 x = _attention(g, self, weights, g.to_compute(hidden), block, distances)
                 hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
-                hidden = _norm(g, self, weights, hidden, f"{name}.attention.output.LayerNorm")
+                hidden = norm(hidden, f"{name}.attention.output.LayerNorm")
 
-                mlp = g.to_float(_mlp(g, self, weights, g.to_compute(hidden), block))
+                mlp = dense_mlp(
+                    g,
+                    weights,
+                    name,
+                    g.to_compute(hidden),
+                    hidden_size=self.hidden_size,
+                    intermediate_size=self.intermediate_size,
+                    hidden_act=self.hidden_act,
+                )
                 if taps.reads_mlp(block):
                     states[block] = mlp
                     if block == taps.deepest:
                         break
                 hidden = g.op("Add", hidden, mlp, name="mlp_residual")
-                hidden = _norm(g, self, weights, hidden, f"{name}.output.LayerNorm")
+                hidden = norm(hidden, f"{name}.output.LayerNorm")
                 if block == 0 and self.convolution is not None:
                     parts = embeddings, attention_mask, "encoder.conv.conv", self.hidden_size
                     x = self.convolution.author(g, weights, *parts)
                     hidden = g.op("Add", hidden, g.to_float(x), name="conv_residual")
-                    hidden = _norm(g, self, weights, hidden, "encoder.conv.LayerNorm")
+                    hidden = norm(hidden, "encoder.conv.LayerNorm")
             if taps.reads_residual(block):
                 states[block] = hidden
         return states
@@ -161,7 +147,8 @@ def _embeddings(
         if config.type_vocab_size:
             table = g.weight("token_type", _token_type(config, weights))
             hidden = g.op("Add", hidden, table)
-        return _norm(g, config, weights, hidden, "embeddings.LayerNorm")
+        name, epsilon = "embeddings.LayerNorm", config.layer_norm_eps
+        return layer_norm(g, weights, hidden, name, config.hidden_size, epsilon)
 
 
 def _positions(config: Deberta, weights: BackboneWeights, max_length: int) -> Weight:
@@ -256,29 +243,7 @@ def _projected(config: Deberta, weights: BackboneWeights, name: str, dtype: ir.D
     return computed(dtype, (rows, width), make)
 
 
-def _mlp(
-    g: GraphBuilder, config: Deberta, weights: BackboneWeights, x: ir.Value, block: int
-) -> ir.Value:
-    prefix = f"encoder.layer.{block}"
-    wide = (config.intermediate_size, config.hidden_size)
-    with g.scope("mlp"):
-        name = f"{prefix}.intermediate.dense"
-        x = linear(g, weights, x, name, wide, "mlp_up", bias=True, label="intermediate")
-        x = activation(g, config.hidden_act, x)
-        name = f"{prefix}.output.dense"
-        return linear(g, weights, x, name, wide[::-1], "mlp_down", bias=True, label="output")
-
-
-def _norm(
-    g: GraphBuilder, config: Deberta, weights: BackboneWeights, x: ir.Value, name: str
-) -> ir.Value:
-    scale = weights.vector(f"{name}.weight", config.hidden_size, FLOAT)
-    bias = weights.vector(f"{name}.bias", config.hidden_size, FLOAT)
-    return layer_norm(g, x, "LayerNorm", scale, bias, config.layer_norm_eps)
-
-
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(Config, kw_only=True):
     vocab_size: Size = 128100
     hidden_size: Size = 1536
     intermediate_size: Size = 6144
@@ -320,11 +285,8 @@ def parse(config: Mapping[str, Any], origin: str) -> Deberta:
     """
     check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
+    fields = encoder_fields(raw, origin)
     heads, width = raw.num_attention_heads, raw.hidden_size
-    if width % heads:
-        raise CheckpointError(
-            f"{origin}: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-        )
     for key, value, allowed in (
         ("relative_attention", raw.relative_attention, True),
         ("embedding_size", raw.embedding_size or width, width),
@@ -340,13 +302,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Deberta:
         raise CheckpointError(f"{origin}: position_buckets is 1; distances need 2 at least, or -1")
     buckets = raw.position_buckets if raw.position_buckets > 0 else None
     return Deberta(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=width,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=heads,
-        hidden_act=raw.hidden_act,
+        **fields,
         layer_norm_eps=raw.layer_norm_eps,
         max_position_embeddings=raw.max_position_embeddings,
         type_vocab_size=max(raw.type_vocab_size, 0),

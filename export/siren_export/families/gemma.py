@@ -30,12 +30,14 @@ from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
 from siren_runtime.errors import CheckpointError
 
+from .base import Decoder
 from .keys import check_keys
 from .parsing import (
+    DecoderConfig,
     PositiveFloat,
     Size,
-    check_heads,
     convert,
+    decoder_fields,
     parse_layer_types,
     parse_rope,
     parse_ropes,
@@ -45,54 +47,21 @@ MODEL_TYPES = ("gemma2", "gemma3_text")
 _KINDS = ("full_attention", "sliding_attention")
 
 
-@dataclass(frozen=True)
-class Gemma:
-    """Gemma 2 or Gemma 3. Sizes are channels.
+@dataclass(frozen=True, kw_only=True)
+class Gemma(Decoder):
+    """Gemma 2 or Gemma 3.
 
     Attributes:
-        windows: block -> the tokens that a token sees there; the others see all before them.
-        rope, window_rope: of the blocks without and with a window.
+        window_rope: of the blocks with a window; `rope` is of the others.
         scale: of the scores of attention, which `softcap` then caps where it is not None.
         qk_norm: whether queries and keys are normed.
-        prefixes: that the stored names of the weights may have.
     """
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    blocks: int
-    attention_heads: int
-    kv_heads: int
-    head_dim: int
-    hidden_act: str
-    rms_norm_eps: float
-    windows: Mapping[int, int]
-    rope: Rope
     window_rope: Rope
     scale: float
     softcap: float | None
     qk_norm: bool
     attention_bias: bool
-    max_position_embeddings: int
-    tied_embeddings: bool
-    prefixes: tuple[str, ...] = ("model.",)
-
-    causal = True
-
-    @property
-    def context_length(self) -> int:
-        """The longest sequence, in tokens, that the model was made for."""
-        return self.max_position_embeddings
-
-    @property
-    def block_parameters(self) -> int:
-        """The elements of a block's matrices."""
-        heads = 2 * self.attention_heads + 2 * self.kv_heads
-        return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
-
-    def check_max_length(self, max_length: int, origin: str) -> None:
-        """As `Backbone.check_max_length`: the graph is exact at any length."""
 
     def author(
         self,
@@ -111,15 +80,16 @@ class Gemma:
         hidden = g.op("Mul", hidden, g.const(self.hidden_size**0.5, FLOAT), name="embed_scale")
         ropes = _Ropes(g, self, input_ids, max_length, cache)
         windows = shorter(self.windows, max_length)
+        norm = partial(_norm, g, self, weights, size=self.hidden_size)
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
-            norm = partial(_norm, g, self, weights, f"layers.{block}")
-            with g.scope(f"layers.{block}"):
+            name = f"layers.{block}"
+            with g.scope(name):
                 x = self_attention(
                     g,
                     weights,
-                    g.to_compute(norm("input_layernorm", hidden)),
+                    g.to_compute(norm(hidden, f"{name}.input_layernorm")),
                     block,
                     hidden_size=self.hidden_size,
                     heads=self.attention_heads,
@@ -134,14 +104,14 @@ class Gemma:
                     scale=self.scale,
                     softcap=self.softcap,
                 )
-                x = norm("post_attention_layernorm", g.to_float(x))
+                x = norm(g.to_float(x), f"{name}.post_attention_layernorm")
                 hidden = g.op("Add", hidden, x, name="attention_residual")
 
-                x = norm("pre_feedforward_layernorm", hidden)
+                x = norm(hidden, f"{name}.pre_feedforward_layernorm")
                 mlp = gated_mlp(
                     g,
                     weights,
-                    f"layers.{block}.mlp",
+                    f"{name}.mlp",
                     g.to_compute(x),
                     hidden_size=self.hidden_size,
                     intermediate_size=self.intermediate_size,
@@ -152,11 +122,11 @@ class Gemma:
                     states[block] = mlp
                     if block == taps.deepest:
                         break
-                x = norm("post_feedforward_layernorm", mlp)
+                x = norm(mlp, f"{name}.post_feedforward_layernorm")
                 hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
                 last = taps.final_norm and block == self.blocks - 1
-                states[block] = _norm(g, self, weights, "", "norm", hidden) if last else hidden
+                states[block] = norm(hidden, "norm") if last else hidden
         return states
 
 
@@ -187,51 +157,41 @@ def _head_norm(
     g: GraphBuilder, config: Gemma, weights: BackboneWeights, block: int, part: str, y: ir.Value
 ) -> ir.Value:
     """RMSNorm over the channels of each head of queries or keys."""
+    name = f"layers.{block}.self_attn.{part}_norm"
     heads = config.attention_heads if part == "q" else config.kv_heads
-    scope = f"layers.{block}.self_attn"
-    norm = partial(_norm, g, config, weights, scope, f"{part}_norm", size=config.head_dim)
+    norm = partial(_norm, g, config, weights, name=name, size=config.head_dim)
     return norm_heads(g, y, heads, config.head_dim, norm)
 
 
 def _norm(
-    g: GraphBuilder,
-    config: Gemma,
-    weights: BackboneWeights,
-    prefix: str,
-    name: str,
-    x: ir.Value,
-    size: int | None = None,
+    g: GraphBuilder, config: Gemma, weights: BackboneWeights, x: ir.Value, name: str, size: int
 ) -> ir.Value:
-    """RMSNorm by 1 + weight over `size` channels, by default those of the residual stream."""
-    stored = ".".join(filter(None, (prefix, name, "weight")))
-    scale = weights.vector(stored, size or config.hidden_size, FLOAT, offset=1.0)
-    return rms_norm(g, x, name, scale, config.rms_norm_eps)
+    """RMSNorm by 1 + weight."""
+    return rms_norm(g, weights, x, name, size, config.rms_norm_eps, offset=1.0)
 
 
-class _Config(msgspec.Struct):
-    model_type: str
-    vocab_size: Size | msgspec.UnsetType = msgspec.UNSET
+class _Config(DecoderConfig, kw_only=True):
+    vocab_size: Size = 256000
     hidden_size: Size = 2304
     intermediate_size: Size = 9216
     num_hidden_layers: Size = 26
     num_attention_heads: Size = 8
     num_key_value_heads: Size = 4
     head_dim: Size = 256
-    hidden_activation: str = "gelu_pytorch_tanh"
-    rms_norm_eps: PositiveFloat = 1e-6
+    hidden_act: str = msgspec.field(name="hidden_activation", default="gelu_pytorch_tanh")
     attention_bias: bool = False
     query_pre_attn_scalar: PositiveFloat = 256
-    attn_logit_softcapping: PositiveFloat | msgspec.UnsetType | None = msgspec.UNSET
+    attn_logit_softcapping: PositiveFloat | None = 50.0
     sliding_window: Size | None = 4096
     layer_types: list[str] | None = None
-    max_position_embeddings: Size | msgspec.UnsetType = msgspec.UNSET
-    rope_theta: PositiveFloat | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    max_position_embeddings: Size = 8192
     tie_word_embeddings: bool = True
 
 
-class _Config3(_Config):
+class _Config3(_Config, kw_only=True):
+    vocab_size: Size = 262208
+    attn_logit_softcapping: PositiveFloat | None = None
+    max_position_embeddings: Size = 131072
     sliding_window_pattern: Size = 6
     rope_local_base_freq: PositiveFloat | None = None
 
@@ -259,36 +219,17 @@ def parse(config: Mapping[str, Any], origin: str) -> Gemma:
     kind, fixed = (_Config3, _FIXED3) if third else (_Config, _FIXED)
     check_keys(config, kind, origin, harmless=_HARMLESS, fixed=fixed)
     raw = convert(config, kind, origin)
-    vocabulary, context = (262208, 131072) if third else (256000, 8192)
-    if raw.max_position_embeddings is not msgspec.UNSET:
-        context = raw.max_position_embeddings
-    check_heads(raw.num_attention_heads, raw.num_key_value_heads, raw.head_dim, origin)
-    ropes = (
-        _ropes3(raw, context, origin) if isinstance(raw, _Config3) else _rope2(raw, context, origin)
-    )
-    softcap = raw.attn_logit_softcapping
-    if softcap is msgspec.UNSET:
-        softcap = None if third else 50.0
+    fields = decoder_fields(raw, origin)
+    rope, window_rope = _read_ropes(raw, origin)
     return Gemma(
-        model_type=raw.model_type,
-        vocab_size=vocabulary if raw.vocab_size is msgspec.UNSET else raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=raw.num_attention_heads,
-        kv_heads=raw.num_key_value_heads,
-        head_dim=raw.head_dim,
-        hidden_act=raw.hidden_activation,
-        rms_norm_eps=raw.rms_norm_eps,
+        **fields,
         windows=_windows(raw, origin),
-        rope=ropes[0],
-        window_rope=ropes[1],
+        rope=rope,
+        window_rope=window_rope,
         scale=raw.query_pre_attn_scalar**-0.5,
-        softcap=softcap,
+        softcap=raw.attn_logit_softcapping,
         qk_norm=third,
         attention_bias=raw.attention_bias,
-        max_position_embeddings=context,
-        tied_embeddings=raw.tie_word_embeddings,
     )
 
 
@@ -309,27 +250,18 @@ def _windows(raw: _Config, origin: str) -> dict[int, int]:
     return dict.fromkeys(blocks, raw.sliding_window or 0)
 
 
-def _rope2(raw: _Config, context: int, origin: str) -> tuple[Rope, Rope]:
-    """Gemma 2 has one rope."""
-    rope = parse_rope(
-        raw.rope_scaling,
-        raw.rope_parameters,
-        rope_theta=raw.rope_theta,
-        original_max_position_embeddings=None,
-        max_position_embeddings=context,
-        origin=origin,
-    )
-    return rope, rope
+def _read_ropes(raw: _Config, origin: str) -> list[Rope]:
+    """The ropes of the blocks without and with a window, in Gemma 2 the same.
 
-
-def _ropes3(raw: _Config3, context: int, origin: str) -> tuple[Rope, Rope]:
-    """The ropes of the blocks without and with a window; only the first is scaled by old keys."""
-    full, sliding = parse_ropes(
+    Gemma 3's old key scales the first alone.
+    """
+    if not isinstance(raw, _Config3):
+        return [parse_rope(raw, origin)] * 2
+    return parse_ropes(
         raw.rope_parameters,
         {"full_attention": raw.rope_scaling, "sliding_attention": None},
         {"full_attention": raw.rope_theta, "sliding_attention": raw.rope_local_base_freq},
         {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0},
-        max_position_embeddings=context,
+        max_position_embeddings=raw.max_position_embeddings,
         origin=origin,
     )
-    return full, sliding

@@ -11,7 +11,8 @@ of their own. In float16 the residual stream and the norms stay in float32, as i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
@@ -21,7 +22,7 @@ from siren_export.graph.attention import (
     visible_keys,
     visible_neighbours,
 )
-from siren_export.graph.builder import FLOAT, GraphBuilder
+from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.linear import linear
 from siren_export.graph.mlp import gated_mlp
@@ -30,14 +31,16 @@ from siren_export.graph.roles import Role
 from siren_export.graph.rotary import Rope, Rotary, rotary_tables
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights, Rows
-from siren_runtime.errors import CheckpointError
 
+from .base import Encoder
 from .keys import check_keys
 from .parsing import (
+    Config,
     PositiveFloat,
     Size,
     check_heads,
     convert,
+    encoder_fields,
     parse_layer_types,
     parse_ropes,
 )
@@ -46,22 +49,15 @@ MODEL_TYPES = ("modernbert",)
 _KINDS = ("full_attention", "sliding_attention")
 
 
-@dataclass(frozen=True)
-class ModernBert:
-    """ModernBERT. Sizes are channels.
+@dataclass(frozen=True, kw_only=True)
+class ModernBert(Encoder):
+    """ModernBERT.
 
     Attributes:
         local: the blocks in which a token sees its `neighbours` alone, so many either way.
         rope, local_rope: of the blocks that see all, and of the others.
     """
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    blocks: int
-    attention_heads: int
-    hidden_act: str
     norm_eps: float
     norm_bias: bool
     attention_bias: bool
@@ -70,19 +66,6 @@ class ModernBert:
     neighbours: int
     rope: Rope
     local_rope: Rope
-    causal = False
-    context_length = None
-    windows: ClassVar[Mapping[int, int]] = {}
-
-    @property
-    def kv_heads(self) -> int:
-        """As many as queries have."""
-        return self.attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        """The channels of a head."""
-        return self.hidden_size // self.attention_heads
 
     @property
     def block_parameters(self) -> int:
@@ -106,11 +89,13 @@ class ModernBert:
         if attention_mask is None or cache is not None:
             raise AssertionError("an encoder reads a whole text and its mask")
         weights.check_prefix("model.")
+        size, epsilon = self.hidden_size, self.norm_eps
+        norm = partial(layer_norm, g, weights, size=size, epsilon=epsilon, bias=self.norm_bias)
         with g.scope("embeddings"):
             shape = (self.vocab_size, self.hidden_size)
             table = weights.table("embeddings.tok_embeddings.weight", shape, g.compute)
             hidden = g.to_float(g.op("Gather", g.weight("tok_embeddings", table), input_ids))
-            hidden = _norm(g, self, weights, hidden, "embeddings.norm")
+            hidden = norm(hidden, "embeddings.norm")
         visible = visible_keys(g, attention_mask)
         seen = {False: visible, True: visible_neighbours(g, visible, self.neighbours)}
         ropes = {
@@ -122,13 +107,12 @@ class ModernBert:
         for block in range(taps.deepest + 1):
             name, local = f"layers.{block}", block in self.local
             with g.scope(name):
-                x = hidden
-                if block:  # the embeddings are normed already
-                    x = _norm(g, self, weights, x, f"{name}.attn_norm")
+                # The embeddings are normed already.
+                x = norm(hidden, f"{name}.attn_norm") if block else hidden
                 x = _attention(g, self, weights, g.to_compute(x), block, ropes[local], seen[local])
                 hidden = g.op("Add", hidden, g.to_float(x), name="attention_residual")
 
-                x = _norm(g, self, weights, hidden, f"{name}.mlp_norm")
+                x = norm(hidden, f"{name}.mlp_norm")
                 mlp = gated_mlp(
                     g,
                     weights,
@@ -148,7 +132,7 @@ class ModernBert:
                 hidden = g.op("Add", hidden, mlp, name="mlp_residual")
             if taps.reads_residual(block):
                 last = taps.final_norm and block == self.blocks - 1
-                states[block] = _norm(g, self, weights, hidden, "final_norm") if last else hidden
+                states[block] = norm(hidden, "final_norm") if last else hidden
         return states
 
 
@@ -180,24 +164,13 @@ def _attention(
         return linear(g, weights, y, f"{prefix}.Wo", shape, "attention_output", bias=bias)
 
 
-def _norm(
-    g: GraphBuilder, config: ModernBert, weights: BackboneWeights, x: ir.Value, name: str
-) -> ir.Value:
-    scale = weights.vector(f"{name}.weight", config.hidden_size, FLOAT)
-    bias = None
-    if config.norm_bias:
-        bias = weights.vector(f"{name}.bias", config.hidden_size, FLOAT)
-    return layer_norm(g, x, name.rpartition(".")[2], scale, bias, config.norm_eps)
-
-
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(Config, kw_only=True):
     vocab_size: Size = 50368
     hidden_size: Size = 768
     intermediate_size: Size = 1152
     num_hidden_layers: Size = 22
     num_attention_heads: Size = 12
-    hidden_activation: str = "gelu"
+    hidden_act: str = msgspec.field(name="hidden_activation", default="gelu")
     norm_eps: PositiveFloat = 1e-5
     norm_bias: bool = False
     attention_bias: bool = False
@@ -232,12 +205,8 @@ def parse(config: Mapping[str, Any], origin: str) -> ModernBert:
     """
     check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
+    fields = encoder_fields(raw, origin)
     heads = raw.num_attention_heads
-    if raw.hidden_size % heads:
-        raise CheckpointError(
-            f"{origin}: hidden_size {raw.hidden_size} is not a multiple of num_attention_heads "
-            f"{heads}"
-        )
     check_heads(heads, heads, raw.hidden_size // heads, origin)
     blocks = raw.num_hidden_layers
     kinds: Sequence[str] | None = parse_layer_types(raw.layer_types, _KINDS, blocks, origin)
@@ -253,13 +222,7 @@ def parse(config: Mapping[str, Any], origin: str) -> ModernBert:
         origin=origin,
     )
     return ModernBert(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=blocks,
-        attention_heads=heads,
-        hidden_act=raw.hidden_activation,
+        **fields,
         norm_eps=raw.norm_eps,
         norm_bias=raw.norm_bias,
         attention_bias=raw.attention_bias,

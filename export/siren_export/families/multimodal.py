@@ -82,7 +82,7 @@ _DEFAULTS_OF_OUTER: dict[str, dict[str, Any]] = {
         "vocab_size": 131_072, "hidden_size": 3072, "intermediate_size": 8192,
         "num_hidden_layers": 30, "num_key_value_heads": 8, "head_dim": 128,
         "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e8},
+        "rope_theta": 1e8,
     },
 }  # fmt: skip
 
@@ -131,6 +131,9 @@ def parse(
         why = experts or f"is none that a {outer} is read with: {', '.join(taken)}"
         raise CheckpointError(f"{origin}: text_config.model_type {text_type!r} {why}")
     sizes = dict(zip(_SIZES, _DEFAULT_SIZES.get(text_type, ()), strict=False))
-    defaults = _DEFAULTS_OF_OUTER.get(outer, {})
+    defaults = dict(_DEFAULTS_OF_OUTER.get(outer, {}))
+    ropes = (given.get("rope_scaling"), given.get("rope_parameters"))
+    if any(isinstance(rope, dict) and "rope_theta" in rope for rope in ropes):
+        defaults.pop("rope_theta", None)
     text = {**sizes, **defaults, **given, "model_type": text_type}
     return replace(parsers[text_type](text, f"{origin}: text_config"), prefixes=_PREFIXES)

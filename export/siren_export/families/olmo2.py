@@ -11,63 +11,32 @@ A block norms what it adds, not what it reads; queries and keys are normed over 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-import msgspec
 import onnx_ir as ir
 
-from siren_export.graph.builder import FLOAT, GraphBuilder
+from siren_export.graph.builder import GraphBuilder
 from siren_export.graph.cache import KeyValueCache
 from siren_export.graph.embedding import embed_tokens
 from siren_export.graph.mlp import gated_mlp
 from siren_export.graph.norms import rms_norm
-from siren_export.graph.rotary import Rope, rotary_tables
+from siren_export.graph.rotary import rotary_tables
 from siren_export.graph.self_attention import self_attention
 from siren_export.graph.taps import Taps
 from siren_export.graph.weights import BackboneWeights
 
+from .base import Decoder
 from .keys import check_keys
-from .parsing import PositiveFloat, Size, check_heads, convert, parse_rope
+from .parsing import DecoderConfig, PositiveFloat, Size, convert, decoder_fields, parse_rope
 
 MODEL_TYPES = ("olmo2",)
 
 
-@dataclass(frozen=True)
-class Olmo2:
-    """OLMo 2. Sizes are channels; `prefixes` may stand before the stored names of the weights."""
+@dataclass(frozen=True, kw_only=True)
+class Olmo2(Decoder):
+    """OLMo 2; `attention_bias` is of all four matrices."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    blocks: int
-    attention_heads: int
-    kv_heads: int
-    head_dim: int
-    hidden_act: str
-    rms_norm_eps: float
-    rope: Rope
     attention_bias: bool
-    max_position_embeddings: int
-    tied_embeddings: bool
-    prefixes: tuple[str, ...] = ("model.",)
-
-    causal = True
-    windows: ClassVar[Mapping[int, int]] = {}
-
-    @property
-    def context_length(self) -> int:
-        """The longest sequence, in tokens, that the model was made for."""
-        return self.max_position_embeddings
-
-    @property
-    def block_parameters(self) -> int:
-        """The elements of a block's matrices."""
-        heads = 2 * self.attention_heads + 2 * self.kv_heads
-        return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
-
-    def check_max_length(self, max_length: int, origin: str) -> None:
-        """As `Backbone.check_max_length`: the graph is exact at any length."""
 
     def author(
         self,
@@ -84,6 +53,7 @@ class Olmo2:
         table = (self.vocab_size, self.hidden_size)
         hidden = embed_tokens(g, weights, input_ids, table, tied=self.tied_embeddings)
         rotary = rotary_tables(g, self.rope, self.head_dim, input_ids, max_length, cache)
+        norm = partial(rms_norm, g, weights, size=self.hidden_size, epsilon=self.rms_norm_eps)
 
         states: dict[int, ir.Value] = {}
         for block in range(taps.deepest + 1):
@@ -104,8 +74,7 @@ class Olmo2:
                     norm=partial(_qk_norm, g, self, weights, block),
                     cache=cache,
                 )
-                x = g.to_float(x)
-                x = _norm(g, self, weights, x, f"{name}.post_attention_layernorm")
+                x = norm(g.to_float(x), f"{name}.post_attention_layernorm")
                 hidden = g.op("Add", hidden, x, name="attention_residual")
 
                 mlp = gated_mlp(
@@ -122,11 +91,11 @@ class Olmo2:
                     states[block] = mlp
                     if block == taps.deepest:
                         break
-                x = _norm(g, self, weights, mlp, f"{name}.post_feedforward_layernorm")
+                x = norm(mlp, f"{name}.post_feedforward_layernorm")
                 hidden = g.op("Add", hidden, x, name="mlp_residual")
             if taps.reads_residual(block):
                 last = taps.final_norm and block == self.blocks - 1
-                states[block] = _norm(g, self, weights, hidden, "norm") if last else hidden
+                states[block] = norm(hidden, "norm") if last else hidden
         return states
 
 
@@ -136,39 +105,18 @@ def _qk_norm(
     """RMSNorm over all heads of queries or keys, in the compute dtype."""
     heads = config.attention_heads if part == "q" else config.kv_heads
     name, size = f"layers.{block}.self_attn.{part}_norm", heads * config.head_dim
-    return g.to_compute(_norm(g, config, weights, g.to_float(y), name, size))
+    return g.to_compute(rms_norm(g, weights, g.to_float(y), name, size, config.rms_norm_eps))
 
 
-def _norm(
-    g: GraphBuilder,
-    config: Olmo2,
-    weights: BackboneWeights,
-    x: ir.Value,
-    name: str,
-    size: int | None = None,
-) -> ir.Value:
-    """RMSNorm over `size` channels, by default those of the residual stream."""
-    scale = weights.vector(f"{name}.weight", size or config.hidden_size, FLOAT)
-    return rms_norm(g, x, name.rpartition(".")[2], scale, config.rms_norm_eps)
-
-
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(DecoderConfig, kw_only=True):
     vocab_size: Size = 50304
     hidden_size: Size = 4096
     intermediate_size: Size = 11008
     num_hidden_layers: Size = 32
     num_attention_heads: Size = 32
-    num_key_value_heads: Size | None = None
-    head_dim: Size | None = None
-    hidden_act: str = "silu"
     rms_norm_eps: PositiveFloat = 1e-5
     attention_bias: bool = False
     max_position_embeddings: Size = 2048
-    rope_theta: PositiveFloat | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
 
 
 def parse(config: Mapping[str, Any], origin: str) -> Olmo2:
@@ -179,29 +127,8 @@ def parse(config: Mapping[str, Any], origin: str) -> Olmo2:
     """
     check_keys(config, _Config, origin)
     raw = convert(config, _Config, origin)
-    kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
-    check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
     return Olmo2(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=raw.num_attention_heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden_act=raw.hidden_act,
-        rms_norm_eps=raw.rms_norm_eps,
-        rope=parse_rope(
-            raw.rope_scaling,
-            raw.rope_parameters,
-            rope_theta=raw.rope_theta,
-            original_max_position_embeddings=None,
-            max_position_embeddings=raw.max_position_embeddings,
-            origin=origin,
-        ),
+        **decoder_fields(raw, origin),
+        rope=parse_rope(raw, origin),
         attention_bias=raw.attention_bias,
-        max_position_embeddings=raw.max_position_embeddings,
-        tied_embeddings=raw.tie_word_embeddings,
     )

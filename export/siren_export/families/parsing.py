@@ -24,6 +24,32 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Turns = Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)]
 
 
+class Config(msgspec.Struct, kw_only=True):
+    """The keys that all families read. A family gives again those that it has defaults for."""
+
+    model_type: str
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    hidden_act: str
+
+
+class DecoderConfig(Config, kw_only=True):
+    """And those that all decoders read."""
+
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: PositiveFloat = 1e-6
+    max_position_embeddings: Size
+    rope_theta: PositiveFloat | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    tie_word_embeddings: bool = False
+
+
 class _Rope(msgspec.Struct, forbid_unknown_fields=True):
     rope_theta: PositiveFloat
     rope_type: str
@@ -62,7 +88,87 @@ def convert(value: Mapping[str, Any], kind: type[T], origin: str) -> T:
         raise CheckpointError(f"{origin}: {error}{found}") from None
 
 
+def encoder_fields(raw: Config, origin: str) -> dict[str, Any]:
+    """The fields of an `Encoder`.
+
+    Raises:
+        CheckpointError: its channels do not divide among its heads.
+    """
+    if raw.hidden_size % raw.num_attention_heads:
+        raise CheckpointError(
+            f"{origin}: hidden_size {raw.hidden_size} is not a multiple of "
+            f"num_attention_heads {raw.num_attention_heads}"
+        )
+    return _fields(raw)
+
+
+def decoder_fields(
+    raw: DecoderConfig, origin: str, *, default_head_dim: int | None = None
+) -> dict[str, Any]:
+    """The fields of a `Decoder` but for its rope, its windows and its prefixes.
+
+    Args:
+        default_head_dim: where none is given; by default what the heads have of `hidden_size`.
+
+    Raises:
+        CheckpointError: as `check_heads`.
+    """
+    heads = raw.num_attention_heads
+    kv_heads = raw.num_key_value_heads or heads
+    head_dim = raw.head_dim or default_head_dim or raw.hidden_size // heads
+    check_heads(heads, kv_heads, head_dim, origin)
+    return _fields(raw) | {
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "rms_norm_eps": raw.rms_norm_eps,
+        "max_position_embeddings": raw.max_position_embeddings,
+        "tied_embeddings": raw.tie_word_embeddings,
+    }
+
+
+def _fields(raw: Config) -> dict[str, Any]:
+    return {
+        "model_type": raw.model_type,
+        "vocab_size": raw.vocab_size,
+        "hidden_size": raw.hidden_size,
+        "intermediate_size": raw.intermediate_size,
+        "blocks": raw.num_hidden_layers,
+        "attention_heads": raw.num_attention_heads,
+        "hidden_act": raw.hidden_act,
+    }
+
+
 def parse_rope(
+    raw: DecoderConfig,
+    origin: str,
+    *,
+    original_max_position_embeddings: int | None = None,
+    default_theta: float = 10000.0,
+) -> Rope:
+    """Read the rotary embedding of a config that has one.
+
+    Args:
+        origin: for errors.
+        original_max_position_embeddings: the key of this name beside the rope, which counts where
+            the rope has none.
+        default_theta: where none is given.
+
+    Raises:
+        CheckpointError: a kind that the graphs do not have, a key that is not known, a factor of
+            a wrong type or range, or two keys that contradict each other.
+    """
+    return _parse_rope(
+        raw.rope_scaling,
+        raw.rope_parameters,
+        rope_theta=raw.rope_theta,
+        original_max_position_embeddings=original_max_position_embeddings,
+        max_position_embeddings=raw.max_position_embeddings,
+        origin=origin,
+        default_theta=default_theta,
+    )
+
+
+def _parse_rope(
     scaling: Mapping[str, Any] | None,
     parameters: Mapping[str, Any] | None,
     *,
@@ -70,22 +176,9 @@ def parse_rope(
     original_max_position_embeddings: int | None,
     max_position_embeddings: int,
     origin: str,
-    default_theta: float = 10000.0,
+    default_theta: float,
 ) -> Rope:
-    """Read the rotary embedding of a config.
-
-    Args:
-        scaling, parameters: its `rope_scaling` and `rope_parameters`.
-        rope_theta, original_max_position_embeddings: the keys of these names beside them, which
-            count where the rope has none.
-        max_position_embeddings: stands for the original one where there is none.
-        origin: for errors.
-        default_theta: where none is given.
-
-    Raises:
-        CheckpointError: a kind that the graphs do not have, a key that is not known, a factor of
-            a wrong type or range, or two keys that contradict each other.
-    """
+    """As `parse_rope`; `max_position_embeddings` counts where there is no original one."""
     given = {
         name: _read_rope(keys, name, rope_theta, default_theta, origin)
         for name, keys in (("rope_scaling", scaling), ("rope_parameters", parameters))
@@ -150,7 +243,8 @@ def parse_ropes(
 
     Args:
         parameters: its `rope_parameters`, which hold those of each kind.
-        scaling, thetas, default_thetas: as of `parse_rope`, by kind; the ropes have their order.
+        scaling, thetas, default_thetas: `rope_scaling`, `rope_theta` and its default, by kind; the
+            ropes have their order.
 
     Raises:
         CheckpointError: as `parse_rope`, a kind that there is not, or a key that is not read here.
@@ -168,7 +262,7 @@ def parse_ropes(
             f"{' and '.join(default_thetas)}, one rope for each kind of block"
         )
     ropes = [
-        parse_rope(
+        _parse_rope(
             scaling[kind],
             convert({"rope": given.get(kind)}, _OneRope, f"{origin}: rope_parameters.{kind}").rope,
             rope_theta=thetas[kind],

@@ -17,30 +17,22 @@ from siren_runtime.errors import CheckpointError
 
 from .keys import check_keys
 from .llama import Llama
-from .parsing import PositiveFloat, Size, check_heads, convert
+from .parsing import DecoderConfig, PositiveFloat, Size, convert, decoder_fields
 
 MODEL_TYPES = ("phi3",)
 
 
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(DecoderConfig, kw_only=True):
     vocab_size: Size = 32064
     hidden_size: Size = 3072
     intermediate_size: Size = 8192
     num_hidden_layers: Size = 32
     num_attention_heads: Size = 32
-    num_key_value_heads: Size | None = None
-    head_dim: Size | None = None
-    hidden_act: str = "silu"
     rms_norm_eps: PositiveFloat = 1e-5
     sliding_window: Size | None = None
     max_position_embeddings: Size = 4096
     original_max_position_embeddings: Size = 4096
     partial_rotary_factor: PositiveFloat | None = None
-    rope_theta: PositiveFloat | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
 
 
 class _Rope(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,9 +64,8 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     """
     check_keys(config, _Config, origin, harmless=_HARMLESS, fixed=_FIXED)
     raw = convert(config, _Config, origin)
-    kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
-    check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
+    fields = decoder_fields(raw, origin)
+    head_dim: int = fields["head_dim"]
     given = _given_rope(raw, origin)
     rotary_dim = int(head_dim * (given.partial_rotary_factor or 1.0))
     if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
@@ -84,16 +75,7 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
         )
     rope = _rope(raw, given, rotary_dim, origin)
     return Llama(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=raw.num_attention_heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden_act=raw.hidden_act,
-        rms_norm_eps=raw.rms_norm_eps,
+        **fields,
         rope=rope,
         qkv_bias=False,
         output_bias=False,
@@ -104,8 +86,6 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
             if raw.sliding_window is not None
             else {}
         ),
-        max_position_embeddings=raw.max_position_embeddings,
-        tied_embeddings=raw.tie_word_embeddings,
         fused=True,
         rotary_dim=None if rotary_dim == head_dim else rotary_dim,
         longest=rope.original_max_position_embeddings if rope.kind == "longrope" else None,
@@ -158,6 +138,11 @@ def _rope(raw: _Config, given: _Rope, rotary_dim: int, origin: str) -> Rope:
             "longrope"
         )
     original = raw.original_max_position_embeddings
+    if original < 2:
+        raise CheckpointError(
+            f"{origin}: original_max_position_embeddings of the longrope is {original}; expected 2 "
+            "or more, since its scale goes by their logarithm"
+        )
     if given.original_max_position_embeddings not in (None, original):
         raise CheckpointError(
             f"{origin}: original_max_position_embeddings is {original} beside the rope, by default "

@@ -6,17 +6,15 @@ Such a block sees where tokens stand by causality alone. By default it is every 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from siren_runtime.errors import CheckpointError
 
 from .keys import check_keys
 from .llama import Llama
 from .parsing import (
-    PositiveFloat,
+    DecoderConfig,
     Size,
-    check_heads,
     convert,
+    decoder_fields,
     parse_layer_types,
     parse_rope,
 )
@@ -25,17 +23,13 @@ MODEL_TYPES = ("smollm3",)
 _KINDS = ("full_attention", "sliding_attention")
 
 
-class _Config(msgspec.Struct):
-    model_type: str
+class _Config(DecoderConfig, kw_only=True):
     vocab_size: Size = 128256
     hidden_size: Size = 2048
     intermediate_size: Size = 11008
     num_hidden_layers: Size = 36
     num_attention_heads: Size = 16
     num_key_value_heads: Size | None = 4
-    head_dim: Size | None = None
-    hidden_act: str = "silu"
-    rms_norm_eps: PositiveFloat = 1e-6
     attention_bias: bool = False
     mlp_bias: bool = False
     use_sliding_window: bool = False
@@ -44,9 +38,6 @@ class _Config(msgspec.Struct):
     no_rope_layers: list[int] | None = None
     no_rope_layer_interval: Size = 4
     max_position_embeddings: Size = 32768
-    rope_theta: PositiveFloat | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
 
 
@@ -61,37 +52,16 @@ def parse(config: Mapping[str, Any], origin: str) -> Llama:
     """
     check_keys(config, _Config, origin, harmless=_HARMLESS)
     raw = convert(config, _Config, origin)
-    kv_heads = raw.num_key_value_heads or raw.num_attention_heads
-    head_dim = raw.head_dim or raw.hidden_size // raw.num_attention_heads
-    check_heads(raw.num_attention_heads, kv_heads, head_dim, origin)
+    fields = decoder_fields(raw, origin)
     unturned = _unturned(raw, origin)
     return Llama(
-        model_type=raw.model_type,
-        vocab_size=raw.vocab_size,
-        hidden_size=raw.hidden_size,
-        intermediate_size=raw.intermediate_size,
-        blocks=raw.num_hidden_layers,
-        attention_heads=raw.num_attention_heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden_act=raw.hidden_act,
-        rms_norm_eps=raw.rms_norm_eps,
-        rope=parse_rope(
-            raw.rope_scaling,
-            raw.rope_parameters,
-            rope_theta=raw.rope_theta,
-            original_max_position_embeddings=None,
-            max_position_embeddings=raw.max_position_embeddings,
-            origin=origin,
-            default_theta=2_000_000.0,
-        ),
+        **fields,
+        rope=parse_rope(raw, origin, default_theta=2_000_000.0),
         qkv_bias=raw.attention_bias,
         output_bias=raw.attention_bias,
         mlp_bias=raw.mlp_bias,
         qk_norm=False,
         windows=_windows(raw, unturned, origin),
-        max_position_embeddings=raw.max_position_embeddings,
-        tied_embeddings=raw.tie_word_embeddings,
         unturned=unturned,
     )
 

@@ -1,4 +1,8 @@
-"""The gated MLP (arXiv 2002.05202) of decoders: down(act(gate(x)) * up(x))."""
+"""The MLP of a block: gated (arXiv 2002.05202), or dense as in BERT (arXiv 1810.04805).
+
+gated    down(act(gate(x)) * up(x))
+dense    output(act(intermediate(x)))
+"""
 
 from functools import partial
 
@@ -72,3 +76,28 @@ def gated_mlp(
             vector = weights.vector(f"{prefix}.{down}.bias", hidden_size, FLOAT)
             y = g.op("Add", y, g.weight("down_proj/bias", vector))
         return y
+
+
+def dense_mlp(
+    g: GraphBuilder,
+    weights: BackboneWeights,
+    prefix: str,
+    x: ir.Value,
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    hidden_act: str,
+) -> ir.Value:
+    """x [batch, sequence, hidden] in the compute dtype to float32 of that shape.
+
+    Args:
+        prefix: of the names `intermediate.dense` and `output.dense` among the weights.
+    """
+    wide = (intermediate_size, hidden_size)
+    with g.scope("mlp"):
+        name = f"{prefix}.intermediate.dense"
+        y = linear(g, weights, x, name, wide, "mlp_up", bias=True, label="intermediate")
+        y = activation(g, hidden_act, y)
+        name = f"{prefix}.output.dense"
+        y = linear(g, weights, y, name, wide[::-1], "mlp_down", bias=True, label="output")
+    return g.to_float(y)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from siren_export.graph.builder import GuardGraph
 from siren_export.sources.finite import all_finite
 from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
+from siren_runtime.bundle.files import ReadFailures
 from siren_runtime.bundle.graphs import ATTENTION_MASK, INPUT_IDS
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
@@ -60,14 +61,11 @@ def read_calibration(path: Path) -> list[str]:
         InputError: the file cannot be read, a line is no such object, or there is no text.
     """
     texts = []
-    try:
-        with path.open("rb") as file:
-            for line in (line for group in read_texts(file, "auto") for line in group):
-                if line.text is None:
-                    raise InputError(f"{path}, line {line.number}: {line.error}")
-                texts.append(line.text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    with ReadFailures(path, InputError), path.open("rb") as file:
+        for line in (line for group in read_texts(file, "auto") for line in group):
+            if line.text is None:
+                raise InputError(f"{path}, line {line.number}: {line.error}")
+            texts.append(line.text)
     if not texts:
         raise InputError(f"{path}: holds no text; calibration takes one text a line")
     return texts

@@ -10,8 +10,7 @@ level 0, which computes in float32, took 4 times as long for one token and no le
 Of the block sizes 32 is the most accurate of those that are fast: 16 took 1.5 times as long.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +22,7 @@ from .carry_over import CarriedOver, carries_over
 from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
 from .options import Options
+from .rounding import Rounded
 
 _BLOCK = 32
 FOUR_BITS = Grid(_BLOCK, signed=True, stored=np.float32)
@@ -51,9 +51,9 @@ def _replace(graph: GuardGraph, linear: Linear, grid: Grid, moments: np.ndarray 
     source = graph.weights[linear.matrix_name]
     channels_in, channels_out = source.shape
     blocks = -(-channels_in // _BLOCK)
-    matrix = _PerBlock(source, grid, moments)
+    matrix = Rounded(partial(_per_block, source, grid, moments))
     stored = (channels_out, blocks, _BLOCK * grid.bits // 8)
-    values = Weight(ir.DataType.UINT8, stored, matrix.values)
+    values = Weight(ir.DataType.UINT8, stored, matrix.integers)
     scales = Weight(FLOAT, (channels_out, blocks), matrix.scales)
     inputs: list[ir.Value | None] = [
         linear.x,
@@ -77,26 +77,18 @@ def _replace(graph: GuardGraph, linear: Linear, grid: Grid, moments: np.ndarray 
     replace(graph, old, product)
 
 
-@dataclass
-class _PerBlock:
-    """A matrix [in, out] as values [out, blocks, block], those of 4 bits two in a byte."""
+def _per_block(
+    source: Weight, grid: Grid, moments: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix [in, out] as uint8 [out, blocks, block], those of 4 bits two in a byte, and scales.
 
-    source: Weight
-    grid: Grid
-    moments: np.ndarray | None
-    _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
-
-    def values(self) -> Iterator[np.ndarray]:
-        matrix = np.concatenate(list(self.source.blocks()))
-        matrix = np.pad(matrix, ((0, -len(matrix) % _BLOCK), (0, 0)))
-        integers, scales = round_matrix(matrix, self.grid, self.moments)
-        self._scales = np.ascontiguousarray(scales.T)
-        values = (integers.T.astype(np.int16) - self.grid.lowest).astype(np.uint8)
-        values = values.reshape(matrix.shape[1], -1, _BLOCK)
-        yield values if self.grid.bits == 8 else values[:, :, ::2] | values[:, :, 1::2] << 4
-
-    def scales(self) -> Iterator[np.ndarray]:
-        if self._scales is None:
-            next(self.values())
-        assert self._scales is not None
-        yield self._scales
+    The scales are float32 [out, blocks].
+    """
+    matrix = np.concatenate(list(source.blocks()))
+    matrix = np.pad(matrix, ((0, -len(matrix) % _BLOCK), (0, 0)))
+    integers, scales = round_matrix(matrix, grid, moments)
+    values = (integers.T.astype(np.int16) - grid.lowest).astype(np.uint8)
+    values = values.reshape(matrix.shape[1], -1, _BLOCK)
+    if grid.bits == 4:
+        values = values[:, :, ::2] | values[:, :, 1::2] << 4
+    return values, np.ascontiguousarray(scales.T)

@@ -28,19 +28,20 @@ took 1.3 to 1.5 times as long a product, and for Qwen3-0.6B 4 times as long to l
 The head (Gemm) and pooling, whose operands are both computed, stay in float32.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from siren_export.graph.builder import FLOAT, GuardGraph
-from siren_export.graph.weights import Weight
+from siren_export.graph.weights import Weight, computed
 
 from .calibration import Inputs
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, linears, replace
 from .eight_bits import round_channels
 from .options import Options
+from .rounding import Rounded
 from .smoothing import smooth_inputs
 
 _LEVELS = 127
@@ -73,8 +74,9 @@ def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
     for linear in linears(graph):
         name = linear.matrix_name
         if name not in options.keep_float:
-            matrix = _PerChannel(graph.weights[name], calibration.get(name), divided.get(name))
-            _replace(graph, linear, quantizer.activation(linear), matrix)
+            source = graph.weights[name]
+            make = partial(_per_channel, source, calibration.get(name), divided.get(name))
+            _replace(graph, linear, quantizer.activation(linear), Rounded(make))
 
 
 @dataclass
@@ -127,10 +129,10 @@ def _quantize(r: Place, channels: int, *inputs: ir.Value) -> ir.Value:
     return r.op("QuantizeLinear", *inputs, name=r.scope, axis=-1, block_size=channels)
 
 
-def _replace(graph: GuardGraph, linear: Linear, x: _Activation, matrix: "_PerChannel") -> None:
-    source = matrix.source
-    values = Weight(ir.DataType.INT8, source.shape, matrix.values)
-    scales = Weight(FLOAT, source.shape[1:], matrix.scales)
+def _replace(graph: GuardGraph, linear: Linear, x: _Activation, matrix: Rounded) -> None:
+    shape = graph.weights[linear.matrix_name].shape
+    values = Weight(ir.DataType.INT8, shape, matrix.integers)
+    scales = Weight(FLOAT, shape[1:], matrix.scales)
     r = before(graph, linear.product, linear.name)
     product = r.op(
         "MatMulIntegerToFloat",
@@ -145,45 +147,32 @@ def _replace(graph: GuardGraph, linear: Linear, x: _Activation, matrix: "_PerCha
     old = [linear.product]
     if x.shift:
         bias = None if linear.bias is None else graph.weights[str(linear.bias.name)]
-        shifted = Weight(FLOAT, scales.shape, lambda: matrix.shifted(bias, x.shift))
+        shifted = computed(FLOAT, scales.shape, partial(_shifted, matrix, bias, x.shift))
         new_bias = add_weight(graph, f"{linear.matrix_name}.bias", shifted)
         y = r.op("Add", y, new_bias, name=f"{linear.name}/add_bias")
         old += [] if linear.bias is None else [linear.addition]
     replace(graph, old, y)
 
 
-@dataclass
-class _PerChannel:
+def _per_channel(
+    source: Weight, inputs: Inputs | None, divided: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [in, out] in 8 bits, with one scale for each output channel.
 
-    Attributes:
+    Args:
         inputs: of the matrix as they were measured, where they were.
         divided: what they are divided by since then, float32 [in].
     """
+    matrix = np.concatenate(list(source.blocks()))
+    if inputs is not None and divided is not None:
+        inputs = inputs.divided(divided)
+    return round_channels(matrix, None if inputs is None else inputs.moments)
 
-    source: Weight
-    inputs: Inputs | None
-    divided: np.ndarray | None
-    _scales: np.ndarray | None = None  # left by writing the values, so as not to round twice
 
-    def values(self) -> Iterator[np.ndarray]:
-        matrix = np.concatenate(list(self.source.blocks()))
-        inputs = self.inputs
-        if inputs is not None and self.divided is not None:
-            inputs = inputs.divided(self.divided)
-        moments = None if inputs is None else inputs.moments
-        integers, self._scales = round_channels(matrix, moments)
-        yield integers
-
-    def shifted(self, bias: Weight | None, shift: float) -> Iterator[np.ndarray]:
-        """The bias without what `shift` in every input adds to the product."""
-        values, scales = next(self.values()), next(self.scales())
-        added = np.float32(shift) * values.sum(axis=0, dtype=np.int64) * scales
-        held = np.float32(0) if bias is None else np.concatenate(list(bias.blocks()))
-        yield (held - added).astype(np.float32)
-
-    def scales(self) -> Iterator[np.ndarray]:
-        if self._scales is None:
-            next(self.values())
-        assert self._scales is not None
-        yield self._scales
+def _shifted(matrix: Rounded, bias: Weight | None, shift: float) -> np.ndarray:
+    """The bias without what `shift` in every input adds to the product."""
+    integers, scales = matrix.make()
+    added = np.float32(shift) * integers.sum(axis=0, dtype=np.int64) * scales
+    held = np.float32(0) if bias is None else np.concatenate(list(bias.blocks()))
+    shifted: np.ndarray = (held - added).astype(np.float32)
+    return shifted

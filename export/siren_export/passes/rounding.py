@@ -8,7 +8,8 @@ groups of neighbouring inputs:
     e_i = (w_i - round(w_i)) / U_ii,   w_j -= U_ij e_i    for the inputs j > i of the group
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,23 @@ Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Weights of an input and their scale [groups, out], and of the inputs 2i + 1 the integers of the
 # input before -> integers.
 Round = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+@dataclass
+class Rounded:
+    """A matrix as integers and their scales, which `make` gives together; each is written apart."""
+
+    make: Callable[[], tuple[np.ndarray, np.ndarray]]
+    _scales: np.ndarray | None = None  # left by writing the integers, so as not to round twice
+
+    def integers(self) -> Iterator[np.ndarray]:
+        integers, self._scales = self.make()
+        yield integers
+
+    def scales(self) -> Iterator[np.ndarray]:
+        if self._scales is None:
+            _, self._scales = self.make()
+        yield self._scales
 
 
 def round_by_moments(
