@@ -19,6 +19,10 @@ COMMON = ("the", "a", "an", "and", "of", "to", "in", "how", "do", "write", "expl
 Rows = list[dict[str, Any]]
 
 
+class Killed(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
 def make_rows(count: int, *, seed: int = 0, classes: int = 2, name: str = "row") -> Rows:
     """Return rows in all three splits; a class shows in its words."""
     rng = random.Random(f"{name}{seed}")

@@ -27,7 +27,9 @@ from backbones import (
     BackboneSpec,
 )
 from reference import Pooling, auto_class, load_reference
-from siren_bench.subjects.synthetic import write_artifact
+from siren_bench.subjects.synthetic import random_dense
+from siren_export.heads.mlp_artifact import write_mlp_artifact
+from siren_export.heads.selected import LayerSelection
 from texts import TEXTS
 from tiny_tokenizers import TOKENIZERS
 
@@ -97,30 +99,29 @@ def make_artifact(
     config = config.get("text_config", config)
     rng = np.random.default_rng(seed)
     layers = range(config["num_hidden_layers"]) if layers is None else layers
-    selected = {
-        layer: rng.permutation(config["hidden_size"])[: channels + position % 3]
-        for position, layer in enumerate(layers)
-    }
-    write_artifact(
+    selected = [
+        rng.permutation(config["hidden_size"])[: channels + position % 3]
+        for position in range(len(layers))
+    ]
+    unweighted = set(layers[1::3])
+    selections = [
+        LayerSelection(layer, read, 1.0 if layer in unweighted else float(rng.uniform(0.1, 1.0)))
+        for layer, read in zip(layers, selected, strict=True)
+    ]
+    write_mlp_artifact(
         folder,
-        str(backbone.resolve()),
-        selected,
-        hidden_dims,
+        model_id=str(backbone.resolve()),
         pooling=pooling,
-        layer_weights={
-            layer: float(rng.uniform(0.1, 1.0))
-            for position, layer in enumerate(layers)
-            if position % 3 != 1
-        },
+        layers=selections,
+        dense=random_dense(selections, (*hidden_dims, classes), seed),
+        max_length=max_length,
+        threshold=threshold,
         dropout_rates=(
             [0.0 if i % 2 else 0.3 for i in range(len(hidden_dims))]
             if dropout_rates is None
             else dropout_rates
         ),
-        classes=classes,
-        max_length=max_length,
-        threshold=threshold,
-        seed=seed,
+        unweighted=unweighted,
     )
     _spread_scores(folder)
     return folder

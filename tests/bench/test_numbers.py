@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ from siren_bench.quality.fidelity import (
     fidelity_entries,
 )
 from siren_bench.records.kept import made_whole
-from siren_bench.records.samples import p95, paired_ratio, spread, timed_in_turns
+from siren_bench.records.samples import (
+    engines_in_turns,
+    p95,
+    paired_ratio,
+    spread,
+    timed_in_turns,
+)
 from siren_bench.reports.report import Report, comparison_table
 from siren_bench.speed.cold_start import cold_start_table
 from siren_bench.speed.roofline import Ceilings, floor_seconds, measure_ceilings
@@ -26,16 +33,17 @@ from siren_bench.speed.scaling import fit_exponent
 from siren_bench.speed.throughput import best_settings
 from siren_bench.subjects.corpus import Row, load_corpus
 from siren_bench.subjects.macro_f1 import macro_f1, macro_f1_by_dataset
-from siren_bench.subjects.synthetic import write_synthetic
+from siren_bench.subjects.subject import synthesize
 from siren_export.heads.registry import load_artifact
 from siren_runtime import InputError
 from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds
+from siren_train.measure.metrics import dataset_macro_f1
 
 
 @pytest.fixture
 def size(tmp_path, tiny_shape):
-    _, head = write_synthetic(tiny_shape, tmp_path)
+    head = synthesize(tiny_shape, tmp_path).head
     return model_size(load_artifact(head), tiny_shape.config)
 
 
@@ -98,6 +106,38 @@ def test_turns_may_go_without_a_round_to_warm_up():
     order = []
     timed_in_turns([lambda: order.append("a"), lambda: order.append("b")], 2, warm_ups=0)
     assert "".join(order) == "ab" + "ba"
+
+
+@pytest.fixture
+def no_wait(monkeypatch):
+    monkeypatch.setattr("siren_bench.records.samples.settle", lambda: None)
+
+
+def test_an_engine_that_fails_is_left_out_and_the_others_go_on(no_wait):
+    order, done = [], []
+
+    def run(name, number):
+        order.append(name)
+        if (name, number) == ("b", 0):
+            raise ValueError("no\nmore")
+        return float(number)
+
+    runs = [partial(run, name) for name in "abc"]
+    samples, failed = engines_in_turns(runs, 2, done=done.append)
+    assert order == [*"cba", *"abc", *"ca"]  # the first three warm up
+    assert (samples[0], samples[2]) == ([0.0, 1.0], [0.0, 1.0])
+    assert failed == {1: "ValueError: no more"}
+    assert done == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_engine_that_others_are_compared_with_may_not_fail(no_wait):
+    with pytest.raises(ZeroDivisionError):
+        engines_in_turns([lambda number: 1 / number, float], 1)
+
+
+def test_no_round_follows_one_that_is_not_to_be_run(no_wait):
+    samples, _ = engines_in_turns([float], 9, go_on=lambda number: number < 2)
+    assert samples == [[0.0, 1.0]]
 
 
 def test_an_engine_that_is_loaded_from_a_cold_start_has_imported_nothing_before():
@@ -182,7 +222,16 @@ def test_macro_f1_is_scikit_learns():
 
 def test_rows_without_a_label_have_no_part_in_f1():
     rows = [Row("a", "one", 1), Row("b", "one", 0), Row("c", "one", None), Row("d", "two", None)]
-    assert macro_f1_by_dataset(rows, [0.9, 0.1, 0.9, 0.9], 0.5) == {"one": 1.0}
+    assert macro_f1_by_dataset(rows, [True, False, True, True]) == {"one": 1.0}
+
+
+@pytest.mark.parametrize("harmful", [0, 1])
+def test_rows_of_one_class_count_by_the_share_that_is_right(harmful):
+    rows = [Row(str(number), "one", harmful) for number in range(10)]
+    verdicts = [bool(harmful)] * 9 + [not harmful]
+    labels = np.full(10, harmful)
+    assert dataset_macro_f1(labels, np.array(verdicts, np.int64)) == 0.9
+    assert macro_f1_by_dataset(rows, verdicts) == {"one": 0.9}
 
 
 def test_differences_and_verdicts_are_compared_text_by_text():

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from guards import load_guard
 from reference import load_reference
 from siren_bench.subjects.shapes import SHAPES
-from siren_bench.subjects.synthetic import checkpoint_bytes, write_checkpoint, write_synthetic
+from siren_bench.subjects.subject import synthesize
+from siren_bench.subjects.synthetic import checkpoint_bytes, write_checkpoint
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -44,10 +45,10 @@ def test_transformers_loads_every_tensor_and_misses_none(tmp_path, tiny_shape, s
 
 
 def test_a_synthetic_guard_agrees_with_llm_siren(tmp_path, tiny_shape):
-    backbone, head = write_synthetic(tiny_shape, tmp_path)
-    export_bundle(load_artifact(head), load_checkpoint(backbone), tmp_path / "bundle")
+    made = synthesize(tiny_shape, tmp_path)
+    export_bundle(load_artifact(made.head), load_checkpoint(made.backbone), tmp_path / "bundle")
     scores = [r.score for r in load_guard(tmp_path / "bundle", threads=1).score_batch(TEXTS)]
-    expected = [r.score for r in load_reference(head).score_batch(TEXTS)]
+    expected = [r.score for r in load_reference(made.head).score_batch(TEXTS)]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 
 
@@ -63,8 +64,8 @@ def test_equal_seeds_write_equal_files_and_other_seeds_other_weights(tmp_path, t
 
 
 def test_the_head_points_to_its_backbone_and_reads_every_layer(tmp_path, tiny_shape):
-    backbone, head = write_synthetic(tiny_shape, tmp_path)
-    config = json.loads((head / "siren_config.json").read_text())
-    assert config["base_model"]["model_id"] == str(backbone)
+    made = synthesize(tiny_shape, tmp_path)
+    config = json.loads((made.head / "siren_config.json").read_text())
+    assert config["base_model"]["model_id"] == str(made.backbone)
     assert config["siren_module"]["selected_layers"] == list(range(tiny_shape.layers))
     assert config["mlp"]["input_dim"] == tiny_shape.features

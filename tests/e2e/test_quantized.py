@@ -14,7 +14,7 @@ from guards import load_guard
 from models import make_artifact
 from siren_bench.engines.process import in_fresh_process
 from siren_bench.subjects.shapes import Shape
-from siren_bench.subjects.synthetic import write_synthetic
+from siren_bench.subjects.subject import synthesize
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -256,10 +256,11 @@ def _peak_of_export(head: str, backbone: str, output: str, precision: str) -> in
 
 def test_quantizing_streams(tmp_path):
     """Peak memory beyond that of float32 is a few matrices, not the model."""
-    backbone, head = write_synthetic(_WIDE, tmp_path)
+    made = synthesize(_WIDE, tmp_path)
+    head, backbone = str(made.head), str(made.backbone)
     largest = 4 * 32000 * 1024  # the embedding in float32
     peaks = {
-        p: in_fresh_process(_peak_of_export, str(head), str(backbone), str(tmp_path / p), p)
+        p: in_fresh_process(_peak_of_export, head, backbone, str(tmp_path / p), p)
         for p in ("fp32", *QUANTIZED)
     }
     model = json.loads((tmp_path / "fp32" / "guard.json").read_text())["files"]["weights.bin"]

@@ -9,7 +9,7 @@ import pytest
 from guards import load_guard
 from reference import load_reference
 from siren_bench.subjects.shapes import SHAPES
-from siren_bench.subjects.synthetic import write_synthetic
+from siren_bench.subjects.subject import synthesize
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
@@ -48,15 +48,15 @@ def roomy_folder(tmp_path):
 def test_blocks_of_the_06b_shape_export_load_and_agree(roomy_folder):
     true = SHAPES["qwen3-0.6b"]
     shape = replace(true, config={**true.config, "num_hidden_layers": BLOCKS})
-    backbone, head = write_synthetic(shape, roomy_folder)
+    made = synthesize(shape, roomy_folder)
     bundle = roomy_folder / "bundle"
-    manifest = export_bundle(load_artifact(head), load_checkpoint(backbone), bundle)
+    manifest = export_bundle(load_artifact(made.head), load_checkpoint(made.backbone), bundle)
     assert manifest.head.features == shape.features
     assert manifest.backbone.blocks_kept == manifest.backbone.blocks == shape.layers
     with load_guard(bundle, threads=2) as guard:
         score = guard.score(TEXT).score
     assert 0.01 < score < 0.99  # else agreement would mean little
-    assert score == pytest.approx(load_reference(head).score(TEXT).score, abs=1e-4)
+    assert score == pytest.approx(load_reference(made.head).score(TEXT).score, abs=1e-4)
 
 
 def _available_memory() -> int:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backbones import MAX_LENGTH
 from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_train.data.rows import Columns
@@ -44,3 +46,35 @@ def make_store(
 def store(make_store: Callable[..., FeatureStore]) -> FeatureStore:
     """A store of two classes and two data sets, 480 rows."""
     return make_store()
+
+
+@pytest.fixture
+def extract_rows(
+    tmp_path: Path, backbone_folder: Callable[[str], Path]
+) -> Callable[..., FeatureStore]:
+    """Extract 60 rows in chunks of 8."""
+    data = write_jsonl(tmp_path / "data.jsonl", make_rows(60))
+
+    def extract_to(
+        folder: Path,
+        backbone: str = "bert",
+        source: Path | None = None,
+        columns: Columns | None = None,
+        **options: Any,
+    ) -> FeatureStore:
+        source = source or backbone_folder(backbone)
+        return extract(
+            [parse_source(str(data))],
+            columns or Columns(),
+            load_checkpoint(str(source)),
+            folder,
+            **{
+                "model_id": str(source),
+                "max_length": MAX_LENGTH,
+                "threads": 1,
+                "chunk_rows": 8,
+                **options,
+            },
+        )
+
+    return extract_to

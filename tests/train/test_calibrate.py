@@ -17,16 +17,12 @@ from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import ResponseThresholds, Tier
 from siren_runtime.errors import BundleError, InputError
 from siren_train.commands.calibration_shown import print_decision
-from siren_train.measure.calibrate import (
-    FITTING_TEMPERATURE,
-    find_threshold,
-    fit_temperature,
-    make_tiers,
-    read_tiers,
-)
 from siren_train.measure.calibrate_responses import choose_thresholds, choose_tiers
 from siren_train.measure.evaluate import Scores
 from siren_train.measure.metrics import binary_metrics, calibration_error, precision_recall
+from siren_train.measure.temperature import FITTING_TEMPERATURE, fit_temperature
+from siren_train.measure.threshold_rules import find_threshold
+from siren_train.measure.tiers import make_tiers, read_tiers
 from tiny_bundle import make_bundle
 
 

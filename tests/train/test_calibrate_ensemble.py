@@ -17,9 +17,9 @@ from siren_runtime.text.reading import AS_LLM_SIREN
 from siren_train.commands import calibrate
 from siren_train.data.rows import Columns, read_all
 from siren_train.data.sources import parse_source
-from siren_train.measure.calibrate import find_threshold
 from siren_train.measure.calibrate_spans import score_diluted_spans
 from siren_train.measure.evaluate import Scores, score_rows
+from siren_train.measure.threshold_rules import find_threshold
 from tiny_bundle import edit_manifest, make_bundle
 
 LABELS = ["hate", "violence"]

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from typer.testing import CliRunner
 
 from guards import load_guard
-from labelled import COMMON, WORDS, make_rows, write_jsonl
+from labelled import COMMON, WORDS, Killed, make_rows, write_jsonl
 from reference import plain_logits
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -350,9 +350,6 @@ def test_the_metric_counts_labels_that_occur():
 
 def test_an_interrupted_training_of_labels_ends_as_an_undisturbed_one(made, tmp_path):
     _, heads, _, _, store = made
-
-    class Killed(Exception):
-        pass
 
     calls = []
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from labelled import make_rows, write_jsonl
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.errors import InputError
 from siren_train.data.copies import Copies, SafeTexts, read_copies, safe_texts, with_copies
-from siren_train.data.reading import MostRows, Reading
+from siren_train.data.reading import ALL_ROWS, MostRows, Reading
 from siren_train.data.rows import Columns, Row, read_rows
 from siren_train.data.sources import Source, parse_source
 from siren_train.fit.folds import make_folds
@@ -225,6 +226,24 @@ def test_a_validation_row_whose_text_is_tested_is_left_out_too(tmp_path: Path) -
     assert reading.left_out == 3
     assert Reading(sources, Columns(), splits=("validation",)).left_out == 1
     assert Reading(sources, Columns(), splits=("test",)).left_out == 0
+
+
+@pytest.mark.parametrize("most", [ALL_ROWS, MostRows(10_000)], ids=["all", "limited"])
+def test_reading_takes_under_100_bytes_for_each_row(most: MostRows, tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        rows = [
+            {"text": f"row {n}", "label": n % 2, "split": "test" if n % 10 < 2 else "train"}
+            for n in range(count)
+        ]
+        sources = [parse_source(str(write_jsonl(tmp_path / f"{count}.jsonl", rows)))]
+        tracemalloc.start()
+        try:
+            assert Reading(sources, Columns(), most_rows=most).left_out == 0
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(6000) - peak(3000) < 3000 * 100
 
 
 @pytest.fixture

@@ -354,6 +354,19 @@ def test_responses_beside_text_that_is_not_read_are_told_once_of_a_file(
     ]
 
 
+def test_of_each_column_beside_responses_its_own_rows_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lone = {"response": "OK", "label": 1, "split": "test"}
+    columns = [{"promt": "How do I?"}, {"note": "a joke"}, {"promt": "And I?"}]
+    path = str(write_jsonl(tmp_path / "data.jsonl", [lone | beside for beside in columns]))
+    with pytest.raises(InputError, match="none of class 'safe'"):
+        read(path)
+    told = [record.getMessage().removeprefix(f"{path}: ") for record in caplog.records]
+    assert [line[:9] for line in told] == ["of 2 rows", "of 1 rows"]
+    assert [line.rpartition(" ")[2] for line in told] == ["promt,response", "note,response"]
+
+
 @pytest.mark.parametrize(
     "beside",
     [

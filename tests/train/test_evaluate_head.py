@@ -1,12 +1,14 @@
 """siren evaluate --head measures another head than the first, and its classes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calibrated import write_calibration
 from guards import load_guard
 from labelled import make_rows, write_jsonl
 from models import make_artifact
@@ -15,6 +17,10 @@ from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
+from siren_runtime import Guard
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.bundle.thresholds import SpanThreshold
+from siren_train.measure.decisions import with_spans, write_decided
 
 NAMES = ["safe", "harmful", "odd"]
 
@@ -63,6 +69,55 @@ def test_a_further_head_is_measured_by_the_label_column(
     for place, name in enumerate(NAMES):
         expected = (likeliest == place)[labels == place].mean()
         assert kinds["by_category"][name]["recall"] == pytest.approx(expected)
+
+
+def test_spans_flag_rows_of_the_heads_that_decide_by_them_alone(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """The second head has thresholds of spans, and the first, which spans would reach, has none."""
+    guard = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    rows = [row for row in map(json.loads, data.read_text().splitlines()) if row["split"] == "test"]
+    texts = [(row["prompt"], row["response"]) for row in rows]
+    asked = Guard.load(guard).score_batch(texts, long_text="truncate", spans=[8])
+    by_span = max(asked, key=lambda result: result.risk - result.score)
+    manifest = write_calibration(guard, threshold=(by_span.score + by_span.risk) / 2)
+    decision = with_spans(manifest.decision("kinds"), [SpanThreshold(8, 0.01)], None)
+    write_decided(guard, manifest, "kinds", decision)
+    results = Guard.load(guard).score_batch(texts, long_text="truncate")
+    assert not results[asked.index(by_span)].is_harmful  # it would be, by its span
+    for head, sizes, classes in (("harm", [], 2), ("kinds", [8], 3)):
+        labelled = [{**row, "label": row["label"] % classes} for row in rows]
+        source, output = write_jsonl(tmp_path / f"{head}.jsonl", labelled), tmp_path / head
+        done = siren("evaluate", guard, source, "--spans", "--head", head, "-o", output)
+        assert done.exit_code == 0, done.output
+        assert (", with spans of 8 tokens." if sizes else ", without spans.") in done.stdout
+        report = json.loads((output / "evaluation.json").read_text())
+        assert report["spans"] == sizes
+        right = [
+            result.heads[head].is_harmful == (row["label"] == 1)
+            for result, row in zip(results, labelled, strict=True)
+        ]
+        assert report["by_dataset"][head]["accuracy"] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.filterwarnings("ignore:.*re-encodes")
+def test_streams_say_which_head_decides_by_spans(bundle: Path, tmp_path: Path) -> None:
+    guard = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    manifest = load_bundle(guard).manifest
+    decision = with_spans(manifest.decision("kinds"), [SpanThreshold(8, 0.9)], None)
+    write_decided(guard, manifest, "kinds", decision)
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"response": "one two three", "split": "test"}])
+    done = siren("evaluate", guard, data, "--streaming", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "streaming.json").read_text())
+    assert report["spans"] == []
+    assert {name: head["spans"] for name, head in report["heads"].items()} == {
+        "harm": [],
+        "kinds": [8],
+    }
+    assert "tokens count too." not in done.stdout
+    assert "| harm | rows | 0.5000 | - | 1 |" in done.stdout
+    assert "| kinds | rows | 0.5000 | 8 | 1 |" in done.stdout
 
 
 def test_without_the_option_the_first_head_is_measured(bundle: Path, tmp_path: Path) -> None:

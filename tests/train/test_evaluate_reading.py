@@ -14,6 +14,7 @@ from siren_runtime import Guard
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_train.measure.evaluate import Evaluation
 from siren_train.measure.evaluation_tables import evaluation_markdown
+from siren_train.measure.stated import StatedReading, stated_reading
 from tiny_bundle import HARM, MAX_LENGTH, make_alarm
 
 PLAIN = "nothing to see here. "
@@ -88,6 +89,15 @@ def test_rows_are_flagged_by_what_is_read(
     assert flagged == expected
     if spans and long_text == "windows":
         assert [r.is_harmful for r in guard.score_batch(texts)] == [r.is_harmful for r in results]
+
+
+def test_where_no_head_has_thresholds_of_spans_none_are_read(tmp_path: Path, data: Path) -> None:
+    plain = make_alarm(tmp_path / "plain", 8)
+    printed, report = evaluated(plain, data, "--long-text", "windows", "--spans")
+    assert ", long texts read in windows, without spans." in printed
+    assert report["spans"] == []
+    assert stated_reading(Guard.load(plain)) == StatedReading("windows", [])
+    assert stated_reading(Guard.load(plain, spans=[8])) == StatedReading("windows", [8])
 
 
 def test_disguised_texts_are_read_as_asked_for(bundle: Path, data: Path) -> None:

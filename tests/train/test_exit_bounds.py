@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siren_runtime.errors import InputError
+from siren_train.measure import exit_bounds
 from siren_train.measure.exit_bounds import HARMFUL, SAFE, ExitScores, choose_bounds, decisions
 from siren_train.measure.metrics import macro_f1
 
@@ -144,6 +145,18 @@ def test_a_bound_moves_past_rows_that_an_earlier_exit_decides() -> None:
     found = choose_bounds(scores, DEPTHS, BLOCKS, [0.5], 0.03)
     assert found.bounds == [(0.1, 0.9), (0.3, 0.9)]
     assert found.cost == pytest.approx((202 * 2 + 150 * 4) / (352 * 6))
+
+
+def test_bounds_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def counted(scores, bounds):
+        measured.append(tuple(bounds))
+        return decisions(scores, bounds)
+
+    monkeypatch.setattr(exit_bounds, "decisions", counted)
+    choose_bounds(one_exit(), (2,), BLOCKS, [0.5], 0.03)
+    assert len(measured) == len(set(measured)) > 2
 
 
 def test_what_an_exit_corrects_by_luck_buys_no_errors_elsewhere() -> None:

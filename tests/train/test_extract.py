@@ -1,81 +1,39 @@
 """Features come from the engine, equal transformers', and survive any interruption."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from backbones import MAX_LENGTH
-from labelled import make_rows, write_jsonl
+from labelled import Killed, make_rows, write_jsonl
 from reference import load_reference
-from siren_export import export
 from siren_export.heads.mlp import Dense
 from siren_export.heads.mlp_artifact import write_mlp_artifact
 from siren_export.heads.selected import LayerSelection, MeanPooling
-from siren_export.sources.checkpoint import load_checkpoint
-from siren_runtime import Guard
-from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import InputError
 from siren_runtime.text.rules import join
 from siren_train.data.rows import Columns
-from siren_train.data.sources import parse_source
-from siren_train.store.extract import extract
 from siren_train.store.store import FeatureStore
 
 POOLINGS: tuple[MeanPooling, ...] = ("residual_mean", "mlp_mean")
 
 
-class Killed(Exception):
-    """Stands for a kill: nothing catches it."""
-
-
-@pytest.fixture
-def run(tmp_path: Path, backbone_folder: Callable[[str], Path]) -> Callable[..., FeatureStore]:
-    """Extract 60 rows in chunks of 8."""
-    data = write_jsonl(tmp_path / "data.jsonl", make_rows(60))
-
-    def extract_to(
-        folder: Path,
-        backbone: str = "bert",
-        source: Path | None = None,
-        columns: Columns | None = None,
-        **options: Any,
-    ) -> FeatureStore:
-        source = source or backbone_folder(backbone)
-        return extract(
-            [parse_source(str(data))],
-            columns or Columns(),
-            load_checkpoint(str(source)),
-            folder,
-            **{
-                "model_id": str(source),
-                "max_length": MAX_LENGTH,
-                "threads": 1,
-                "chunk_rows": 8,
-                **options,
-            },
-        )
-
-    return extract_to
-
-
 @pytest.mark.parametrize("backbone", ["bert", "qwen3"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_features_are_those_of_transformers(
-    run: Callable[..., FeatureStore],
+    extract_rows: Callable[..., FeatureStore],
     tmp_path: Path,
     backbone_folder: Callable[[str], Path],
     backbone: str,
     pooling: MeanPooling,
 ) -> None:
-    store = run(tmp_path / "store", backbone, poolings=[pooling])
+    store = extract_rows(tmp_path / "store", backbone, poolings=[pooling])
     layers, channels = store.manifest.layers, store.manifest.channels
     write_mlp_artifact(
         tmp_path / "everything",
@@ -97,9 +55,9 @@ def test_features_are_those_of_transformers(
 
 
 def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    whole = run(tmp_path / "whole")
+    whole = extract_rows(tmp_path / "whole")
     for stop in range(1, 8):
         folder = tmp_path / f"stopped-{stop}"
         calls: list[int] = []
@@ -110,11 +68,11 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
                 raise Killed
 
         with pytest.raises(Killed):
-            run(folder, progress=kill)
+            extract_rows(folder, progress=kill)
         with pytest.raises(InputError, match="run the same siren extract again"):
             FeatureStore.open(folder)
         resumed: list[int] = []
-        store = run(folder, progress=lambda _, done, *rest, **share: resumed.append(done))  # noqa: B023
+        store = extract_rows(folder, progress=lambda _, done, *rest, **share: resumed.append(done))  # noqa: B023
         assert resumed[0] == calls[-1]  # nothing is done twice
         for split in whole.manifest.splits:
             np.testing.assert_array_equal(
@@ -123,16 +81,16 @@ def test_an_interrupted_extraction_ends_as_an_undisturbed_one(
 
 
 def test_an_extraction_goes_on_in_chunks_of_another_size(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
     def kill(stage: str, done: int, total: int, *, share: float) -> None:
         if done == 16:
             raise Killed
 
-    whole = run(tmp_path / "whole")
+    whole = extract_rows(tmp_path / "whole")
     with pytest.raises(Killed):
-        run(tmp_path / "stopped", progress=kill)
-    store = run(tmp_path / "stopped", chunk_rows=7)
+        extract_rows(tmp_path / "stopped", progress=kill)
+    store = extract_rows(tmp_path / "stopped", chunk_rows=7)
     for split in whole.manifest.splits:
         np.testing.assert_allclose(
             store.array(split, "residual_mean"), whole.array(split, "residual_mean"), atol=1e-6
@@ -140,194 +98,111 @@ def test_an_extraction_goes_on_in_chunks_of_another_size(
 
 
 def test_an_interruption_while_the_store_is_laid_out_is_survived(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    whole = run(tmp_path / "store")
+    whole = extract_rows(tmp_path / "store")
     folder = tmp_path / "half"
     shutil.copytree(whole.folder, folder)
     (folder / "store.json").unlink()
     (folder / "progress.json").unlink()
     (folder / "train.residual_mean.npy").write_bytes(b"half")
-    store = run(folder)
+    store = extract_rows(folder)
     np.testing.assert_array_equal(
         store.array("train", "residual_mean"), whole.array("train", "residual_mean")
     )
 
 
-def test_rows_that_were_pooled_before_are_taken_and_the_others_pooled(
-    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, whole = run(tmp_path / "old", splits=["train"]), run(tmp_path / "whole")
-    pooled = []
-    score_batch = Guard.score_batch
-
-    def counted(self: Guard, texts: Any, **options: Any) -> Any:
-        pooled.extend(texts)
-        return score_batch(self, texts, **options)
-
-    monkeypatch.setattr(Guard, "score_batch", counted)
-    grown = run(tmp_path / "grown", reuse=old)
-    assert len(pooled) == whole.manifest.rows - whole.manifest.splits["train"]
-    for split in whole.manifest.splits:
-        expected = whole.array(split, "residual_mean")
-        np.testing.assert_allclose(grown.array(split, "residual_mean"), expected, atol=1e-5)
-    np.testing.assert_array_equal(
-        grown.array("train", "residual_mean"), old.array("train", "residual_mean")
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"precision": "int8"}, "precision is 'fp32', asked for 'int8'"),
-        ({"max_length": 24}, "max_length"),
-        ({"dtype": "float16"}, "dtype"),
-        ({"backbone": "qwen3"}, "backbone_sha256"),
-        ({"poolings": ["mlp_mean"]}, "has no mlp_mean"),
-    ],
-)
-def test_features_of_another_engine_are_not_reused(
-    run: Callable[..., FeatureStore], tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    old = run(tmp_path / "old")
-    with pytest.raises(InputError, match=rf"old: cannot be reused: .*{message}"):
-        run(tmp_path / "new", reuse=old, **options)
-    assert not (tmp_path / "new" / "store.json").exists()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {str(path): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_two_engines_of_a_precision_are_not_mixed(
-    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill(stage: str, done: int, total: int, *, share: float) -> None:
-        if done == 16:
-            raise Killed
-
-    old = run(tmp_path / "old", precision="int8")
-    assert run(tmp_path / "grown", precision="int8", reuse=old).manifest == old.manifest
-    with pytest.raises(Killed):
-        run(tmp_path / "stopped", precision="int8", progress=kill)
-    before = _digests(tmp_path)
-    monkeypatch.setattr(export, "EXAMPLE_TEXTS", ("other texts", "to fit weights by"))
-    for folder, reuse in (("old", None), ("stopped", None), ("new", old)):
-        named = "old" if reuse else folder
-        with pytest.raises(InputError, match=rf"{named}: its residual_mean is of another engine"):
-            run(tmp_path / folder, precision="int8", reuse=reuse)
-    assert not (tmp_path / "new" / "store.json").exists()
-    assert _digests(tmp_path) == before | _digests(tmp_path / "new")
-    other = run(tmp_path / "new", precision="int8")
-    found, expected = (store.array("train", "residual_mean") for store in (other, old))
-    assert not np.array_equal(found, expected)
-
-
-def test_a_store_that_names_no_engine_is_read_and_neither_reused_nor_gone_on_with(
-    run: Callable[..., FeatureStore], tmp_path: Path
-) -> None:
-    made = run(tmp_path / "old")
-    manifest = json.loads((tmp_path / "old" / "store.json").read_text())
-    del manifest["engines"]  # as an earlier release wrote it
-    (tmp_path / "old" / "store.json").write_text(json.dumps(manifest))
-    old = FeatureStore.open(tmp_path / "old")
-    assert old.features("train", "residual_mean").rows == made.manifest.splits["train"]
-    for options in ({}, {"reuse": old}):
-        with pytest.raises(InputError, match="old: its residual_mean does not say whether it is"):
-            run(tmp_path / ("new" if options else "old"), **options)
-
-
-def test_a_store_without_digests_of_its_texts_is_not_reused(
-    run: Callable[..., FeatureStore], tmp_path: Path
-) -> None:
-    old = run(tmp_path / "old")
-    (tmp_path / "old" / "train.texts.npy").unlink()
-    with pytest.raises(InputError, match=r"train\.texts\.npy: not readable"):
-        run(tmp_path / "new", reuse=old)
-
-
 def test_the_first_layers_alone_are_those_of_all(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    every, first = run(tmp_path / "every"), run(tmp_path / "first", max_layer=1)
+    every, first = extract_rows(tmp_path / "every"), extract_rows(tmp_path / "first", max_layer=1)
     assert first.manifest.layers == 1 < every.manifest.layers
     for split in every.manifest.splits:
         found, expected = (s.array(split, "residual_mean") for s in (first, every))
         np.testing.assert_allclose(found, expected[:, :1], atol=1e-5)
 
 
-def test_float16_halves_the_store(run: Callable[..., FeatureStore], tmp_path: Path) -> None:
-    single, half = run(tmp_path / "single"), run(tmp_path / "half", dtype="float16")
+def test_float16_halves_the_store(
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    single, half = (
+        extract_rows(tmp_path / "single"),
+        extract_rows(tmp_path / "half", dtype="float16"),
+    )
     values = half.array("train", "residual_mean")
     assert values.dtype == np.float16
     np.testing.assert_allclose(values, single.array("train", "residual_mean"), rtol=2e-3, atol=1e-3)
 
 
-def test_both_poolings_stand_side_by_side(run: Callable[..., FeatureStore], tmp_path: Path) -> None:
-    store = run(tmp_path / "store", poolings=POOLINGS)
+def test_both_poolings_stand_side_by_side(
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    store = extract_rows(tmp_path / "store", poolings=POOLINGS)
     residual, mlp = (store.features("train", pooling) for pooling in POOLINGS)
     assert residual.pooled.shape == mlp.pooled.shape
     assert not np.allclose(residual.pooled, mlp.pooled)
 
 
 def test_a_store_of_other_settings_is_not_overwritten(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    run(tmp_path / "store")
+    extract_rows(tmp_path / "store")
     with pytest.raises(InputError, match=r"dtype is 'float32', asked for 'float16'"):
-        run(tmp_path / "store", dtype="float16")
+        extract_rows(tmp_path / "store", dtype="float16")
 
 
 def test_a_store_made_anew_has_nothing_of_the_old(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    whole = run(tmp_path / "whole", max_length=8)
-    run(tmp_path / "store")
+    whole = extract_rows(tmp_path / "whole", max_length=8)
+    extract_rows(tmp_path / "store")
     (tmp_path / "store" / "store.json").unlink()
-    store = run(tmp_path / "store", max_length=8)
+    store = extract_rows(tmp_path / "store", max_length=8)
     np.testing.assert_array_equal(
         store.array("train", "residual_mean"), whole.array("train", "residual_mean")
     )
 
 
 def test_changed_data_is_not_mixed_with_old_features(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    run(tmp_path / "store")
+    extract_rows(tmp_path / "store")
     write_jsonl(tmp_path / "data.jsonl", make_rows(60, seed=1))
     with pytest.raises(InputError, match="sources"):
-        run(tmp_path / "store")
+        extract_rows(tmp_path / "store")
 
 
 def test_two_extractions_at_once_do_not_share_a_folder(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
     def again(stage: str, done: int, total: int, *, share: float) -> None:
         with pytest.raises(InputError, match="store: another siren extract is at work here"):
-            run(tmp_path / "store")
+            extract_rows(tmp_path / "store")
 
-    run(tmp_path / "store", progress=again)
-    assert run(tmp_path / "store").manifest.rows == 60
+    extract_rows(tmp_path / "store", progress=again)
+    assert extract_rows(tmp_path / "store").manifest.rows == 60
 
 
 def test_other_columns_of_a_file_are_other_rows(
-    run: Callable[..., FeatureStore], tmp_path: Path
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    run(tmp_path / "store")
+    extract_rows(tmp_path / "store")
     with pytest.raises(InputError, match="rows_sha256 is"):
-        run(tmp_path / "store", columns=Columns(text=("prompt",)))
+        extract_rows(tmp_path / "store", columns=Columns(text=("prompt",)))
 
 
 def test_another_backbone_at_the_same_path_is_another_store(
-    run: Callable[..., FeatureStore], tmp_path: Path, backbone_folder: Callable[[str], Path]
+    extract_rows: Callable[..., FeatureStore],
+    tmp_path: Path,
+    backbone_folder: Callable[[str], Path],
 ) -> None:
     backbone = tmp_path / "backbone"
     shutil.copytree(backbone_folder("bert"), backbone)
-    run(tmp_path / "store", source=backbone)
+    extract_rows(tmp_path / "store", source=backbone)
     weights = load_file(backbone / "model.safetensors")
     save_file({name: 2 * value for name, value in weights.items()}, backbone / "model.safetensors")
     with pytest.raises(InputError, match="backbone_sha256 is"):
-        run(tmp_path / "store", source=backbone)
+        extract_rows(tmp_path / "store", source=backbone)
 
 
 @pytest.mark.parametrize(
@@ -348,12 +223,12 @@ def test_another_backbone_at_the_same_path_is_another_store(
     ],
 )
 def test_a_damaged_store_is_named(
-    run: Callable[..., FeatureStore],
+    extract_rows: Callable[..., FeatureStore],
     tmp_path: Path,
     damage: Callable[[Path], object],
     message: str,
 ) -> None:
-    run(tmp_path / "store")
+    extract_rows(tmp_path / "store")
     damage(tmp_path / "store")
     with pytest.raises(InputError, match=message):
         FeatureStore.open(tmp_path / "store").features("train", "residual_mean")
@@ -361,7 +236,7 @@ def test_a_damaged_store_is_named(
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
 def test_a_store_that_does_not_fit_is_refused_before_it_is_filled(
-    run: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(file: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -369,6 +244,6 @@ def test_a_store_that_does_not_fit_is_refused_before_it_is_filled(
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", refuse)
         with pytest.raises(InputError, match="bytes do not fit: No space left on device"):
-            run(tmp_path / "store")
+            extract_rows(tmp_path / "store")
     assert not (tmp_path / "store" / "store.json").exists()
-    assert run(tmp_path / "store").manifest.rows == 60
+    assert extract_rows(tmp_path / "store").manifest.rows == 60

@@ -20,7 +20,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime.bundle.heads import Decision, LabelDecision
 from siren_runtime.bundle.reader import load_bundle
-from siren_train.measure.calibrate import write_decided
+from siren_train.measure.decisions import write_decided
 from siren_train.measure.metrics import calibration_error
 from tiny_bundle import make_bundle
 

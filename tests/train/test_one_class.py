@@ -12,7 +12,6 @@ from siren_train.commands.calibration_shown import print_decision
 from siren_train.fit import label_decisions
 from siren_train.fit.head import HeadConfig
 from siren_train.fit.search import Choice
-from siren_train.measure.calibrate import find_threshold
 from siren_train.measure.calibrate_labels import find_label_thresholds
 from siren_train.measure.categories import CategoryScores
 from siren_train.measure.evaluate import Scores
@@ -23,6 +22,7 @@ from siren_train.measure.metrics import (
     macro_f1_by_dataset,
     mean_macro_f1,
 )
+from siren_train.measure.threshold_rules import find_threshold
 
 NAMED, OTHER = "named", "other"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from labelled import make_rows
+from labelled import Killed, make_rows
 from reference import load_reference
 from siren_export.export import export_bundle
 from siren_export.heads.registry import load_artifact
@@ -34,10 +34,6 @@ from siren_train.store.locks import locked
 from siren_train.store.store import FeatureStore
 
 SETTINGS = Settings(trials=3, members=2, half=False, strengths=(0.1, 0.01))
-
-
-class Killed(Exception):
-    """Stands for a kill: nothing catches it."""
 
 
 @pytest.fixture(scope="module")

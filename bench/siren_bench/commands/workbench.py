@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from siren_bench.engines.cost import ModelSize, model_size
 from siren_bench.engines.engine import Engine, SirenEdge
-from siren_bench.engines.process import reason
 from siren_bench.peers.missing import PeerMissing
 from siren_bench.peers.registry import make_peer
 from siren_bench.records.progress import console, say
+from siren_bench.records.samples import reason
 from siren_bench.subjects.subject import MAX_LENGTH, Subject, find_subject, folder_name
 from siren_export.commands.heads import load_heads
 from siren_export.export import export_bundle

@@ -11,6 +11,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from siren_bench.records.samples import reason
 from siren_runtime.errors import SirenError
 
 from .engine import Engine
@@ -145,11 +146,6 @@ def load_engines(
         else:
             loaded.append((engine, found))
     return loaded, failed
-
-
-def reason(error: Exception) -> str:
-    """Say in one line why an engine could not go on."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def one_process() -> ProcessPoolExecutor:

@@ -8,9 +8,10 @@ from typing import Any
 
 from siren_bench.engines.cost import ModelSize
 from siren_bench.engines.engine import Engine, SirenEdge
-from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.engines.process import EngineProcess
 from siren_bench.quality.fidelity import compare_scores
 from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import reason
 from siren_bench.speed.latency import latency_table, measure_latency
 from siren_runtime.errors import BackendError
 

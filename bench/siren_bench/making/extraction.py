@@ -36,7 +36,7 @@ def extractor_bundle(checkpoint: Checkpoint, backbone: Path, folder: Path, max_l
         config = parse_config(checkpoint.config, checkpoint.source)
         channels = {layer: np.arange(config.hidden_size) for layer in range(config.blocks)}
         head = folder / "extractor-head"
-        write_artifact(head, str(backbone.resolve()), channels, (), max_length=max_length)
+        write_artifact(head, backbone, channels, (), max_length=max_length)
         export_bundle(load_artifact(head), checkpoint, bundle)
     return bundle
 

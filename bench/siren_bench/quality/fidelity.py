@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from siren_bench.engines.engine import Engine
-from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.engines.process import EngineProcess
 from siren_bench.records.record import markdown_table
+from siren_bench.records.samples import reason
 from siren_bench.subjects.corpus import Row
 from siren_bench.subjects.macro_f1 import macro_f1_by_dataset
 from siren_runtime.bundle.heads import Decision
@@ -74,10 +75,11 @@ def fidelity_entries(
         random: The weights are random, so there is no macro-F1.
     """
     reference, thresholds = next(iter(scores.values())), thresholds_of(rows, decision)
+    verdicts = {name: (np.asarray(s) >= thresholds).tolist() for name, s in scores.items()}
     return [
         {
             **compare_scores(name, values, reference, thresholds),
-            "macro_f1": {} if random else macro_f1_by_dataset(rows, values, thresholds),
+            "macro_f1": {} if random else macro_f1_by_dataset(rows, verdicts[name]),
             "scores": values,
         }
         for name, values in scores.items()

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import paired_ratio
+from siren_bench.records.samples import in_turns, paired_ratio
 from siren_bench.speed.latency import three_digits
 from siren_runtime.bundle.progress import Progress, silent
 
@@ -61,9 +61,8 @@ def compare(
             for name in opened
         }
         done = 0
-        for number in range(rounds):
-            order = list(entries)
-            for name, kind in order if number % 2 == 0 else reversed(order):
+        for number, turn in in_turns([*entries], rounds, warm_ups=0):
+            for name, kind in turn:
                 progress(f"{name}, {kind}", done, rounds * len(entries))
                 given = dict(kinds)[kind]
                 load = Load(time.monotonic() + _LEAD_S, seconds, seed=1000 * number, **given)

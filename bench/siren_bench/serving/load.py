@@ -10,6 +10,7 @@ SCORED = 200
 NOT_CONNECTED = 0  # nobody listened
 LOST = -1  # the request went out, and its connection ended without an answer
 TOO_MUCH = (429, 503)
+_ROUNDING = 1e-3  # of a score, which another batch brings
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def percentiles(answers: Sequence[Answer], prefix: str = "") -> dict[str, float]
     return {f"{prefix}p{p}_ms": hundredths[p - 1] for p in (50, 95, 99)}
 
 
-def wrong(answers: Sequence[Answer], expected: Sequence[float], tolerance: float = 1e-3) -> int:
-    """How many scores are not the guard's own, but for the rounding that another batch brings."""
+def wrong(answers: Sequence[Answer], expected: Sequence[float]) -> int:
+    """How many scores are not the guard's own, but for rounding."""
     return sum(
-        answer.score is not None and abs(answer.score - expected[answer.text]) > tolerance
+        answer.score is not None and abs(answer.score - expected[answer.text]) > _ROUNDING
         for answer in answers
     )

@@ -39,7 +39,7 @@ def measure_cascade(
     blocks, at_once = whole.manifest.backbone.blocks_kept, whole.manifest.text.max_length
     results = []
     for number, size in enumerate(sizes):
-        ours, theirs, compared = in_turns(
+        ours, theirs, compared = exits_in_turns(
             partial(_scored, exits, texts, size),
             partial(_scored, whole, texts, size),
             blocks,
@@ -57,7 +57,7 @@ def measure_cascade(
     return results
 
 
-def in_turns(
+def exits_in_turns(
     exits: Callable[[], list[Result]],
     whole: Callable[[], list[Result]],
     blocks: int,
@@ -139,7 +139,7 @@ def cascade_table(results: Sequence[dict[str, Any]]) -> str:
 
 def _macro_f1(rows: Sequence[Row], results: Sequence[ScoreResult]) -> dict[str, float]:
     """Of the verdicts on the labelled rows, by data set."""
-    return macro_f1_by_dataset(rows, [float(bool(one.is_harmful)) for one in results], 0.5)
+    return macro_f1_by_dataset(rows, [bool(one.is_harmful) for one in results])
 
 
 def _mean(by_dataset: Mapping[str, float]) -> str:

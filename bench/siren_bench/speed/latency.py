@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 from siren_bench.engines.cost import ModelSize
 from siren_bench.engines.engine import Engine, SirenEdge
-from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.engines.process import EngineProcess
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import p95, paired_ratio
-from siren_export.tune.timing import settle
+from siren_bench.records.samples import engines_in_turns, p95, paired_ratio
 from siren_runtime.bundle.progress import Progress, silent
 
 from .roofline import Ceilings, floor_seconds
@@ -70,40 +70,38 @@ def measure_latency(
     return results, failed
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Timed:
     """An engine's samples at one length, and its score of the text."""
 
     engine: Engine
-    seconds: list[float] = field(default_factory=list)
-    score: float | None = None
+    seconds: list[float]
+    score: float | None
 
 
 def _time_rounds(
     engines: Loaded, text: str, rounds: int, warm_up: int, budget: float
 ) -> tuple[list[_Timed], dict[str, str]]:
     """Time every engine on one text in each round; and for each engine that failed why."""
-    timed = [_Timed(engine) for engine, _ in engines]
-    failed: dict[str, str] = {}
+    scores: dict[str, float | None] = {}
+
+    def score(engine: Engine, process: EngineProcess, _: int) -> float:
+        seconds, scores[engine.name] = process.score(engine, text)
+        return seconds
+
     start = time.monotonic()
-    for number in range(-warm_up, rounds):
-        if number >= min(3, rounds) and time.monotonic() - start > budget:
-            break
-        pairs = list(zip(timed, (process for _, process in engines), strict=True))
-        for one, process in pairs if number % 2 == 0 else reversed(pairs):
-            if one.engine.name in failed:
-                continue
-            settle()
-            try:
-                seconds, one.score = process.score(one.engine, text)
-            except Exception as error:  # whatever a peer's libraries raise
-                if one is timed[0]:
-                    raise
-                failed[one.engine.name] = reason(error)
-                continue
-            if number >= 0:
-                one.seconds.append(seconds)
-    return [one for one in timed if one.engine.name not in failed], failed
+    samples, failed = engines_in_turns(
+        [partial(score, *one) for one in engines],
+        rounds,
+        warm_up,
+        go_on=lambda number: number < min(3, rounds) or time.monotonic() - start <= budget,
+    )
+    timed = [
+        _Timed(engine, seconds, scores[engine.name])
+        for i, ((engine, _), seconds) in enumerate(zip(engines, samples, strict=True))
+        if i not in failed
+    ]
+    return timed, {engines[i][0].name: why for i, why in failed.items()}
 
 
 def _entries(tokens: int, timed: Sequence[_Timed]) -> list[dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from siren_bench.engines.engine import Engine
-from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.engines.process import EngineProcess
 from siren_bench.records.record import markdown_table
-from siren_export.tune.timing import settle
+from siren_bench.records.samples import engines_in_turns
 
 from .latency import milliseconds
 
@@ -21,7 +22,6 @@ AXES = {
     "parameters": "matrix parameters of the blocks",
 }
 TEXT_TOKENS = 32  # of a text where tokens are not what is scaled
-_WARM_UP = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ def measure_points(
 
     Generative guards take one text at a time, so they have no points along batch beyond 1.
 
+    Args:
+        engines: The first, which may not fail, is one of ours.
+
     Returns:
         The entries, raw samples in them; and for each engine that failed at a point, but for the
         first, why. It has entries for the points before.
@@ -63,35 +66,24 @@ def measure_points(
             for e, p in engines
             if e.name not in failed and (len(point.texts) == 1 or not e.work.new_tokens)
         ]
-        samples: dict[str, list[float]] = {engine.name: [] for engine, _ in able}
-        for round_number in range(-_WARM_UP, rounds):
-            for engine, process in able if round_number % 2 == 0 else reversed(able):
-                if engine.name in failed:
-                    continue
-                settle()
-                try:
-                    seconds = _time(engine, process, point)
-                except Exception as error:  # whatever a peer's libraries raise
-                    if engine is engines[0][0]:
-                        raise
-                    failed[engine.name] = f"{point.axis} {point.value:,}: {reason(error)}"
-                    del samples[engine.name]
-                else:
-                    samples[engine.name] += [seconds] if round_number >= 0 else []
+        samples, broken = engines_in_turns([partial(_time, *one, point) for one in able], rounds)
+        for i, why in broken.items():
+            failed[able[i][0].name] = f"{point.axis} {point.value:,}: {why}"
         results += [
             {
                 "axis": point.axis,
                 "value": point.value,
-                "engine": name,
+                "engine": engine.name,
                 "median_s": median(times),
                 "samples_s": times,
             }
-            for name, times in samples.items()
+            for i, ((engine, _), times) in enumerate(zip(able, samples, strict=True))
+            if i not in broken
         ]
     return results, failed
 
 
-def _time(engine: Engine, process: EngineProcess, point: Point) -> float:
+def _time(engine: Engine, process: EngineProcess, point: Point, _: int) -> float:
     """Seconds of one call with the texts of `point`."""
     if len(point.texts) == 1:
         return process.score(engine, point.texts[0])[0]

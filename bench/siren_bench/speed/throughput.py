@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 from siren_bench.engines.engine import Engine, SirenEdge
-from siren_bench.engines.process import EngineProcess, reason
+from siren_bench.engines.process import EngineProcess
 from siren_bench.records.record import markdown_table
-from siren_bench.records.samples import paired_ratio
-from siren_export.tune.timing import settle
+from siren_bench.records.samples import engines_in_turns, paired_ratio
 from siren_runtime.bundle.progress import Progress, silent
 
 from .latency import three_digits
@@ -67,30 +67,18 @@ def measure_throughput(
     Raises:
         Exception: the first case fails.
     """
-    samples: list[list[float]] = [[] for _ in cases]
-    failed: dict[int, str] = {}
     longest = [[max(texts, key=len)]]
-    done = 0
-    for round_number in range(-1, rounds):  # a model's first call is slower; it does not count
-        order = range(len(cases))
-        for i in order if round_number % 2 == 0 else reversed(order):
-            case = cases[i]
-            calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
-            if i not in failed:
-                settle()
-                try:
-                    seconds, _ = case.process.score_batches(
-                        case.engine, longest if round_number < 0 else calls
-                    )
-                except Exception as error:  # whatever a peer's libraries raise
-                    if i == 0:
-                        raise
-                    failed[i] = reason(error)
-                else:
-                    samples[i] += [seconds] if round_number >= 0 else []
-            if round_number >= 0:
-                done += 1
-                progress("scoring", done, rounds * len(cases))
+
+    def score(case: Case, number: int) -> float:
+        calls = [texts[k : k + case.batch] for k in range(0, len(texts), case.batch)]
+        # A model's first call is slower, and does not count.
+        return case.process.score_batches(case.engine, longest if number < 0 else calls)[0]
+
+    samples, failed = engines_in_turns(
+        [partial(score, case) for case in cases],
+        rounds,
+        done=lambda passes: progress("scoring", passes, rounds * len(cases)),
+    )
     results = [
         _entry(case, texts, tokens, times)
         for i, (case, times) in enumerate(zip(cases, samples, strict=True))

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from siren_bench.records.record import markdown_table
-from siren_bench.speed.cascade import by_depth, in_turns, paired_times, part_of
+from siren_bench.speed.cascade import by_depth, exits_in_turns, paired_times, part_of
 from siren_bench.subjects.corpus import Row
 from siren_runtime import Guard, StreamResult
 from siren_runtime.bundle.progress import Progress
@@ -28,7 +28,7 @@ def measure_stream_cascade(
     results = []
     for number, size in enumerate(sizes):
         texts = [_pieces(row.text, size) for row in rows]
-        ours, theirs, compared = in_turns(
+        ours, theirs, compared = exits_in_turns(
             partial(_streamed, exits, texts),
             partial(_streamed, whole, texts),
             blocks,

@@ -18,8 +18,9 @@ import numpy as np
 import psutil
 
 from siren_bench.engines.engine import Engine, LlmSiren, SirenEdge
-from siren_bench.engines.process import in_fresh_process, reason
+from siren_bench.engines.process import in_fresh_process
 from siren_bench.peers.genai import Genai
+from siren_bench.records.samples import reason
 from siren_bench.subjects.texts import one_token_words
 from siren_runtime import Guard
 from siren_runtime.bundle.manifest import TOKENIZER_FILE

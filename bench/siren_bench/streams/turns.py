@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from siren_bench.engines.engine import SirenEdge
-from siren_bench.engines.process import reason
 from siren_bench.peers.genai import Genai
+from siren_bench.records.samples import in_turns, reason
 from siren_runtime import Guard
 
 Step = Callable[[], object]  # reads one more token
@@ -58,10 +58,11 @@ def measure_turns(
             steps = {name: start(stack) for name, start in begin.items()}
             for name in steps:
                 seconds[name].append([])
-            for turn in range((turns.tokens - 1) // (turns.turn + 1)):
-                for name in list(steps)[:: 1 if turn % 2 == 0 else -1]:
-                    steps[name]()
-                    seconds[name][-1].append(_a_token(steps[name], turns.turn))
+            count = (turns.tokens - 1) // (turns.turn + 1)
+            for _, turn in in_turns([*steps.items()], count, warm_ups=0):
+                for name, step in turn:
+                    step()
+                    seconds[name][-1].append(_a_token(step, turns.turn))
     return seconds, failed
 
 

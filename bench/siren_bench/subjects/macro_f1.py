@@ -8,23 +8,26 @@ import numpy as np
 from .corpus import Row
 
 
-def macro_f1_by_dataset(
-    rows: Sequence[Row], scores: Sequence[float], thresholds: float | np.ndarray
-) -> dict[str, float]:
+def macro_f1_by_dataset(rows: Sequence[Row], verdicts: Sequence[bool]) -> dict[str, float]:
     """Return the macro-F1 of each data set, over its labelled rows; sets without any are left out.
+
+    A set of one class counts by the share of its rows that is right, as in `siren evaluate`: one
+    false alarm would take half of its macro-F1, however many rows there are.
 
     Args:
         rows: In any order.
-        thresholds: One for all rows, or one for each, [rows].
+        verdicts: Of each row, true for harmful.
     """
     found = {}
-    judged = zip(rows, (np.asarray(scores) >= thresholds).tolist(), strict=True)
+    judged = zip(rows, verdicts, strict=True)
     pairs = sorted(judged, key=lambda pair: pair[0].dataset)
     for dataset, group in groupby(pairs, key=lambda pair: pair[0].dataset):
-        labelled = [(row.label, verdict) for row, verdict in group if row.label is not None]
+        labelled = [(row.label == 1, one) for row, one in group if row.label is not None]
         if labelled:
-            labels, verdicts = map(np.asarray, zip(*labelled, strict=True))
-            found[dataset] = macro_f1(labels == 1, verdicts)
+            harmful, flagged = map(np.asarray, zip(*labelled, strict=True))
+            one_class = harmful.all() or not harmful.any()
+            right = float((harmful == flagged).mean())
+            found[dataset] = right if one_class else macro_f1(harmful, flagged)
     return found
 
 

@@ -30,41 +30,14 @@ _SHARD_BYTES = 5_000_000_000
 Tensors = dict[str, tuple[int, ...]]
 
 
-def write_synthetic(
-    shape: Shape,
-    folder: Path,
-    *,
-    seed: int = 0,
-    shard_bytes: int = _SHARD_BYTES,
-    progress: Progress = silent,
-) -> tuple[Path, Path]:
-    """Write a backbone of `shape` under `folder`/backbone and a head under `folder`/head.
-
-    Args:
-        seed: Of every weight and of the selection of channels.
-        shard_bytes: Largest size of a safetensors file, in bytes.
-        progress: Called after each tensor, with bytes.
-
-    Returns:
-        The folders of the backbone and of the head.
-    """
-    backbone, head = folder / "backbone", folder / "head"
-    write_checkpoint(backbone, shape.config, seed=seed, shard_bytes=shard_bytes, progress=progress)
-    write_head(head, shape, backbone, seed=seed)
-    return backbone, head
-
-
-def write_head(
-    folder: Path, shape: Shape, backbone: Path, *, max_length: int = 512, seed: int = 0
-) -> None:
+def write_head(folder: Path, shape: Shape, backbone: Path, *, max_length: int = 512) -> None:
     """Write a random head of `shape` that reads every layer of the checkpoint in `backbone`."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     channels = {
         layer: rng.choice(shape.hidden_size, shape.channels_per_layer, replace=False)
         for layer in range(shape.layers)
     }
-    model_id = str(backbone.resolve())
-    write_artifact(folder, model_id, channels, shape.hidden_dims, max_length=max_length, seed=seed)
+    write_artifact(folder, backbone, channels, shape.hidden_dims, max_length=max_length)
 
 
 def checkpoint_bytes(config: Mapping[str, Any]) -> int:
@@ -114,6 +87,9 @@ def write_checkpoint(
 
     Args:
         config: A Qwen3 or Llama config.json in the form of transformers 4.
+        seed: Of every weight.
+        shard_bytes: Largest size of a safetensors file, in bytes.
+        progress: Called after each tensor, with bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -144,52 +120,50 @@ def write_checkpoint(
 
 def write_artifact(
     folder: Path,
-    model_id: str,
-    channels: Mapping[int, Sequence[int] | np.ndarray],
+    backbone: Path,
+    channels: Mapping[int, np.ndarray],
     hidden_dims: Sequence[int],
     *,
-    pooling: str = "residual_mean",
-    layer_weights: Mapping[int, float] | None = None,
-    dropout_rates: Sequence[float] | None = None,
-    classes: int = 2,
-    max_length: int = 512,
-    threshold: float = 0.5,
-    seed: int = 0,
+    max_length: int,
 ) -> None:
     """Write a SIREN head with random weights: siren_config.json and siren.safetensors.
 
     Args:
-        model_id: The backbone's folder or hub id.
-        channels: Block index to the channels read there, in feature order.
-        layer_weights: Block index to the factor of its features; 1.0 where missing.
-        dropout_rates: One for each hidden layer; 0.3 each by default. A rate above zero takes a
-            slot in the numbering of the tensors.
+        backbone: Its folder.
+        channels: Block index to the channels read there, int64 [n], in feature order.
+        max_length: In tokens.
     """
-    rates = list(dropout_rates) if dropout_rates is not None else [0.3] * len(hidden_dims)
-    weights = layer_weights or {}
+    layers = [LayerSelection(layer, selected, 1.0) for layer, selected in channels.items()]
+    write_mlp_artifact(
+        folder,
+        model_id=str(backbone.resolve()),
+        pooling="residual_mean",
+        layers=layers,
+        dense=random_dense(layers, (*hidden_dims, 2)),
+        max_length=max_length,
+        threshold=0.5,
+        dropout_rates=[0.3] * len(hidden_dims),  # as in llm-siren's training
+        unweighted=channels.keys(),
+    )
+
+
+def random_dense(
+    layers: Sequence[LayerSelection], widths: Sequence[int], seed: int = 0
+) -> list[Dense]:
+    """Draw an MLP over the features of `layers`, whose layers are so wide, the last the classes.
+
+    Matrices have a gain of about one, biases lie near zero.
+    """
     rng = np.random.default_rng(seed)
     dense = []
-    inputs = sum(len(selected) for selected in channels.values())
-    for width in (*hidden_dims, classes):
+    inputs = sum(layer.channels.size for layer in layers)
+    for width in widths:
         scale = np.float32(inputs**-0.5)
         weight = scale * rng.standard_normal((width, inputs), dtype=np.float32)
         bias = np.float32(0.1) * rng.standard_normal(width, dtype=np.float32)
         dense.append(Dense(weight, bias))
         inputs = width
-    write_mlp_artifact(
-        folder,
-        model_id=model_id,
-        pooling=pooling,
-        layers=[
-            LayerSelection(layer, np.asarray(selected), weights.get(layer, 1.0))
-            for layer, selected in channels.items()
-        ],
-        dense=dense,
-        max_length=max_length,
-        threshold=threshold,
-        dropout_rates=rates,
-        unweighted=channels.keys() - weights.keys(),
-    )
+    return dense
 
 
 class _Weights:

@@ -22,7 +22,7 @@ _NAMES = {
 _FACTORS = np.array([1e-4, 5e-4], np.float16)
 
 
-def write_synthetic_gguf(shape: Shape, folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+def write_synthetic_gguf(shape: Shape, folder: Path) -> tuple[Path, Path]:
     """Write `folder`/backbone/model.gguf, every matrix in Q4_K, and a head under `folder`/head.
 
     Args:
@@ -59,7 +59,7 @@ def write_synthetic_gguf(shape: Shape, folder: Path, *, seed: int = 0) -> tuple[
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for dims in tensors.values():
         if len(dims) == 1:
             writer.write_tensor_data(rng.uniform(0.8, 1.2, dims[0]).astype(np.float32))
@@ -68,7 +68,7 @@ def write_synthetic_gguf(shape: Shape, folder: Path, *, seed: int = 0) -> tuple[
             blocks[:, :, :4] = _FACTORS.view(np.uint8)
             writer.write_tensor_data(blocks)
     writer.close()
-    write_head(head, shape, path, seed=seed)
+    write_head(head, shape, path)
     return path, head
 
 

@@ -27,7 +27,7 @@ class ByRules:
     """What a bundle, a generator or an ensemble is calibrated by.
 
     Attributes:
-        threshold, tiers: rules, as `siren_train.measure.calibrate.find_threshold` takes them;
+        threshold, tiers: rules, as `siren_train.measure.threshold_rules.find_threshold` takes them;
             numbers where there are no sources.
         spans: the same, as `siren_train.measure.calibrate_spans.find_span_thresholds` takes it.
         span_sizes: of which sizes these are, in tokens, ascending.
@@ -91,8 +91,8 @@ class ByRules:
         Raises:
             InputError, BundleError: no threshold meets a rule, or as `choose_tiers`.
         """
-        from siren_train.measure.calibrate import with_spans, with_thresholds
         from siren_train.measure.calibrate_responses import choose_spans, choose_tiers
+        from siren_train.measure.decisions import with_spans, with_thresholds
 
         threshold, responses = self._thresholds(scores)
         new = with_thresholds(old, threshold, None, responses)
@@ -132,8 +132,8 @@ class ByRules:
 
         Where rows are too few for two, that is said.
         """
-        from siren_train.measure.calibrate import find_threshold
         from siren_train.measure.calibrate_responses import LEAST_ROWS, choose_thresholds
+        from siren_train.measure.threshold_rules import find_threshold
 
         if self.threshold is None:
             return None, None

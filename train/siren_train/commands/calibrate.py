@@ -280,7 +280,7 @@ def _check_use(rules: ByRules, tiers: Path | None, temperature: bool) -> None:
 
 
 def _with_tiers(rules: ByRules, tiers: Path | None) -> ByRules:
-    from siren_train.measure.calibrate import read_tiers
+    from siren_train.measure.tiers import read_tiers
 
     return rules if tiers is None else replace(rules, written=read_tiers(tiers))
 

@@ -46,7 +46,7 @@ def calibrate_alarms(
             or the bundle has no streaming graph.
     """
     from siren_train.measure.alarms import alarming, choose_smoothing, find_alarms
-    from siren_train.measure.calibrate import write_decided
+    from siren_train.measure.decisions import write_decided
     from siren_train.measure.traces import Trace, trace_streams
 
     if not bundle.manifest.streams:

@@ -43,7 +43,7 @@ def calibrate_bundle(
             unusable, or no threshold meets a rule.
         BundleError, BackendError: the bundle cannot be opened.
     """
-    from siren_train.measure.calibrate import write_decided
+    from siren_train.measure.decisions import write_decided
     from siren_train.measure.evaluate import NO_ROWS
 
     old = kept = bundle.manifest.decision(head)
@@ -66,14 +66,10 @@ def _scored(
     """How the head decides at its temperature, which may be new; the scores of the rows at that,
     and of their spans where there is a rule.
     """
-    from siren_train.measure.calibrate import (
-        FITTING_TEMPERATURE,
-        fit_temperature,
-        tempered,
-        tempered_guard,
-    )
     from siren_train.measure.calibrate_spans import score_diluted_spans
+    from siren_train.measure.decisions import tempered
     from siren_train.measure.evaluate import score_rows
+    from siren_train.measure.temperature import FITTING_TEMPERATURE, fit_temperature, tempered_guard
 
     spec, decision = bundle.manifest.heads[head], bundle.manifest.decision(head)
     if temperature and spec.activation == "softmax" and spec.classes != 2:

@@ -30,7 +30,7 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
         InputError: its first head has labels, the data is unusable, or no threshold meets a rule.
         BundleError, BackendError: the ensemble cannot be opened.
     """
-    from siren_train.measure.calibrate import with_spans
+    from siren_train.measure.decisions import with_spans
 
     rules.check()
     manifest = read_ensemble(folder)

@@ -35,19 +35,16 @@ def calibrate_labels(
         temperature: whether each label gets a temperature.
         sources: labelled text; numbers need none.
     """
-    from siren_train.measure.calibrate import (
-        FITTING_TEMPERATURE,
-        stated_threshold,
-        tempered_guard,
-        write_decided,
-    )
     from siren_train.measure.calibrate_labels import (
         find_label_thresholds,
         fit_label_temperatures,
         labels_of,
         recalibrated,
     )
+    from siren_train.measure.decisions import write_decided
     from siren_train.measure.evaluate import score_rows
+    from siren_train.measure.temperature import FITTING_TEMPERATURE, tempered_guard
+    from siren_train.measure.threshold_rules import stated_threshold
 
     old = labels_of(bundle.manifest, head)
     temperatures: dict[str, float] = {}

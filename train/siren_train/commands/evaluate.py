@@ -142,8 +142,9 @@ def evaluate(
         bool | None,
         typer.Option(
             "--spans/--no-spans",
-            help="Let spans flag rows too, as guards do by default where siren calibrate --spans "
-            "set thresholds; default: the whole text alone does, as the SIREN paper measures.",
+            help="Let spans flag rows too, as guards do by default, of a head that siren calibrate "
+            "--spans set thresholds for; default: the whole text alone does, as the SIREN paper "
+            "measures.",
         ),
     ] = None,
     benchmark: Annotated[
@@ -253,7 +254,8 @@ def evaluate(
     bundles = [bundle, *(ensemble or [])]
     folders = [options.bundle_folder(name) for name in bundles]
     # Every row counts, whatever it holds.
-    read = {**AS_LLM_SIREN, "long_text": long_text or "truncate", "spans": bool(spans)}
+    how_read = {"long_text": long_text or "truncate", "spans": None if spans else False}
+    read = {**AS_LLM_SIREN, **how_read}
     load = partial(Guard.load, folders if ensemble else folders[0], threads=threads, **read)
     guard = load(exits=not rewritten)  # where scores are ranked they are of one depth
     trajectories = guard.manifests[0].is_trajectory

@@ -233,7 +233,7 @@ def stated(rule: str) -> float:
     Raises:
         typer.BadParameter: it is none.
     """
-    from siren_train.measure.calibrate import stated_threshold
+    from siren_train.measure.threshold_rules import stated_threshold
 
     number = stated_threshold(rule)
     if number is None:

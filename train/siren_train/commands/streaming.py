@@ -13,7 +13,7 @@ from siren_train.data.sources import Source
 from siren_train.data.streams import read_stream_rows
 from siren_train.measure.alarms import alarm_threshold
 from siren_train.measure.reports import measured_by, write_report
-from siren_train.measure.stated import Stated
+from siren_train.measure.stated import Stated, stated_reading
 from siren_train.measure.streaming_evaluation import (
     HeadAlarms,
     StreamingEvaluation,
@@ -92,7 +92,7 @@ def evaluate_streaming(
         heads=_by_head(guard, traces, decides) if further or false_alarms is not None else {},
         max_rows=max_rows,
         each_label=decides[primary].each_label,
-        spans=[*guard.judge.span_sizes],
+        spans=stated_reading(guard).spans,
     )
     markdown = streaming_markdown(evaluation)
     write_lines(markdown)
@@ -109,7 +109,8 @@ def _by_head(
     for name, stated in decides.items():
         by_dataset = _by_dataset([trace.by(name) for trace in traces], stated.threshold)
         smoothing = guard.manifest.decision(name).smoothing
-        found[name] = HeadAlarms(stated.threshold, smoothing, by_dataset, stated.each_label)
+        spans = stated_reading(guard, name).spans
+        found[name] = HeadAlarms(stated.threshold, smoothing, by_dataset, stated.each_label, spans)
     return found
 
 

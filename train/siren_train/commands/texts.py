@@ -62,7 +62,6 @@ def evaluate_texts(
         "head": head,
         **vars(stated_thresholds(guard, threshold, head)),
     }
-    reading = stated_reading(guard)
     score = partial(
         score_rows,
         sources=sources,
@@ -71,7 +70,7 @@ def evaluate_texts(
         head=head,
         threshold=threshold,
         max_rows=max_rows,
-        spans=reading.spans,
+        spans=None,
     )
     exits = None
     with Bars() as bars:
@@ -95,7 +94,7 @@ def evaluate_texts(
         max_rows=max_rows,
         paper=paper_figures(measured),
         notes={one.name: one.note for one in measured if one.note},
-        **vars(reading),
+        **vars(stated_reading(guard, head)),
     )
     markdown = evaluation_markdown(evaluation)
     write_lines(markdown)

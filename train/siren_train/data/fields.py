@@ -87,19 +87,17 @@ def text_beside(fields: Fields, known: Collection[str]) -> str:
 
 
 def warn_of_lone_responses(location: str, rows: Counter[str]) -> None:
-    """Say in the log that rows of a source have text beside a response without a prompt.
+    """Say in the log which columns of a source have text beside a response without a prompt.
 
     Args:
         rows: how many there are by what `text_beside` says of each; of "" none is counted.
     """
-    found = {name: count for name, count in rows.items() if name}
-    if found:
-        name = next(iter(found))
+    for name in filter(None, rows):
         _log.warning(
             "%s: of %s rows the response is read alone: they have no prompt, and the text in "
             "column %r is not read; where it is the prompt, give --text %s,response",
             location,
-            f"{sum(found.values()):,}",
+            f"{rows[name]:,}",
             name,
             name,
         )

@@ -1,11 +1,14 @@
 """The rows that a feature store is of: those asked for, in one order, with their copies."""
 
-import heapq
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from unicodedata import normalize
+
+import numpy as np
+from numpy.typing import NDArray
 
 from siren_runtime.errors import InputError
 
@@ -70,9 +73,9 @@ class Reading:
         """
         self.sources, self.columns = sources, columns
         self._splits, self._copies = splits, copies
-        self._taken: set[int] | None = None  # places among the rows of the splits
+        self._taken: NDArray[np.bool_] | None = None  # of the rows of the splits
         elsewhere = _measured_elsewhere(read_all(sources, columns), splits)
-        self._left_out = elsewhere  # places among all rows
+        self._left_out = elsewhere  # of all rows
         if most_rows != ALL_ROWS:
             self._taken = at_most(self._of_splits(), most_rows)
         found = {(row.split, row.dataset) for row in self._originals()}
@@ -85,7 +88,7 @@ class Reading:
     @property
     def left_out(self) -> int:
         """How many rows are left out since their text stands in a split that measures it too."""
-        return len(self._left_out)
+        return int(self._left_out.sum())
 
     def rows(self) -> Iterator[Row]:
         """Every row, followed by its copies."""
@@ -93,13 +96,13 @@ class Reading:
 
     def _originals(self) -> Iterator[Row]:
         for place, row in enumerate(self._of_splits()):
-            if self._taken is None or place in self._taken:
+            if self._taken is None or self._taken[place]:
                 yield row
 
     def _of_splits(self) -> Iterator[Row]:
         rows = (row for source in self.sources for row in read_rows(source, self.columns))
         for place, row in enumerate(rows):
-            if place not in self._left_out and (not self._splits or row.split in self._splits):
+            if not self._left_out[place] and (not self._splits or row.split in self._splits):
                 yield row
 
 
@@ -120,22 +123,23 @@ def sampled(rows: Iterable[AnyRow], most: int | None) -> list[AnyRow]:
     ]
 
 
-def at_most(rows: Iterable[Row], most_rows: MostRows) -> set[int]:
-    """Choose as many rows of each data set as are taken at most.
+def at_most(rows: Iterable[Row], most_rows: MostRows) -> NDArray[np.bool_]:
+    """Choose as many rows of each data set as are taken at most: bool [rows], which are.
 
-    The choice is by a hash of the text, so it does not depend on the order of rows.
-
-    Returns:
-        The places of those that are taken.
+    The choice is by a hash of the text, so it does not depend on the order of rows, but for those
+    of one text, of which the last are taken.
     """
-    kept: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for place, row in enumerate(rows):
-        limit = most_rows.most(row.dataset, row.split)
-        heap = kept.setdefault((row.dataset, row.split), [])
-        heapq.heappush(heap, (-text_hash(row.text), place))
-        if limit is not None and len(heap) > limit:
-            heapq.heappop(heap)
-    return {place for heap in kept.values() for _, place in heap}
+    parts: dict[tuple[str, str], int] = {}
+    of, texts = array("q"), array("Q")
+    for row in rows:
+        of.append(parts.setdefault((row.dataset, row.split), len(parts)))
+        texts.append(text_hash(row.text))
+    taken = np.zeros(len(of), np.bool_)
+    for (dataset, split), number in parts.items():
+        places = np.flatnonzero(np.asarray(of) == number)
+        by_text = places[np.lexsort((-places, np.asarray(texts)[places]))]
+        taken[by_text[: most_rows.most(dataset, split)]] = True
+    return taken
 
 
 def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> None:
@@ -144,19 +148,22 @@ def _check_names(what: str, names: Iterable[str], found: Collection[str]) -> Non
             raise InputError(f"{what} {name!r}; there are {', '.join(sorted(found))}")
 
 
-def _measured_elsewhere(rows: Iterable[Row], splits: Collection[str]) -> set[int]:
-    """The places of train rows whose text stands in another split too, and of validation rows whose
-    text stands in a third, as far as they are of `splits`.
+def _measured_elsewhere(rows: Iterable[Row], splits: Collection[str]) -> NDArray[np.bool_]:
+    """Which are train rows whose text stands in another split too, or validation rows whose text
+    stands in a third, as far as they are of `splits`: bool [rows].
 
     Texts are compared by their compatibility form (NFKC), in which an accent is of its letter.
     """
-    fitted, measured = list[tuple[int, int, int]](), dict[int, int]()
-    for place, row in enumerate(rows):
-        likeness = text_hash(" ".join(normalize("NFKC", row.text).casefold().split()))
-        if not row.text:
-            continue  # it says nothing
+    texts, ranks, fitted = array("Q"), bytearray(), bytearray()
+    for row in rows:
         rank = _FITTED.index(row.split) if row.split in _FITTED else len(_FITTED)
-        measured[likeness] = max(rank, measured.get(likeness, 0))
-        if rank < len(_FITTED) and (not splits or row.split in splits):
-            fitted.append((place, likeness, rank))
-    return {place for place, likeness, rank in fitted if measured[likeness] > rank}
+        texts.append(text_hash(" ".join(normalize("NFKC", row.text).casefold().split())))
+        ranks.append(rank if row.text else 0)  # without text it says nothing
+        asked = not splits or row.split in splits
+        fitted.append(bool(row.text) and rank < len(_FITTED) and asked)
+    _, text_of = np.unique(np.asarray(texts), return_inverse=True)
+    rank_of = np.frombuffer(ranks, np.uint8)
+    highest = np.zeros(len(rank_of), np.uint8)  # of each text; there are no more than rows
+    np.maximum.at(highest, text_of, rank_of)
+    elsewhere: NDArray[np.bool_] = np.frombuffer(fitted, np.bool_) & (highest[text_of] > rank_of)
+    return elsewhere

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from siren_runtime.bundle.progress import Progress, silent
-from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet
+from siren_train.store.journal import Journal
 
 from .head import HeadConfig, fit_head, head_logits
 from .probe import Probe
@@ -104,7 +104,6 @@ def ablate(
     Raises:
         InputError: `history` is damaged.
     """
-    done = _read_history(history)
 
     def measure(variant: Variant) -> AblationResult:
         layers = select_layers(
@@ -124,14 +123,12 @@ def ablate(
         width = head[0].weight.shape[1]
         return AblationResult(variant.group, variant.name, width, score.mean, score.by_dataset)
 
-    progress("ablation", len(done), len(variants))
-    with worker_pool(workers) as pool, history.open("ab") as file:
-        for result in pool.map(measure, variants[len(done) :]):
-            done.append(result)
-            file.write(msgspec.json.encode(result) + b"\n")
-            file.flush()
-            progress("ablation", len(done), len(variants))
-    return done
+    with Journal(history, AblationResult, "remove it") as done, worker_pool(workers) as pool:
+        progress("ablation", len(done.entries), len(variants))
+        for result in pool.map(measure, variants[len(done.entries) :]):
+            done.add(result)
+            progress("ablation", len(done.entries), len(variants))
+    return done.entries
 
 
 def ablation_markdown(results: Sequence[AblationResult]) -> str:
@@ -155,20 +152,3 @@ def ablation_markdown(results: Sequence[AblationResult]) -> str:
         *markdown_table(("part", "variant", "channels", "mean", *names), rows),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _read_history(path: Path) -> list[AblationResult]:
-    """Read the results so far.
-
-    If a kill cut the last line short, the line is taken off the file.
-    """
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    try:
-        return [msgspec.json.decode(line, type=AblationResult) for line in whole.splitlines()]
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: a damaged ablation history ({error}); remove it") from None

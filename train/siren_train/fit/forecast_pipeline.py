@@ -26,7 +26,7 @@ from .head import HeadConfig, head_logits, train_head
 from .layer_probes import probed_rows
 from .report import TABLE_FILE
 from .selection import gains, gather, strongest
-from .settings import Settings
+from .settings import Settings, artifact_facts
 
 RATES, DECAYS, EPOCHS = (1e-3, 3e-3), (1e-4, 1e-2), (5, 20, 80)
 _BALANCE = 0.5  # between data sets, as of `balanced_weights`
@@ -97,13 +97,10 @@ def train(
     manifest = stores[0].manifest
     write_mlp_artifact(
         output,
-        model_id=manifest.model_id,
-        model_revision=manifest.model_revision,
+        **artifact_facts(manifest, settings),
         pooling=settings.mean_pooling,
         layers=layers,
         dense=dense,
-        max_length=manifest.max_length,
-        threshold=settings.threshold,
         activation="logistic",
         trained_on=manifest.generator,
     )

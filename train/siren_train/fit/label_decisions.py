@@ -4,9 +4,9 @@ import numpy as np
 
 from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.progress import Progress
-from siren_train.measure.calibrate import FITTING_TEMPERATURE, fit_temperature
 from siren_train.measure.calibrate_labels import best_label_threshold
 from siren_train.measure.evaluate import Scores
+from siren_train.measure.temperature import FITTING_TEMPERATURE, fit_temperature
 from siren_train.store.features import DoubleArray
 
 from .search import Choice, CrossValidation, all_held_out_logits

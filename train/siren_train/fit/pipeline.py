@@ -34,7 +34,7 @@ from .probe import Probe
 from .report import TrainingReport, layer_reports, trial_reports
 from .search import CrossValidation, Trial, best_trial, make_choice, read_history, search_head
 from .selection import select_layers
-from .settings import Settings
+from .settings import Settings, artifact_facts
 from .splits import check_folds, load_splits
 from .temperature import cross_validated_temperature, fold_temperature
 from .work_folder import claimed
@@ -195,13 +195,10 @@ def _write_head(
 ) -> None:
     write_mlp_artifact(
         output,
-        model_id=store.model_id,
-        model_revision=store.model_revision,
+        **artifact_facts(store, settings),
         pooling=settings.mean_pooling,
         layers=layers,
         dense=head,
-        max_length=store.max_length,
-        threshold=settings.threshold,
         class_names=store.labels if settings.head == "categories" else store.classes,
         activation="sigmoid" if settings.head == "categories" else "softmax",
         openai=openai,

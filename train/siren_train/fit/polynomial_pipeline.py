@@ -20,7 +20,7 @@ from .layer_probes import probed_rows
 from .polynomial import OrderReport, train_polynomial
 from .report import TABLE_FILE
 from .selection import gather, select_layers
-from .settings import Settings
+from .settings import Settings, artifact_facts
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,8 @@ def train(
     write_polynomial_artifact(
         output,
         head,
-        model_id=manifest.model_id,
-        model_revision=manifest.model_revision,
+        **artifact_facts(manifest, settings),
         layers=layers,
-        max_length=manifest.max_length,
-        threshold=settings.threshold,
         trained_on=manifest.generator,
     )
     matched = _matched(train_rows, validation, layers, reports[-1].parameters, settings.seed)

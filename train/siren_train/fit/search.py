@@ -5,13 +5,13 @@ by the search's seed and the trial's number, and sees finished trials only. So a
 killed ends as an undisturbed one.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import macro_f1_by_dataset
 from siren_train.store.features import FeatureSet, FloatArray, IntArray
+from siren_train.store.journal import Journal, read_entries
 
 from .folds import FOLDS
 from .head import HeadConfig, fit_head, head_logits
@@ -31,6 +32,7 @@ from .settings import LayerWeighting
 from .workers import worker_pool
 
 _STARTUP_TRIALS = 5  # drawn at random, and never pruned
+_ADVICE = "remove it"  # where a history is damaged
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Choice:
     config: HeadConfig
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finished trial.
 
     Attributes:
@@ -123,14 +124,15 @@ def search_head(
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=1),
     )
-    done = read_history(history)[:trials]
     distributions = _distributions(shares, hidden)
-    for finished in done:
-        study.add_trial(_frozen(finished, distributions))
     folds = trials * setup.count
-    progress("search", len(done) * setup.count, folds)
-    with history.open("a", encoding="utf-8") as file:
-        for number in range(len(done), trials):
+    with Journal(history, Trial, _ADVICE) as journal:
+        _check_order(journal.entries, history)
+        for finished in journal.entries[:trials]:
+            study.add_trial(_frozen(finished, distributions))
+        earlier = len(study.trials)
+        progress("search", earlier * setup.count, folds)
+        for number in range(earlier, trials):
             study.sampler = optuna.samplers.TPESampler(
                 seed=setup.seed * 10_000 + number,
                 n_startup_trials=_STARTUP_TRIALS,
@@ -140,11 +142,9 @@ def search_head(
             def told(of_trial: int, before: int = number * setup.count) -> None:
                 progress("search", before + of_trial, folds)
 
-            finished = _run(study, distributions, setup, told)
-            done.append(finished)
-            file.write(json.dumps(asdict(finished)) + "\n")
-            file.flush()
-            progress("search", len(done) * setup.count, folds)
+            journal.add(_run(study, distributions, setup, told))
+            progress("search", len(journal.entries) * setup.count, folds)
+        done = journal.entries[:trials]
     return make_choice(best_trial(done).params), done
 
 
@@ -305,23 +305,16 @@ def _frozen(
 
 
 def read_history(path: Path) -> list[Trial]:
-    """Read the finished trials of a search.
-
-    If a kill cut the last line short, the line is taken off the file.
+    """Read the finished trials of a search, without a change of the file.
 
     Raises:
         InputError: the file is damaged.
     """
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    try:
-        done = [Trial(**json.loads(line)) for line in whole.splitlines()]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: a damaged search history ({error}); remove it") from None
-    if [trial.number for trial in done] != list(range(len(done))):
-        raise InputError(f"{path}: trials are missing or out of order; remove the file")
+    done, _ = read_entries(path, Trial, _ADVICE)
+    _check_order(done, path)
     return done
+
+
+def _check_order(done: Sequence[Trial], path: Path) -> None:
+    if [trial.number for trial in done] != list(range(len(done))):
+        raise InputError(f"{path}: trials are missing or out of order; {_ADVICE}")

@@ -1,13 +1,13 @@
 """The settings of a training run."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from siren_export.heads.selected import MeanPooling
 from siren_runtime.bundle.heads import Pooling
 from siren_runtime.errors import InputError
-from siren_train.store.store import Target
+from siren_train.store.store import StoreManifest, Target
 
 LayerWeighting = Literal["adaptive", "uniform"]
 
@@ -60,3 +60,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.pooling == "residual_mean" or self.pooling == "mlp_mean":
             return self.pooling
         raise InputError(f"a head of kind {self.head!r} reads means, not {self.pooling}")
+
+
+def artifact_facts(store: StoreManifest, settings: Settings) -> dict[str, Any]:
+    """What every artifact says beside its head, as all that write one take it."""
+    return {
+        "model_id": store.model_id,
+        "model_revision": store.model_revision,
+        "max_length": store.max_length,
+        "threshold": settings.threshold,
+    }

@@ -22,7 +22,7 @@ from siren_train.store.store import FeatureStore
 
 from .logistic import fit_logistic
 from .report import TABLE_FILE
-from .settings import Settings
+from .settings import Settings, artifact_facts
 from .splits import load_splits
 
 _INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of L2, on standardized states
@@ -83,10 +83,7 @@ def train(
     write_trajectory_artifact(
         output,
         TrajectoryHead((best.layer,), weight.astype(np.float32), bias),
-        model_id=manifest.model_id,
-        model_revision=manifest.model_revision,
-        max_length=manifest.max_length,
-        threshold=settings.threshold,
+        **artifact_facts(manifest, settings),
     )
     write_whole(output / TABLE_FILE, _markdown(fits, best).encode(), InputError)
     return best

@@ -16,7 +16,7 @@ from siren_train.store.store import STORE_FILE, FeatureStore
 from .settings import Settings
 
 SETTINGS_FILE = "settings.json"
-WORK_VERSION = 3  # raise it when a stage comes to another result from the same store
+WORK_VERSION = 4  # raise it when a stage comes to another result from the same store
 # Other releases of these may come to another result, too.
 _DECIDING = ("numpy", "scikit-learn", "optuna", "torch")
 # These settings play no part in the stages that a work folder keeps, so they may change.

@@ -10,8 +10,9 @@ from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.scoring.verdict import HeadJudge
 
-from .calibrate import false_positive_threshold, with_spans, with_thresholds
+from .decisions import with_spans, with_thresholds
 from .evaluate import Scores
+from .threshold_rules import false_positive_threshold
 from .traces import Trace
 
 SMOOTHING = (1, 4, 8, 16, 32, 64)  # tokens, of which one is chosen

@@ -6,9 +6,11 @@ from siren_runtime.bundle.heads import LabelDecision
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import InputError
 
-from .calibrate import find_threshold, fit_temperature, highest, rescaled, stated_threshold
+from .decisions import rescaled
 from .evaluate import Scores
 from .metrics import harm_f1
+from .temperature import fit_temperature
+from .threshold_rules import find_threshold, highest, stated_threshold
 
 
 def labels_of(manifest: Manifest, head: str) -> list[LabelDecision]:

@@ -10,9 +10,10 @@ from siren_runtime.bundle.thresholds import SpanThreshold, Tier
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.verdict import HeadJudge
 
-from .calibrate import find_threshold, make_tiers
 from .calibrate_spans import SpanScores, find_span_thresholds
 from .evaluate import Scores
+from .threshold_rules import find_threshold
+from .tiers import make_tiers
 
 LEAST_ROWS = 100  # of each class: 1 % of fewer safe ones is not one row
 

@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.backends.verdicts import SpanScore
-from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.errors import InputError
 from siren_runtime.text.spans import DEFAULT_SIZES
+from siren_train.data.chunks import chunks_told
 from siren_train.data.dilution import Dilution
 from siren_train.data.rows import Row
 
-from .calibrate import parse_rule, stated_threshold
-from .evaluate import chunks, highest_spans
+from .evaluate import highest_spans
+from .threshold_rules import parse_rule, stated_threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +63,11 @@ def score_spans(
         SirenError: as `Guard.score_batch`.
     """
     found: list[Sequence[SpanScore]] = []
-    tell = by_length(progress, "scoring spans", [row.length() for row in rows])
-    tell(0)
-    for chunk in chunks(rows, 64):
+    lengths = [row.length() for row in rows]
+    for chunk in chunks_told(rows, 64, lengths, "scoring spans", progress):
         texts = [row.given for row in chunk]
         results = guard.score_batch(texts, long_text="windows", spans=sizes)
         found += [result.heads[head or guard.heads[0]].spans for result in results]
-        tell(len(found))
     harmful, has_response = zip(*((row.label == 1, row.has_response) for row in rows), strict=True)
     return SpanScores(highest_spans(found, sizes), np.array(harmful), np.array(has_response), sizes)
 

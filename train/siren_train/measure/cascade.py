@@ -1,6 +1,7 @@
 """Exits: score rows with all of them, and write their bounds into a bundle."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ import numpy as np
 
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
-from siren_runtime.backends.onnxruntime.session import usable_threads
+from siren_runtime.backends.onnxruntime.session import CPU, usable_threads
 from siren_runtime.backends.outputs import BoolArray, FloatArray, TokenArray, no_verdict
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.progress import Progress, by_length
@@ -55,7 +56,7 @@ def score_exits(
         )
     chosen = rows_of_split(sources, columns, split, max_rows)
     threads = None if threads is None else usable_threads(threads)
-    backend = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True, threads=threads)
+    backend = CascadeBackend(bundle, replace(CPU, threads=threads))
     scorer = Scorer(bundle, Engines(backend))
     texts = [_ids(scorer, row) for row in chosen]
     scores = np.zeros((len(texts), 1 + len(cascade.exits)))

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.scoring.verdict import HeadJudge
+from siren_train.data.chunks import chunks_told
 from siren_train.data.dilution import PLACES, Dilution
 from siren_train.data.rows import Row
 
-from .evaluate import chunks
 from .metrics import auroc
 from .stated import told
 from .table import markdown_table
@@ -116,9 +116,7 @@ def _scored(
     guard: Guard, rows: Sequence[Row], threshold: float | None, stage: str, progress: Progress
 ) -> WaysRisks:
     found: list[tuple[float, float, float, float]] = []
-    tell = by_length(progress, stage, [row.length() for row in rows])
-    tell(0)
-    for chunk in chunks(rows, 64):
+    for chunk in chunks_told(rows, 64, [row.length() for row in rows], stage, progress):
         texts = [row.given for row in chunk]
         results = guard.score_batch(texts, threshold, long_text="windows", spans=True)
         long = [i for i, result in enumerate(results) if result.span is not None]
@@ -129,7 +127,6 @@ def _scored(
         for i, (row, result) in enumerate(zip(chunk, results, strict=True)):
             whole = _risk_of_windows(guard.judge.primary.of_text(row.has_response), result)
             found.append((cut.get(i, whole), whole, result.risk, result.threshold))
-        tell(len(found))
     return WaysRisks(*np.array(found, np.float64).T)
 
 

@@ -8,14 +8,15 @@ import msgspec
 import numpy as np
 
 from siren_runtime import Guard
-from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.reading import LongText
 from siren_runtime.text.rules import clean
+from siren_train.data.chunks import chunks_told
 from siren_train.data.disguises import KINDS, disguised
 from siren_train.data.rows import Row
 
-from .evaluate import chunks, judged, most_tokens
+from .evaluate import judged, most_tokens
 from .metrics import BinaryMetrics, binary_metrics
 from .stated import read_told, told
 from .table import markdown_table
@@ -71,11 +72,9 @@ def measure_disguised(
     for kind in (AS_WRITTEN, *KINDS):
         given = [row if kind == AS_WRITTEN else disguised_row(row, kind) for row in rows]
         results: list[ScoreResult] = []
-        tell = by_length(progress, kind, [row.length(most) for row in given])
-        tell(0)
-        for chunk in chunks(given, 64):
+        lengths = [row.length(most) for row in given]
+        for chunk in chunks_told(given, 64, lengths, kind, progress):
             results += guard.score_batch([row.text for row in chunk], threshold)
-            tell(len(results))
         scores, risks, flagged = judged(results)
         for dataset, by_kind in found.items():
             of_set = datasets == dataset

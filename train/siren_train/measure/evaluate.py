@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -12,10 +10,11 @@ from numpy.typing import NDArray
 
 from siren_runtime import Guard
 from siren_runtime.backends.verdicts import HeadScore, SpanScore
-from siren_runtime.bundle.progress import Progress, by_length, silent
+from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.result import ScoreResult
 from siren_runtime.text.reading import LongText
+from siren_train.data.chunks import chunks_told
 from siren_train.data.reading import sampled
 from siren_train.data.rows import Columns, Row, read_all, read_rows
 from siren_train.data.sources import Source
@@ -29,15 +28,6 @@ from .categories import (
 )
 from .exit_evaluation import ExitEvaluation
 from .metrics import BinaryMetrics, binary_metrics
-
-T = TypeVar("T")
-
-
-def chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield `size` rows at a time, at the end what is left."""
-    rest = iter(rows)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def _none() -> NDArray[np.int64]:
@@ -56,7 +46,7 @@ class Scores:
         tokens: int64 [rows], of the whole text.
         exits: int64 [rows], the blocks that were run where an exit decided, else 0.
         has_response: bool [rows], which texts have one.
-        spans: float64 [rows, sizes], the highest span of each size that was asked for; 0 where a
+        spans: float64 [rows, sizes], the highest span of each size that was looked for; 0 where a
             row has none. Without columns where none was.
         risks: float64 [rows], by which a guard ranks rows, as `ScoreResult.risk`.
         flagged: bool [rows], which a guard calls harmful.
@@ -139,7 +129,7 @@ def score_rows(
     head: str | None = None,
     threshold: float | None = None,
     max_rows: int | None = None,
-    spans: Sequence[int] = (),
+    spans: Sequence[int] | None = (),
 ) -> Scores:
     """Score the rows of a split. All data is read and checked before the first is scored.
 
@@ -148,7 +138,8 @@ def score_rows(
             primary one.
         threshold: of the primary head; None is the guard's own.
         max_rows: of each data set, score at most so many, of each class alike; None scores all.
-        spans: sizes of spans that are scored too, and flag rows as they do by `guard`.
+        spans: sizes of spans that are asked for, by which the primary head then decides; None are
+            those that the guard looks for by itself, where its heads decide by them.
 
     Raises:
         InputError: the data is unusable, or has no row of that split.
@@ -167,13 +158,11 @@ def score_rows(
     if max_rows is not None:
         kept = sampled(selected, max_rows)
         lengths[split], selected = [row.length(most) for row in kept], iter(kept)
-    tell = by_length(progress, "scoring", lengths[split])
-    tell(0)
-    for chunk in chunks(selected, 512):
+    for chunk in chunks_told(selected, 512, lengths[split], "scoring", progress):
         results += _scored(guard, chunk, threshold, spans)
         rows += [replace(row, text="", turns=(), trajectory=None) for row in chunk]
-        tell(len(rows))
     name = head or guard.heads[0]
+    sizes = guard.judge.limits.spans or () if spans is None else spans
     scores, risks, flagged = judged([result.heads[name] for result in results])
     return Scores(
         scores,
@@ -188,7 +177,7 @@ def score_rows(
         np.array([result.tokens for result in results]),
         np.array([result.exit or 0 for result in results]),
         np.array([row.has_response for row in rows]),
-        highest_spans([result.heads[name].spans for result in results], spans),
+        highest_spans([result.heads[name].spans for result in results], sizes),
         risks,
         flagged,
     )
@@ -234,12 +223,13 @@ def highest_spans(
 
 
 def _scored(
-    guard: Guard, rows: Sequence[Row], threshold: float | None, spans: Sequence[int]
+    guard: Guard, rows: Sequence[Row], threshold: float | None, spans: Sequence[int] | None
 ) -> list[ScoreResult]:
     """What the guard makes of rows, which are of what it scores: texts, or trajectories."""
     if guard.manifests[0].is_trajectory:
         return guard.score_trajectories([row.trajectory for row in rows], threshold)
-    return guard.score_batch([row.given for row in rows], threshold, spans=spans or False)
+    asked = None if spans is None else spans or False
+    return guard.score_batch([row.given for row in rows], threshold, spans=asked)
 
 
 def rows_of_split(

@@ -78,28 +78,42 @@ def choose_bounds(
     exits = range(len(depths))
     subsets = [chosen for n in exits for chosen in combinations(exits, n + 1)]
     found = [_greedy(search, chosen, loss) for chosen in subsets]
-    moves, cost, lost = min(found, key=lambda one: one[1])
-    return Bounds(search.bounds(moves), cost, lost)
+    best = min(found, key=lambda one: one.cost)
+    return Bounds(search.bounds(best.moves), best.cost, best.lost)
 
 
-def _greedy(search: "_Search", exits: Sequence[int], loss: float) -> tuple[_Moves, float, float]:
-    """Open and move bounds of these exits while the loss allows; return cost and loss too."""
-    moves: _Moves = dict.fromkeys(search.sides, -1)
-    cost, lost = search.measure(moves)
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What moves come to.
+
+    Attributes:
+        number: int64 [rows], the exit that decides on each, as `decisions` has it.
+        cost: the share of blocks that the rows' tokens need.
+        lost: of macro-F1, at the threshold where most may be lost.
+    """
+
+    moves: _Moves
+    number: NDArray[np.int64]
+    cost: float
+    lost: float
+
+
+def _greedy(search: "_Search", exits: Sequence[int], loss: float) -> _Measured:
+    """Open and move bounds of these exits while the loss allows."""
+    now = search.measure(dict.fromkeys(search.sides, -1))
     while True:
         best, best_gain = None, 0.0
         for side in product(exits, (SAFE, HARMFUL)):
-            changed = search.next_move(moves, side)
-            if changed is None:
+            moves = search.next_move(now, side)
+            if moves is None:
                 continue
-            new_cost, new_lost = search.measure(changed)
-            gain = (cost - new_cost) / max(new_lost - lost, 1e-9)
-            if new_lost <= loss and gain > best_gain:
-                best, best_gain = changed, gain
+            then = search.measure(moves)
+            gain = (now.cost - then.cost) / max(then.lost - now.lost, 1e-9)
+            if then.lost <= loss and gain > best_gain:
+                best, best_gain = then, gain
         if best is None:
-            return moves, cost, lost
-        moves = best
-        cost, lost = search.measure(moves)
+            return now
+        now = best
 
 
 def decisions(
@@ -167,7 +181,7 @@ class _Search:
             found.append((low, high))
         return found
 
-    def next_move(self, moves: _Moves, side: tuple[int, int]) -> _Moves | None:
+    def next_move(self, now: _Measured, side: tuple[int, int]) -> _Moves | None:
         """The moves with the next one of a side by which its exit decides on more rows; None where
         there is none.
 
@@ -175,16 +189,15 @@ class _Search:
         exits decide on every row, are passed together.
         """
         exit_, way = side
-        number, _ = decisions(self._scores.exits, self.bounds(moves))
-        nearest = _signed(self._scores.exits[number > exit_, exit_], way).min(initial=np.inf)
-        for rows in range(moves[side] + 1, len(self._steps[side])):
+        nearest = _signed(self._scores.exits[now.number > exit_, exit_], way).min(initial=np.inf)
+        for rows in range(now.moves[side] + 1, len(self._steps[side])):
             bound = self._steps[side][rows]
             if bound is not None and _signed(bound, way) >= nearest:
-                return {**moves, side: rows}
+                return {**now.moves, side: rows}
         return None
 
-    def measure(self, moves: _Moves) -> tuple[float, float]:
-        """The share of blocks that the rows' tokens need, and the macro-F1 that may be lost."""
+    def measure(self, moves: _Moves) -> _Measured:
+        """What moves cost, and the macro-F1 that may be lost."""
         number, side = decisions(self._scores.exits, self.bounds(moves))
         tokens = self._scores.tokens
         cost = float((tokens * self._depths[number]).sum() / tokens.sum())
@@ -195,7 +208,7 @@ class _Search:
         after = self._macro_f1(self._right & ~wrong)
         lost = int((wrong & self._right.any(axis=0)).sum())
         margin = 1 + 1 / math.sqrt(lost) if lost else 1.0
-        return cost, float((self._before - after).max()) * margin
+        return _Measured(moves, number, cost, float((self._before - after).max()) * margin)
 
     def _bound(self, place: tuple[int, int], moves: _Moves) -> float | None:
         return None if moves[place] < 0 else self._steps[place][moves[place]]

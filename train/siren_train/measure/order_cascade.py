@@ -12,16 +12,17 @@ from siren_runtime import Guard
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.orders import OrderBounds, OrderCascade
-from siren_runtime.bundle.progress import Progress, by_length
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle, load_bundle
 from siren_runtime.errors import InputError
 from siren_runtime.scoring.engines import Request, open_engines
 from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
+from siren_train.data.chunks import chunks_told
 from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
-from .evaluate import chunks, most_tokens, rows_of_split
+from .evaluate import most_tokens, rows_of_split
 from .exit_bounds import HARMFUL, MOST_EXITS, Bounds, ExitScores, decisions
 from .guard_json import write_manifest
 from .metrics import mean_macro_f1
@@ -90,11 +91,9 @@ def score_orders(
     guard = Guard([Scorer(bundle, engines)], limits=LLM_SIREN_LIMITS)
     orders: list[tuple[float, ...]] = []
     most = most_tokens(guard)
-    tell = by_length(progress, "scoring", [row.length(most) for row in rows])
-    tell(0)
-    for chunk in chunks(rows, 512):
+    lengths = [row.length(most) for row in rows]
+    for chunk in chunks_told(rows, 512, lengths, "scoring", progress):
         orders += [result.orders for result in guard.score_batch([row.text for row in chunk])]
-        tell(len(orders))
     scores = np.array(orders, np.float64)
     found = ExitScores(
         scores[:, -1],

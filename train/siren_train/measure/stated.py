@@ -61,19 +61,25 @@ class StatedReading:
 
     Attributes:
         long_text: of one that does not fit, as `Limits` has it; None of trajectories.
-        spans: sizes in tokens of the spans that count too, ascending.
+        spans: sizes in tokens of the spans by which the head decides too, ascending.
     """
 
     long_text: LongText | None
     spans: list[int]
 
 
-def stated_reading(guard: Guard) -> StatedReading:
-    """How a guard reads where a call says nothing."""
-    limits = guard.judge.limits
-    long_text = None if guard.manifests[0].is_trajectory else limits.long_text
-    sizes = guard.judge.span_sizes if limits.spans is None else limits.spans
-    return StatedReading(long_text, [*sizes])
+def stated_reading(guard: Guard, head: str | None = None) -> StatedReading:
+    """How a guard reads for a head where a call says nothing.
+
+    Args:
+        head: its name; None is the primary one.
+    """
+    judge, primary = guard.judge, guard.heads[0]
+    name = head or primary
+    asked = judge.limits.spans_asked and name == primary
+    counts = asked or judge.counts_spans(judge.heads[name])
+    long_text = None if guard.manifests[0].is_trajectory else judge.limits.long_text
+    return StatedReading(long_text, list(judge.limits.spans or ()) if counts else [])
 
 
 _LONG_TEXTS = {

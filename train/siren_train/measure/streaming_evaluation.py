@@ -66,12 +66,14 @@ class HeadAlarms(msgspec.Struct, frozen=True):
     Attributes:
         threshold, each_label: as `Stated` has them.
         smoothing: tokens of the moving average of its scores; 1 is none.
+        spans: sizes in tokens of the spans that count too.
     """
 
     threshold: float
     smoothing: int
     by_dataset: dict[str, StreamingMetrics]
     each_label: bool = False
+    spans: list[int] = msgspec.field(default_factory=list)
 
 
 class StreamingEvaluation(msgspec.Struct, frozen=True):
@@ -80,7 +82,7 @@ class StreamingEvaluation(msgspec.Struct, frozen=True):
     Attributes:
         threshold, each_label: as `Stated` has them.
         reads: what the scores are of, in words.
-        spans: sizes in tokens of the spans that count too, by heads that have thresholds for them.
+        spans: sizes in tokens of the spans by which the first head decides too.
         words: how many words there are between two scores.
         false_alarms: the share of safe streams that may raise an alarm, where thresholds were
             chosen by it on these very streams.
@@ -181,7 +183,7 @@ def streaming_markdown(evaluation: StreamingEvaluation) -> str:
         ["AUROC of the highest score", *(_area(m.auroc) for m in metrics)],
         ["streams that text slid out of", *(str(m.slid) for m in metrics)],
     ]
-    sizes = ", ".join(map(str, evaluation.spans))
+    sizes = _listed(evaluation.spans)
     lines = [
         f"# Streaming evaluation on the {evaluation.split} split",
         "",
@@ -207,25 +209,32 @@ def _heads_markdown(evaluation: StreamingEvaluation) -> list[str]:
             "each at the threshold of most alarms at which at most "
             f"{evaluation.false_alarms:.1%} of these safe streams raise one"
         )
-    titles = ("threshold", "smoothing", "false alarms", "early", "on time", "late", "missed")
+    decided = ("threshold", "spans", "smoothing")
+    titles = ("false alarms", "early", "on time", "late", "missed")
     further = ("within 64 tokens", "tokens saved (share)", "AUROC")
     rows = []
     for name, head in evaluation.heads.items():
         for dataset, m in head.by_dataset.items():
             shares = (m.false_alarms, m.early, m.on_time, m.late, m.missed, m.within[64])
             threshold = "each label's" if head.each_label else f"{head.threshold:.4f}"
-            cells = [threshold, str(head.smoothing), *map(_share, shares)]
+            spans = _listed(head.spans) or "-"
+            cells = [threshold, spans, str(head.smoothing), *map(_share, shares)]
             rows.append([name, dataset, *cells, _saved(m), _area(m.auroc)])
     return [
         "",
-        f"Heads, {chosen}; scores are moving averages over so many tokens.",
+        f"Heads, {chosen}; spans of so many tokens count too, and scores are moving averages over "
+        "so many.",
         "",
-        *markdown_table(("head", "streams", *titles, *further), rows, left=2),
+        *markdown_table(("head", "streams", *decided, *titles, *further), rows, left=2),
     ]
 
 
 def _saved(metrics: StreamingMetrics) -> str:
     return f"{_number(metrics.saved_mean)} ({_share(metrics.saved_share)})"
+
+
+def _listed(spans: Sequence[int]) -> str:
+    return ", ".join(map(str, spans))
 
 
 def _area(value: float | None) -> str:

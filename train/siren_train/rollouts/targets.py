@@ -19,10 +19,10 @@ from siren_runtime import Guard
 from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import BackendError, InputError, SirenError
+from siren_train.store.journal import Journal
 from siren_train.store.locks import locked
 
 from .generator import Api, Generator
-from .journal import Journal
 from .prefixes import Prefix
 
 SETTINGS_FILE = "settings.json"
@@ -120,14 +120,15 @@ def rollout_targets(
         BackendError: the generator or the judge fails, or the generator refuses more than a tenth
             of what it is asked, and more than a few. What was done is kept.
     """
+    advice = f"remove the folder {work}, whose other files go by this one, to begin anew"
     with locked(work, "siren rollouts"):
         _check_settings(work / SETTINGS_FILE, settings)
         refusals = _checked(prefixes, generator, progress)
-        with Journal(work / CONTINUATIONS_FILE, _Continuation) as continuations:
+        with Journal(work / CONTINUATIONS_FILE, _Continuation, advice) as continuations:
             refusals |= _continue(
                 continuations, prefixes, generator, settings, refusals, concurrency, progress
             )
-        with Journal(work / SCORES_FILE, _Score) as scores:
+        with Journal(work / SCORES_FILE, _Score, advice) as scores:
             refusals |= _judge(scores, continuations.entries, prefixes, judge, progress)
     if len(refusals) == len(prefixes):
         raise InputError(f"no prefix can be taken, the first since {refusals[0]}")

@@ -2,7 +2,8 @@
 
 A chunk is always the same rows, and it is recorded as done once it is on disk. So an extraction
 that was killed goes on where it was: it repeats one chunk at most, and ends with the store of an
-undisturbed one. Memory holds one chunk, and under 100 bytes for each row.
+undisturbed one. Memory holds one chunk, and for each row under 100 bytes, 8 for each label, and 170
+for each of a store whose features are taken.
 """
 
 import hashlib
@@ -11,7 +12,6 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,13 +29,14 @@ from siren_runtime.bundle.types import Precision
 from siren_runtime.errors import InputError, SirenError
 from siren_runtime.generation.manifest import TrainedOn
 from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_train.data.chunks import chunks
 from siren_train.data.copies import Copies, digest
 from siren_train.data.labels import label_values
 from siren_train.data.reading import ALL_ROWS, MostRows, Reading
 from siren_train.data.rows import Columns, Row
 from siren_train.data.sources import Source
 
-from .extractor import build_extractor, extractor_shape
+from .extractor import build_extractor, extractor_shape, is_engine
 from .generator import Generator, GeneratorPool
 from .guard_pool import GuardPool
 from .locks import locked
@@ -134,19 +135,23 @@ def extract(
     if reuse is not None:
         check_reusable(reuse, manifest, poolings)
     with locked(folder, "siren extract"), hidden_place(folder / "extractors") as made:
-        FeatureStore.find(folder, manifest)  # another is refused before extractors are made
+        there = FeatureStore.find(folder, manifest)  # another is refused before extractors are made
+        kept = {} if there is None else _kept_engines(there, backbone)
         engines = {
-            pooling: _make_extractor(backbone, extractor_folder(made, pooling), manifest, pooling)
+            pooling: kept.get(pooling)
+            or _make_extractor(backbone, extractor_folder(made, pooling), manifest, pooling)
             for pooling in poolings
         }
         manifest = msgspec.structs.replace(manifest, engines=engines)
         if reuse is not None:
             reuse.check_engines(manifest)
         store = FeatureStore.create(folder, manifest, scan.columns)
-        for pooling in poolings:
+        for pooling in engines.keys() - kept.keys():
             extractor = extractor_folder(folder, pooling)
             shutil.rmtree(extractor, ignore_errors=True)
             extractor_folder(made, pooling).rename(extractor)
+        for pooling in poolings:
+            extractor = extractor_folder(folder, pooling)
             with _pool_of(backbone, extractor, manifest, pooling, threads) as pool:
                 known = pool if reuse is None else _but_for(pooled_by_text(reuse, pooling), pool)
                 tell = by_length(progress, pooling, scan.lengths)
@@ -193,6 +198,21 @@ def _facts(backbone: Checkpoint | Generator, precision: Precision) -> _Facts:
         )
     layers, channels = extractor_shape(backbone)
     return _Facts(layers, channels, backbone.digest(), precision, None)
+
+
+def _kept_engines(store: FeatureStore, backbone: Checkpoint | Generator) -> dict[Pooling, str]:
+    """The digests of the extractors in a store that are those that it says have pooled.
+
+    A generator's is made anew, which takes a moment: its weights are links, and its folder has
+    files that the digest says nothing of.
+    """
+    if isinstance(backbone, Generator):
+        return {}
+    return {
+        pooling: engine
+        for pooling, engine in store.manifest.engines.items()
+        if is_engine(extractor_folder(store.folder, pooling), engine)
+    }
 
 
 def _make_extractor(
@@ -307,7 +327,7 @@ def _arrays(
     values: Mapping[Column, "array[Any]"], labels: Sequence[str]
 ) -> dict[Column, NDArray[Any]]:
     """Those of which there are any."""
-    arrays = {name: np.array(column) for name, column in values.items() if column}
+    arrays = {name: np.asarray(column) for name, column in values.items() if column}
     arrays["texts"] = arrays["texts"].reshape(-1, 2)
     if labels:
         arrays["categories"] = arrays["categories"].reshape(-1, len(labels))
@@ -347,7 +367,7 @@ def _fill(
     filled = dict.fromkeys(manifest.splits, 0)
     done, recorded = 0, store.rows_done().get(pooling, 0)
     tell(recorded)
-    for chunk in _chunks(rows, chunk_rows):
+    for chunk in chunks(rows, chunk_rows):
         places = []  # of each row of the chunk, in its split
         for row in chunk:
             places.append(filled[row.split])
@@ -364,12 +384,6 @@ def _fill(
             mapped.flush()
         store.record(pooling, done)
         tell(done)
-
-
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
 
 
 def _data_file(source: Source) -> DataFile:

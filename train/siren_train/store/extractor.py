@@ -24,6 +24,8 @@ from siren_export.heads.trajectory import TrajectoryHead
 from siren_export.sources.checkpoint import Checkpoint
 from siren_runtime.bundle.heads import Decision, Pooling
 from siren_runtime.bundle.manifest import Manifest
+from siren_runtime.bundle.reader import load_bundle
+from siren_runtime.errors import BundleError
 
 from .store import StoreManifest
 
@@ -78,6 +80,14 @@ def build_extractor(
         )
         artifact = load_artifact(folder)
         return _digest(export_bundle(artifact, checkpoint, output, precision=store.precision))
+
+
+def is_engine(extractor: Path, engine: str) -> bool:
+    """Whether the extractor is there that `build_extractor` named so; all its files are read."""
+    try:
+        return _digest(load_bundle(extractor, verify="full").manifest) == engine
+    except BundleError:
+        return False  # it is damaged, or none is there
 
 
 def _digest(manifest: Manifest) -> str:

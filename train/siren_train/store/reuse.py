@@ -50,7 +50,7 @@ def check_reusable(
     """See that the features of `store` are those that a store of `manifest` would hold.
 
     Raises:
-        InputError: they are of another engine, or of other poolings.
+        InputError: they are of another engine, or of one that is not known, or of other poolings.
     """
     for field in _SAME:
         found, expected = getattr(store.manifest, field), getattr(manifest, field)
@@ -63,10 +63,11 @@ def check_reusable(
         raise InputError(f"{store.folder}: cannot be reused: it has no {', '.join(missing)}")
     if "residual_last" in poolings:
         raise InputError(f"{store.folder}: trajectories are not reused; extract them again")
+    store.check_engines(manifest)
 
 
 def pooled_by_text(store: FeatureStore, pooling: Pooling) -> Pooled:
-    """Index a complete store by the texts of its rows; 60 bytes or so for each.
+    """Index a complete store by the texts of its rows; 170 bytes or so for each.
 
     Raises:
         InputError: a file is damaged, or missing as in stores that earlier releases made.

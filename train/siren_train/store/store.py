@@ -175,7 +175,8 @@ class FeatureStore:
         """Open the store in `folder`, complete or not; None where there is none.
 
         Args:
-            manifest: what it must be of. Where that says no engine, any may have pooled.
+            manifest: what it must be of. Where that says no engine, any that the store names may
+                have pooled.
 
         Raises:
             InputError: it is of something else, or damaged.
@@ -224,10 +225,6 @@ class FeatureStore:
         return cls(folder, manifest)
 
     def _check_same(self, manifest: StoreManifest) -> None:
-        asked, known = manifest.generator, self.manifest.generator
-        if asked and known and known.tokenizer is None:  # an earlier release did not say
-            asked = msgspec.structs.replace(asked, tokenizer=None)
-            manifest = msgspec.structs.replace(manifest, generator=asked)
         for field in manifest.__struct_fields__:
             found, expected = getattr(self.manifest, field), getattr(manifest, field)
             if field != "engines" and found != expected:
@@ -238,14 +235,15 @@ class FeatureStore:
         self.check_engines(manifest)
 
     def check_engines(self, manifest: StoreManifest) -> None:
-        """See that those that `manifest` says have pooled the features of this store too.
+        """See that those that `manifest` says, as far as it says any, have pooled the features of
+        this store too.
 
         Raises:
             InputError: another has, or an earlier release did not say which.
         """
-        for pooling, engine in manifest.engines.items():
+        for pooling in manifest.poolings:
             known = self.manifest.engines.get(pooling)
-            if known != engine:
+            if known is None or manifest.engines.get(pooling, known) != known:
                 told = "is of another engine than" if known else "does not say whether it is of"
                 raise InputError(
                     f"{self.folder}: its {pooling} {told} the one that this release makes of the "
