@@ -252,7 +252,7 @@ class Guards:
         except SirenError as error:
             raise type(error)(f"the guard {name!r}: {error}") from error
         count: Callable[[Any], None] = partial(self._metrics.count_run, name)
-        shared = AsyncGuard(guard, sharing_of(self._settings, guard), count)
+        shared = AsyncGuard(guard, sharing_of(self._settings), count)
         logs.event("guard loaded", guard=name, seconds=round(time.monotonic() - started, 3))
         return Served(name, source, shared, self._metrics)
 

@@ -1,6 +1,5 @@
 """A guard opened as settings say, and how its callers share it."""
 
-from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.guard import Guard
 from siren_runtime.serving.sharing import Sharing
 
@@ -47,7 +46,7 @@ def gathered_by(guard: Guard, stride: int | None) -> int:
     return _GATHERED if reads_anew(guard) else 0
 
 
-def sharing_of(settings: Settings, guard: Guard) -> Sharing:
+def sharing_of(settings: Settings) -> Sharing:
     """How callers share a guard."""
     return Sharing(
         runs=settings.runs,
@@ -55,10 +54,5 @@ def sharing_of(settings: Settings, guard: Guard) -> Sharing:
         max_calls=settings.max_calls,
         max_waiting_tokens=settings.max_waiting_tokens,
         max_streams=settings.max_streams,
-        max_stream_tokens=min(settings.max_stream_tokens, *map(_longest, guard.manifests)),
+        max_stream_tokens=settings.max_stream_tokens,
     )
-
-
-def _longest(manifest: Manifest) -> int:
-    """The tokens that a stream can hold: what the backbone can, or what a whole text may have."""
-    return manifest.backbone.context_length or manifest.text.max_length

@@ -67,7 +67,8 @@ def _allow_connections(settings: Settings) -> None:
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Settings of uvicorn that are always the same, and those that follow from a server's."""
-    longest = settings.proxy.timeout_s if settings.proxy else settings.timeout_s
+    of_models = [one.timeout_s for one in (settings.proxy, settings.generate) if one is not None]
+    longest = max([settings.timeout_s, *of_models])
     return {
         "http": BoundedProtocol,
         "interface": "asgi3",

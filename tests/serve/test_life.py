@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -31,7 +32,8 @@ from siren_serve.app import _handle_signals
 from siren_serve.commands.serve import _named
 from siren_serve.guards import Guards
 from siren_serve.metrics import Metrics
-from siren_serve.settings import ProxySettings, Settings
+from siren_serve.server import uvicorn_options
+from siren_serve.settings import GenerateSettings, ProxySettings, Settings
 from upstream import ModelServer, Script, chat_of
 from waiting import WAIT_S
 
@@ -76,6 +78,22 @@ def test_settings_reach_workers_whole() -> None:
     proxy = ProxySettings(upstream="http://localhost/v1", key_file=Path("key"))
     settings = Settings(guards={"tiny": "bundle"}, keys_file=Path("keys"), proxy=proxy)
     assert Settings.decode(settings.encode()) == settings
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds"),
+    [
+        ({}, 40),
+        ({"proxy": ProxySettings(upstream="http://localhost/v1", timeout_s=600)}, 630),
+        ({"proxy": ProxySettings(upstream="http://localhost/v1", timeout_s=5)}, 40),
+        ({"generate": GenerateSettings(folder="grafted", name="tiny", timeout_s=600)}, 630),
+    ],
+)
+def test_what_may_take_longest_has_its_time_when_the_server_ends(
+    model: dict[str, Any], seconds: int
+) -> None:
+    options = uvicorn_options(Settings(guards={}, timeout_s=10, **model))
+    assert options["timeout_graceful_shutdown"] == seconds
 
 
 @pytest.mark.parametrize(

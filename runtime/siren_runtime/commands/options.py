@@ -8,8 +8,9 @@ Spans = Annotated[
     bool | None,
     typer.Option(
         "--spans/--no-spans",
-        help="Score sentences and parts of 32, 64 and 128 tokens too, so that plain text around "
-        "harm does not hide it; default: where siren calibrate --spans set thresholds.",
+        help="Score sentences and parts too, of the sizes that the bundle has thresholds for, else "
+        "of 32, 64 and 128 tokens, so that plain text around harm does not hide it; default: where "
+        "siren calibrate --spans set thresholds.",
     ),
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of a text; a larger one is an error.")]

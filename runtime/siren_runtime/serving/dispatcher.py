@@ -352,8 +352,11 @@ class Dispatcher:
     def _opened(self) -> Streams:
         """The streams; one thread alone opens them (`_occupy`)."""
         if self._streams is None:
+            most = self.sharing.max_stream_tokens
+            if most is not None:  # a plan, or a guard that reads anew, may hold fewer
+                most = min(most, self.guard.streams().max_tokens)
             self._streams = self.guard.streams(
-                max_streams=self.sharing.max_streams, max_tokens=self.sharing.max_stream_tokens
+                max_streams=self.sharing.max_streams, max_tokens=most
             )
         return self._streams
 

@@ -27,7 +27,7 @@ class Sharing:
         max_waiting_tokens: that may wait. A larger call is taken only when nothing waits, and one
             call counts for half of them at most, so that others find room beside it.
         max_streams: streams that may be open.
-        max_stream_tokens: that each may hold; None is what the backbone can.
+        max_stream_tokens: that each may hold, as far as the guard can; None is what it can.
     """
 
     runs: int = 1
@@ -39,7 +39,8 @@ class Sharing:
     max_stream_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("runs", "token_budget", "max_calls", "max_waiting_tokens", "max_streams"):
+        bounds = "max_calls", "max_waiting_tokens", "max_streams", "max_stream_tokens"
+        for name in ("runs", "token_budget", *bounds):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, 1))

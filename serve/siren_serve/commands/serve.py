@@ -76,7 +76,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(min=1, help="Open connections.")] = 1024,
     max_streams: Annotated[int, typer.Option(min=1, help="Open streams, of a guard.")] = 64,
     max_stream_tokens: Annotated[
-        int, typer.Option(min=8, help="Tokens that a stream holds, as far as the backbone can.")
+        int, typer.Option(min=8, help="Tokens that a stream holds, as far as the guard can.")
     ] = 4096,
     stream_idle: Annotated[
         float, typer.Option(min=0.01, help="Seconds without a piece that end a stream.")

@@ -201,4 +201,4 @@ def pass_or_raise(result: ScoreResult | StreamResult) -> None:
 def _opened(settings: GuardSettings) -> AsyncGuard:
     loading = Settings(guards={}, **{name: getattr(settings, name) for name in _OF_GUARD})
     guard = open_guard(settings.bundle, loading)
-    return AsyncGuard(guard, sharing_of(loading, guard))
+    return AsyncGuard(guard, sharing_of(loading))

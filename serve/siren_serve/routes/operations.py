@@ -30,7 +30,7 @@ async def ready(state: State) -> dict[str, str]:
 
 @get("/info", tags=["operations"])
 async def info(state: State) -> dict[str, Any]:
-    """Say which bundles these are, by their hashes, what runs them, and which bounds hold."""
+    """Say which bundles these are, by their hashes, what runs them, and which bounds were set."""
     settings = state.settings
     names = ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "litestar", "uvicorn")
     bounds = [field for field in settings.__struct_fields__ if field.startswith("max_")]
