@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from siren_runtime.bundle.graphs import STREAM_HEAD, explain_name
+from siren_runtime.bundle.graphs import SPANS, STREAM_HEAD, explain_name
 from siren_runtime.bundle.manifest import NOTICE_FILE, TOKENIZER_FILE, FileSpec, Manifest
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import Bundle
@@ -26,7 +26,7 @@ from .graph.builder import GuardGraph
 from .graph_writer import graph_file, write_graphs
 from .guard.cascade import author_cascade, segments
 from .guard.explain import author_explain
-from .guard.score import author_head_alone, author_score
+from .guard.score import author_head_alone, author_score, author_spans
 from .guard.stream import author_stream, context_length
 from .guard.stream_cascade import author_stream_cascade, author_stream_head, stream_segments
 from .heads.base import Artifact
@@ -104,7 +104,9 @@ def export_bundle(
     # As whoever opens the bundle.
     Tokenizer(checkpoint.path / TOKENIZER_FILE, artifact.max_length, checkpoint.tokenizer_json)
     context = context_length(artifact, backbone) if stream and row.streams else None
-    graphs = _author(artifact, backbone, checkpoint, row, context)
+    # A decoder's streaming graph gives the means of spans; TensorRT has no plan of this graph.
+    spans = not backbone.causal and artifact.head.spec.pools_mean and target == "onnxruntime"
+    graphs = _author(artifact, backbone, checkpoint, row, context, spans=spans)
     length = artifact.max_length
     inputs = calibrate(graphs["score"], checkpoint, length, calibration, row, progress)
     _check_kept(keep_float, graphs["score"], row, f"{precision} for {target}")
@@ -205,10 +207,18 @@ def _author(
     checkpoint: Checkpoint,
     row: Row,
     context: int | None,
+    *,
+    spans: bool,
 ) -> dict[str, GuardGraph]:
-    """Author the graphs of a bundle by name; those of streams where there is a context."""
+    """Author the graphs of a bundle by name; those of streams where there is a context.
+
+    Args:
+        spans: whether the graph of a text's spans is among them.
+    """
     weights = checkpoint.weights
     graphs = {"score": author_score(artifact, backbone, weights, row.compute)}
+    if spans:
+        graphs[SPANS] = author_spans(artifact, backbone, weights, row.compute)
     if context is not None and not isinstance(backbone, ImportedBackbone):
         graphs["stream"] = author_stream(artifact, backbone, weights, row.compute, context)
         graphs["head"] = author_head_alone(artifact)

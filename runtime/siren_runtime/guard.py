@@ -90,10 +90,11 @@ class Guard(Members):
             long_text: how a text over the bundle's max_length is read: in overlapping "windows", of
                 which the highest score counts; "truncate" reads its beginning, as llm-siren does;
                 "refuse" raises, of a trajectory too. A call may say otherwise.
-            spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes
-                in tokens. A span that reaches its threshold, which siren calibrate --spans writes
-                into the bundle, makes a text harmful; where there is none, the text's counts. None
-                is True where the bundle has such thresholds. A call may say otherwise.
+            spans: True scores sentences and spans too, of the sizes that there are thresholds for,
+                else of 32, 64 and 128 tokens; or sizes in tokens. A span that reaches its
+                threshold, which siren calibrate --spans writes into the bundle, makes a text
+                harmful; where there is none, the text's counts. None is True where the bundle has
+                such thresholds. A call may say otherwise.
             max_tokens_per_text, max_bytes_per_text: a larger text is refused before it is read.
             max_unknown: share of a text's tokens that may be unknown for a verdict of safe.
             unreadable: a text over it raises ("refuse") or has `is_harmful` None ("review").

@@ -29,6 +29,7 @@ from siren_runtime import AsyncGuard, BundleError, Guard
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
+from siren_runtime.backends.onnxruntime.session import CPU
 from siren_runtime.bundle.manifest import MANIFEST_FILE, decode
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.bundle.thresholds import ResponseThresholds
@@ -39,7 +40,6 @@ from texts import TEXTS
 from tiny_bundle import edit_manifest
 
 SAMPLE = [text for text in TEXTS if text and clean(text) == text][:12]
-CPU = ("CPUExecutionProvider",)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def tokens(count=5, seed=0):
 )  # fmt: skip
 def test_segments_one_after_the_other_are_the_whole_graph_whoever_leaves(made, name, precision):
     bundle = load_bundle(made(name, precision)[2])
-    whole, segments = open_backend(bundle, Request("cpu")), CascadeBackend(bundle, CPU, strict=True)
+    whole, segments = open_backend(bundle, Request("cpu")), CascadeBackend(bundle, CPU)
     ids, mask = tokens()
     expected, found = whole.run(ids, mask), segments.run(ids, mask)
     near = 1e-5 if precision == "fp32" else 0.02  # 8 bits round otherwise where a last bit differs
@@ -125,7 +125,7 @@ def test_an_exit_scores_as_its_artifact_does(made):
     artifact, _, folder = made("bert")
     bundle = load_bundle(folder)
     scorer = load_guard(folder).scorers[0]
-    segments = CascadeBackend(bundle, CPU, strict=True)
+    segments = CascadeBackend(bundle, CPU)
     for text in SAMPLE[:5]:
         found = []
 

@@ -11,6 +11,7 @@ from siren_export.heads.registry import load_artifact
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_runtime import Guard
 from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
+from siren_runtime.bundle.graphs import SPANS
 from siren_runtime.errors import BackendError, InterruptedCall
 from siren_runtime.text.rules import clean
 from streaming import BOUND
@@ -61,8 +62,23 @@ def any_guard(request, open_guard):
     return open_guard(request.param)
 
 
-def spans_of(result):
-    return [(s.tokens, s.threshold, pytest.approx(s.score, abs=BOUND)) for s in result.spans]
+def check_as_whole(guard, streamed, whole):
+    """Compare the spans of a stream with those of the whole text.
+
+    Of an encoder's whole text the promising spans are read, of its stream each that is complete.
+    """
+    found = [(s.tokens, s.threshold, s.score) for s in streamed.spans]
+    if SPANS in guard.manifests[0].graphs:
+        by_size = {s.tokens: s.score for s in streamed.spans}
+        assert sorted(by_size) == sorted(s.tokens for s in whole.spans)
+        assert all(by_size[s.tokens] >= s.score - BOUND for s in whole.spans)
+        assert streamed.risk >= whole.risk - BOUND
+        return
+    assert found == [
+        (s.tokens, s.threshold, pytest.approx(s.score, abs=BOUND)) for s in whole.spans
+    ]
+    assert [s.span for s in streamed.spans] == [s.span for s in whole.spans]
+    assert streamed.risk == pytest.approx(whole.risk, abs=BOUND)
 
 
 def pieces_of(text, size):
@@ -77,12 +93,9 @@ def test_at_the_end_of_a_sentence_the_verdict_is_that_of_the_whole_text(any_guar
             result = stream.feed(piece)
     given = {"text": TEXT} if prompt is None else {"prompt": prompt, "response": TEXT}
     expected = any_guard.score(**given)
-    found = [(s.tokens, s.threshold, s.score) for s in result.spans]
-    assert found == spans_of(expected)
-    assert len(found) == len(SIZES)
-    assert result.risk == pytest.approx(expected.risk, abs=BOUND)
+    check_as_whole(any_guard, result, expected)
+    assert len(result.spans) == len(SIZES)
     assert result.is_harmful == expected.is_harmful
-    assert [span.span for span in result.spans] == [span.span for span in expected.spans]
     assert [span["tokens"] for span in result.to_dict()["spans"]] == [
         s.tokens for s in result.spans
     ]
@@ -125,8 +138,7 @@ def test_a_token_that_is_taken_back_takes_its_spans_with_it(any_guard):
             rolled_back += result.rolled_back
     assert rolled_back > 0
     expected = any_guard.score(text)
-    assert [(s.tokens, s.threshold, s.score) for s in result.spans] == spans_of(expected)
-    assert [span.span for span in result.spans] == [span.span for span in expected.spans]
+    check_as_whole(any_guard, result, expected)
 
 
 def test_a_response_alone_has_spans_of_its_own(guard):
@@ -185,8 +197,9 @@ def test_each_span_is_read_once(anew, monkeypatch):
     spans = len(read) - len(pieces)
     assert len(result.spans) == len(SIZES)
     read.clear()
+    monkeypatch.setattr("siren_runtime.scoring.windows.promising", lambda cuts, *_: cuts)
     anew.score(TEXT)
-    assert spans <= 2 * (len(read) - 1)  # some ended with the text of a feed, and with no sentence
+    assert spans <= 2 * len(read)  # some ended with the text of a feed, and with no sentence
 
 
 def test_a_deadline_ends_what_reads_spans(anew, monkeypatch):
@@ -232,15 +245,13 @@ def test_a_text_that_ends_has_the_spans_of_the_whole(any_guard):
             before = stream.feed(piece)
         result = stream.feed("", last=True)
         expected = any_guard.score(text)
-        found = [(s.tokens, s.threshold, s.score) for s in result.spans]
-        assert found == spans_of(expected)
-        assert [s.span for s in result.spans] == [s.span for s in expected.spans]
+        check_as_whole(any_guard, result, expected)
         assert stream.result == result
         again = stream.feed("")  # it goes on
         assert [s.span for s in again.spans] == [s.span for s in before.spans]
     with any_guard.stream() as stream:
         at_once = stream.feed(text, last=True)
-    assert [(s.tokens, s.threshold, s.score) for s in at_once.spans] == spans_of(expected)
+    check_as_whole(any_guard, at_once, expected)
     with any_guard.streams() as streams:
         ended, open_ = streams.open(), streams.open()
         one, other = streams.feed([(ended, text), (open_, text)], last=[ended])

@@ -211,7 +211,7 @@ def test_an_encoder_has_no_streaming_graph(tmp_path, backbone_folder):
     backbone = backbone_folder("bert")
     head = load_artifact(make_artifact(tmp_path / "head", backbone))
     manifest = export_bundle(head, load_checkpoint(backbone), tmp_path / "bundle")
-    assert manifest.graphs.keys() == {"score", "explain.harm"}
+    assert manifest.graphs.keys() == {"score", "spans", "explain.harm"}
 
 
 def unavailable(_advance):

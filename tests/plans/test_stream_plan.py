@@ -3,14 +3,15 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from siren_runtime import Guard
-from siren_runtime.backends.onnxruntime.session import open_session
+from siren_runtime import Guard, SharedGuard, Sharing
+from siren_runtime.backends.onnxruntime.session import CPU, open_session
 from siren_runtime.backends.shapes import (
     LEAST_STREAM_TOKENS,
     Choice,
@@ -56,9 +57,7 @@ class OnnxRunner:
 
     def __init__(self, bundle: Bundle, graph: str, profile: Profile, seen: list[Extent]) -> None:
         self._graph = bundle.manifest.graphs[graph]
-        self._session, _ = open_session(
-            bundle, graph, ["CPUExecutionProvider"], strict=True, threads=1
-        )
+        self._session, _ = open_session(bundle, graph, replace(CPU, threads=1))
         self._profile, self._seen = profile, seen
 
     def run(
@@ -176,6 +175,8 @@ def test_a_stream_holds_what_the_plan_takes_and_slides_beyond(export):
     with guard.stream() as stream:
         result = stream.feed_tokens([5 + i % 50 for i in range(150)])
     assert result.slid
+    with SharedGuard(guard, Sharing(max_stream_tokens=97)) as shared:
+        assert shared.dispatcher.with_streams(lambda streams: streams.max_tokens).result() == 96
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from guards import load_guard
 from siren_runtime import Guard
 from siren_runtime.backends.onnxruntime.cuda import BoundSession, bound_backend, open_cuda
 from siren_runtime.backends.onnxruntime.providers import with_options
-from siren_runtime.backends.onnxruntime.session import open_session
+from siren_runtime.backends.onnxruntime.session import CPU as ON_CPU
+from siren_runtime.backends.onnxruntime.session import SessionRequest, open_session
 from siren_runtime.bundle.graphs import score_graph
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import Bundle, load_bundle
@@ -34,7 +35,7 @@ def bundle(tmp_path):
 
 @pytest.fixture
 def session(bundle):
-    return open_session(bundle, "score", ["CPUExecutionProvider"], strict=True)[0]
+    return open_session(bundle, "score", ON_CPU)[0]
 
 
 def test_a_guard_on_bound_buffers_scores_as_one_without(bundle, session):
@@ -138,12 +139,12 @@ def test_cuda_multiplies_float32_as_float32(bundle, monkeypatch):
         return session(model, options, providers=[CPU], **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
-    open_cuda(bundle, strict=False)
+    assert open_cuda(bundle, SessionRequest((CUDA, CPU), strict=False)) is None
     exact = {"use_tf32": "0"}
-    assert asked == [(CUDA, {**exact, "enable_cuda_graph": "1"}), (CUDA, exact), CPU]
+    assert asked == [(CUDA, {**exact, "enable_cuda_graph": "1"}), (CUDA, exact)]
     own = [(CUDA, {"device_id": 1}), CPU]
     for providers, first in ([CUDA, CPU], (CUDA, exact)), (own, own[0]):
-        open_session(bundle, "score", providers, strict=False)
+        open_session(bundle, "score", SessionRequest(providers, strict=False))
         assert asked[-1] == first
 
 

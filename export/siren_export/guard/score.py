@@ -1,4 +1,4 @@
-"""score.onnx: a backbone up to its deepest tap, pooling and heads, as one graph; and head.onnx."""
+"""score.onnx: a backbone up to its deepest tap, pooling and heads; spans.onnx, and head.onnx."""
 
 import onnx_ir as ir
 
@@ -13,8 +13,10 @@ from siren_runtime.bundle.graphs import (
     ATTENTION_MASK,
     INPUT_IDS,
     POOLED,
+    SPANS,
     head_graph,
     score_graph,
+    spans_graph,
 )
 from siren_runtime.errors import ArtifactError
 
@@ -46,6 +48,24 @@ def author_score(
     tensors = BackboneWeights(weights)
     states = backbone.author(g, tensors, input_ids, mask, heads.taps, artifact.max_length)
     return build(g, "guard", contract, heads.outputs(g, heads.pool(g, states, mask)))
+
+
+def author_spans(
+    artifact: Artifact, backbone: StateSource, weights: WeightSource, compute: ir.DataType
+) -> GuardGraph:
+    """Author the graph of whole texts and their spans, of a head that pools the mean.
+
+    Arguments and errors as `author_score`, which checks them.
+    """
+    heads = head_set(artifact)
+    contract = spans_graph(heads.specs)
+    g = GraphBuilder(compute, backbone.causal)
+    inputs = add_inputs(g, contract)
+    input_ids, mask = inputs[INPUT_IDS], inputs[ATTENTION_MASK]
+    tensors = BackboneWeights(weights)
+    states = backbone.author(g, tensors, input_ids, mask, heads.taps, artifact.max_length)
+    pooled = heads.pool_spans(g, states, inputs[SPANS])
+    return build(g, SPANS, contract, heads.outputs(g, pooled))
 
 
 def author_head_alone(artifact: Artifact) -> GuardGraph:

@@ -14,6 +14,7 @@ from siren_export.heads.base import Artifact
 from siren_export.heads.pooling import Channels, running_mean
 from siren_export.passes.cut import cut
 from siren_export.sources.weights import WeightSource
+from siren_runtime.bundle.cascade import stream_parts
 from siren_runtime.bundle.graphs import (
     BATCH,
     CHUNK,
@@ -31,7 +32,6 @@ from siren_runtime.bundle.graphs import (
     names,
     stream_graph,
     stream_name,
-    stream_parts,
     sums_spec,
 )
 

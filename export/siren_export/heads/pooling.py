@@ -1,4 +1,4 @@
-"""The mean over tokens: of a whole text, and of every prefix of a growing one.
+"""The mean over tokens: of a whole text, of spans of it, and of every prefix of a growing one.
 
     pooled = concat over blocks l of mean over real tokens of states[l], the selected channels
 
@@ -32,14 +32,39 @@ def mean(
         mask = g.cast(attention_mask, FLOAT)
         tokens = g.op("ReduceSum", mask, g.const([1]), name="tokens", keepdims=1)
         row = g.op("Unsqueeze", mask, g.const([1]))  # [batch, 1, sequence]
-        sums = []
-        for block, selected in channels.items():
-            with g.scope(f"layers.{block}"):
-                total = g.op("MatMul", row, states[block], name="sum")
-                sums.append(g.op("Gather", total, g.table("channels", selected), axis=2))
-        features = g.op("Concat", *sums, axis=2)
-        features = g.op("Squeeze", features, g.const([1]))
+        features = g.op("Squeeze", _sums(g, channels, states, row), g.const([1]))
         return g.op("Div", features, tokens, name="mean")
+
+
+def span_means(
+    g: GraphBuilder, channels: Channels, states: Mapping[int, ir.Value], spans: ir.Value
+) -> ir.Value:
+    """The same mean over the tokens of each of a text's spans.
+
+    Args:
+        states: block -> float32 [batch, sequence, hidden].
+        spans: float32 [batch, spans, sequence], 1 for the tokens of each, which has some.
+
+    Returns:
+        float32 [batch x spans, n_features], text by text.
+    """
+    with g.scope("pooling"):
+        tokens = g.op("ReduceSum", spans, g.const([2]), name="tokens", keepdims=1)
+        means = g.op("Div", _sums(g, channels, states, spans), tokens)
+        features = sum(selected.size for selected in channels.values())
+        return g.op("Reshape", means, g.const([-1, features]), name="means")
+
+
+def _sums(
+    g: GraphBuilder, channels: Channels, states: Mapping[int, ir.Value], rows: ir.Value
+) -> ir.Value:
+    """Sums of the selected channels over the tokens of rows, [batch, rows, sequence]."""
+    sums = []
+    for block, selected in channels.items():
+        with g.scope(f"layers.{block}"):
+            total = g.op("MatMul", rows, states[block], name="sum")
+            sums.append(g.op("Gather", total, g.table("channels", selected), axis=2))
+    return g.op("Concat", *sums, axis=2)
 
 
 def running_mean(

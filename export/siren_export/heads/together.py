@@ -28,7 +28,7 @@ from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.errors import ArtifactError
 
 from .base import Artifact, Head, LinearFirst
-from .pooling import mean, running_mean
+from .pooling import mean, running_mean, span_means
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,20 @@ class HeadSet:
         if len(self.heads) == 1:
             return self._primary.pool(g, states, attention_mask)
         return mean(g, self.taps.channels, states, attention_mask)
+
+    def pool_spans(
+        self, g: GraphBuilder, states: Mapping[int, ir.Value], spans: ir.Value
+    ) -> ir.Value:
+        """Author the mean of what all heads read over the tokens of spans.
+
+        Args:
+            states: block -> float32 [batch, sequence, hidden].
+            spans: float32 [batch, spans, sequence], as the graph of spans takes them.
+
+        Returns:
+            float32 [batch x spans, neurons]. Only of heads that pool the mean.
+        """
+        return span_means(g, self.taps.channels, states, spans)
 
     def pool_prefixes(
         self,

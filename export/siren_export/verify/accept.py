@@ -51,19 +51,21 @@ def accepted(
 
 
 def check_remote_code(checkpoint: Checkpoint, report: Verification) -> None:
-    """Refuse a checkpoint that names code of its own where nothing compared the bundle with it: its
-    scores, or of an ONNX file, whose code is its tokenizer's, its tokens.
+    """Refuse a checkpoint that names code of its own where the bundle's scores were compared with
+    none, or, of an ONNX file, whose code is its tokenizer's, its tokens were.
 
     Raises:
         CheckpointError: it does.
     """
     if checkpoint.remote_code is None:
         return
-    why = why_not_compared(checkpoint) if checkpoint.onnx is not None else None
-    if why is not None or report.status == "unverified":
+    why = report.reason if report.status == "unverified" else None
+    if why is None and checkpoint.onnx is not None:
+        why = why_not_compared(checkpoint)
+    if why is not None:
         raise CheckpointError(
             f"{checkpoint.remote_code}: none of that code is in the bundle, and whether it does as "
-            f"the standard class does could not be verified ({why or report.reason})"
+            f"the standard class does could not be verified ({why})"
         )
 
 

@@ -1,5 +1,7 @@
 """Compare a bundle's scores of texts that are read together, padded, with those of each alone."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -16,10 +18,8 @@ from .texts import BATCH_TEXTS
 _ONE_BATCH = 1 << 40  # tokens
 
 
-def with_batch_verification(guard: Guard, report: Verification) -> Verification:
-    """Add to a report how far texts' scores, of all heads, in a batch are from those of each alone.
-
-    The reference's texts are scored one by one, so that they tell nothing of how padding is read.
+def rows_of_batch(guard: Guard, *, together: bool) -> FloatArray:
+    """What all heads make of texts, float32 [texts, width]: read in one batch, or each alone.
 
     Raises:
         BackendError: the engine failed on a text, or gave what is not finite.
@@ -27,12 +27,26 @@ def with_batch_verification(guard: Guard, report: Verification) -> Verification:
     (scorer,) = guard.scorers
     ids = scorer.tokenizer.encode_batch([clean(text) for text in BATCH_TEXTS])
     windows = {number: Window(tokens) for number, tokens in enumerate(ids)}
-    together = scorer.run(windows, _ONE_BATCH)
-    alone = {number: scorer.run({number: windows[number]})[number] for number in windows}
-    differences = np.abs([_row(together[n]) - _row(alone[n]) for n in windows])
+    parts = [windows] if together else [{n: window} for n, window in windows.items()]
+    scored = {n: one for part in parts for n, one in scorer.run(part, _ONE_BATCH).items()}
+    return np.stack([_row(scored[n]) for n in windows])
+
+
+def with_batch_verification(
+    report: Verification, alone: FloatArray, together: Sequence[FloatArray]
+) -> Verification:
+    """Add to a report how far texts' scores, of all heads, in a batch are from those of each alone.
+
+    The reference's texts are scored one by one, so that they tell nothing of how padding is read.
+
+    Args:
+        alone: `rows_of_batch` of the score graph.
+        together: the same of each graph that scores whole texts.
+    """
+    differences = np.abs(np.concatenate([rows - alone for rows in together]))
     report = msgspec.structs.replace(
         report,
-        batch_texts=len(windows),
+        batch_texts=len(alone),
         batch_max_difference=float(differences.max()),
         batch_mean_difference=float(differences.mean()),
     )

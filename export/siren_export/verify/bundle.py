@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from siren_export.passes.table import row_of
 from siren_export.passes.widen_bfloat16 import widen_bfloat16
+from siren_runtime.bundle.graphs import SPANS
 from siren_runtime.bundle.manifest import TOKENIZER_FILE, Manifest
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.bundle.reader import Bundle
@@ -16,7 +17,7 @@ from siren_runtime.bundle.report import Verification
 from siren_runtime.errors import install_hint
 from siren_runtime.text.tokenizer import Tokenizer
 
-from .batches import with_batch_verification
+from .batches import rows_of_batch, with_batch_verification
 from .exits import with_exit_verification
 from .opened import open_unpublished
 from .reference import Reference
@@ -54,12 +55,15 @@ def verify_bundle(bundle: Bundle, source: ReferenceSource, progress: Progress) -
     except ReferenceUnavailable as reason:
         report = Verification(status="unverified", reason=str(reason))
     else:
-        with (
-            _run_on_cpu(bundle) as (runnable, note),
-            open_unpublished(runnable, tokenizer) as guard,
-        ):
-            report = verify_scores(guard, reference, bound, progress)
-            report = with_batch_verification(guard, report)
+        with _run_on_cpu(bundle) as (runnable, note):
+            with open_unpublished(runnable, tokenizer) as guard:
+                report = verify_scores(guard, reference, bound, progress)
+                alone = rows_of_batch(guard, together=False)
+                together = [rows_of_batch(guard, together=True)]
+            if SPANS in runnable.manifest.graphs:
+                with open_unpublished(runnable, tokenizer, spans=True) as guard:
+                    together.append(rows_of_batch(guard, together=True))
+        report = with_batch_verification(report, alone, together)
         report = msgspec.structs.replace(report, reason=note)
     if manifest.streams:
         report = with_stream_verification(bundle, tokenizer, report, bound)

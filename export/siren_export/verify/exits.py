@@ -8,6 +8,7 @@ import msgspec
 from siren_export.passes.table import Bound
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.backends.onnxruntime.cascade import CascadeBackend
+from siren_runtime.backends.onnxruntime.session import CPU
 from siren_runtime.backends.outputs import BoolArray, FloatArray, TokenArray
 from siren_runtime.bundle.graphs import exit_spec
 from siren_runtime.bundle.reader import Bundle
@@ -36,8 +37,8 @@ def with_exit_verification(
     """
     cascade = bundle.manifest.cascade
     assert cascade is not None
-    whole = open_backend(bundle, Request("cpu"))
-    segments = CascadeBackend(bundle, ("CPUExecutionProvider",), strict=True)
+    whole = open_backend(bundle, Request("cpu", spans=False))
+    segments = CascadeBackend(bundle, CPU)
     texts = (
         list(TEXTS)
         if reference is None

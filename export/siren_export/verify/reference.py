@@ -15,7 +15,7 @@ from siren_export.heads.base import CONFIG_FILE, WEIGHTS_FILE, Artifact
 from siren_export.heads.mlp import MlpHead
 from siren_export.heads.polynomial import PolynomialHead
 from siren_export.sources.checkpoint import Checkpoint
-from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.files import ReadFailures, sha256_of
 from siren_runtime.bundle.graphs import exit_spec
 from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import ArtifactError, CheckpointError, install_hint
@@ -234,12 +234,14 @@ def read_reference(path: Path, artifact: Artifact) -> Reference:
     """Read recorded reference scores.
 
     Raises:
-        ArtifactError: the file is damaged.
+        ArtifactError: the file is damaged, or cannot be read.
         ReferenceUnavailable: the scores belong to another head or other texts.
     """
+    with ReadFailures(path, ArtifactError):
+        data = path.read_bytes()
     try:
-        reference = msgspec.json.decode(path.read_bytes(), type=Reference)
-    except (OSError, msgspec.DecodeError) as error:
+        reference = msgspec.json.decode(data, type=Reference)
+    except msgspec.DecodeError as error:
         raise ArtifactError(f"{path}: not a recorded reference: {error}") from None
     if reference.head != head_hash(artifact):
         raise ReferenceUnavailable(f"{path} was recorded for another {WEIGHTS_FILE}")

@@ -61,6 +61,40 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class SpansBackend(Backend, Protocol):
+    """A `Backend` that gives the mean of a text's spans from the pass over the text.
+
+    `isinstance` tells it from others.
+    """
+
+    @property
+    def reads_amid(self) -> bool:
+        """Whether that is how spans are scored, as of a decoder. Where it is not, it tells which
+        are worth reading by themselves: what stands around a span is in the tokens of an encoder.
+        """
+
+    def run_spans(
+        self,
+        input_ids: TokenArray,
+        attention_mask: TokenArray,
+        spans: Sequence[tuple[int, int, int]],
+    ) -> tuple[Outputs, Outputs]:
+        """Score right-padded texts and spans of their tokens, in one pass.
+
+        Args:
+            spans: one or more, each a row of `input_ids`, its first token and the one behind its
+                last.
+
+        Returns:
+            What `run` gives, and the same with a row for each span. Only for heads that pool the
+            mean.
+
+        Raises:
+            BackendError: as `run`.
+        """
+
+
+@runtime_checkable
 class LeavingBackend(Backend, Protocol):
     """A `Backend` over the segments of a guard with exits: rows of a batch may leave between them.
 

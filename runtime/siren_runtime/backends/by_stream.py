@@ -13,7 +13,9 @@ from .outputs import CacheArray, FloatArray, Outputs, TokenArray, pooled_rows, s
 
 
 class ScoreByStream:
-    """A `Backend` over a `StreamBackend`: each text is one chunk after an empty past."""
+    """A `SpansBackend` over a `StreamBackend`: each text is one chunk after an empty past."""
+
+    reads_amid = True
 
     def __init__(self, stream: StreamBackend) -> None:
         self._stream = stream
@@ -30,19 +32,7 @@ class ScoreByStream:
         attention_mask: TokenArray,
         spans: Sequence[tuple[int, int, int]],
     ) -> tuple[Outputs, Outputs]:
-        """Score right-padded texts and spans of their tokens (`span_means`), in one pass.
-
-        Args:
-            spans: one or more, each a row of `input_ids`, its first token and the one behind its
-                last.
-
-        Returns:
-            What `run` gives, and the same with a row for each span. Only for heads that pool the
-            mean.
-
-        Raises:
-            BackendError: as `Backend.run`.
-        """
+        """As `SpansBackend.run_spans`; a span's mean is `span_means`."""
         sums = self.sums(input_ids)
         rows, starts, stops = np.array(spans).T
         before = np.where((starts > 0)[:, None], sums[rows, starts - 1], np.float32(0))

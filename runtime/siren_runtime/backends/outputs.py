@@ -59,6 +59,10 @@ class Outputs:
         """Those of each head, the primary one first."""
         return HeadOutputs(self.score, self.logits, self.features), *self.further
 
+    def rows(self, rows: npt.NDArray[np.intp] | slice) -> "Outputs":
+        """Those of some rows of the batch."""
+        return Outputs.of([value[rows] for value in self.values])
+
     @property
     def values(self) -> list[FloatArray]:
         """The outputs in the order of the contract."""

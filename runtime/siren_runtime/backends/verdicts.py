@@ -1,6 +1,6 @@
 """What one head says of a text, in results of whole texts and of streams alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,10 +80,24 @@ def reason_of(heads: Mapping[str, HeadScore]) -> str:
     return next(iter(heads.values())).reason
 
 
-def categories_of(heads: Iterable[HeadScore]) -> tuple[Mapping[str, float], tuple[str, ...]]:
-    """The categories of the first head that has any, and which of them are flagged."""
-    found = next((head for head in heads if head.categories), None)
-    return ({}, ()) if found is None else (found.categories, found.flagged)
+def verdict_of(heads: Mapping[str, HeadScore]) -> dict[str, Any]:
+    """What a result of a text and of a stream has of its heads: by all of them the verdict of the
+    primary one, which is the first, and the categories of the first that has any.
+    """
+    primary = next(iter(heads.values()))
+    categorical = next((head for head in heads.values() if head.categories), primary)
+    return {
+        "score": primary.score,
+        "is_harmful": primary.is_harmful,
+        "threshold": primary.threshold,
+        "tier": primary.tier,
+        "risk": primary.risk,
+        "spans": primary.spans,
+        "as_response": primary.as_response,
+        "categories": categorical.categories,
+        "flagged": categorical.flagged,
+        "heads": heads,
+    }
 
 
 def response_to_dict(as_response: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ further segment goes on from these, and the last gives what the graph of whole t
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -27,8 +28,8 @@ from .graphs import (
     head_graph,
     names,
     score_graph,
+    stream_graph,
     stream_name,
-    stream_parts,
     sums_spec,
 )
 from .heads import HeadSpec, check_head
@@ -137,6 +138,27 @@ def check_segments(
     _check_there(cascade.graphs, graphs, origin)
     parts = dict(zip(cascade.graphs, [*exits, whole], strict=True))
     _check_parts(parts, [BATCH], graphs, origin)
+
+
+def stream_parts(head: HeadSpec, neurons: Mapping[int, int], cache: CacheSpec) -> list[Contract]:
+    """The contracts of the segments of the streaming graph, but for the states that are kept.
+
+    Args:
+        neurons: of each segment, by the blocks that it ends behind, ascending; the last one's end
+            is the head's.
+    """
+    whole = stream_graph(head, sum(neurons.values()), cache)
+    count = len(whole.inputs) - cache.buffers  # of the inputs before the cache
+    parts = []
+    for start, stop in pairwise([0, *neurons]):
+        own = slice(2 * start, 2 * stop)
+        scores = [TensorSpec(exit_spec(stop).name, "float32", [BATCH, CHUNK])]
+        if stop == max(neurons):
+            scores = [*whole.outputs[:2]]
+        sums = [sums_spec(stop, neurons[stop])] if neurons[stop] else []
+        inputs = (*whole.inputs[:count], *cache.past[own])
+        parts.append(Contract(inputs, (*scores, *sums, *cache.present[own])))
+    return parts
 
 
 def check_stream_segments(

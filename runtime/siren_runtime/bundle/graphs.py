@@ -4,6 +4,9 @@ The exporter authors graphs by it, manifests are checked against it, and backend
 
 score:   input_ids, attention_mask int64 [batch, sequence], right-padded
          -> score float32 [batch], logits [batch, classes], features [batch, n_features]
+spans:   the same, and spans float32 [batch, spans, sequence], 1 on the tokens of each; of encoders
+         -> as score, of rows [batch x spans], text by text: what the mean over a span's tokens,
+         which are read amid their text, makes of it
 stream:  input_ids int64 [batch, chunk]; past_lengths int64 [batch], how many tokens of
          past.{block}.key/value [batch, kv_heads, past, head_dim] count; feature_sum float32
          [batch, n_features], the sums of the neurons over feature_count int64 [batch] tokens
@@ -47,7 +50,6 @@ at least, or all.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
 from siren_runtime.errors import BundleError
@@ -66,6 +68,7 @@ PAST_LENGTHS: Final = "past_lengths"
 FEATURE_SUM: Final = "feature_sum"
 FEATURE_COUNT: Final = "feature_count"
 POOLED: Final = "pooled"
+SPANS: Final = "spans"  # the graph, and its input
 
 SCORE: Final = "score"
 LOGITS: Final = "logits"
@@ -224,6 +227,12 @@ def score_graph(heads: Heads) -> Contract:
     return Contract(inputs, _of_heads(heads))
 
 
+def spans_graph(heads: Heads) -> Contract:
+    """The contract of spans.onnx, of the heads of score.onnx."""
+    spans = TensorSpec(SPANS, "float32", [BATCH, "spans", SEQUENCE])
+    return Contract((*score_graph(heads).inputs, spans), _of_heads(heads, "rows"))
+
+
 def head_graph(heads: Heads, neurons: int) -> Contract:
     """The contract of head.onnx.
 
@@ -256,12 +265,12 @@ def stream_graph(head: HeadSpec, neurons: int, cache: CacheSpec) -> Contract:
     return Contract(inputs, outputs)
 
 
-def _of_heads(heads: Heads) -> tuple[TensorSpec, ...]:
+def _of_heads(heads: Heads, rows: str = BATCH) -> tuple[TensorSpec, ...]:
     """What each head gives of each row of a batch."""
 
     def shape(head: HeadSpec, part: str) -> Shape:
         sizes: Shape = [head.classes if part == LOGITS else head.features]
-        return [BATCH, *([] if part == SCORE else sizes)]
+        return [rows, *([] if part == SCORE else sizes)]
 
     return tuple(
         TensorSpec(output_name(heads, name, part), "float32", shape(head, part))
@@ -288,27 +297,6 @@ def stream_name(number: int) -> str:
 def sums_spec(depth: int, neurons: int) -> TensorSpec:
     """The running sums of the neurons between the last exit and so many blocks."""
     return TensorSpec(f"{FEATURE_SUMS}.{depth}", "float32", [BATCH, CHUNK, neurons])
-
-
-def stream_parts(head: HeadSpec, neurons: Mapping[int, int], cache: CacheSpec) -> list[Contract]:
-    """The contracts of the segments of the streaming graph, but for the states that are kept.
-
-    Args:
-        neurons: of each segment, by the blocks that it ends behind, ascending; the last one's end
-            is the head's.
-    """
-    whole = stream_graph(head, sum(neurons.values()), cache)
-    count = len(whole.inputs) - cache.buffers  # of the inputs before the cache
-    parts = []
-    for start, stop in pairwise([0, *neurons]):
-        own = slice(2 * start, 2 * stop)
-        scores = [TensorSpec(exit_spec(stop).name, "float32", [BATCH, CHUNK])]
-        if stop == max(neurons):
-            scores = [*whole.outputs[:2]]
-        sums = [sums_spec(stop, neurons[stop])] if neurons[stop] else []
-        inputs = (*whole.inputs[:count], *cache.past[own])
-        parts.append(Contract(inputs, (*scores, *sums, *cache.present[own])))
-    return parts
 
 
 def explain_name(head: str) -> str:

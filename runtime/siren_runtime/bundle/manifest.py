@@ -15,6 +15,7 @@ from siren_runtime.errors import BundleError
 from .backbone import Backbone
 from .cascade import Cascade, check_cascade, check_segments, check_stream_segments
 from .graphs import (
+    SPANS,
     CacheSpec,
     GraphSpec,
     cache_of,
@@ -23,6 +24,7 @@ from .graphs import (
     explain_name,
     head_graph,
     score_graph,
+    spans_graph,
     stream_graph,
 )
 from .heads import (
@@ -283,6 +285,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
         if graph.file not in manifest.files:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
     check_contract(manifest.graphs, "score", score_graph(manifest.heads), origin)
+    if SPANS in manifest.graphs:
+        check_contract(manifest.graphs, SPANS, spans_graph(manifest.heads), origin)
     _check_stream_graphs(manifest, origin)
     _check_explain_graphs(manifest, origin)
     if TOKENIZER_FILE not in manifest.files:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from siren_runtime.backends.outputs import FloatArray
-from siren_runtime.backends.verdicts import HeadScore, categories_of
+from siren_runtime.backends.verdicts import HeadScore, verdict_of
 from siren_runtime.scoring.verdict import Judge
 from siren_runtime.streaming.aggregation import Aggregation, moving_average
 from siren_runtime.streaming.decision import Decision, Decisions, Rule
@@ -147,25 +147,14 @@ class Watch:
         """The verdict, where the tokens from `first` on have just been read."""
         context = self.context if self.context < len(self.scores) else 0
         heads = self._verdicts(rows[-1], self._spans_at(len(self.scores)))
-        primary = next(iter(heads.values()))
-        categories, flagged = categories_of(heads.values())
         return StreamResult(
-            score=primary.score,
-            is_harmful=primary.is_harmful,
-            threshold=primary.threshold,
+            **verdict_of(heads),
             tokens=len(self.scores) - context,
             computed=len(self.scores) - first,
             rolled_back=0,
             slid=False,
             decisions=self._decisions(first),
             unknown=self.unknown,
-            tier=primary.tier,
-            risk=primary.risk,
-            spans=primary.spans,
-            categories=categories,
-            flagged=flagged,
-            heads=heads,
-            as_response=primary.as_response,
         )
 
     def _decisions(self, first: int) -> tuple[Decision, ...]:

@@ -13,15 +13,18 @@ from siren_runtime.backends.onnxruntime.providers import (
     check_available,
     provider_name,
 )
-from siren_runtime.backends.onnxruntime.score import OnnxRuntimeBackend
-from siren_runtime.backends.onnxruntime.session import usable_threads
+from siren_runtime.backends.onnxruntime.score import (
+    OnnxRuntimeBackend,
+    OnnxRuntimeSpansBackend,
+)
+from siren_runtime.backends.onnxruntime.session import SessionRequest, usable_threads
 from siren_runtime.backends.onnxruntime.stream import OnnxRuntimeStreamBackend
 from siren_runtime.backends.onnxruntime.stream_cascade import CascadeStreamBackend
 from siren_runtime.backends.padding import checked_buckets
 from siren_runtime.backends.tensorrt.library import Flavor
 from siren_runtime.backends.tensorrt.plan import recorded_flavors
 from siren_runtime.bundle.arguments import check_choice, truth_value
-from siren_runtime.bundle.graphs import STREAM_HEAD
+from siren_runtime.bundle.graphs import SPANS, STREAM_HEAD
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError, InputError
@@ -52,6 +55,8 @@ class Request:
         streaming: whether the streaming graph is to be opened at once, and to score too.
         exits: whether the segments of a bundle whose exits decide are to stand for its score graph,
             which ONNX Runtime's CPU can run.
+        spans: whether the graph that gives the means of spans too is to stand for the score graph,
+            where there is one and ONNX Runtime runs it without CUDA's buffers.
     """
 
     backend: BackendName = "auto"
@@ -61,13 +66,14 @@ class Request:
     buckets: Sequence[int] | None = None
     streaming: bool = False
     exits: bool = False
+    spans: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             object.__setattr__(self, "threads", usable_threads(self.threads))
         if self.buckets is not None:
             object.__setattr__(self, "buckets", checked_buckets(self.buckets))
-        for name in ("streaming", "exits"):
+        for name in ("streaming", "exits", "spans"):
             object.__setattr__(self, name, truth_value(name, getattr(self, name)))
 
     @property
@@ -150,22 +156,19 @@ def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
         plan = _first_that_runs(bundle, lambda flavor: _open_plan(bundle, flavor, request.buckets))
         if plan is not None:
             return plan
-    chosen, strict = _providers(request)
-    threads, session_options = request.threads, request.session_options
-    if chosen is _PROVIDERS["cuda"]:
+    asked = _sessions(request)
+    if asked.providers is _PROVIDERS["cuda"]:
         from siren_runtime.backends.onnxruntime.cuda import open_cuda
 
-        return open_cuda(
-            bundle,
-            strict=strict,
-            threads=threads,
-            session_options=session_options,
-            buckets=request.buckets,
-        )
-    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
-    return (CascadeBackend if exits else OnnxRuntimeBackend)(
-        bundle, chosen, strict=strict, threads=threads, session_options=session_options
-    )
+        on_gpu = open_cuda(bundle, asked, request.buckets)
+        if on_gpu is not None:
+            return on_gpu
+        asked = replace(asked, providers=_PROVIDERS["cpu"])
+    if request.exits and has_exits(bundle.manifest) and _on_cpu(asked):
+        return CascadeBackend(bundle, asked)
+    if request.spans and SPANS in bundle.manifest.graphs:
+        return OnnxRuntimeSpansBackend(bundle, asked)
+    return OnnxRuntimeBackend(bundle, asked)
 
 
 def open_stream_backend(
@@ -178,26 +181,19 @@ def open_stream_backend(
     """
     if request.backend in _FLAVORS:
         return _open_stream_plan(bundle, request.backend)
-    chosen, strict = _providers(request)
     segments = _streams_leave(bundle, request)
-    return (CascadeStreamBackend if segments else OnnxRuntimeStreamBackend)(
-        bundle,
-        chosen,
-        strict=strict,
-        threads=request.threads,
-        session_options=request.session_options,
-    )
+    kind = CascadeStreamBackend if segments else OnnxRuntimeStreamBackend
+    return kind(bundle, _sessions(request))
 
 
 def _streams_leave(bundle: Bundle, request: Request) -> bool:
     """Whether the segments of the streaming graph are to stand for it."""
-    chosen, _ = _providers(request)
-    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(chosen)
+    exits = request.exits and has_exits(bundle.manifest) and _on_cpu(_sessions(request))
     return exits and STREAM_HEAD in bundle.manifest.graphs
 
 
-def _on_cpu(providers: Sequence[Provider]) -> bool:
-    return provider_name(providers[0]) == "CPUExecutionProvider"
+def _on_cpu(asked: SessionRequest) -> bool:
+    return provider_name(asked.providers[0]) == "CPUExecutionProvider"
 
 
 def has_exits(manifest: Manifest) -> bool:
@@ -223,8 +219,8 @@ def _open_plans(
     )
 
 
-def _providers(request: Request) -> tuple[tuple[Provider, ...], bool]:
-    """Return ONNX Runtime's providers to ask for, and whether the first must start."""
+def _sessions(request: Request) -> SessionRequest:
+    """What sessions of ONNX Runtime are opened with."""
     backend, providers = request.backend, request.providers
     check_choice("backend", backend, get_args(BackendName))
     if providers is not None:
@@ -234,14 +230,14 @@ def _providers(request: Request) -> tuple[tuple[Provider, ...], bool]:
             if not isinstance(provider, str | tuple):
                 raise InputError(f"providers are names, or names with options; found {provider!r}")
         check_available(providers[0])
-        return tuple(providers), True
+        return SessionRequest(tuple(providers), True, request.threads, request.session_options)
     if backend == "auto":
         cuda = "CUDAExecutionProvider" in available_providers()
         chosen, strict = _PROVIDERS["cuda" if cuda else "cpu"], False
     else:
         chosen, strict = _PROVIDERS[backend], True
     check_available(chosen[0])
-    return chosen, strict
+    return SessionRequest(chosen, strict, request.threads, request.session_options)
 
 
 def _open_plan(bundle: Bundle, flavor: Flavor, buckets: Sequence[int] | None) -> Backend:

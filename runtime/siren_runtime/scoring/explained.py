@@ -158,7 +158,7 @@ def _deciding_span(
                 label or None,
             )
             for window, one in zip(windows, scored, strict=True)
-            for cut, row in zip(window.cuts, one.spans, strict=True)
+            for cut, row in zip(one.cuts, one.spans, strict=True)
         ]
     if not found:
         return None

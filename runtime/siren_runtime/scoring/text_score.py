@@ -95,11 +95,7 @@ def _highest_spans(
     """Those of all windows, where they stand in the text as given."""
     if not isinstance(given, Passage):
         return ()
-    spans = [
-        of_window
-        for window, one in zip(reading.windows, scored, strict=True)
-        for of_window in zip(window.cuts, one.spans, strict=True)
-    ]
+    spans = [of_window for one in scored for of_window in zip(one.cuts, one.spans, strict=True)]
     return tuple(
         replace(found, span=given.span_in_given(found.span))
         for found in readout.highest_spans(name, spans)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from siren_runtime.backends.readout import HeadText
-from siren_runtime.backends.verdicts import HeadScore, SpanScore, categories_of
+from siren_runtime.backends.verdicts import HeadScore, SpanScore, verdict_of
 from siren_runtime.bundle.heads import Decision, HeadSpec
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier, tier_of
 from siren_runtime.errors import SirenError, UnreadableError
@@ -268,25 +268,15 @@ class Judge:
                 "nothing; to get such texts back undecided, ask for them (unreadable='review', "
                 "--unreadable review)"
             )
-        categories, flagged = categories_of(heads.values())
         return ScoreResult(
-            score=primary.score,
-            is_harmful=primary.is_harmful,
-            threshold=primary.threshold,
+            **verdict_of(heads),
             tokens=max(one.tokens for one in good),
             truncated=any(one.truncated for one in good),
             span=primary.span,
             unknown=unknown,
-            tier=primary.tier,
-            risk=primary.risk,
-            spans=primary.spans,
             features=np.concatenate([one.features for one in good]) if call.features else None,
-            categories=categories,
-            flagged=flagged,
-            heads=heads,
             orders=primary.orders,
             exit=good[0].exit,
-            as_response=primary.as_response,
             omitted=next((one.omitted for one in good if one.omitted is not None), None),
             unread=good[0].unread,
         )

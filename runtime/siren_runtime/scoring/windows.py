@@ -6,9 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend, LeavingBackend
+from siren_runtime.backends.base import Backend, LeavingBackend, SpansBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
-from siren_runtime.backends.by_stream import ScoreByStream
 from siren_runtime.backends.exits import Exits
 from siren_runtime.backends.outputs import (
     BoolArray,
@@ -26,7 +25,10 @@ from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.errors import BackendError
 from siren_runtime.text.deadline import Check, Deadline
 from siren_runtime.text.reading import Window
+from siren_runtime.text.spans import Cut
 from siren_runtime.text.tokenizer import Tokenizer
+
+from .promising import promising
 
 _Key = TypeVar("_Key")
 
@@ -40,7 +42,8 @@ class Scored:
             `siren_runtime.backends.readout` has them, finite.
         features: float32 [n_features], what the primary head read.
         precise: `row` in float64, which tells apart what float32 rounds to 1.
-        spans: the same of each of the window's spans, float64 [spans, width].
+        spans: the same of each of `cuts`, the window's spans that were read, float64 [spans,
+            width].
         exit: the blocks that were run, where an exit decided; there are no features then.
     """
 
@@ -48,6 +51,7 @@ class Scored:
     features: FloatArray
     precise: DoubleArray
     spans: DoubleArray
+    cuts: Sequence[Cut] = ()
     exit: int | None = None
 
     @property
@@ -70,21 +74,49 @@ class WindowRun:
     ) -> dict[_Key, Scored | BackendError]:
         """Score windows and their spans; arguments and errors as `Scorer.run`.
 
-        The streaming graph gives the running sums of the neurons, and a span's mean is a difference
-        of two. Elsewhere each span is read by itself, as a text.
+        A decoder's streaming graph gives the mean of each span. An encoder's spans are read by
+        themselves, as texts: of those whose means the pass over their window gives the promising
+        ones, and elsewhere all.
         """
-        one_pass = isinstance(self.backend, ScoreByStream) and self.manifest.head.pools_mean
-        if one_pass or not any(window.cuts for window in windows.values()):
+        if not any(window.cuts for window in windows.values()):
             return self._in_batches(windows, token_budget, check)
-        alone = {(key, 0): replace(window, cuts=[]) for key, window in windows.items()} | {
-            (key, number): Window(ids)
-            for key, window in windows.items()
-            for number, ids in enumerate(self._spans_of(window), start=1)
+        if not isinstance(self.backend, SpansBackend) or not self.manifest.head.pools_mean:
+            plain = {key: replace(window, cuts=[]) for key, window in windows.items()}
+            scored = self._in_batches(plain, token_budget, check)
+            cuts = {key: window.cuts for key, window in windows.items()}
+            return self._with_spans_alone(scored, windows, cuts, token_budget, check)
+        scored = self._in_batches(windows, token_budget, check)
+        if self.backend.reads_amid:
+            return scored
+        columns = [column.score for column in self.readout.columns.values()]
+        cuts = {
+            key: promising(one.cuts, one.spans[:, columns], len(windows[key].ids))
+            for key, one in scored.items()
+            if isinstance(one, Scored)
         }
-        scored = self._in_batches(alone, token_budget, check)
+        return self._with_spans_alone(scored, windows, cuts, token_budget, check)
+
+    def _with_spans_alone(
+        self,
+        scored: Mapping[_Key, Scored | BackendError],
+        windows: Mapping[_Key, Window],
+        cuts: Mapping[_Key, Sequence[Cut]],
+        token_budget: int | None,
+        check: Check,
+    ) -> dict[_Key, Scored | BackendError]:
+        """Add spans that are read by themselves; one that fails leaves no verdict on its window."""
+        alone = {
+            (key, number): Window(self.tokenizer.with_special(windows[key].ids[c.start : c.stop]))
+            for key, spans in cuts.items()
+            if isinstance(scored[key], Scored)
+            for number, c in enumerate(spans)
+        }
+        read = self._in_batches(alone, token_budget, check)
         return {
-            key: _with_spans([scored[key, number] for number in range(1 + len(window.cuts))])
-            for key, window in windows.items()
+            key: _with_spans(one, cuts[key], [read[key, n] for n in range(len(cuts[key]))])
+            if isinstance(one, Scored)
+            else one
+            for key, one in scored.items()
         }
 
     def apart(self, parts: Sequence[list[int]], deadline: Deadline) -> DoubleArray:
@@ -100,9 +132,6 @@ class WindowRun:
         windows = {n: Window(self.tokenizer.with_special(ids)) for n, ids in enumerate(parts)}
         scored = self._in_batches(windows, None, deadline.check)
         return np.stack([_good(scored[n]).precise for n in windows])
-
-    def _spans_of(self, window: Window) -> list[list[int]]:
-        return [self.tokenizer.with_special(window.ids[c.start : c.stop]) for c in window.cuts]
 
     def _in_batches(
         self, windows: Mapping[_Key, Window], token_budget: int | None, check: Check
@@ -184,7 +213,7 @@ class WindowRun:
             first = mine.stop
             wrong = [unusable[row]] if row in unusable else []
             wrong += [unusable_spans[span] for span in mine if span in unusable_spans]
-            found = rows[row], outputs.features[row], precise[row], of_spans[mine]
+            found = rows[row], outputs.features[row], precise[row], of_spans[mine], window.cuts
             results[key] = no_verdict(wrong[0]) if wrong else Scored(*found)
         return results
 
@@ -192,7 +221,7 @@ class WindowRun:
         """What the engine gives for windows, and for their spans in one row."""
         tokens = right_pad([window.ids for window in windows])
         cuts = [(row, c.start, c.stop) for row, w in enumerate(windows) for c in w.cuts]
-        if cuts and isinstance(self.backend, ScoreByStream):
+        if cuts and isinstance(self.backend, SpansBackend):
             return self.backend.run_spans(*tokens, cuts)
         return self.backend.run(*tokens), None
 
@@ -200,7 +229,7 @@ class WindowRun:
 def _decided(score: np.float32, depth: int) -> Scored:
     """What an exit's decision is; guards with exits have one head and no categories."""
     row = np.array([score], np.float32)
-    return Scored(row, row[:0], row.astype(np.float64), np.zeros((0, 1)), depth)
+    return Scored(row, row[:0], row.astype(np.float64), np.zeros((0, 1)), exit=depth)
 
 
 def _good(scored: Scored | BackendError) -> Scored:
@@ -209,12 +238,13 @@ def _good(scored: Scored | BackendError) -> Scored:
     return scored
 
 
-def _with_spans(scored: Sequence[Scored | BackendError]) -> Scored | BackendError:
-    """A window's score and those of its spans, which come after it."""
-    good = []
-    for one in scored:
+def _with_spans(
+    window: Scored, cuts: Sequence[Cut], read: Sequence[Scored | BackendError]
+) -> Scored | BackendError:
+    """A window's score and those of its spans, which were read by themselves."""
+    rows = [np.zeros((0, len(window.precise)))]
+    for one in read:
         if isinstance(one, BackendError):
             return one
-        good.append(one)
-    spans = np.stack([one.precise for one in good])[1:]
-    return replace(good[0], spans=spans)
+        rows.append(one.precise[None])
+    return replace(window, spans=np.concatenate(rows), cuts=cuts)

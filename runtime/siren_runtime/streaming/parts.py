@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from siren_runtime.backends.verdicts import HeadScore, categories_of
+from siren_runtime.backends.verdicts import HeadScore, verdict_of
 
 from .result import StreamResult
 
@@ -49,9 +49,7 @@ def result_of_parts(results: Sequence[StreamResult], *, slid: bool) -> StreamRes
 def _worst(results: Sequence[StreamResult]) -> StreamResult:
     names = results[-1].heads
     heads = {name: max((result.heads[name] for result in results), key=_rank) for name in names}
-    categories, flagged = categories_of(heads.values())
-    worst = max(results, key=_rank)
-    return replace(worst, heads=heads, categories=categories, flagged=flagged)
+    return replace(max(results, key=_rank), **verdict_of(heads))
 
 
 def _rank(verdict: StreamResult | HeadScore) -> tuple[int, float]:

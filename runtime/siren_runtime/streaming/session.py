@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from siren_runtime.backends.readout import HeadText
-from siren_runtime.backends.verdicts import HeadScore, categories_of
+from siren_runtime.backends.verdicts import HeadScore, verdict_of
 from siren_runtime.errors import BackendError, InputError
 from siren_runtime.text.deadline import NO_DEADLINE, Deadline
 from siren_runtime.text.passage import check_size
@@ -209,13 +209,9 @@ class Session:
             has_response=self._has_response,
             spans_asked=self._limits.spans_asked,
         )
-        primary = next(iter(heads.values()))
-        categories, flagged = categories_of(heads.values())
         spans = [track.span for track in self.tracks if track.is_truncated]
         self.result = StreamResult(
-            score=primary.score,
-            is_harmful=primary.is_harmful,
-            threshold=primary.threshold,
+            **verdict_of(heads),
             tokens=leader.position(len(leader.ids)),
             computed=sum(track.computed for track in self.tracks),
             rolled_back=sum(track.rolled_back for track in self.tracks),
@@ -224,13 +220,6 @@ class Session:
             span=spans[0] if spans else self._read_span() if is_part else None,
             unknown=unknown,
             decisions=tuple(self._made),
-            tier=primary.tier,
-            risk=primary.risk,
-            spans=primary.spans,
-            categories=categories,
-            flagged=flagged,
-            heads=heads,
-            as_response=primary.as_response,
             exit=leader.exit,
         )
         return self.result

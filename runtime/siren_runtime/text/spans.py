@@ -48,6 +48,11 @@ class Cut:
     stop: int
     span: Span
 
+    @property
+    def length(self) -> int:
+        """Its tokens, which a sentence by itself has fewer of than `size`."""
+        return self.stop - self.start
+
 
 def checked_sizes(spans: bool | Iterable[int], calibrated: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Return the sizes in tokens that a caller asks for: False is none.

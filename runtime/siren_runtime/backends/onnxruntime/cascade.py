@@ -15,8 +15,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BackendError
 
 from .failures import EngineFailures
-from .providers import Provider
-from .session import open_sessions, token_budget
+from .session import SessionRequest, open_sessions, token_budget
 
 
 @dataclass(frozen=True)
@@ -33,27 +32,11 @@ class CascadeBackend:
     ONNX Runtime lets threads share it. It holds every weight once, as score.onnx does.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        providers: Sequence[Provider],
-        *,
-        strict: bool,
-        threads: int | None = None,
-        session_options: Any = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, asked: SessionRequest) -> None:
         """Open the segments, as `OnnxRuntimeBackend` the whole graph; the bundle has exits."""
         cascade = bundle.manifest.cascade
         assert cascade is not None
-        sessions, self.name = open_sessions(
-            bundle,
-            cascade.graphs,
-            providers,
-            strict=strict,
-            threads=threads,
-            session_options=session_options,
-            in_turn=True,
-        )
+        sessions, self.name = open_sessions(bundle, cascade.graphs, asked, in_turn=True)
         self.cascade = cascade
         self.token_budget = token_budget(self.name)
         self._process = OpeningProcess()

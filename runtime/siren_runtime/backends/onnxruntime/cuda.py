@@ -8,7 +8,7 @@ CPU; nothing here has been run on a GPU.
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,9 @@ from siren_runtime.errors import BackendError
 
 from .failures import EngineFailures
 from .providers import CUDA_OPTIONS
-from .score import OnnxRuntimeBackend
-from .session import open_session
+from .session import SessionRequest, open_session
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
 _MAX_GRAPHS = 64  # shapes beyond them are launched kernel by kernel
 _NO_GRAPH = "-1"
 _log = logging.getLogger(__name__)
@@ -104,30 +103,27 @@ class BoundSession:
 
 
 def open_cuda(
-    bundle: Bundle,
-    *,
-    strict: bool,
-    threads: int | None = None,
-    session_options: Any = None,
-    buckets: Sequence[int] | None = None,
-) -> Backend:
+    bundle: Bundle, asked: SessionRequest, buckets: Sequence[int] | None = None
+) -> Backend | None:
     """Open score.onnx on the GPU, with CUDA graphs where ONNX Runtime can capture the graph.
 
-    Without `strict`, a CUDA provider that does not start leaves the CPU.
+    Args:
+        asked: its providers are CUDA's and the CPU's.
+
+    Returns:
+        None where the CUDA provider does not start, and `asked` is not strict.
 
     Raises:
         BackendError, BundleError, InputError: as `open_backend`.
     """
-    options = {"strict": strict, "threads": threads, "session_options": session_options}
+    captured = (_CUDA, {**CUDA_OPTIONS, "enable_cuda_graph": "1"}), *asked.providers[1:]
     try:
-        captured = (_CUDA, {**CUDA_OPTIONS, "enable_cuda_graph": "1"})
-        session, name = open_session(bundle, "score", [captured, _CPU], **options)
+        session, name = open_session(bundle, "score", replace(asked, providers=captured))
     except BackendError as error:
         _log.info("%s: without CUDA graphs: %s", bundle.path, error)
-        session, name = open_session(bundle, "score", [_CUDA, _CPU], **options)
+        session, name = open_session(bundle, "score", asked)
     if name != "cuda":
-        del session
-        return OnnxRuntimeBackend(bundle, [_CPU], **options)
+        return None
     outputs = score_graph(bundle.manifest.heads).outputs
     return bound_backend(session, outputs, name, bundle.manifest.text.max_length, buckets)
 

@@ -1,6 +1,6 @@
 """Run the graph that gives a head's gradients, in ONNX Runtime on the CPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from siren_runtime.bundle.reader import Bundle
 from siren_runtime.errors import BundleError
 
 from .failures import EngineFailures
-from .session import open_session
+from .session import CPU, open_session
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class HeadGradients:
                 f"{bundle.path}: has no graph {name!r}, with which scores are explained; export "
                 "the bundle again"
             )
-        providers = ["CPUExecutionProvider"]
-        self._session, _ = open_session(bundle, name, providers, strict=True, threads=threads)
+        self._session, _ = open_session(bundle, name, replace(CPU, threads=threads))
         self._spec = bundle.manifest.heads[head]
         shape = 1, self._spec.features
         found = self._run(

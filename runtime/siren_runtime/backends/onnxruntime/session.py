@@ -8,7 +8,8 @@ what it needs. Their hash is computed beside it, on another thread.
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -56,35 +57,37 @@ _IDENTITY = (
 _FATAL = 4  # ONNX Runtime's log level; errors are raised, so logging them too would say it twice
 
 
-def open_session(
-    bundle: Bundle,
-    graph_name: str,
-    providers: Sequence[Provider],
-    *,
-    strict: bool,
-    threads: int | None = None,
-    session_options: Any = None,
-) -> tuple[Any, str]:
+@dataclass(frozen=True)
+class SessionRequest:
+    """What sessions are opened with.
+
+    Attributes:
+        providers: ONNX Runtime's, the first that can take a node first.
+        strict: refuse a first provider that ONNX Runtime lists but cannot start.
+        threads: of one run; None leaves it to ONNX Runtime.
+        session_options: a caller's `onnxruntime.SessionOptions`, in place of `threads`.
+    """
+
+    providers: Sequence[Provider]
+    strict: bool = True
+    threads: int | None = None
+    session_options: Any = None
+
+
+CPU: Final = SessionRequest(("CPUExecutionProvider",))
+
+
+def open_session(bundle: Bundle, graph_name: str, asked: SessionRequest) -> tuple[Any, str]:
     """Open one graph of the bundle, as `open_sessions`."""
-    (session,), name = open_sessions(
-        bundle,
-        [graph_name],
-        providers,
-        strict=strict,
-        threads=threads,
-        session_options=session_options,
-    )
+    (session,), name = open_sessions(bundle, [graph_name], asked)
     return session, name
 
 
 def open_sessions(
     bundle: Bundle,
     graph_names: Sequence[str],
-    providers: Sequence[Provider],
+    asked: SessionRequest,
     *,
-    strict: bool,
-    threads: int | None = None,
-    session_options: Any = None,
     in_turn: bool = False,
     on_one_thread: Collection[str] = (),
 ) -> tuple[list[Any], str]:
@@ -106,16 +109,16 @@ def open_sessions(
     graphs = [bundle.manifest.graphs[name] for name in graph_names]
     options = []
     for name in graph_names:
-        options.append(_session_options(threads, session_options))
+        options.append(_session_options(asked.threads, asked.session_options))
         if in_turn:
             options[-1].add_session_config_entry(*_NO_WAITING)
         if name in on_one_thread:
             options[-1].intra_op_num_threads = 1
-    of_graphs = [with_options(bundle, name, providers) for name in graph_names]
+    of_graphs = [with_options(bundle, name, asked.providers) for name in graph_names]
     sessions = _created(bundle, graphs, of_graphs, options)
     release_freed_memory()
     names = [
-        _checked(bundle, graph, session, providers[0], strict=strict)
+        _checked(bundle, graph, session, asked.providers[0], strict=asked.strict)
         for graph, session in zip(graphs, sessions, strict=True)
     ]
     return sessions, names[0]

@@ -1,7 +1,6 @@
 """Run a bundle's streaming graph and its heads in ONNX Runtime."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from siren_runtime.backends.base import stream_inputs
 from siren_runtime.backends.outputs import (
@@ -16,8 +15,7 @@ from siren_runtime.bundle.graphs import head_graph, names, stream_graph
 from siren_runtime.bundle.reader import Bundle
 
 from .failures import EngineFailures
-from .providers import Provider
-from .session import open_sessions, run_head, token_budget
+from .session import SessionRequest, open_sessions, run_head, token_budget
 
 # Enough tokens for a matrix product to run at full speed; more would only take memory.
 CHUNK_TOKENS = 256
@@ -26,19 +24,10 @@ CHUNK_TOKENS = 256
 class OnnxRuntimeStreamBackend:
     """Sessions over stream.onnx and head.onnx. ONNX Runtime lets threads share them."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        providers: Sequence[Provider],
-        *,
-        strict: bool,
-        threads: int | None = None,
-        session_options: Any = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, asked: SessionRequest) -> None:
         """Open the sessions; arguments and errors as `OnnxRuntimeBackend`."""
-        options = {"strict": strict, "threads": threads, "session_options": session_options}
         (self._session, self._head), self.name = open_sessions(
-            bundle, ["stream", "head"], providers, **options, on_one_thread=["head"]
+            bundle, ["stream", "head"], asked, on_one_thread=["head"]
         )
         self._process = OpeningProcess()
         self.token_budget = token_budget(self.name)

@@ -15,7 +15,7 @@ from siren_runtime.backends.outputs import (
     TokenArray,
 )
 from siren_runtime.backends.process import OpeningProcess
-from siren_runtime.bundle.cascade import summed_neurons
+from siren_runtime.bundle.cascade import stream_parts, summed_neurons
 from siren_runtime.bundle.graphs import (
     LOGITS,
     SCORE,
@@ -24,15 +24,13 @@ from siren_runtime.bundle.graphs import (
     exit_spec,
     head_graph,
     names,
-    stream_parts,
     sums_spec,
 )
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import Bundle
 
 from .failures import EngineFailures
-from .providers import Provider
-from .session import open_sessions, run_head, token_budget
+from .session import SessionRequest, open_sessions, run_head, token_budget
 from .stream import CHUNK_TOKENS
 
 
@@ -87,15 +85,7 @@ class CascadeStreamBackend:
     are those of the head and of all exits.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        providers: Sequence[Provider],
-        *,
-        strict: bool,
-        threads: int | None = None,
-        session_options: Any = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, asked: SessionRequest) -> None:
         """Open the segments; arguments and errors as `OnnxRuntimeStreamBackend`."""
         manifest = bundle.manifest
         assert manifest.cascade is not None
@@ -103,10 +93,7 @@ class CascadeStreamBackend:
         (*sessions, self._head), self.name = open_sessions(
             bundle,
             [*self.cascade.stream_graphs, STREAM_HEAD],
-            providers,
-            strict=strict,
-            threads=threads,
-            session_options=session_options,
+            asked,
             in_turn=True,
             on_one_thread=[STREAM_HEAD],
         )
