@@ -6,7 +6,7 @@ from pathlib import Path
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
-from siren_train.measure.calibrate import tempered, with_spans, with_thresholds, write_decided
+from siren_train.measure.decisions import tempered, with_spans, with_thresholds, write_decided
 
 
 def write_calibration(

@@ -11,7 +11,7 @@ import msgspec
 from siren_runtime.backends.tensorrt.plan import PLANS_FOLDER
 from siren_runtime.bundle.files import hidden_place, write_durably
 from siren_runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest, encode
-from siren_runtime.errors import BundleError
+from siren_runtime.errors import BundleError, is_of_caller
 from siren_runtime.generation.manifest import is_grafted
 
 WEIGHTS_FILE = "weights.bin"
@@ -107,6 +107,8 @@ def _check_bundle(output: Path, *, overwrite: bool, grafted: bool) -> None:
     try:
         listed = msgspec.json.decode((output / MANIFEST_FILE).read_bytes(), type=_Listed).files
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if is_of_caller(error):
+            raise
         raise BundleError(
             f"{output / MANIFEST_FILE}: does not say what the bundle holds, so that other files "
             f"beside it could be lost ({error}); remove the folder, or choose another"

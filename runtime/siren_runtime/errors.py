@@ -3,12 +3,14 @@
 A message names the file, key or tensor, what was found, what was expected and what to do.
 """
 
+import os
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-_HERE: Final = str(Path(__file__).parents[1])  # installed, what is needed lies there too
+# Installed, what is needed lies there too.
+_HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
 
 # What pybind11's bindings of engines raise beside classes of their own: for C++'s exceptions, and
 # for arguments of a wrong kind.
@@ -104,9 +106,22 @@ def is_of_caller(error: BaseException) -> bool:
     if frame is None or getattr(error, "errno", None) is not None or raised_in_python(error):
         return False
     file = frame.f_code.co_filename
-    return not _package(frame).startswith("siren_") and not any(
-        folder in file for folder in (_HERE, "site-packages", "dist-packages")
-    )
+    is_ours = _package(frame).startswith("siren_") or file.startswith(_HERE)
+    return not is_ours and not _is_installed(file)
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file is an installed package's, as `pip install --target` installs it too."""
+    if any(folder in file for folder in ("site-packages", "dist-packages")):
+        return True
+    from importlib.metadata import distributions  # slow to import, and rarely needed
+
+    for one in distributions():
+        folder = f"{Path(str(one.locate_file(''))).absolute()}{os.sep}"
+        name = file.removeprefix(folder).replace(os.sep, "/")
+        if file.startswith(folder) and f"\n{name}," in f"\n{one.read_text('RECORD')}":
+            return True
+    return False
 
 
 def _package(frame: FrameType) -> str:

@@ -26,7 +26,9 @@ from siren_export.heads.registry import load_artifact
 from siren_export.heads.together import together
 from siren_export.sources.checkpoint import load_checkpoint
 from siren_export.verify.own_states import OwnStates
-from siren_export.verify.reference import LlmSiren
+from siren_export.verify.reference import LlmSiren, Reference
+from siren_export.verify.unavailable import ReferenceUnavailable
+from siren_runtime.bundle.progress import Progress
 from siren_runtime.errors import CheckpointError, InputError
 from texts import TEXTS
 
@@ -348,6 +350,12 @@ def test_code_of_a_tokenizer_beside_a_file_is_trusted_and_compared_or_refused(
     reference = OwnStates(artifact, checkpoint).scores  # there is no such code to compare with
     with pytest.raises(CheckpointError, match=r"auto_map .* could not be verified \(transformers"):
         export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=reference)
+
+    def none(_progress: Progress) -> Reference:
+        raise ReferenceUnavailable("there is none here")
+
+    with pytest.raises(CheckpointError, match=r"\(there is none here; its tokens .*transformers"):
+        export_bundle(artifact, checkpoint, tmp_path / "bundle", reference=none)
     assert not (tmp_path / "bundle").exists()
 
 

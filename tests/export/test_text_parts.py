@@ -1,5 +1,6 @@
 """Of a model that reads images too, the text part is read: its config and its weights."""
 
+import copy
 import shutil
 from typing import Any
 
@@ -55,6 +56,25 @@ def test_voxtrals_text_part_has_its_own_defaults_whatever_its_type(given):
     assert isinstance(found, Llama)
     assert found.head_dim == expected.head_dim == 128
     assert found.rope.theta == expected.rope_parameters["rope_theta"] == 1e8
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rope_theta": 1e6},
+        {"rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}},
+    ],
+    ids=str,
+)
+def test_voxtrals_theta_is_the_files_own_or_its_default(given):
+    expected = AutoConfig.for_model("voxtral", text_config=copy.deepcopy(given)).text_config
+    rope = text_part("voxtral", text_config=given).rope
+    assert rope.theta == expected.rope_parameters["rope_theta"]
+    assert rope.kind == expected.rope_parameters["rope_type"]
+    assert rope.factor == expected.rope_parameters.get("factor", 1.0)
 
 
 def check_sizes(found: Gemma | Llama | Olmo2, expected: PreTrainedConfig) -> None:

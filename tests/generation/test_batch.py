@@ -1,5 +1,6 @@
 """Several prompts at once: each row is what it is alone, and stops by itself."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -174,6 +175,35 @@ def test_rows_may_have_a_thread_each(
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
         found = list(pool.map(list, _together(guarded)))
     assert [[piece.token for piece in row] for row in found] == expected
+
+
+@pytest.mark.parametrize("closed", [[1], [0], [0, 1, 2]])
+def test_a_signals_handler_may_close_rows_amid_a_step(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch, closed: list[int]
+) -> None:
+    expected = [[piece.token for piece in one] for one in _alone(guarded)]
+    batch, steps = _together(guarded), Run.steps
+
+    def interrupted(run: Run) -> list[int]:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGTERM)
+        return steps(run)
+
+    def close(*_: object) -> None:
+        for number in closed:
+            batch[number].close()
+
+    monkeypatch.setattr(Run, "steps", interrupted)
+    before = signal.signal(signal.SIGTERM, close)
+    try:
+        for number, (one, tokens) in enumerate(zip(batch, expected, strict=True)):
+            if number in closed:
+                with pytest.raises(BackendError, match="it was closed"):
+                    list(one)
+            else:
+                assert [piece.token for piece in one] == tokens
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_batch_of_none_is_refused(guarded: GuardedGenerator) -> None:

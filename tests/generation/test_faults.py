@@ -166,6 +166,24 @@ def test_a_control_c_amid_a_token_gives_no_more_text(
     assert first.token == tokens[0]
 
 
+@pytest.mark.parametrize(("owner", "name"), [(og.Generator, "generate_next_token"), (Watch, "add")])
+def test_a_generation_that_is_closed_amid_a_token_gives_no_more_text(
+    guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    """As a signal's handler closes it, or another thread."""
+    generation, call = _generate(guarded, holdback=1), getattr(owner, name)
+    tokens = [next(generation).token]
+
+    def closing(*arguments: Any) -> None:
+        call(*arguments)
+        generation.close()
+
+    monkeypatch.setattr(owner, name, closing)
+    tokens += _fails(generation, BackendError, "it was closed")
+    monkeypatch.undo()
+    assert tokens == _tokens(guarded)[: len(tokens)]
+
+
 def test_a_deadline_ends_a_generation_between_two_tokens(
     guarded: GuardedGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

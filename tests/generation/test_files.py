@@ -17,7 +17,8 @@ from siren_runtime.bundle.reader import Verify
 from siren_runtime.errors import CheckpointError
 from siren_runtime.generation import generator as loading
 from siren_runtime.generation.engine import Engine
-from siren_runtime.generation.folder import CONFIG_FILE
+from siren_runtime.generation.folder import CONFIG_FILE, read_folder
+from siren_runtime.generation.manifest import load_manifest
 from siren_train.store.generator import open_generator
 
 need_genai()
@@ -154,3 +155,9 @@ def test_a_prompt_that_is_not_read_in_parts_may_be_said_so(copied: Path) -> None
     run = Engine(copied, threads=1).run(9, {})
     run.append([5, 6, 7])
     assert run.output("logits").shape[:2] == (1, 3)
+
+
+def test_a_folder_whose_name_is_too_long_to_be_one_is_refused(tmp_path: Path) -> None:
+    for read in (read_folder, load_manifest):
+        with pytest.raises(BundleError, match="aaa"):
+            read(tmp_path / ("a" * 300))

@@ -14,8 +14,9 @@ from generators import need_genai
 need_genai()
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 _FORK = """
-import json, os, sys, time
+import json, os, sys, threading, time
 from siren_runtime import GuardedGenerator, Sampling, SirenError
+from siren_runtime.generation.engine import Run
 
 folder, threads, rows, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 generator = GuardedGenerator.load(folder, threads=threads)
@@ -28,18 +29,26 @@ def begin():
 expected = [[piece.token for piece in one] for one in begin()]
 generations = begin()
 found = [[next(one).token] for one in generations]
-if what == "with-lock":  # as a thread that is amid a step would have it
-    generations[0]._run._batch._lock.acquire()
+steps, amid, go_on = Run.steps, threading.Event(), threading.Event()
+def wait(run):
+    amid.set()
+    go_on.wait()
+    return steps(run)
+if what.endswith("amid-a-step"):
+    Run.steps = wait
+    thread = threading.Thread(target=lambda: found[0].append(next(generations[0]).token))
+    thread.start()
+    amid.wait()
 reading, writing = os.pipe()
 child = os.fork()
 if child == 0:
     answer = {}
     try:
-        if what in ("iterate", "with-lock"):
-            next(generations[0])
+        if what.startswith("iterate"):
+            next(generations[-1])
         if what == "read":
             generator.read("Bread", "is baked")
-        if what == "close":
+        if what.startswith("close"):
             for one in generations:
                 one.close()
             del generator, generations, one
@@ -57,8 +66,9 @@ while True:
 if not ended:
     os.kill(child, 9)
 answer = json.loads(os.read(reading, 1 << 16) or b"{}")
-if what == "with-lock":
-    generations[0]._run._batch._lock.release()
+if amid.is_set():
+    go_on.set()
+    thread.join()
 for one, tokens in zip(generations, found):
     tokens += [piece.token for piece in one]
 print(json.dumps({**answer, "ended": bool(ended), "status": status, "same": found == expected}))
@@ -81,7 +91,7 @@ def _fork(folder: Path, threads: int, rows: int, what: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("what", ["exit", "close"])
+@pytest.mark.parametrize("what", ["exit", "close", "close-amid-a-step"])
 def test_a_child_with_an_open_generation_ends(
     grafted: Path, threads: int, rows: int, what: str
 ) -> None:
@@ -90,7 +100,7 @@ def test_a_child_with_an_open_generation_ends(
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    ("rows", "what"), [(1, "iterate"), (3, "iterate"), (1, "read"), (3, "with-lock")]
+    ("rows", "what"), [(1, "iterate"), (3, "iterate"), (1, "read"), (3, "iterate-amid-a-step")]
 )
 def test_a_child_that_goes_on_with_a_generation_is_refused(
     grafted: Path, threads: int, rows: int, what: str

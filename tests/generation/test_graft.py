@@ -13,6 +13,7 @@ import pytest
 
 from backbones import BackboneSpec
 from models import make_artifact, make_backbone
+from siren_command import siren
 from siren_export.graft import rewrite
 from siren_export.graft.extractor import write_extractor
 from siren_export.graft.graft import find_blocks, graft
@@ -206,6 +207,22 @@ def test_a_head_of_another_template_or_tokenizer_is_refused_unless_that_is_wante
     graft(folder, artifact, tmp_path / "out", foreign=True, **options)
     untold = replace(artifact, trained_on=TrainedOn(engine=own.engine, text="chat"))
     graft(folder, untold, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_command_says_of_a_foreign_head_that_its_tokenizer_is_another(
+    own: bool, generator: Make, head: Path, tmp_path: Path
+) -> None:
+    source = read_folder(generator("llama"))
+    path = Path(shutil.copytree(head, tmp_path / "head")) / "siren_config.json"
+    tokenizer = source.tokenizer_digest() if own else "0" * 64
+    trained_on = {"engine": source.digest(), "text": "chat", "tokenizer": tokenizer}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "trained_on": trained_on}))
+    options = ("-o", tmp_path / "out", "--foreign-head", "--no-verify")
+    result = siren("graft", source.path, path.parent, *options)
+    assert result.exit_code == 0, result.stderr
+    assert ("was trained with another tokenizer or chat template" in result.stderr) != own
+    assert "was not trained on this engine's features" not in result.stderr
 
 
 def test_weights_are_linked_or_copied_and_the_folder_is_left_as_it_is(

@@ -184,3 +184,33 @@ def test_heads_of_chat_and_of_plain_text_are_not_read_off_one_pass(
     trained["kinds"] = replace(trained["kinds"], trained_on=trained["harm"].trained_on)
     manifest = graft(folder, together(trained), tmp_path / "out", verify=False)
     assert manifest.trained_on == trained["harm"].trained_on
+
+
+def test_of_several_heads_that_of_another_engine_or_tokenizer_is_recorded(
+    heads: Heads, generator: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, other = read_folder(generator("llama")), "0" * 64
+    own = TrainedOn(source.digest(), "chat", source.tokenizer_digest())
+
+    def recorded(*trained_on: TrainedOn) -> TrainedOn | None:
+        named = zip(("harm", "kinds"), trained_on, strict=True)
+        artifact = together(
+            {name: replace(load_artifact(heads[name]), trained_on=one) for name, one in named}
+        )
+        options = {"foreign": True, "verify": False, "overwrite": True}
+        return graft(source.path, artifact, tmp_path / "out", **options).trained_on
+
+    of_engine, of_tokenizer, untold = (
+        TrainedOn(other, "chat", own.tokenizer),
+        TrainedOn(own.engine, "chat", other),
+        TrainedOn(own.engine, "chat"),
+    )
+    for pair, expected in (
+        ((own, own), own),
+        ((own, of_engine), of_engine),
+        ((own, of_tokenizer), of_tokenizer),
+        ((of_engine, of_tokenizer), TrainedOn(other, "chat", other)),
+        ((own, untold), untold),
+        ((untold, of_tokenizer), of_tokenizer),
+    ):
+        assert recorded(*pair) == recorded(*reversed(pair)) == expected

@@ -5,6 +5,8 @@ import hashlib
 import os
 import re
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -186,11 +188,28 @@ def test_what_cannot_be_compiled_says_what_else_to_try(tiny, rtx, target, hint):
 
 def test_no_garbage_is_collected_while_tensorrt_starts(rtx):
     """A builder in it would wait for the lock that TensorRT holds while it logs."""
+    first = open_interface(rtx, "Builder", make_logger(rtx, "error", print))
     collects = []
     logger = make_logger(rtx, "verbose", lambda _: collects.append(gc.isenabled()))
-    assert open_interface(rtx, "Builder", logger)
+    assert open_interface(rtx, "Builder", logger)  # it says that its logger is not the first's
+    assert first
     assert collects
     assert not any(collects)
+    assert gc.isenabled()
+
+
+def test_none_is_collected_while_the_slower_of_two_threads_starts_it():
+    collects = []
+
+    def start(seconds):
+        time.sleep(seconds)
+        collects.append(gc.isenabled())
+        return seconds
+
+    library = SimpleNamespace(trt=SimpleNamespace(Builder=start))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seconds: open_interface(library, "Builder", seconds), (0.05, 0.2)))
+    assert collects == [False, False]
     assert gc.isenabled()
 
 

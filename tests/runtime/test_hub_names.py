@@ -1,6 +1,7 @@
 """A path is a path, a hub id is one; a cache is read wherever it lies and says what it lacks."""
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,6 +226,21 @@ def test_a_snapshot_that_lacks_a_file_is_said_to_be_incomplete(
     assert "incomplete" in error
     assert lacking in error
     assert "score" in score(hub, home, "org/guard")  # with the hub in reach
+
+
+@pytest.mark.parametrize("listed", ["guard.json", "config.json"])
+def test_a_snapshot_by_its_path_is_incomplete_where_its_repository_has_what_it_lacks(
+    listed: str, tmp_path: Path
+) -> None:
+    """As a download that was interrupted, or was asked for less, leaves it."""
+    repository = tmp_path / "models--org--guard"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "trees").mkdir()
+    files = {listed: {"size": 2}, "README.md": {"size": 1}}
+    (repository / "trees" / "abc.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(BundleError, match=r"guard\.json: missing; ") as caught:
+        Guard.load(repository / "snapshots" / "abc")
+    assert ("org/guard may be incomplete" in str(caught.value)) == (listed == "guard.json")
 
 
 def test_a_repository_that_is_no_bundle_is_not_said_to_be_incomplete(

@@ -10,7 +10,7 @@ from calibrated import write_calibration
 from siren_runtime import AsyncGuard, BundleError, Guard, ScoreResult
 from siren_runtime.bundle.manifest import MANIFEST_FILE, decode
 from siren_runtime.bundle.thresholds import ResponseThresholds, SpanThreshold, Tier
-from siren_train.measure.calibrate import make_tiers
+from siren_train.measure.tiers import make_tiers
 from tiny_bundle import edit_manifest, make_bundle
 
 PROMPT, RESPONSE = "how do I bake bread?", "mix flour and water"

@@ -22,6 +22,7 @@ from siren_runtime import (
 )
 from siren_runtime.serving.pending import PendingCall
 from texts import CORPUS
+from tiny_bundle import MAX_LENGTH
 
 ROUNDING = 1e-6  # what the batch that a text shares moves a score of the tiny bundle by, at most
 
@@ -308,8 +309,28 @@ def test_a_guard_that_is_closed_underneath_fails_its_callers_and_nothing_hangs(
                 shared.score("text")
 
 
+@pytest.mark.filterwarnings("ignore:.*re-encodes its text")
 @pytest.mark.parametrize(
-    "wrong", [{"runs": 0}, {"gather": 2}, {"gather": "1"}, {"max_calls": True}, {"token_budget": 0}]
+    ("asked", "held"), [(None, MAX_LENGTH), (4096, MAX_LENGTH), (MAX_LENGTH - 8, MAX_LENGTH - 8)]
+)
+def test_a_stream_holds_what_was_asked_for_as_far_as_the_guard_can(
+    plain: Guard, asked: int | None, held: int
+) -> None:
+    with SharedGuard(plain, Sharing(max_stream_tokens=asked)) as shared:
+        most = shared.dispatcher.with_streams(lambda streams: streams.max_tokens)
+        assert most.result(WAIT_S) == held
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"runs": 0},
+        {"gather": 2},
+        {"gather": "1"},
+        {"max_calls": True},
+        {"token_budget": 0},
+        {"max_stream_tokens": "64"},
+    ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

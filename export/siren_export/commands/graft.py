@@ -7,6 +7,7 @@ import typer
 
 from siren_export.graft.graft import graft as graft_folder
 from siren_runtime.commands.console import need, report
+from siren_runtime.generation.folder import read_folder
 from siren_runtime.generation.manifest import Pooled
 
 from .export_shown import export_bars
@@ -92,6 +93,12 @@ def graft(
         report(
             "a head does not say which tokenizer and chat template it was trained with; if they "
             "are others than this folder's, extract and train anew"
+        )
+    own = read_folder(folder).tokenizer_digest()
+    if trained_on is not None and trained_on.tokenizer not in (None, own):
+        report(
+            "a head was trained with another tokenizer or chat template, by which the same text is "
+            "other tokens; measure it before you trust it"
         )
     if manifest.pooled == "response":
         report(

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from siren_runtime.bundle.backbone import Backbone
 from siren_runtime.bundle.manifest import MANIFEST_FILE, FileSpec
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.bundle.reader import sha256
-from siren_runtime.errors import ArtifactError, CheckpointError
+from siren_runtime.errors import ArtifactError, CheckpointError, is_of_caller
 from siren_runtime.generation.folder import GenaiFolder, engine_digest, read_folder
 from siren_runtime.generation.manifest import (
     FORMAT_VERSION,
@@ -37,6 +37,8 @@ from siren_runtime.generation.manifest import (
 
 from .rewrite import add_neurons, add_states, states_of
 from .verify import Folders, check_graft
+
+T = TypeVar("T")
 
 MATRIX_FILE = "siren.bin"
 _MADE_BY = ("siren-edge", "onnx-ir", "numpy")
@@ -87,8 +89,10 @@ def graft(
         _check_fits(one, source)
     digests = {name: sha256(source.path / name) for name in (source.graph, *source.weights)}
     engine = engine_digest(list(digests.values()))
-    for one in artifact.heads.values():
-        _check_trained_on(one, source, engine, foreign=foreign)
+    tokenizer = source.tokenizer_digest()
+    if not foreign:
+        for one in artifact.heads.values():
+            _check_trained_on(one, engine, tokenizer)
     progress("read", 1, 1)
     heads = head_set(artifact)
     matrix = heads.projection
@@ -118,7 +122,7 @@ def graft(
             heads=heads.specs if matrix is None else heads.projected_specs,
             neurons=heads.neurons,
             width=heads.neurons if matrix is None else matrix.shape[1],
-            trained_on=_trained_on(artifact),
+            trained_on=_trained_on(artifact, engine, tokenizer),
             pooled=pooled,
             decisions={name: one.decision for name, one in artifact.heads.items()},
             engine=engine,
@@ -167,17 +171,13 @@ def _check_fits(artifact: Artifact, folder: GenaiFolder) -> None:
             )
 
 
-def _check_trained_on(
-    artifact: Artifact, folder: GenaiFolder, engine: str, *, foreign: bool
-) -> None:
-    """Refuse a head of other features than those of the folder, unless that is wanted.
+def _check_trained_on(artifact: Artifact, engine: str, tokenizer: str) -> None:
+    """Refuse a head of other features than those of the folder.
 
     Args:
-        engine: the folder's digest.
+        engine, tokenizer: the folder's digests.
     """
     trained_on = artifact.trained_on
-    if foreign:
-        return
     if trained_on is None:
         found = (
             "does not say that it was trained on features of a generator, which sees chat markup "
@@ -188,7 +188,7 @@ def _check_trained_on(
             f"was trained on features of another engine ({trained_on.engine[:12]}…, and this is "
             f"{engine[:12]}…)"
         )
-    elif trained_on.tokenizer not in (None, folder.tokenizer_digest()):
+    elif trained_on.tokenizer not in (None, tokenizer):
         found = (
             "was trained with another tokenizer or chat template, by which the same text is other "
             "tokens"
@@ -201,26 +201,35 @@ def _check_trained_on(
     )
 
 
-def _trained_on(artifact: Artifact) -> TrainedOn | None:
-    """What the heads were trained on, if they all say so and say the same; with a tokenizer where
-    they all say which.
+def _trained_on(artifact: Artifact, engine: str, tokenizer: str) -> TrainedOn | None:
+    """What the heads were trained on, if they all say so: where one was on another engine or
+    tokenizer than the folder's, that; and no tokenizer where one does not say which.
+
+    Args:
+        engine, tokenizer: the folder's digests.
 
     Raises:
-        ArtifactError: they say different things.
+        ArtifactError: some were trained on chat text and some on plain text.
     """
-    found = {name: one.trained_on for name, one in artifact.heads.items()}
-    texts = {one.text for one in found.values() if one is not None}
-    if len(texts) > 1:
+    told = [one.trained_on for one in artifact.heads.values() if one.trained_on is not None]
+    if len({one.text for one in told}) > 1:
         raise ArtifactError(
-            f"{artifact.source}: of the heads {', '.join(found)} some were trained on chat text "
-            "and some on plain text, and one pass reads one of them"
+            f"{artifact.source}: of the heads {', '.join(artifact.heads)} some were trained on "
+            "chat text and some on plain text, and one pass reads one of them"
         )
-    trained_on = artifact.trained_on
-    if trained_on is None or None in found.values():
+    if len(told) < len(artifact.heads):
         return None
-    if all(one is not None and one.tokenizer for one in found.values()):
-        return trained_on
-    return msgspec.structs.replace(trained_on, tokenizer=None)
+    tokenizers = sorted((one.tokenizer for one in told), key=lambda one: one is None)
+    return TrainedOn(
+        engine=_other((one.engine for one in told), engine),
+        text=told[0].text,
+        tokenizer=_other(tokenizers, tokenizer),
+    )
+
+
+def _other(found: Iterable[T], own: T) -> T:
+    """The first that is not `own`, where there is one."""
+    return next((one for one in found if one != own), own)
 
 
 def _place_files(
@@ -248,7 +257,10 @@ def link_or_copy(old: Path, new: Path) -> bool:
     """Make a hard link, or a copy where that cannot be; return whether it is a link."""
     try:
         os.link(os.path.realpath(old), new)
-    except OSError:  # on another disk, or one that has no links
+    except OSError as failure:
+        if is_of_caller(failure):
+            raise
+        # On another disk, or one that has no links.
         shutil.copyfile(old, new)
         return False
     return True

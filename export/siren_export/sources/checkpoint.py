@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from siren_runtime.bundle.files import sha256_of
+from siren_runtime.bundle.files import ReadFailures, sha256_of
 from siren_runtime.bundle.hub import resolve_folder
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
 from siren_runtime.errors import CheckpointError, install_hint
@@ -113,9 +113,10 @@ def load_checkpoint(
             another one, or names code that is not trusted.
     """
     path = Path(source).expanduser()
-    if _is_gguf(path):
+    with ReadFailures(path, CheckpointError):
+        is_gguf, graph = _is_gguf(path), find_graph(path)
+    if is_gguf:
         return _load_gguf(path)
-    graph = find_graph(path)
     if graph is not None:
         return _load_onnx(graph, str(source), trust_remote_code)
     folder = resolve_folder(

@@ -10,7 +10,7 @@ from typing import NoReturn
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from siren_runtime.errors import CheckpointError
+from siren_runtime.errors import CheckpointError, is_of_caller
 
 from .gguf_bpe import byte_level, sentencepiece
 from .gguf_header import Header
@@ -76,6 +76,8 @@ def build_tokenizer(header: Header, architecture: str) -> bytes:
         raise
     # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
     except BaseException as failure:
+        if is_of_caller(failure):
+            raise
         _refuse(header, failure)
 
 

@@ -1,6 +1,5 @@
 """Read the small files of an artifact or checkpoint whole, bounded in size, with clear errors."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,14 +20,15 @@ def check_is_file(path: Path, error: type[SirenError]) -> None:
     And refuse a git LFS pointer, which holds where the file's content is and none of it.
 
     Raises:
-        error: there is no such file, or it is a folder, pipe, device or git LFS pointer.
+        error: there is no such file, it is a folder, pipe, device or git LFS pointer, or it cannot
+            be read.
     """
-    if not path.exists():
-        advice = advice_where_lacking(path.parent)
-        raise error(f"{path}: there is no such file" + (f"; {advice}" if advice else ""))
-    if not path.is_file():
-        raise error(f"{path}: it is not a regular file")
-    with suppress(OSError):  # of a file that cannot be read, reading it says why
+    with ReadFailures(path, error):
+        if not path.exists():
+            advice = advice_where_lacking(path.parent, path.name)
+            raise error(f"{path}: there is no such file" + (f"; {advice}" if advice else ""))
+        if not path.is_file():
+            raise error(f"{path}: it is not a regular file")
         if is_git_lfs_pointer(path):
             raise error(f"{path}: {GIT_LFS_ADVICE}")
 

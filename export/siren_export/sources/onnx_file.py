@@ -19,7 +19,7 @@ from siren_runtime.bundle.external_data import external_data_locations
 from siren_runtime.bundle.files import sha256_of
 from siren_runtime.bundle.manifest import check_relative
 from siren_runtime.bundle.types import Precision
-from siren_runtime.errors import CheckpointError
+from siren_runtime.errors import CheckpointError, is_of_caller
 from siren_runtime.generation.folder import CONFIG_FILE as GENAI_CONFIG
 from siren_runtime.generation.folder import read_folder
 
@@ -209,6 +209,8 @@ def _load(path: Path) -> ir.Model:
     except CheckpointError:
         raise
     except Exception as error:  # whatever protobuf and onnx-ir raise at damaged bytes
+        if is_of_caller(error):
+            raise
         raise CheckpointError(f"{path}: not an ONNX model that can be read: {error}") from None
     if model.functions:
         model = InlinePass()(model).model

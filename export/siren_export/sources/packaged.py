@@ -13,7 +13,7 @@ import msgspec
 
 from siren_runtime.bundle.files import ReadFailures, replacement, sha256_of
 from siren_runtime.bundle.types import Positive, Sha256
-from siren_runtime.errors import CheckpointError
+from siren_runtime.errors import CheckpointError, is_of_caller
 
 _CACHE_VARIABLE = "XDG_CACHE_HOME"
 _CACHE_NAME = "siren-edge"
@@ -102,6 +102,8 @@ def join_parts(paths: Sequence[Path], joined: Joined, requirement: str) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
+        if is_of_caller(failure):
+            raise
         raise unwritable(f"{target.parent}: cannot be made: {failure.strerror}") from failure
     digest = hashlib.sha256()
     with replacement(target, unwritable) as partial:
@@ -137,7 +139,9 @@ def _cache_folder() -> Path:
 def _is_whole(path: Path, joined: Joined) -> bool:
     try:
         return path.stat().st_size == joined.size and sha256_of(path) == joined.sha256
-    except OSError:
+    except OSError as failure:
+        if is_of_caller(failure):
+            raise
         return False
 
 

@@ -115,7 +115,7 @@ def _open_files(folder: Path) -> list[tuple[TensorInfo, SafetensorsFile]]:
     advice = "weights in another format must be converted to safetensors first"
     if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
         advice = f"to read a GGUF file, name it: {folder / ggufs[0]}"
-    advice = advice_where_lacking(folder, advice)
+    advice = advice_where_lacking(folder, WEIGHTS_FILE, INDEX_FILE, advice=advice)
     raise CheckpointError(f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE}; {advice}")
 
 

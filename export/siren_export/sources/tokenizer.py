@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from siren_runtime.bundle.hub import advice_where_lacking
 from siren_runtime.bundle.manifest import TOKENIZER_FILE
-from siren_runtime.errors import CheckpointError
+from siren_runtime.errors import CheckpointError, is_of_caller
 
 from .local_file import read_bytes, read_json
 from .tokenizer_config import check_tokenizer_config, content_of
@@ -48,7 +48,8 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> bytes:
     if not path.exists():
         advice = advice_where_lacking(
             folder,
-            "a fast tokenizer is needed. Where transformers is installed, make one by "
+            TOKENIZER_FILE,
+            advice="a fast tokenizer is needed. Where transformers is installed, make one by "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
         raise CheckpointError(f"{path}: there is no such file; {advice}")
@@ -65,6 +66,8 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> bytes:
         raise
     # tokenizers raises plain Exception, and a panic of its Rust code is not even that.
     except BaseException as failure:
+        if is_of_caller(failure):
+            raise
         raise CheckpointError(f"{path}: not a tokenizer that can be loaded: {failure}") from failure
     return tokenizer.to_str(pretty=True).encode("utf-8") if merged else data
 

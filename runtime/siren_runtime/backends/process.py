@@ -20,18 +20,13 @@ class OpeningProcess:
     def __init__(self) -> None:
         self._id = os.getpid()
 
-    @property
-    def is_this(self) -> bool:
-        """Whether it is the one that asks, and not a child of it."""
-        return os.getpid() == self._id
-
     def check(self) -> None:
         """Refuse to run in a process that was forked from it.
 
         Raises:
             BackendError: this is another process.
         """
-        if not self.is_this:
+        if os.getpid() != self._id:
             raise BackendError(
                 f"the guard was loaded in process {self._id} and this is {os.getpid()}, forked "
                 "from it: an engine's threads do not come along; load the guard in the child"

@@ -15,7 +15,7 @@ import numpy as np
 
 from siren_runtime.errors import BundleError, InputError
 
-from .files import write_whole
+from .files import ReadFailures, write_whole
 from .heads import Decision, LabelDecision
 from .manifest import MANIFEST_FILE, Manifest, check_relative
 from .reader import read_manifest
@@ -56,12 +56,11 @@ def is_ensemble(folder: Path) -> bool:
     Raises:
         BundleError: the folder may not be entered.
     """
-    try:
-        (folder / ENSEMBLE_FILE).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise BundleError(f"{folder}: cannot be read: {error.strerror}") from None
+    with ReadFailures(folder):
+        try:
+            (folder / ENSEMBLE_FILE).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
     return True
 
 

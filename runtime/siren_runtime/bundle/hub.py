@@ -1,6 +1,7 @@
 """Find the folder that a source names: a local one, or a Hugging Face hub repository's snapshot."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -65,6 +66,8 @@ def resolve_folder(
     try:
         return _with_real_files(snapshot, patterns)
     except OSError as failure:
+        if is_of_caller(failure):
+            raise
         if failure.errno in _READ_ONLY:
             return snapshot
         raise error(
@@ -80,20 +83,34 @@ def repository_of(folder: Path) -> str | None:
     return "/".join(owner[1:])
 
 
-def advice_where_lacking(folder: Path, advice: str = "") -> str:
+def advice_where_lacking(folder: Path, *names: str, advice: str = "") -> str:
     """What to do about a file that a folder lacks: `advice`, but first to load a hub repository's
     cached snapshot whole, where it may be incomplete.
 
-    Where the hub's client has kept the list of the repository's files, it has compared the two.
+    Args:
+        names: of the file, each of those that would do.
     """
     repository = repository_of(folder)
-    if repository is None or (folder.parent.parent / "trees" / f"{folder.name}.json").is_file():
+    if repository is None or not _may_have(folder, names):
         return advice
     first = (
         f"the cached snapshot of the hub repository {repository} may be incomplete: load it once "
         "with the hub in reach"
     )
     return f"{first}; where the repository has none, {advice}" if advice else first
+
+
+def _may_have(snapshot: Path, names: Sequence[str]) -> bool:
+    """Whether a snapshot's repository may have one of the files: the list of all that it has says
+    so, or the hub's client has kept none.
+    """
+    try:
+        kept = (snapshot.parent.parent / "trees" / f"{snapshot.name}.json").read_bytes()
+    except OSError as failure:
+        if is_of_caller(failure):
+            raise
+        return True
+    return any(json.dumps(name).encode() in kept for name in names)
 
 
 def is_blob(path: Path, snapshot: Path) -> bool:
@@ -106,8 +123,10 @@ def is_blob(path: Path, snapshot: Path) -> bool:
 def _is_folder(source: str | PathLike[str]) -> bool:
     try:
         return source != "" and Path(source).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):  # a name too long to be one; no such user; a NUL
-        return False
+    except (OSError, RuntimeError, ValueError) as failure:
+        if is_of_caller(failure):
+            raise
+        return False  # a name too long to be one; no such user; a NUL
 
 
 def _repo_id(source: str | PathLike[str], error: type[SirenError]) -> str:
@@ -217,7 +236,10 @@ def _with_real_files(snapshot: Path, patterns: Sequence[str]) -> Path:
 def _link(blob: Path, target: Path) -> None:
     try:
         target.hardlink_to(blob)
-    except OSError:  # a file system without hard links, or another process was first
+    except OSError as failure:
+        if is_of_caller(failure):
+            raise
+        # A file system without hard links, or another process was first.
         with hidden_place(target) as partial:
             shutil.copyfile(blob, partial)
             partial.replace(target)

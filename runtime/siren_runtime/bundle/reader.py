@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BundleError, SirenError
+from siren_runtime.errors import BundleError, SirenError, is_of_caller
 
 from .arguments import check_choice
 from .external_data import external_data_locations
@@ -204,8 +204,12 @@ def _regular_file_size(root: Path, name: str) -> int:
             advice = f"the folder is a guard's recipe, and its bundle is {inner}"
         if name == MANIFEST_FILE and (root / "ensemble.json").is_file():
             advice = "the folder is an ensemble, of which one of its members is taken here"
-        raise BundleError(f"{path}: missing; {advice_where_lacking(root, advice)}") from None
+        raise BundleError(
+            f"{path}: missing; {advice_where_lacking(root, name, advice=advice)}"
+        ) from None
     except (OSError, ValueError) as error:
+        if is_of_caller(error):
+            raise
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: not a regular file")

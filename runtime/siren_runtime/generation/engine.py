@@ -332,18 +332,19 @@ class Batch:
     def _step(self) -> None:
         """Go one further with all rows; those that have left are not kept."""
         tokens, values = self._run.steps(), self._values()
-        for row, steps in self._waiting.items():
+        for row, steps in self._waiting.copy().items():
             own = {name: rows[row : row + 1] for name, rows in values.items()}
             steps.append(_Step(tokens[row], own))
 
     def leave(self, row: int) -> None:
-        """Keep nothing more for a row, and nothing at all once the last has left."""
-        if not self._run.process.is_this:
-            return  # a thread that is not here may have held the lock when the process forked
-        with self._lock:
-            self._waiting.pop(row, None)
-            if not self._waiting:
-                self._run.close()
+        """Keep nothing more for a row, and nothing at all once the last has left.
+
+        It waits for no step: a signal's handler amid one may leave, and a child of a process that
+        forked amid one.
+        """
+        self._waiting.pop(row, None)
+        if not self._waiting:
+            self._run.close()
 
     def _values(self) -> dict[str, FloatArray]:
         return {name: self._run.output(name) for name in self._outputs}

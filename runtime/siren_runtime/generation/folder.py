@@ -142,17 +142,21 @@ def read_folder(path: Path, error: type[SirenError] = BundleError) -> GenaiFolde
             search takes several sequences, or reads prompts in parts.
     """
     config_path = path / CONFIG_FILE
-    if not config_path.is_file():
+    with ReadFailures(config_path, error):
+        is_there = config_path.is_file()
+    if not is_there:
         raise error(
             f"{path}: not a model folder of onnxruntime-genai, which holds {CONFIG_FILE}; make one "
             "with python -m onnxruntime_genai.models.builder"
         )
     check_no_pointer(config_path, error)
-    try:
+    with ReadFailures(config_path, error):
         if config_path.stat().st_size > _MAX_CONFIG_BYTES:
             raise error(f"{config_path}: over {_MAX_CONFIG_BYTES:,} bytes")
-        config = msgspec.json.decode(config_path.read_bytes(), type=_Config)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        data = config_path.read_bytes()
+    try:
+        config = msgspec.json.decode(data, type=_Config)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise error(
             f"{config_path}: not a decoder's config that is known here: {failure}"
         ) from None

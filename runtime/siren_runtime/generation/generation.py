@@ -171,8 +171,8 @@ class Generation:
         """Return the next piece.
 
         Raises:
-            BackendError: the engine failed, a value is not finite, there is not enough memory, or
-                it failed before.
+            BackendError: the engine failed, a value is not finite, there is not enough memory, it
+                failed before, or a signal's handler or another thread closed it meanwhile.
             InterruptedCall: the deadline passed, or the caller cancelled.
         """
         if self._error is not None:
@@ -189,9 +189,11 @@ class Generation:
         except StopIteration:
             raise
         except BaseException as error:
-            self._error = error
+            closed, self._error = self._error, self._error or error
             self._held.clear()
             self._end(None)
+            if closed is not None and isinstance(error, Exception):
+                raise closed from None
             raise
 
     @property
@@ -215,10 +217,12 @@ class Generation:
     def close(self) -> None:
         """Free the generation's memory; it gives no further text. Where some was left, an error
         says so.
+
+        A signal's handler may close it amid a call for a piece, which ends with that piece or an
+        error.
         """
         if self._error is None and (self.finish is None or self._held):
             self._error = BackendError("it was closed")
-        self._held.clear()
         self._end(self.finish)
 
     def __enter__(self) -> "Generation":
@@ -303,8 +307,6 @@ class Generation:
         if self._run is not None:
             self._run.close()
         self._run = None
-        self._unjudged.clear()
-        self._last = None
 
 
 def _cut(unknown: float) -> str:

@@ -92,8 +92,9 @@ class GuardedGenerator:
             verify: "read" compares the SHA-256 of every file with guard.json, that of the weights
                 while the engine opens them; "size" compares sizes only. All files are read, so
                 that "full" is the same as "read".
-            spans: True scores spans of 32, 64 and 128 tokens too, and sentences; or sizes in
-                tokens, as `Guard.load`. None is where siren calibrate --spans set thresholds.
+            spans: True scores sentences and spans too, of the sizes that there are thresholds for,
+                else of 32, 64 and 128 tokens; or sizes in tokens, as `Guard.load`. None is where
+                siren calibrate --spans set thresholds.
 
         Raises:
             BundleError: the folder is not grafted, is damaged, or holds another model than the one

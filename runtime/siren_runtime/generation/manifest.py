@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from siren_runtime.bundle.backbone import Backbone
+from siren_runtime.bundle.files import ReadFailures
 from siren_runtime.bundle.heads import Decision, HeadSpec, check_decision, check_pass
 from siren_runtime.bundle.manifest import (
     MANIFEST_FILE,
@@ -56,12 +57,12 @@ class GraftManifest(Strict, frozen=True):
     `heads` are by name, the primary one first. They read `neurons` together, of which `width`
     numbers a token leave the graph: the neurons themselves, or the fewer that the heads' first
     matrices make of them, which are then their `features`. `decisions` are theirs, by name.
-    `trained_on` is None where a head does not say
-    what it was trained on: features of the checkpoint in float32, of plain text. `pooled` says
-    which tokens count: all of the conversation, chat markup included, or the response's alone.
-    `engine` is the digest of the folder that was grafted. `files` maps each file but guard.json to
-    what it must be; `weights` names those that the graph takes weights from, and `linked` those
-    that were made as hard links.
+    `trained_on` is None where a head does not say what it was trained on: features of the
+    checkpoint in float32, of plain text. Where a head was trained on another engine or tokenizer
+    than the folder's, it is that. `pooled` says which tokens count: all of the conversation, chat
+    markup included, or the response's alone. `engine` is the digest of the folder that was
+    grafted. `files` maps each file but guard.json to what it must be; `weights` names those that
+    the graph takes weights from, and `linked` those that were made as hard links.
     """
 
     format_version: int
@@ -127,7 +128,9 @@ def load_manifest(folder: Path) -> GraftManifest:
             damaged.
     """
     origin = str(folder / MANIFEST_FILE)
-    if not (folder / MANIFEST_FILE).is_file():
+    with ReadFailures(folder):
+        is_there = (folder / MANIFEST_FILE).is_file()
+    if not is_there:
         raise BundleError(
             f"{folder}: not a grafted generator, it has no {MANIFEST_FILE}; make one with "
             "siren graft"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siren_runtime.errors import BackendError, install_hint
+from siren_runtime.errors import BackendError, install_hint, is_of_caller
 
 
 def compute_capability() -> str:
@@ -39,6 +39,8 @@ def runtime() -> ModuleType:
     try:
         from cuda.bindings import runtime as cuda
     except (ImportError, OSError, RuntimeError) as error:
+        if is_of_caller(error):
+            raise
         raise BackendError(
             f"cuda-python cannot be imported ({error}); {install_hint('tensorrt')}, or with "
             "tensorrt-rtx in the place of tensorrt"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from siren_runtime.bundle.progress import Progress
-from siren_runtime.errors import BackendError, InputError, install_hint
+from siren_runtime.errors import BackendError, InputError, install_hint, is_of_caller
 
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 LogLevel = Literal["error", "warning", "info", "verbose"]
@@ -23,6 +23,7 @@ LogLevel = Literal["error", "warning", "info", "verbose"]
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _OLDEST: dict[Flavor, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 2)}
+_STARTING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def load_library(flavor: Flavor) -> Library:
         trt = importlib.import_module(_MODULES[flavor])
         version = str(trt.__version__)
     except (ImportError, OSError, AttributeError) as error:
+        if is_of_caller(error):
+            raise
         raise BackendError(
             f"{flavor} cannot be imported ({error}); {install_hint(flavor)}; on Jetson use the "
             "TensorRT that JetPack brings"
@@ -170,14 +173,17 @@ def make_logger(library: Library, level: LogLevel, write: Callable[[str], None])
 def _without_collection() -> Iterator[None]:
     """Let Python collect no garbage meanwhile. While it starts, TensorRT holds a lock and logs; an
     older builder that the logger's Python happened to collect would wait for that lock for ever.
+
+    One thread at a time is in it: the first to leave would let the others' garbage be collected.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    with _STARTING:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 def open_interface(library: Library, kind: Literal["Builder", "Runtime"], logger: Any) -> Any:

@@ -17,7 +17,7 @@ from siren_runtime.backends.shapes import Profile
 from siren_runtime.bundle.files import replacement, write_durably
 from siren_runtime.bundle.reader import Bundle
 from siren_runtime.bundle.types import Positive, Sha256
-from siren_runtime.errors import BackendError
+from siren_runtime.errors import BackendError, is_of_caller
 
 from .library import Flavor, Library
 
@@ -68,6 +68,8 @@ class Plan:
         try:
             data = self.path.read_bytes()
         except OSError as error:
+            if is_of_caller(error):
+                raise
             raise BackendError(f"{self.path}: cannot be read: {error}; run siren build") from None
         if len(data) != self.record.size:
             raise BackendError(
@@ -186,6 +188,8 @@ def read_record(path: Path) -> PlanRecord:
             data = file.read(_MAX_RECORD_BYTES)
         record = msgspec.json.decode(data, type=PlanRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        if is_of_caller(error):
+            raise
         raise BackendError(f"{path}: not a plan's record: {error}; run siren build again") from None
     if record.record_version != RECORD_VERSION:
         raise BackendError(
@@ -219,6 +223,8 @@ def plans_folder(bundle: Bundle, *inside: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_of_caller(error):
+            raise
         raise BackendError(f"{folder}: cannot be made: {error}") from None
     return folder
 
