@@ -55,6 +55,7 @@ def export_bundle(
     precision: Precision | None = None,
     target: Target = "onnxruntime",
     stream: bool = True,
+    spans: bool = True,
     calibration: Sequence[str] = (),
     keep_float: Set[str] = frozenset(),
     tuning: Tuning | None = None,
@@ -72,6 +73,8 @@ def export_bundle(
         target: what will run or compile the graph, and so which operators it may hold.
         stream: also write the streaming graph, where the backbone is a decoder; in bf16, which
             numpy does not have, there is none.
+        spans: also write the graph of spans, where the backbone is an encoder and ONNX Runtime is
+            to run it; a decoder's streaming graph gives their means.
         calibration: example texts, by which int8, int4 and fp8 fit scales and rounding; by default
             built-in ones.
         keep_float: names of the backbone's matrices that int8 and int4 for ONNX Runtime leave in
@@ -104,8 +107,8 @@ def export_bundle(
     # As whoever opens the bundle.
     Tokenizer(checkpoint.path / TOKENIZER_FILE, artifact.max_length, checkpoint.tokenizer_json)
     context = context_length(artifact, backbone) if stream and row.streams else None
-    # A decoder's streaming graph gives the means of spans; TensorRT has no plan of this graph.
-    spans = not backbone.causal and artifact.head.spec.pools_mean and target == "onnxruntime"
+    encoder = not backbone.causal and artifact.head.spec.pools_mean
+    spans = spans and encoder and target == "onnxruntime"
     graphs = _author(artifact, backbone, checkpoint, row, context, spans=spans)
     length = artifact.max_length
     inputs = calibrate(graphs["score"], checkpoint, length, calibration, row, progress)

@@ -77,6 +77,10 @@ def test_voxtrals_theta_is_the_files_own_or_its_default(given):
     assert rope.factor == expected.rope_parameters.get("factor", 1.0)
 
 
+def test_a_theta_of_null_is_the_default() -> None:
+    assert text_part("voxtral", text_config={"rope_theta": None}).rope.theta == 1e8
+
+
 def check_sizes(found: Gemma | Llama | Olmo2, expected: PreTrainedConfig) -> None:
     for ours, theirs in (
         ("vocab_size", "vocab_size"),

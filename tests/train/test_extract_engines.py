@@ -16,6 +16,7 @@ from siren_runtime.bundle.files import sha256_of
 from siren_runtime.errors import InputError
 from siren_train.store import extract as extract_module
 from siren_train.store.store import FeatureStore, extractor_folder
+from tiny_bundle import edit_manifest
 
 POOLINGS = ("residual_mean", "mlp_mean")
 
@@ -112,8 +113,13 @@ def test_an_extraction_goes_on_with_the_extractors_that_lie_in_its_folder(
         np.testing.assert_array_equal(store.array("train", pooling), whole.array("train", pooling))
 
 
-def test_a_damaged_extractor_is_made_anew(
-    extract_rows: Callable[..., FeatureStore], tmp_path: Path
+def _shorten(extractor: Path) -> None:
+    edit_manifest(extractor, lambda manifest: manifest["text"].update(max_length=8))
+
+
+@pytest.mark.parametrize("spoil", [lambda e: _damage(e / "weights.bin"), _shorten])
+def test_an_extractor_that_is_not_what_pooled_is_made_anew(
+    extract_rows: Callable[..., FeatureStore], tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     def kill(stage: str, done: int, total: int, *, share: float) -> None:
         if done == 16:
@@ -124,7 +130,7 @@ def test_a_damaged_extractor_is_made_anew(
         extract_rows(tmp_path / "stopped", progress=kill)
     extractor = extractor_folder(tmp_path / "stopped", "residual_mean")
     before = sha256_of(extractor / "weights.bin")
-    _damage(extractor / "weights.bin")
+    spoil(extractor)
     store = extract_rows(tmp_path / "stopped")
     assert sha256_of(extractor / "weights.bin") == before
     np.testing.assert_array_equal(

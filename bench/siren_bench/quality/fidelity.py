@@ -75,11 +75,12 @@ def fidelity_entries(
         random: The weights are random, so there is no macro-F1.
     """
     reference, thresholds = next(iter(scores.values())), thresholds_of(rows, decision)
-    verdicts = {name: (np.asarray(s) >= thresholds).tolist() for name, s in scores.items()}
     return [
         {
             **compare_scores(name, values, reference, thresholds),
-            "macro_f1": {} if random else macro_f1_by_dataset(rows, verdicts[name]),
+            "macro_f1": {}
+            if random
+            else macro_f1_by_dataset(rows, (np.asarray(values) >= thresholds).tolist()),
             "scores": values,
         }
         for name, values in scores.items()

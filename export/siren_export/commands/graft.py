@@ -94,12 +94,12 @@ def graft(
             "a head does not say which tokenizer and chat template it was trained with; if they "
             "are others than this folder's, extract and train anew"
         )
-    own = read_folder(folder).tokenizer_digest()
-    if trained_on is not None and trained_on.tokenizer not in (None, own):
-        report(
-            "a head was trained with another tokenizer or chat template, by which the same text is "
-            "other tokens; measure it before you trust it"
-        )
+    if trained_on is not None and trained_on.tokenizer is not None:
+        if trained_on.tokenizer != read_folder(folder).tokenizer_digest():
+            report(
+                "a head was trained with another tokenizer or chat template, by which the same "
+                "text is other tokens; measure it before you trust it"
+            )
     if manifest.pooled == "response":
         report(
             "siren extract pools a response together with its prompt, so its heads were not "

@@ -124,6 +124,7 @@ def parse(
     """
     check_keys(config, _Config, origin, harmless=_HARMLESS)
     outer, given = config["model_type"], convert(config, _Config, origin).text_config
+    given = {key: value for key, value in given.items() if (key, value) != ("rope_theta", None)}
     text_type = given.get("model_type", MODEL_TYPES[outer])
     taken = (MODEL_TYPES[outer],) if outer in _OF_ONE_TEXT else tuple(parsers)
     if text_type not in taken:

@@ -304,9 +304,9 @@ class Generation:
     def _end(self, finish: Finish | None) -> None:
         """Let the run go, which frees its cache."""
         self.finish = finish
-        if self._run is not None:
-            self._run.close()
-        self._run = None
+        run, self._run = self._run, None  # at once, since another thread may end it too
+        if run is not None:
+            run.close()
 
 
 def _cut(unknown: float) -> str:

@@ -211,7 +211,7 @@ def _kept_engines(store: FeatureStore, backbone: Checkpoint | Generator) -> dict
     return {
         pooling: engine
         for pooling, engine in store.manifest.engines.items()
-        if is_engine(extractor_folder(store.folder, pooling), engine)
+        if is_engine(extractor_folder(store.folder, pooling), engine, store.manifest)
     }
 
 

@@ -61,9 +61,8 @@ def build_extractor(
     """
     if pooling not in get_args(MeanPooling):
         artifact = _of_trajectories(store)
-        return _digest(
-            export_bundle(artifact, checkpoint, output, precision=store.precision, stream=False)
-        )
+        made = export_bundle(artifact, checkpoint, output, precision=store.precision, stream=False)
+        return _digest(made)
     every = [LayerSelection(layer, np.arange(store.channels), 1.0) for layer in range(store.layers)]
     n_features = store.layers * store.channels
     nothing = Dense(np.zeros((2, n_features), np.float32), np.zeros(2, np.float32))
@@ -79,15 +78,19 @@ def build_extractor(
             threshold=0.5,
         )
         artifact = load_artifact(folder)
-        return _digest(export_bundle(artifact, checkpoint, output, precision=store.precision))
+        made = export_bundle(artifact, checkpoint, output, precision=store.precision, spans=False)
+        return _digest(made)
 
 
-def is_engine(extractor: Path, engine: str) -> bool:
-    """Whether the extractor is there that `build_extractor` named so; all its files are read."""
+def is_engine(extractor: Path, engine: str, store: StoreManifest) -> bool:
+    """Whether the extractor is there that `build_extractor` named so for a store; the files that
+    its guard.json lists are read whole.
+    """
     try:
-        return _digest(load_bundle(extractor, verify="full").manifest) == engine
+        manifest = load_bundle(extractor, verify="full").manifest
     except BundleError:
         return False  # it is damaged, or none is there
+    return _digest(manifest) == engine and manifest.text.max_length == store.max_length
 
 
 def _digest(manifest: Manifest) -> str:
