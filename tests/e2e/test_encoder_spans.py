@@ -9,6 +9,9 @@ from siren_runtime import Guard
 from siren_runtime.backends.base import SpansBackend
 from siren_runtime.backends.batching import right_pad
 from siren_runtime.bundle.graphs import SPANS
+from siren_runtime.scoring.scorer import windows_of
+from siren_runtime.text.passage import make_passage
+from siren_runtime.text.reading import Limits
 from streaming import BOUND
 from texts import CORPUS
 from tiny_bundle import edit_manifest
@@ -42,6 +45,15 @@ def reads_all(exported, tmp_path_factory):
         yield guard
 
 
+def spans_read(guard, text):
+    """Where the spans stand that are read of each window."""
+    (scorer,) = guard.scorers
+    passage = make_passage(text, max_bytes=1 << 20)
+    limits = Limits(spans=tuple(SIZES), spans_asked=True)
+    windows = windows_of(scorer.encode([passage], limits))
+    return [[cut.span for cut in one.cuts] for one in scorer.run(windows).values()]
+
+
 def test_the_mean_of_a_span_is_that_of_its_tokens(guard, reads_all):
     """The features are linear in the neurons; llm-siren's means of whole texts are the export's."""
     backend, tokenizer = guard.scorers[0].backend, guard.scorers[0].tokenizer
@@ -66,16 +78,18 @@ def test_the_mean_of_a_span_is_that_of_its_tokens(guard, reads_all):
 def test_a_span_that_is_read_has_the_score_of_a_text_of_its_own(guard, reads_all):
     result = guard.score(TEXT)
     assert sorted(span.tokens for span in result.spans) == SIZES
-    ids = guard.scorers[0].tokenizer
+    tokenizer = guard.scorers[0].tokenizer
     for span in result.spans:
         part = TEXT[slice(*span.span)]
-        alone = reads_all.score(part, spans=False)
-        if ids.encode(part, special=False).ids:  # the same tokens begin and end it
-            assert span.score == pytest.approx(alone.score, abs=BOUND)
+        assert len(tokenizer.encode(part, special=False).ids) <= span.tokens
+        assert span.score == pytest.approx(reads_all.score(part, spans=False).score, abs=BOUND)
 
 
 def test_fewer_are_read_than_there_are(guard, reads_all):
     """None is higher than the highest of all; the whole text's score is as it was."""
+    few, every = spans_read(guard, TEXT * 2), spans_read(reads_all, TEXT * 2)  # in two windows
+    assert all(0 < len(one) < len(all_of_it) for one, all_of_it in zip(few, every, strict=True))
+    assert all(set(one) < set(all_of_it) for one, all_of_it in zip(few, every, strict=True))
     one, other = guard.score(TEXT), reads_all.score(TEXT)
     assert one.score == pytest.approx(other.score, abs=BOUND)
     highest = {span.tokens: span.score for span in other.spans}

@@ -138,6 +138,19 @@ def test_an_encoder_streams_all_heads_by_reading_anew(made):
         assert abs(result.heads[name].score - head.score) <= BOUND
 
 
+def test_labels_that_decide_by_spans_each_say_which_are_read(made, tmp_path):
+    """A label that is quieter than another in every span may reach its own threshold."""
+    own = shutil.copytree(made("bert")[1], tmp_path / "bundle")
+    by_spans = {"spans": [{"tokens": 8, "threshold": 0.5}]}
+    edit_manifest(own, lambda manifest: manifest["decisions"]["kinds"].update(by_spans))
+    plain, labelled = (load_guard(b).scorers[0].readout for b in (made("bert")[1], own))
+    harm, jailbreak, kinds = plain.columns.values()
+    assert plain.promising_columns == [harm.score, jailbreak.score, kinds.score]
+    labels = range(kinds.rest.start, kinds.rest.stop)
+    assert labelled.promising_columns == [harm.score, jailbreak.score, *labels]
+    assert len(labels) == len(LABELS)
+
+
 def test_windows_and_spans_are_the_highest_of_each_head(made):
     _, bundle, _ = made("qwen3")
     guard = Guard.load(bundle, threads=1, max_unknown=1.0)

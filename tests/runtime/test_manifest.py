@@ -172,6 +172,9 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+NO_TENSORS = {"file": "score.onnx", "opset": 23, "inputs": [], "outputs": []}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -187,6 +190,7 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("graphs", "score", "inputs", to=[]), "graphs.score.inputs"),
         (_set("graphs", "score", "inputs", 0, "dtype", to="int32"), "int32"),
         (_set("graphs", "score", "outputs", 2, "shape", to=["batch", 9]), "features: float32"),
+        (_set("graphs", "spans", to=NO_TENSORS), "graphs.spans.inputs"),
         (_set("heads", "harm", "features", to=9), "features: float32"),
         (_set("heads", "harm", "layers", to=[1, 0]), "ascend"),
         (_set("heads", "harm", "layers", to=[0, 0, 1]), "ascend"),

@@ -37,9 +37,18 @@ def test_of_spans_that_are_mostly_the_same_one_is_read():
     assert chosen(nearly, [0.9, 0.8, 0.1, 0.2]) == [0, 3]
 
 
+def test_each_size_has_room_of_its_own():
+    """Their scores are held against different thresholds."""
+    short = [cut(start, start + 32, 32) for start in range(0, 481, 16)]
+    scores = [*np.linspace(0.5, 1, len(STEPS)), *np.linspace(0, 0.4, len(short))]
+    found = chosen([*STEPS, *short], scores)
+    assert [n for n in found if n < len(STEPS)] == [11, 12, 13, 14]
+    assert len(found) == 4 + 8
+
+
 def test_the_highest_of_each_size_is_read_however_little_room_there_is():
     sizes = [cut(0, 32, 32), cut(32, 64, 32), cut(0, 64, 64), cut(6, 70, 64)]
-    assert chosen(sizes, [0.2, 0.1, 0.3, 0.4], tokens=70) == [0, 3]
+    assert chosen(sizes, [0.2, 0.1, 0.3, 0.4], tokens=40) == [0, 3]
 
 
 def test_each_head_has_spans_of_its_own():

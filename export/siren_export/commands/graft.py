@@ -94,12 +94,12 @@ def graft(
             "a head does not say which tokenizer and chat template it was trained with; if they "
             "are others than this folder's, extract and train anew"
         )
-    if trained_on is not None and trained_on.tokenizer is not None:
-        if trained_on.tokenizer != read_folder(folder).tokenizer_digest():
-            report(
-                "a head was trained with another tokenizer or chat template, by which the same "
-                "text is other tokens; measure it before you trust it"
-            )
+    trained_with = None if trained_on is None else trained_on.tokenizer
+    if trained_with is not None and trained_with != read_folder(folder).tokenizer_digest():
+        report(
+            "a head was trained with another tokenizer or chat template, by which the same text is "
+            "other tokens; measure it before you trust it"
+        )
     if manifest.pooled == "response":
         report(
             "siren extract pools a response together with its prompt, so its heads were not "

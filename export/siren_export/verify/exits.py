@@ -37,7 +37,7 @@ def with_exit_verification(
     """
     cascade = bundle.manifest.cascade
     assert cascade is not None
-    whole = open_backend(bundle, Request("cpu", spans=False))
+    whole = open_backend(bundle, Request("cpu", spans_graph=False))
     segments = CascadeBackend(bundle, CPU)
     texts = (
         list(TEXTS)

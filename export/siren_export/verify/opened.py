@@ -11,7 +11,7 @@ from siren_runtime.scoring.scorer import Scorer
 from siren_runtime.text.reading import LLM_SIREN_LIMITS
 from siren_runtime.text.tokenizer import Tokenizer
 
-_CPU = Request("cpu", spans=False)
+_CPU = Request("cpu", spans_graph=False)
 
 
 def open_unpublished(
@@ -34,5 +34,5 @@ def open_unpublished(
     elif streaming:
         engines = Engines(None, lambda: open_stream_backend(bundle, _CPU))
     else:
-        engines = Engines(open_backend(bundle, replace(_CPU, spans=spans)))
+        engines = Engines(open_backend(bundle, replace(_CPU, spans_graph=spans)))
     return Guard([Scorer(bundle, engines, tokenizer)], limits=LLM_SIREN_LIMITS)

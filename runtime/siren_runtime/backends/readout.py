@@ -108,6 +108,18 @@ class Readout:
         own = row[self.columns[name].rest].tolist() if names else []
         return dict(zip(names, own, strict=True))
 
+    @property
+    def promising_columns(self) -> list[int]:
+        """Where rows have what tells which spans are worth reading: of each head its score, or of
+        one that may decide by spans of labels each label.
+        """
+        found: list[int] = []
+        for number, (name, (_, decision)) in enumerate(self._heads.items()):
+            decides = number == 0 or bool(decision.spans)
+            columns = self._judged_columns(name).values() if decides else ()
+            found += columns or [self.columns[name].score]
+        return found
+
     def _judged_columns(self, name: str) -> dict[str, int]:
         """Where what is held against a threshold stands in a row: the score, by "", or each label's
         probability, by its name.

@@ -286,6 +286,8 @@ def _check_consistent(manifest: Manifest, origin: str) -> None:
             raise BundleError(f"{origin}: graph {name!r} names {graph.file!r}, which files lacks")
     check_contract(manifest.graphs, "score", score_graph(manifest.heads), origin)
     if SPANS in manifest.graphs:
+        if not manifest.head.pools_mean:
+            raise BundleError(f"{origin}: graphs.spans gives means, and the head reads no mean")
         check_contract(manifest.graphs, SPANS, spans_graph(manifest.heads), origin)
     _check_stream_graphs(manifest, origin)
     _check_explain_graphs(manifest, origin)

@@ -55,8 +55,8 @@ class Request:
         streaming: whether the streaming graph is to be opened at once, and to score too.
         exits: whether the segments of a bundle whose exits decide are to stand for its score graph,
             which ONNX Runtime's CPU can run.
-        spans: whether the graph that gives the means of spans too is to stand for the score graph,
-            where there is one and ONNX Runtime runs it without CUDA's buffers.
+        spans_graph: whether the graph that gives the means of spans too is to stand for the score
+            graph, where there is one and ONNX Runtime runs it without CUDA's buffers.
     """
 
     backend: BackendName = "auto"
@@ -66,14 +66,14 @@ class Request:
     buckets: Sequence[int] | None = None
     streaming: bool = False
     exits: bool = False
-    spans: bool = True
+    spans_graph: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             object.__setattr__(self, "threads", usable_threads(self.threads))
         if self.buckets is not None:
             object.__setattr__(self, "buckets", checked_buckets(self.buckets))
-        for name in ("streaming", "exits", "spans"):
+        for name in ("streaming", "exits", "spans_graph"):
             object.__setattr__(self, name, truth_value(name, getattr(self, name)))
 
     @property
@@ -166,7 +166,7 @@ def open_backend(bundle: Bundle, request: Request = Request()) -> Backend:
         asked = replace(asked, providers=_PROVIDERS["cpu"])
     if request.exits and has_exits(bundle.manifest) and _on_cpu(asked):
         return CascadeBackend(bundle, asked)
-    if request.spans and SPANS in bundle.manifest.graphs:
+    if request.spans_graph and SPANS in bundle.manifest.graphs:
         return OnnxRuntimeSpansBackend(bundle, asked)
     return OnnxRuntimeBackend(bundle, asked)
 

@@ -81,42 +81,35 @@ class WindowRun:
         if not any(window.cuts for window in windows.values()):
             return self._in_batches(windows, token_budget, check)
         if not isinstance(self.backend, SpansBackend) or not self.manifest.head.pools_mean:
-            plain = {key: replace(window, cuts=[]) for key, window in windows.items()}
-            scored = self._in_batches(plain, token_budget, check)
-            cuts = {key: window.cuts for key, window in windows.items()}
-            return self._with_spans_alone(scored, windows, cuts, token_budget, check)
+            plain = {(key, 0): replace(window, cuts=[]) for key, window in windows.items()}
+            alone = self._in_batches(plain | self._alone(windows), token_budget, check)
+            return {
+                key: _with_spans(alone[key, 0], windows[key].cuts, alone, key) for key in windows
+            }
         scored = self._in_batches(windows, token_budget, check)
         if self.backend.reads_amid:
             return scored
-        columns = [column.score for column in self.readout.columns.values()]
-        cuts = {
-            key: promising(one.cuts, one.spans[:, columns], len(windows[key].ids))
+        columns = self.readout.promising_columns
+        chosen = {
+            key: replace(
+                windows[key],
+                cuts=promising(one.cuts, one.spans[:, columns], len(windows[key].ids)),
+            )
             for key, one in scored.items()
             if isinstance(one, Scored)
         }
-        return self._with_spans_alone(scored, windows, cuts, token_budget, check)
-
-    def _with_spans_alone(
-        self,
-        scored: Mapping[_Key, Scored | BackendError],
-        windows: Mapping[_Key, Window],
-        cuts: Mapping[_Key, Sequence[Cut]],
-        token_budget: int | None,
-        check: Check,
-    ) -> dict[_Key, Scored | BackendError]:
-        """Add spans that are read by themselves; one that fails leaves no verdict on its window."""
-        alone = {
-            (key, number): Window(self.tokenizer.with_special(windows[key].ids[c.start : c.stop]))
-            for key, spans in cuts.items()
-            if isinstance(scored[key], Scored)
-            for number, c in enumerate(spans)
-        }
-        read = self._in_batches(alone, token_budget, check)
+        alone = self._in_batches(self._alone(chosen), token_budget, check, "engine runs over spans")
         return {
-            key: _with_spans(one, cuts[key], [read[key, n] for n in range(len(cuts[key]))])
-            if isinstance(one, Scored)
-            else one
+            key: _with_spans(one, chosen[key].cuts, alone, key) if key in chosen else one
             for key, one in scored.items()
+        }
+
+    def _alone(self, windows: Mapping[_Key, Window]) -> dict[tuple[_Key, int], Window]:
+        """The spans of windows as texts of their own, each by its window and its number from 1."""
+        return {
+            (key, number): Window(self.tokenizer.with_special(window.ids[c.start : c.stop]))
+            for key, window in windows.items()
+            for number, c in enumerate(window.cuts, start=1)
         }
 
     def apart(self, parts: Sequence[list[int]], deadline: Deadline) -> DoubleArray:
@@ -134,12 +127,16 @@ class WindowRun:
         return np.stack([_good(scored[n]).precise for n in windows])
 
     def _in_batches(
-        self, windows: Mapping[_Key, Window], token_budget: int | None, check: Check
+        self,
+        windows: Mapping[_Key, Window],
+        token_budget: int | None,
+        check: Check,
+        runs: str = "engine runs",
     ) -> dict[_Key, Scored | BackendError]:
         batches = [*self._batches(windows, token_budget or self.backend.token_budget)]
         results: dict[_Key, Scored | BackendError] = {}
         for done, batch in enumerate(batches):
-            when = f"after {done} of {len(batches)} engine runs"
+            when = f"after {done} of {len(batches)} {runs}"
             check(when)
             results |= self._one_batch({key: windows[key] for key in batch}, check, when)
         return results
@@ -239,11 +236,19 @@ def _good(scored: Scored | BackendError) -> Scored:
 
 
 def _with_spans(
-    window: Scored, cuts: Sequence[Cut], read: Sequence[Scored | BackendError]
+    window: Scored | BackendError,
+    cuts: Sequence[Cut],
+    alone: Mapping[tuple[_Key, int], Scored | BackendError],
+    key: _Key,
 ) -> Scored | BackendError:
-    """A window's score and those of its spans, which were read by themselves."""
+    """A window's score and those of its spans, which were read by themselves; one that has none
+    leaves no verdict on the window.
+    """
+    if isinstance(window, BackendError):
+        return window
     rows = [np.zeros((0, len(window.precise)))]
-    for one in read:
+    for number in range(1, 1 + len(cuts)):
+        one = alone[key, number]
         if isinstance(one, BackendError):
             return one
         rows.append(one.precise[None])

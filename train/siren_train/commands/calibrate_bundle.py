@@ -75,7 +75,9 @@ def _scored(
     if temperature and spec.activation == "softmax" and spec.classes != 2:
         raise InputError(f"{bundle.path}: temperature scaling is for heads of two classes")
     by_stream = bool(rules.spans or decision.spans)  # as a guard with spans scores
-    engines = open_engines(bundle, Request(threads=rules.threads, streaming=by_stream))
+    # Of an encoder's spans all are read, so that a rate of false alarms holds wherever it is run.
+    asked = Request(threads=rules.threads, streaming=by_stream, spans_graph=False)
+    engines = open_engines(bundle, asked)
     score = partial(
         score_rows,
         sources=rules.sources,

@@ -1,5 +1,6 @@
 """What `siren calibrate` does with an ensemble: how the mean of its members' scores decides."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from siren_runtime.bundle.heads import Decision
 from siren_runtime.bundle.thresholds import SpanThreshold
 from siren_runtime.commands.bars import Bars
 from siren_runtime.errors import InputError
-from siren_runtime.text.reading import AS_LLM_SIREN
+from siren_runtime.scoring.engines import Request
+from siren_runtime.scoring.opening import open_source
+from siren_runtime.text.reading import LLM_SIREN_LIMITS
 
 from . import options
 from .by_rules import ByRules
@@ -35,9 +38,11 @@ def calibrate_ensemble(folder: Path, rules: ByRules) -> None:
     rules.check()
     manifest = read_ensemble(folder)
     # Members with thresholds of spans score as they do in a guard with spans.
-    read = {**AS_LLM_SIREN, "long_text": "windows", "exits": False, "spans": None}
-    streaming = bool(rules.spans)
-    with Guard.load(folder, streaming=streaming, threads=rules.threads, **read) as guard:
+    # Of an encoder's spans all are read, so that a rate of false alarms holds wherever it is run.
+    asked = Request(threads=rules.threads, streaming=bool(rules.spans), spans_graph=False)
+    opened = open_source(folder, asked, verify="read", revision=None, spans=None)
+    limits = dataclasses.replace(LLM_SIREN_LIMITS, long_text="windows", spans=None)
+    with Guard(**vars(opened), limits=limits) as guard:
         judge = guard.judge.primary
         spans = [SpanThreshold(*one) for one in judge.spans.items()]
         old = Decision(judge.threshold, [*judge.tiers], spans=spans, responses=judge.responses)
