@@ -144,10 +144,10 @@ def test_labels_that_decide_by_spans_each_say_which_are_read(made, tmp_path):
     by_spans = {"spans": [{"tokens": 8, "threshold": 0.5}]}
     edit_manifest(own, lambda manifest: manifest["decisions"]["kinds"].update(by_spans))
     plain, labelled = (load_guard(b).scorers[0].readout for b in (made("bert")[1], own))
-    harm, jailbreak, kinds = plain.columns.values()
-    assert plain.promising_columns == [harm.score, jailbreak.score, kinds.score]
+    harm, _, kinds = plain.columns.values()
+    assert plain.promising_columns == [harm.score]
     labels = range(kinds.rest.start, kinds.rest.stop)
-    assert labelled.promising_columns == [harm.score, jailbreak.score, *labels]
+    assert labelled.promising_columns == [harm.score, *labels]
     assert len(labels) == len(LABELS)
 
 

@@ -110,15 +110,16 @@ class Readout:
 
     @property
     def promising_columns(self) -> list[int]:
-        """Where rows have what tells which spans are worth reading: of each head its score, or of
-        one that may decide by spans of labels each label.
+        """Where rows have what tells which spans are worth reading: what is held against
+        thresholds of the heads that may decide by spans, the primary one and those with thresholds.
         """
-        found: list[int] = []
-        for number, (name, (_, decision)) in enumerate(self._heads.items()):
-            decides = number == 0 or bool(decision.spans)
-            columns = self._judged_columns(name).values() if decides else ()
-            found += columns or [self.columns[name].score]
-        return found
+        primary = next(iter(self._heads))
+        return [
+            column
+            for name, (_, decision) in self._heads.items()
+            if name == primary or decision.spans
+            for column in self._judged_columns(name).values()
+        ]
 
     def _judged_columns(self, name: str) -> dict[str, int]:
         """Where what is held against a threshold stands in a row: the score, by "", or each label's

@@ -8,18 +8,15 @@ import numpy as np
 from siren_runtime.backends.outputs import DoubleArray
 from siren_runtime.text.spans import Cut
 
-# Of the window's tokens, how many are read again in spans of one size, for each score that is held
-# against thresholds; and how much of two spans may be the same. docs/benchmarks.md has what was
-# measured.
-_SHARE: Final = 1 / 2
+# How much of two spans may be the same; docs/benchmarks.md has what was measured.
 _OVERLAP: Final = 1 / 2
 
 
 def promising(cuts: Sequence[Cut], scores: DoubleArray, tokens: int) -> list[Cut]:
     """The spans that score the highest amid their window, in the order of `cuts`.
 
-    Of each size and by each score these are the highest one, and then the highest until half as
-    many tokens are read again as the window has. Of two that have more than half of their tokens in
+    Of each size and by each score these are the highest one, and then the highest until as many
+    tokens are read again as the window has. Of two that have more than half of their tokens in
     common one is read.
 
     Args:
@@ -32,11 +29,11 @@ def promising(cuts: Sequence[Cut], scores: DoubleArray, tokens: int) -> list[Cut
         order = np.argsort(-column, kind="stable").tolist()
         for size in {cut.size for cut in cuts}:
             of_size = [number for number in order if cuts[number].size == size]
-            chosen.update(_of_size(cuts, of_size, tokens * _SHARE))
+            chosen.update(_of_size(cuts, of_size, tokens))
     return [cuts[number] for number in sorted(chosen)]
 
 
-def _of_size(cuts: Sequence[Cut], order: Sequence[int], room: float) -> list[int]:
+def _of_size(cuts: Sequence[Cut], order: Sequence[int], room: int) -> list[int]:
     """Numbers of spans, the most promising first in `order`, of as many tokens as there is room."""
     chosen = [*order[:1]]
     room -= cuts[order[0]].length
