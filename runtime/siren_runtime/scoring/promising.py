@@ -8,15 +8,17 @@ import numpy as np
 from siren_runtime.backends.outputs import DoubleArray
 from siren_runtime.text.spans import Cut
 
-# How much of two spans may be the same; docs/benchmarks.md has what was measured.
+# How many times the window's tokens are read again in spans, and how much of two may be the same:
+# docs/benchmarks.md has what was measured.
+_SHARE: Final = 2
 _OVERLAP: Final = 1 / 2
 
 
 def promising(cuts: Sequence[Cut], scores: DoubleArray, tokens: int) -> list[Cut]:
     """The spans that score the highest amid their window, in the order of `cuts`.
 
-    Of each size and by each score these are the highest one, and then the highest until as many
-    tokens are read again as the window has. Of two that have more than half of their tokens in
+    Of each size and by each score these are the highest one, and then the highest until twice as
+    many tokens are read again as the window has. Of two that have more than half of their tokens in
     common one is read.
 
     Args:
@@ -29,7 +31,7 @@ def promising(cuts: Sequence[Cut], scores: DoubleArray, tokens: int) -> list[Cut
         order = np.argsort(-column, kind="stable").tolist()
         for size in {cut.size for cut in cuts}:
             of_size = [number for number in order if cuts[number].size == size]
-            chosen.update(_of_size(cuts, of_size, tokens))
+            chosen.update(_of_size(cuts, of_size, tokens * _SHARE))
     return [cuts[number] for number in sorted(chosen)]
 
 
