@@ -18,13 +18,15 @@ from siren_export.guard.score import author_score
 from siren_export.heads.base import Artifact
 from siren_export.heads.registry import load_artifact
 from siren_export.passes.decompose_attention import decompose_attention
-from siren_export.passes.edit import CONTRIB
+from siren_export.passes.edit import CONTRIB, linears
+from siren_export.passes.eight_bits import round_channels
 from siren_export.passes.onnxruntime_attention import fuse_long_attention
 from siren_export.passes.table import lower, row_of
 from siren_export.sources.checkpoint import Checkpoint, load_checkpoint
 
 TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt10")
 FAMILIES = (*backbones.FAMILIES, "llama-mlp-bias")
+ROLES = ("query", "key", "value")
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,11 @@ def test_every_matrix_of_the_backbone_is_quantized_and_the_head_is_not(
 ):
     graph = author(name, precision)
     before = matrices(graph)
+    joined = sum(graph.roles.get(name) in ("key", "value") for name in before)  # to their queries
     head = {n: w for n, w in graph.weights.items() if n.startswith("head/")}
     lower(graph, row_of("onnxruntime", precision))
-    assert [n.op_type for n in graph.model.graph].count(operator) == len(before) > 0
+    products = len(before) - (joined if precision == "int8" else 0)
+    assert [n.op_type for n in graph.model.graph].count(operator) == products > 0
     assert not matrices(graph)
     assert {n: w for n, w in graph.weights.items() if n.startswith("head/")} == head
     assert {w.dtype.name for w in head.values()} == {"FLOAT"}
@@ -180,9 +184,29 @@ def test_products_of_one_input_share_its_quantization(author):
     graph = author("qwen3", "int8")
     lower(graph, row_of("onnxruntime", "int8"))
     operators = [node.op_type for node in graph.model.graph]
-    # q/k/v, o, gate/up and down: four inputs and seven products in each of the four blocks
+    # q/k/v, o, gate/up and down: four inputs in each of the four blocks, and five products
     assert operators.count("QuantizeLinear") == 4 * 4
-    assert operators.count("MatMulIntegerToFloat") == 7 * 4
+    assert operators.count("MatMulIntegerToFloat") == 5 * 4
+
+
+@pytest.mark.parametrize("kept", ["", "k", "qk"])
+@pytest.mark.parametrize("name", ["qwen3", "bert", "qwen2"])
+def test_queries_keys_and_values_are_the_columns_of_one_product(author, name, kept):
+    """Their integers are those that each has by itself. What is kept in float32 stands apart."""
+    graph = author(name, "int8")
+    block = [linear for linear in linears(graph) if ".0/" in linear.name]
+    first = {role[0]: linear for linear in block for role in ROLES if linear.role == role}
+    matrices = {part: values_of(graph, linear.matrix_name) for part, linear in first.items()}
+    lower(graph, row_of("onnxruntime", "int8"), {first[part].matrix_name for part in kept})
+    for part, linear in first.items():
+        assert (linear.matrix_name in graph.weights) == (part in kept)
+    rounded = [part for part in "qkv" if part not in kept]
+    scope, _, _ = first["q"].name.rpartition("/")
+    joined = f"{scope}/" + "+".join(first[part].name.rpartition("/")[2] for part in rounded)
+    values, scale = (values_of(graph, f"{joined}/weight.{kind}") for kind in ("int8", "scale"))
+    alone = [round_channels(matrices[part], None) for part in rounded]
+    assert np.array_equal(values, np.concatenate([integers for integers, _ in alone], axis=1))
+    assert np.array_equal(scale, np.concatenate([scales for _, scales in alone]))
 
 
 def opened(graph: GuardGraph) -> onnxruntime.InferenceSession:

@@ -42,10 +42,12 @@ class Linear:
 def linears(graph: GuardGraph) -> Iterator[Linear]:
     """Find every MatMul by a matrix of weights, in the graph's order: the backbone's linears.
 
-    The graph may be rewritten while going through them.
+    The graph may be rewritten while going through them; what was taken out is passed over.
     """
     initializers = graph.model.graph.initializers
     for product in nodes_of(graph.model.graph, "MatMul"):
+        if product.graph is None:
+            continue
         x, matrix = product.inputs
         assert x is not None
         assert matrix is not None
@@ -131,17 +133,28 @@ class Place:
             self._taken[op_type] = copies + 1
             name = f"{self.scope}/{op_type}" + (f"_{copies}" if copies else "")
         value = ir.val(name)
-        node = ir.node(op_type, inputs, attributes, outputs=[value], name=name, domain=domain)
+        self._put(ir.node(op_type, inputs, attributes, outputs=[value], name=name, domain=domain))
+        return value
+
+    def split(self, x: ir.Value, sizes: list[int]) -> list[ir.Value]:
+        """Cut `x` apart along its last axis."""
+        name = f"{self.scope}/Split"
+        parts = [ir.val(f"{name}:{number}") for number in range(len(sizes))]
+        inputs = [x, self.const(sizes)]
+        node = ir.node("Split", inputs, {"axis": -1}, outputs=parts, name=name)
+        self._put(node)
+        return parts
+
+    def const(self, value: float | list[int], dtype: ir.DataType = INT64) -> ir.Value:
+        """A scalar or short vector, stored inside the graph and shared by equal uses."""
+        return constant(self.graph.initializers, value, dtype)
+
+    def _put(self, node: ir.Node) -> None:
         if self._behind:
             self.graph.insert_after(self._anchor, node)
             self._anchor = node
         else:
             self.graph.insert_before(self._anchor, node)
-        return value
-
-    def const(self, value: float | list[int], dtype: ir.DataType = INT64) -> ir.Value:
-        """A scalar or short vector, stored inside the graph and shared by equal uses."""
-        return constant(self.graph.initializers, value, dtype)
 
 
 def before(graph: GuardGraph, node: ir.Node, scope: str | None = None) -> Place:
