@@ -146,7 +146,9 @@ def _quantize(r: Place, channels: int, *inputs: ir.Value) -> ir.Value:
 
 
 def _replace(graph: GuardGraph, group: Sequence[Linear], x: _Activation, matrix: Rounded) -> None:
-    """Let one product stand in for those of `group`, of which only one by itself has a shift.
+    """Let one product stand in for those of `group`.
+
+    What reads a shifted input stands alone: queries, keys and values read no GELU.
 
     Args:
         matrix: [in, out of all of them].
@@ -168,6 +170,7 @@ def _replace(graph: GuardGraph, group: Sequence[Linear], x: _Activation, matrix:
     )
     y = r.op("Mul", product, x.step, name=f"{label}/rescale")
     if len(group) > 1:
+        assert not x.shift
         for linear, part in zip(group, r.split(y, widths), strict=True):
             replace(graph, [linear.product], part)
         return
