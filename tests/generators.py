@@ -4,10 +4,10 @@ import contextlib
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from siren_bench.peers.genai_builder import build_model
 from siren_train.store.generator import Generator, GeneratorPool
 
 # Whose folders the builder makes and grafts are tested on, by their names in generation/conftest.
@@ -18,14 +18,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def need_genai() -> Any:
-    """The builder's module; the test is skipped where onnxruntime-genai is not installed."""
+def need_genai() -> None:
+    """Skip the test where onnxruntime-genai is not installed."""
     pytest.importorskip(
         "onnxruntime_genai", reason="generators need onnxruntime-genai: siren-edge[generate]"
     )
-    from onnxruntime_genai.models import builder
-
-    return builder
 
 
 def make_generator(backbone: Path, output: Path, precision: str, device: str) -> Path:
@@ -35,15 +32,10 @@ def make_generator(backbone: Path, output: Path, precision: str, device: str) ->
         precision: "fp32", "fp16" or "int4".
         device: "cpu" or "cuda"; nothing is run on it.
     """
-    builder = need_genai()
+    need_genai()
     _add_chat_template(backbone)
-    cache = str(output.parent / "cache")
-    arguments = ("", str(backbone), str(output), precision, device, cache)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        options = builder.parse_extra_options(*arguments, [])
-        _as_the_builder_knows_it(options["hf_details"]["hf_config"])
-        builder.create_model(*arguments, **options)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        build_model(backbone, output, precision, output.parent / "cache", device)
     return output
 
 
@@ -57,14 +49,3 @@ def _add_chat_template(backbone: Path) -> None:
     path = backbone / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "chat_template": CHAT_TEMPLATE}), encoding="utf-8")
-
-
-def _as_the_builder_knows_it(config: Any) -> None:
-    """Builder 0.18 reads rotary settings as transformers 4 wrote them."""
-    rope = config.rope_parameters
-    if config.model_type == "gemma3_text":
-        config.rope_local_base_freq = rope["sliding_attention"]["rope_theta"]
-        theta = rope["full_attention"]["rope_theta"]
-        config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
-    if config.model_type == "phi3":
-        config.original_max_position_embeddings = config.max_position_embeddings

@@ -15,6 +15,7 @@ from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.commands.origin import installed_versions
 from siren_runtime.errors import install_hint
 from siren_runtime.generation.engine import import_genai
+from siren_runtime.generation.folder import read_folder
 
 from .generation import Generation, OneAtATime
 from .missing import PeerMissing
@@ -57,10 +58,10 @@ class Genai(OneAtATime):
         options = {"session_options": {"intra_op_num_threads": self.threads}}
         config.overlay(json.dumps({"model": {"decoder": options}}))
         model = onnxruntime_genai.Model(config)
-        return model, onnxruntime_genai.Tokenizer(model)
+        return model, onnxruntime_genai.Tokenizer(model), read_folder(self.model).window
 
     def score(self, model: Any, text: str) -> None:
-        _, tokenizer = model
+        _, tokenizer, _ = model
         template = self.generation.template
         prompt = list(tokenizer.encode(template)) if template else []
         generator = self.begin(model, [*prompt, *tokenizer.encode(text)])
@@ -75,11 +76,13 @@ class Genai(OneAtATime):
             tokens in `generation`.
         """
         onnxruntime_genai = import_genai()
-        language_model, _ = model
+        language_model, _, window = model
         length = len(ids) + self.generation.new_tokens
         parameters = onnxruntime_genai.GeneratorParams(language_model)
-        # A least length keeps it from ending before it has written all of its tokens.
-        parameters.set_search_options(do_sample=False, min_length=length, max_length=length)
+        # A least length keeps it from ending before it has written all of its tokens. Its cache,
+        # which is as long as the most, must hold a whole window.
+        most = max(length, window + 1)
+        parameters.set_search_options(do_sample=False, min_length=length, max_length=most)
         generator = onnxruntime_genai.Generator(language_model, parameters)
         generator.append_tokens(ids)
         return generator
@@ -96,11 +99,15 @@ def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
     model = folder / f"genai-{dtype}"
     if not model.exists():
         import_onnxruntime()  # whose settings the builder inherits
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
         with made_whole(model) as unfinished:
-            paths = ["-i", str(backbone), "-o", str(unfinished), "-c", str(folder / "genai-cache")]
-            options = ["-p", _PRECISIONS[dtype]]
-            done = subprocess.run([*command, *paths, *options], capture_output=True)
+            arguments = [backbone, unfinished, _PRECISIONS[dtype], folder / "genai-cache"]
+            command = [
+                sys.executable,
+                "-m",
+                "siren_bench.peers.genai_builder",
+                *map(str, arguments),
+            ]
+            done = subprocess.run(command, capture_output=True)
             if done.returncode or not (unfinished / "genai_config.json").exists():
                 said = done.stderr.decode(errors="replace").strip().splitlines()
                 last = said[-1] if said else "it said nothing"
