@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from siren_bench.engines.engine import Work
 from siren_bench.records.kept import made_whole
-from siren_runtime.backends.onnxruntime.providers import import_onnxruntime
 from siren_runtime.commands.origin import installed_versions
 from siren_runtime.errors import install_hint
 from siren_runtime.generation.engine import import_genai
@@ -98,7 +97,6 @@ def build_genai(backbone: Path, folder: Path, dtype: GenaiDtype) -> Path:
         raise PeerMissing(f"onnxruntime-genai is not installed; {install_hint('bench-peers')}")
     model = folder / f"genai-{dtype}"
     if not model.exists():
-        import_onnxruntime()  # whose settings the builder inherits
         with made_whole(model) as unfinished:
             arguments = [backbone, unfinished, _PRECISIONS[dtype], folder / "genai-cache"]
             command = [

@@ -5,8 +5,11 @@ process of its own, since the builder prints much and keeps its memory.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from siren_runtime.generation.engine import import_genai
 
 
 def build_model(
@@ -18,8 +21,7 @@ def build_model(
         precision: "fp32", "fp16" or "int4".
         device: "cpu" or "cuda"; nothing is run on it.
     """
-    from onnxruntime_genai.models import builder
-
+    builder = import_module(".models.builder", import_genai().__name__)
     arguments = ("", str(backbone), str(output), precision, device, str(cache))
     options = builder.parse_extra_options(*arguments, [])
     _as_the_builder_knows_it(options["hf_details"]["hf_config"])
