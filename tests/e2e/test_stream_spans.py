@@ -65,7 +65,7 @@ def any_guard(request, open_guard):
 def check_as_whole(guard, streamed, whole):
     """Compare the spans of a stream with those of the whole text.
 
-    Of an encoder's whole text the promising spans are read, of its stream each that is complete.
+    Of an encoder's whole text the promising spans are read, of its stream those of each feed.
     """
     found = [(s.tokens, s.threshold, s.score) for s in streamed.spans]
     if SPANS in guard.manifests[0].graphs:
@@ -180,16 +180,22 @@ def test_an_engine_that_fails_in_spans_leaves_no_verdict(guard, monkeypatch):
             stream.feed("more")
 
 
-def test_each_span_is_read_once(anew, monkeypatch):
-    """A feed costs the text so far and the spans that it completes."""
-    read = []
-    run = OnnxRuntimeBackend.run
+@pytest.fixture
+def read(monkeypatch):
+    """The tokens of each text that the engine has read, spans by themselves among them."""
+    found = []
+    fed = OnnxRuntimeBackend._feed
 
     def counted(self, input_ids, attention_mask):
-        read.extend(int(n) for n in attention_mask.sum(axis=1))
-        return run(self, input_ids, attention_mask)
+        found.extend(int(n) for n in attention_mask.sum(axis=1))
+        return fed(self, input_ids, attention_mask)
 
-    monkeypatch.setattr(OnnxRuntimeBackend, "run", counted)
+    monkeypatch.setattr(OnnxRuntimeBackend, "_feed", counted)
+    return found
+
+
+def test_each_span_is_read_once(anew, read, monkeypatch):
+    """A feed costs the text so far and the spans that it completes."""
     pieces = pieces_of(TEXT, 6)
     with anew.stream() as stream:
         for piece in pieces:
@@ -199,20 +205,45 @@ def test_each_span_is_read_once(anew, monkeypatch):
     read.clear()
     monkeypatch.setattr("siren_runtime.scoring.windows.promising", lambda cuts, *_: cuts)
     anew.score(TEXT)
-    assert spans <= 2 * len(read)  # some ended with the text of a feed, and with no sentence
+    assert 0 < spans <= 2 * len(read)  # some ended with the text of a feed, and with no sentence
+
+
+def test_of_a_piece_with_many_spans_those_are_read_that_a_score_reads(open_guard, read):
+    """A feed that brings them all costs what the whole text does, and says the same of it."""
+    guard = open_guard("bert")
+    text = TEXT.replace("\n", " ") * 3 + "\n"
+    expected = guard.score(text)
+    scored = sorted(read)
+    assert len(scored) > 4
+    read.clear()
+    with guard.stream() as stream:
+        result = stream.feed(text)
+        assert sorted(read) == scored
+        read.clear()
+        again = stream.feed("")  # what was passed over stays so
+        assert not read
+    assert result.spans == again.spans
+    for one, other in zip(result.spans, expected.spans, strict=True):
+        assert (one.tokens, one.span) == (other.tokens, other.span)
+        assert one.score == pytest.approx(other.score, abs=BOUND)
+    with guard.stream() as stream:
+        stream.feed(text)
+        read.clear()
+        stream.feed(TEXT)
+    assert len(read) < len(scored)  # of the second piece alone
 
 
 def test_a_deadline_ends_what_reads_spans(anew, monkeypatch):
     """No verdict is left that some spans are missing of."""
-    run, cancel = OnnxRuntimeBackend.run, threading.Event()
+    run, cancel = OnnxRuntimeBackend._run, threading.Event()
 
-    def cancelled_meanwhile(self, input_ids, attention_mask):
+    def cancelled_meanwhile(self, *arguments):
         cancel.set()
-        return run(self, input_ids, attention_mask)
+        return run(self, *arguments)
 
     with anew.stream() as stream:
         with monkeypatch.context() as patched:
-            patched.setattr(OnnxRuntimeBackend, "run", cancelled_meanwhile)
+            patched.setattr(OnnxRuntimeBackend, "_run", cancelled_meanwhile)
             with pytest.raises(InterruptedCall):
                 stream.feed(TEXT, cancel=cancel)
         with pytest.raises(BackendError, match="failed before"):

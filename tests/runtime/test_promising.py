@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from siren_runtime.scoring.promising import promising
+from siren_runtime.backends.promising import promising
 from siren_runtime.text.spans import Cut
 
 

@@ -1,5 +1,7 @@
 """Bounds of a polynomial's lower orders: what they decide, cost and lose, and what drops them."""
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -15,8 +17,8 @@ from siren_runtime import BundleError
 from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.reader import load_bundle
 from siren_runtime.commands.siren import app as siren
-from siren_train.measure.exit_bounds import Bounds, ExitScores
-from siren_train.measure.order_cascade import measure_orders, order_costs
+from siren_train.measure.exit_bounds import ExitScores
+from siren_train.measure.order_evaluation import measure_orders, order_costs
 from tiny_bundle import edit_manifest
 
 HEAD = HeadSpec("polynomial", "residual_mean", [0], 10, 3, activation="orders", rank=4)
@@ -57,6 +59,33 @@ def test_bounds_are_chosen_written_reported_and_dropped_by_a_new_threshold(label
     assert load_bundle(bundle).manifest.orders is None
 
 
+def test_an_evaluation_has_each_order_and_what_its_bounds_decide(labelled, tmp_path):
+    bundle, data, _ = labelled
+
+    def evaluated(name):
+        arguments = data, "--split", "validation", "--threads", 1, "-o", tmp_path / name
+        found = run("evaluate", bundle, *arguments)
+        assert found.exit_code == 0, found.output
+        return found.stdout, json.loads((tmp_path / name / "evaluation.json").read_text())
+
+    shown, plain = evaluated("plain")
+    assert "rows it decides" not in shown
+    assert plain["orders"]["bounded_macro_f1"] is None
+    run("calibrate", bundle, data, "--cascade", "--loss", 10, "--threads", 1)
+    shown, found = evaluated("bounded")
+    orders = found["orders"]
+    assert orders["costs"] == order_costs(load_bundle(bundle).manifest.head)
+    assert orders["macro_f1"][-1] == found["mean_macro_f1"] == 1.0
+    assert orders["auroc"][-1] == 1.0
+    assert orders["macro_f1"] == plain["orders"]["macro_f1"]
+    assert sum(orders["decides"]) == pytest.approx(1)
+    assert orders["decides"] != plain["orders"]["decides"] == [0, 0, 1]
+    assert 0.9 <= orders["bounded_macro_f1"] < 1.0
+    assert (
+        f"Where each row is decided so, mean macro-F1 is {orders['bounded_macro_f1']:.4f}" in shown
+    )
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -85,7 +114,7 @@ def test_a_row_is_decided_by_the_first_order_that_is_sure():
         datasets=np.array(["a"] * 4),
         tokens=np.ones(4, np.int64),
     )
-    bounds = Bounds([(0.2, 0.95), (None, 0.8)], 0.5, 0.0)
+    bounds = [(0.2, 0.95), (None, 0.8)]
     reports, cascade = measure_orders(scores, bounds, HEAD, np.full(4, 0.5))
     assert [one.decides for one in reports] == [0.5, 0.25, 0.25]
     assert reports[-1].macro_f1 == 1.0

@@ -19,6 +19,7 @@ from siren_runtime.backends.outputs import (
     no_verdict,
     not_finite,
 )
+from siren_runtime.backends.promising import promising
 from siren_runtime.backends.readout import Readout
 from siren_runtime.bundle.graphs import SCORE
 from siren_runtime.bundle.manifest import Manifest
@@ -27,8 +28,6 @@ from siren_runtime.text.deadline import Check, Deadline
 from siren_runtime.text.reading import Window
 from siren_runtime.text.spans import Cut
 from siren_runtime.text.tokenizer import Tokenizer
-
-from .promising import promising
 
 _Key = TypeVar("_Key")
 
@@ -81,10 +80,10 @@ class WindowRun:
         if not any(window.cuts for window in windows.values()):
             return self._in_batches(windows, token_budget, check)
         if not isinstance(self.backend, SpansBackend) or not self.manifest.head.pools_mean:
-            plain = {(key, 0): replace(window, cuts=[]) for key, window in windows.items()}
+            plain = {(key, 0, 0): replace(window, cuts=[]) for key, window in windows.items()}
             alone = self._in_batches(plain | self._alone(windows), token_budget, check)
             return {
-                key: _with_spans(alone[key, 0], windows[key].cuts, alone, key) for key in windows
+                key: _with_spans(alone[key, 0, 0], windows[key].cuts, alone, key) for key in windows
             }
         scored = self._in_batches(windows, token_budget, check)
         if self.backend.reads_amid:
@@ -104,13 +103,16 @@ class WindowRun:
             for key, one in scored.items()
         }
 
-    def _alone(self, windows: Mapping[_Key, Window]) -> dict[tuple[_Key, int], Window]:
-        """The spans of windows as texts of their own, each by its window and its number from 1."""
-        return {
-            (key, number): Window(self.tokenizer.with_special(window.ids[c.start : c.stop]))
+    def _alone(self, windows: Mapping[_Key, Window]) -> dict[tuple[_Key, int, int], Window]:
+        """The spans of windows as texts of their own, each by its window, its first token and the
+        one behind its last: a sentence may be a span of several sizes.
+        """
+        parts = {
+            (key, c.start, c.stop): window.ids[c.start : c.stop]
             for key, window in windows.items()
-            for number, c in enumerate(window.cuts, start=1)
+            for c in window.cuts
         }
+        return {part: Window(self.tokenizer.with_special(ids)) for part, ids in parts.items()}
 
     def apart(self, parts: Sequence[list[int]], deadline: Deadline) -> DoubleArray:
         """Score parts of a text as texts of their own; each is its ids without special tokens.
@@ -238,7 +240,7 @@ def _good(scored: Scored | BackendError) -> Scored:
 def _with_spans(
     window: Scored | BackendError,
     cuts: Sequence[Cut],
-    alone: Mapping[tuple[_Key, int], Scored | BackendError],
+    alone: Mapping[tuple[_Key, int, int], Scored | BackendError],
     key: _Key,
 ) -> Scored | BackendError:
     """A window's score and those of its spans, which were read by themselves; one that has none
@@ -247,8 +249,8 @@ def _with_spans(
     if isinstance(window, BackendError):
         return window
     rows = [np.zeros((0, len(window.precise)))]
-    for number in range(1, 1 + len(cuts)):
-        one = alone[key, number]
+    for cut in cuts:
+        one = alone[key, cut.start, cut.stop]
         if isinstance(one, BackendError):
             return one
         rows.append(one.precise[None])

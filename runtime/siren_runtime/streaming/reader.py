@@ -5,9 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
-from siren_runtime.backends.base import Backend, StreamBackend
+from siren_runtime.backends.base import Backend, SpansBackend, StreamBackend
 from siren_runtime.backends.batching import micro_batches, right_pad
 from siren_runtime.backends.outputs import (
+    DoubleArray,
     FloatArray,
     neurons_of_chunk,
     no_verdict,
@@ -19,6 +20,7 @@ from siren_runtime.errors import InterruptedCall, SirenError
 from siren_runtime.text.deadline import Deadline
 
 from .cache import KeyValueCache
+from .spans import Amid
 from .state import StreamState
 
 # Idle slots between two busy ones that are cheaper to run along than to read all weights twice.
@@ -260,8 +262,7 @@ class ReencodingReader:
 
     def _score(self, states: list[StreamState], sequences: list[list[int]]) -> Failures:
         try:
-            readouts = self._readout.rows(self._backend.run(*right_pad(sequences)))
-            check_finite(readouts, readouts)
+            readouts = self._read(states, sequences)
         except SirenError as error:
             if len(states) == 1:
                 return {states[0]: error}
@@ -272,6 +273,25 @@ class ReencodingReader:
         for state, readout in zip(states, readouts, strict=True):
             state.read_all(readout)
         return {}
+
+    def _read(self, states: list[StreamState], sequences: list[list[int]]) -> FloatArray:
+        """The readouts after all tokens, float32 [streams, width]; what the same pass tells of new
+        spans goes into the states.
+        """
+        tokens = right_pad(sequences)
+        spans = [(row, *span) for row, state in enumerate(states) for span in state.new_spans]
+        if spans and isinstance(self._backend, SpansBackend):
+            outputs, of_spans = self._backend.run_spans(*tokens, spans)
+            found: list[dict[tuple[int, int], DoubleArray]] = [{} for _ in states]
+            for (row, start, stop), told in zip(spans, self._readout.finite(of_spans), strict=True):
+                found[row][start, stop] = told
+            for state, ids, rows in zip(states, sequences, found, strict=True):
+                state.amid = Amid(len(ids), rows)
+        else:
+            outputs = self._backend.run(*tokens)
+        readouts = self._readout.rows(outputs)
+        check_finite(readouts, readouts)
+        return readouts
 
 
 def ended(busy: Sequence[StreamState], deadlines: Mapping[StreamState, Deadline]) -> Failures:

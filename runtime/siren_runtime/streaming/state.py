@@ -8,6 +8,7 @@ from siren_runtime.backends.outputs import FloatArray, span_means
 
 from .aggregation import Aggregation, moving_average
 from .growing_text import Offsets, Tokens
+from .spans import NOTHING_AMID
 from .waiting import Waiting
 
 _GRANULE = 64  # rows
@@ -27,6 +28,10 @@ class StreamState:
     verdict on them: on the last token, or with `judges_each` on all, of which the first `judged`
     have theirs. `exit` is how many blocks read the last one, where an exit decided. `to_end` says
     that the whole guard must read all.
+
+    Where the text is read anew, `new_spans` are those that come with the pending tokens, each by
+    its first token and the one behind its last; `amid` is what the engine tells of them, where it
+    does.
 
     `base` and `base_count` are of the tokens that slid out of the stream, which `slid` says there
     are. `written` is the most tokens that were read since it was empty.
@@ -60,6 +65,8 @@ class StreamState:
         self.written = 0
         self.changed = False  # since the last tokens were taken over
         self.context = 0
+        self.new_spans: list[tuple[int, int]] = []
+        self.amid = NOTHING_AMID
         self.scores: list[float] = []
         self.readouts: list[FloatArray | None] = []
         self.base: FloatArray = np.zeros(neurons, np.float32)
@@ -98,6 +105,10 @@ class StreamState:
         self.pending = tokens.ids[common:limit]
         self.changed = taken_back > 0 or bool(self.pending)
         return taken_back
+
+    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Note which spans come with the pending tokens; what was told of others is forgotten."""
+        self.new_spans, self.amid = [*spans], NOTHING_AMID
 
     @property
     def may_leave(self) -> bool:

@@ -141,21 +141,24 @@ class Track:
         heads = self.member.readout.heads(readout)
         if self._spans is None:
             return heads
-        tokenizer, count, special = self.member.tokenizer, self._held, 0
-        if self.tokens.text:  # token ids that are fed have no special ones around them
-            special, count = tokenizer.special_before, count - tokenizer.special_after
-        first = max(self.state.context, special)
+        counted = self._counted()
         spans = self._spans.of(
-            count,
-            self.tokens.text,
-            first,
-            lambda: self._encoded(count),
+            *counted,
+            lambda: self._encoded(counted[0]),
             lambda parts: self._rows(parts, deadline),
+            self.state.amid,
             ended=ended,
         )
         if spans is not self._told[0]:  # a span that is complete stays where it is
             self._told = spans, {name: self._in_given(found) for name, found in spans.items()}
         return {name: replace(head, spans=self._told[1][name]) for name, head in heads.items()}
+
+    def _counted(self) -> tuple[int, str, int]:
+        """The tokens that spans are of, the text that they stand for and the first that counts."""
+        tokenizer, count, special = self.member.tokenizer, self._held, 0
+        if self.tokens.text:  # token ids that are fed have no special ones around them
+            special, count = tokenizer.special_before, count - tokenizer.special_after
+        return count, self.tokens.text, max(self.state.context, special)
 
     def _in_given(self, spans: Sequence[HighestSpan]) -> tuple[HighestSpan, ...]:
         """Spans of the cleaned text that is held, where they stand in the text as given."""
@@ -170,13 +173,13 @@ class Track:
 
     @property
     def _held(self) -> int:
-        return len(self.state.ids)
+        return len(self.state.ids) + len(self.state.pending)
 
     def _encoded(self, count: int) -> Encoded:
-        """The first tokens of those read, where they stand in the cleaned text that is held."""
-        start = self.tokens.start
+        """The first tokens of those held, where they stand in the cleaned text that is held."""
+        start, ids = self.tokens.start, self.state.ids + self.state.pending
         offsets = [(first - start, last - start) for first, last in self.state.offsets[:count]]
-        return Encoded(self.state.ids[:count], offsets)
+        return Encoded(ids[:count], offsets)
 
     @property
     def is_truncated(self) -> bool:
@@ -233,6 +236,9 @@ class Track:
         self.scored_from = held - taken_back
         if taken_back:
             self._forget_spans(self.scored_from)
+        if self._spans is not None and self.member.head is None:
+            counted = self._counted()
+            self.state.expect(self._spans.new(*counted, lambda: self._encoded(counted[0])))
         self.computed += len(self.state.pending)
 
     def _forget_spans(self, tokens: int) -> None:

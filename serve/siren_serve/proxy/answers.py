@@ -102,7 +102,7 @@ class StreamedAnswer:
             stream = await self._stack.enter_async_context(self._policy.stream(prompt))
         except SirenError as error:
             return self._policy.no_verdict("answer", error)
-        if prompt and not self._policy.reads_anew:
+        if self._policy.reads_ahead(prompt):
             self._tasks.append(asyncio.ensure_future(_warm(stream)))
         return stream
 

@@ -23,6 +23,7 @@ from siren_serve.settings import ProxySettings
 _T = TypeVar("_T")
 # Characters of an answer that are read at once: at most, and of the shortest windows.
 _PART, _LEAST_PART = 256, 32
+_CHARACTERS_A_TOKEN = 3  # of most texts, at least
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Policy:
         self.served, self.settings = served, settings
         self._metrics, self._timeout_s = metrics, timeout_s
         guard = served.guard.guard
-        self.reads_anew = reads_anew(guard)
+        self._reads_anew, self._spans = reads_anew(guard), guard.judge.limits.spans or ()
         self.stride = gathered_by(guard, settings.stride)
 
     def parts(self, text: str) -> list[str]:
@@ -59,6 +60,14 @@ class Policy:
         if self.settings.aggregation != "mean":  # no more tokens than it looks back over
             size = max(min(size, self.settings.span), _LEAST_PART)
         return in_parts(text, size)
+
+    def reads_ahead(self, prompt: str) -> bool:
+        """Whether a stream is to read its prompt before there is an answer: it keeps what it made
+        of it. Where text is read anew that is the scores of spans, which a short prompt lacks.
+        """
+        if self._reads_anew:
+            return len(prompt) > _CHARACTERS_A_TOKEN * min(self._spans, default=len(prompt))
+        return bool(prompt)
 
     @property
     def blocks(self) -> bool:

@@ -73,12 +73,8 @@ def calibrate_orders(
 ) -> None:
     """As `calibrate_exits`, of the orders below the highest of the primary head."""
     from siren_train.measure.exit_bounds import choose_bounds
-    from siren_train.measure.order_cascade import (
-        measure_orders,
-        order_costs,
-        score_orders,
-        write_order_bounds,
-    )
+    from siren_train.measure.order_cascade import score_orders, write_order_bounds
+    from siren_train.measure.order_evaluation import measure_orders, order_costs
 
     with Bars() as bars:
         scores, has_response = score_orders(
@@ -90,7 +86,7 @@ def calibrate_orders(
     write_order_bounds(bundle.path, found, loss / 100, rows)
     of_responses = (manifest.responses or manifest).threshold
     thresholds = np.where(has_response, of_responses, manifest.threshold)
-    reports, cascade = measure_orders(scores, found, manifest.head, thresholds)
+    reports, cascade = measure_orders(scores, found.bounds, manifest.head, thresholds)
     shown = [f"safe up to {_shown(low)}, harmful from {_shown(high)}" for low, high in found.bounds]
     for order, (one, bounds) in enumerate(zip(reports, [*shown, "the rest"], strict=True), start=1):
         write_lines(

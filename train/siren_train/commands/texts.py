@@ -16,6 +16,7 @@ from siren_train.data.sources import Source
 from siren_train.measure.evaluate import measure, score_rows, tokens_read
 from siren_train.measure.evaluation_tables import evaluation_markdown
 from siren_train.measure.exit_evaluation import measure_exits
+from siren_train.measure.order_evaluation import evaluate_orders
 from siren_train.measure.plots import plot_evaluation
 from siren_train.measure.reports import measured_by, write_report
 from siren_train.measure.stated import label_thresholds, stated_reading, stated_thresholds
@@ -55,12 +56,13 @@ def evaluate_texts(
     Raises:
         InputError: the data is unusable, or a file cannot be written.
     """
+    stated = stated_thresholds(guard, threshold, head)
     about: dict[str, Any] = {
         "bundles": bundles,
         "sources": [source.name for source in sources],
         "split": split,
         "head": head,
-        **vars(stated_thresholds(guard, threshold, head)),
+        **vars(stated),
     }
     score = partial(
         score_rows,
@@ -84,6 +86,10 @@ def evaluate_texts(
             read = tokens_read(scores, guard)
             exits = measure_exits(scores.exits, read, changed, blocks, by_dataset)
             scores = scores.ranked_as(whole)
+    orders = None
+    if scores.orders.shape[1] > 1 and head in (None, guard.heads[0]) and len(bundles) == 1:
+        cut = scores.orders, scores.harmful, scores.datasets
+        orders = evaluate_orders(*cut, guard.manifest, stated.of_rows(scores.has_response))
     labels = label_thresholds(guard, threshold)
     say_unnamed(scores, labels)
     found = measure(scores, **about, by_category=by_category, thresholds=labels)
@@ -91,6 +97,7 @@ def evaluate_texts(
     evaluation = replace(
         found,
         exits=exits,
+        orders=orders,
         max_rows=max_rows,
         paper=paper_figures(measured),
         notes={one.name: one.note for one in measured if one.note},

@@ -10,7 +10,7 @@ from siren_runtime.bundle.files import write_whole
 from siren_runtime.bundle.progress import Progress, silent
 from siren_runtime.errors import InputError
 from siren_train.measure.metrics import MacroF1, macro_f1_by_dataset
-from siren_train.measure.order_cascade import order_costs
+from siren_train.measure.order_evaluation import order_costs
 from siren_train.measure.table import markdown_table
 from siren_train.store.features import FeatureSet
 from siren_train.store.store import FeatureStore

@@ -28,6 +28,7 @@ from .categories import (
 )
 from .exit_evaluation import ExitEvaluation
 from .metrics import BinaryMetrics, binary_metrics
+from .order_evaluation import OrdersEvaluation
 
 
 def _none() -> NDArray[np.int64]:
@@ -50,6 +51,7 @@ class Scores:
             row has none. Without columns where none was.
         risks: float64 [rows], by which a guard ranks rows, as `ScoreResult.risk`.
         flagged: bool [rows], which a guard calls harmful.
+        orders: float64 [rows, orders], by each order of a polynomial.
     """
 
     scores: NDArray[np.float64]
@@ -63,6 +65,7 @@ class Scores:
     spans: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     risks: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    orders: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """The rows of a mask, without what heads of categories got."""
@@ -90,6 +93,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         by_group: likewise, where several categories of a data set are of one group, `group_of`.
         heads: of each head that has labels, or more than two classes.
         exits: of a guard whose exits decide.
+        orders: of a guard whose first head is a polynomial, where that is measured.
         max_rows: of each data set, of each class alike; None where all rows were scored.
         paper: of public benchmarks: macro-F1 in percent that the SIREN paper reports, by guard and
             then by data set.
@@ -108,6 +112,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     by_category: dict[str, dict[str, BinaryMetrics]] = msgspec.field(default_factory=dict)
     heads: list[CategoryEvaluation] = msgspec.field(default_factory=list)
     exits: ExitEvaluation | None = None
+    orders: OrdersEvaluation | None = None
     max_rows: int | None = None
     paper: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
     notes: dict[str, str] = msgspec.field(default_factory=dict)
@@ -180,6 +185,7 @@ def score_rows(
         highest_spans([result.heads[name].spans for result in results], sizes),
         risks,
         flagged,
+        np.array([result.heads[name].orders for result in results], np.float64),
     )
 
 

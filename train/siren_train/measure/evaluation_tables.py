@@ -8,6 +8,7 @@ from .categories import categories_markdown
 from .evaluate import Evaluation
 from .exit_evaluation import exits_markdown
 from .metrics import BinaryMetrics
+from .order_evaluation import orders_markdown
 from .stated import read_told, told
 from .table import markdown_table
 
@@ -33,6 +34,8 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     if evaluation.exits is not None:
         by_dataset = {name: m.counted for name, m in evaluation.by_dataset.items()}
         lines += exits_markdown(evaluation.exits, evaluation.mean_macro_f1, by_dataset)
+    if evaluation.orders is not None:
+        lines += orders_markdown(evaluation.orders)
     if evaluation.paper:
         lines += ["", *_beside_the_paper(evaluation)]
     lines += [f"\n{name}: {note}." for name, note in evaluation.notes.items()]

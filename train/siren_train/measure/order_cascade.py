@@ -1,7 +1,6 @@
 """Lower orders of a polynomial head: which texts they are enough for, and what that would save."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -9,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siren_runtime import Guard
-from siren_runtime.bundle.heads import HeadSpec
 from siren_runtime.bundle.manifest import Manifest
 from siren_runtime.bundle.orders import OrderBounds, OrderCascade
 from siren_runtime.bundle.progress import Progress
@@ -23,36 +21,10 @@ from siren_train.data.rows import Columns
 from siren_train.data.sources import Source
 
 from .evaluate import most_tokens, rows_of_split
-from .exit_bounds import HARMFUL, MOST_EXITS, Bounds, ExitScores, decisions
+from .exit_bounds import MOST_EXITS, Bounds, ExitScores
 from .guard_json import write_manifest
-from .metrics import mean_macro_f1
 
 MOST_ORDERS = MOST_EXITS + 1  # the lower ones are as exits
-
-
-@dataclass(frozen=True)
-class OrderUse:
-    """What one order does by its bounds.
-
-    Attributes:
-        macro_f1: of its own verdicts at the threshold, the mean over data sets.
-        cost: multiply-adds of the terms up to it, for one text.
-        decides: the share of rows that it is the first to be sure of; of the highest, the rest.
-    """
-
-    macro_f1: float
-    cost: int
-    decides: float
-
-
-def order_costs(head: HeadSpec) -> list[int]:
-    """The multiply-adds of a head's terms up to each order, ascending, for one text.
-
-    A term beyond the first is `rank` products of directions with features, as many powers, and
-    their weighed sum.
-    """
-    terms = [head.features] + [head.rank * (head.features + n) for n in range(2, head.orders + 1)]
-    return [int(cost) for cost in np.cumsum(terms)]
 
 
 def score_orders(
@@ -103,28 +75,6 @@ def score_orders(
         np.ones(len(rows), np.int64),
     )
     return found, np.array([row.has_response for row in rows])
-
-
-def measure_orders(
-    scores: ExitScores, found: Bounds, head: HeadSpec, thresholds: NDArray[np.float64]
-) -> tuple[list[OrderUse], float]:
-    """What each order does on the rows, and the macro-F1 where each row is decided by bounds.
-
-    Args:
-        thresholds: float64 [rows], from which each is harmful.
-    """
-    number, side = decisions(scores.exits, found.bounds)
-    every = np.concatenate([scores.exits, scores.whole[:, None]], axis=1)
-    reports = [
-        OrderUse(
-            mean_macro_f1(scores.harmful, every[:, place] >= thresholds, scores.datasets),
-            cost,
-            float(np.mean(number == place)),
-        )
-        for place, cost in enumerate(order_costs(head))
-    ]
-    verdicts = np.where(side < 0, scores.whole >= thresholds, side == HARMFUL)
-    return reports, mean_macro_f1(scores.harmful, verdicts, scores.datasets)
 
 
 def write_order_bounds(folder: Path, bounds: Bounds, loss: float, rows: int) -> Manifest:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from siren_runtime import Guard
 from siren_runtime.text.reading import LongText
 
@@ -21,6 +24,12 @@ class Stated:
     threshold: float
     response_threshold: float | None = None
     each_label: bool = False
+
+    def of_rows(self, has_response: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The threshold of each row, float64 [rows], by whether it has a response, bool [rows]."""
+        of_others = self.threshold
+        of_responses = of_others if self.response_threshold is None else self.response_threshold
+        return np.where(has_response, of_responses, of_others)
 
 
 def stated_thresholds(guard: Guard, threshold: float | None, head: str | None = None) -> Stated:
