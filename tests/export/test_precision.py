@@ -1,5 +1,7 @@
 """What calibration changes in 8 and 4 bits: evened activations, and matrices that stay wider."""
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -10,21 +12,23 @@ from siren_export.graph.weights import from_array
 from siren_export.passes.calibration import Inputs
 from siren_export.passes.eight_bits import round_channels
 from siren_export.passes.four_bits import Grid
+from siren_export.passes.options import Options
 from siren_export.passes.sensitive import harm, sensitive
-from siren_export.passes.smoothing import smooth_inputs
+from siren_export.passes.smoothing import BOTH, WEIGHTS, rescale_inputs
 from siren_export.passes.table import lower, row_of
 
 HIDDEN, WIDE, OUTLIER = 64, 96, 17
 
 
-def _weight(random: np.random.Generator, *shape: int):
-    return from_array(random.normal(size=shape).astype(np.float32))
+def _weight(random: np.random.Generator, *shape: int, dtype=np.float32):
+    return from_array(random.normal(size=shape).astype(dtype))
 
 
-def _block(norm: str = "rms", *, tapped: bool = False) -> GuardGraph:
+def _block(norm: str = "rms", *, tapped: bool = False, compute=FLOAT) -> GuardGraph:
     """A norm whose output has one large channel, and a gated MLP behind it."""
     random = np.random.default_rng(0)
-    g = GraphBuilder(FLOAT)
+    g = GraphBuilder(compute)
+    weight = partial(_weight, random, dtype=compute.numpy())
     x = g.input("x", FLOAT, ["batch", "sequence", HIDDEN])
     scale = np.abs(random.normal(size=HIDDEN)).astype(np.float32)
     scale[OUTLIER] = 60
@@ -34,9 +38,10 @@ def _block(norm: str = "rms", *, tapped: bool = False) -> GuardGraph:
             parts.append(g.weight("bias", _weight(random, HIDDEN)))
         operator = "RMSNormalization" if norm == "rms" else "LayerNormalization"
         y = g.op(operator, x, *parts, epsilon=1e-6, axis=-1)
-    gate = g.op("Sigmoid", g.linear(y, "gate", _weight(random, HIDDEN, WIDE)))
-    up = g.linear(y, "up", _weight(random, HIDDEN, WIDE), _weight(random, WIDE))
-    z = g.linear(g.op("Mul", gate, up), "down", _weight(random, WIDE, HIDDEN))
+    narrow = g.to_compute(y)
+    gate = g.op("Sigmoid", g.linear(narrow, "gate", weight(HIDDEN, WIDE)))
+    up = g.linear(narrow, "up", weight(HIDDEN, WIDE), weight(WIDE))
+    z = g.to_float(g.linear(g.op("Mul", gate, up), "down", weight(WIDE, HIDDEN)))
     if tapped:
         z = g.op("Add", z, y)
     return g.build("test", {"features": Output(z, ["batch", "sequence", HIDDEN])})
@@ -61,18 +66,22 @@ def _run(graph: GuardGraph, *outputs: str) -> list[np.ndarray]:
 def _calibration(norm: str = "rms") -> dict[str, Inputs]:
     inner = "norm/RMSNormalization" if norm == "rms" else "norm/LayerNormalization"
     _, y, z = _run(_block(norm), inner, "Mul")
-    largest = {"gate": y, "up": y, "down": z}
+    inputs = {"gate": y[0], "up": y[0], "down": z[0]}
     return {
-        f"{name}/weight": Inputs(np.abs(values).max(axis=(0, 1)))
-        for name, values in largest.items()
+        f"{name}/weight": Inputs(np.abs(x).max(axis=0), (x.T @ x)[None], len(x), 1.0)
+        for name, x in inputs.items()
     }
 
 
+def _rescale(graph: GuardGraph, exponent: float = BOTH, norm: str = "rms", **how) -> Options:
+    return rescale_inputs(graph, Options(calibration=_calibration(norm)), exponent, **how)
+
+
 @pytest.mark.parametrize("norm", ["rms", "layer"])
-def test_smoothing_changes_weights_and_nothing_that_the_graph_computes(norm):
+def test_rescaling_changes_weights_and_nothing_that_the_graph_computes(norm):
     graph, plain = _block(norm), _block(norm)
     before = [node.name for node in graph.model.graph]
-    smooth_inputs(graph, _calibration(norm))
+    _rescale(graph, norm=norm, divides=True)
     assert [node.name for node in graph.model.graph] == before
     assert set(graph.weights) == set(plain.weights)
     changed = {n for n in graph.weights if not np.array_equal(*_values(n, graph, plain))}
@@ -87,7 +96,7 @@ def _values(name: str, *graphs: GuardGraph) -> list[np.ndarray]:
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 def test_an_input_that_something_else_reads_is_divided_beside_it(norm):
     graph, plain = _block(norm, tapped=True), _block(norm, tapped=True)
-    smooth_inputs(graph, _calibration(norm))
+    _rescale(graph, norm=norm, divides=True)
     np.testing.assert_array_equal(*_values("norm/weight", graph, plain))
     for name in ("gate/weight", "down/weight"):
         assert not np.array_equal(*_values(name, graph, plain))
@@ -103,6 +112,56 @@ def test_calibrated_int8_is_closer_to_float32_where_one_channel_is_large(tapped)
         lower(graph, row_of("onnxruntime", "int8"), calibration=calibration)
         errors.append(np.linalg.norm(_run(graph)[0] - expected))
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_where_weights_alone_are_rounded_no_operator_divides_what_something_else_reads():
+    graph, plain = _block(tapped=True), _block(tapped=True)
+    _rescale(graph, WEIGHTS)
+    assert len(graph.model.graph) == len(plain.model.graph)
+    np.testing.assert_array_equal(*_values("gate/weight", graph, plain))
+    assert not np.array_equal(*_values("down/weight", graph, plain))
+
+
+def test_in_float16_the_norm_takes_what_its_products_read_through_a_cast():
+    graph, plain = (_block(compute=ir.DataType.FLOAT16) for _ in range(2))
+    _rescale(graph, WEIGHTS)
+    np.testing.assert_allclose(_run(graph)[0], _run(plain)[0], rtol=2e-2, atol=0.5)
+    for name in ("norm/weight", "gate/weight", "down/weight"):
+        assert not np.array_equal(*_values(name, graph, plain))
+        assert len({values.dtype for values in _values(name, graph, plain)}) == 1
+
+
+def test_the_calibration_is_of_the_inputs_as_they_are_then():
+    graph = _block()
+    options = _rescale(graph, WEIGHTS)
+    _, y, z = _run(graph, "norm/RMSNormalization", "Mul")
+    for name, x in {"gate": y[0], "up": y[0], "down": z[0]}.items():
+        found = options.moments(f"{name}/weight")
+        assert found is not None
+        np.testing.assert_allclose(found[0], x.T @ x, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [("gate/weight", {"up/weight", "up/bias", "down/weight"}), ("up/weight", set())],
+)
+def test_what_keeps_its_blocks_is_not_rescaled_and_neither_is_what_goes_with_it(kept, expected):
+    graph, plain = _block(), _block()
+    values = _values(kept, plain)[0]
+    _rescale(graph, fixed=lambda w: np.array_equal(np.concatenate(list(w.blocks())), values))
+    changed = {n for n in graph.weights if not np.array_equal(*_values(n, graph, plain))}
+    assert changed == expected
+
+
+def test_int4_is_closer_to_float32_where_channels_differ_in_size(monkeypatch):
+    expected = _run(_block())[0]
+    errors = []
+    for exponent in (0.0, WEIGHTS):
+        monkeypatch.setattr("siren_export.passes.onnxruntime_int4.WEIGHTS", exponent)
+        graph = _block()
+        lower(graph, row_of("onnxruntime", "int4"), calibration=_calibration())
+        errors.append(np.linalg.norm(_run(graph)[0] - expected))
+    assert errors[1] < 0.9 * errors[0]
 
 
 def _correlated() -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
 from .options import Options
 from .rounding import Rounded
+from .smoothing import WEIGHTS, rescale_inputs
 
 _BLOCK = 32
 FOUR_BITS = Grid(_BLOCK, signed=True, stored=np.float32)
@@ -35,6 +36,7 @@ def quantize_for_onnxruntime_int4(graph: GuardGraph, options: Options) -> None:
 
     A matrix that the checkpoint has in blocks keeps them.
     """
+    options = rescale_inputs(graph, options, WEIGHTS, carries_over)
     carried_over = CarriedOver(graph)
     for linear in linears(graph):
         if linear.matrix_name in options.keep_float:

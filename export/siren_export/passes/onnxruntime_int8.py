@@ -43,12 +43,11 @@ import onnx_ir as ir
 from siren_export.graph.builder import FLOAT, GuardGraph
 from siren_export.graph.weights import Weight, computed
 
-from .calibration import Inputs
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, by_input, linears, replace
 from .eight_bits import round_channels
 from .options import Options
 from .rounding import Rounded
-from .smoothing import smooth_inputs
+from .smoothing import BOTH, rescale_inputs
 
 _LEVELS = 127
 _ZERO_POINT = 128
@@ -75,13 +74,12 @@ def quantize_for_onnxruntime_int8(graph: GuardGraph, options: Options) -> None:
 
     The inputs of all agree in every dimension but the channels.
     """
-    calibration = options.calibration or {}
-    divided = smooth_inputs(graph, calibration) if calibration else {}
+    options = rescale_inputs(graph, options, BOTH, divides=True)
     quantizer = _Quantizer(graph)
     for group in _products(graph, options.keep_float):
         name = group[0].matrix_name  # all read one input, so what is known of it is the same
         sources = [graph.weights[linear.matrix_name] for linear in group]
-        make = partial(_per_channel, sources, calibration.get(name), divided.get(name))
+        make = partial(_per_channel, sources, options.moments(name))
         _replace(graph, group, quantizer.activation(group[0]), Rounded(make))
 
 
@@ -195,17 +193,12 @@ def _names(group: Sequence[Linear]) -> tuple[str, str]:
 
 
 def _per_channel(
-    sources: Sequence[Weight], inputs: Inputs | None, divided: np.ndarray | None
+    sources: Sequence[Weight], moments: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Matrices [in, out] side by side in 8 bits, with one scale for each output channel.
 
-    Args:
-        inputs: of the matrices as they were measured, where they were.
-        divided: what they are divided by since then, float32 [in].
+    `moments` are of their input, by which they are rounded; None rounds to nearest.
     """
-    if inputs is not None and divided is not None:
-        inputs = inputs.divided(divided)
-    moments = None if inputs is None else inputs.moments
     matrices = (np.concatenate(list(source.blocks())) for source in sources)
     rounded = [round_channels(matrix, moments) for matrix in matrices]
     integers, scales = (np.concatenate(parts, axis=-1) for parts in zip(*rounded, strict=True))

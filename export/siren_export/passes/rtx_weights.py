@@ -25,6 +25,7 @@ from .eight_bits import round_at
 from .four_bits import Grid, round_matrix
 from .options import Options
 from .rounding import Rounded
+from .smoothing import WEIGHTS, rescale_inputs
 
 # Inputs that share an int4 scale. Of MiniLM's verdicts on 1,135 validation rows 16 kept 99.0 %, 32
 # 98.0 %; it costs half a bit more a weight.
@@ -35,6 +36,7 @@ _LARGEST_INT8 = 127
 
 def quantize_for_rtx_int8(graph: GuardGraph, options: Options) -> None:
     """Put the matrix of every linear in 8 bits; pooling and the head stay as they are."""
+    options = rescale_inputs(graph, options, WEIGHTS)
     for linear in linears(graph):
         _to_8_bits(graph, linear, options.moments(linear.matrix_name))
 
@@ -45,6 +47,7 @@ def quantize_for_rtx_int4(graph: GuardGraph, options: Options) -> None:
     Sensitive matrices have 8 bits, but for those that keep the blocks that the checkpoint has. One
     whose inputs are no whole blocks, or with an odd number of outputs, stays as it is.
     """
+    options = rescale_inputs(graph, options, WEIGHTS, carries_over)
     for linear in linears(graph):
         source = graph.weights[linear.matrix_name]
         moments = options.moments(linear.matrix_name)
