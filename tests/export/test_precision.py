@@ -136,7 +136,7 @@ def test_the_calibration_is_of_the_inputs_as_they_are_then():
     options = _rescale(graph, WEIGHTS)
     _, y, z = _run(graph, "norm/RMSNormalization", "Mul")
     for name, x in {"gate": y[0], "up": y[0], "down": z[0]}.items():
-        found = options.moments(f"{name}/weight")
+        found = options.moments(f"{name}/weight")()
         assert found is not None
         np.testing.assert_allclose(found[0], x.T @ x, rtol=1e-2, atol=1e-2)
 

@@ -21,7 +21,7 @@ from siren_export.graph.weights import Weight
 from .carry_over import CarriedOver, carries_over
 from .edit import CONTRIB, Linear, add_weight, before, linears, replace
 from .four_bits import Grid, round_matrix
-from .options import Options
+from .options import Moments, Options
 from .rounding import Rounded
 from .smoothing import WEIGHTS, rescale_inputs
 
@@ -49,7 +49,7 @@ def quantize_for_onnxruntime_int4(graph: GuardGraph, options: Options) -> None:
             _replace(graph, linear, grid, options.moments(linear.matrix_name))
 
 
-def _replace(graph: GuardGraph, linear: Linear, grid: Grid, moments: np.ndarray | None) -> None:
+def _replace(graph: GuardGraph, linear: Linear, grid: Grid, moments: Moments) -> None:
     source = graph.weights[linear.matrix_name]
     channels_in, channels_out = source.shape
     blocks = -(-channels_in // _BLOCK)
@@ -79,16 +79,14 @@ def _replace(graph: GuardGraph, linear: Linear, grid: Grid, moments: np.ndarray 
     replace(graph, old, product)
 
 
-def _per_block(
-    source: Weight, grid: Grid, moments: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _per_block(source: Weight, grid: Grid, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [in, out] as uint8 [out, blocks, block], those of 4 bits two in a byte, and scales.
 
     The scales are float32 [out, blocks].
     """
     matrix = np.concatenate(list(source.blocks()))
     matrix = np.pad(matrix, ((0, -len(matrix) % _BLOCK), (0, 0)))
-    integers, scales = round_matrix(matrix, grid, moments)
+    integers, scales = round_matrix(matrix, grid, moments())
     values = (integers.T.astype(np.int16) - grid.lowest).astype(np.uint8)
     values = values.reshape(matrix.shape[1], -1, _BLOCK)
     if grid.bits == 4:

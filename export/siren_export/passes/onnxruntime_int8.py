@@ -45,7 +45,7 @@ from siren_export.graph.weights import Weight, computed
 
 from .edit import CONTRIB, Linear, Place, add_weight, after, before, by_input, linears, replace
 from .eight_bits import round_channels
-from .options import Options
+from .options import Moments, Options
 from .rounding import Rounded
 from .smoothing import BOTH, rescale_inputs
 
@@ -192,15 +192,14 @@ def _names(group: Sequence[Linear]) -> tuple[str, str]:
     return label, f"{label}/weight"
 
 
-def _per_channel(
-    sources: Sequence[Weight], moments: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _per_channel(sources: Sequence[Weight], moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Matrices [in, out] side by side in 8 bits, with one scale for each output channel.
 
     `moments` are of their input, by which they are rounded; None rounds to nearest.
     """
+    known = moments()
     matrices = (np.concatenate(list(source.blocks())) for source in sources)
-    rounded = [round_channels(matrix, moments) for matrix in matrices]
+    rounded = [round_channels(matrix, known) for matrix in matrices]
     integers, scales = (np.concatenate(parts, axis=-1) for parts in zip(*rounded, strict=True))
     return integers, scales
 

@@ -23,7 +23,7 @@ from siren_export.sources.weights import BLOCK
 from .edit import Linear, add_weight, before, drop_unread, linears
 from .eight_bits import round_at
 from .four_bits import Grid, round_matrix
-from .options import Options
+from .options import Moments, Options
 from .rounding import Rounded
 from .smoothing import WEIGHTS, rescale_inputs
 
@@ -68,7 +68,7 @@ def carries_over(matrix: Weight) -> bool:
     return symmetric and matrix.shape[1] % 2 == 0
 
 
-def _to_8_bits(graph: GuardGraph, linear: Linear, moments: np.ndarray | None) -> None:
+def _to_8_bits(graph: GuardGraph, linear: Linear, moments: Moments) -> None:
     """A matrix [in, out] as int8, and scales [out].
 
     `moments` are of its inputs, by which it is rounded; None rounds to nearest.
@@ -98,13 +98,13 @@ def _to_4_bits(
     _dequantize(graph, linear, values, scales, axis=0, block_size=block)
 
 
-def _per_channel(source: Weight, moments: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _per_channel(source: Weight, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """The scales are rounded to the dtype they are stored in, to add none of its error."""
     matrix = np.concatenate(list(source.blocks())).astype(np.float32)
     stored = source.dtype.numpy()
     scales = (np.abs(matrix).max(axis=0) / _LARGEST_INT8).astype(stored)
     scales = np.maximum(scales, np.finfo(stored).tiny)
-    return round_at(matrix, scales.astype(np.float32), moments, _in_int8), scales
+    return round_at(matrix, scales.astype(np.float32), moments(), _in_int8), scales
 
 
 def _in_int8(values: np.ndarray, scale: np.ndarray, _before: np.ndarray | None) -> np.ndarray:
@@ -121,9 +121,9 @@ def _packed(
     return nibbles[::2] | nibbles[1::2] << 4, scales.astype(source.dtype.numpy())
 
 
-def _rounded(moments: np.ndarray | None, matrix: Weight) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(moments: Moments, matrix: Weight) -> tuple[np.ndarray, np.ndarray]:
     values = np.concatenate(list(matrix.blocks())).astype(np.float32)
-    return round_matrix(values, FOUR_BITS, moments)
+    return round_matrix(values, FOUR_BITS, moments())
 
 
 def _as_stored(matrix: Weight) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,6 @@ import onnx_ir as ir
 from siren_export.graph.builder import GuardGraph
 from siren_export.graph.weights import Weight, from_array
 
-from .calibration import Calibration
 from .edit import Linear, add_weight, after, by_input, linears
 from .options import Options
 
@@ -61,7 +60,7 @@ def rescale_inputs(
         divides: whether an operator divides what a norm gives where something else reads it too.
 
     Returns:
-        The options, with the calibration of the inputs as they are then.
+        The options, with what inputs are divided by.
     """
     found: list[tuple[list[str], list[Linear], np.ndarray]] = []
     for x, group in by_input(graph).items():
@@ -82,19 +81,8 @@ def rescale_inputs(
         for linear in group:
             source = graph.weights[linear.matrix_name]
             graph.weights[linear.matrix_name] = _scaled(source, factors[:, None])
-    return replace(options, calibration=_as_they_are(options.calibration, found))
-
-
-def _as_they_are(
-    calibration: Calibration | None, found: Sequence[tuple[list[str], list[Linear], np.ndarray]]
-) -> Calibration | None:
-    if calibration is None:
-        return None
-    divided = {one.matrix_name: factors for _, group, factors in found for one in group}
-    return {
-        name: inputs.divided(divided[name]) if name in divided else inputs
-        for name, inputs in calibration.items()
-    }
+    divided = {linear.matrix_name: factors for _, group, factors in found for linear in group}
+    return replace(options, divided=divided)
 
 
 def _by_size(moments: np.ndarray, exponent: float) -> np.ndarray:
@@ -176,6 +164,6 @@ def _scaled(source: Weight, factors: np.ndarray) -> Weight:
         for block in source.blocks():
             rows = factors if factors.ndim == 1 else factors[start : start + len(block)]
             start += len(block)
-            yield (block * rows).astype(block.dtype)
+            yield (block * rows).astype(block.dtype, copy=False)
 
     return Weight(source.dtype, source.shape, blocks)
