@@ -208,29 +208,39 @@ def test_each_span_is_read_once(anew, read, monkeypatch):
     assert 0 < spans <= 2 * len(read)  # some ended with the text of a feed, and with no sentence
 
 
-def test_of_a_piece_with_many_spans_those_are_read_that_a_score_reads(open_guard, read):
-    """A feed that brings them all costs what the whole text does, and says the same of it."""
+def test_of_a_piece_with_many_spans_the_promising_are_read(open_guard, read, monkeypatch):
+    """A feed that brings them all costs less than to read all; what it passes over stays so."""
     guard = open_guard("bert")
     text = TEXT.replace("\n", " ") * 3 + "\n"
-    expected = guard.score(text)
-    scored = sorted(read)
-    assert len(scored) > 4
-    read.clear()
     with guard.stream() as stream:
         result = stream.feed(text)
-        assert sorted(read) == scored
+        promised = len(read)
         read.clear()
-        again = stream.feed("")  # what was passed over stays so
+        assert stream.feed("").spans == result.spans
         assert not read
-    assert result.spans == again.spans
+    expected = guard.score(text)
     for one, other in zip(result.spans, expected.spans, strict=True):
-        assert (one.tokens, one.span) == (other.tokens, other.span)
-        assert one.score == pytest.approx(other.score, abs=BOUND)
+        assert one.tokens == other.tokens
+        assert one.score >= other.score - BOUND
+    read.clear()
+    monkeypatch.setattr("siren_runtime.streaming.spans.promising", lambda cuts, *_: cuts)
     with guard.stream() as stream:
         stream.feed(text)
+    assert promised < len(read)
+
+
+def test_a_sentence_is_read_whatever_ends_with_it_for_now(open_guard, read):
+    """What ends where the text does may be gone with the next token, so it beats no other span."""
+    guard = open_guard("bert")
+    text = "Who knows why the sea is so near. " * 3
+    for cut in (text, text + "Go home now."):
         read.clear()
-        stream.feed(TEXT)
-    assert len(read) < len(scored)  # of the second piece alone
+        with guard.stream() as stream:
+            stream.feed(cut)
+            spans = stream.session.tracks[0]._spans
+            count = len(stream.session.tracks[0].state.ids) - 1
+            assert any(place[2] == count for place in spans._scored)
+            assert not any(place[2] == count for place in spans._passed_over)
 
 
 def test_a_deadline_ends_what_reads_spans(anew, monkeypatch):

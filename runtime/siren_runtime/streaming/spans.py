@@ -78,13 +78,16 @@ class StreamSpans:
     def new(
         self, count: int, text: str, first: int, encoded: Callable[[], Encoded]
     ) -> list[tuple[int, int]]:
-        """The spans that `of` has yet to score, each by its first token and the one behind its
-        last; the arguments are as there.
+        """The spans that `of` has yet to score and that stay spans whatever comes, each by its
+        first token and the one behind its last; the arguments are as there.
+
+        Those that end where the text does are not among them: some are gone with the next token,
+        and would be read in the place of a sentence that stays. So all of them are read.
         """
         if not self._may_change(count, text, first):
             return []
         found, _ = self._complete(encoded(), text, first, ended=False)
-        return [*dict.fromkeys(place[1:] for place in self._unseen(found))]
+        return [*dict.fromkeys(place[1:] for place in self._unseen(found) if place[2] < count)]
 
     def of(
         self,
@@ -177,7 +180,8 @@ class StreamSpans:
             return cuts
         scores = np.array([amid.rows[cut.start, cut.stop] for cut in told])
         chosen = promising(told, scores[:, self._readout.promising_columns], amid.tokens)
-        return [cut for cut in cuts if cut in chosen or cut not in told]
+        left = {*told} - {*chosen}
+        return [cut for cut in cuts if cut not in left]
 
     def _highest(self, found: list[Place]) -> Highest:
         scored = [self._scored[place] for place in found if place in self._scored]

@@ -87,7 +87,8 @@ def evaluate_texts(
             exits = measure_exits(scores.exits, read, changed, blocks, by_dataset)
             scores = scores.ranked_as(whole)
     orders = None
-    if scores.orders.shape[1] > 1 and head in (None, guard.heads[0]) and len(bundles) == 1:
+    is_first = head in (None, guard.heads[0]) and len(bundles) == 1
+    if scores.orders.shape[1] > 1 and is_first and guard.manifest.head.rank:  # else no costs
         cut = scores.orders, scores.harmful, scores.datasets
         orders = evaluate_orders(*cut, guard.manifest, stated.of_rows(scores.has_response))
     labels = label_thresholds(guard, threshold)
